@@ -1,0 +1,1 @@
+//! The Rust SDK: producer, simple consumer and administration over gRPC.

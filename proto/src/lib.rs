@@ -1,0 +1,18 @@
+//! What every other crate of Millpond shares: names, numbers, limits, time, chance and the wire.
+//!
+//! This is the bottom layer: it uses none of our crates, keeps no state and does no I/O of its own.
+//! The feature `client` adds the Rust SDK; the feature `test-util` adds simulated time and chance.
+//!
+//! Reading order: [`message`] (ids and numbers), [`name`], [`limits`], [`time`], [`chance`],
+//! [`task`], [`remedy`], [`wire`].
+
+pub mod chance;
+#[cfg(feature = "client")]
+pub mod client;
+pub mod limits;
+pub mod message;
+pub mod name;
+pub mod remedy;
+pub mod task;
+pub mod time;
+pub mod wire;

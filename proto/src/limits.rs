@@ -1,0 +1,73 @@
+//! Every bound that a user can meet, by name.
+//!
+//! Over a bound the answer is a defined refusal that names it. Sizes are in bytes, times in
+//! milliseconds. Wire limits are RocketMQ's published ones.
+
+/// Longest topic name, in characters.
+pub const TOPIC_NAME_MAX: usize = 127;
+/// Longest consumer group name, in characters.
+pub const GROUP_NAME_MAX: usize = 120;
+/// Largest message body.
+pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most user properties of a message.
+pub const PROPERTIES_MAX: usize = 128;
+/// Largest sum of property keys and values, tag and keys.
+pub const PROPERTIES_BYTES_MAX: usize = 16 * 1024;
+/// Longest message group, in UTF-8 bytes.
+pub const MESSAGE_GROUP_BYTES_MAX: usize = 63;
+/// Longest message id.
+pub const MESSAGE_ID_BYTES_MAX: usize = 255;
+/// Most messages in one send.
+pub const SEND_BATCH_MAX: usize = 1024;
+/// Largest gRPC request that is read: a full batch of messages with room for framing.
+pub const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most messages in one receive.
+pub const RECEIVE_BATCH_MAX: usize = 32;
+/// Largest sum of bodies in one receive; at least one message is always delivered.
+pub const RECEIVE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Shortest invisible time that a receive may ask for.
+pub const INVISIBLE_MS_MIN: i64 = 10_000;
+/// Longest invisible time.
+pub const INVISIBLE_MS_MAX: i64 = 12 * 60 * 60 * 1000;
+/// Invisible time when the consumer leaves it to the server.
+pub const INVISIBLE_MS_DEFAULT: i64 = 60_000;
+/// Longest long poll.
+pub const POLL_MS_MAX: i64 = 20_000;
+/// Time kept back from a client's deadline, so that the answer arrives before it.
+pub const POLL_MARGIN_MS: i64 = 300;
+/// Most polls parked at once in one broker.
+pub const PARKED_POLLS_MAX: usize = 20_000;
+/// Queues of a topic that does not say.
+pub const QUEUES_DEFAULT: u32 = 8;
+/// Most queues of a topic.
+pub const QUEUES_MAX: u32 = 1024;
+/// Most topics of a broker.
+pub const TOPICS_MAX: usize = 10_000;
+/// Most consumer groups of a broker.
+pub const GROUPS_MAX: usize = 10_000;
+/// Most columns of a topic.
+pub const COLUMNS_MAX: usize = 1000;
+/// Shards of a broker; fixed when its data folder is made.
+pub const SHARDS_DEFAULT: u16 = 64;
+/// Requests that may wait for one shard.
+pub const SHARD_QUEUE_MAX: usize = 1024;
+/// Messages in flight per group and queue.
+pub const IN_FLIGHT_MAX: usize = 100_000;
+/// Most messages in one administrative read.
+pub const READ_MESSAGES_MAX: usize = 1024;
+/// Deliveries before a consumer is told to give up (first delivery included).
+pub const DELIVERY_ATTEMPTS_MAX: i32 = 17;
+/// Longest SQL statement.
+pub const SQL_BYTES_MAX: usize = 1024 * 1024;
+/// Longest time a bounded statement may run.
+pub const QUERY_MS_MAX: i64 = 10 * 60 * 1000;
+/// Memory that all bounded statements share.
+pub const QUERY_MEMORY_BYTES: usize = 2 * 1024 * 1024 * 1024;
+/// Memory for the state of one continuous query.
+pub const JOB_STATE_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Most continuous queries of a broker.
+pub const JOBS_MAX: usize = 256;
+/// Client settings that the server remembers.
+pub const CLIENTS_MAX: usize = 100_000;
+/// A client without heartbeat for so long is gone.
+pub const CLIENT_EXPIRY_MS: i64 = 120_000;

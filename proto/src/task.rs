@@ -1,0 +1,118 @@
+//! Where work runs: the third thing, after time and chance, that comes in as an argument.
+//!
+//! Shard owners and the network share one runtime; SQL and tiering have one of their own, so that a
+//! heavy query never delays a send; the log's writer has a thread to itself because it waits for
+//! the disk. In the simulation all three are the same single thread.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+/// Work that owns all it needs.
+pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Which kind of thread runs a piece of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Shard owners, services, timers: short steps, never blocking.
+    Service,
+    /// SQL, tiering, checkpoints: may compute for long and read files.
+    Background,
+    /// A thread of its own, for work that waits for the disk all the time.
+    Dedicated,
+}
+
+/// Starts work and hands back its owner's end.
+pub trait Spawn: Send + Sync + fmt::Debug {
+    /// Starts `work`; dropping the [`Task`] stops it at its next wait.
+    fn spawn(&self, lane: Lane, work: Work) -> Task;
+}
+
+/// The owner's end of a piece of work: await it to learn that it ended, drop it to stop it.
+#[derive(Debug)]
+#[must_use = "dropping a task stops it"]
+pub struct Task(JoinHandle<()>);
+
+/// The work ended by a panic, and whoever depends on it must stop as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a background task panicked; see the log for its message, and please report it")]
+pub struct Panicked;
+
+impl Future for Task {
+    type Output = Result<(), Panicked>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|ended| match ended {
+            Err(error) if error.is_panic() => Err(Panicked),
+            Ok(()) | Err(_) => Ok(()),
+        })
+    }
+}
+
+impl Task {
+    /// Whether the work has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs each lane on the runtime that it was given.
+#[derive(Clone, Debug)]
+pub struct Runtimes {
+    service: Handle,
+    background: Handle,
+}
+
+impl Runtimes {
+    /// Services on one runtime, background work on another.
+    #[must_use]
+    pub fn new(service: Handle, background: Handle) -> Self {
+        Self {
+            service,
+            background,
+        }
+    }
+
+    /// Everything on the runtime that calls this: for tests and the simulation.
+    ///
+    /// # Panics
+    /// When called outside a tokio runtime.
+    #[must_use]
+    pub fn single() -> Self {
+        Self {
+            service: Handle::current(),
+            background: Handle::current(),
+        }
+    }
+
+    fn is_single(&self) -> bool {
+        self.service.id() == self.background.id()
+    }
+}
+
+impl Spawn for Runtimes {
+    fn spawn(&self, lane: Lane, work: Work) -> Task {
+        Task(match lane {
+            Lane::Service => self.service.spawn(work),
+            Lane::Background => self.background.spawn(work),
+            Lane::Dedicated if self.is_single() => self.background.spawn(work),
+            // A blocking thread that drives one future: aborting the handle can not stop it, so
+            // dedicated work ends by itself when its channel closes.
+            Lane::Dedicated => {
+                let handle = self.service.clone();
+                self.service.spawn_blocking(move || handle.block_on(work))
+            }
+        })
+    }
+}

@@ -1,0 +1,234 @@
+//! What SQL asks from the broker above it: topics to read, a place to write, cuts to remember.
+//!
+//! The engine implements [`Topics`]; tests implement it over a vector. All of it is durable when it
+//! returns, and everything that may be asked twice after a crash says how it is made idempotent.
+
+use std::fmt;
+use std::ops::Range;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId};
+use millpond_proto::remedy::Remedy;
+use millpond_proto::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Length of a store-time tick: watermarks move only between ticks.
+pub const TICK_MS: i64 = 100;
+
+/// One declared column of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColumnSpec {
+    /// Name as the user wrote it.
+    pub name: String,
+    /// SQL type as the user wrote it, for example `BIGINT`.
+    pub sql_type: String,
+    /// Expression of a computed column; `None` for a column read from the body.
+    pub expression: Option<String>,
+}
+
+/// How far event time may lag behind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatermarkSpec {
+    /// The event-time column.
+    pub column: String,
+    /// Watermark = greatest event time seen, less this.
+    pub delay_ms: i64,
+}
+
+/// What SQL knows of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Name.
+    pub name: String,
+    /// Identity; changes when the topic is deleted and made anew.
+    pub id: TopicId,
+    /// Number of queues.
+    pub queues: u32,
+    /// Declared columns, in order; empty for a topic without a schema.
+    pub columns: Vec<ColumnSpec>,
+    /// Event time, if declared.
+    pub watermark: Option<WatermarkSpec>,
+    /// For the output of an updating query: the columns that make up the key; the last row per key
+    /// counts, a row without body deletes. Empty: every row counts.
+    pub primary_key: Vec<String>,
+    /// The job that writes it, if any.
+    pub written_by: Option<String>,
+}
+
+/// A topic to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTopic {
+    /// Name.
+    pub name: String,
+    /// Number of queues; `None` for the default.
+    pub queues: Option<u32>,
+    /// Declared columns.
+    pub columns: Vec<ColumnSpec>,
+    /// Event time.
+    pub watermark: Option<WatermarkSpec>,
+    /// See [`TopicInfo::primary_key`].
+    pub primary_key: Vec<String>,
+    /// The job that will write it, if any; no producer may then.
+    pub written_by: Option<String>,
+}
+
+/// Durable offsets of one queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueExtent {
+    /// Queue.
+    pub queue: QueueId,
+    /// First offset kept.
+    pub first: Offset,
+    /// One past the last durable offset.
+    pub next: Offset,
+}
+
+/// A message to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputRow {
+    /// Chooses the queue; equal keys share one. `None`: queues take turns within the epoch.
+    pub key: Option<Bytes>,
+    /// The body; `None` deletes the key.
+    pub body: Option<Bytes>,
+    /// User properties.
+    pub properties: Vec<(String, String)>,
+}
+
+/// The input of one epoch: what a continuous query commits.
+///
+/// A recorded cut is the intent; the rows it leads to are the effect, which is the same at every replay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochCut {
+    /// Counted from 1.
+    pub epoch: u64,
+    /// Every row stored before this tick, and none at or after it, belongs to this epoch or an
+    /// earlier one. Milliseconds, a multiple of [`TICK_MS`].
+    pub tick_ms: i64,
+    /// Input read so far, per input topic id and queue: one past the last offset.
+    pub offsets: Vec<(u64, u32, u64)>,
+}
+
+/// A continuous query as the broker remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// Identity.
+    pub id: u64,
+    /// Name: that of its view or job.
+    pub name: String,
+    /// The whole statement.
+    pub sql: String,
+    /// Ids of the output topic and, if there is one, of the side topic for late rows.
+    pub outputs: Vec<u64>,
+}
+
+/// What a job goes on from after a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobProgress {
+    /// Epoch of the last saved state (0: none) and the key of its object in the state store.
+    pub checkpoint: Option<(u64, String)>,
+    /// Every cut recorded after that checkpoint, in order.
+    pub cuts: Vec<EpochCut>,
+}
+
+/// What the broker answers when it can not do what SQL asked.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct TopicsError {
+    /// What, which, and what to do next.
+    pub message: String,
+    /// Kind of way out.
+    pub remedy: Remedy,
+}
+
+impl TopicsError {
+    /// What to do next.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        self.remedy
+    }
+}
+
+/// Batches in envelope columns, in offset order.
+pub type Scan = BoxStream<'static, Result<RecordBatch, TopicsError>>;
+
+/// The broker, as SQL sees it.
+#[async_trait]
+pub trait Topics: Send + Sync + fmt::Debug {
+    /// A topic by name.
+    fn topic(&self, name: &str) -> Option<TopicInfo>;
+
+    /// All topics, by name.
+    fn topics(&self) -> Vec<TopicInfo>;
+
+    /// Durable offsets of every queue of a topic that holds or held messages, by queue.
+    fn extents(&self, topic: TopicId) -> Vec<QueueExtent>;
+
+    /// Reads durable messages of a queue as envelope columns, cold, WAL and tail as one.
+    ///
+    /// `columns` are names of [`millpond_storage::format::envelope::schema`], answered in that order.
+    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, columns: &[&str]) -> Scan;
+
+    /// Closes all ticks before `tick`: when it returns, every row of these topics that is or ever will be
+    /// stored with a store time before `tick` is durable and visible to [`Topics::scan`].
+    async fn close_ticks(&self, topics: &[TopicId], tick: Timestamp) -> Result<(), TopicsError>;
+
+    /// Now, on the broker's clock.
+    fn now(&self) -> Timestamp;
+
+    /// Makes a topic.
+    async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError>;
+
+    /// Deletes a topic and its messages.
+    async fn drop_topic(&self, name: &str) -> Result<(), TopicsError>;
+
+    /// Remembers a job; `outputs` exist already. The id is assigned here.
+    async fn create_job(
+        &self,
+        name: &str,
+        sql: &str,
+        outputs: &[TopicId],
+    ) -> Result<JobSpec, TopicsError>;
+
+    /// Forgets a job and its progress; doing it again changes nothing.
+    async fn drop_job(&self, job: JobId) -> Result<(), TopicsError>;
+
+    /// All remembered jobs.
+    fn jobs(&self) -> Vec<JobSpec>;
+
+    /// What a job goes on from.
+    async fn progress(&self, job: JobId) -> Result<JobProgress, TopicsError>;
+
+    /// Records a cut (the intent). Epochs are recorded in order; one already recorded is an error.
+    async fn commit(&self, job: JobId, cut: EpochCut) -> Result<(), TopicsError>;
+
+    /// Appends the output of a committed epoch to a topic (the effect), in order.
+    ///
+    /// Idempotent by (job, topic, epoch): an epoch that was appended before adds nothing, queue by queue.
+    /// Epochs must be appended in order, and the same epoch always with the same rows.
+    async fn append(
+        &self,
+        job: JobId,
+        topic: TopicId,
+        epoch: Epoch,
+        rows: Vec<OutputRow>,
+    ) -> Result<(), TopicsError>;
+
+    /// Records that the state up to `epoch` is saved under `key`; earlier cuts are then forgotten.
+    async fn checkpointed(&self, job: JobId, epoch: Epoch, key: &str) -> Result<(), TopicsError>;
+
+    /// Appends rows of an `INSERT` by a user, as any producer would.
+    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, TopicsError>;
+
+    /// Facts for the system tables; `table` is one of [`FACTS`]. The batch's columns are the table's.
+    fn facts(&self, table: &str) -> RecordBatch;
+
+    /// The schema of a system table.
+    fn facts_schema(&self, table: &str) -> arrow::datatypes::SchemaRef;
+}
+
+/// System tables that the broker fills, found as `millpond.<name>`. (`millpond.jobs` is filled by the
+/// job runtime itself.)
+pub const FACTS: [&str; 3] = ["topics", "queues", "groups"];

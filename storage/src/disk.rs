@@ -1,0 +1,86 @@
+//! The one place that touches local files.
+//!
+//! Paths are relative to the data folder and use `/`. Calls block; whoever must not block calls them
+//! from a background or dedicated lane. [`LocalDisk`] is real; the simulated disk (feature `test-util`)
+//! loses or tears whatever was not synced when it crashes.
+
+use std::fmt;
+use std::io;
+
+/// A folder of files.
+pub trait Disk: Send + Sync + fmt::Debug {
+    /// Makes a new, empty file for reading and writing; an existing one is an error.
+    ///
+    /// # Errors
+    /// What the operating system says; `AlreadyExists` when the name is taken.
+    fn create(&self, path: &str) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens an existing file for reading and writing.
+    ///
+    /// # Errors
+    /// What the operating system says; `NotFound` when there is none.
+    fn open(&self, path: &str) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Names (not paths) of the entries of a folder, sorted; empty when the folder does not exist.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn list(&self, folder: &str) -> io::Result<Vec<String>>;
+
+    /// Makes a folder and those above it.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn create_folder(&self, folder: &str) -> io::Result<()>;
+
+    /// Renames a file, replacing the target. Durable only after [`Disk::sync_folder`].
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// What the operating system says; `NotFound` when there is none.
+    fn remove(&self, path: &str) -> io::Result<()>;
+
+    /// Makes the folder's entries (created, renamed, removed) durable.
+    ///
+    /// # Errors
+    /// What the operating system says; the entries must then be taken as lost.
+    fn sync_folder(&self, folder: &str) -> io::Result<()>;
+}
+
+/// An open file.
+pub trait DiskFile: Send + Sync + fmt::Debug {
+    /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// What the operating system says; any part may have been written.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes everything written so far, and the length, durable (fdatasync).
+    ///
+    /// # Errors
+    /// What the operating system says; what was written since the last sync must then be taken as lost.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Current length in bytes.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Cuts or extends (with zeros) the file.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+}

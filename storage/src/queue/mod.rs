@@ -1,0 +1,1 @@
+//! The tail: where each message lies, and the blocks written last.
