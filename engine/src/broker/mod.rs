@@ -1,0 +1,388 @@
+//! The broker: topics, groups, pop and ack over the shards of one log.
+//!
+//! Every call finds the shard that owns what it is about and hands it a request; the shard decides,
+//! appends, applies and replies (see `shard`). Nothing here knows the wire.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millpond_proto::message::{Offset, QueueId, TopicId};
+use millpond_proto::name::{GroupName, NameError, TopicName};
+use millpond_proto::remedy::Remedy;
+use millpond_proto::time::Timestamp;
+use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
+use millpond_storage::error::{AppendError, OpenError, ReadError, TierError};
+use millpond_storage::format::envelope::Envelope;
+use millpond_storage::log::{Extent, Parts, Settings, Tiered};
+
+/// What a topic carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicType {
+    /// Independent messages.
+    Normal,
+}
+
+/// A topic as the broker knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Topic {
+    /// Name.
+    pub name: TopicName,
+    /// Identity; changes when the topic is deleted and made anew.
+    pub id: TopicId,
+    /// What it carries.
+    pub kind: TopicType,
+    /// Number of queues.
+    pub queues: u32,
+    /// Declared columns of its JSON bodies.
+    pub columns: Vec<ColumnSpec>,
+    /// Event time.
+    pub watermark: Option<WatermarkSpec>,
+    /// Key columns of a materialized view.
+    pub primary_key: Vec<String>,
+    /// The continuous query that writes it; producers may not.
+    pub written_by: Option<String>,
+}
+
+/// A topic to be made; checked by [`Broker::create_topic`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewTopic {
+    /// Name.
+    pub name: TopicName,
+    /// Number of queues; `None` for the default.
+    pub queues: Option<u32>,
+    /// Declared columns.
+    pub columns: Vec<ColumnSpec>,
+    /// Event time.
+    pub watermark: Option<WatermarkSpec>,
+    /// Key columns of a materialized view.
+    pub primary_key: Vec<String>,
+    /// The continuous query that writes it.
+    pub written_by: Option<String>,
+}
+
+/// Where a group starts in a queue that it has not read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupStart {
+    /// At the first message kept.
+    #[default]
+    Earliest,
+    /// Behind the last message stored when the group first polls the queue.
+    Latest,
+}
+
+/// A consumer group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Name.
+    pub name: GroupName,
+    /// Where it starts.
+    pub start: GroupStart,
+}
+
+/// Where a group stands in a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupProgress {
+    /// Topic.
+    pub topic: TopicName,
+    /// Queue.
+    pub queue: QueueId,
+    /// Every offset below is acknowledged.
+    pub ack_floor: Offset,
+    /// First offset never delivered.
+    pub next: Offset,
+    /// Delivered, unacknowledged, invisible.
+    pub in_flight: u64,
+    /// Unacknowledged messages in all.
+    pub lag: u64,
+}
+
+/// A stored message's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Queue.
+    pub queue: QueueId,
+    /// Offset.
+    pub offset: Offset,
+}
+
+/// A poll.
+#[derive(Clone, Debug)]
+pub struct Receive {
+    /// Group; made on first use.
+    pub group: GroupName,
+    /// Topic.
+    pub topic: TopicName,
+    /// Most messages, at most [`millpond_proto::limits::RECEIVE_BATCH_MAX`].
+    pub limit: usize,
+    /// How long the messages stay invisible to others of the group.
+    pub invisible: Duration,
+    /// How long to wait for a message when there is none.
+    pub poll: Duration,
+}
+
+/// Names one delivery; opaque to clients. Text form: URL-safe base64.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct ReceiptHandle {
+    /// Topic id.
+    #[prost(fixed64, tag = "1")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "2")]
+    pub queue: u32,
+    /// Offset.
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    /// The lease it belongs to; another delivery of the same message has another.
+    #[prost(fixed64, tag = "4")]
+    pub lease: u64,
+}
+
+/// A delivered message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// The message as stored.
+    pub envelope: Envelope,
+    /// Names this delivery for ack and change of invisible time.
+    pub handle: ReceiptHandle,
+    /// 1 at the first delivery.
+    pub attempt: u32,
+}
+
+/// Why the broker refused or failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// A name breaks a rule.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// No such topic.
+    #[error("topic {name:?} does not exist; create it with: millpond topic create {name}")]
+    TopicNotFound {
+        /// Name asked for.
+        name: String,
+    },
+    /// The name is taken.
+    #[error("{what} {name:?} exists already; choose another name or delete it first")]
+    Exists {
+        /// "topic", "consumer group" or "job".
+        what: &'static str,
+        /// Name.
+        name: String,
+    },
+    /// No such group.
+    #[error("consumer group {name:?} does not exist; it is made when a consumer first polls")]
+    GroupNotFound {
+        /// Name asked for.
+        name: String,
+    },
+    /// A continuous query writes it.
+    #[error("topic {name:?} is written by the continuous query {job:?}; {advice}")]
+    WrittenBy {
+        /// Topic.
+        name: String,
+        /// Job.
+        job: String,
+        /// What to do instead.
+        advice: &'static str,
+    },
+    /// A value outside its bound.
+    #[error("{what} is {found}, allowed is {allowed}")]
+    OutOfBounds {
+        /// Which value.
+        what: &'static str,
+        /// As given.
+        found: String,
+        /// The bound in words.
+        allowed: String,
+    },
+    /// The handle is malformed, of another topic, or its invisible time is over.
+    #[error("the receipt handle is no longer valid: {why}; receive the message again")]
+    InvalidHandle {
+        /// Why.
+        why: &'static str,
+    },
+    /// More than the server may hold.
+    #[error("{what}; limit {limit}, try again a little later")]
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// The bound.
+        limit: usize,
+    },
+    /// The shard stays closed because its state is damaged.
+    #[error("{0}")]
+    ShardDamaged(String),
+    /// Not durable; the outcome is unknown.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// A message could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl BrokerError {
+    /// What to do next.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Name(error) => error.remedy(),
+            Self::TopicNotFound { .. }
+            | Self::Exists { .. }
+            | Self::GroupNotFound { .. }
+            | Self::WrittenBy { .. }
+            | Self::OutOfBounds { .. }
+            | Self::InvalidHandle { .. } => Remedy::FixRequest,
+            Self::TooMany { .. } => Remedy::Retry,
+            Self::ShardDamaged(_) => Remedy::Operator,
+            Self::Append(error) => error.remedy(),
+            Self::Read(error) => error.remedy(),
+        }
+    }
+}
+
+/// The broker of one data folder. It also implements [`millpond_sql::topic::Topics`].
+#[derive(Debug)]
+pub struct Broker {
+    _private: (),
+}
+
+#[expect(
+    unused_variables,
+    missing_docs,
+    reason = "replaced by the implementation"
+)]
+impl Broker {
+    /// Opens the data folder and starts every shard.
+    pub async fn start(parts: Parts, settings: Settings) -> Result<Arc<Self>, OpenError> {
+        todo!()
+    }
+    pub fn topic(&self, name: &TopicName) -> Result<Topic, BrokerError> {
+        todo!()
+    }
+    /// All topics, by name.
+    pub fn topics(&self) -> Vec<Topic> {
+        todo!()
+    }
+    pub async fn create_topic(&self, topic: NewTopic) -> Result<Topic, BrokerError> {
+        todo!()
+    }
+    /// Grows the number of queues (`None`: as it is) and adds columns.
+    pub async fn alter_topic(
+        &self,
+        name: &TopicName,
+        queues: Option<u32>,
+        add_columns: Vec<ColumnSpec>,
+    ) -> Result<Topic, BrokerError> {
+        todo!()
+    }
+    pub async fn delete_topic(&self, name: &TopicName) -> Result<(), BrokerError> {
+        todo!()
+    }
+    /// Durable extent of every queue of a topic (0 to `queues`), in order.
+    pub fn extents(&self, topic: &Topic) -> Vec<(QueueId, Extent)> {
+        todo!()
+    }
+    pub fn group(&self, name: &GroupName) -> Result<Group, BrokerError> {
+        todo!()
+    }
+    pub fn groups(&self) -> Vec<Group> {
+        todo!()
+    }
+    pub async fn create_group(&self, group: Group) -> Result<Group, BrokerError> {
+        todo!()
+    }
+    pub async fn alter_group(&self, group: Group) -> Result<Group, BrokerError> {
+        todo!()
+    }
+    pub async fn delete_group(&self, name: &GroupName) -> Result<(), BrokerError> {
+        todo!()
+    }
+    pub async fn group_progress(
+        &self,
+        name: &GroupName,
+    ) -> Result<Vec<GroupProgress>, BrokerError> {
+        todo!()
+    }
+    /// Stores messages of producers; topic, queue, offset and store time of the envelopes are filled in
+    /// here. One result per message, in order; an answer of `Ok` is durable. Messages with a `key` go to
+    /// the key's queue, others take turns.
+    pub async fn send(
+        &self,
+        topic: &TopicName,
+        messages: Vec<Envelope>,
+    ) -> Result<Vec<Result<Sent, BrokerError>>, BrokerError> {
+        todo!()
+    }
+    /// Pops messages from any queue of the topic; waits up to `poll` for the first. Empty: none came.
+    pub async fn receive(&self, receive: Receive) -> Result<Vec<Delivery>, BrokerError> {
+        todo!()
+    }
+    /// Acknowledges deliveries; one result per handle, in order; `Ok` is durable. Acknowledging an
+    /// acknowledged message again is `Ok`.
+    pub async fn ack(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        handles: Vec<ReceiptHandle>,
+    ) -> Result<Vec<Result<(), BrokerError>>, BrokerError> {
+        todo!()
+    }
+    /// Moves the end of a delivery's invisible time to `invisible` from now (0: visible at once); the
+    /// old handle stops working.
+    pub async fn change_invisible(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        handle: ReceiptHandle,
+        invisible: Duration,
+    ) -> Result<ReceiptHandle, BrokerError> {
+        todo!()
+    }
+    /// Messages as stored, without a group, from `from` (raised to the first kept), and the next offset to ask for.
+    pub async fn read(
+        &self,
+        topic: &TopicName,
+        queue: QueueId,
+        from: Offset,
+        limit: usize,
+    ) -> Result<(Vec<Envelope>, Offset), BrokerError> {
+        todo!()
+    }
+    /// Moves what is durable into Parquet now, and checkpoints.
+    pub async fn tier(&self) -> Result<Tiered, TierError> {
+        todo!()
+    }
+    /// The broker's clock.
+    pub fn now(&self) -> Timestamp {
+        todo!()
+    }
+    /// Checkpoints, writes what is queued, stops the shards.
+    pub async fn close(&self) {
+        todo!()
+    }
+}
+
+impl ReceiptHandle {
+    /// The handle as clients carry it.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        use base64::Engine as _;
+        use prost::Message as _;
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.encode_to_vec())
+    }
+
+    /// Reads a handle that a client sent back.
+    ///
+    /// # Errors
+    /// [`BrokerError::InvalidHandle`] when it is none of ours.
+    pub fn from_text(text: &str) -> Result<Self, BrokerError> {
+        use base64::Engine as _;
+        use prost::Message as _;
+        base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(text)
+            .ok()
+            .and_then(|bytes| Self::decode(bytes.as_slice()).ok())
+            .ok_or(BrokerError::InvalidHandle {
+                why: "it is not one of this server's",
+            })
+    }
+}
