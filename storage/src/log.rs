@@ -287,18 +287,6 @@ impl Storage {
         self.extent_of(topic, queue)
     }
 
-    /// The durable extent of every queue of a topic that holds or held messages, by queue.
-    #[must_use]
-    pub fn queues_of(&self, topic: TopicId) -> Vec<(QueueId, Extent)> {
-        todo!()
-    }
-
-    /// Bytes of messages in the WAL that are not in the cold tier yet.
-    #[must_use]
-    pub fn hot_bytes(&self) -> u64 {
-        todo!()
-    }
-
     /// Reads whole messages from `from` on, oldest first. Empty at the tail.
     ///
     /// # Errors

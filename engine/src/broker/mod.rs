@@ -313,3 +313,6 @@ impl ReceiptHandle {
             })
     }
 }
+
+#[cfg(test)]
+mod tests;

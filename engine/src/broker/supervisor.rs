@@ -20,8 +20,8 @@ use crate::broker::incarnation::Incarnation;
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// How often the broker looks whether the log has grown enough to be tiered.
 const UPKEEP_PAUSE: Duration = Duration::from_secs(10);
-/// Bytes of the log, not yet in Parquet, that start a turn of the tierer.
-const TIER_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of the log that start a turn of the tierer: two segments, of which one can be let go.
+const TIER_BYTES: u64 = 128 * 1024 * 1024;
 
 impl Broker {
     /// Opens the data folder and starts every shard.
@@ -141,7 +141,7 @@ async fn upkeep(broker: &Broker, incarnation: &Incarnation) {
         if let Err(error) = incarnation.finish_deletions().await {
             tracing::debug!(%error, "deletions wait for the next incarnation");
         }
-        if incarnation.storage().hot_bytes() >= TIER_BYTES {
+        if incarnation.storage().sizes().wal_bytes >= TIER_BYTES {
             match incarnation.tier().await {
                 Ok(tiered) => tracing::info!(tiered.messages, tiered.bytes, "tiered"),
                 Err(error) => tracing::warn!(%error, "could not tier; the log keeps the messages"),
