@@ -292,7 +292,10 @@ mod tests {
 
     #[test]
     fn the_head_stands_at_both_ends() {
-        let entries = [entry(1, true, b"pond", (1, 2, 3)), entry(1, false, b"", (0, 0, 0))];
+        let entries = [
+            entry(1, true, b"pond", (1, 2, 3)),
+            entry(1, false, b"", (0, 0, 0)),
+        ];
         let (head, bytes) = encode(header(), std::iter::once((&entries[..], &b"pond"[..])));
         assert_eq!(bytes.len(), head.block_bytes());
         assert_eq!(Head::decode(&bytes), Some(head.clone()));
