@@ -130,7 +130,7 @@ pub struct Position(pub u64);
 /// Resolves when an append is durable, to the position behind it.
 #[derive(Debug)]
 #[must_use = "an append is not durable before this resolves"]
-pub struct Durable(pub(crate) tokio::sync::oneshot::Receiver<Result<Position, AppendError>>);
+pub struct Durable(pub(crate) oneshot::Receiver<Result<Position, AppendError>>);
 
 impl Future for Durable {
     type Output = Result<Position, AppendError>;
@@ -423,7 +423,12 @@ fn encode(shard: ShardId, records: &[Record]) -> Result<(Vec<Entry>, Bytes), App
                 envelope
                     .encode(&mut payload)
                     .expect("a growing buffer has room");
-                let Envelope { topic, queue, offset, .. } = *envelope;
+                let Envelope {
+                    topic,
+                    queue,
+                    offset,
+                    ..
+                } = *envelope;
                 (Kind::Message, topic, queue, offset)
             }
             Record::State(bytes) => {

@@ -193,7 +193,11 @@ mod tests {
         assert_eq!(disk.list("a/b").unwrap(), ["two"]);
         assert!(disk.list("a/none").unwrap().is_empty());
         let mut buffer = [0; 16];
-        let count = disk.open("a/b/two").unwrap().read_at(&mut buffer, 2).unwrap();
+        let count = disk
+            .open("a/b/two")
+            .unwrap()
+            .read_at(&mut buffer, 2)
+            .unwrap();
         assert_eq!(&buffer[..count], b"\0\0pond");
         disk.remove("a/b/two").unwrap();
         assert_eq!(

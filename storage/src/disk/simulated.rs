@@ -352,9 +352,8 @@ impl Disk for SimulatedDisk {
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
         let mut state = self.state()?;
         let pending = std::mem::take(&mut state.pending);
-        let (synced, rest): (Vec<_>, Vec<_>) = pending
-            .into_iter()
-            .partition(|change| change.is_in(folder));
+        let (synced, rest): (Vec<_>, Vec<_>) =
+            pending.into_iter().partition(|change| change.is_in(folder));
         for change in synced {
             change.apply(&mut state.durable_entries);
         }
@@ -400,7 +399,11 @@ impl DiskFile for SimulatedFile {
         let mut state = self.state()?;
         state.write_count += 1;
         let is_failing = state.writes_to_fail > 0;
-        let done = if is_failing { bytes.len() / 2 } else { bytes.len() };
+        let done = if is_failing {
+            bytes.len() / 2
+        } else {
+            bytes.len()
+        };
         let change = Change::Write {
             offset: place(offset),
             bytes: bytes[..done].to_vec(),
@@ -421,8 +424,9 @@ impl DiskFile for SimulatedFile {
             return Err(io::Error::other("the sync was made to fail"));
         }
         let file = &mut state.files[self.file];
-        file.pending.clear();
-        file.durable = file.seen.clone();
+        for change in std::mem::take(&mut file.pending) {
+            change.apply(&mut file.durable);
+        }
         Ok(())
     }
 

@@ -12,9 +12,9 @@ use crate::format::block::Reader;
 use crate::format::checksum::crc32c;
 
 /// First bytes of a checkpoint.
-pub const MAGIC: [u8; 4] = *b"MPCK";
+pub(crate) const MAGIC: [u8; 4] = *b"MPCK";
 /// Version of this format.
-pub const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 1;
 
 const HEADER_BYTES: usize = 20;
 const ROW_BYTES: usize = 20;
@@ -102,6 +102,10 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<Vec<Saved>> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "tests index bytes that they made themselves"
+)]
 mod tests {
     use super::*;
 

@@ -185,11 +185,14 @@ fn binary<'a>(values: impl Iterator<Item = Option<&'a [u8]>>) -> ArrayRef {
 
 fn keys(messages: &[Envelope]) -> ArrayRef {
     let lengths = OffsetBuffer::from_lengths(messages.iter().map(|m| m.keys.len()));
-    let all = StringArray::from_iter_values(messages.iter().flat_map(|m| &m.keys));
+    let mut all = StringBuilder::new();
+    for key in messages.iter().flat_map(|m| &m.keys) {
+        all.append_value(key);
+    }
     Arc::new(ListArray::new(
         Arc::new(keys_element()),
         lengths,
-        Arc::new(all),
+        Arc::new(all.finish()),
         None,
     ))
 }

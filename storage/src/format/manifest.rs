@@ -106,9 +106,9 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
 
 /// Checksums of the blocks of a file.
 #[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "a block is 256 KiB")]
 pub fn block_checksums(file: &[u8]) -> Vec<u32> {
-    let block = usize::try_from(BLOCK_BYTES).expect("a block fits in memory");
-    file.chunks(block).map(crc32c).collect()
+    file.chunks(BLOCK_BYTES as usize).map(crc32c).collect()
 }
 
 impl Manifest {
@@ -186,32 +186,61 @@ impl Manifest {
         }
         Ok(())
     }
+}
 
-    /// The offsets of each queue, by queue.
-    #[must_use]
-    pub fn extents(&self) -> BTreeMap<u32, Range<u64>> {
-        let mut extents: BTreeMap<u32, Range<u64>> = BTreeMap::new();
-        for run in self.files.iter().flat_map(|f| &f.runs) {
-            extents
-                .entry(run.queue)
-                .and_modify(|e| e.end = run.offsets().end)
-                .or_insert(run.offsets());
+/// A manifest with its runs in the order of offsets, so that finding one is a binary search.
+#[derive(Debug, Default)]
+pub struct Index {
+    manifest: Manifest,
+    /// Runs by queue, each with its file's index.
+    queues: BTreeMap<u32, Vec<(usize, Run)>>,
+}
+
+impl From<Manifest> for Index {
+    fn from(manifest: Manifest) -> Self {
+        let mut queues: BTreeMap<u32, Vec<(usize, Run)>> = BTreeMap::new();
+        for (index, file) in manifest.files.iter().enumerate() {
+            for run in &file.runs {
+                queues.entry(run.queue).or_default().push((index, *run));
+            }
         }
-        extents
+        Self { manifest, queues }
+    }
+}
+
+impl Index {
+    /// What is indexed.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The offsets of a queue, from its first to one past its last.
+    #[must_use]
+    pub fn extent(&self, queue: u32) -> Option<Range<u64>> {
+        let runs = self.queues.get(&queue)?;
+        let ((_, first), (_, last)) = (runs.first()?, runs.last()?);
+        Some(first.base..last.offsets().end)
+    }
+
+    /// Every queue that has messages, in order.
+    pub fn queues(&self) -> impl Iterator<Item = u32> {
+        self.queues.keys().copied()
     }
 
     /// The file and run that hold an offset of a queue.
     #[must_use]
     pub fn find(&self, queue: u32, offset: u64) -> Option<(&File, Run)> {
-        self.files.iter().rev().find_map(|file| {
-            let mut runs = file.runs.iter();
-            runs.find(|run| run.queue == queue && run.offsets().contains(&offset))
-                .map(|run| (file, *run))
-        })
+        let runs = self.queues.get(&queue)?;
+        let after = runs.partition_point(|(_, run)| run.base <= offset);
+        let (file, run) = runs.get(after.checked_sub(1)?)?;
+        let file = self.manifest.files.get(*file)?;
+        run.offsets().contains(&offset).then_some((file, *run))
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "the bytes are the test's own")]
 mod tests {
     use super::*;
 
@@ -246,6 +275,37 @@ mod tests {
     }
 
     #[test]
+    fn the_worked_example_of_the_format_holds() {
+        let example = Manifest {
+            topic: 7,
+            version: 1,
+            next_file: 1,
+            files: vec![File {
+                key: "a".to_owned(),
+                bytes: 200,
+                rows: 2,
+                runs: vec![Run {
+                    queue: 0,
+                    base: 5,
+                    first_row: 0,
+                    count: 2,
+                }],
+                blocks: vec![0xdead_beef],
+            }],
+        };
+        let bytes: String = example
+            .encode()
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        assert_eq!(
+            bytes,
+            "4d504d414e4930312300000024cc3bd0\
+             0907000000000000001001180122140a016110c80118022204100520022a04efbeadde"
+        );
+    }
+
+    #[test]
     fn no_flipped_bit_is_believed() {
         let bytes = manifest().encode();
         for bit in 0..bytes.len() * 8 {
@@ -267,9 +327,11 @@ mod tests {
 
     #[test]
     fn offsets_are_found_in_their_files() {
-        let manifest = manifest();
-        assert_eq!(manifest.extents()[&0], 5..18);
-        let found = |queue, offset| manifest.find(queue, offset).map(|(f, _)| f.key.as_str());
+        let index = Index::from(manifest());
+        assert_eq!(index.extent(0), Some(5..18));
+        assert_eq!(index.extent(1), None);
+        assert!(index.queues().eq([0, 2]));
+        let found = |queue, offset| index.find(queue, offset).map(|(f, _)| f.key.as_str());
         assert_eq!(found(0, 14), Some("a"));
         assert_eq!(found(0, 15), Some("b"));
         assert_eq!(found(2, 0), Some("a"));

@@ -81,12 +81,17 @@ pub(crate) fn load(disk: &dyn Disk) -> Result<Loaded, OpenError> {
         let path = path(sequence);
         let bytes = Bytes::from(read_file(disk, &path).map_err(failed)?);
         if let Some(shards) = checkpoint::decode(&bytes) {
-            loaded.shards = shards.into_iter().map(|saved| (saved.shard, saved)).collect();
+            loaded.shards = shards
+                .into_iter()
+                .map(|saved| (saved.shard, saved))
+                .collect();
             loaded.is_missing = false;
             return Ok(loaded);
         }
         loaded.is_missing = true;
-        loaded.damage.push(format!("{path} is damaged and was passed over"));
+        loaded
+            .damage
+            .push(format!("{path} is damaged and was passed over"));
     }
     Ok(loaded)
 }

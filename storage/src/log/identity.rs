@@ -40,7 +40,12 @@ pub(crate) fn read_file(disk: &dyn Disk, path: &str) -> io::Result<Vec<u8>> {
 }
 
 /// Puts a small file in its place at once: readers find the old one or the new one, whole.
-pub(crate) fn replace_file(disk: &dyn Disk, folder: &str, path: &str, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace_file(
+    disk: &dyn Disk,
+    folder: &str,
+    path: &str,
+    bytes: &[u8],
+) -> io::Result<()> {
     let new_path = format!("{path}.new");
     match disk.remove(&new_path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

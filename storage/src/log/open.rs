@@ -105,7 +105,16 @@ pub(crate) async fn open<P: Projection>(
         checkpoints.keep(shard, slot.saved, slot.state.is_err());
         recovered.shards.push(slot.state);
     }
-    let storage = start(parts, settings, term, meta, cold, index, recoveries, checkpoints)?;
+    let storage = start(
+        parts,
+        settings,
+        term,
+        meta,
+        cold,
+        index,
+        recoveries,
+        checkpoints,
+    )?;
     Ok((Arc::new(storage), recovered))
 }
 
@@ -256,7 +265,9 @@ impl<P: Projection> Rebuild<'_, P> {
                     Some(record) => state.apply(&record),
                     None => Err(ShardDamaged {
                         shard: ShardId(entry.shard),
-                        detail: format!("a state change in {path} at position {position} is damaged"),
+                        detail: format!(
+                            "a state change in {path} at position {position} is damaged"
+                        ),
                     }),
                 };
                 if let Err(damaged) = applied {
@@ -304,14 +315,22 @@ impl<P: Projection> Rebuild<'_, P> {
         let first = recovery.segments.first().map_or(0, |segment| segment.first);
         let wals = self.wals;
         let mine = |slots: &[Slot<P>]| {
-            let positions = slots.iter().skip(usize::from(wal)).step_by(usize::from(wals));
+            let positions = slots
+                .iter()
+                .skip(usize::from(wal))
+                .step_by(usize::from(wals));
             let positions: Vec<u64> = positions.map(|slot| slot.position).collect();
-            (positions.iter().min().copied(), positions.iter().max().copied())
+            (
+                positions.iter().min().copied(),
+                positions.iter().max().copied(),
+            )
         };
         let (lowest, highest) = mine(&self.slots);
         let folder = segment::folder(wal);
         if let Some(lowest) = lowest.filter(|&lowest| lowest < first) {
-            self.damage.push(format!("{folder} begins at position {first}, needed from {lowest} on"));
+            self.damage.push(format!(
+                "{folder} begins at position {first}, needed from {lowest} on"
+            ));
             for (shard, slot) in (0..).map(ShardId).zip(&mut self.slots) {
                 if shard.0 % wals == wal && slot.position < first && slot.state.is_ok() {
                     slot.state = Err(ShardDamaged {
@@ -324,7 +343,10 @@ impl<P: Projection> Rebuild<'_, P> {
         if let Some(highest) = highest.filter(|&highest| highest > recovery.tail) {
             // New records must lie above every snapshot, or the next recovery would pass them over.
             let range = recovery.tail..highest;
-            self.damage.push(format!("{folder} ends at {}, before position {highest} of a checkpoint", range.start));
+            self.damage.push(format!(
+                "{folder} ends at {}, before position {highest} of a checkpoint",
+                range.start
+            ));
             for (shard, slot) in (0..).map(ShardId).zip(&mut self.slots) {
                 if shard.0 % wals == wal && slot.state.is_ok() {
                     slot.state = Err(ShardDamaged {
@@ -341,7 +363,9 @@ impl<P: Projection> Rebuild<'_, P> {
 
 impl Recovery {
     fn reaches_back(&self) -> bool {
-        self.segments.first().is_none_or(|segment| segment.first == 0)
+        self.segments
+            .first()
+            .is_none_or(|segment| segment.first == 0)
     }
 }
 

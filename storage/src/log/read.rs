@@ -19,9 +19,9 @@ use crate::queue::index::{Looked, Place};
 use crate::wal::reader::{self, Unread};
 
 /// Most rows of a batch that a scan hands out.
-pub const SCAN_ROWS_MAX: usize = 8192;
+pub(crate) const SCAN_ROWS_MAX: usize = 8192;
 /// Most bytes of bodies in it; one message comes even above it.
-pub const SCAN_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub(crate) const SCAN_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What the log itself has at an offset.
 pub(crate) enum Hot {

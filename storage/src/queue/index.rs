@@ -115,8 +115,16 @@ impl Index {
         let skip = usize::try_from(from - row.base).unwrap_or(usize::MAX);
         let mut places = Vec::new();
         let mut sum = 0_usize;
-        for place in row.places.range(skip.min(row.places.len())..).take(messages) {
-            let length = if place.is_lost() { 0 } else { place.length as usize };
+        for place in row
+            .places
+            .range(skip.min(row.places.len())..)
+            .take(messages)
+        {
+            let length = if place.is_lost() {
+                0
+            } else {
+                place.length as usize
+            };
             sum = sum.saturating_add(length);
             if sum > bytes && !places.is_empty() {
                 break;

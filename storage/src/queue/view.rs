@@ -123,7 +123,9 @@ impl View {
     pub(crate) async fn failed(&self) -> AppendError {
         let mut failure = self.failure.subscribe();
         let failed = failure.wait_for(Option::is_some).await;
-        let error = failed.expect("the sender lives as long as the view").clone();
+        let error = failed
+            .expect("the sender lives as long as the view")
+            .clone();
         error.expect("waited for")
     }
 }

@@ -25,7 +25,7 @@ use parquet::errors::ParquetError;
 use crate::error::{OpenError, ReadError, TierError};
 use crate::format::columns::{from_batch, schema};
 use crate::format::envelope::Envelope;
-use crate::format::manifest::{File, Manifest, ManifestError, Run};
+use crate::format::manifest::{File, Index, Manifest, ManifestError, Run};
 use crate::log::ReadLimit;
 use crate::meta::{MetaError, MetaStore};
 use crate::tier::parquet::{self as file, CheckedFile};
@@ -44,7 +44,7 @@ const READ_ROWS_MAX: u64 = 8192;
 pub struct Cold {
     objects: Arc<dyn ObjectStore>,
     meta: Arc<dyn MetaStore>,
-    manifests: Mutex<HashMap<TopicId, Arc<Manifest>>>,
+    manifests: Mutex<HashMap<TopicId, Arc<Index>>>,
     footers: Mutex<Footers>,
     /// Held by whoever changes something.
     turn: tokio::sync::Mutex<()>,
@@ -185,7 +185,7 @@ impl Cold {
         Ok(cold)
     }
 
-    fn manifests(&self) -> MutexGuard<'_, HashMap<TopicId, Arc<Manifest>>> {
+    fn manifests(&self) -> MutexGuard<'_, HashMap<TopicId, Arc<Index>>> {
         self.manifests
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -195,11 +195,11 @@ impl Cold {
         self.footers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn manifest(&self, topic: TopicId) -> Option<Arc<Manifest>> {
+    fn manifest(&self, topic: TopicId) -> Option<Arc<Index>> {
         self.manifests().get(&topic).map(Arc::clone)
     }
 
-    async fn load(&self, topic: TopicId, pointer: &[u8]) -> Result<Arc<Manifest>, LoadError> {
+    async fn load(&self, topic: TopicId, pointer: &[u8]) -> Result<Arc<Index>, LoadError> {
         let version = version_of(pointer).ok_or_else(|| LoadError::Pointer(pointer_key(topic)))?;
         let path = manifest_path(topic, version);
         let read = async { self.objects.get(&path).await?.bytes().await };
@@ -213,14 +213,16 @@ impl Cold {
                     .ok_or(ManifestError::Damaged("it belongs elsewhere"))
             })
             .map_err(|source| LoadError::Manifest(path.to_string(), source))?;
-        Ok(Arc::new(manifest))
+        Ok(Arc::new(manifest.into()))
     }
 
     /// Offsets of a queue that are cold; `None` when there are none.
     #[must_use]
     pub fn extent(&self, topic: TopicId, queue: QueueId) -> Option<Range<Offset>> {
         let manifest = self.manifest(topic)?;
-        extent(&manifest, queue.0).map(|e| Offset(e.start)..Offset(e.end))
+        manifest
+            .extent(queue.0)
+            .map(|e| Offset(e.start)..Offset(e.end))
     }
 
     /// Every queue that has cold offsets, by topic and queue.
@@ -230,9 +232,15 @@ impl Cold {
         let mut queues: Vec<_> = manifests
             .iter()
             .flat_map(|manifest| {
-                let topic = TopicId(manifest.topic);
-                let extents = manifest.extents().into_iter();
-                extents.map(move |(q, e)| (topic, QueueId(q), Offset(e.start)..Offset(e.end)))
+                let topic = TopicId(manifest.manifest().topic);
+                manifest.queues().filter_map(move |queue| {
+                    let extent = manifest.extent(queue)?;
+                    Some((
+                        topic,
+                        QueueId(queue),
+                        Offset(extent.start)..Offset(extent.end),
+                    ))
+                })
             })
             .collect();
         queues.sort_by_key(|(topic, queue, _)| (*topic, *queue));
@@ -257,8 +265,7 @@ impl Cold {
         );
         let _turn = self.turn.lock().await;
         let (current, expected) = self.current(topic).await?;
-        let extents = current.extents();
-        let cold = |m: &Envelope| extents.get(&m.queue).is_some_and(|e| m.offset < e.end);
+        let cold = |m: &Envelope| current.extent(m.queue).is_some_and(|e| m.offset < e.end);
         let kept: Vec<Envelope>;
         let messages = if messages.iter().any(cold) {
             kept = messages.iter().filter(|m| !cold(m)).cloned().collect();
@@ -270,9 +277,11 @@ impl Cold {
             return Ok(0);
         }
 
-        let (number, file) = self.put_file(topic, current.next_file, messages).await?;
+        let (number, file) = self
+            .put_file(topic, current.manifest().next_file, messages)
+            .await?;
         let bytes = file.bytes;
-        let mut next = Manifest::clone(&current);
+        let mut next = current.manifest().clone();
         next.next_file = number + 1;
         next.files.push(file);
         self.put_manifest(topic, &mut next).await?;
@@ -286,8 +295,8 @@ impl Cold {
                 detail: format!("{} was changed by another process", pointer_key(topic)),
             }));
         }
-        let old = current.version;
-        self.manifests().insert(topic, Arc::new(next));
+        let old = current.manifest().version;
+        self.manifests().insert(topic, Arc::new(next.into()));
         if expected.is_some() {
             // Best effort: an old manifest that stays is only bytes.
             if let Err(error) = self.objects.delete(&manifest_path(topic, old)).await {
@@ -300,17 +309,17 @@ impl Cold {
     /// The manifest that the metadata store names now, and the version to swap it by.
     ///
     /// Read anew each time: an earlier swap may have happened although it answered an error.
-    async fn current(&self, topic: TopicId) -> Result<(Arc<Manifest>, Option<u64>), TierError> {
+    async fn current(&self, topic: TopicId) -> Result<(Arc<Index>, Option<u64>), TierError> {
         let Some(pointer) = self.meta.get(&pointer_key(topic))? else {
             let empty = Manifest {
                 topic: topic.0,
                 ..Manifest::default()
             };
-            return Ok((Arc::new(empty), None));
+            return Ok((Arc::new(empty.into()), None));
         };
         let known = self
             .manifest(topic)
-            .filter(|m| version_of(&pointer.value) == Some(m.version));
+            .filter(|m| version_of(&pointer.value) == Some(m.manifest().version));
         let manifest = match known {
             Some(known) => known,
             None => {
@@ -395,7 +404,7 @@ impl Cold {
         }
         if let Some(manifest) = self.manifests().remove(&topic) {
             let mut footers = self.footers();
-            for file in &manifest.files {
+            for file in &manifest.manifest().files {
                 footers.by_key.remove(&file.key);
             }
         }
@@ -430,7 +439,7 @@ impl Cold {
         let Some(manifest) = self.manifest(topic) else {
             return Ok(Vec::new());
         };
-        let Some(extent) = extent(&manifest, queue.0) else {
+        let Some(extent) = manifest.extent(queue.0) else {
             return Ok(Vec::new());
         };
         if from.0 < extent.start {
@@ -468,7 +477,7 @@ impl Cold {
     /// At least one and up to `most` messages from a place on, fewer at the end of a run or before damage.
     async fn read_some(
         &self,
-        manifest: &Manifest,
+        manifest: &Index,
         place: Place,
         most: u64,
     ) -> Result<Vec<Envelope>, ReadError> {
@@ -546,7 +555,7 @@ impl Cold {
         columns: &[&str],
     ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
         let manifest = self.manifest(topic);
-        let extent = manifest.as_ref().and_then(|m| extent(m, queue.0));
+        let extent = manifest.as_ref().and_then(|m| m.extent(queue.0));
         let (Some(manifest), Some(extent)) = (manifest, extent) else {
             return stream::empty().boxed();
         };
@@ -570,16 +579,6 @@ impl Cold {
     }
 }
 
-fn extent(manifest: &Manifest, queue: u32) -> Option<Range<u64>> {
-    let of_queue = || {
-        let runs = manifest.files.iter().flat_map(|f| &f.runs);
-        runs.filter(move |run| run.queue == queue)
-    };
-    let first = of_queue().next()?;
-    let last = of_queue().last()?;
-    Some(first.base..last.offsets().end)
-}
-
 /// What is being read, for lookups and errors.
 #[derive(Clone, Copy)]
 struct Place {
@@ -589,7 +588,7 @@ struct Place {
 }
 
 impl Place {
-    fn find<'a>(&self, manifest: &'a Manifest) -> Result<(&'a File, Run), ReadError> {
+    fn find<'a>(&self, manifest: &'a Index) -> Result<(&'a File, Run), ReadError> {
         manifest
             .find(self.queue.0, self.at)
             .ok_or_else(|| self.damaged("the log it was moved from"))
@@ -618,7 +617,7 @@ impl Place {
 /// A scan on its way; it keeps the manifest that it began with.
 struct Scan {
     cold: Arc<Cold>,
-    manifest: Arc<Manifest>,
+    manifest: Arc<Index>,
     place: Place,
     end: u64,
     columns: Vec<String>,

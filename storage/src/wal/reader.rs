@@ -22,7 +22,10 @@ pub(crate) enum Unread {
     /// Its bytes are not what was written.
     Damaged { place: String },
     /// The disk said no.
-    Disk { place: String, source: Arc<io::Error> },
+    Disk {
+        place: String,
+        source: Arc<io::Error>,
+    },
 }
 
 /// Reads the payloads of `places`, in order; ends with the first that can not be read.
@@ -30,7 +33,10 @@ pub(crate) fn read(segments: &Segments, places: &[Place]) -> Vec<Result<Bytes, U
     let mut payloads = Vec::with_capacity(places.len());
     let mut rest = places;
     while let Some(first) = rest.first() {
-        let Some(segment) = segments.holding(first.position).filter(|_| !first.is_lost()) else {
+        let Some(segment) = segments
+            .holding(first.position)
+            .filter(|_| !first.is_lost())
+        else {
             let place = format!("the log near position {}", first.position);
             payloads.push(Err(Unread::Damaged { place }));
             return payloads;
@@ -60,7 +66,9 @@ fn run_length(segments: &Segments, segment: &Segment, places: &[Place]) -> usize
             && place.position >= end(before)
             && place.position - end(before) <= BRIDGED_BYTES
             && end(place) - start <= RUN_BYTES_MAX
-            && segments.holding(place.position).is_some_and(|other| other.path == segment.path)
+            && segments
+                .holding(place.position)
+                .is_some_and(|other| other.path == segment.path)
     };
     let pairs = places.iter().zip(places.iter().skip(1));
     1 + pairs.take_while(joins).count()
@@ -69,7 +77,10 @@ fn run_length(segments: &Segments, segment: &Segment, places: &[Place]) -> usize
 fn read_run(segment: &Segment, start: u64, run: &[Place]) -> Vec<Result<Bytes, Unread>> {
     let length = run.last().map_or(0, |last| end(last) - start);
     let mut buffer = BytesMut::zeroed(usize::try_from(length).expect("bounded by one append"));
-    match segment.file.read_at(&mut buffer, segment.file_offset(start)) {
+    match segment
+        .file
+        .read_at(&mut buffer, segment.file_offset(start))
+    {
         Ok(count) => buffer.truncate(count),
         Err(source) => {
             return vec![Err(Unread::Disk {

@@ -113,11 +113,11 @@ impl Recovery {
             found: u32::from(version),
             known: u32::from(segment::VERSION),
         })?;
-        let header = header.filter(|h| {
-            (h.wal, h.first, h.term) == (wal, segment.first, segment.term)
-        });
+        let header =
+            header.filter(|h| (h.wal, h.first, h.term) == (wal, segment.first, segment.term));
         let body_end = limit.map_or(bytes.len(), |limit| {
-            usize::try_from(segment.file_offset(limit)).map_or(bytes.len(), |end| end.min(bytes.len()))
+            usize::try_from(segment.file_offset(limit))
+                .map_or(bytes.len(), |end| end.min(bytes.len()))
         });
         let body = bytes.slice(..body_end);
         let stretches = stretches(&body, wal, segment);
@@ -138,7 +138,11 @@ impl Recovery {
             )),
         }
         let marks = blocks().map(|head| head.header.durable);
-        let mark = marks.chain(limit).chain(header.map(|h| h.durable)).max().unwrap_or(0);
+        let mark = marks
+            .chain(limit)
+            .chain(header.map(|h| h.durable))
+            .max()
+            .unwrap_or(0);
         if segment.first > self.tail {
             self.gap(self.tail..segment.first, segment, found);
         }

@@ -183,7 +183,11 @@ impl Writer {
         let mut records = 0;
         for append in group {
             records += append.entries.len();
-            let bytes = if is_written { block::head_bytes(records) } else { 0 };
+            let bytes = if is_written {
+                block::head_bytes(records)
+            } else {
+                0
+            };
             // The sender may have left; the data stays.
             let _ = append.reply.send(Ok(Position(start + bytes as u64)));
         }
@@ -222,8 +226,7 @@ impl Writer {
     fn make_room(&mut self, block_bytes: u64) -> io::Result<()> {
         let used = self.next - self.segment.first;
         if used > 0 && used + block_bytes > self.start.segment_bytes {
-            self.segment =
-                create_segment(&*self.disk, &self.start, self.next, self.sequence)?;
+            self.segment = create_segment(&*self.disk, &self.start, self.next, self.sequence)?;
             let segments = &self.view.wal(self.start.wal).segments;
             segments.push(self.segment.clone());
         }
