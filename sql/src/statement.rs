@@ -155,6 +155,9 @@ const CLAUSE_WORDS: [&str; 24] = [
 /// How deep expressions and queries may nest.
 pub const DEPTH_MAX: usize = 50;
 
+/// How many words may follow each other without comma or parenthesis.
+pub const CHAIN_TOKENS_MAX: usize = 2000;
+
 /// Parses exactly one statement; a semicolon may follow it.
 ///
 /// # Errors
@@ -295,6 +298,7 @@ impl<'a> StatementParser<'a> {
                     suggestion: None,
                 })
             })?;
+        check_chains(&tokens)?;
         let parser = Parser::new(&DIALECT)
             .with_recursion_limit(DEPTH_MAX)
             .with_tokens_with_locations(tokens);
@@ -821,6 +825,40 @@ impl<'a> StatementParser<'a> {
     fn text(&self) -> String {
         self.sql.trim().trim_end_matches(';').trim_end().to_owned()
     }
+}
+
+/// Refuses chains like `1 + 1 + 1 + …`: the parser takes them in a loop, but the tree they become is as deep
+/// as they are long, and whatever walks or drops it needs stack for each level.
+fn check_chains(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
+    let mut levels = vec![0_usize];
+    for token in tokens {
+        match &token.token {
+            Token::Whitespace(_) => {}
+            Token::LParen => levels.push(0),
+            Token::RParen if levels.len() > 1 => {
+                levels.pop();
+            }
+            Token::Comma | Token::SemiColon => {
+                if let Some(level) = levels.last_mut() {
+                    *level = 0;
+                }
+            }
+            _ => {
+                let Some(level) = levels.last_mut() else {
+                    continue;
+                };
+                *level += 1;
+                if *level > CHAIN_TOKENS_MAX {
+                    return Err(SqlError::Limit {
+                        limit: "CHAIN_TOKENS_MAX",
+                        value: format!("{CHAIN_TOKENS_MAX} words between two commas"),
+                        advice: "use IN (…) or VALUES instead of a long chain of operators",
+                    });
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A name as it must be written to mean exactly itself.

@@ -148,3 +148,11 @@ fn deep_nesting_is_refused_and_does_not_overflow() {
     let sql = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
     assert!(matches!(parse(&sql), Err(SqlError::Limit { limit: "DEPTH_MAX", .. })));
 }
+
+#[test]
+fn long_chains_are_refused_and_long_lists_are_not() {
+    let chain = format!("SELECT 1{}", " + 1".repeat(100_000));
+    assert!(matches!(parse(&chain), Err(SqlError::Limit { limit: "CHAIN_TOKENS_MAX", .. })));
+    let list = format!("SELECT a FROM t WHERE a IN (1{})", ", 1".repeat(100_000));
+    assert!(parse(&list).is_ok());
+}
