@@ -125,7 +125,8 @@ impl Sql {
         match parse(sql)? {
             Statement::Query(query) => self.run(*query, None, Sink::Answer, "SELECT").await,
             Statement::Explain { analyze, query } => {
-                self.run(*query, Some(analyze), Sink::Answer, "EXPLAIN").await
+                self.run(*query, Some(analyze), Sink::Answer, "EXPLAIN")
+                    .await
             }
             Statement::Copy { query, path } => {
                 let path = copy::checked_path(&path)?;
@@ -265,9 +266,9 @@ impl Sql {
     async fn create_topic(&self, topic: CreateTopic) -> Result<Answer, SqlError> {
         let schema = check_columns(&topic.columns)?;
         if let Some(watermark) = &topic.watermark {
-            let field = schema
-                .field_with_name(&watermark.column)
-                .map_err(|_| SqlError::unknown("column", &watermark.column, None, [] as [&str; 0]))?;
+            let field = schema.field_with_name(&watermark.column).map_err(|_| {
+                SqlError::unknown("column", &watermark.column, None, [] as [&str; 0])
+            })?;
             if *field.data_type() != timestamp() {
                 return Err(SqlError::invalid(
                     format!("the watermark column {} is no TIMESTAMP", watermark.column),
@@ -280,7 +281,10 @@ impl Sql {
         }
         if topic.if_not_exists && self.parts.topics.topic(&topic.name).is_some() {
             let answer = done("CREATE TOPIC", &topic.name)?;
-            answer.notices.add(format!("topic {} exists already and was left as it is", topic.name));
+            answer.notices.add(format!(
+                "topic {} exists already and was left as it is",
+                topic.name
+            ));
             return Ok(answer);
         }
         self.parts
@@ -321,7 +325,8 @@ impl Sql {
             let known = known.iter().map(|job| job.name.as_str());
             return Err(SqlError::unknown("view or job", name, None, known));
         }
-        self.parts.jobs.drop(name).await
+        // By its full name, because an `Arc` has a `drop` of its own.
+        Continuous::drop(self.parts.jobs.as_ref(), name).await
     }
 
     fn describe(&self, name: &str) -> Result<Answer, SqlError> {
@@ -353,7 +358,11 @@ impl Sql {
         name: &str,
         columns: &[String],
     ) -> Result<(TopicInfo, Vec<Field>), SqlError> {
-        let topic = self.parts.topics.topic(name).ok_or_else(|| self.unknown_topic(name))?;
+        let topic = self
+            .parts
+            .topics
+            .topic(name)
+            .ok_or_else(|| self.unknown_topic(name))?;
         if let Some(job) = &topic.written_by {
             return Err(SqlError::invalid(
                 format!("topic {name} is written by {job} and by nobody else"),
@@ -361,11 +370,19 @@ impl Sql {
             ));
         }
         let plain = |column: &&ColumnSpec| column.expression.is_none();
-        let stored: Vec<&str> = topic.columns.iter().filter(plain).map(|c| c.name.as_str()).collect();
+        let stored: Vec<&str> = topic
+            .columns
+            .iter()
+            .filter(plain)
+            .map(|c| c.name.as_str())
+            .collect();
         if stored.is_empty() {
             return Err(SqlError::invalid(
                 format!("topic {name} has no declared columns to insert into"),
-                format!("make one that has: CREATE TOPIC {} (column TYPE, …)", quoted("name")),
+                format!(
+                    "make one that has: CREATE TOPIC {} (column TYPE, …)",
+                    quoted("name")
+                ),
             ));
         }
         let wanted: Vec<&str> = if columns.is_empty() {
@@ -429,7 +446,11 @@ impl Work {
 
 async fn answer(frame: DataFrame, events: &Events) -> Result<(), SqlError> {
     let mut rows = frame.execute_stream().await?;
-    if events.send(Ok(Event::Planned(rows.schema()))).await.is_err() {
+    if events
+        .send(Ok(Event::Planned(rows.schema())))
+        .await
+        .is_err()
+    {
         return Ok(());
     }
     while let Some(batch) = rows.next().await {
@@ -442,7 +463,11 @@ async fn answer(frame: DataFrame, events: &Events) -> Result<(), SqlError> {
 }
 
 async fn counted(rows: u64, events: &Events) -> Result<(), SqlError> {
-    let schema = Arc::new(Schema::new(vec![Field::new("rows", DataType::Int64, false)]));
+    let schema = Arc::new(Schema::new(vec![Field::new(
+        "rows",
+        DataType::Int64,
+        false,
+    )]));
     let count = Int64Array::from(vec![i64::try_from(rows).unwrap_or(i64::MAX)]);
     let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(count)])?;
     // When the reader left, what was done stays done.
@@ -460,8 +485,14 @@ async fn insert(
     let found = frame.schema().fields().len();
     if found != fields.len() {
         return Err(SqlError::invalid(
-            format!("{} columns are to be filled and the query answers {found}", fields.len()),
-            format!("name the columns: INSERT INTO {} (column, …) …", quoted(&topic.name)),
+            format!(
+                "{} columns are to be filled and the query answers {found}",
+                fields.len()
+            ),
+            format!(
+                "name the columns: INSERT INTO {} (column, …) …",
+                quoted(&topic.name)
+            ),
         ));
     }
     let mut rows = frame.execute_stream().await?;
@@ -496,14 +527,19 @@ fn messages(batch: &RecordBatch, fields: &[Field]) -> Result<Vec<OutputRow>, Sql
     }
     let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     let body = RecordBatch::try_new_with_options(Arc::new(Schema::new(kept)), columns, &options)?;
-    let keys = keys.as_ref().and_then(|keys| keys.as_any().downcast_ref::<StringArray>());
-    let rows = encode_rows(&body)?.into_iter().enumerate().map(|(row, body)| OutputRow {
-        key: keys
-            .and_then(|keys| keys.iter().nth(row).flatten())
-            .map(|key| bytes::Bytes::copy_from_slice(key.as_bytes())),
-        body: Some(body),
-        properties: Vec::new(),
-    });
+    let keys = keys
+        .as_ref()
+        .and_then(|keys| keys.as_any().downcast_ref::<StringArray>());
+    let rows = encode_rows(&body)?
+        .into_iter()
+        .enumerate()
+        .map(|(row, body)| OutputRow {
+            key: keys
+                .and_then(|keys| keys.iter().nth(row).flatten())
+                .map(|key| bytes::Bytes::copy_from_slice(key.as_bytes())),
+            body: Some(body),
+            properties: Vec::new(),
+        });
     Ok(rows.collect())
 }
 
@@ -519,7 +555,10 @@ fn describe_topic(topic: &TopicInfo) -> Result<RecordBatch, SqlError> {
                 return Some("key".to_owned());
             }
             if let Some(watermark) = topic.watermark.as_ref().filter(|w| w.column == *name) {
-                return Some(format!("event time, watermark {} ms behind", watermark.delay_ms));
+                return Some(format!(
+                    "event time, watermark {} ms behind",
+                    watermark.delay_ms
+                ));
             }
             if let Some(expression) = declared(name).and_then(|column| column.expression.as_ref()) {
                 return Some(format!("computed: {expression}"));
@@ -532,9 +571,13 @@ fn describe_topic(topic: &TopicInfo) -> Result<RecordBatch, SqlError> {
         _ => field.data_type().to_string(),
     });
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from_iter_values(fields.iter().map(|field| field.name()))),
+        Arc::new(StringArray::from_iter_values(
+            fields.iter().map(|field| field.name()),
+        )),
         Arc::new(StringArray::from_iter_values(types)),
-        Arc::new(BooleanArray::from_iter(fields.iter().map(|field| Some(field.is_nullable())))),
+        Arc::new(BooleanArray::from_iter(
+            fields.iter().map(|field| Some(field.is_nullable())),
+        )),
         Arc::new(StringArray::from(notes)),
     ];
     let schema = Schema::new(vec![

@@ -123,13 +123,30 @@ mod tests {
 
     #[test]
     fn only_relative_parquet_paths_below_the_folder_are_taken() {
-        for good in ["a.parquet", "reports/2013/flights.parquet", "ünï code.parquet"] {
+        for good in [
+            "a.parquet",
+            "reports/2013/flights.parquet",
+            "ünï code.parquet",
+        ] {
             assert!(checked_path(good).is_ok(), "{good}");
         }
         for bad in [
-            "", ".parquet", "a.csv", "/etc/a.parquet", "../a.parquet", "a/../../b.parquet", "./a.parquet",
-            "s3://bucket/a.parquet", "file:///a.parquet", "C:a.parquet", "C:\\a.parquet", "~/a.parquet",
-            "a//b.parquet", "a\0.parquet", "a\n.parquet", "a.parquet/",
+            "",
+            ".parquet",
+            "a.csv",
+            "/etc/a.parquet",
+            "../a.parquet",
+            "a/../../b.parquet",
+            "./a.parquet",
+            "s3://bucket/a.parquet",
+            "file:///a.parquet",
+            "C:a.parquet",
+            "C:\\a.parquet",
+            "~/a.parquet",
+            "a//b.parquet",
+            "a\0.parquet",
+            "a\n.parquet",
+            "a.parquet/",
         ] {
             let error = checked_path(bad).unwrap_err().to_string();
             assert!(error.contains("export folder"), "{bad}: {error}");

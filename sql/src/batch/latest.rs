@@ -91,4 +91,3 @@ pub(crate) fn external(
 ) -> datafusion::error::DataFusionError {
     datafusion::error::DataFusionError::External(Box::new(error))
 }
-

@@ -80,6 +80,10 @@ impl Notices {
     /// How many bodies did not parse, in all topics.
     #[must_use]
     pub fn undecodable(&self) -> u64 {
-        self.noticed().undecodable.values().map(|bad| bad.rows).sum()
+        self.noticed()
+            .undecodable
+            .values()
+            .map(|bad| bad.rows)
+            .sum()
     }
 }

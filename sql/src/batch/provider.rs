@@ -114,7 +114,10 @@ impl TableProvider for TopicTable {
             }
         }
         queues.sort_by_key(|queue| queue.queue);
-        let count = state.config().target_partitions().clamp(1, queues.len().max(1));
+        let count = state
+            .config()
+            .target_partitions()
+            .clamp(1, queues.len().max(1));
         let mut partitions = vec![Vec::new(); count];
         for (at, queue) in queues.into_iter().enumerate() {
             partitions[at % count].push(queue);
@@ -361,7 +364,7 @@ impl Reader {
         Ok(None)
     }
 
-    async fn open(&self, range: QueueRange) -> EngineResult<(QueueId, Scan, Option<Latest>)> {
+    async fn open(&mut self, range: QueueRange) -> EngineResult<(QueueId, Scan, Option<Latest>)> {
         let QueueRange { queue, offsets } = range;
         let mut columns = self.decoder.envelope_columns();
         // The place of a body that does not parse is told.
@@ -378,7 +381,9 @@ impl Reader {
             }
             let memory = MemoryConsumer::new(format!("last rows of {}", self.topic.name))
                 .register(self.context.memory_pool());
-            let keys = self.topics.scan(topic, queue, offsets.clone(), &["key", "offset"]);
+            let keys = self
+                .topics
+                .scan(topic, queue, offsets.clone(), &["key", "offset"]);
             latest = Some(Latest::read(keys, memory).await?);
         }
         let scan = self.topics.scan(topic, queue, offsets, &columns);
@@ -393,8 +398,13 @@ impl Reader {
                 .and_then(|column| column.as_primitive_opt::<Int64Type>())
                 .map_or(0, |offsets| offsets.value(row));
             let offset = Offset(u64::try_from(offset).unwrap_or(0));
-            self.notices
-                .add_undecodable(&self.topic.name, decoded.undecodable, queue, offset, reason);
+            self.notices.add_undecodable(
+                &self.topic.name,
+                decoded.undecodable,
+                queue,
+                offset,
+                reason,
+            );
         }
         Ok(decoded.batch)
     }

@@ -3,13 +3,13 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
+use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::{
     CatalogProvider, MemTable, MemoryCatalogProviderList, SchemaProvider, TableProvider,
 };
-use datafusion::catalog::CatalogProviderList;
 use datafusion::error::Result as EngineResult;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -75,10 +75,8 @@ impl Sessions {
     }
 
     fn state(&self, notices: &Notices) -> SessionState {
-        let state = runtime::session_state(
-            runtime::config(self.partitions),
-            Arc::clone(&self.runtime),
-        );
+        let state =
+            runtime::session_state(runtime::config(self.partitions), Arc::clone(&self.runtime));
         let context = SessionContext::new_with_state(state);
         let catalogs = MemoryCatalogProviderList::new();
         catalogs.register_catalog(
@@ -167,7 +165,11 @@ struct TopicsSchema {
 #[async_trait]
 impl SchemaProvider for TopicsSchema {
     fn table_names(&self) -> Vec<String> {
-        self.topics.topics().into_iter().map(|topic| topic.name).collect()
+        self.topics
+            .topics()
+            .into_iter()
+            .map(|topic| topic.name)
+            .collect()
     }
 
     async fn table(&self, name: &str) -> EngineResult<Option<Arc<dyn TableProvider>>> {
@@ -201,7 +203,11 @@ struct SystemSchema {
 #[async_trait]
 impl SchemaProvider for SystemSchema {
     fn table_names(&self) -> Vec<String> {
-        FACTS.iter().chain([&JOBS]).map(|name| (*name).to_owned()).collect()
+        FACTS
+            .iter()
+            .chain([&JOBS])
+            .map(|name| (*name).to_owned())
+            .collect()
     }
 
     async fn table(&self, name: &str) -> EngineResult<Option<Arc<dyn TableProvider>>> {
@@ -254,7 +260,8 @@ pub(crate) fn jobs_batch(jobs: &[JobStatus]) -> Result<RecordBatch, arrow::error
     };
     let number = |value: fn(&JobStatus) -> u64| {
         Arc::new(Int64Array::from_iter_values(
-            jobs.iter().map(|job| i64::try_from(value(job)).unwrap_or(i64::MAX)),
+            jobs.iter()
+                .map(|job| i64::try_from(value(job)).unwrap_or(i64::MAX)),
         ))
     };
     let watermarks: TimestampMillisecondArray = jobs
