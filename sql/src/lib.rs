@@ -7,4 +7,5 @@
 //! Reading order: [`topic`] (what is asked from above), `statement` (the dialect), `catalog`,
 //! `batch` (bounded queries), `plan`, `operator`, `state`, `job` (continuous queries).
 
+pub mod sort;
 pub mod topic;
