@@ -1,6 +1,6 @@
 //! `millpond sql`: statements from `-c`, from standard input, or at a prompt.
 
-use std::io::{BufRead as _, Read as _, Write as _};
+use std::io::{BufRead as _, Read as _};
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;

@@ -1,7 +1,7 @@
 //! `millpond topic …`.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, Write as _};
+use std::io::BufRead as _;
 use std::time::Duration;
 
 use millpond_proto::client::consumer::ReceivedMessage;
