@@ -17,7 +17,7 @@ pub const TOPIC: &str = "flights";
 /// The continuous view over it.
 pub const VIEW: &str = "daily_carriers";
 /// When a flight left: its scheduled hour and minute, and its delay.
-const DEPARTURE: &str = "time_hour + (minute + dep_delay) * INTERVAL '1 minute'";
+const DEPARTURE: &str = "to_timestamp_seconds(to_unixtime(time_hour) + (minute + dep_delay) * 60)";
 /// In scheduled order, the latest departure of the year comes almost a day late.
 const WATERMARK_DELAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// The statement behind [`VIEW`].
@@ -90,7 +90,12 @@ fn flights() -> Result<Rows, CliError> {
         nulls: vec!["NA".to_owned()],
         ..ImportOptions::default()
     };
-    Ok(Rows::read("flights.csv", ImportFormat::Csv, &open, &options)?)
+    Ok(Rows::read(
+        "flights.csv",
+        ImportFormat::Csv,
+        &open,
+        &options,
+    )?)
 }
 
 #[cfg(test)]
@@ -117,7 +122,9 @@ mod tests {
         use arrow::datatypes::Int64Type;
         let batches: Vec<_> = flights().unwrap().map(Result::unwrap).collect();
         let last_first = format!("{DEPARTURE} DESC NULLS LAST");
-        let sorted = millpond_sql::sort::order_by(batches, &last_first).await.unwrap();
+        let sorted = millpond_sql::sort::order_by(batches, &last_first)
+            .await
+            .unwrap();
         let days = sorted[0].column_by_name("day").unwrap();
         assert_eq!(days.as_primitive::<Int64Type>().value(0), 5);
     }

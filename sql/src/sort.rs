@@ -137,7 +137,7 @@ mod tests {
     async fn columns_directions_and_arithmetic_order_rows() {
         assert_eq!(minutes("minute").await, [0, 59, 70]);
         assert_eq!(minutes("name DESC").await, [70, 0, 59]);
-        let event_time = "time_hour + minute * INTERVAL '1 minute'";
+        let event_time = "to_unixtime(time_hour) + minute * 60";
         assert_eq!(minutes(event_time).await, [59, 0, 70]);
     }
 

@@ -266,7 +266,8 @@ mod tests {
             nulls: nulls.iter().map(|null| (*null).to_owned()).collect(),
             ..ImportOptions::default()
         };
-        let open = || -> std::io::Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(text))) };
+        let open =
+            move || -> std::io::Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(text))) };
         Rows::read("test.csv", ImportFormat::Csv, &open, &options)
     }
 
@@ -312,7 +313,8 @@ mod tests {
         let mut options = ImportOptions::default();
         options.declared.insert("n".to_owned(), Kind::BigInt);
         let text = "n,t\n1,\"two\nlines\"\nfour,x\n";
-        let open = || -> std::io::Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(text))) };
+        let open =
+            move || -> std::io::Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(text))) };
         let rows = Rows::read("f.csv", ImportFormat::Csv, &open, &options).unwrap();
         let error = rows.last().unwrap().unwrap_err().to_string();
         assert!(

@@ -218,7 +218,8 @@ mod tests {
     use crate::import::{ImportFormat, Rows};
 
     fn read(text: &'static str) -> Result<Rows, ImportError> {
-        let open = || -> std::io::Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(text))) };
+        let open =
+            move || -> std::io::Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(text))) };
         let options = ImportOptions::default();
         Rows::read("test.ndjson", ImportFormat::NdJson, &open, &options)
     }

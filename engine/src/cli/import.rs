@@ -234,7 +234,8 @@ mod tests {
     use super::*;
 
     fn batch(text: &'static str) -> RecordBatch {
-        let open = || -> std::io::Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(text))) };
+        let open =
+            move || -> std::io::Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(text))) };
         let options = ImportOptions::default();
         let rows = Rows::read("t.csv", ImportFormat::Csv, &open, &options).unwrap();
         rows.map(Result::unwrap).next().unwrap()

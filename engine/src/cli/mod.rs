@@ -5,7 +5,7 @@
 //! passed in: results to the first, everything else to the second.
 //!
 //! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`], [`group`],
-//! [`job`], [`sql`], [`import`], [`export`], [`storage`].
+//! [`job`], [`sql`], [`import`], [`export`], [`storage`], and [`serve`], which is the server itself.
 
 pub mod args;
 pub mod error;
@@ -15,6 +15,7 @@ pub mod import;
 pub mod job;
 pub mod output;
 pub mod run;
+pub mod serve;
 pub mod sql;
 pub mod storage;
 pub mod topic;
