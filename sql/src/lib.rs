@@ -18,6 +18,7 @@ pub mod dialect;
 pub mod error;
 pub mod plan;
 pub mod runtime;
+pub mod sort;
 pub mod sql;
 pub mod statement;
 #[cfg(any(test, feature = "test-util"))]
