@@ -3,6 +3,13 @@
 //! The binary is `main.rs`: it parses arguments, loads the configuration, starts tracing and calls
 //! `server::run`. Tests start the same server in-process.
 //!
-//! Reading order: [`broker`].
+//! Reading order: [`config`], [`server`], [`net`] and [`tls`] (connections), [`authorize`], [`service`]
+//! (what is on the wire), [`broker`].
 
+pub mod authorize;
 pub mod broker;
+pub mod config;
+pub mod net;
+pub mod server;
+pub mod service;
+pub mod tls;
