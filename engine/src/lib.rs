@@ -3,13 +3,14 @@
 //! The binary is `main.rs`: it parses arguments, loads the configuration, starts tracing and calls
 //! `server::run`. Tests start the same server in-process.
 //!
-//! Reading order: [`config`], [`server`], [`net`] and [`tls`] (connections), [`authorize`], [`service`]
+//! Reading order: [`config`], [`server`], [`parts`], [`net`] and [`tls`] (connections), [`authorize`], [`service`]
 //! (what is on the wire), [`broker`].
 
 pub mod authorize;
 pub mod broker;
 pub mod config;
 pub mod net;
+pub mod parts;
 pub mod server;
 pub mod service;
 pub mod tls;

@@ -8,19 +8,18 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt as _, Shared};
-use millpond_proto::chance::Entropy;
 use millpond_proto::limits;
 use millpond_proto::remedy::Remedy;
 use millpond_proto::task::{Lane, Spawn, Task};
-use millpond_proto::time::{Clock, SystemClock, within};
+use millpond_proto::time::{Clock, within};
 use millpond_proto::wire::DESCRIPTORS;
 use millpond_proto::wire::admin::admin_server::AdminServer;
 use millpond_proto::wire::rocketmq::messaging_service_server::MessagingServiceServer;
+use millpond_sql::continuous::NoJobs;
 use millpond_storage::error::OpenError;
 use tokio::sync::oneshot;
 use tonic::transport::server::Router;
@@ -31,10 +30,12 @@ use crate::authorize::Policy;
 use crate::broker::Broker;
 use crate::config::{Checked, Config, ConfigError};
 use crate::net::{Listener, Network};
+use crate::parts::Parts;
 use crate::service::admin::Administration;
 use crate::service::gate::{Gate, Open};
 use crate::service::http::{Pages, router};
 use crate::service::messaging::Messaging;
+use crate::service::statements::Jobs;
 use crate::tls::{Cut, Door, TlsError, self_signed};
 
 /// How long calls may take to finish once the server stops.
@@ -51,15 +52,6 @@ const KEEPALIVE_LIMIT: Duration = Duration::from_secs(20);
 /// Bytes in flight per call and per connection.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
-
-/// The outside world, passed in.
-#[derive(Clone, Debug)]
-pub struct Parts {
-    /// Disk, objects, time, chance, threads.
-    pub storage: millpond_storage::log::Parts,
-    /// Where connections come from.
-    pub network: Arc<dyn Network>,
-}
 
 /// Why the server did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -215,7 +207,9 @@ async fn open(
     parts: millpond_storage::log::Parts,
 ) -> Result<Open, ServeError> {
     let broker = Broker::start(parts, config.storage.clone()).await?;
-    Ok(Open { broker })
+    // Statements are answered by the continuous half alone until the bounded one is merged.
+    let sql = Arc::new(Jobs::new(Arc::new(NoJobs)));
+    Ok(Open { broker, sql })
 }
 
 async fn bind(config: &Checked, network: &dyn Network) -> Result<Bound, ServeError> {
@@ -397,3 +391,6 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
         health.set_service_status(service, status).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -395,3 +395,60 @@ impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Door
         *stream.remote_addr()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use millpond_proto::time::{SimulatedClock, Timestamp};
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::net::{MemoryNetwork, Network as _};
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+    async fn door(network: &MemoryNetwork) -> Door {
+        let listener = network.bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let clock = Arc::new(SimulatedClock::starting_at(Timestamp(0)));
+        let tls = self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        Door::new(listener, Some(tls), clock, Cut::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connection_keeps_nobody_out_and_is_let_go() {
+        let network = MemoryNetwork::default();
+        let mut door = door(&network).await;
+        let (silent, talker) = ("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap());
+        let mut silent = network.connect(door.address(), silent).unwrap();
+        let mut ours = network.connect(door.address(), talker).unwrap();
+        ours.write_all(PREFACE).await.unwrap();
+        let mut theirs = door.next().await;
+        let plain = Peer {
+            address: talker,
+            tls: false,
+        };
+        assert_eq!(theirs.peer(), plain);
+        let mut read = vec![0; PREFACE.len()];
+        theirs.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, PREFACE, "the byte that was looked at is given again");
+        let mut byte = [0; 1];
+        tokio::select! {
+            connection = door.next() => panic!("nobody else came: {connection:?}"),
+            end = silent.read(&mut byte) => assert_eq!(end.unwrap(), 0),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cut_ends_connections_that_wait() {
+        let network = MemoryNetwork::default();
+        let mut door = door(&network).await;
+        let peer = "10.0.0.1:1".parse().unwrap();
+        let mut ours = network.connect(door.address(), peer).unwrap();
+        ours.write_all(b"P").await.unwrap();
+        let mut theirs = door.next().await;
+        let cut = door.cut.clone();
+        let mut bytes = [0; 2];
+        theirs.read_exact(&mut bytes[..1]).await.unwrap();
+        let (read, ()) = tokio::join!(theirs.read(&mut bytes), async { cut.now() });
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    }
+}

@@ -6,7 +6,7 @@
 //! Reading order: [`gate`] (who may pass, and the way to the broker), [`code`] (errors on the wire),
 //! [`time`] (deadlines and durations), then the messaging service [`messaging`] with its calls
 //! ([`route`], [`telemetry`] over [`client`] and [`settings`], [`send`], [`receive`] over
-//! [`delivery`], [`ack`]), our own [`admin`] with [`query`], and [`http`].
+//! [`delivery`], [`ack`]), our own [`admin`] with [`query`] over [`statements`], and [`http`].
 
 pub mod ack;
 pub mod admin;
@@ -21,5 +21,6 @@ pub mod receive;
 pub mod route;
 pub mod send;
 pub mod settings;
+pub mod statements;
 pub mod telemetry;
 pub mod time;

@@ -145,7 +145,7 @@ async fn inbound<S: Stream + Unpin>(inbound: &mut Option<S>) -> Option<S::Item> 
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
-    use millpond_proto::time::{Clock as _, SimulatedClock, Timestamp};
+    use millpond_proto::time::{SimulatedClock, Timestamp};
     use millpond_proto::wire::rocketmq::settings::PubSub;
     use tokio::sync::mpsc;
     use tokio_stream::wrappers::ReceiverStream;
