@@ -4,4 +4,5 @@
 //! (rules a program can check), [`simulation`] (one seed, one run), [`flights`] (the main job on real
 //! data), [`errors`] (bad input), [`readme`] (what the README promises).
 
+mod simulation;
 mod tidy;

@@ -62,7 +62,7 @@ const DOORS: [Door; 6] = [
         instead: "take the time from the Clock that is passed in",
     },
     Door {
-        marks: &["tokio::spawn(", "thread::spawn(", "thread::Builder"],
+        marks: &["tokio::spawn(", "thread::spawn(", "thread::Builder", "spawn_blocking(", "JoinSet"],
         within: PRODUCT,
         may: &[("proto/src/task.rs", "the one file that starts work")],
         instead: "spawn through the Spawn that is passed in, and own the Task",
@@ -93,10 +93,9 @@ const DOORS: [Door; 6] = [
         marks: &["env::var"],
         within: PRODUCT,
         may: &[
-            ("engine/src/main.rs", "the one place that reads the environment"),
             ("proto/build.rs", "a build script is told its folders by Cargo"),
         ],
-        instead: "read the environment in main.rs and pass the value in",
+        instead: "name the variable at the command line's argument (clap) and pass the value in",
     },
 ];
 
