@@ -284,7 +284,11 @@ impl Check {
         };
         let group = call.group;
         let key = (group.clone(), place);
-        if self.acked.get(&key).is_some_and(|acked| *acked < call.index) {
+        if self
+            .acked
+            .get(&key)
+            .is_some_and(|acked| *acked < call.index)
+        {
             self.broken.push(format!(
                 "{message} at {place:?} came to {group} after its ack was answered"
             ));

@@ -2,7 +2,8 @@
 //!
 //! Nothing uses this crate. The tests themselves are modules of one binary, `tests/suite.rs`.
 //!
-//! Reading order: [`history`] (what happened, and what may never happen), [`sim`] (one seed, one run).
+//! Reading order: [`history`] (what happened, and what may never happen), [`sim`] (one seed, one run),
+//! [`harness`] (a real server as a process).
 
 #![allow(
     clippy::unwrap_used,
@@ -11,5 +12,6 @@
     reason = "a test fails by a panic"
 )]
 
+pub mod harness;
 pub mod history;
 pub mod sim;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millpond_engine::broker::{
-    Broker, BrokerError, Delivery, NewTopic, Receive, ReceiptHandle, Topic,
+    Broker, BrokerError, Delivery, NewTopic, ReceiptHandle, Receive, Topic,
 };
 use millpond_proto::chance::{Chance, Seeded};
 use millpond_proto::message::{Offset, QueueId, stable_hash};
@@ -123,10 +123,8 @@ impl World {
             "done".to_owned()
         } else {
             let work = std::pin::pin!(world.work(&clock));
-            let ended = std::pin::pin!(futures::future::select(
-                std::pin::pin!(power.gone.notified()),
-                over,
-            ));
+            let gone = std::pin::pin!(power.gone.notified());
+            let ended = futures::future::select(gone, over);
             match futures::future::select(work, ended).await {
                 futures::future::Either::Left((how, _)) => how,
                 futures::future::Either::Right(_) => "the power went".to_owned(),
@@ -175,7 +173,11 @@ impl World {
         let tasks = self.clients(&broker, clock);
         for task in tasks {
             if task.await.is_err() {
-                self.note(&**clock, "world", Event::Broken("a client panicked".to_owned()));
+                self.note(
+                    &**clock,
+                    "world",
+                    Event::Broken("a client panicked".to_owned()),
+                );
             }
         }
         "nobody was left".to_owned()
@@ -295,7 +297,10 @@ impl Client {
             for _ in 0..=self.chance.below(4) {
                 sequence += 1;
                 let name = format!("{}/{sequence}", self.name);
-                let key = self.chance.percent(50).then(|| self.chance.below(20).to_string());
+                let key = self
+                    .chance
+                    .percent(50)
+                    .then(|| self.chance.below(20).to_string());
                 messages.push(message(&name, key));
                 self.note(Event::SendCalled {
                     message: name.clone(),
@@ -347,12 +352,7 @@ impl Client {
     }
 
     /// Receives and checks what came against all that is known; `None` after an error.
-    async fn receive(
-        &self,
-        group: &str,
-        limit: usize,
-        poll_ms: u64,
-    ) -> Option<Vec<Delivery>> {
+    async fn receive(&self, group: &str, limit: usize, poll_ms: u64) -> Option<Vec<Delivery>> {
         let (least, most) = INVISIBLE_MS;
         let invisible_ms = least + self.chance.below(most - least);
         let call = self.world.calls.fetch_add(1, Ordering::Relaxed);
@@ -381,7 +381,10 @@ impl Client {
         for delivery in &deliveries {
             let place = place_of(&delivery.envelope);
             if place != (delivery.handle.queue, delivery.handle.offset) {
-                self.broken(format!("the handle of {place:?} names {:?}", delivery.handle));
+                self.broken(format!(
+                    "the handle of {place:?} names {:?}",
+                    delivery.handle
+                ));
             }
             let message = self.known(&delivery.envelope);
             self.note(Event::Received {
@@ -523,7 +526,9 @@ impl Client {
             .entry(place_of(envelope))
             .or_insert_with(|| envelope.clone());
         if first != envelope {
-            self.broken(format!("{name} reads differently: {first:?} and {envelope:?}"));
+            self.broken(format!(
+                "{name} reads differently: {first:?} and {envelope:?}"
+            ));
         }
         name
     }
@@ -585,7 +590,9 @@ impl Power {
     fn change(&self) -> io::Result<()> {
         let took = self
             .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            });
         if took.is_ok() {
             return Ok(());
         }

@@ -15,7 +15,10 @@ const CRASHES: u32 = 4;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is a number, not {text:?}")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is a number, not {text:?}")),
+    )
 }
 
 fn seeds() -> Range<u64> {
@@ -41,7 +44,12 @@ fn check(seed: u64, wals: u16) -> Tally {
         if number("MILLPOND_SEED").is_some() {
             eprintln!("{history}");
         }
-        let some = broken.iter().take(10).cloned().collect::<Vec<_>>().join("\n  ");
+        let some = broken
+            .iter()
+            .take(10)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("\n  ");
         panic!(
             "seed {seed} with {wals} WALs broke {} promises; again: MILLPOND_SEED={seed} cargo sim\n  {some}",
             broken.len()
@@ -62,7 +70,10 @@ fn check_all(wals: u16) {
     }
     // Runs in which nothing happens would prove nothing.
     if number("MILLPOND_SEED").is_none() {
-        assert!(sum.sent > 1000 && sum.acked > 1000 && sum.open > 0, "{sum:?}");
+        assert!(
+            sum.sent > 1000 && sum.acked > 1000 && sum.open > 0,
+            "{sum:?}"
+        );
     }
     println!("{wals} WALs: {sum:?}");
 }

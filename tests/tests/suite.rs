@@ -4,5 +4,8 @@
 //! (rules a program can check), [`simulation`] (one seed, one run), [`flights`] (the main job on real
 //! data), [`errors`] (bad input), [`readme`] (what the README promises).
 
+mod errors;
+mod flights;
+mod readme;
 mod simulation;
 mod tidy;

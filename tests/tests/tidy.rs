@@ -16,7 +16,10 @@ const LAYERS: [(&str, &[&str]); 7] = [
     ("sql", &["proto", "storage", "connectors"]),
     ("engine", &["proto", "storage", "connectors", "sql"]),
     ("examples", &["proto"]),
-    ("tests", &["proto", "storage", "connectors", "sql", "engine"]),
+    (
+        "tests",
+        &["proto", "storage", "connectors", "sql", "engine"],
+    ),
 ];
 
 /// What may stand at the top besides the crates and what `.gitignore` names.
@@ -62,23 +65,49 @@ const DOORS: [Door; 6] = [
         instead: "take the time from the Clock that is passed in",
     },
     Door {
-        marks: &["tokio::spawn(", "thread::spawn(", "thread::Builder", "spawn_blocking(", "JoinSet"],
+        marks: &[
+            "tokio::spawn(",
+            "thread::spawn(",
+            "thread::Builder",
+            "spawn_blocking(",
+            "JoinSet",
+        ],
         within: PRODUCT,
         may: &[("proto/src/task.rs", "the one file that starts work")],
         instead: "spawn through the Spawn that is passed in, and own the Task",
     },
     Door {
-        marks: &["std::fs", "tokio::fs", "File::open(", "File::create(", "OpenOptions"],
+        marks: &[
+            "std::fs",
+            "tokio::fs",
+            "File::open(",
+            "File::create(",
+            "OpenOptions",
+        ],
         within: PRODUCT,
         may: &[
             ("storage/src/disk", "the one door to local files"),
-            ("engine/src/cli/", "import and export read and write files of the user, on the client"),
+            (
+                "engine/src/cli/",
+                "import and export read and write files of the user, on the client",
+            ),
+            (
+                "connectors/src/import.rs",
+                "an import reads the file of a user, on the client",
+            ),
             ("proto/build.rs", "a build script writes what it generates"),
         ],
         instead: "go through the Disk or the ObjectStore that is passed in",
     },
     Door {
-        marks: &["TcpListener", "TcpStream", "UdpSocket", "UnixStream", "UnixListener", "reqwest"],
+        marks: &[
+            "TcpListener",
+            "TcpStream",
+            "UdpSocket",
+            "UnixStream",
+            "UnixListener",
+            "reqwest",
+        ],
         within: &["sql/", "storage/"],
         may: &[],
         instead: "storage and sql open no socket: ask for what is needed as a passed-in part",
@@ -92,9 +121,10 @@ const DOORS: [Door; 6] = [
     Door {
         marks: &["env::var"],
         within: PRODUCT,
-        may: &[
-            ("proto/build.rs", "a build script is told its folders by Cargo"),
-        ],
+        may: &[(
+            "proto/build.rs",
+            "a build script is told its folders by Cargo",
+        )],
         instead: "name the variable at the command line's argument (clap) and pass the value in",
     },
 ];
@@ -121,7 +151,10 @@ const ONE_VERSION: [&str; 16] = [
 const BANNED_PACKAGES: [(&str, &str); 6] = [
     ("aws-lc-rs", "rustls uses ring alone"),
     ("aws-lc-sys", "rustls uses ring alone"),
-    ("cmake", "a fresh machine needs cargo and a C compiler, nothing else"),
+    (
+        "cmake",
+        "a fresh machine needs cargo and a C compiler, nothing else",
+    ),
     ("openssl-sys", "no system library"),
     ("protobuf-src", "protox compiles the protos"),
     ("protoc-bin-vendored", "protox compiles the protos"),
@@ -284,7 +317,10 @@ fn what_touches_the_world_goes_through_its_door() {
             }
         }
     }
-    report("clock, tasks, disk, network and SQL have one door each", &broken);
+    report(
+        "clock, tasks, disk, network and SQL have one door each",
+        &broken,
+    );
 }
 
 #[test]
@@ -315,7 +351,10 @@ fn what_must_be_one_is_one() {
     let mut broken = Vec::new();
     for name in ONE_VERSION {
         if count(name) != 1 {
-            broken.push(format!("{name} is there {} times, wanted once", count(name)));
+            broken.push(format!(
+                "{name} is there {} times, wanted once",
+                count(name)
+            ));
         }
     }
     for (name, reason) in BANNED_PACKAGES {
@@ -326,7 +365,10 @@ fn what_must_be_one_is_one() {
     for foreign in lock.matches("source = \"git+") {
         broken.push(format!("{foreign}…: no dependency comes from a repository"));
     }
-    report("Cargo.lock holds one version of what everyone shares", &broken);
+    report(
+        "Cargo.lock holds one version of what everyone shares",
+        &broken,
+    );
 }
 
 #[test]
@@ -337,7 +379,10 @@ fn no_build_script_calls_protoc() {
         .filter(|(_, source)| shipped(source).to_lowercase().contains("protoc"))
         .map(|(path, _)| path)
         .collect();
-    report("protox compiles the protos, a fresh machine has no protoc", &broken);
+    report(
+        "protox compiles the protos, a fresh machine has no protoc",
+        &broken,
+    );
 }
 
 #[test]
@@ -349,12 +394,19 @@ fn every_shared_dependency_is_used_and_named_once() {
     for (name, _) in LAYERS {
         let manifest = manifest(name);
         used.extend(dependencies(&manifest));
-        for line in manifest.lines().filter(|line| line.contains("version = \"")) {
-            broken.push(format!("{name}: {line}: versions stand in the workspace's manifest"));
+        for line in manifest
+            .lines()
+            .filter(|line| line.contains("version = \""))
+        {
+            broken.push(format!(
+                "{name}: {line}: versions stand in the workspace's manifest"
+            ));
         }
     }
     for unused in shared.difference(&used) {
-        broken.push(format!("{unused} is in [workspace.dependencies] and nobody uses it"));
+        broken.push(format!(
+            "{unused} is in [workspace.dependencies] and nobody uses it"
+        ));
     }
     report("versions live once, and are used", &broken);
 }
@@ -382,7 +434,11 @@ fn every_crate_takes_the_workspace_lints() {
 #[test]
 fn nothing_is_left_for_later_in_the_code() {
     // Written apart, so that this file does not find itself.
-    let marks = ["todo".to_owned() + "!(", "unimplemented".to_owned() + "!(", "#[".to_owned() + "ignore"];
+    let marks = [
+        "todo".to_owned() + "!(",
+        "unimplemented".to_owned() + "!(",
+        "#[".to_owned() + "ignore",
+    ];
     let mut broken = Vec::new();
     for (path, source) in rust_files() {
         for mark in marks.iter().filter(|mark| source.contains(mark.as_str())) {
@@ -394,7 +450,11 @@ fn nothing_is_left_for_later_in_the_code() {
 
 #[test]
 fn nothing_names_the_machine_it_was_written_on() {
-    let marks = ["/ro".to_owned() + "ot/", "/ho".to_owned() + "me/", "/wo".to_owned() + "rk/"];
+    let marks = [
+        "/ro".to_owned() + "ot/",
+        "/ho".to_owned() + "me/",
+        "/wo".to_owned() + "rk/",
+    ];
     let mut broken = Vec::new();
     for (path, source) in rust_files() {
         for mark in marks.iter().filter(|mark| source.contains(mark.as_str())) {
@@ -411,7 +471,14 @@ fn what_ci_runs_is_executable() {
     let folder = root().join(".ci");
     let broken: Vec<String> = names(&folder)
         .into_iter()
-        .filter(|name| fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o111 == 0)
+        .filter(|name| {
+            fs::metadata(folder.join(name))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o111
+                == 0
+        })
         .collect();
     report("files in .ci are executable", &broken);
 }
@@ -421,5 +488,8 @@ fn the_scanner_sees_code_and_not_comments_or_tests() {
     let source = "fn a() {} // std::fs\nlet url = \"http://x\";\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}\nfn b() {}\n";
     let code = shipped(source);
     assert!(!code.contains("std::fs"), "{code}");
-    assert!(code.contains("http://x") && code.contains("fn b()"), "{code}");
+    assert!(
+        code.contains("http://x") && code.contains("fn b()"),
+        "{code}"
+    );
 }
