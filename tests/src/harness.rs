@@ -6,8 +6,8 @@
 use std::fmt;
 use std::fs::File;
 use std::future::Future;
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -138,23 +138,23 @@ impl Folder {
             .stderr(File::create(&errors).unwrap())
             .spawn()
             .unwrap();
-        let (grpc, http, said) = addresses(&mut child);
-        match (grpc, http) {
-            (Some(grpc), Some(http)) => Ok(Server { child, grpc, http }),
-            _ => {
-                let _ = child.kill();
-                let status = child.wait().unwrap();
-                let errors = std::fs::read_to_string(errors).unwrap_or_default();
-                Err(NotStarted {
-                    said: format!("{status}\n{said}{errors}"),
-                })
-            }
+        let (addresses, said) = addresses(&mut child);
+        if let Some((grpc, http)) = addresses
+            && is_ready(&mut child, http)
+        {
+            return Ok(Server { child, grpc, http });
         }
+        let _ = child.kill();
+        let status = child.wait().unwrap();
+        let errors = std::fs::read_to_string(errors).unwrap_or_default();
+        Err(NotStarted {
+            said: format!("{status}\n{said}{errors}"),
+        })
     }
 }
 
 /// Reads what the server prints until both addresses are known or it ends.
-fn addresses(child: &mut Child) -> (Option<SocketAddr>, Option<SocketAddr>, String) {
+fn addresses(child: &mut Child) -> (Option<(SocketAddr, SocketAddr)>, String) {
     let output = BufReader::new(child.stdout.take().unwrap());
     let (sender, lines) = mpsc::sync_channel(1024);
     // The thread reads on for ever, so that the server never waits for its reader.
@@ -174,7 +174,34 @@ fn addresses(child: &mut Child) -> (Option<SocketAddr>, Option<SocketAddr>, Stri
         said.push_str(&line);
         said.push('\n');
     }
-    (grpc, http, said)
+    (grpc.zip(http), said)
+}
+
+/// Waits until `/readyz` says yes; false when the server ended or the limit passed.
+fn is_ready(child: &mut Child, http: SocketAddr) -> bool {
+    let pause = Duration::from_millis(10);
+    for _ in 0..START_LIMIT.as_millis() / pause.as_millis() {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        if get(http, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200")) {
+            return true;
+        }
+        std::thread::sleep(pause);
+    }
+    false
+}
+
+/// The whole answer to a GET, or nothing when nobody answers.
+#[must_use]
+pub fn get(http: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(http).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
 }
 
 impl Server {
