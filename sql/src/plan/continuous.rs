@@ -21,13 +21,13 @@ use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
-use datafusion::physical_expr_common::sort_expr::PhysicalSortExpr;
-use datafusion::physical_plan::udaf::AggregateOrderSensitivity;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::{
     ObjectName, Query, Statement as SyntaxTree, Visit, Visitor,
 };
+
+use millpond_proto::limits;
 
 use crate::catalog;
 use crate::error::SqlError;
@@ -35,6 +35,7 @@ use crate::operator::Operator;
 use crate::operator::project::{Project, Step, Transform};
 use crate::operator::window::{self, Grouping, Kernel, WindowColumn};
 use crate::plan::window::{Window, rewrite};
+use crate::runtime;
 use crate::statement::Emit;
 use crate::topic::{ColumnSpec, TopicInfo, Topics};
 
@@ -387,12 +388,8 @@ impl Walk<'_> {
                 "DISTINCT is taken in count, min and max",
             ));
         }
-        let sorted: &[PhysicalSortExpr] = function.order_bys();
-        let needs_sorted = matches!(
-            function.order_sensitivity(),
-            AggregateOrderSensitivity::HardRequirement
-        );
-        if needs_sorted && !sorted.is_empty() {
+        let needs_sorted = function.order_sensitivity().hard_requires();
+        if needs_sorted && !function.order_bys().is_empty() {
             return Err(refused(
                 &format!("ORDER BY in {name}"),
                 "leave it out; rows come in the order of the log",
@@ -624,7 +621,9 @@ async fn analyse(
     source: &TopicInfo,
     schema: &SchemaRef,
 ) -> Result<LogicalPlan, SqlError> {
-    let context = SessionContext::new_with_config(SessionConfig::new());
+    let config = runtime::config(1).with_create_default_catalog_and_schema(true);
+    let runtime = runtime::locked_runtime(limits::QUERY_MEMORY_BYTES)?;
+    let context = SessionContext::new_with_state(runtime::session_state(config, runtime));
     context.register_table(
         TableReference::bare(source.name.as_str()),
         Arc::new(EmptyTable::new(Arc::clone(schema))),
