@@ -118,7 +118,12 @@ mod tests {
 
     #[test]
     fn loopback_is_served_without_asking() {
-        for address in ["127.0.0.1:8081", "[::1]:8081", "127.9.9.9:1", "[::ffff:127.0.0.1]:1"] {
+        for address in [
+            "127.0.0.1:8081",
+            "[::1]:8081",
+            "127.9.9.9:1",
+            "[::ffff:127.0.0.1]:1",
+        ] {
             assert!(with(address, false).is_ok(), "{address}");
         }
     }

@@ -35,7 +35,9 @@ pub struct Accepted {
 
 impl fmt::Debug for Accepted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Accepted").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Accepted")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -123,7 +125,10 @@ impl MemoryNetwork {
     /// `ConnectionRefused` when nobody listens there, or when too many wait to be accepted.
     pub fn connect(&self, to: SocketAddr, peer: SocketAddr) -> io::Result<DuplexStream> {
         let doors = self.doors.lock().expect("no holder panics");
-        let door = doors.open.get(&to).ok_or(io::ErrorKind::ConnectionRefused)?;
+        let door = doors
+            .open
+            .get(&to)
+            .ok_or(io::ErrorKind::ConnectionRefused)?;
         let (ours, theirs) = tokio::io::duplex(MEMORY_PIPE_BYTES);
         let arrival = Accepted {
             io: Box::new(theirs),

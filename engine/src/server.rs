@@ -19,8 +19,14 @@ use millpond_proto::time::{Clock, within};
 use millpond_proto::wire::DESCRIPTORS;
 use millpond_proto::wire::admin::admin_server::AdminServer;
 use millpond_proto::wire::rocketmq::messaging_service_server::MessagingServiceServer;
-use millpond_sql::continuous::NoJobs;
+use millpond_sql::continuous::Continuous;
+use millpond_sql::error::SqlError;
+use millpond_sql::job::runtime::{JobParts, Jobs};
+use millpond_sql::sql::{Sql, SqlParts};
+use millpond_sql::topic::Topics;
 use millpond_storage::error::OpenError;
+use millpond_storage::tier::objects::DiskObjectStore;
+use object_store::ObjectStore;
 use tokio::sync::oneshot;
 use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
@@ -35,9 +41,13 @@ use crate::service::admin::Administration;
 use crate::service::gate::{Gate, Open};
 use crate::service::http::{Pages, router};
 use crate::service::messaging::Messaging;
-use crate::service::statements::Jobs;
+use crate::service::statements::Database;
 use crate::tls::{Cut, Door, TlsError, self_signed};
 
+/// Folder of the state of continuous queries, below the data folder.
+const STATE: &str = "state";
+/// Folder that `COPY … TO` writes to, below the data folder.
+const EXPORT: &str = "export";
 /// How long calls may take to finish once the server stops.
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
 /// Calls at once on one connection: clients put all their polls on one.
@@ -87,6 +97,9 @@ pub enum ServeError {
     /// The data folder could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// SQL could not be set up.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
     /// A part of the server ended by itself.
     #[error("the {what} ended unexpectedly; see the log, and please report it")]
     Ended {
@@ -103,6 +116,7 @@ impl ServeError {
             Self::Config(error) => error.remedy(),
             Self::PortInUse { .. } | Self::Bind { .. } => Remedy::FixRequest,
             Self::Open(error) => error.remedy(),
+            Self::Sql(error) => error.remedy(),
             Self::Tls(_) | Self::Reflection(_) | Self::Ended { .. } => Remedy::Bug,
         }
     }
@@ -127,6 +141,7 @@ pub struct Running {
     pub http_addr: SocketAddr,
     /// The broker.
     pub broker: Arc<Broker>,
+    jobs: Arc<Jobs>,
     listening: Listening,
 }
 
@@ -153,15 +168,7 @@ pub async fn run(
     parts: Parts,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let mut running = Server::start(config, parts).await?;
-    tracing::info!(grpc = %running.grpc_addr, http = %running.http_addr, "serving");
-    let shutdown = std::pin::pin!(shutdown);
-    let ended = tokio::select! {
-        () = shutdown => None,
-        what = running.listening.ended() => Some(what),
-    };
-    running.stop().await;
-    ended.map_or(Ok(()), |what| Err(ServeError::Ended { what }))
+    Server::start(config, parts).await?.until(shutdown).await
 }
 
 impl Server {
@@ -176,13 +183,14 @@ impl Server {
         let clock = Arc::clone(&parts.storage.clock);
         let listening = Listening::begin(&config, bound, clock, spawn).await?;
         match open(&config, parts.storage).await {
-            Ok(open) => {
+            Ok((open, jobs)) => {
                 let broker = Arc::clone(&open.broker);
                 listening.open(open).await;
                 Ok(Running {
                     grpc_addr: listening.grpc_addr,
                     http_addr: listening.http_addr,
                     broker,
+                    jobs,
                     listening,
                 })
             }
@@ -195,21 +203,57 @@ impl Server {
 }
 
 impl Running {
+    /// Serves until `shutdown` resolves, then ends in order.
+    ///
+    /// # Errors
+    /// [`ServeError::Ended`] when a part of the server ended by itself.
+    pub async fn until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let ended = tokio::select! {
+            biased;
+            () = shutdown => None,
+            what = self.listening.ended() => Some(what),
+        };
+        self.stop().await;
+        ended.map_or(Ok(()), |what| Err(ServeError::Ended { what }))
+    }
+
     /// Ends in order; returns once the broker is closed.
     pub async fn stop(self) {
         self.listening.end().await;
+        self.jobs.stop().await;
         self.broker.close().await;
     }
 }
 
+/// The broker and SQL over one data folder.
 async fn open(
     config: &Checked,
     parts: millpond_storage::log::Parts,
-) -> Result<Open, ServeError> {
+) -> Result<(Open, Arc<Jobs>), ServeError> {
+    let folder = |name| -> Arc<dyn ObjectStore> {
+        Arc::new(DiskObjectStore::new(Arc::clone(&parts.disk), name))
+    };
+    let (clock, spawn) = (Arc::clone(&parts.clock), Arc::clone(&parts.spawn));
+    let (state, export) = (folder(STATE), folder(EXPORT));
     let broker = Broker::start(parts, config.storage.clone()).await?;
-    // Statements are answered by the continuous half alone until the bounded one is merged.
-    let sql = Arc::new(Jobs::new(Arc::new(NoJobs)));
-    Ok(Open { broker, sql })
+    let topics: Arc<dyn Topics> = Arc::clone(&broker) as _;
+    let jobs = Jobs::start(JobParts {
+        topics: Arc::clone(&topics),
+        clock: Arc::clone(&clock),
+        spawn: Arc::clone(&spawn),
+        state: Arc::clone(&state),
+    });
+    let continuous: Arc<dyn Continuous> = Arc::clone(&jobs) as _;
+    let sql = Sql::new(SqlParts {
+        topics,
+        clock,
+        spawn,
+        export,
+        state,
+        jobs: continuous,
+    })?;
+    let sql = Arc::new(Database::new(Arc::new(sql)));
+    Ok((Open { broker, sql }, jobs))
 }
 
 async fn bind(config: &Checked, network: &dyn Network) -> Result<Bound, ServeError> {
@@ -254,8 +298,7 @@ impl Listening {
         // A dropped sender means the same as a sent word: stop.
         let stopped = stopped.map(|_| ()).boxed().shared();
 
-        let (health, router) =
-            grpc_router(&gate, Arc::clone(&spawn), grpc_addr).await?;
+        let (health, router) = grpc_router(&gate, Arc::clone(&spawn), grpc_addr).await?;
         let names = vec!["localhost".to_owned(), grpc_addr.ip().to_string()];
         let tls = self_signed(names)?;
         let door = Door::new(bound.grpc, Some(tls), Arc::clone(&clock), cut.clone());
@@ -312,7 +355,10 @@ impl Listening {
                 }
             }
         };
-        if within(self.clock.as_ref(), FINISH_LIMIT, done).await.is_none() {
+        if within(self.clock.as_ref(), FINISH_LIMIT, done)
+            .await
+            .is_none()
+        {
             tracing::warn!("calls did not finish in time and are cut");
         }
         self.cut.now();
@@ -334,7 +380,10 @@ fn serve_grpc(router: Router, door: Door, stopped: Stopped) -> BoxFuture<'static
             .serve_with_incoming_shutdown(Box::pin(door.into_stream()), stopped)
             .await;
         if let Err(error) = served {
-            tracing::error!(error = crate::service::code::explain(&error), "gRPC server failed");
+            tracing::error!(
+                error = crate::service::code::explain(&error),
+                "gRPC server failed"
+            );
         }
     }
     .boxed()
@@ -343,7 +392,9 @@ fn serve_grpc(router: Router, door: Door, stopped: Stopped) -> BoxFuture<'static
 fn serve_http(pages: Pages, door: Door, stopped: Stopped) -> BoxFuture<'static, ()> {
     async move {
         let make = router(pages).into_make_service_with_connect_info::<crate::tls::Peer>();
-        let served = axum::serve(door, make).with_graceful_shutdown(stopped).await;
+        let served = axum::serve(door, make)
+            .with_graceful_shutdown(stopped)
+            .await;
         if let Err(error) = served {
             tracing::error!(%error, "HTTP server failed");
         }
@@ -376,9 +427,7 @@ async fn grpc_router(
             MessagingServiceServer::new(messaging)
                 .max_decoding_message_size(limits::REQUEST_BYTES_MAX),
         )
-        .add_service(
-            AdminServer::new(admin).max_decoding_message_size(limits::REQUEST_BYTES_MAX),
-        )
+        .add_service(AdminServer::new(admin).max_decoding_message_size(limits::REQUEST_BYTES_MAX))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
@@ -387,7 +436,11 @@ async fn grpc_router(
 
 /// The whole server and both services stand and fall together.
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for service in ["", "apache.rocketmq.v2.MessagingService", "millpond.v1.Admin"] {
+    for service in [
+        "",
+        "apache.rocketmq.v2.MessagingService",
+        "millpond.v1.Admin",
+    ] {
         health.set_service_status(service, status).await;
     }
 }

@@ -119,7 +119,9 @@ pub struct Connection {
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -197,7 +199,9 @@ pub struct Door {
 
 impl std::fmt::Debug for Door {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Door").field("listener", &self.listener).finish_non_exhaustive()
+        f.debug_struct("Door")
+            .field("listener", &self.listener)
+            .finish_non_exhaustive()
     }
 }
 
@@ -293,10 +297,7 @@ async fn arrival(
     Ok((listener.accept().await?, permit))
 }
 
-async fn open(
-    accepted: Accepted,
-    tls: Option<TlsAcceptor>,
-) -> io::Result<(Box<dyn Duplex>, Peer)> {
+async fn open(accepted: Accepted, tls: Option<TlsAcceptor>) -> io::Result<(Box<dyn Duplex>, Peer)> {
     let Accepted { mut io, peer } = accepted;
     let plain = Peer {
         address: peer,

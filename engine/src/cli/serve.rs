@@ -84,8 +84,7 @@ pub async fn serve(
     let running = Server::start(config, parts).await?;
     let (grpc, http) = (dialled(running.grpc_addr), dialled(running.http_addr));
     terminal.say(&format!(
-        "Millpond {} serves {}\n  gRPC  {grpc}  RocketMQ 5 clients, and this command line\n  \
-         HTTP  http://{http}  /livez and /readyz\n  Ctrl-C stops it",
+        "Millpond {} serves {}\ngrpc listening on {grpc}\nhttp listening on {http}\nCtrl-C stops it",
         env!("CARGO_PKG_VERSION"),
         args.data.display()
     ))?;

@@ -33,17 +33,25 @@ async fn listen(network: &dyn Network) -> Listening {
     let config = config.check().unwrap();
     let bound = bind(&config, network).await.unwrap();
     let spawn = Arc::new(Runtimes::single());
-    Listening::begin(&config, bound, Arc::new(SystemClock), spawn).await.unwrap()
+    Listening::begin(&config, bound, Arc::new(SystemClock), spawn)
+        .await
+        .unwrap()
 }
 
 async fn channel(listening: &Listening) -> Channel {
     let address = format!("http://{}", listening.grpc_addr);
-    Channel::from_shared(address).unwrap().connect().await.unwrap()
+    Channel::from_shared(address)
+        .unwrap()
+        .connect()
+        .await
+        .unwrap()
 }
 
 fn from_client<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.metadata_mut().insert("x-mq-client-id", "here@1".parse().unwrap());
+    request
+        .metadata_mut()
+        .insert("x-mq-client-id", "here@1".parse().unwrap());
     request
 }
 
@@ -95,7 +103,9 @@ impl ServerCertVerifier for AnyCertificate {
 /// Begins HTTP/2 and waits for the server's settings frame.
 async fn greet(mut io: impl AsyncRead + AsyncWrite + Unpin) {
     let empty_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .unwrap();
     io.write_all(&empty_settings).await.unwrap();
     io.flush().await.unwrap();
     let mut frame = [0; 9];
@@ -132,7 +142,11 @@ async fn tls_and_plaintext_share_the_port() {
 async fn health_says_not_serving_until_the_gate_opens() {
     let listening = listen(&TcpNetwork).await;
     let mut client = HealthClient::new(channel(&listening).await);
-    for service in ["", "apache.rocketmq.v2.MessagingService", "millpond.v1.Admin"] {
+    for service in [
+        "",
+        "apache.rocketmq.v2.MessagingService",
+        "millpond.v1.Admin",
+    ] {
         let request = tonic_health::pb::HealthCheckRequest {
             service: service.to_owned(),
         };
@@ -152,18 +166,35 @@ async fn reflection_lists_every_service() {
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
     let requests = futures::stream::iter([request]);
-    let mut answers = client.server_reflection_info(requests).await.unwrap().into_inner();
-    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let mut answers = client
+        .server_reflection_info(requests)
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers
+        .message()
+        .await
+        .unwrap()
+        .unwrap()
+        .message_response
+        .unwrap();
     let MessageResponse::ListServicesResponse(list) = answer else {
         panic!("a list");
     };
-    let names: Vec<_> = list.service.into_iter().map(|ServiceResponse { name }| name).collect();
+    let names: Vec<_> = list
+        .service
+        .into_iter()
+        .map(|ServiceResponse { name }| name)
+        .collect();
     for name in [
         "apache.rocketmq.v2.MessagingService",
         "millpond.v1.Admin",
         "grpc.health.v1.Health",
     ] {
-        assert!(names.iter().any(|listed| listed == name), "{name} in {names:?}");
+        assert!(
+            names.iter().any(|listed| listed == name),
+            "{name} in {names:?}"
+        );
     }
     drop((client, answers));
     listening.end().await;
@@ -174,13 +205,25 @@ async fn calls_are_answered_with_a_status_inside() {
     let listening = listen(&TcpNetwork).await;
     let mut client = MessagingServiceClient::new(channel(&listening).await);
 
-    let beat = client.heartbeat(pb::HeartbeatRequest::default()).await.unwrap().into_inner();
+    let beat = client
+        .heartbeat(pb::HeartbeatRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(code(beat.status), pb::Code::ClientIdRequired);
-    let beat = client.heartbeat(from_client(pb::HeartbeatRequest::default())).await.unwrap();
+    let beat = client
+        .heartbeat(from_client(pb::HeartbeatRequest::default()))
+        .await
+        .unwrap();
     assert_eq!(code(beat.into_inner().status), pb::Code::Ok);
 
     let missing = from_client(pb::EndTransactionRequest::default());
-    let missing = client.end_transaction(missing).await.unwrap().into_inner().status;
+    let missing = client
+        .end_transaction(missing)
+        .await
+        .unwrap()
+        .into_inner()
+        .status;
     assert!(missing.as_ref().unwrap().message.contains("transactions"));
     assert_eq!(code(missing), pb::Code::NotImplemented);
 
@@ -244,7 +287,9 @@ async fn telemetry_with_an_endless_deadline_lives_until_the_server_stops() {
         })),
     };
     let mut request = from_client(futures::stream::iter([settings]));
-    request.metadata_mut().insert("grpc-timeout", "99999999H".parse().unwrap());
+    request
+        .metadata_mut()
+        .insert("grpc-timeout", "99999999H".parse().unwrap());
     let mut commands = client.telemetry(request).await.unwrap().into_inner();
     let first = commands.message().await.unwrap().unwrap();
     assert_eq!(code(first.status), pb::Code::Ok);
@@ -293,6 +338,9 @@ async fn a_taken_port_is_named_with_its_flag() {
     let _taken = bind_one(&network, address, "--grpc").await.unwrap();
     let error = bind_one(&network, address, "--grpc").await.unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("127.0.0.1:8081") && text.contains("--grpc"), "{text}");
+    assert!(
+        text.contains("127.0.0.1:8081") && text.contains("--grpc"),
+        "{text}"
+    );
     assert_eq!(error.remedy(), Remedy::FixRequest);
 }

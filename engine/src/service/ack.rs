@@ -25,7 +25,11 @@ pub async fn ack_message(
     let topic = topic_name(request.get_ref().topic.as_ref())?;
     let group = group_name(request.get_ref().group.as_ref())?;
     let admitted = gate
-        .admit(request.extensions(), Action::Consume, Resource::Topic(topic.as_str()))?
+        .admit(
+            request.extensions(),
+            Action::Consume,
+            Resource::Topic(topic.as_str()),
+        )?
         .also(Action::Consume, Resource::Group(group.as_str()))?;
     let broker = admitted.broker()?;
     let entries = request.into_inner().entries;
@@ -43,7 +47,9 @@ pub async fn ack_message(
     };
     let entries = answers(entries, malformed, results);
     Ok(pb::AckMessageResponse {
-        status: Some(code::summary(entries.iter().filter_map(|entry| entry.status.as_ref()))),
+        status: Some(code::summary(
+            entries.iter().filter_map(|entry| entry.status.as_ref()),
+        )),
         entries,
     })
 }
@@ -60,7 +66,11 @@ pub async fn change_invisible_duration(
     let topic = topic_name(request.get_ref().topic.as_ref())?;
     let group = group_name(request.get_ref().group.as_ref())?;
     let admitted = gate
-        .admit(request.extensions(), Action::Consume, Resource::Topic(topic.as_str()))?
+        .admit(
+            request.extensions(),
+            Action::Consume,
+            Resource::Topic(topic.as_str()),
+        )?
         .also(Action::Consume, Resource::Group(group.as_str()))?;
     let request = request.get_ref();
     // Node sends an empty duration for "at once".
@@ -148,7 +158,10 @@ mod tests {
             why: "its invisible time is over",
         };
         let answers = answers(entries, malformed, vec![Ok(()), Err(expired)]);
-        let codes: Vec<_> = answers.iter().map(|a| a.status.as_ref().unwrap().code).collect();
+        let codes: Vec<_> = answers
+            .iter()
+            .map(|a| a.status.as_ref().unwrap().code)
+            .collect();
         let invalid = i32::from(Code::InvalidReceiptHandle);
         assert_eq!(codes, [i32::from(Code::Ok), invalid, invalid]);
         assert_eq!(answers[1].receipt_handle, "not one of ours");

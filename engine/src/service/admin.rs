@@ -17,9 +17,7 @@ use millpond_storage::format::envelope::{Envelope, PropertyValue};
 use tonic::{Request, Response, Status};
 
 use crate::authorize::{Action, Resource};
-use crate::broker::{
-    BrokerError, Group, GroupProgress, GroupStart, NewTopic, Topic, TopicType,
-};
+use crate::broker::{BrokerError, Group, GroupProgress, GroupStart, NewTopic, Topic, TopicType};
 use crate::service::code::{explain, grpc, of_remedy};
 use crate::service::gate::{Admitted, Gate};
 use crate::service::query;
@@ -71,7 +69,11 @@ impl Admin for Administration {
             primary_key: Vec::new(),
             written_by: None,
         };
-        let made = admitted.broker()?.create_topic(topic).await.map_err(|e| grpc(&e))?;
+        let made = admitted
+            .broker()?
+            .create_topic(topic)
+            .await
+            .map_err(|e| grpc(&e))?;
         Ok(Response::new(topic_to_wire(made)))
     }
 
@@ -168,9 +170,13 @@ impl Admin for Administration {
         let altered = if request.start.is_empty() {
             broker.group(&group_name(&request.name)?)
         } else {
-            broker.alter_group(group(&request.name, &request.start)?).await
+            broker
+                .alter_group(group(&request.name, &request.start)?)
+                .await
         };
-        Ok(Response::new(group_to_wire(&altered.map_err(|e| grpc(&e))?)))
+        Ok(Response::new(group_to_wire(
+            &altered.map_err(|e| grpc(&e))?,
+        )))
     }
 
     async fn list_groups(
@@ -233,7 +239,9 @@ impl Admin for Administration {
         let admitted = self.admit(&request, Action::Describe, Resource::Job(name))?;
         let job = admitted.inside()?.sql.job(name);
         job.map(Response::new).ok_or_else(|| {
-            Status::not_found(format!("job {name:?} does not exist; list them with: millpond job ls"))
+            Status::not_found(format!(
+                "job {name:?} does not exist; list them with: millpond job ls"
+            ))
         })
     }
 
@@ -255,12 +263,20 @@ impl Admin for Administration {
         let sql = request.into_inner().sql;
         query::check_length(&sql)?;
         let statements = Arc::clone(&admitted.inside()?.sql);
-        Ok(Response::new(query::run(statements, self.spawn.as_ref(), sql)))
+        Ok(Response::new(query::run(
+            statements,
+            self.spawn.as_ref(),
+            sql,
+        )))
     }
 
     async fn tier(&self, request: Request<pb::TierRequest>) -> Answered<pb::TierResponse> {
         let admitted = self.admit(&request, Action::Manage, Resource::Server)?;
-        let tiered = admitted.broker()?.tier().await.map_err(|e| tier_status(&e))?;
+        let tiered = admitted
+            .broker()?
+            .tier()
+            .await
+            .map_err(|e| tier_status(&e))?;
         Ok(Response::new(pb::TierResponse {
             messages: tiered.messages,
             bytes: tiered.bytes,
@@ -269,7 +285,10 @@ impl Admin for Administration {
 }
 
 fn tier_status(error: &TierError) -> Status {
-    tracing::error!(error = explain(error), "moving messages to the cold tier failed");
+    tracing::error!(
+        error = explain(error),
+        "moving messages to the cold tier failed"
+    );
     Status::new(of_remedy(error.remedy()), explain(error))
 }
 
@@ -417,15 +436,24 @@ mod tests {
         let fifo = check_type("FIFO").unwrap_err();
         assert_eq!(fifo.code(), tonic::Code::Unimplemented);
         assert!(fifo.message().contains("normal"), "{fifo}");
-        assert_eq!(check_type("x").unwrap_err().code(), tonic::Code::InvalidArgument);
+        assert_eq!(
+            check_type("x").unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
     }
 
     #[test]
     fn a_group_starts_where_it_is_told() {
         assert_eq!(group("g", "").unwrap().start, GroupStart::Earliest);
         assert_eq!(group("g", "latest").unwrap().start, GroupStart::Latest);
-        assert_eq!(group("g", "now").unwrap_err().code(), tonic::Code::InvalidArgument);
-        assert_eq!(group("g.h", "").unwrap_err().code(), tonic::Code::InvalidArgument);
+        assert_eq!(
+            group("g", "now").unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
+        assert_eq!(
+            group("g.h", "").unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
     }
 
     #[test]

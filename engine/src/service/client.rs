@@ -55,7 +55,9 @@ impl Clients {
         let full = known.clients.len() >= limits::CLIENTS_MAX;
         let expiry = millis(limits::CLIENT_EXPIRY_MS);
         if now.since(known.swept_at) > expiry || (full && now > known.swept_at) {
-            known.clients.retain(|_, (_, heard)| now.since(*heard) <= expiry);
+            known
+                .clients
+                .retain(|_, (_, heard)| now.since(*heard) <= expiry);
             known.swept_at = now;
         }
         if known.clients.len() >= limits::CLIENTS_MAX && !known.clients.contains_key(id) {
@@ -96,7 +98,10 @@ impl Clients {
 /// # Errors
 /// `CLIENT_ID_REQUIRED` without one.
 pub fn client_id(metadata: &MetadataMap) -> Result<&str, Refusal> {
-    let id = metadata.get("x-mq-client-id").and_then(|id| id.to_str().ok()).unwrap_or("");
+    let id = metadata
+        .get("x-mq-client-id")
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or("");
     if id.trim().is_empty() || id.len() > CLIENT_ID_BYTES_MAX {
         return Err(Refusal::new(
             Code::ClientIdRequired,
@@ -109,7 +114,10 @@ pub fn client_id(metadata: &MetadataMap) -> Result<&str, Refusal> {
 /// The version of the client's SDK, empty when it does not say.
 #[must_use]
 pub fn client_version(metadata: &MetadataMap) -> &str {
-    metadata.get("x-mq-client-version").and_then(|text| text.to_str().ok()).unwrap_or("")
+    metadata
+        .get("x-mq-client-version")
+        .and_then(|text| text.to_str().ok())
+        .unwrap_or("")
 }
 
 #[cfg(test)]
@@ -136,9 +144,15 @@ mod tests {
     #[test]
     fn a_call_without_client_id_is_refused() {
         let mut metadata = MetadataMap::new();
-        assert_eq!(client_id(&metadata).unwrap_err().code, Code::ClientIdRequired);
+        assert_eq!(
+            client_id(&metadata).unwrap_err().code,
+            Code::ClientIdRequired
+        );
         metadata.insert("x-mq-client-id", "  ".parse().unwrap());
-        assert_eq!(client_id(&metadata).unwrap_err().code, Code::ClientIdRequired);
+        assert_eq!(
+            client_id(&metadata).unwrap_err().code,
+            Code::ClientIdRequired
+        );
         metadata.insert("x-mq-client-id", "host@1@2".parse().unwrap());
         assert_eq!(client_id(&metadata).unwrap(), "host@1@2");
     }

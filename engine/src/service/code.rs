@@ -212,7 +212,10 @@ mod tests {
         let topic = millpond_proto::name::TopicName::new("a.b").unwrap_err();
         assert_eq!(Refusal::from(topic).code, Code::IllegalTopic);
         let group = millpond_proto::name::GroupName::new("").unwrap_err();
-        assert_eq!(Refusal::from(BrokerError::Name(group)).code, Code::IllegalConsumerGroup);
+        assert_eq!(
+            Refusal::from(BrokerError::Name(group)).code,
+            Code::IllegalConsumerGroup
+        );
     }
 
     #[test]
@@ -231,7 +234,10 @@ mod tests {
         let bad = Refusal::new(Code::InvalidReceiptHandle, "gone").into_status();
         let code = |entries: &[pb::Status]| summary(entries).code;
         assert_eq!(code(&[ok(), ok()]), i32::from(Code::Ok));
-        assert_eq!(code(&[bad.clone(), bad.clone()]), i32::from(Code::InvalidReceiptHandle));
+        assert_eq!(
+            code(&[bad.clone(), bad.clone()]),
+            i32::from(Code::InvalidReceiptHandle)
+        );
         assert_eq!(code(&[ok(), bad]), i32::from(Code::MultipleResults));
         assert_eq!(code(&[]), i32::from(Code::InternalServerError));
     }

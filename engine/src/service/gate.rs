@@ -155,7 +155,9 @@ impl<'a> Admitted<'a> {
     /// # Errors
     /// [`Denied`] when it may not.
     pub fn also(self, action: Action, resource: Resource<'_>) -> Result<Self, Denied> {
-        self.gate.policy.authorize(self.principal, action, resource)?;
+        self.gate
+            .policy
+            .authorize(self.principal, action, resource)?;
         Ok(self)
     }
 
@@ -225,7 +227,9 @@ mod tests {
     fn before_the_folder_is_open_callers_are_told_to_wait() {
         let gate = gate();
         let peer = "127.0.0.1:9".parse().unwrap();
-        let admitted = gate.admit_peer(peer, Action::Describe, Resource::Server).unwrap();
+        let admitted = gate
+            .admit_peer(peer, Action::Describe, Resource::Server)
+            .unwrap();
         assert_eq!(admitted.broker().map(|_| ()).unwrap_err(), Denied::Starting);
         gate.stop();
         assert_eq!(admitted.broker().map(|_| ()).unwrap_err(), Denied::Stopping);
@@ -241,6 +245,9 @@ mod tests {
             .map(|_| ())
             .unwrap_err();
         assert_eq!(Refusal::from(denied.clone()).code, Code::Unauthorized);
-        assert_eq!(tonic::Status::from(denied).code(), tonic::Code::PermissionDenied);
+        assert_eq!(
+            tonic::Status::from(denied).code(),
+            tonic::Code::PermissionDenied
+        );
     }
 }

@@ -39,7 +39,9 @@ impl Messaging {
     /// Checks a call that is about the client itself.
     fn client<T>(&self, request: &Request<T>) -> Result<String, Refusal> {
         let id = client_id(request.metadata())?;
-        let _admitted = self.gate.admit(request.extensions(), Action::Describe, Resource::Server)?;
+        let _admitted =
+            self.gate
+                .admit(request.extensions(), Action::Describe, Resource::Server)?;
         Ok(id.to_owned())
     }
 
@@ -97,7 +99,11 @@ type Answered<T> = Result<Response<T>, Status>;
 
 fn answer<T: Answer>(result: Result<T, Refusal>) -> Answered<T> {
     Ok(Response::new(result.unwrap_or_else(|refusal| {
-        tracing::debug!(code = refusal.code.as_str_name(), message = refusal.message, "refused");
+        tracing::debug!(
+            code = refusal.code.as_str_name(),
+            message = refusal.message,
+            "refused"
+        );
         T::refused(refusal.into_status())
     })))
 }
@@ -163,7 +169,8 @@ impl MessagingService for Messaging {
         &self,
         request: Request<pb::ForwardMessageToDeadLetterQueueRequest>,
     ) -> Answered<pb::ForwardMessageToDeadLetterQueueResponse> {
-        let what = "dead letter queues are not served yet; acknowledge the message, or let it come back";
+        let what =
+            "dead letter queues are not served yet; acknowledge the message, or let it come back";
         answer(Err(self.missing(&request, what)))
     }
 

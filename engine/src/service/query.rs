@@ -40,7 +40,9 @@ pub struct Answer {
 
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answer").field("schema", &self.schema).finish_non_exhaustive()
+        f.debug_struct("Answer")
+            .field("schema", &self.schema)
+            .finish_non_exhaustive()
     }
 }
 
@@ -151,7 +153,11 @@ async fn send(bytes: Vec<u8>, sender: &Sender) -> bool {
     let mut bytes = Bytes::from(bytes);
     while !bytes.is_empty() {
         let piece = bytes.split_to(bytes.len().min(FRAME_BYTES_MAX));
-        if sender.send(Ok(frame(Content::ArrowIpc(piece)))).await.is_err() {
+        if sender
+            .send(Ok(frame(Content::ArrowIpc(piece))))
+            .await
+            .is_err()
+        {
             return false;
         }
     }
@@ -165,7 +171,9 @@ fn frame(content: Content) -> pb::QueryResponse {
 }
 
 fn encode(error: &ArrowError) -> Status {
-    Status::internal(format!("could not encode the rows: {error}; please report this"))
+    Status::internal(format!(
+        "could not encode the rows: {error}; please report this"
+    ))
 }
 
 #[cfg(test)]

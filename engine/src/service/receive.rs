@@ -101,14 +101,24 @@ fn check(
     let name = topic_name(queue.and_then(|queue| queue.topic.as_ref()))?;
     let group = group_name(request.get_ref().group.as_ref())?;
     let admitted = gate
-        .admit(request.extensions(), Action::Consume, Resource::Topic(name.as_str()))?
+        .admit(
+            request.extensions(),
+            Action::Consume,
+            Resource::Topic(name.as_str()),
+        )?
         .also(Action::Consume, Resource::Group(group.as_str()))?;
-    let client = clients.heard(client_id, gate.clock().now()).unwrap_or_default();
+    let client = clients
+        .heard(client_id, gate.clock().now())
+        .unwrap_or_default();
     check_filter(request.get_ref().filter_expression.as_ref())?;
     let invisible_ms = invisible_ms(request.get_ref())?;
     let Client { request_timeout_ms } = client;
     let poll = Poll {
-        asked_ms: request.get_ref().long_polling_timeout.as_ref().map(duration_ms),
+        asked_ms: request
+            .get_ref()
+            .long_polling_timeout
+            .as_ref()
+            .map(duration_ms),
         deadline: timeout(request.metadata()),
         request_timeout_ms,
         client_version: client_version(request.metadata()),
@@ -193,7 +203,11 @@ mod tests {
         assert_eq!(invisible(false, Some(10_000)), Ok(10_000));
         assert_eq!(invisible(false, Some(43_200_000)), Ok(43_200_000));
         for bad in [None, Some(0), Some(9_999), Some(43_200_001)] {
-            assert_eq!(invisible(false, bad), Err(Code::IllegalInvisibleTime), "{bad:?}");
+            assert_eq!(
+                invisible(false, bad),
+                Err(Code::IllegalInvisibleTime),
+                "{bad:?}"
+            );
         }
         assert_eq!(invisible(true, None), Ok(60_000));
     }

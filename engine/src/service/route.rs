@@ -23,7 +23,9 @@ const ALL_QUEUES: i32 = -1;
 /// # Errors
 /// `ILLEGAL_TOPIC` with the rule it breaks.
 pub fn topic_name(topic: Option<&pb::Resource>) -> Result<TopicName, Refusal> {
-    Ok(TopicName::new(topic.map_or("", |topic| topic.name.as_str()))?)
+    Ok(TopicName::new(
+        topic.map_or("", |topic| topic.name.as_str()),
+    )?)
 }
 
 /// The checked name of a consumer group in a request.
@@ -31,7 +33,9 @@ pub fn topic_name(topic: Option<&pb::Resource>) -> Result<TopicName, Refusal> {
 /// # Errors
 /// `ILLEGAL_CONSUMER_GROUP` with the rule it breaks.
 pub fn group_name(group: Option<&pb::Resource>) -> Result<GroupName, Refusal> {
-    Ok(GroupName::new(group.map_or("", |group| group.name.as_str()))?)
+    Ok(GroupName::new(
+        group.map_or("", |group| group.name.as_str()),
+    )?)
 }
 
 /// Every queue of a topic.
@@ -75,7 +79,11 @@ pub fn query_assignment(
     let name = topic_name(request.get_ref().topic.as_ref())?;
     let group = group_name(request.get_ref().group.as_ref())?;
     let admitted = gate
-        .admit(request.extensions(), Action::Consume, Resource::Topic(name.as_str()))?
+        .admit(
+            request.extensions(),
+            Action::Consume,
+            Resource::Topic(name.as_str()),
+        )?
         .also(Action::Consume, Resource::Group(group.as_str()))?;
     let request = request.get_ref();
     let endpoints = endpoints(request.endpoints.as_ref())?;
@@ -135,7 +143,12 @@ mod tests {
                 .collect(),
         };
         assert!(endpoints(Some(&of(&[("127.0.0.1", 8081)]))).is_ok());
-        for bad in [of(&[]), of(&[("", 1)]), of(&[("a", 0)]), of(&[("a", 1), ("b", 65536)])] {
+        for bad in [
+            of(&[]),
+            of(&[("", 1)]),
+            of(&[("a", 0)]),
+            of(&[("a", 1), ("b", 65536)]),
+        ] {
             let refusal = endpoints(Some(&bad)).unwrap_err();
             assert_eq!(refusal.code, Code::IllegalAccessPoint, "{bad:?}");
         }
@@ -145,6 +158,9 @@ mod tests {
     #[test]
     fn missing_names_are_refused_like_empty_ones() {
         assert_eq!(topic_name(None).unwrap_err().code, Code::IllegalTopic);
-        assert_eq!(group_name(None).unwrap_err().code, Code::IllegalConsumerGroup);
+        assert_eq!(
+            group_name(None).unwrap_err().code,
+            Code::IllegalConsumerGroup
+        );
     }
 }

@@ -128,9 +128,15 @@ pub async fn send_message(
         .into());
     }
     let results = broker.send(&name, envelopes).await?;
-    let entries: Vec<_> = results.into_iter().zip(ids).map(|(sent, id)| entry(sent, id)).collect();
+    let entries: Vec<_> = results
+        .into_iter()
+        .zip(ids)
+        .map(|(sent, id)| entry(sent, id))
+        .collect();
     Ok(pb::SendMessageResponse {
-        status: Some(code::summary(entries.iter().filter_map(|entry| entry.status.as_ref()))),
+        status: Some(code::summary(
+            entries.iter().filter_map(|entry| entry.status.as_ref()),
+        )),
         entries,
     })
 }
@@ -153,9 +159,13 @@ fn entry(sent: Result<Sent, BrokerError>, message_id: String) -> pb::SendResultE
 fn one_topic(messages: &[pb::Message]) -> Result<&str, Refusal> {
     let corrupted = |text: &str| Refusal::new(Code::MessageCorrupted, text);
     let name = |message: &pb::Message| message.topic.as_ref().map(|topic| topic.name.clone());
-    let first = messages.first().ok_or_else(|| corrupted("no message; send at least one"))?;
+    let first = messages
+        .first()
+        .ok_or_else(|| corrupted("no message; send at least one"))?;
     if messages.iter().any(|message| name(message) != name(first)) {
-        return Err(corrupted("messages of several topics in one call; send one topic per call"));
+        return Err(corrupted(
+            "messages of several topics in one call; send one topic per call",
+        ));
     }
     Ok(first.topic.as_ref().map_or("", |topic| topic.name.as_str()))
 }
@@ -168,7 +178,11 @@ fn check(message: pb::Message, now: Timestamp) -> Result<Envelope, Refusal> {
     if properties.len() > limits::PROPERTIES_MAX {
         return Err(Refusal::new(
             Code::MessagePropertiesTooLarge,
-            format!("{} user properties, limit {}", properties.len(), limits::PROPERTIES_MAX),
+            format!(
+                "{} user properties, limit {}",
+                properties.len(),
+                limits::PROPERTIES_MAX
+            ),
         ));
     }
     for (key, value) in &properties {
@@ -192,7 +206,10 @@ fn check(message: pb::Message, now: Timestamp) -> Result<Envelope, Refusal> {
             ));
         }
     }
-    let bytes = properties.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+    let bytes = properties
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum::<usize>()
         + tag.as_ref().map_or(0, String::len)
         + system.keys.iter().map(String::len).sum::<usize>();
     if bytes > limits::PROPERTIES_BYTES_MAX {
@@ -256,10 +273,14 @@ fn check_body(body: &Bytes) -> Result<(), Refusal> {
 fn check_property(key: &str, value: &str) -> Result<(), Refusal> {
     let illegal = |text| Err(Refusal::new(Code::IllegalMessagePropertyKey, text));
     if RESERVED_KEYS.contains(&key) {
-        return illegal(format!("property {key:?} is reserved by the system; rename it"));
+        return illegal(format!(
+            "property {key:?} is reserved by the system; rename it"
+        ));
     }
     if has_control(key) || has_control(value) {
-        return illegal(format!("property {key:?} has control characters; remove them"));
+        return illegal(format!(
+            "property {key:?} has control characters; remove them"
+        ));
     }
     Ok(())
 }
@@ -269,7 +290,10 @@ fn check_system(system: &pb::SystemProperties, now: Timestamp) -> Result<(), Ref
     if id.trim().is_empty() || id.len() > limits::MESSAGE_ID_BYTES_MAX {
         return Err(Refusal::new(
             Code::IllegalMessageId,
-            format!("give the message an id of 1 to {} bytes", limits::MESSAGE_ID_BYTES_MAX),
+            format!(
+                "give the message an id of 1 to {} bytes",
+                limits::MESSAGE_ID_BYTES_MAX
+            ),
         ));
     }
     let orphan = system.orphaned_transaction_recovery_duration.as_ref();
@@ -287,7 +311,10 @@ fn check_system(system: &pb::SystemProperties, now: Timestamp) -> Result<(), Ref
             format!("the delivery time is more than {DELAY_MS_MAX} ms ahead"),
         ));
     }
-    if let Some(group) = system.message_group.as_ref().filter(|group| !group.is_empty())
+    if let Some(group) = system
+        .message_group
+        .as_ref()
+        .filter(|group| !group.is_empty())
         && (group.trim().is_empty()
             || group.len() > limits::MESSAGE_GROUP_BYTES_MAX
             || has_control(group))
@@ -404,26 +431,36 @@ mod tests {
                 m.user_properties.insert("a".to_owned(), "\u{1}".to_owned());
             }),
             (Code::IllegalMessageTag, |_, s| s.tag = Some(" ".to_owned())),
-            (Code::IllegalMessageTag, |_, s| s.tag = Some("a|b".to_owned())),
-            (Code::IllegalMessageKey, |_, s| s.keys = vec!["\t".to_owned()]),
+            (Code::IllegalMessageTag, |_, s| {
+                s.tag = Some("a|b".to_owned())
+            }),
+            (Code::IllegalMessageKey, |_, s| {
+                s.keys = vec!["\t".to_owned()]
+            }),
             (Code::MessagePropertiesTooLarge, |m, _| {
                 let value = "x".repeat(limits::PROPERTIES_BYTES_MAX);
                 m.user_properties.insert("a".to_owned(), value);
             }),
             (Code::IllegalMessageId, |_, s| s.message_id = " ".to_owned()),
-            (Code::IllegalMessageId, |_, s| s.message_id = "x".repeat(256)),
+            (Code::IllegalMessageId, |_, s| {
+                s.message_id = "x".repeat(256)
+            }),
             (Code::BadRequest, |_, s| {
                 s.orphaned_transaction_recovery_duration =
                     Some(crate::service::time::wire_duration(3_600_001));
             }),
-            (Code::IllegalMessageGroup, |_, s| s.message_group = Some("g".repeat(64))),
+            (Code::IllegalMessageGroup, |_, s| {
+                s.message_group = Some("g".repeat(64))
+            }),
             (Code::MessagePropertyConflictWithType, |_, s| {
                 s.message_group = Some("g".to_owned());
             }),
             (Code::MessagePropertyConflictWithType, |_, s| {
                 s.message_type = pb::MessageType::Transaction.into();
             }),
-            (Code::MessagePropertyConflictWithType, |_, s| s.priority = Some(1)),
+            (Code::MessagePropertyConflictWithType, |_, s| {
+                s.priority = Some(1)
+            }),
             (Code::MessagePropertyConflictWithType, |_, s| {
                 s.lite_topic = Some("l".to_owned());
             }),
@@ -446,7 +483,10 @@ mod tests {
             s.message_id.clear();
             s.priority = Some(1);
         });
-        assert_eq!(check(all_wrong, NOW).unwrap_err().code, Code::MessageBodyEmpty);
+        assert_eq!(
+            check(all_wrong, NOW).unwrap_err().code,
+            Code::MessageBodyEmpty
+        );
     }
 
     #[test]

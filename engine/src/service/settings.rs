@@ -103,7 +103,10 @@ fn resend() -> pb::RetryPolicy {
 }
 
 fn redelivery() -> pb::RetryPolicy {
-    let next = REDELIVERY_S.iter().map(|s| wire_duration(s * 1000)).collect();
+    let next = REDELIVERY_S
+        .iter()
+        .map(|s| wire_duration(s * 1000))
+        .collect();
     pb::RetryPolicy {
         max_attempts: limits::DELIVERY_ATTEMPTS_MAX,
         strategy: Some(Strategy::CustomizedBackoff(pb::CustomizedBackoff { next })),
@@ -112,11 +115,16 @@ fn redelivery() -> pb::RetryPolicy {
 
 fn check_properties(settings: &pb::Settings) -> Result<(), Refusal> {
     let properties = &settings.client_properties;
-    let bytes: usize = properties.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let bytes: usize = properties
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
     let good_key = |key: &str| {
         key.len() <= CLIENT_PROPERTY_KEY_BYTES_MAX
             && key.starts_with(|c: char| c.is_ascii_alphabetic())
-            && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+            && key
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
     };
     let good = properties.len() <= CLIENT_PROPERTIES_MAX
         && bytes <= CLIENT_PROPERTIES_BYTES_MAX
@@ -168,7 +176,10 @@ mod tests {
         assert_eq!(publishing.max_body_size, 4 * 1024 * 1024);
         let policy = merged.backoff_policy.unwrap();
         assert_eq!(policy.max_attempts, 3);
-        assert!(matches!(policy.strategy, Some(Strategy::ExponentialBackoff(_))));
+        assert!(matches!(
+            policy.strategy,
+            Some(Strategy::ExponentialBackoff(_))
+        ));
         assert!(!merged.metric.unwrap().on);
         assert_eq!(merged.user_agent.unwrap().hostname, "here");
     }
@@ -206,7 +217,8 @@ mod tests {
         mixed.client_type = Some(pb::ClientType::PushConsumer.into());
         assert_eq!(code(mixed), Code::BadRequest);
         let mut odd = producer();
-        odd.client_properties.insert("1st".to_owned(), String::new());
+        odd.client_properties
+            .insert("1st".to_owned(), String::new());
         assert_eq!(code(odd), Code::InvalidClientProperties);
     }
 }

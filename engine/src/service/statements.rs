@@ -1,11 +1,14 @@
 //! SQL behind the services: statements to answers, jobs to their wire form, errors to statuses.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
 use millpond_proto::wire::admin as pb;
 use millpond_sql::continuous::{Continuous, JobStatus};
 use millpond_sql::error::SqlError;
+use millpond_sql::sql::Sql;
 use millpond_sql::statement::{Statement, parse};
 use tonic::{Code, Status};
 
@@ -13,43 +16,65 @@ use crate::service::code::{explain, of_remedy};
 use crate::service::query::{Answer, Statements};
 use crate::service::time::to_wire;
 
-/// The continuous half of SQL: views and jobs.
+/// SQL over the topics of this server.
 #[derive(Clone, Debug)]
-pub struct Jobs {
-    continuous: Arc<dyn Continuous>,
+pub struct Database {
+    sql: Arc<Sql>,
 }
 
-impl Jobs {
-    /// Jobs over their runtime.
+impl Database {
+    /// The statements of `sql`.
     #[must_use]
-    pub fn new(continuous: Arc<dyn Continuous>) -> Self {
-        Self { continuous }
+    pub fn new(sql: Arc<Sql>) -> Self {
+        Self { sql }
     }
 }
 
 #[async_trait]
-impl Statements for Jobs {
+impl Statements for Database {
     async fn execute(&self, sql: &str) -> Result<Answer, Status> {
-        parse(sql).map_err(|e| status(&e))?;
-        Err(Status::unimplemented(
-            "this server runs continuous queries only; submit one with: millpond job submit",
-        ))
+        let answer = self.sql.execute(sql).await.map_err(|e| status(&e))?;
+        let (command, notices) = (answer.command, answer.notices);
+        let read = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&read);
+        let rows = answer.batches.map(move |batch| match batch {
+            Ok(batch) => {
+                counted.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+                Ok(batch)
+            }
+            Err(error) => Err(status(&error)),
+        });
+        Ok(Answer {
+            schema: answer.schema,
+            rows: rows.boxed(),
+            summary: Box::new(move || {
+                // PostgreSQL's tag of a query tells its rows, which are known at the end alone.
+                let command = match command.as_str() {
+                    "SELECT" => format!("SELECT {}", read.load(Ordering::Relaxed)),
+                    _ => command,
+                };
+                pb::QuerySummary {
+                    command,
+                    notices: notices.list(),
+                }
+            }),
+        })
     }
 
     async fn submit(&self, sql: &str) -> Result<pb::Job, Status> {
-        submit(self.continuous.as_ref(), sql).await
+        submit(self.sql.jobs().as_ref(), sql).await
     }
 
     fn jobs(&self) -> Vec<pb::Job> {
-        self.continuous.list().into_iter().map(job).collect()
+        self.sql.jobs().list().into_iter().map(job).collect()
     }
 
     fn job(&self, name: &str) -> Option<pb::Job> {
-        self.continuous.describe(name).map(job)
+        self.sql.jobs().describe(name).map(job)
     }
 
     async fn cancel(&self, name: &str) -> Result<(), Status> {
-        self.continuous.drop(name).await.map_err(|e| status(&e))
+        self.sql.jobs().drop(name).await.map_err(|e| status(&e))
     }
 }
 
@@ -60,7 +85,10 @@ impl Statements for Jobs {
 pub async fn submit(continuous: &dyn Continuous, sql: &str) -> Result<pb::Job, Status> {
     let name = match parse(sql).map_err(|e| status(&e))? {
         Statement::CreateMaterializedView(view) => {
-            continuous.create_view(&view).await.map_err(|e| status(&e))?;
+            continuous
+                .create_view(&view)
+                .await
+                .map_err(|e| status(&e))?;
             view.name
         }
         Statement::CreateJob(spec) => {
@@ -75,9 +103,10 @@ pub async fn submit(continuous: &dyn Continuous, sql: &str) -> Result<pb::Job, S
         }
     };
     // It may have been dropped in between, and is then gone for good.
-    continuous.describe(&name).map(job).ok_or_else(|| {
-        Status::not_found(format!("job {name:?} was ended right after its start"))
-    })
+    continuous
+        .describe(&name)
+        .map(job)
+        .ok_or_else(|| Status::not_found(format!("job {name:?} was ended right after its start")))
 }
 
 /// A job as the wire has it.
@@ -128,7 +157,10 @@ mod tests {
     async fn only_continuous_statements_are_submitted() {
         let status = submit(&NoJobs, "SELECT 1").await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
-        assert!(status.message().contains("CREATE MATERIALIZED VIEW"), "{status}");
+        assert!(
+            status.message().contains("CREATE MATERIALIZED VIEW"),
+            "{status}"
+        );
         let status = submit(&NoJobs, "SELEC 1").await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
     }

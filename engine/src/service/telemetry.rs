@@ -37,12 +37,7 @@ struct Telemetry<S> {
 }
 
 /// Answers the commands of one client for as long as it listens.
-pub fn stream<S>(
-    gate: Arc<Gate>,
-    clients: Arc<Clients>,
-    client_id: String,
-    inbound: S,
-) -> Commands
+pub fn stream<S>(gate: Arc<Gate>, clients: Arc<Clients>, client_id: String, inbound: S) -> Commands
 where
     S: Stream<Item = Result<pb::TelemetryCommand, Status>> + Send + Unpin + 'static,
 {
@@ -179,7 +174,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn settings_are_answered_and_once_repeated() {
         let (gate, clients, sender, mut commands) = begin();
-        assert!(commands.next().now_or_never().is_none(), "nothing before settings");
+        assert!(
+            commands.next().now_or_never().is_none(),
+            "nothing before settings"
+        );
         sender.send(Ok(settings())).await.unwrap();
         let first = commands.next().await.unwrap().unwrap();
         assert_eq!(first.status.clone().unwrap().code, i32::from(pb::Code::Ok));
@@ -188,7 +186,10 @@ mod tests {
         let second = commands.next().await.unwrap().unwrap();
         assert_eq!(first, second);
         assert_eq!(gate.clock().now().since(before), REPEAT_AFTER);
-        assert!(commands.next().now_or_never().is_none(), "repeated once only");
+        assert!(
+            commands.next().now_or_never().is_none(),
+            "repeated once only"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -207,7 +208,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn another_first_command_ends_the_stream_with_the_reason() {
         let (_gate, _clients, sender, mut commands) = begin();
-        sender.send(Ok(pb::TelemetryCommand::default())).await.unwrap();
+        sender
+            .send(Ok(pb::TelemetryCommand::default()))
+            .await
+            .unwrap();
         let status = commands.next().await.unwrap().unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
         assert!(commands.next().await.is_none());

@@ -137,7 +137,9 @@ impl Poll<'_> {
 }
 
 fn version(text: &str) -> [u32; 3] {
-    let mut parts = text.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    let mut parts = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse().unwrap_or(0));
     std::array::from_fn(|_| parts.next().unwrap_or(0))
 }
 
@@ -158,7 +160,9 @@ mod tests {
             request_timeout_ms: 3000,
             client_version: "5.2.1",
         };
-        poll.wait().map(|wait| wait.as_millis()).map_err(|refusal| refusal.code)
+        poll.wait()
+            .map(|wait| wait.as_millis())
+            .map_err(|refusal| refusal.code)
     }
 
     #[test]
@@ -204,7 +208,10 @@ mod tests {
         assert_eq!(wait(Some(0), Some(3_000)), Ok(0));
         assert_eq!(wait(Some(-5), Some(3_000)), Ok(0));
         // Too little is left.
-        assert_eq!(wait(Some(20_000), Some(4_999)), Err(Code::IllegalPollingTime));
+        assert_eq!(
+            wait(Some(20_000), Some(4_999)),
+            Err(Code::IllegalPollingTime)
+        );
         assert_eq!(wait(None, Some(3_000)), Err(Code::IllegalPollingTime));
     }
 
@@ -227,7 +234,10 @@ mod tests {
         for ms in [0, 1, 999, 1000, 1_700_000_000_123, -1, -1001] {
             assert_eq!(from_wire(&to_wire(Timestamp(ms))), Timestamp(ms), "{ms}");
         }
-        let far = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
+        let far = prost_types::Timestamp {
+            seconds: i64::MAX,
+            nanos: 0,
+        };
         assert_eq!(from_wire(&far), Timestamp(i64::MAX));
     }
 }
