@@ -1,6 +1,9 @@
-//! The outside world and its formats: today files of CSV and NDJSON that are imported into a topic.
+//! The outside world and its formats.
 //!
-//! Reading order: [`import`] (what an import reads), [`format`](mod@format) (one file a format).
+//! A format turns message bodies into Arrow columns and rows of a result into bodies; an import turns a
+//! file into rows. Neither knows topics, queues or SQL.
+//!
+//! Reading order: [`format`](mod@format), [`import`].
 
 pub mod format;
 pub mod import;

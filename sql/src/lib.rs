@@ -4,8 +4,19 @@
 //! trait [`topic::Topics`], which the engine implements, so SQL writes through the same shard owners
 //! as any send without knowing it. What it needs of state files is an `ObjectStore` passed in.
 //!
-//! Reading order: [`topic`] (what is asked from above), `statement` (the dialect), `catalog`,
-//! `batch` (bounded queries), `plan`, `operator`, `state`, `job` (continuous queries).
+//! Reading order: [`topic`] (what is asked from above), [`statement`] and [`dialect`] (text in),
+//! [`catalog`] (a topic as a table), [`decode`] (envelopes to rows), [`plan`] (rewrites), [`runtime`]
+//! (what queries run in), [`continuous`] (what is asked of the job runtime), [`error`].
 
+pub mod catalog;
+pub mod continuous;
+pub mod decode;
+pub mod dialect;
+pub mod error;
+pub mod plan;
+pub mod runtime;
 pub mod sort;
+pub mod statement;
+#[cfg(any(test, feature = "test-util"))]
+pub mod testing;
 pub mod topic;

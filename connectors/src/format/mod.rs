@@ -1,7 +1,9 @@
 //! Formats of the outside world, one file each.
 //!
-//! Reading order: [`kind`] (which column type a value fits), [`csv`], [`ndjson`].
+//! Message bodies as columns: [`json`]. Files that are imported: [`kind`] (which column type a value
+//! fits), [`csv`], [`ndjson`].
 
 pub mod csv;
+pub mod json;
 pub mod kind;
 pub mod ndjson;

@@ -1,0 +1,116 @@
+//! What bounded SQL asks of the continuous half: start, stop and tell about queries that never end.
+//!
+//! The job runtime implements [`Continuous`]; a server without one, and many tests, use [`NoJobs`].
+
+use std::fmt;
+
+use async_trait::async_trait;
+use millpond_proto::time::Timestamp;
+
+use crate::error::SqlError;
+use crate::statement::{ContinuousJob, ContinuousView};
+
+/// What a continuous query is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// It follows its input.
+    Running,
+    /// It stopped on an error, see [`JobStatus::error`].
+    Failed,
+    /// It was ended by a user.
+    Cancelled,
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// A continuous query as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobStatus {
+    /// Name.
+    pub name: String,
+    /// What it is doing.
+    pub state: JobState,
+    /// The whole statement.
+    pub sql: String,
+    /// Last committed epoch.
+    pub epoch: u64,
+    /// No event earlier than this is expected; `None` before the first event.
+    pub watermark: Option<Timestamp>,
+    /// Rows read.
+    pub rows_in: u64,
+    /// Rows written.
+    pub rows_out: u64,
+    /// Rows that came after their window had closed.
+    pub rows_late: u64,
+    /// Rows whose body did not parse as the topic's columns.
+    pub rows_undecodable: u64,
+    /// Rows without an event time: they belong to no window.
+    pub rows_without_time: u64,
+    /// Size of its state.
+    pub state_bytes: u64,
+    /// Why a failed job stopped.
+    pub error: Option<String>,
+    /// Rows of input that are durable and not yet committed.
+    pub lag: u64,
+    /// Where its rows go.
+    pub output_topic: String,
+}
+
+/// The runtime of continuous queries.
+#[async_trait]
+pub trait Continuous: Send + Sync + fmt::Debug {
+    /// Starts a view; its topic exists when this returns.
+    async fn create_view(&self, view: &ContinuousView) -> Result<(), SqlError>;
+
+    /// Starts a job that writes into a topic.
+    async fn create_job(&self, job: &ContinuousJob) -> Result<(), SqlError>;
+
+    /// Ends a job, or a view together with its topic.
+    async fn drop(&self, name: &str) -> Result<(), SqlError>;
+
+    /// All continuous queries, by name.
+    fn list(&self) -> Vec<JobStatus>;
+
+    /// One continuous query.
+    fn describe(&self, name: &str) -> Option<JobStatus> {
+        self.list().into_iter().find(|job| job.name == name)
+    }
+}
+
+/// A runtime without continuous queries: it refuses to start any.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoJobs;
+
+fn no_runtime() -> SqlError {
+    SqlError::invalid(
+        "this server runs no continuous queries",
+        "ask a server that was started with them",
+    )
+}
+
+#[async_trait]
+impl Continuous for NoJobs {
+    async fn create_view(&self, _view: &ContinuousView) -> Result<(), SqlError> {
+        Err(no_runtime())
+    }
+
+    async fn create_job(&self, _job: &ContinuousJob) -> Result<(), SqlError> {
+        Err(no_runtime())
+    }
+
+    async fn drop(&self, name: &str) -> Result<(), SqlError> {
+        Err(SqlError::unknown("job", name, None, [] as [&str; 0]))
+    }
+
+    fn list(&self) -> Vec<JobStatus> {
+        Vec::new()
+    }
+}

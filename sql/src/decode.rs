@@ -1,0 +1,290 @@
+//! Envelopes to rows: from what the log holds to the columns of a topic's table.
+//!
+//! Bodies are parsed only when a declared column is asked for, and then always as all declared columns:
+//! whether a body is good must not depend on which columns a query happens to name. A body that does
+//! not parse is NULL in every declared column, is counted, and says why in `_decode_error`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, ListArray, MapArray, RecordBatch, RecordBatchOptions,
+    StringArray, StringBuilder, StructArray, new_null_array,
+};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::physical_expr::utils::collect_columns;
+use millpond_connectors::format::json::JsonDecoder;
+
+use crate::catalog::{self, DECODE_ERROR, Table};
+use crate::error::SqlError;
+use crate::topic::TopicInfo;
+
+/// Rows of a table.
+#[derive(Clone, Debug)]
+pub struct Decoded {
+    /// As many rows as envelopes; the projected columns, in the order asked for.
+    pub batch: RecordBatch,
+    /// How many bodies did not parse.
+    pub undecodable: u64,
+    /// The first of them: its row in this batch, and why.
+    pub first_error: Option<(usize, String)>,
+}
+
+/// Reads envelopes of one topic as some columns of its table.
+#[derive(Debug)]
+pub struct TopicDecoder {
+    table: Table,
+    /// The answered columns, as positions in the table's schema.
+    projection: Vec<usize>,
+    schema: SchemaRef,
+    /// `Some` when bodies are parsed.
+    json: Option<JsonDecoder>,
+    /// Names of system columns that are built, for the answer or for an expression.
+    system: BTreeSet<&'static str>,
+    envelope: Vec<&'static str>,
+}
+
+impl TopicDecoder {
+    /// A decoder that answers the columns at `projection`, positions in [`catalog::table_schema`].
+    ///
+    /// # Errors
+    /// As [`catalog::table_schema`], and [`SqlError::Bug`] for a position that is not there.
+    pub fn new(topic: &TopicInfo, projection: &[usize]) -> Result<Self, SqlError> {
+        let table = Table::of(&topic.columns)?;
+        let declared = table.computed.len();
+        let mut fields = Vec::with_capacity(projection.len());
+        let mut system = BTreeSet::new();
+        let mut parses = false;
+        for &at in projection {
+            let field = table.schema.fields().get(at).ok_or_else(|| SqlError::Bug {
+                cause: format!("table {} has no column at {at}", topic.name),
+            })?;
+            fields.push(Arc::clone(field));
+            if let Some(expression) = table.computed.get(at) {
+                // Whether a computed column is NULL depends on whether the body parses.
+                parses = true;
+                for column in expression.iter().flat_map(collect_columns) {
+                    system.extend(system_name(column.name()));
+                }
+            } else {
+                system.extend(system_name(field.name()));
+                parses |= field.name() == DECODE_ERROR && declared > 0;
+            }
+        }
+        let mut envelope: Vec<&'static str> = system.iter().filter_map(|name| source(name)).collect();
+        if parses && !envelope.contains(&"body") {
+            envelope.push("body");
+        }
+        let json = parses.then(|| JsonDecoder::new(Arc::clone(&table.body)));
+        Ok(Self {
+            schema: Arc::new(Schema::new(fields)),
+            projection: projection.to_vec(),
+            table,
+            json,
+            system,
+            envelope,
+        })
+    }
+
+    /// The answered columns.
+    #[must_use]
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Names of the envelope columns that [`TopicDecoder::decode`] must be given; more do no harm.
+    #[must_use]
+    pub fn envelope_columns(&self) -> Vec<&str> {
+        self.envelope.clone()
+    }
+
+    /// Reads envelopes as rows, in order.
+    ///
+    /// # Errors
+    /// [`SqlError::Data`] when a computed column fails on a row, [`SqlError::Bug`] when an envelope column is missing.
+    pub fn decode(&self, envelopes: &RecordBatch) -> Result<Decoded, SqlError> {
+        let rows = envelopes.num_rows();
+        let (body, errors) = match &self.json {
+            Some(json) => {
+                let bodies = column(envelopes, "body")?;
+                let bodies = cast(bodies, &DataType::Binary)?;
+                let bodies: &BinaryArray = bodies.as_binary();
+                let mut decoded = json.decode(bodies)?;
+                for (row, reason) in &mut decoded.errors {
+                    if bodies.value(*row).starts_with(GZIP_MAGIC) {
+                        "body is compressed with gzip, which SQL does not read".clone_into(reason);
+                    }
+                }
+                (Some(decoded.batch), decoded.errors)
+            }
+            None => (None, Vec::new()),
+        };
+        let input = self.input(envelopes, body.as_ref())?;
+        let declared = self.table.computed.len();
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.projection.len());
+        for (&at, field) in self.projection.iter().zip(self.schema.fields()) {
+            columns.push(match self.table.computed.get(at) {
+                Some(Some(expression)) => {
+                    let value = expression.evaluate(&input)?.into_array(rows)?;
+                    without(&value, &errors)?
+                }
+                _ if field.name() == DECODE_ERROR && at >= declared => {
+                    error_column(&errors, rows)
+                }
+                _ => Arc::clone(column(&input, field.name())?),
+            });
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
+        Ok(Decoded {
+            batch,
+            undecodable: errors.len() as u64,
+            first_error: errors.into_iter().next(),
+        })
+    }
+
+    /// What expressions read: body columns and system columns; those that nobody asked for are NULL.
+    fn input(
+        &self,
+        envelopes: &RecordBatch,
+        body: Option<&RecordBatch>,
+    ) -> Result<RecordBatch, SqlError> {
+        let rows = envelopes.num_rows();
+        let mut fields = Vec::with_capacity(self.table.input.fields().len());
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(fields.capacity());
+        for (at, field) in self.table.input.fields().iter().enumerate() {
+            let array = match body {
+                Some(body) if at < body.num_columns() => Arc::clone(body.column(at)),
+                _ if self.system.contains(field.name().as_str()) => {
+                    system_column(field.name(), field.data_type(), envelopes)?
+                }
+                _ => new_null_array(field.data_type(), rows),
+            };
+            fields.push(field.as_ref().clone().with_nullable(true));
+            columns.push(array);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(RecordBatch::try_new_with_options(
+            Arc::new(Schema::new(fields)),
+            columns,
+            &options,
+        )?)
+    }
+}
+
+/// How a gzip stream begins.
+const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
+
+fn system_name(name: &str) -> Option<&'static str> {
+    catalog::system_columns()
+        .iter()
+        .find(|field| field.name() == name)
+        .map(|field| field.name().as_str())
+}
+
+/// The envelope column that a system column is made of.
+fn source(system: &str) -> Option<&'static str> {
+    Some(match system {
+        "_queue" => "queue",
+        "_offset" => "offset",
+        "_key" => "key",
+        "_tag" => "tag",
+        "_keys" => "keys",
+        "_message_id" => "message_id",
+        "_stored_at" => "stored_at",
+        "_born_at" => "born_at",
+        "_properties" => "properties",
+        "_body" => "body",
+        _ => return None,
+    })
+}
+
+fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, SqlError> {
+    batch.column_by_name(name).ok_or_else(|| SqlError::Bug {
+        cause: format!("the column {name} was not read"),
+    })
+}
+
+fn system_column(
+    name: &str,
+    data_type: &DataType,
+    envelopes: &RecordBatch,
+) -> Result<ArrayRef, SqlError> {
+    let from = source(name).ok_or_else(|| SqlError::Bug {
+        cause: format!("the system column {name} has no source"),
+    })?;
+    let array = column(envelopes, from)?;
+    Ok(match name {
+        "_key" | "_body" => text_or_null(array)?,
+        "_properties" => properties(array)?,
+        _ => cast(array, data_type)?,
+    })
+}
+
+/// Bytes as text where they are UTF-8, NULL where they are not.
+fn text_or_null(array: &ArrayRef) -> Result<ArrayRef, SqlError> {
+    let bytes = cast(array, &DataType::Binary)?;
+    let bytes: &BinaryArray = bytes.as_binary();
+    let text: StringArray = bytes
+        .iter()
+        .map(|value| value.and_then(|value| std::str::from_utf8(value).ok()))
+        .collect();
+    Ok(Arc::new(text))
+}
+
+/// A list of key, text and binary as a map from text to text.
+fn properties(array: &ArrayRef) -> Result<ArrayRef, SqlError> {
+    let wrong = || SqlError::Bug {
+        cause: "the column properties is not a list of key, text and binary".to_owned(),
+    };
+    let list: &ListArray = array.as_list_opt().ok_or_else(wrong)?;
+    let entries: &StructArray = list.values().as_struct_opt().ok_or_else(wrong)?;
+    let key = entries.column_by_name("key").ok_or_else(wrong)?;
+    let text = entries.column_by_name("text").ok_or_else(wrong)?;
+    let text: &StringArray = text.as_string_opt().ok_or_else(wrong)?;
+    let binary = entries.column_by_name("binary").ok_or_else(wrong)?;
+    let binary: &BinaryArray = binary.as_binary_opt().ok_or_else(wrong)?;
+    let mut values = StringBuilder::with_capacity(entries.len(), 0);
+    for row in 0..entries.len() {
+        if text.is_valid(row) {
+            values.append_value(text.value(row));
+        } else if binary.is_valid(row) {
+            values.append_option(std::str::from_utf8(binary.value(row)).ok());
+        } else {
+            values.append_null();
+        }
+    }
+    let entries = StructArray::try_new(
+        catalog::property_fields(),
+        vec![Arc::clone(key), Arc::new(values.finish())],
+        None,
+    )?;
+    Ok(Arc::new(MapArray::try_new(
+        Arc::new(catalog::properties_entry()),
+        list.offsets().clone(),
+        entries,
+        list.nulls().cloned(),
+        false,
+    )?))
+}
+
+fn error_column(errors: &[(usize, String)], rows: usize) -> ArrayRef {
+    let mut reasons: Vec<Option<&str>> = vec![None; rows];
+    for (row, reason) in errors {
+        reasons[*row] = Some(reason);
+    }
+    Arc::new(StringArray::from(reasons))
+}
+
+/// A computed column with NULL where the body did not parse, as every declared column has.
+fn without(array: &ArrayRef, errors: &[(usize, String)]) -> Result<ArrayRef, SqlError> {
+    if errors.is_empty() {
+        return Ok(Arc::clone(array));
+    }
+    let mut bad = vec![false; array.len()];
+    for (row, _) in errors {
+        bad[*row] = true;
+    }
+    Ok(arrow::compute::nullif(array, &bad.into())?)
+}

@@ -1,0 +1,146 @@
+//! The words of our SQL below the statement level: PostgreSQL's, plus `TABLE t` as an argument of a
+//! window function and `EMIT` as a word that is never an alias.
+//!
+//! Whole statements are parsed in [`crate::statement`]; this file only answers the parser's questions.
+
+use std::any::TypeId;
+
+use datafusion::sql::sqlparser::ast::Expr;
+use datafusion::sql::sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
+use datafusion::sql::sqlparser::keywords::{Keyword, RESERVED_FOR_COLUMN_ALIAS, RESERVED_FOR_TABLE_ALIAS};
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+/// Our dialect.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MillpondDialect;
+
+const POSTGRES: PostgreSqlDialect = PostgreSqlDialect {};
+
+impl Dialect for MillpondDialect {
+    fn dialect(&self) -> TypeId {
+        // The parser asks for the type of a dialect in places that no method covers.
+        POSTGRES.dialect()
+    }
+
+    fn identifier_quote_style(&self, identifier: &str) -> Option<char> {
+        POSTGRES.identifier_quote_style(identifier)
+    }
+
+    fn is_delimited_identifier_start(&self, ch: char) -> bool {
+        POSTGRES.is_delimited_identifier_start(ch)
+    }
+
+    fn is_identifier_start(&self, ch: char) -> bool {
+        POSTGRES.is_identifier_start(ch)
+    }
+
+    fn is_identifier_part(&self, ch: char) -> bool {
+        POSTGRES.is_identifier_part(ch)
+    }
+
+    fn is_reserved_for_identifier(&self, keyword: Keyword) -> bool {
+        POSTGRES.is_reserved_for_identifier(keyword)
+    }
+
+    fn is_custom_operator_part(&self, ch: char) -> bool {
+        POSTGRES.is_custom_operator_part(ch)
+    }
+
+    fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
+        POSTGRES.get_next_precedence(parser)
+    }
+
+    fn prec_value(&self, precedence: Precedence) -> u8 {
+        POSTGRES.prec_value(precedence)
+    }
+
+    fn supports_unicode_string_literal(&self) -> bool {
+        true
+    }
+
+    fn supports_filter_during_aggregation(&self) -> bool {
+        true
+    }
+
+    fn supports_group_by_expr(&self) -> bool {
+        true
+    }
+
+    fn supports_window_clause_named_window_reference(&self) -> bool {
+        true
+    }
+
+    fn allow_extract_custom(&self) -> bool {
+        true
+    }
+
+    fn allow_extract_single_quotes(&self) -> bool {
+        true
+    }
+
+    fn supports_nested_comments(&self) -> bool {
+        true
+    }
+
+    fn supports_string_escape_constant(&self) -> bool {
+        true
+    }
+
+    fn supports_numeric_literal_underscores(&self) -> bool {
+        true
+    }
+
+    fn supports_array_typedef_with_brackets(&self) -> bool {
+        true
+    }
+
+    fn supports_notnull_operator(&self) -> bool {
+        true
+    }
+
+    fn supports_interval_options(&self) -> bool {
+        true
+    }
+
+    fn supports_comma_separated_trim(&self) -> bool {
+        true
+    }
+
+    fn supports_select_wildcard_except(&self) -> bool {
+        true
+    }
+
+    fn is_column_alias(&self, keyword: &Keyword, parser: &mut Parser) -> bool {
+        !RESERVED_FOR_COLUMN_ALIAS.contains(keyword) && !at_emit(parser)
+    }
+
+    fn is_table_factor_alias(&self, explicit: bool, keyword: &Keyword, parser: &mut Parser) -> bool {
+        explicit || (!RESERVED_FOR_TABLE_ALIAS.contains(keyword) && !at_emit(parser))
+    }
+
+    /// `TABLE t` where a value may stand: the argument of `TUMBLE`. It reads as the bare name.
+    fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        let is_table = matches!(
+            &parser.peek_token_ref().token,
+            Token::Word(word) if word.keyword == Keyword::TABLE && word.quote_style.is_none()
+        ) && matches!(&parser.peek_nth_token_ref(1).token, Token::Word(_));
+        if !is_table {
+            return None;
+        }
+        parser.advance_token();
+        Some(parser.parse_identifier().map(Expr::Identifier))
+    }
+}
+
+/// Whether the word just read is `EMIT` and begins our clause rather than naming something.
+fn at_emit(parser: &Parser) -> bool {
+    is_word(&parser.get_current_token().token, "EMIT")
+        && (is_word(&parser.peek_token_ref().token, "CHANGES")
+            || is_word(&parser.peek_token_ref().token, "ON"))
+}
+
+/// Whether a token is this word, unquoted and in any case.
+pub(crate) fn is_word(token: &Token, expected: &str) -> bool {
+    matches!(token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(expected))
+}

@@ -1,0 +1,105 @@
+//! What every query runs in: an engine that can reach nothing but our tables.
+//!
+//! **Invariant.** The object store registry is empty and stays empty, there are no file formats, no table
+//! factories and no table functions. So even a plan that named a file could not open it. The library's
+//! own defaults register the local file system; they are not used.
+
+use std::sync::{Arc, LazyLock};
+
+use datafusion::error::{DataFusionError, Result as EngineResult};
+use datafusion::execution::SessionStateDefaults;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
+use datafusion::execution::object_store::ObjectStoreRegistry;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::prelude::SessionConfig;
+use millpond_proto::limits;
+use object_store::ObjectStore;
+
+/// Knows no store and takes none.
+#[derive(Debug)]
+struct NoStores;
+
+impl ObjectStoreRegistry for NoStores {
+    fn register_store(
+        &self,
+        _url: &url::Url,
+        store: Arc<dyn ObjectStore>,
+    ) -> Option<Arc<dyn ObjectStore>> {
+        // Handing it back unregistered keeps the registry empty.
+        Some(store)
+    }
+
+    fn deregister_store(&self, url: &url::Url) -> EngineResult<Arc<dyn ObjectStore>> {
+        self.get_store(url)
+    }
+
+    fn get_store(&self, url: &url::Url) -> EngineResult<Arc<dyn ObjectStore>> {
+        Err(DataFusionError::Plan(format!(
+            "queries read topics and no files: {url} can not be opened"
+        )))
+    }
+}
+
+/// Name of the one catalog.
+pub const CATALOG: &str = "main";
+/// Schema of the topics.
+pub const TOPICS_SCHEMA: &str = "public";
+/// Schema of the system tables.
+pub const SYSTEM_SCHEMA: &str = "millpond";
+
+/// A runtime with a memory limit and no way to files; queries that share it share the memory.
+///
+/// # Errors
+/// When the engine can not be set up.
+pub fn locked_runtime(memory_bytes: usize) -> EngineResult<Arc<RuntimeEnv>> {
+    let pool: Arc<dyn MemoryPool> = Arc::new(FairSpillPool::new(memory_bytes));
+    RuntimeEnvBuilder::new()
+        .with_object_store_registry(Arc::new(NoStores))
+        .with_memory_pool(pool)
+        .with_disk_manager_builder(
+            DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled),
+        )
+        .build_arc()
+}
+
+/// Settings of every query; `partitions` is how many cores one may use.
+#[must_use]
+pub fn config(partitions: usize) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(partitions)
+        .with_create_default_catalog_and_schema(false)
+        .with_default_catalog_and_schema(CATALOG, TOPICS_SCHEMA)
+        .with_information_schema(true);
+    let options = config.options_mut();
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.collect_spans = true;
+    options.sql_parser.recursion_limit = crate::statement::DEPTH_MAX;
+    config
+}
+
+/// A fresh session: all functions over values, none over files.
+#[must_use]
+pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
+    SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_expr_planners(SessionStateDefaults::default_expr_planners())
+        .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
+        .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+        .with_window_functions(SessionStateDefaults::default_window_functions())
+        .build()
+}
+
+/// A session without tables, which expressions are planned with.
+static EXPRESSIONS: LazyLock<SessionState> = LazyLock::new(|| {
+    let runtime = locked_runtime(limits::QUERY_MEMORY_BYTES)
+        .expect("a runtime without files and stores needs nothing from outside");
+    session_state(config(1), runtime)
+});
+
+/// The session that expressions outside of queries are planned with.
+pub(crate) fn expressions() -> &'static SessionState {
+    &EXPRESSIONS
+}

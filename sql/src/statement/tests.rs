@@ -1,0 +1,150 @@
+use super::*;
+
+fn refused(sql: &str) -> String {
+    match parse(sql) {
+        Ok(statement) => format!("parsed as {statement:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_topic_is_declared_with_columns_watermark_and_queues() {
+    let statement = parse(
+        "CREATE TOPIC IF NOT EXISTS flights (carrier VARCHAR, dep_delay DOUBLE, departure TIMESTAMP, \
+         late AS (dep_delay > 15), WATERMARK FOR departure AS departure - INTERVAL '24 hours') \
+         WITH (queues = 8);",
+    )
+    .unwrap();
+    let Statement::CreateTopic(topic) = statement else {
+        panic!("{statement:?}");
+    };
+    assert_eq!((topic.name.as_str(), topic.if_not_exists, topic.queues), ("flights", true, Some(8)));
+    assert_eq!(topic.columns.len(), 4);
+    assert_eq!(topic.columns[3].expression.as_deref(), Some("dep_delay > 15"));
+    assert_eq!(
+        topic.watermark,
+        Some(WatermarkSpec {
+            column: "departure".to_owned(),
+            delay_ms: 24 * 3_600_000
+        })
+    );
+}
+
+#[test]
+fn emit_ends_a_view_and_is_never_an_alias() {
+    for (clause, emit) in [
+        ("", Emit::Changes),
+        ("EMIT CHANGES", Emit::Changes),
+        ("EMIT ON WINDOW CLOSE", Emit::OnWindowClose),
+    ] {
+        for from in ["t", "t GROUP BY a", "TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '1 day')", "t WHERE a > 1"] {
+            let sql = format!("CREATE MATERIALIZED VIEW v AS SELECT a FROM {from} {clause}");
+            let Ok(Statement::CreateMaterializedView(view)) = parse(&sql) else {
+                panic!("{sql}: {}", refused(&sql));
+            };
+            assert_eq!(view.emit, emit, "{sql}");
+            assert!(!view.query.to_string().to_lowercase().contains("emit"), "{}", view.query);
+        }
+    }
+    assert!(refused("SELECT * FROM t EMIT CHANGES").contains("CREATE MATERIALIZED VIEW"));
+}
+
+#[test]
+fn jobs_copies_and_inserts_are_parsed() {
+    assert!(matches!(
+        parse("CREATE JOB j AS INSERT INTO late SELECT * FROM flights WHERE dep_delay > 60").unwrap(),
+        Statement::CreateJob(job) if job.target == "late" && job.name == "j"
+    ));
+    assert!(matches!(parse("CANCEL JOB j").unwrap(), Statement::DropJob { name } if name == "j"));
+    assert!(matches!(
+        parse("COPY (SELECT 1) TO 'a/b.parquet'").unwrap(),
+        Statement::Copy { path, .. } if path == "a/b.parquet"
+    ));
+    assert!(matches!(
+        parse("COPY flights TO 'f.parquet'").unwrap(),
+        Statement::Copy { query, .. } if query.to_string().contains("\"flights\"")
+    ));
+    assert!(matches!(
+        parse("INSERT INTO t (a, b) VALUES (1, 'x')").unwrap(),
+        Statement::Insert { columns, .. } if columns == ["a", "b"]
+    ));
+    assert!(matches!(
+        parse("insert into t (select 1)").unwrap(),
+        Statement::Insert { columns, .. } if columns.is_empty()
+    ));
+}
+
+#[test]
+fn whatever_is_not_allowed_is_refused_with_what_is() {
+    for sql in [
+        "SET datafusion.execution.batch_size = 1",
+        "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'",
+        "CREATE TABLE t (a INT)",
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE FUNCTION f() RETURNS INT LANGUAGE SQL AS 'SELECT 1'",
+        "CREATE SCHEMA s",
+        "COPY t FROM '/etc/passwd'",
+        "ATTACH DATABASE 'x' AS y",
+        "DELETE FROM t",
+        "UPDATE t SET a = 1",
+        "DROP TABLE t",
+        "TRUNCATE t",
+        "LOAD 'x'",
+        "BEGIN",
+        "SHOW ALL",
+        "PREPARE p AS SELECT 1",
+        "RESET x",
+        "ANALYZE t",
+    ] {
+        assert!(
+            matches!(parse(sql), Err(SqlError::NotAllowed(_))),
+            "{sql}: {}",
+            refused(sql)
+        );
+    }
+    assert!(refused("CREATE TABLE t (a INT)").contains("CREATE TOPIC"));
+    assert!(refused("DELETE FROM t").contains("allowed are SELECT"));
+}
+
+#[test]
+fn exactly_one_statement_is_taken() {
+    assert!(parse("SELECT 1;").is_ok());
+    assert!(refused("SELECT 1; SELECT 2").contains("expected the end of the statement"));
+    assert!(refused("  ").contains("empty"));
+}
+
+#[test]
+fn misspelt_words_are_pointed_at_and_corrected() {
+    assert_eq!(
+        refused("SELCT 1"),
+        "line 1, column 1: SELCT does not begin a statement of this server; did you mean SELECT?"
+    );
+    assert!(refused("CREATE TOPICK t").contains("did you mean CREATE TOPIC?"));
+    assert!(refused("SHOW TOPIC").contains("did you mean SHOW TOPICS?"));
+    let error = refused("SELECT a\nFROM t AS x\nGRUOP BY a");
+    assert!(error.contains("line 3, column 1") && error.contains("GROUP"), "{error}");
+}
+
+#[test]
+fn declarations_that_can_not_mean_what_they_say_are_refused() {
+    for (sql, expected) in [
+        ("CREATE TOPIC t (depDelay DOUBLE)", "\"depDelay\""),
+        ("CREATE TOPIC t (a INT, a INT)", "twice"),
+        ("CREATE TOPIC t (_offset INT)", "system column"),
+        ("CREATE TOPIC t (a POINT)", "type"),
+        ("CREATE TOPIC t (a TIMESTAMP, WATERMARK FOR b AS b)", "there is no column b"),
+        ("CREATE TOPIC t (a TIMESTAMP, WATERMARK FOR a AS a + INTERVAL '1 day')", "less a constant delay"),
+        ("CREATE TOPIC t (a TIMESTAMP, WATERMARK FOR a AS a - INTERVAL '1 month')", "no fixed length"),
+        ("CREATE TOPIC t WITH (queues = 0)", "1 to 1024"),
+        ("CREATE TOPIC t WITH (partitions = 3)", "queues"),
+    ] {
+        let error = refused(sql);
+        assert!(error.contains(expected), "{sql}: {error}");
+    }
+}
+
+#[test]
+fn deep_nesting_is_refused_and_does_not_overflow() {
+    let sql = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
+    assert!(matches!(parse(&sql), Err(SqlError::Limit { limit: "DEPTH_MAX", .. })));
+}

@@ -1,0 +1,432 @@
+//! A broker in memory, so that SQL can be tested without one.
+//!
+//! It keeps every promise of [`Topics`]: dense offsets, store times that never run back, ticks that stay
+//! closed, output that is appended once per epoch. It outlives the jobs that use it, so a test restarts a
+//! job by dropping it and starting another over the same [`MemoryTopics`].
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use arrow::array::{
+    ArrayRef, BinaryArray, Int32Array, Int64Array, ListArray, RecordBatch, RecordBatchOptions,
+    StringArray, StructArray, TimestampMillisecondArray,
+};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use millpond_proto::limits;
+use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId, queue_of};
+use millpond_proto::remedy::Remedy;
+use millpond_proto::time::{Clock, Timestamp};
+
+use crate::topic::{
+    EpochCut, JobProgress, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo, Topics,
+    TopicsError,
+};
+
+/// A message as the broker in memory holds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// When it was stored.
+    pub stored_at_ms: i64,
+    /// When it was made.
+    pub born_at_ms: i64,
+    /// Routing key.
+    pub key: Option<Bytes>,
+    /// Tag.
+    pub tag: Option<String>,
+    /// Look-up keys.
+    pub keys: Vec<String>,
+    /// User properties.
+    pub properties: Vec<(String, String)>,
+    /// Body; `None` for a tombstone.
+    pub body: Option<Bytes>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ids: u64,
+    topics: BTreeMap<String, TopicInfo>,
+    messages: BTreeMap<(TopicId, QueueId), Vec<StoredMessage>>,
+    /// No message is stored before this.
+    floor_ms: i64,
+    turn: u32,
+    jobs: BTreeMap<u64, JobSpec>,
+    progress: BTreeMap<u64, JobProgress>,
+    appended: BTreeMap<(u64, TopicId), u64>,
+}
+
+/// The broker in memory.
+#[derive(Debug)]
+pub struct MemoryTopics {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    /// Rows per batch of a scan.
+    batch_rows: usize,
+}
+
+/// Rows per batch of a scan: few, so that tests meet several batches.
+const BATCH_ROWS: usize = 100;
+
+impl MemoryTopics {
+    /// An empty broker.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self {
+            clock,
+            state: Mutex::default(),
+            batch_rows: BATCH_ROWS,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    /// Sends a body as a producer would: by its key, or in turn.
+    ///
+    /// # Panics
+    /// When there is no such topic.
+    pub fn send(&self, topic: &str, key: Option<&str>, body: Option<&str>) -> (QueueId, Offset) {
+        let info = self.topic(topic).expect("the test made the topic");
+        let queue = match key {
+            Some(key) => queue_of(key.as_bytes(), info.queues),
+            None => {
+                let mut state = self.state();
+                state.turn += 1;
+                QueueId((state.turn - 1) % info.queues)
+            }
+        };
+        let message = StoredMessage {
+            key: key.map(|key| Bytes::copy_from_slice(key.as_bytes())),
+            body: body.map(|body| Bytes::copy_from_slice(body.as_bytes())),
+            ..StoredMessage::default()
+        };
+        (queue, self.store(info.id, queue, message))
+    }
+
+    /// Stores a message in a queue; its store time becomes now, or later to keep order.
+    pub fn store(&self, topic: TopicId, queue: QueueId, mut message: StoredMessage) -> Offset {
+        let now = self.clock.now().as_ms();
+        let mut state = self.state();
+        let floor = state.floor_ms;
+        let messages = state.messages.entry((topic, queue)).or_default();
+        let last = messages.last().map_or(i64::MIN, |last| last.stored_at_ms);
+        message.stored_at_ms = now.max(floor).max(last);
+        if message.born_at_ms == 0 {
+            message.born_at_ms = message.stored_at_ms;
+        }
+        messages.push(message);
+        Offset(messages.len() as u64 - 1)
+    }
+
+    /// Every message of a topic, queue by queue.
+    ///
+    /// # Panics
+    /// When there is no such topic.
+    #[must_use]
+    pub fn messages(&self, topic: &str) -> Vec<(QueueId, StoredMessage)> {
+        let id = self.topic(topic).expect("the test made the topic").id;
+        let state = self.state();
+        state
+            .messages
+            .iter()
+            .filter(|((topic, _), _)| *topic == id)
+            .flat_map(|((_, queue), messages)| messages.iter().map(|m| (*queue, m.clone())))
+            .collect()
+    }
+}
+
+fn refuse(message: String) -> TopicsError {
+    TopicsError {
+        message,
+        remedy: Remedy::FixRequest,
+    }
+}
+
+#[async_trait]
+impl Topics for MemoryTopics {
+    fn topic(&self, name: &str) -> Option<TopicInfo> {
+        self.state().topics.get(name).cloned()
+    }
+
+    fn topics(&self) -> Vec<TopicInfo> {
+        self.state().topics.values().cloned().collect()
+    }
+
+    fn extents(&self, topic: TopicId) -> Vec<QueueExtent> {
+        self.state()
+            .messages
+            .iter()
+            .filter(|((id, _), _)| *id == topic)
+            .map(|((_, queue), messages)| QueueExtent {
+                queue: *queue,
+                first: Offset(0),
+                next: Offset(messages.len() as u64),
+            })
+            .collect()
+    }
+
+    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, columns: &[&str]) -> Scan {
+        let state = self.state();
+        let messages = state.messages.get(&(topic, queue)).map_or(&[][..], Vec::as_slice);
+        let end = usize::try_from(range.end.0).unwrap_or(usize::MAX).min(messages.len());
+        let start = usize::try_from(range.start.0).unwrap_or(usize::MAX).min(end);
+        let batches: Vec<_> = (start..end)
+            .step_by(self.batch_rows)
+            .map(|from| {
+                let to = (from + self.batch_rows).min(end);
+                Ok(envelopes(queue, from as u64, &messages[from..to], columns))
+            })
+            .collect();
+        futures::stream::iter(batches).boxed()
+    }
+
+    async fn close_ticks(&self, _topics: &[TopicId], tick: Timestamp) -> Result<(), TopicsError> {
+        let mut state = self.state();
+        state.floor_ms = state.floor_ms.max(tick.as_ms());
+        Ok(())
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError> {
+        let mut state = self.state();
+        if state.topics.contains_key(&topic.name) {
+            return Err(refuse(format!(
+                "topic {} exists already; choose another name",
+                topic.name
+            )));
+        }
+        state.ids += 1;
+        let info = TopicInfo {
+            name: topic.name.clone(),
+            id: TopicId(state.ids),
+            queues: topic.queues.unwrap_or(limits::QUEUES_DEFAULT),
+            columns: topic.columns,
+            watermark: topic.watermark,
+            primary_key: topic.primary_key,
+            written_by: topic.written_by,
+        };
+        state.topics.insert(topic.name, info.clone());
+        Ok(info)
+    }
+
+    async fn drop_topic(&self, name: &str) -> Result<(), TopicsError> {
+        let mut state = self.state();
+        let Some(info) = state.topics.remove(name) else {
+            return Err(refuse(format!("there is no topic {name}")));
+        };
+        state.messages.retain(|(id, _), _| *id != info.id);
+        Ok(())
+    }
+
+    async fn create_job(
+        &self,
+        name: &str,
+        sql: &str,
+        outputs: &[TopicId],
+    ) -> Result<JobSpec, TopicsError> {
+        let mut state = self.state();
+        if state.jobs.values().any(|job| job.name == name) {
+            return Err(refuse(format!("job {name} exists already; choose another name")));
+        }
+        state.ids += 1;
+        let job = JobSpec {
+            id: state.ids,
+            name: name.to_owned(),
+            sql: sql.to_owned(),
+            outputs: outputs.iter().map(|id| id.0).collect(),
+        };
+        state.jobs.insert(job.id, job.clone());
+        Ok(job)
+    }
+
+    async fn drop_job(&self, job: JobId) -> Result<(), TopicsError> {
+        let mut state = self.state();
+        state.jobs.remove(&job.0);
+        state.progress.remove(&job.0);
+        Ok(())
+    }
+
+    fn jobs(&self) -> Vec<JobSpec> {
+        self.state().jobs.values().cloned().collect()
+    }
+
+    async fn progress(&self, job: JobId) -> Result<JobProgress, TopicsError> {
+        Ok(self.state().progress.get(&job.0).cloned().unwrap_or_default())
+    }
+
+    async fn commit(&self, job: JobId, cut: EpochCut) -> Result<(), TopicsError> {
+        let mut state = self.state();
+        let progress = state.progress.entry(job.0).or_default();
+        let last = progress.cuts.last().map_or_else(
+            || progress.checkpoint.as_ref().map_or(0, |(epoch, _)| *epoch),
+            |cut| cut.epoch,
+        );
+        if cut.epoch != last + 1 {
+            return Err(refuse(format!(
+                "job {job}: epoch {} can not follow epoch {last}",
+                cut.epoch
+            )));
+        }
+        progress.cuts.push(cut);
+        Ok(())
+    }
+
+    async fn append(
+        &self,
+        job: JobId,
+        topic: TopicId,
+        epoch: Epoch,
+        rows: Vec<OutputRow>,
+    ) -> Result<(), TopicsError> {
+        {
+            let mut state = self.state();
+            let appended = state.appended.entry((job.0, topic)).or_default();
+            if epoch.0 <= *appended {
+                return Ok(());
+            }
+            *appended = epoch.0;
+        }
+        self.append_rows(topic, rows)
+    }
+
+    async fn checkpointed(&self, job: JobId, epoch: Epoch, key: &str) -> Result<(), TopicsError> {
+        let mut state = self.state();
+        let progress = state.progress.entry(job.0).or_default();
+        progress.checkpoint = Some((epoch.0, key.to_owned()));
+        progress.cuts.retain(|cut| cut.epoch > epoch.0);
+        Ok(())
+    }
+
+    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, TopicsError> {
+        let count = rows.len() as u64;
+        self.append_rows(topic, rows)?;
+        Ok(count)
+    }
+
+    fn facts(&self, table: &str) -> RecordBatch {
+        let topics = self.topics();
+        let schema = self.facts_schema(table);
+        if table != "topics" {
+            return RecordBatch::new_empty(schema);
+        }
+        let names = StringArray::from_iter_values(topics.iter().map(|topic| &topic.name));
+        let queues = Int64Array::from_iter_values(topics.iter().map(|topic| i64::from(topic.queues)));
+        RecordBatch::try_new(schema, vec![Arc::new(names), Arc::new(queues)])
+            .expect("the columns are built for this schema")
+    }
+
+    fn facts_schema(&self, table: &str) -> SchemaRef {
+        let (name, number) = match table {
+            "topics" => ("name", "queues"),
+            "queues" => ("topic", "queue"),
+            _ => ("name", "inflight"),
+        };
+        Arc::new(Schema::new(vec![
+            Field::new(name, DataType::Utf8, false),
+            Field::new(number, DataType::Int64, false),
+        ]))
+    }
+}
+
+impl MemoryTopics {
+    fn append_rows(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<(), TopicsError> {
+        let queues = self
+            .topics()
+            .iter()
+            .find(|info| info.id == topic)
+            .map(|info| info.queues)
+            .ok_or_else(|| refuse(format!("there is no topic with the id {topic}")))?;
+        for (turn, row) in (0_u32..).zip(rows) {
+            let queue = match &row.key {
+                Some(key) => queue_of(key, queues),
+                None => QueueId(turn % queues),
+            };
+            let message = StoredMessage {
+                key: row.key,
+                body: row.body,
+                properties: row.properties,
+                ..StoredMessage::default()
+            };
+            self.store(topic, queue, message);
+        }
+        Ok(())
+    }
+}
+
+/// Messages as envelope columns.
+fn envelopes(queue: QueueId, first: u64, messages: &[StoredMessage], columns: &[&str]) -> RecordBatch {
+    let each = messages.iter();
+    let count = messages.len();
+    let mut fields = Vec::new();
+    let mut arrays: Vec<ArrayRef> = Vec::new();
+    for name in columns {
+        let array: ArrayRef = match *name {
+            "queue" => Arc::new(Int32Array::from(vec![queue.0.cast_signed(); count])),
+            "offset" => Arc::new(Int64Array::from_iter_values(
+                (first..).take(count).map(u64::cast_signed),
+            )),
+            "stored_at" => times(each.clone().map(|m| m.stored_at_ms)),
+            "born_at" => times(each.clone().map(|m| m.born_at_ms)),
+            "message_id" => Arc::new(StringArray::from_iter_values(
+                (first..).take(count).map(|offset| format!("{queue}-{offset}")),
+            )),
+            "key" => Arc::new(each.clone().map(|m| m.key.as_deref()).collect::<BinaryArray>()),
+            "tag" => Arc::new(each.clone().map(|m| m.tag.as_deref()).collect::<StringArray>()),
+            "keys" => keys(messages),
+            "properties" => properties(messages),
+            "body" => Arc::new(each.clone().map(|m| m.body.as_deref()).collect::<BinaryArray>()),
+            other => unreachable!("no table column is made of {other}"),
+        };
+        fields.push(Field::new(*name, array.data_type().clone(), true));
+        arrays.push(array);
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(count));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
+        .expect("all columns are built from the same messages")
+}
+
+fn times(values: impl Iterator<Item = i64>) -> ArrayRef {
+    Arc::new(TimestampMillisecondArray::from_iter_values(values).with_timezone("UTC"))
+}
+
+fn keys(messages: &[StoredMessage]) -> ArrayRef {
+    let all = StringArray::from_iter_values(messages.iter().flat_map(|m| &m.keys));
+    Arc::new(ListArray::new(
+        Arc::new(Field::new("element", DataType::Utf8, false)),
+        OffsetBuffer::from_lengths(messages.iter().map(|m| m.keys.len())),
+        Arc::new(all),
+        None,
+    ))
+}
+
+fn properties(messages: &[StoredMessage]) -> ArrayRef {
+    let all = || messages.iter().flat_map(|m| &m.properties);
+    let fields = Fields::from(vec![
+        Field::new("key", DataType::Utf8, false),
+        Field::new("text", DataType::Utf8, true),
+        Field::new("binary", DataType::Binary, true),
+    ]);
+    let entries = StructArray::new(
+        fields.clone(),
+        vec![
+            Arc::new(StringArray::from_iter_values(all().map(|(key, _)| key))),
+            Arc::new(StringArray::from_iter_values(all().map(|(_, value)| value))),
+            Arc::new(all().map(|_| None::<&[u8]>).collect::<BinaryArray>()),
+        ],
+        None,
+    );
+    Arc::new(ListArray::new(
+        Arc::new(Field::new("element", DataType::Struct(fields), false)),
+        OffsetBuffer::from_lengths(messages.iter().map(|m| m.properties.len())),
+        Arc::new(entries),
+        None,
+    ))
+}
