@@ -1,10 +1,10 @@
 //! The server: services on the wire, the broker behind them, jobs, configuration and the command line.
 //!
-//! The binary is `main.rs`: it parses arguments, starts tracing and serves or does one command. Tests
-//! start the same server in-process.
+//! The binary is `main.rs`: it parses arguments, loads the configuration, starts tracing and calls
+//! `server::run`. Tests start the same server in-process.
 //!
-//! Reading order: [`config`], [`server`], [`parts`], [`net`] and [`tls`] (connections), [`authorize`],
-//! [`service`] (what is on the wire), [`broker`], [`cli`] (the command line), [`demo`].
+//! Reading order: [`config`], [`server`], [`parts`], [`net`] and [`tls`] (connections), [`authorize`], [`service`]
+//! (what is on the wire), [`broker`], [`cli`] and [`demo`] (the command line).
 
 pub mod authorize;
 pub mod broker;

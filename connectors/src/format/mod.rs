@@ -1,7 +1,6 @@
-//! Formats of the outside world, one file each.
+//! Formats of the outside world, one file each: message bodies and imported files as columns.
 //!
-//! Message bodies as columns: [`json`]. Files that are imported: [`kind`] (which column type a value
-//! fits), [`csv`], [`ndjson`].
+//! Reading order: [`json`] (bodies), [`kind`] (which column type a value fits), [`csv`], [`ndjson`].
 
 pub mod csv;
 pub mod json;
