@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millpond_proto::chance::Seeded;
 
@@ -89,7 +89,7 @@ impl SimulatedDisk {
     pub fn holding(files: &BTreeMap<String, Vec<u8>>) -> Self {
         let disk = Self::new();
         {
-            let mut state = disk.state.lock().expect("no holder panics");
+            let mut state = locked(&disk.state);
             for (path, bytes) in files {
                 let file = state.files.len();
                 state.files.push(Contents {
@@ -108,7 +108,7 @@ impl SimulatedDisk {
     /// Everything a reader sees now, by path.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<String, Vec<u8>> {
-        let state = self.state.lock().expect("no holder panics");
+        let state = locked(&self.state);
         let contents = |&file: &usize| state.files[file].seen.clone();
         let entry = |(path, file): (&String, &usize)| (path.clone(), contents(file));
         state.entries.iter().map(entry).collect()
@@ -119,7 +119,7 @@ impl SimulatedDisk {
     /// The answer is the disk after the restart; every handle from before fails from now on.
     #[must_use = "older handles no longer work"]
     pub fn crash(&self, chance: &Seeded) -> Self {
-        let mut state = self.state.lock().expect("no holder panics");
+        let mut state = locked(&self.state);
         for file in &mut state.files {
             for change in std::mem::take(&mut file.pending) {
                 change.survive(&mut file.durable, chance);
@@ -143,12 +143,12 @@ impl SimulatedDisk {
 
     /// Lets the next sync of a file fail.
     pub fn fail_next_sync(&self) {
-        self.state.lock().expect("no holder panics").syncs_to_fail += 1;
+        locked(&self.state).syncs_to_fail += 1;
     }
 
     /// Lets the next write to a file fail, half of it done.
     pub fn fail_next_write(&self) {
-        self.state.lock().expect("no holder panics").writes_to_fail += 1;
+        locked(&self.state).writes_to_fail += 1;
     }
 
     /// Flips one bit of a file, in memory and on the platter.
@@ -156,7 +156,7 @@ impl SimulatedDisk {
     /// # Panics
     /// When there is no such file or bit.
     pub fn flip_bit(&self, path: &str, bit: usize) {
-        let mut state = self.state.lock().expect("no holder panics");
+        let mut state = locked(&self.state);
         let file = *state.entries.get(path).expect("the file exists");
         let file = &mut state.files[file];
         file.seen[bit / 8] ^= 1 << (bit % 8);
@@ -168,13 +168,13 @@ impl SimulatedDisk {
     /// Syncs of files so far.
     #[must_use]
     pub fn sync_count(&self) -> u64 {
-        self.state.lock().expect("no holder panics").sync_count
+        locked(&self.state).sync_count
     }
 
     /// Writes to files so far.
     #[must_use]
     pub fn write_count(&self) -> u64 {
-        self.state.lock().expect("no holder panics").write_count
+        locked(&self.state).write_count
     }
 
     fn state(&self) -> io::Result<MutexGuard<'_, State>> {
@@ -190,8 +190,12 @@ impl SimulatedDisk {
     }
 }
 
+fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn alive(state: &Mutex<State>, generation: u64) -> io::Result<MutexGuard<'_, State>> {
-    let state = state.lock().expect("no holder panics");
+    let state = locked(state);
     if state.generation == generation {
         Ok(state)
     } else {
