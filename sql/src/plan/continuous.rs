@@ -182,7 +182,6 @@ pub async fn plan(
     };
     let logical = analyse(query, &source, &source_schema).await?;
     let walk = Walk {
-        source: &source,
         source_schema: &source_schema,
         window: window.as_ref(),
         properties: ExecutionProps::new(),
@@ -263,7 +262,6 @@ struct Grouped {
 }
 
 struct Walk<'a> {
-    source: &'a TopicInfo,
     source_schema: &'a SchemaRef,
     window: Option<&'a Window>,
     properties: ExecutionProps,
