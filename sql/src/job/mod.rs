@@ -14,5 +14,5 @@ pub mod region;
 pub mod runner;
 pub mod runtime;
 
-//#[cfg(test)]
-//mod tests;
+#[cfg(test)]
+mod tests;

@@ -429,7 +429,7 @@ impl<'a> Turns<'a> {
     }
 
     /// The effect of the current epoch; doing it again changes nothing.
-    async fn append(&self, effects: Effects) -> Result<(), JobError> {
+    async fn append(&mut self, effects: Effects) -> Result<(), JobError> {
         let (job, epoch) = (self.runner.job(), Epoch(self.epoch));
         if !effects.rows.is_empty() {
             self.runner
@@ -443,7 +443,7 @@ impl<'a> Turns<'a> {
         Ok(())
     }
 
-    async fn append_late(&self, epoch: Epoch, rows: Vec<OutputRow>) -> Result<(), JobError> {
+    async fn append_late(&mut self, epoch: Epoch, rows: Vec<OutputRow>) -> Result<(), JobError> {
         let name = &self.runner.spec.name;
         let side = late_topic_of(name);
         let topics = &self.runner.topics;
@@ -505,7 +505,7 @@ impl<'a> Turns<'a> {
     }
 
     /// Deletes what is not the last checkpoint: older ones, and one that was written and not recorded.
-    async fn delete_other_checkpoints(&self) {
+    async fn delete_other_checkpoints(&mut self) {
         let keep = self.saved.key.as_deref();
         if let Err(error) =
             delete_checkpoints(self.runner.state.as_ref(), self.runner.spec.id, keep).await

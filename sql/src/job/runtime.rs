@@ -249,7 +249,8 @@ impl Continuous for Jobs {
 
     async fn drop(&self, name: &str) -> Result<(), SqlError> {
         let _changing = self.changing.lock().await;
-        let Some(job) = self.running().remove(name) else {
+        let removed = self.running().remove(name);
+        let Some(job) = removed else {
             let known: Vec<String> = self.running().keys().cloned().collect();
             return Err(SqlError::unknown("continuous query", name, None, known));
         };

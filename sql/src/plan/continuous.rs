@@ -19,7 +19,7 @@ use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Operator as Sign, V
 use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
-use datafusion::physical_expr::expressions::{CastExpr, Column};
+use datafusion::physical_expr::expressions::{Column, cast};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as EngineStatement;
@@ -145,7 +145,7 @@ impl ContinuousPlan {
             }
             let value = Arc::new(Column::new(field.name(), index));
             fields.push(Field::new(&column.name, wanted.clone(), true));
-            expressions.push(Arc::new(CastExpr::new(value, wanted, None)));
+            expressions.push(cast(value, &from, wanted)?);
         }
         transform.push(Step::Project {
             expressions,
@@ -188,7 +188,6 @@ pub async fn plan(
     };
     let logical = analyse(query, &source, &source_schema).await?;
     let walk = Walk {
-        source: &source,
         source_schema: &source_schema,
         window: window.as_ref(),
         properties: ExecutionProps::new(),
@@ -274,7 +273,6 @@ struct Grouped {
 }
 
 struct Walk<'a> {
-    source: &'a TopicInfo,
     source_schema: &'a SchemaRef,
     window: Option<&'a Window>,
     properties: ExecutionProps,
