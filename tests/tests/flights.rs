@@ -29,7 +29,7 @@ const CREATE: &str = "CREATE TOPIC flights (
     arr_time BIGINT, sched_arr_time BIGINT, arr_delay BIGINT, carrier VARCHAR, flight BIGINT,
     tailnum VARCHAR, origin VARCHAR, dest VARCHAR, air_time BIGINT, distance BIGINT, hour BIGINT,
     minute BIGINT, time_hour TIMESTAMP,
-    departure AS (time_hour + (minute + dep_delay) * INTERVAL '1 minute'),
+    departure AS (to_timestamp_seconds(to_unixtime(time_hour) + (minute + dep_delay) * 60)),
     WATERMARK FOR departure AS departure - INTERVAL '24 hours'
 ) WITH (queues = 8)";
 
