@@ -48,7 +48,7 @@ impl Decision {
 
     pub(super) fn change(change: &Change, reply: Reply) -> Self {
         Self {
-            records: vec![Record::State(change.encode())],
+            records: vec![Record::State(change.to_bytes())],
             reply,
         }
     }

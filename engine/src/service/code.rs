@@ -90,11 +90,13 @@ impl From<BrokerError> for Refusal {
             BrokerError::Name(name) => name_code(name),
             BrokerError::TopicNotFound { .. } => Code::TopicNotFound,
             BrokerError::GroupNotFound { .. } => Code::ConsumerGroupNotFound,
-            BrokerError::Exists { .. } | BrokerError::OutOfBounds { .. } => Code::BadRequest,
+            BrokerError::Exists { .. }
+            | BrokerError::OutOfBounds { .. }
+            | BrokerError::BadChange { .. } => Code::BadRequest,
             BrokerError::WrittenBy { .. } => Code::Forbidden,
             BrokerError::InvalidHandle { .. } => Code::InvalidReceiptHandle,
             BrokerError::TooMany { .. } => Code::TooManyRequests,
-            BrokerError::ShardDamaged(_) => Code::InternalServerError,
+            BrokerError::ShardDamaged(_) | BrokerError::Confused(_) => Code::InternalServerError,
             BrokerError::Append(append) => match append {
                 AppendError::TooLarge { .. } => Code::MessageBodyTooLarge,
                 // The message may exist all the same.
@@ -147,9 +149,10 @@ pub fn grpc(error: &BrokerError) -> tonic::Status {
             tonic::Code::NotFound
         }
         BrokerError::Exists { .. } => tonic::Code::AlreadyExists,
-        BrokerError::WrittenBy { .. } | BrokerError::InvalidHandle { .. } => {
-            tonic::Code::FailedPrecondition
-        }
+        BrokerError::WrittenBy { .. }
+        | BrokerError::BadChange { .. }
+        | BrokerError::InvalidHandle { .. } => tonic::Code::FailedPrecondition,
+        BrokerError::Confused(_) => tonic::Code::Internal,
         BrokerError::TooMany { .. } => tonic::Code::ResourceExhausted,
         BrokerError::ShardDamaged(_) => tonic::Code::DataLoss,
         BrokerError::Append(append) => match append {

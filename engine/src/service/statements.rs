@@ -74,7 +74,7 @@ impl Statements for Database {
     }
 
     async fn cancel(&self, name: &str) -> Result<(), Status> {
-        self.sql.jobs().as_ref().drop(name).await.map_err(|e| status(&e))
+        self.sql.jobs().as_ref().end(name).await.map_err(|e| status(&e))
     }
 }
 
