@@ -10,7 +10,7 @@ use millpond_proto::name::{GroupName, TopicName};
 use millpond_proto::task::Runtimes;
 use millpond_proto::time::{SimulatedClock, Timestamp};
 use millpond_sql::topic::{EpochCut, OutputRow, Topics};
-use millpond_storage::disk::SimulatedDisk;
+use millpond_storage::disk::simulated::SimulatedDisk;
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::{Parts, Settings};
 use millpond_storage::tier::objects::DiskObjectStore;
@@ -175,7 +175,7 @@ async fn everything_answered_survives_a_crash_and_a_checkpoint() {
     broker.tier().await.unwrap();
     send(&broker, &["e"]).await;
     drop(broker);
-    disk.crash(&Seeded::new(3));
+    let disk = disk.crash(&Seeded::new(3));
 
     let broker = open(&disk).await;
     assert_eq!(
@@ -291,7 +291,7 @@ async fn an_effect_asked_twice_adds_nothing_and_epochs_come_in_order() {
             .unwrap();
     }
     drop(broker);
-    disk.crash(&Seeded::new(9));
+    let disk = disk.crash(&Seeded::new(9));
     let broker = open(&disk).await;
     let sql: &dyn Topics = &*broker;
     sql.append(job, output.id, Epoch(1), rows).await.unwrap();

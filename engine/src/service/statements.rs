@@ -74,7 +74,12 @@ impl Statements for Database {
     }
 
     async fn cancel(&self, name: &str) -> Result<(), Status> {
-        self.sql.jobs().as_ref().end(name).await.map_err(|e| status(&e))
+        self.sql
+            .jobs()
+            .as_ref()
+            .end(name)
+            .await
+            .map_err(|e| status(&e))
     }
 }
 
