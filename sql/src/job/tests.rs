@@ -611,9 +611,9 @@ async fn dropping_a_view_leaves_nothing_and_an_orphan_is_made_anew() {
     create_both(&jobs, "").await;
     world.send(0, &format!("{{\"carrier\":\"AA\",\"delay\":1,\"at\":{START_MS}}}"));
     world.wait_ms(300).await;
-    jobs.drop("changes").await.unwrap();
-    jobs.drop("closed").await.unwrap();
-    assert!(jobs.drop("closed").await.is_err());
+    Continuous::drop(jobs.as_ref(), "changes").await.unwrap();
+    Continuous::drop(jobs.as_ref(), "closed").await.unwrap();
+    assert!(Continuous::drop(jobs.as_ref(), "closed").await.is_err());
     let left: Vec<String> = world.topics.topics().into_iter().map(|topic| topic.name).collect();
     assert_eq!(left, ["flights"]);
     assert!(world.topics.jobs().is_empty());
