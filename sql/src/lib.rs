@@ -23,3 +23,7 @@ pub mod statement;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
 pub mod topic;
+pub mod job;
+pub mod operator;
+pub mod progress;
+pub mod state;

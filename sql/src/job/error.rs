@@ -1,0 +1,80 @@
+//! Why a continuous query does not go on.
+
+use millpond_proto::remedy::Remedy;
+
+use crate::error::SqlError;
+use crate::operator::OperatorError;
+use crate::state::checkpoint::CheckpointError;
+use crate::topic::TopicsError;
+
+/// Why a turn of a query's loop ended.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The broker refused.
+    #[error(transparent)]
+    Topics(#[from] TopicsError),
+    /// The saved state could not be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The query could not be computed.
+    #[error("{error}{place}")]
+    Operator {
+        /// Why.
+        #[source]
+        error: OperatorError,
+        /// ` at offset … in queue … of topic …` when the row is known, else nothing.
+        place: String,
+    },
+    /// The remembered statement can not be planned any more, or rows can not be decoded.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    /// Rows of a recorded cut are not kept any more.
+    #[error(
+        "rows from offset {from} on in queue {queue} of topic {topic} are gone (kept from {first} on), but the query needs them to restore its state; drop the query and create it again"
+    )]
+    InputGone {
+        /// Topic.
+        topic: String,
+        /// Queue.
+        queue: u32,
+        /// First offset needed.
+        from: u64,
+        /// First offset kept.
+        first: u64,
+    },
+    /// The topic that it reads or writes is not there any more.
+    #[error("topic {topic} was deleted or made anew; drop the query and create it again")]
+    TopicGone {
+        /// Topic.
+        topic: String,
+    },
+}
+
+impl JobError {
+    /// What to do next.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Topics(error) => error.remedy(),
+            Self::Checkpoint(error) => error.remedy(),
+            Self::Operator { error, .. } => error.remedy(),
+            Self::Sql(error) => error.remedy(),
+            Self::InputGone { .. } | Self::TopicGone { .. } => Remedy::Operator,
+        }
+    }
+}
+
+impl From<OperatorError> for JobError {
+    fn from(error: OperatorError) -> Self {
+        Self::Operator {
+            error,
+            place: String::new(),
+        }
+    }
+}
+
+impl From<arrow::error::ArrowError> for JobError {
+    fn from(error: arrow::error::ArrowError) -> Self {
+        OperatorError::from(error).into()
+    }
+}

@@ -1,0 +1,18 @@
+//! Continuous queries at work: each is a loop of its own on the background lane.
+//!
+//! A turn of the loop reads what was stored before a tick, computes, records the cut (the intent) and
+//! appends the output (the effect); from time to time it saves its state. Whatever fails, fails for
+//! this one query: a passing trouble makes it go on from its last cut, anything else makes it stop and
+//! say why. This room holds no data of its own; topics and objects are behind traits.
+//!
+//! Reading order: [`runtime`] (create, drop, list), [`runner`] (the loop), [`region`] (one epoch,
+//! without I/O), [`reader`] (a queue in ticks), [`error`].
+
+pub mod error;
+pub mod reader;
+pub mod region;
+pub mod runner;
+pub mod runtime;
+
+#[cfg(test)]
+mod tests;

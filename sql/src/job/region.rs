@@ -1,0 +1,392 @@
+//! One epoch of a continuous query, without I/O: envelopes in, prepared output rows out.
+//!
+//! Rows are taken tick by tick, within a tick by (queue, offset): an order that is the log's alone. The
+//! rows of a tick are judged by the watermark before it, then the watermark moves and windows close. So
+//! the output does not depend on where epochs were cut, except that an updating query emits at their ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::cast::AsArray;
+use arrow::array::{Array, BinaryArray, BooleanArray, ListArray, RecordBatch, StringArray, StructArray};
+use arrow::compute::{cast, concat_batches, filter_record_batch, is_null, max};
+use arrow::datatypes::DataType;
+use bytes::Bytes;
+use millpond_connectors::format::json::encode_rows;
+use millpond_proto::message::QueueId;
+use millpond_proto::time::Timestamp;
+
+use crate::catalog::DECODE_ERROR;
+use crate::decode::TopicDecoder;
+use crate::error::SqlError;
+use crate::job::error::JobError;
+use crate::job::reader::{missing, offsets};
+use crate::operator::window::milliseconds;
+use crate::operator::{Emission, Keys, Late, Operator, OperatorError, Output};
+use crate::plan::continuous::ContinuousPlan;
+use crate::progress::{Watermark, tick_of};
+use crate::state::checkpoint::Counts;
+use crate::topic::OutputRow;
+
+/// Envelope columns that a region needs whatever the query reads.
+const ALWAYS: [&str; 5] = ["offset", "stored_at", "key", "body", "properties"];
+
+/// What an epoch leads to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Rows for the output topic.
+    pub rows: Vec<OutputRow>,
+    /// Rows for the side topic.
+    pub late: Vec<OutputRow>,
+}
+
+/// A query's computation with its state.
+#[derive(Debug)]
+pub struct Region {
+    plan: ContinuousPlan,
+    operator: Box<dyn Operator>,
+    decoder: TopicDecoder,
+    watermark: Watermark,
+    counts: Counts,
+}
+
+/// Rows of one tick and queue.
+struct Piece {
+    queue: QueueId,
+    table: RecordBatch,
+    envelope: RecordBatch,
+}
+
+impl Region {
+    /// A region that has seen nothing.
+    ///
+    /// # Errors
+    /// [`SqlError`] when the topic's declaration can not be read.
+    pub fn new(plan: ContinuousPlan) -> Result<Self, SqlError> {
+        let decoder = TopicDecoder::new(&plan.source, &plan.decoded)?;
+        let delay_ms = plan.source.watermark.as_ref().map_or(0, |spec| spec.delay_ms);
+        Ok(Self {
+            operator: plan.operator()?,
+            decoder,
+            watermark: Watermark::new(delay_ms),
+            counts: Counts::default(),
+            plan,
+        })
+    }
+
+    /// Goes on from a checkpoint.
+    ///
+    /// # Errors
+    /// [`OperatorError::OtherState`] when it was saved by another query.
+    pub fn restore(
+        &mut self,
+        greatest_ms: Option<i64>,
+        counts: Counts,
+        state: Option<&RecordBatch>,
+    ) -> Result<(), OperatorError> {
+        let delay_ms = self.plan.source.watermark.as_ref().map_or(0, |spec| spec.delay_ms);
+        self.watermark = Watermark::resumed(delay_ms, greatest_ms);
+        self.counts = counts;
+        match state {
+            Some(state) => self.operator.restore(state),
+            None => Ok(()),
+        }
+    }
+
+    /// Names of the envelope columns that [`Region::epoch`] must be given.
+    #[must_use]
+    pub fn envelope_columns(&self) -> Vec<String> {
+        let mut columns: Vec<String> = ALWAYS.iter().map(|name| (*name).to_owned()).collect();
+        for name in self.decoder.envelope_columns() {
+            if !columns.iter().any(|column| column == name) {
+                columns.push(name.to_owned());
+            }
+        }
+        columns
+    }
+
+    /// Where the watermark stands.
+    #[must_use]
+    pub fn watermark(&self) -> &Watermark {
+        &self.watermark
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The operator, to save its state.
+    #[must_use]
+    pub fn operator(&self) -> &dyn Operator {
+        self.operator.as_ref()
+    }
+
+    /// Computes the rows of one epoch: of each queue, all rows before the epoch's tick and after those
+    /// of the epoch before.
+    ///
+    /// # Errors
+    /// [`JobError`] when a row can not be computed, with its place where that is known.
+    pub fn epoch(
+        &mut self,
+        queues: Vec<(QueueId, Vec<RecordBatch>)>,
+    ) -> Result<Effects, JobError> {
+        let mut ticks: BTreeMap<i64, Vec<Piece>> = BTreeMap::new();
+        for (queue, batches) in queues {
+            for batch in batches {
+                self.cut_into_ticks(queue, &batch, &mut ticks)?;
+            }
+        }
+        let mut effects = Effects::default();
+        for (_, pieces) in ticks {
+            self.tick(&pieces, &mut effects)?;
+        }
+        let mut out = Output::default();
+        self.operator.on_barrier(&mut out)?;
+        self.emit(out, &[], &mut effects)?;
+        Ok(effects)
+    }
+
+    fn cut_into_ticks(
+        &mut self,
+        queue: QueueId,
+        batch: &RecordBatch,
+        ticks: &mut BTreeMap<i64, Vec<Piece>>,
+    ) -> Result<(), JobError> {
+        let stored_at = batch.column_by_name("stored_at").ok_or_else(|| missing("stored_at"))?;
+        let stored_at = milliseconds(stored_at)?;
+        let table = self.decoder.decode(batch)?.batch;
+        let rows = batch.num_rows();
+        let mut start = 0;
+        while start < rows {
+            let tick_ms = tick_of(stored_at.value(start));
+            let rest = &stored_at.values()[start..];
+            let count = rest.partition_point(|stored_at| tick_of(*stored_at) <= tick_ms);
+            // A store time that went back would belong to an earlier tick, and the order were lost.
+            assert!(count > 0, "store times of a queue never go back");
+            ticks.entry(tick_ms).or_default().push(Piece {
+                queue,
+                table: table.slice(start, count),
+                envelope: batch.slice(start, count),
+            });
+            start += count;
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, pieces: &[Piece], effects: &mut Effects) -> Result<(), JobError> {
+        let mut decoded = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            decoded.push(self.without_undecodable(piece)?);
+        }
+        let tables: Vec<&RecordBatch> = decoded.iter().map(|piece| &piece.table).collect();
+        let table = match tables.as_slice() {
+            [one] => (*one).clone(),
+            many => concat_batches(self.decoder.schema(), many.iter().copied())?,
+        };
+        let mut greatest_ms = None;
+        if let Some(column) = self.plan.time_column {
+            let times = milliseconds(table.column(column))?;
+            greatest_ms = max(&times);
+            if self.plan.windowed {
+                self.counts.rows_without_time += times.null_count() as u64;
+            }
+        }
+        let input = table.project(&(0..self.plan.query_columns).collect::<Vec<_>>())?;
+        let mut out = Output::default();
+        if input.num_rows() > 0
+            && let Err(error) = self.operator.on_batch(&input, self.watermark.at(), &mut out)
+        {
+            let place = self.place_of_failure(&input, &decoded);
+            return Err(JobError::Operator { error, place });
+        }
+        self.emit(out, &decoded, effects)?;
+
+        self.watermark.end_tick(greatest_ms);
+        if let Some(watermark) = self.watermark.at() {
+            let mut out = Output::default();
+            self.operator.on_watermark(watermark, &mut out)?;
+            self.emit(out, &[], effects)?;
+        }
+        Ok(())
+    }
+
+    /// Counts the rows, and leaves out those whose body does not parse, unless the query asks for them.
+    fn without_undecodable(&mut self, piece: &Piece) -> Result<Piece, JobError> {
+        self.counts.rows_in += piece.table.num_rows() as u64;
+        let mut kept = Piece {
+            queue: piece.queue,
+            table: piece.table.clone(),
+            envelope: piece.envelope.clone(),
+        };
+        let Some(errors) = piece.table.column_by_name(DECODE_ERROR) else {
+            return Ok(kept);
+        };
+        let bad = errors.len() - errors.null_count();
+        if bad == 0 {
+            return Ok(kept);
+        }
+        self.counts.rows_undecodable += bad as u64;
+        let good: BooleanArray = is_null(errors)?;
+        if self.counts.first_undecodable.is_none()
+            && let Some(row) = (0..good.len()).find(|row| !good.value(*row))
+        {
+            let errors: &StringArray = errors.as_string();
+            let offset = offsets(&piece.envelope)?.value(row);
+            let place = self.place(piece.queue, offset);
+            self.counts.first_undecodable = Some(format!("{}{place}", errors.value(row)));
+        }
+        if !self.plan.reads_undecodable {
+            kept.table = filter_record_batch(&piece.table, &good)?;
+            kept.envelope = filter_record_batch(&piece.envelope, &good)?;
+        }
+        Ok(kept)
+    }
+
+    fn place(&self, queue: QueueId, offset: u64) -> String {
+        let topic = &self.plan.source.name;
+        format!(" at offset {offset} in queue {queue} of topic {topic}")
+    }
+
+    /// Finds the row that an expression fails on by trying each alone in a fresh operator.
+    fn place_of_failure(&self, input: &RecordBatch, pieces: &[Piece]) -> String {
+        let failing = (0..input.num_rows()).find(|row| {
+            let alone = input.slice(*row, 1);
+            self.plan.operator().is_ok_and(|mut operator| {
+                let mut out = Output::default();
+                operator.on_batch(&alone, None, &mut out).is_err()
+            })
+        });
+        failing
+            .and_then(|row| {
+                let (piece, row) = locate(pieces, row)?;
+                let offset = offsets(&piece.envelope).ok()?.value(row);
+                Some(self.place(piece.queue, offset))
+            })
+            .unwrap_or_default()
+    }
+
+    /// Turns what the operator emitted into messages; `pieces` are the rows that it was given.
+    fn emit(
+        &mut self,
+        out: Output,
+        pieces: &[Piece],
+        effects: &mut Effects,
+    ) -> Result<(), JobError> {
+        for emission in out.emissions {
+            self.counts.rows_out +=
+                (emission.rows.num_rows() + emission.deleted.len()) as u64;
+            messages(emission, pieces, &mut effects.rows)?;
+        }
+        for late in out.late {
+            self.counts.rows_late += 1;
+            effects.late.push(self.late_message(&late, pieces)?);
+        }
+        Ok(())
+    }
+
+    fn late_message(&self, late: &Late, pieces: &[Piece]) -> Result<OutputRow, JobError> {
+        let index = usize::try_from(late.row).expect("a u32 fits a usize");
+        let (piece, row) = locate(pieces, index).expect("a late row is one of those given");
+        let offset = offsets(&piece.envelope)?.value(row);
+        let mut properties = text_properties(&piece.envelope, row)?;
+        for (key, value) in [
+            ("late_reason", late.reason.as_str().to_owned()),
+            ("window_start", iso(late.window_start)),
+            ("window_end", iso(late.window_end)),
+            ("watermark", iso(late.watermark)),
+            ("source_topic", self.plan.source.name.clone()),
+            ("source_queue", piece.queue.to_string()),
+            ("source_offset", offset.to_string()),
+        ] {
+            properties.push((key.to_owned(), value));
+        }
+        Ok(OutputRow {
+            key: bytes_at(&piece.envelope, "key", row)?,
+            body: bytes_at(&piece.envelope, "body", row)?,
+            properties,
+        })
+    }
+}
+
+fn messages(
+    emission: Emission,
+    pieces: &[Piece],
+    rows: &mut Vec<OutputRow>,
+) -> Result<(), JobError> {
+    let bodies = encode_rows(&emission.rows)?;
+    for (index, body) in bodies.into_iter().enumerate() {
+        let key = match &emission.keys {
+            Keys::Group(keys) => Some(keys[index].clone()),
+            Keys::Source(sources) => {
+                let source = usize::try_from(sources[index]).expect("a u32 fits a usize");
+                let (piece, row) = locate(pieces, source).expect("a row comes of one given");
+                bytes_at(&piece.envelope, "key", row)?
+            }
+        };
+        rows.push(OutputRow {
+            key,
+            body: Some(body),
+            properties: Vec::new(),
+        });
+    }
+    for key in emission.deleted {
+        rows.push(OutputRow {
+            key: Some(key),
+            body: None,
+            properties: Vec::new(),
+        });
+    }
+    Ok(())
+}
+
+/// The piece and its row that a row of all pieces in a line is.
+fn locate(pieces: &[Piece], mut row: usize) -> Option<(&Piece, usize)> {
+    for piece in pieces {
+        let rows = piece.table.num_rows();
+        if row < rows {
+            return Some((piece, row));
+        }
+        row -= rows;
+    }
+    None
+}
+
+fn bytes_at(envelope: &RecordBatch, column: &str, row: usize) -> Result<Option<Bytes>, JobError> {
+    let column = envelope.column_by_name(column).ok_or_else(|| missing(column))?;
+    let value = cast(&column.slice(row, 1), &DataType::Binary)?;
+    let value: &BinaryArray = value.as_binary();
+    Ok(value.is_valid(0).then(|| Bytes::copy_from_slice(value.value(0))))
+}
+
+/// The properties of a message that are text.
+fn text_properties(envelope: &RecordBatch, row: usize) -> Result<Vec<(String, String)>, JobError> {
+    let wrong = || missing("properties");
+    let column = envelope.column_by_name("properties").ok_or_else(wrong)?;
+    let list: &ListArray = column.as_list_opt().ok_or_else(wrong)?;
+    if list.is_null(row) {
+        return Ok(Vec::new());
+    }
+    let entries = list.value(row);
+    let entries: &StructArray = entries.as_struct_opt().ok_or_else(wrong)?;
+    let text = |name: &str| {
+        let column = entries.column_by_name(name).map(Arc::clone);
+        column.ok_or_else(wrong)
+    };
+    let (keys, values) = (text("key")?, text("text")?);
+    let keys: &StringArray = keys.as_string_opt().ok_or_else(wrong)?;
+    let values: &StringArray = values.as_string_opt().ok_or_else(wrong)?;
+    Ok((0..entries.len())
+        .filter(|entry| values.is_valid(*entry))
+        .map(|entry| (keys.value(entry).to_owned(), values.value(entry).to_owned()))
+        .collect())
+}
+
+/// A time as the bodies write it.
+fn iso(time: Timestamp) -> String {
+    arrow::temporal_conversions::timestamp_ms_to_datetime(time.as_ms()).map_or_else(
+        || time.to_string(),
+        |time| time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+    )
+}

@@ -1,0 +1,555 @@
+//! The loop of one continuous query: read a few ticks, compute, commit the cut, append the output.
+//!
+//! Invariants. At most one epoch lies between its cut (the intent) and its output (the effect). An epoch
+//! holds whole ticks and at least one row. After a restart the last saved state is loaded and the cuts
+//! recorded since are computed again; only the last one's output is appended again, which changes
+//! nothing if it was appended before. A trouble that passes is met by starting over from what is
+//! recorded, so there is one way to recover and not two.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+use millpond_proto::message::{Epoch, JobId, QueueId, TopicId};
+use millpond_proto::remedy::Remedy;
+use millpond_proto::time::{Clock, Timestamp};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::sync::watch;
+
+use crate::continuous::{JobState, JobStatus};
+use crate::error::SqlError;
+use crate::job::error::JobError;
+use crate::job::reader::{QueueReader, Room, read_range};
+use crate::job::region::{Effects, Region};
+use crate::plan::continuous::{ContinuousPlan, plan};
+use crate::progress::tick_of;
+use crate::state::checkpoint::{Checkpoint, CheckpointError, Facts, folder_of, key_of};
+use crate::statement::{Emit, Statement, parse};
+use crate::topic::{EpochCut, JobSpec, NewTopic, OutputRow, TICK_MS, Topics};
+
+/// Most rows of an epoch, about.
+const EPOCH_ROWS: usize = 64 * 1024;
+/// Most bytes of an epoch's input, about.
+const EPOCH_BYTES: usize = 32 * 1024 * 1024;
+/// Fewest rows that are read ahead of one queue.
+const QUEUE_ROWS_MIN: usize = 256;
+/// Pause when there is nothing to read.
+const IDLE: Duration = Duration::from_millis(TICK_MS.unsigned_abs());
+/// State is saved this long after it was saved before,
+const CHECKPOINT_MS: i64 = 10_000;
+/// or after so many epochs.
+const CHECKPOINT_EPOCHS: u64 = 512;
+/// First pause after a trouble that passes; it doubles up to the longest.
+const PAUSE_MS_MIN: u64 = 100;
+/// Longest pause after a trouble that passes.
+const PAUSE_MS_MAX: u64 = 10_000;
+
+/// What a query looks like from outside.
+#[derive(Debug)]
+pub struct Shared {
+    /// Its status, but for the lag.
+    pub status: JobStatus,
+    /// The topic that it reads, once it is planned.
+    pub source: Option<TopicId>,
+    /// Committed offsets by queue.
+    pub committed: BTreeMap<u32, u64>,
+}
+
+/// One continuous query.
+#[derive(Debug)]
+pub struct Runner {
+    /// The broker.
+    pub topics: Arc<dyn Topics>,
+    /// Time, for pauses and checkpoints.
+    pub clock: Arc<dyn Clock>,
+    /// Where state is saved.
+    pub state: Arc<dyn ObjectStore>,
+    /// The query.
+    pub spec: JobSpec,
+    /// What it looks like from outside.
+    pub shared: Arc<Mutex<Shared>>,
+    /// Says when to stop.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// The name of the side topic of a view.
+#[must_use]
+pub fn late_topic_of(view: &str) -> String {
+    format!("{view}_late")
+}
+
+/// Plans a remembered statement.
+///
+/// # Errors
+/// [`SqlError`] when it can not be planned.
+pub async fn plan_of(sql: &str, topics: &dyn Topics) -> Result<ContinuousPlan, SqlError> {
+    match parse(sql)? {
+        Statement::CreateMaterializedView(view) => plan(&view.query, view.emit, topics).await,
+        Statement::CreateJob(job) => {
+            let target = topics.topic(&job.target).ok_or_else(|| {
+                let known = topics.topics().into_iter().map(|topic| topic.name);
+                SqlError::unknown("topic", &job.target, None, known)
+            })?;
+            plan(&job.query, Emit::Changes, topics).await?.into_target(&target)
+        }
+        _ => Err(SqlError::Bug {
+            cause: "a job's statement is neither a view nor a job".to_owned(),
+        }),
+    }
+}
+
+impl Runner {
+    /// Runs until told to stop, or until the query can not go on; then its status says why.
+    pub async fn run(self) {
+        let ended = AssertUnwindSafe(self.run_until_stopped()).catch_unwind().await;
+        let error = match ended {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the query panicked; see the server's log, and please report it".to_owned(),
+        };
+        tracing::error!(job = %self.spec.name, %error, "continuous query failed");
+        self.update(|shared| {
+            shared.status.state = JobState::Failed;
+            shared.status.error = Some(error);
+        });
+    }
+
+    async fn run_until_stopped(&self) -> Result<(), JobError> {
+        let mut pause_ms = PAUSE_MS_MIN;
+        let mut epoch = self.epoch();
+        loop {
+            let error = match self.attempt().await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if error.remedy() != Remedy::Retry {
+                return Err(error);
+            }
+            if self.epoch() > epoch {
+                epoch = self.epoch();
+                pause_ms = PAUSE_MS_MIN;
+            }
+            tracing::warn!(job = %self.spec.name, %error, pause_ms, "continuous query starts over");
+            if self.pause(Duration::from_millis(pause_ms)).await {
+                return Ok(());
+            }
+            pause_ms = (pause_ms * 2).min(PAUSE_MS_MAX);
+        }
+    }
+
+    async fn attempt(&self) -> Result<(), JobError> {
+        let plan = plan_of(&self.spec.sql, self.topics.as_ref()).await?;
+        self.update(|shared| shared.source = Some(plan.source.id));
+        let mut turns = Turns::recover(self, plan).await?;
+        while !*self.stopping.borrow() {
+            if !turns.turn().await? && self.pause(IDLE).await {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits; answers whether it is time to stop.
+    async fn pause(&self, duration: Duration) -> bool {
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            biased;
+            // A dropped sender means that nobody is left to ask for more.
+            _ = stopping.wait_for(|stop| *stop) => true,
+            () = self.clock.sleep(duration) => false,
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.shared.lock().expect("no holder panics").status.epoch
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Shared)) {
+        change(&mut self.shared.lock().expect("no holder panics"));
+    }
+
+    fn job(&self) -> JobId {
+        JobId(self.spec.id)
+    }
+}
+
+/// A query between two turns.
+struct Turns<'a> {
+    runner: &'a Runner,
+    plan: ContinuousPlan,
+    output: TopicId,
+    region: Region,
+    columns: Arc<[String]>,
+    readers: BTreeMap<u32, QueueReader>,
+    /// Last committed epoch and its tick.
+    epoch: u64,
+    tick_ms: i64,
+    saved: Saved,
+}
+
+/// The last checkpoint.
+struct Saved {
+    epoch: u64,
+    key: Option<String>,
+    at: Timestamp,
+}
+
+impl<'a> Turns<'a> {
+    async fn recover(runner: &'a Runner, plan: ContinuousPlan) -> Result<Self, JobError> {
+        let output = output_of(runner)?;
+        let region = Region::new(plan.clone())?;
+        let columns: Arc<[String]> = Arc::from(region.envelope_columns());
+        let progress = runner.topics.progress(runner.job()).await?;
+        let mut turns = Self {
+            runner,
+            output,
+            region,
+            columns,
+            readers: BTreeMap::new(),
+            epoch: 0,
+            tick_ms: i64::MIN,
+            saved: Saved {
+                epoch: 0,
+                key: None,
+                at: runner.clock.now(),
+            },
+            plan,
+        };
+        let mut offsets = BTreeMap::new();
+        if let Some((epoch, key)) = progress.checkpoint {
+            offsets = turns.load(epoch, key).await?;
+        }
+        let count = progress.cuts.len();
+        for (index, cut) in progress.cuts.into_iter().enumerate() {
+            let effects = turns.replay(&cut, &mut offsets).await?;
+            turns.epoch = cut.epoch;
+            turns.tick_ms = cut.tick_ms;
+            if index + 1 == count {
+                turns.append(effects).await?;
+            }
+        }
+        for (queue, offset) in offsets {
+            turns.reader(queue, offset);
+        }
+        turns.delete_other_checkpoints().await;
+        turns.publish();
+        Ok(turns)
+    }
+
+    /// Loads the saved state; answers the offsets that it ends at.
+    async fn load(&mut self, epoch: u64, key: String) -> Result<BTreeMap<u32, u64>, JobError> {
+        let object = match self.runner.state.get(&Path::from(key.as_str())).await {
+            Ok(object) => object.bytes().await.map_err(|source| store_error("read", &key, source))?,
+            Err(object_store::Error::NotFound { .. }) => {
+                return Err(CheckpointError::Missing { key }.into());
+            }
+            Err(source) => return Err(store_error("read", &key, source).into()),
+        };
+        let Checkpoint { facts, state } = Checkpoint::decode(&key, &object)?;
+        if facts.job != self.runner.spec.id || facts.cut.epoch != epoch {
+            return Err(CheckpointError::Damaged {
+                key,
+                detail: "it belongs to another job or epoch".to_owned(),
+            }
+            .into());
+        }
+        self.region.restore(facts.greatest_ms, facts.counts, state.as_ref())?;
+        self.epoch = epoch;
+        self.tick_ms = facts.cut.tick_ms;
+        self.saved.epoch = epoch;
+        self.saved.key = Some(key);
+        Ok(self.own_offsets(&facts.cut).collect())
+    }
+
+    fn own_offsets(&self, cut: &EpochCut) -> impl Iterator<Item = (u32, u64)> {
+        let source = self.plan.source.id.0;
+        let own = cut.offsets.clone().into_iter().filter(move |(topic, _, _)| *topic == source);
+        own.map(|(_, queue, offset)| (queue, offset))
+    }
+
+    /// Computes a recorded epoch again.
+    async fn replay(
+        &mut self,
+        cut: &EpochCut,
+        offsets: &mut BTreeMap<u32, u64>,
+    ) -> Result<Effects, JobError> {
+        let topic = self.plan.source.id;
+        let kept: BTreeMap<u32, u64> = self
+            .runner
+            .topics
+            .extents(topic)
+            .into_iter()
+            .map(|extent| (extent.queue.0, extent.first.0))
+            .collect();
+        let ends: BTreeMap<u32, u64> = self.own_offsets(cut).collect();
+        let mut queues = Vec::new();
+        for (queue, end) in ends {
+            let first = kept.get(&queue).copied().unwrap_or(0);
+            let from = match offsets.insert(queue, end) {
+                Some(from) if from < first && from < end => {
+                    return Err(JobError::InputGone {
+                        topic: self.plan.source.name.clone(),
+                        queue,
+                        from,
+                        first,
+                    });
+                }
+                Some(from) => from,
+                // The first cut began with what was kept.
+                None => first.min(end),
+            };
+            if from < end {
+                let queue = QueueId(queue);
+                let topics = self.runner.topics.as_ref();
+                let batches = read_range(topics, topic, queue, from..end, &self.columns).await?;
+                queues.push((queue, batches));
+            }
+        }
+        self.region.epoch(queues)
+    }
+
+    /// One epoch, if there is anything to compute; answers whether there was.
+    async fn turn(&mut self) -> Result<bool, JobError> {
+        let topics = &self.runner.topics;
+        let source = self.plan.source.id;
+        let until_ms = tick_of(topics.now().as_ms());
+        if until_ms <= self.tick_ms {
+            return Ok(false);
+        }
+        if topics.topic(&self.plan.source.name).is_none_or(|topic| topic.id != source) {
+            let topic = self.plan.source.name.clone();
+            return Err(JobError::TopicGone { topic });
+        }
+        topics.close_ticks(&[source], Timestamp(until_ms)).await?;
+        let Some(tick_ms) = self.read_ahead(until_ms).await? else {
+            return Ok(false);
+        };
+
+        let mut queues = Vec::new();
+        for reader in self.readers.values_mut() {
+            let batches = reader.take_before(tick_ms);
+            if !batches.is_empty() {
+                queues.push((reader.queue(), batches));
+            }
+        }
+        assert!(!queues.is_empty(), "an epoch has at least one row");
+        let effects = self.region.epoch(queues)?;
+        let cut = self.cut(self.epoch + 1, tick_ms);
+        self.runner.topics.commit(self.runner.job(), cut).await?;
+        self.epoch += 1;
+        self.tick_ms = tick_ms;
+        self.append(effects).await?;
+        self.publish();
+        self.save_if_due().await?;
+        Ok(true)
+    }
+
+    /// Reads until some tick up to `until_ms` is complete and has rows before it; `None` when there are none.
+    async fn read_ahead(&mut self, until_ms: i64) -> Result<Option<i64>, JobError> {
+        let topics = Arc::clone(&self.runner.topics);
+        let mut ends = BTreeMap::new();
+        for extent in topics.extents(self.plan.source.id) {
+            let reader = self.reader(extent.queue.0, extent.first.0);
+            let skipped = reader.skip_to(extent.first.0);
+            if skipped > 0 {
+                tracing::warn!(
+                    job = %self.runner.spec.name,
+                    queue = extent.queue.0,
+                    skipped,
+                    "rows were deleted before the query read them"
+                );
+            }
+            ends.insert(extent.queue.0, extent.next.0);
+        }
+        let share = self.readers.len().max(1);
+        let mut room = Room {
+            rows: (EPOCH_ROWS / share).max(QUEUE_ROWS_MIN),
+            bytes: EPOCH_BYTES / share,
+        };
+        loop {
+            let mut tick_ms = until_ms;
+            for (queue, reader) in &mut self.readers {
+                let end = ends.get(queue).copied().unwrap_or(0);
+                reader.fill(topics.as_ref(), until_ms, end, room).await?;
+                tick_ms = tick_ms.min(reader.complete_before(until_ms, end));
+            }
+            let first = self.readers.values().filter_map(QueueReader::first_tick_ms).min();
+            if first.is_some_and(|first| first < tick_ms) {
+                return Ok(Some(tick_ms));
+            }
+            if tick_ms == until_ms {
+                return Ok(None);
+            }
+            // One tick holds more than there was room for, and a tick is never split.
+            room.rows = room.rows.saturating_mul(2);
+            room.bytes = room.bytes.saturating_mul(2);
+        }
+    }
+
+    fn reader(&mut self, queue: u32, from: u64) -> &mut QueueReader {
+        let topic = self.plan.source.id;
+        let columns = &self.columns;
+        self.readers
+            .entry(queue)
+            .or_insert_with(|| QueueReader::new(topic, QueueId(queue), Arc::clone(columns), from))
+    }
+
+    fn cut(&self, epoch: u64, tick_ms: i64) -> EpochCut {
+        let source = self.plan.source.id.0;
+        let offsets = self.readers.iter();
+        EpochCut {
+            epoch,
+            tick_ms,
+            offsets: offsets.map(|(queue, reader)| (source, *queue, reader.taken())).collect(),
+        }
+    }
+
+    /// The effect of the current epoch; doing it again changes nothing.
+    async fn append(&mut self, effects: Effects) -> Result<(), JobError> {
+        let (job, epoch) = (self.runner.job(), Epoch(self.epoch));
+        if !effects.rows.is_empty() {
+            self.runner.topics.append(job, self.output, epoch, effects.rows).await?;
+        }
+        if !effects.late.is_empty() {
+            self.append_late(epoch, effects.late).await?;
+        }
+        Ok(())
+    }
+
+    async fn append_late(&mut self, epoch: Epoch, rows: Vec<OutputRow>) -> Result<(), JobError> {
+        let name = &self.runner.spec.name;
+        let side = late_topic_of(name);
+        let topics = &self.runner.topics;
+        let topic = match topics.topic(&side) {
+            Some(topic) if topic.written_by.as_deref() == Some(name) => topic,
+            Some(_) => return Err(SqlError::invalid(
+                format!("topic {side} exists already, and the query needs that name for its late rows"),
+                "drop that topic or the query",
+            )
+            .into()),
+            // An updating view seldom has late rows, so its side topic is made with the first.
+            None => topics.create_topic(late_topic(name, &self.plan)).await?,
+        };
+        Ok(topics.append(self.runner.job(), topic.id, epoch, rows).await?)
+    }
+
+    async fn save_if_due(&mut self) -> Result<(), JobError> {
+        let now = self.runner.clock.now();
+        let is_due = self.saved.epoch == 0
+            || self.epoch - self.saved.epoch >= CHECKPOINT_EPOCHS
+            || now.as_ms() - self.saved.at.as_ms() >= CHECKPOINT_MS;
+        if is_due { self.save(now).await } else { Ok(()) }
+    }
+
+    async fn save(&mut self, now: Timestamp) -> Result<(), JobError> {
+        let checkpoint = Checkpoint {
+            facts: Facts {
+                job: self.runner.spec.id,
+                cut: self.cut(self.epoch, self.tick_ms),
+                greatest_ms: self.region.watermark().greatest_ms(),
+                counts: self.region.counts().clone(),
+            },
+            state: self.region.operator().save()?,
+        };
+        let key = key_of(self.runner.spec.id, self.epoch);
+        let object = checkpoint.encode()?;
+        let put = self.runner.state.put(&Path::from(key.as_str()), object.into()).await;
+        put.map_err(|source| store_error("write", &key, source))?;
+        let epoch = Epoch(self.epoch);
+        self.runner.topics.checkpointed(self.runner.job(), epoch, &key).await?;
+        self.saved = Saved {
+            epoch: self.epoch,
+            key: Some(key),
+            at: now,
+        };
+        self.delete_other_checkpoints().await;
+        Ok(())
+    }
+
+    /// Deletes what is not the last checkpoint: older ones, and one that was written and not recorded.
+    async fn delete_other_checkpoints(&mut self) {
+        let keep = self.saved.key.as_deref();
+        if let Err(error) = delete_checkpoints(self.runner.state.as_ref(), self.runner.spec.id, keep).await {
+            // They take space and do no harm; the next checkpoint tries again.
+            tracing::warn!(job = %self.runner.spec.name, %error, "old state was not deleted");
+        }
+    }
+
+    fn publish(&self) {
+        let counts = self.region.counts();
+        let bytes = self.region.operator().state_bytes();
+        self.runner.update(|shared| {
+            let status = &mut shared.status;
+            status.epoch = self.epoch;
+            status.watermark = self.region.watermark().at();
+            status.rows_in = counts.rows_in;
+            status.rows_out = counts.rows_out;
+            status.rows_late = counts.rows_late;
+            status.rows_undecodable = counts.rows_undecodable;
+            status.rows_without_time = counts.rows_without_time;
+            status.state_bytes = bytes as u64;
+            status.error = counts
+                .first_undecodable
+                .as_ref()
+                .map(|first| format!("first row that could not be decoded: {first}"));
+            let readers = self.readers.iter();
+            shared.committed = readers.map(|(queue, reader)| (*queue, reader.taken())).collect();
+        });
+    }
+}
+
+/// The side topic of a view: bodies as they came.
+#[must_use]
+pub fn late_topic(view: &str, plan: &ContinuousPlan) -> NewTopic {
+    NewTopic {
+        name: late_topic_of(view),
+        queues: None,
+        columns: plan.source.columns.clone(),
+        watermark: None,
+        primary_key: Vec::new(),
+        written_by: Some(view.to_owned()),
+    }
+}
+
+/// Deletes the checkpoints of a job but the one under `keep`.
+///
+/// # Errors
+/// What the store says; some may be left then.
+pub async fn delete_checkpoints(
+    state: &dyn ObjectStore,
+    job: u64,
+    keep: Option<&str>,
+) -> Result<(), object_store::Error> {
+    let folder = Path::from(folder_of(job));
+    let mut found = state.list(Some(&folder));
+    let mut old = Vec::new();
+    while let Some(object) = found.next().await {
+        let location = object?.location;
+        if Some(location.as_ref()) != keep {
+            old.push(location);
+        }
+    }
+    for location in old {
+        state.delete(&location).await?;
+    }
+    Ok(())
+}
+
+fn output_of(runner: &Runner) -> Result<TopicId, JobError> {
+    let topic = runner.shared.lock().expect("no holder panics").status.output_topic.clone();
+    let id = runner.spec.outputs.first().copied().map(TopicId);
+    match (runner.topics.topic(&topic), id) {
+        (Some(found), Some(id)) if found.id == id => Ok(id),
+        _ => Err(JobError::TopicGone { topic }),
+    }
+}
+
+fn store_error(what: &str, key: &str, source: object_store::Error) -> CheckpointError {
+    CheckpointError::Store {
+        what: format!("{what} {key}"),
+        source,
+    }
+}

@@ -1,0 +1,283 @@
+//! All continuous queries of a broker: made, resumed, listed and ended here.
+//!
+//! What exists is what the broker remembers: a query is there once `create_job` returned. So output
+//! topics are made first; when a crash comes in between, the topic names its writer and no such query
+//! is remembered, and the next try makes it anew. Ending goes the other way round.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use millpond_proto::limits::JOBS_MAX;
+use millpond_proto::message::{JobId, TopicId};
+use millpond_proto::task::{Lane, Spawn, Task};
+use millpond_proto::time::Clock;
+use object_store::ObjectStore;
+use tokio::sync::watch;
+
+use crate::continuous::{Continuous, JobState, JobStatus};
+use crate::error::SqlError;
+use crate::job::runner::{
+    Runner, Shared, delete_checkpoints, late_topic, late_topic_of, plan_of,
+};
+use crate::plan::continuous::plan;
+use crate::statement::{ContinuousJob, ContinuousView, Statement, parse};
+use crate::topic::{JobSpec, NewTopic, TopicInfo, Topics};
+
+/// What the runtime is made of.
+#[derive(Clone, Debug)]
+pub struct JobParts {
+    /// The broker.
+    pub topics: Arc<dyn Topics>,
+    /// Time, for pauses and checkpoints.
+    pub clock: Arc<dyn Clock>,
+    /// Where loops run.
+    pub spawn: Arc<dyn Spawn>,
+    /// Where state is saved.
+    pub state: Arc<dyn ObjectStore>,
+}
+
+/// The runtime. Dropping it stops every query at its next wait, as a crash would.
+#[derive(Debug)]
+pub struct Jobs {
+    parts: JobParts,
+    /// Held while a query is made or ended, so that these happen one after the other.
+    changing: tokio::sync::Mutex<()>,
+    running: Mutex<BTreeMap<String, Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    spec: JobSpec,
+    is_view: bool,
+    shared: Arc<Mutex<Shared>>,
+    stop: watch::Sender<bool>,
+    task: Task,
+}
+
+impl Jobs {
+    /// Resumes every query that the broker remembers.
+    #[must_use]
+    pub fn start(parts: JobParts) -> Arc<Self> {
+        let jobs = Arc::new(Self {
+            parts,
+            changing: tokio::sync::Mutex::new(()),
+            running: Mutex::new(BTreeMap::new()),
+        });
+        for spec in jobs.parts.topics.jobs() {
+            jobs.run(spec);
+        }
+        jobs
+    }
+
+    /// Stops every query between two epochs and waits until they are still; they stay remembered.
+    pub async fn stop(&self) {
+        let _changing = self.changing.lock().await;
+        let running = std::mem::take(&mut *self.running());
+        for job in running.values() {
+            // A query that ended by itself no longer listens.
+            let _ = job.stop.send(true);
+        }
+        for (_, job) in running {
+            // A panic was already told in the job's status.
+            let _ = job.task.await;
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
+        self.running.lock().expect("no holder panics")
+    }
+
+    fn run(&self, spec: JobSpec) {
+        // A statement that does not parse any more fails in its loop, which says so in its status.
+        let target = match parse(&spec.sql) {
+            Ok(Statement::CreateJob(job)) => Some(job.target),
+            _ => None,
+        };
+        let is_view = target.is_none();
+        let shared = Arc::new(Mutex::new(Shared {
+            status: JobStatus {
+                name: spec.name.clone(),
+                state: JobState::Running,
+                sql: spec.sql.clone(),
+                epoch: 0,
+                watermark: None,
+                rows_in: 0,
+                rows_out: 0,
+                rows_late: 0,
+                rows_undecodable: 0,
+                rows_without_time: 0,
+                state_bytes: 0,
+                error: None,
+                lag: 0,
+                output_topic: target.unwrap_or_else(|| spec.name.clone()),
+            },
+            source: None,
+            committed: BTreeMap::new(),
+        }));
+        let (stop, stopping) = watch::channel(false);
+        let runner = Runner {
+            topics: Arc::clone(&self.parts.topics),
+            clock: Arc::clone(&self.parts.clock),
+            state: Arc::clone(&self.parts.state),
+            spec: spec.clone(),
+            shared: Arc::clone(&shared),
+            stopping,
+        };
+        let task = self.parts.spawn.spawn(Lane::Background, Box::pin(runner.run()));
+        let job = Running {
+            spec,
+            is_view,
+            shared,
+            stop,
+            task,
+        };
+        self.running().insert(job.spec.name.clone(), job);
+    }
+
+    fn check_new(&self, name: &str) -> Result<(), SqlError> {
+        let jobs = self.parts.topics.jobs();
+        if jobs.iter().any(|job| job.name == name) {
+            return Err(SqlError::invalid(
+                format!("a continuous query {name} exists already"),
+                "drop it first, or choose another name",
+            ));
+        }
+        if jobs.len() >= JOBS_MAX {
+            return Err(SqlError::Limit {
+                limit: "JOBS_MAX",
+                value: format!("{JOBS_MAX} continuous queries"),
+                advice: "drop one first",
+            });
+        }
+        Ok(())
+    }
+
+    /// Refuses when the name is taken; what a crash left of an earlier try is not in the way.
+    fn check_free(&self, topic: &str, writer: &str) -> Result<(), SqlError> {
+        match self.parts.topics.topic(topic) {
+            Some(found) if found.written_by.as_deref() != Some(writer) => Err(SqlError::invalid(
+                format!("a topic {topic} exists already"),
+                "choose another name, or drop that topic",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    async fn make(&self, topic: NewTopic) -> Result<TopicInfo, SqlError> {
+        if self.parts.topics.topic(&topic.name).is_some() {
+            self.parts.topics.drop_topic(&topic.name).await?;
+        }
+        Ok(self.parts.topics.create_topic(topic).await?)
+    }
+
+    fn lag(&self, shared: &Shared) -> u64 {
+        let Some(source) = shared.source else {
+            return 0;
+        };
+        let extents = self.parts.topics.extents(source);
+        let behind = extents.into_iter().map(|extent| {
+            let committed = shared.committed.get(&extent.queue.0).copied().unwrap_or(0);
+            extent.next.0.saturating_sub(committed.max(extent.first.0))
+        });
+        behind.sum()
+    }
+}
+
+#[async_trait]
+impl Continuous for Jobs {
+    async fn create_view(&self, view: &ContinuousView) -> Result<(), SqlError> {
+        let _changing = self.changing.lock().await;
+        self.check_new(&view.name)?;
+        let topics = &self.parts.topics;
+        let plan = plan(&view.query, view.emit, topics.as_ref()).await?;
+        self.check_free(&view.name, &view.name)?;
+        if plan.windowed {
+            self.check_free(&late_topic_of(&view.name), &view.name)?;
+        }
+        let output = self
+            .make(NewTopic {
+                name: view.name.clone(),
+                queues: None,
+                columns: plan.columns.clone(),
+                watermark: None,
+                primary_key: plan.primary_key.clone(),
+                written_by: Some(view.name.clone()),
+            })
+            .await?;
+        let mut outputs: Vec<TopicId> = vec![output.id];
+        if plan.emits_on_close() {
+            outputs.push(self.make(late_topic(&view.name, &plan)).await?.id);
+        }
+        let spec = topics.create_job(&view.name, &view.sql, &outputs).await?;
+        self.run(spec);
+        Ok(())
+    }
+
+    async fn create_job(&self, job: &ContinuousJob) -> Result<(), SqlError> {
+        let _changing = self.changing.lock().await;
+        self.check_new(&job.name)?;
+        let topics = &self.parts.topics;
+        let plan = plan_of(&job.sql, topics.as_ref()).await?;
+        let target = topics.topic(&job.target).ok_or_else(|| {
+            let known = topics.topics().into_iter().map(|topic| topic.name);
+            SqlError::unknown("topic", &job.target, None, known)
+        })?;
+        if let Some(writer) = &target.written_by {
+            return Err(SqlError::invalid(
+                format!("topic {} is written by the continuous query {writer}", target.name),
+                "insert into a topic of its own",
+            ));
+        }
+        if target.id == plan.source.id {
+            return Err(SqlError::invalid(
+                format!("the job would read from topic {} what it writes to it", target.name),
+                "insert into another topic",
+            ));
+        }
+        let spec = topics.create_job(&job.name, &job.sql, &[target.id]).await?;
+        self.run(spec);
+        Ok(())
+    }
+
+    async fn drop(&self, name: &str) -> Result<(), SqlError> {
+        let _changing = self.changing.lock().await;
+        let removed = self.running().remove(name);
+        let Some(job) = removed else {
+            let known: Vec<String> = self.running().keys().cloned().collect();
+            return Err(SqlError::unknown("continuous query", name, None, known));
+        };
+        // A query that ended by itself no longer listens.
+        let _ = job.stop.send(true);
+        let _ = job.task.await;
+        let topics = &self.parts.topics;
+        topics.drop_job(JobId(job.spec.id)).await?;
+        if job.is_view {
+            for topic in [name.to_owned(), late_topic_of(name)] {
+                let found = topics.topic(&topic);
+                if found.is_some_and(|found| found.written_by.as_deref() == Some(name)) {
+                    topics.drop_topic(&topic).await?;
+                }
+            }
+        }
+        let deleted = delete_checkpoints(self.parts.state.as_ref(), job.spec.id, None).await;
+        if let Err(error) = deleted {
+            tracing::warn!(job = name, %error, "the state of a dropped query was not deleted");
+        }
+        Ok(())
+    }
+
+    fn list(&self) -> Vec<JobStatus> {
+        let running = self.running();
+        running
+            .values()
+            .map(|job| {
+                let shared = job.shared.lock().expect("no holder panics");
+                JobStatus {
+                    lag: self.lag(&shared),
+                    ..shared.status.clone()
+                }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,670 @@
+//! Continuous queries over a broker in memory, in simulated time, with crashes between any two steps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use bytes::Bytes;
+use millpond_proto::chance::Seeded;
+use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId};
+use millpond_proto::task::Runtimes;
+use millpond_proto::time::{Clock, SimulatedClock, Timestamp};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use serde_json::Value;
+
+use super::runtime::{JobParts, Jobs};
+use crate::continuous::{Continuous, JobState, JobStatus};
+use crate::error::SqlError;
+use crate::progress::tick_of;
+use crate::statement::{Statement, parse};
+use crate::testing::{MemoryTopics, StoredMessage};
+use crate::topic::{
+    ColumnSpec, EpochCut, JobProgress, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo,
+    Topics, TopicsError, WatermarkSpec,
+};
+
+const START_MS: i64 = 1_700_000_000_000;
+const WINDOW_MS: i64 = 1000;
+const DELAY_MS: i64 = 700;
+const QUEUES: u32 = 3;
+
+const AGGREGATES: &str = "SELECT carrier, window_start, window_end, count(*) AS n, sum(delay) AS total, \
+     avg(delay) AS mean, min(delay) AS least, max(delay) AS most, stddev(delay) AS spread, \
+     count(DISTINCT delay) AS kinds FROM TUMBLE(TABLE flights, DESCRIPTOR(at), INTERVAL '1 second') \
+     GROUP BY carrier, window_start, window_end";
+
+/// Where a broker stands still, as the process does that dies there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    BeforeCommit,
+    AfterCommit,
+    AfterAppend,
+    BeforeCheckpointed,
+    AfterCheckpointed,
+}
+
+const STEPS: [Step; 5] = [
+    Step::BeforeCommit,
+    Step::AfterCommit,
+    Step::AfterAppend,
+    Step::BeforeCheckpointed,
+    Step::AfterCheckpointed,
+];
+
+/// A broker whose callers never hear from it again after a step was reached so many times.
+#[derive(Debug)]
+struct Dying {
+    inner: Arc<MemoryTopics>,
+    fuse: Mutex<Option<(Step, u32)>>,
+}
+
+impl Dying {
+    async fn reach(&self, step: Step) {
+        let dies = match &mut *self.fuse.lock().unwrap() {
+            Some((at, left)) if *at == step => {
+                *left = left.saturating_sub(1);
+                *left == 0
+            }
+            _ => false,
+        };
+        if dies {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Topics for Dying {
+    fn topic(&self, name: &str) -> Option<TopicInfo> {
+        self.inner.topic(name)
+    }
+    fn topics(&self) -> Vec<TopicInfo> {
+        self.inner.topics()
+    }
+    fn extents(&self, topic: TopicId) -> Vec<QueueExtent> {
+        self.inner.extents(topic)
+    }
+    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, columns: &[&str]) -> Scan {
+        self.inner.scan(topic, queue, range, columns)
+    }
+    async fn close_ticks(&self, topics: &[TopicId], tick: Timestamp) -> Result<(), TopicsError> {
+        self.inner.close_ticks(topics, tick).await
+    }
+    fn now(&self) -> Timestamp {
+        self.inner.now()
+    }
+    async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError> {
+        self.inner.create_topic(topic).await
+    }
+    async fn drop_topic(&self, name: &str) -> Result<(), TopicsError> {
+        self.inner.drop_topic(name).await
+    }
+    async fn create_job(
+        &self,
+        name: &str,
+        sql: &str,
+        outputs: &[TopicId],
+    ) -> Result<JobSpec, TopicsError> {
+        self.inner.create_job(name, sql, outputs).await
+    }
+    async fn drop_job(&self, job: JobId) -> Result<(), TopicsError> {
+        self.inner.drop_job(job).await
+    }
+    fn jobs(&self) -> Vec<JobSpec> {
+        self.inner.jobs()
+    }
+    async fn progress(&self, job: JobId) -> Result<JobProgress, TopicsError> {
+        self.inner.progress(job).await
+    }
+    async fn commit(&self, job: JobId, cut: EpochCut) -> Result<(), TopicsError> {
+        self.reach(Step::BeforeCommit).await;
+        self.inner.commit(job, cut).await?;
+        self.reach(Step::AfterCommit).await;
+        Ok(())
+    }
+    async fn append(
+        &self,
+        job: JobId,
+        topic: TopicId,
+        epoch: Epoch,
+        rows: Vec<OutputRow>,
+    ) -> Result<(), TopicsError> {
+        self.inner.append(job, topic, epoch, rows).await?;
+        self.reach(Step::AfterAppend).await;
+        Ok(())
+    }
+    async fn checkpointed(&self, job: JobId, epoch: Epoch, key: &str) -> Result<(), TopicsError> {
+        self.reach(Step::BeforeCheckpointed).await;
+        self.inner.checkpointed(job, epoch, key).await?;
+        self.reach(Step::AfterCheckpointed).await;
+        Ok(())
+    }
+    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, TopicsError> {
+        self.inner.insert(topic, rows).await
+    }
+    fn facts(&self, table: &str) -> RecordBatch {
+        self.inner.facts(table)
+    }
+    fn facts_schema(&self, table: &str) -> SchemaRef {
+        self.inner.facts_schema(table)
+    }
+}
+
+/// A broker, its clock and its state store; all outlive the jobs.
+struct World {
+    clock: Arc<SimulatedClock>,
+    topics: Arc<MemoryTopics>,
+    state: Arc<InMemory>,
+    chance: Seeded,
+}
+
+impl World {
+    async fn new(seed: u64) -> Self {
+        let clock = Arc::new(SimulatedClock::starting_at(Timestamp(START_MS)));
+        let topics = MemoryTopics::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let world = Self {
+            clock,
+            topics,
+            state: Arc::new(InMemory::new()),
+            chance: Seeded::new(seed),
+        };
+        world.make_flights("flights", true).await;
+        world
+    }
+
+    async fn make_flights(&self, name: &str, with_watermark: bool) {
+        let column = |name: &str, sql_type: &str| ColumnSpec {
+            name: name.to_owned(),
+            sql_type: sql_type.to_owned(),
+            expression: None,
+        };
+        let topic = NewTopic {
+            name: name.to_owned(),
+            queues: Some(QUEUES),
+            columns: vec![
+                column("carrier", "VARCHAR"),
+                column("delay", "DOUBLE"),
+                column("at", "TIMESTAMP"),
+            ],
+            watermark: with_watermark.then(|| WatermarkSpec {
+                column: "at".to_owned(),
+                delay_ms: DELAY_MS,
+            }),
+            primary_key: Vec::new(),
+            written_by: None,
+        };
+        self.topics.create_topic(topic).await.unwrap();
+    }
+
+    fn jobs(&self, fuse: Option<(Step, u32)>) -> Arc<Jobs> {
+        Jobs::start(JobParts {
+            topics: Arc::new(Dying {
+                inner: Arc::clone(&self.topics),
+                fuse: Mutex::new(fuse),
+            }),
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            spawn: Arc::new(Runtimes::single()),
+            state: Arc::clone(&self.state) as Arc<dyn ObjectStore>,
+        })
+    }
+
+    async fn wait_ms(&self, ms: u64) {
+        self.clock.sleep(Duration::from_millis(ms)).await;
+    }
+
+    fn send(&self, queue: u32, body: &str) -> Offset {
+        let id = self.topics.topic("flights").unwrap().id;
+        let message = StoredMessage {
+            body: Some(Bytes::copy_from_slice(body.as_bytes())),
+            properties: vec![("from".to_owned(), "test".to_owned())],
+            ..StoredMessage::default()
+        };
+        self.topics.store(id, QueueId(queue), message)
+    }
+
+    /// A few rows whose event times lie around now; some have no time and some can not be decoded.
+    fn send_some(&self) {
+        let now_ms = self.clock.now().as_ms();
+        for _ in 0..self.chance.below(6) {
+            let carrier = ["AA", "B6", "UA"][self.chance.below(3) as usize];
+            let delay = self.chance.below(1000) as f64 / 7.0;
+            let at = now_ms - i64::try_from(self.chance.below(3000)).unwrap();
+            let body = match self.chance.below(20) {
+                0 => "{\"carrier\":".to_owned(),
+                1 => format!("{{\"carrier\":\"{carrier}\",\"delay\":{delay}}}"),
+                _ => format!("{{\"carrier\":\"{carrier}\",\"delay\":{delay},\"at\":{at}}}"),
+            };
+            let queue = u32::try_from(self.chance.below(u64::from(QUEUES))).unwrap();
+            self.send(queue, &body);
+        }
+    }
+
+    /// Keys and bodies of a topic, queue by queue.
+    fn rows(&self, topic: &str) -> Vec<(u32, String, Option<String>)> {
+        let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+        self.topics
+            .messages(topic)
+            .into_iter()
+            .map(|(queue, message)| {
+                let key = message.key.map(text).unwrap_or_default();
+                (queue.0, key, message.body.map(text))
+            })
+            .collect()
+    }
+
+    /// An updating view as a table: the last body of each key.
+    fn view(&self, topic: &str) -> BTreeMap<String, String> {
+        let mut view = BTreeMap::new();
+        for (_, key, body) in self.rows(topic) {
+            match body {
+                Some(body) => view.insert(key, body),
+                None => view.remove(&key),
+            };
+        }
+        view
+    }
+}
+
+async fn create(jobs: &Jobs, sql: &str) -> Result<(), SqlError> {
+    match parse(sql)? {
+        Statement::CreateMaterializedView(view) => jobs.create_view(&view).await,
+        Statement::CreateJob(job) => jobs.create_job(&job).await,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn create_both(jobs: &Jobs, suffix: &str) {
+    create(jobs, &format!("CREATE MATERIALIZED VIEW changes{suffix} AS {AGGREGATES}")).await.unwrap();
+    let on_close =
+        format!("CREATE MATERIALIZED VIEW closed{suffix} AS {AGGREGATES} EMIT ON WINDOW CLOSE");
+    create(jobs, &on_close).await.unwrap();
+}
+
+fn status(jobs: &Jobs, name: &str) -> JobStatus {
+    jobs.describe(name).unwrap()
+}
+
+/// A row of the log as the test computes with it.
+#[derive(Clone, Debug)]
+struct Row {
+    tick_ms: i64,
+    queue: u32,
+    offset: u64,
+    at: Option<i64>,
+    carrier: String,
+    delay: f64,
+}
+
+struct Expected {
+    rows: Vec<Row>,
+    undecodable: u64,
+    without_time: u64,
+}
+
+impl Expected {
+    fn of(world: &World) -> Self {
+        let mut expected = Self {
+            rows: Vec::new(),
+            undecodable: 0,
+            without_time: 0,
+        };
+        let mut offsets = BTreeMap::new();
+        for (queue, message) in world.topics.messages("flights") {
+            let offset: &mut u64 = offsets.entry(queue).or_default();
+            *offset += 1;
+            let Ok(body) = serde_json::from_slice::<Value>(&message.body.unwrap()) else {
+                expected.undecodable += 1;
+                continue;
+            };
+            expected.without_time += u64::from(body["at"].is_null());
+            expected.rows.push(Row {
+                tick_ms: tick_of(message.stored_at_ms),
+                queue: queue.0,
+                offset: *offset - 1,
+                at: body["at"].as_i64(),
+                carrier: body["carrier"].as_str().unwrap().to_owned(),
+                delay: body["delay"].as_f64().unwrap(),
+            });
+        }
+        expected.rows.sort_by_key(|row| (row.tick_ms, row.queue, row.offset));
+        expected
+    }
+
+    fn is_late(&self, row: &Row) -> bool {
+        let before = self.rows.iter().filter(|other| other.tick_ms < row.tick_ms);
+        let greatest = before.filter_map(|other| other.at).max();
+        match (greatest, row.at) {
+            (Some(greatest), Some(at)) => window_end(at) <= greatest - DELAY_MS,
+            _ => false,
+        }
+    }
+
+    fn late(&self) -> Vec<&Row> {
+        self.rows.iter().filter(|row| self.is_late(row)).collect()
+    }
+
+    /// Per carrier and window end: count, sum in log order, least and most.
+    fn groups(&self, with_late: bool) -> BTreeMap<(String, i64), [i64; 4]> {
+        let mut groups: BTreeMap<(String, i64), (i64, f64, f64, f64)> = BTreeMap::new();
+        for row in &self.rows {
+            let Some(at) = row.at else { continue };
+            if !with_late && self.is_late(row) {
+                continue;
+            }
+            let key = (row.carrier.clone(), window_end(at));
+            let group = groups.entry(key).or_insert((0, 0.0, f64::MAX, f64::MIN));
+            *group = (
+                group.0 + 1,
+                group.1 + row.delay,
+                row.delay.min(group.2),
+                row.delay.max(group.3),
+            );
+        }
+        let rounded = |(key, (n, total, least, most)): ((String, i64), (i64, f64, f64, f64))| {
+            (key, [n, millionths(total), millionths(least), millionths(most)])
+        };
+        groups.into_iter().map(rounded).collect()
+    }
+}
+
+/// JSON readers differ in the last bit of a float, so this side of the comparison is rounded.
+#[expect(clippy::cast_possible_truncation, reason = "sums of the test are small")]
+fn millionths(number: f64) -> i64 {
+    (number * 1e6).round() as i64
+}
+
+fn window_end(at: i64) -> i64 {
+    at.div_euclid(WINDOW_MS) * WINDOW_MS + WINDOW_MS
+}
+
+fn computed<'a>(
+    bodies: impl Iterator<Item = &'a String>,
+) -> BTreeMap<(String, i64), [i64; 4]> {
+    bodies
+        .map(|body| {
+            let body: Value = serde_json::from_str(body).unwrap();
+            let end = body["window_end"].as_str().unwrap().trim_end_matches('Z');
+            let end = arrow::compute::kernels::cast_utils::string_to_timestamp_nanos(end).unwrap();
+            let number = |name: &str| body[name].as_f64().unwrap();
+            assert!((number("mean") - number("total") / number("n")).abs() < 1e-6, "{body}");
+            (
+                (body["carrier"].as_str().unwrap().to_owned(), end / 1_000_000),
+                [
+                    body["n"].as_i64().unwrap(),
+                    millionths(number("total")),
+                    millionths(number("least")),
+                    millionths(number("most")),
+                ],
+            )
+        })
+        .collect()
+}
+
+/// Sends for a while under jobs that crash as told, then lets them catch up.
+async fn live(world: &World, crashes: &[(Step, u32)]) -> Arc<Jobs> {
+    let jobs = world.jobs(None);
+    create_both(&jobs, "").await;
+    drop(jobs);
+    for crash in crashes.iter().map(|crash| Some(*crash)).chain([None]) {
+        let jobs = world.jobs(crash);
+        for _ in 0..40 {
+            world.send_some();
+            world.wait_ms(world.chance.below(160)).await;
+        }
+        drop(jobs);
+    }
+    let jobs = world.jobs(None);
+    world.wait_ms(30_000).await;
+    jobs
+}
+
+fn check(world: &World, jobs: &Jobs, context: &str) {
+    let expected = Expected::of(world);
+    let changes = world.view("changes");
+    assert_eq!(computed(changes.values()), expected.groups(true), "{context}");
+
+    let closed = world.rows("closed");
+    let keys: BTreeSet<&String> = closed.iter().map(|(_, key, _)| key).collect();
+    assert_eq!(keys.len(), closed.len(), "{context}: each window closes once");
+    let bodies: Vec<String> = closed.into_iter().filter_map(|(_, _, body)| body).collect();
+    let on_time = expected.groups(false);
+    let greatest = expected.rows.iter().filter_map(|row| row.at).max().unwrap();
+    let over = on_time.into_iter().filter(|((_, end), _)| *end <= greatest - DELAY_MS);
+    assert_eq!(computed(bodies.iter()), over.collect(), "{context}");
+
+    let late: BTreeSet<(u32, u64)> =
+        expected.late().iter().map(|row| (row.queue, row.offset)).collect();
+    let property = |message: &StoredMessage, name: &str| {
+        let found = message.properties.iter().find(|(key, _)| key == name);
+        found.unwrap().1.clone()
+    };
+    let side: Vec<(u32, u64)> = world
+        .topics
+        .messages("closed_late")
+        .iter()
+        .map(|(_, message)| {
+            assert_eq!(property(message, "from"), "test");
+            assert_eq!(property(message, "late_reason"), "window_closed");
+            (
+                property(message, "source_queue").parse().unwrap(),
+                property(message, "source_offset").parse().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(side.len(), late.len(), "{context}: each late row once");
+    assert_eq!(side.into_iter().collect::<BTreeSet<_>>(), late, "{context}");
+
+    for name in ["changes", "closed"] {
+        let status = status(jobs, name);
+        assert_eq!(status.state, JobState::Running, "{context}: {status:?}");
+        assert_eq!(status.rows_in, expected.rows.len() as u64 + expected.undecodable);
+        assert_eq!(status.rows_undecodable, expected.undecodable, "{context}");
+        assert_eq!(status.rows_without_time, expected.without_time, "{context}");
+        assert_eq!(status.lag, 0, "{context}");
+        assert_eq!(status.watermark, Some(Timestamp(greatest - DELAY_MS)), "{context}");
+    }
+    assert_eq!(status(jobs, "closed").rows_late, late.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tumbling_view_equals_a_plain_computation_over_the_log() {
+    for seed in 0..4 {
+        let world = World::new(seed).await;
+        let jobs = live(&world, &[]).await;
+        check(&world, &jobs, &format!("seed {seed}"));
+        jobs.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_any_step_changes_no_row() {
+    for step in STEPS {
+        for seed in 0..3 {
+            let world = World::new(100 + seed).await;
+            let crashes = [(step, 1), (step, 3), (step, 6)];
+            let jobs = live(&world, &crashes).await;
+            check(&world, &jobs, &format!("{step:?}, seed {seed}"));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_log_read_in_one_go_gives_the_same_bytes_as_it_gave_live() {
+    for seed in 0..3 {
+        let world = World::new(200 + seed).await;
+        let jobs = live(&world, &[(Step::AfterCommit, 4), (Step::AfterAppend, 2)]).await;
+        create_both(&jobs, "_again").await;
+        world.wait_ms(30_000).await;
+        assert!(status(&jobs, "closed_again").epoch < status(&jobs, "closed").epoch);
+        assert_eq!(world.view("changes"), world.view("changes_again"), "seed {seed}");
+        assert_eq!(world.rows("closed"), world.rows("closed_again"), "seed {seed}");
+        let late = |topic| world.rows(topic).into_iter().map(|(_, _, body)| body).collect::<Vec<_>>();
+        let (mut live, mut again) = (late("closed_late"), late("closed_again_late"));
+        live.sort();
+        again.sort();
+        assert_eq!(live, again, "seed {seed}");
+        // What was emitted once stays in the view, but for late rows that came to it afterwards.
+        let view = world.view("changes");
+        assert!(world.rows("closed").iter().all(|(_, key, _)| view.contains_key(key)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn having_that_turns_false_deletes_the_row() {
+    let world = World::new(1).await;
+    let jobs = world.jobs(None);
+    let sql = "CREATE MATERIALIZED VIEW few AS SELECT carrier, count(*) + 1 AS more FROM flights \
+               GROUP BY carrier HAVING count(*) < 2";
+    create(&jobs, sql).await.unwrap();
+    world.send(0, r#"{"carrier":"AA"}"#);
+    world.send(0, r#"{"carrier":"UA"}"#);
+    world.wait_ms(300).await;
+    assert_eq!(world.view("few").len(), 2);
+    world.send(1, r#"{"carrier":"AA"}"#);
+    world.wait_ms(300).await;
+    let expected = BTreeMap::from([(
+        r#"["UA"]"#.to_owned(),
+        r#"{"carrier":"UA","more":2}"#.to_owned(),
+    )]);
+    assert_eq!(world.view("few"), expected);
+    assert_eq!(world.rows("few").len(), 3);
+    assert_eq!(world.topics.topic("few").unwrap().primary_key, ["carrier"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_writes_into_a_topic_and_bad_bodies_can_be_asked_for() {
+    let world = World::new(1).await;
+    world.make_flights("slow", false).await;
+    let jobs = world.jobs(None);
+    let sql = "CREATE JOB copy AS INSERT INTO slow SELECT carrier, delay * 2, at FROM flights WHERE delay > 10";
+    create(&jobs, sql).await.unwrap();
+    let bad = "CREATE MATERIALIZED VIEW bad AS SELECT _body AS body, _decode_error AS reason FROM flights \
+               WHERE _decode_error IS NOT NULL";
+    create(&jobs, bad).await.unwrap();
+    world.send(0, r#"{"carrier":"AA","delay":15}"#);
+    world.send(0, r#"{"carrier":"UA","delay":5}"#);
+    world.send(2, r#"{"carrier""#);
+    world.wait_ms(300).await;
+    let bodies = |topic| world.rows(topic).into_iter().filter_map(|(_, _, body)| body).collect::<Vec<_>>();
+    assert_eq!(bodies("slow"), [r#"{"carrier":"AA","delay":30.0}"#]);
+    assert_eq!(bodies("bad").len(), 1);
+    let status = status(&jobs, "copy");
+    assert_eq!((status.rows_in, status.rows_out, status.rows_undecodable), (3, 1, 1));
+    assert!(status.error.unwrap().contains("at offset 0 in queue 2 of topic flights"));
+    assert_eq!(status.output_topic, "slow");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_that_fails_names_the_row_and_leaves_the_others_running() {
+    let world = World::new(1).await;
+    let jobs = world.jobs(None);
+    let fails = "CREATE MATERIALIZED VIEW fails AS SELECT 10 / CAST(delay AS INT) AS x FROM flights";
+    create(&jobs, fails).await.unwrap();
+    create(&jobs, "CREATE MATERIALIZED VIEW works AS SELECT carrier FROM flights").await.unwrap();
+    world.send(1, r#"{"carrier":"AA","delay":5}"#);
+    world.send(1, r#"{"carrier":"UA","delay":0}"#);
+    world.wait_ms(300).await;
+    let failed = status(&jobs, "fails");
+    assert_eq!(failed.state, JobState::Failed);
+    let error = failed.error.unwrap();
+    assert!(error.contains("at offset 1 in queue 1 of topic flights"), "{error}");
+    assert_eq!(status(&jobs, "works").state, JobState::Running);
+    assert_eq!(world.rows("works").len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_or_missing_checkpoint_fails_its_query_alone() {
+    for damage in [true, false] {
+        let world = World::new(1).await;
+        let jobs = world.jobs(None);
+        create_both(&jobs, "").await;
+        world.send(0, &format!("{{\"carrier\":\"AA\",\"delay\":1,\"at\":{START_MS}}}"));
+        world.wait_ms(300).await;
+        jobs.stop().await;
+        let spec = world.topics.jobs().into_iter().find(|job| job.name == "closed").unwrap();
+        let progress = world.topics.progress(JobId(spec.id)).await.unwrap();
+        let key = Path::from(progress.checkpoint.unwrap().1);
+        if damage {
+            world.state.put(&key, Bytes::from_static(b"MPCPxxxxxxxxxxxxxxxx").into()).await.unwrap();
+        } else {
+            world.state.delete(&key).await.unwrap();
+        }
+        let jobs = world.jobs(None);
+        world.wait_ms(300).await;
+        let failed = status(&jobs, "closed");
+        assert_eq!(failed.state, JobState::Failed);
+        assert!(failed.error.unwrap().contains(key.as_ref()));
+        assert_eq!(status(&jobs, "changes").state, JobState::Running);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_view_leaves_nothing_and_an_orphan_is_made_anew() {
+    let world = World::new(1).await;
+    let jobs = world.jobs(None);
+    create_both(&jobs, "").await;
+    world.send(0, &format!("{{\"carrier\":\"AA\",\"delay\":1,\"at\":{START_MS}}}"));
+    world.wait_ms(300).await;
+    Continuous::drop(jobs.as_ref(), "changes").await.unwrap();
+    Continuous::drop(jobs.as_ref(), "closed").await.unwrap();
+    assert!(Continuous::drop(jobs.as_ref(), "closed").await.is_err());
+    let left: Vec<String> = world.topics.topics().into_iter().map(|topic| topic.name).collect();
+    assert_eq!(left, ["flights"]);
+    assert!(world.topics.jobs().is_empty());
+
+    let orphan = NewTopic {
+        name: "changes".to_owned(),
+        queues: None,
+        columns: Vec::new(),
+        watermark: None,
+        primary_key: Vec::new(),
+        written_by: Some("changes".to_owned()),
+    };
+    world.topics.create_topic(orphan).await.unwrap();
+    create_both(&jobs, "").await;
+    world.wait_ms(300).await;
+    assert_eq!(world.view("changes").len(), 1);
+    let again = format!("CREATE MATERIALIZED VIEW changes AS {AGGREGATES}");
+    assert!(create(&jobs, &again).await.unwrap_err().to_string().contains("exists already"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_continuous_query_does_not_take_is_refused_by_name() {
+    let world = World::new(1).await;
+    world.make_flights("plain", false).await;
+    let jobs = world.jobs(None);
+    create(&jobs, "CREATE MATERIALIZED VIEW sums AS SELECT carrier, count(*) AS n FROM flights GROUP BY carrier")
+        .await
+        .unwrap();
+    for (query, expected) in [
+        ("SELECT f.carrier FROM flights f JOIN plain p ON f.carrier = p.carrier", "JOIN"),
+        ("SELECT carrier FROM flights ORDER BY carrier", "ORDER BY"),
+        ("SELECT carrier FROM flights LIMIT 3", "LIMIT"),
+        ("SELECT DISTINCT carrier FROM flights", "DISTINCT"),
+        ("SELECT count(*) AS n FROM flights", "without GROUP BY"),
+        ("SELECT carrier, rank() OVER (ORDER BY delay) AS r FROM flights", "OVER"),
+        ("SELECT carrier FROM flights WHERE at < now()", "now()"),
+        ("SELECT carrier, random() AS r FROM flights", "random()"),
+        ("SELECT carrier FROM flights WHERE delay > (SELECT 1)", "subquery"),
+        ("SELECT carrier, sum(DISTINCT delay) AS s FROM flights GROUP BY carrier", "DISTINCT in sum"),
+        ("SELECT count(*) AS n FROM flights GROUP BY carrier", "add carrier to the select list"),
+        ("SELECT carrier FROM flights EMIT ON WINDOW CLOSE", "needs groups with a window"),
+        ("SELECT carrier, n FROM sums", "updated by key"),
+        ("SELECT carrier FROM flihgts", "did you mean flights?"),
+        (
+            "SELECT window_start, count(*) AS n FROM TUMBLE(TABLE plain, DESCRIPTOR(at), INTERVAL '1 day') GROUP BY window_start",
+            "WATERMARK FOR at AS at - INTERVAL",
+        ),
+    ] {
+        let error = create(&jobs, &format!("CREATE MATERIALIZED VIEW refused AS {query}")).await;
+        let error = error.expect_err(query).to_string();
+        assert!(error.contains(expected), "{query}: {error}");
+        assert!(world.topics.topic("refused").is_none(), "{query}");
+    }
+}

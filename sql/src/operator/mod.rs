@@ -1,0 +1,180 @@
+//! What computes in a continuous query, one operator a file.
+//!
+//! An operator does no I/O and knows no clock: the rows of a tick and the watermark come in as
+//! arguments, what it emits leaves through [`Output`]. It is called tick by tick, never with parts of
+//! a tick, so what it computes is a function of the log alone: the same whatever the epochs were.
+//! DataFusion's expressions and accumulators are kernels inside.
+//!
+//! Reading order: [`project`] (filter and projection), [`window`] (grouped aggregates).
+
+pub mod project;
+pub mod window;
+
+use std::fmt;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use datafusion::error::DataFusionError;
+use millpond_proto::remedy::Remedy;
+use millpond_proto::time::Timestamp;
+
+/// A step of a continuous query that turns rows into other rows.
+pub trait Operator: Send + fmt::Debug {
+    /// Takes all rows of one tick, in (queue, offset) order, judged by the watermark of that tick.
+    ///
+    /// # Errors
+    /// [`OperatorError`] when an expression fails on a row or the state outgrows its bound.
+    fn on_batch(
+        &mut self,
+        batch: &RecordBatch,
+        watermark: Option<Timestamp>,
+        out: &mut Output,
+    ) -> Result<(), OperatorError>;
+
+    /// Learns that no event before `watermark` is expected any more, at the end of a tick.
+    ///
+    /// # Errors
+    /// [`OperatorError`] when what is emitted can not be computed.
+    fn on_watermark(&mut self, watermark: Timestamp, out: &mut Output)
+    -> Result<(), OperatorError>;
+
+    /// Ends an epoch: what changed in it and was not emitted yet leaves now.
+    ///
+    /// # Errors
+    /// [`OperatorError`] when what is emitted can not be computed.
+    fn on_barrier(&mut self, out: &mut Output) -> Result<(), OperatorError>;
+
+    /// Columns of the rows that it emits.
+    fn schema(&self) -> SchemaRef;
+
+    /// The state as rows, between two epochs; `None` for an operator without state.
+    ///
+    /// # Errors
+    /// [`OperatorError`] when the state can not be put into columns.
+    fn save(&self) -> Result<Option<RecordBatch>, OperatorError>;
+
+    /// Takes the state back that [`Operator::save`] gave; called once, before any row.
+    ///
+    /// # Errors
+    /// [`OperatorError::OtherState`] when it was saved by another query or version.
+    fn restore(&mut self, state: &RecordBatch) -> Result<(), OperatorError>;
+
+    /// Memory that the state takes, about.
+    fn state_bytes(&self) -> usize;
+}
+
+/// What an operator emits.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Rows, in the order in which they were emitted.
+    pub emissions: Vec<Emission>,
+    /// Rows of the input that came too late.
+    pub late: Vec<Late>,
+}
+
+/// Rows that leave together.
+#[derive(Debug)]
+pub struct Emission {
+    /// The rows.
+    pub rows: RecordBatch,
+    /// The message key of each row.
+    pub keys: Keys,
+    /// Message keys whose rows are no more.
+    pub deleted: Vec<Bytes>,
+}
+
+/// Where the message keys of emitted rows come from.
+#[derive(Debug)]
+pub enum Keys {
+    /// One key per row: the group's.
+    Group(Vec<Bytes>),
+    /// Per row the index of the input row that it was made of, whose key it takes over.
+    Source(Vec<u32>),
+}
+
+/// An input row that came after its window was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// Index in the batch given to [`Operator::on_batch`].
+    pub row: u32,
+    /// Why it is not counted.
+    pub reason: LateReason,
+    /// Start of its window.
+    pub window_start: Timestamp,
+    /// End of its window.
+    pub window_end: Timestamp,
+    /// The watermark that it was judged by.
+    pub watermark: Timestamp,
+}
+
+/// Why a late row is not counted any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LateReason {
+    /// Its window was emitted already.
+    WindowClosed,
+    /// Its window still took updates, but the state was forgotten.
+    StateExpired,
+}
+
+impl LateReason {
+    /// As it is written in the property `late_reason`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::WindowClosed => "window_closed",
+            Self::StateExpired => "state_expired",
+        }
+    }
+}
+
+/// Why a query could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// An expression failed.
+    #[error(
+        "an expression of the query failed ({source}); drop the query and create it with one that takes such rows, for example with try_cast or nullif"
+    )]
+    Compute {
+        /// What DataFusion said.
+        #[from]
+        source: DataFusionError,
+    },
+    /// The state grew over its bound.
+    #[error(
+        "the state of the query takes {size_bytes} bytes, limit {limit_bytes}; use shorter windows or fewer groups"
+    )]
+    StateTooLarge {
+        /// Bytes it takes.
+        size_bytes: usize,
+        /// Most bytes allowed.
+        limit_bytes: usize,
+    },
+    /// A saved state does not fit.
+    #[error(
+        "the saved state does not fit the query ({detail}); drop the query and create it again, it is rebuilt from the log"
+    )]
+    OtherState {
+        /// What differs.
+        detail: String,
+    },
+}
+
+impl OperatorError {
+    /// What to do next.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Compute { .. } | Self::StateTooLarge { .. } => Remedy::FixRequest,
+            Self::OtherState { .. } => Remedy::Operator,
+        }
+    }
+}
+
+impl From<arrow::error::ArrowError> for OperatorError {
+    fn from(error: arrow::error::ArrowError) -> Self {
+        Self::Compute {
+            source: error.into(),
+        }
+    }
+}

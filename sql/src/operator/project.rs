@@ -1,0 +1,208 @@
+//! Filters and projections: rows in, fewer or other rows out, no state.
+//!
+//! Input: any columns. Output: the columns of the last projection, or those of the input. The order of
+//! rows is kept, and each row knows which input row it was made of, so that a late row finds its
+//! message. A row for which a filter says false or NULL is not looked at by the steps after it.
+
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{filter_record_batch, prep_null_mask_filter};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::cast::as_boolean_array;
+use datafusion::error::DataFusionError;
+use datafusion::physical_expr::PhysicalExpr;
+use millpond_proto::time::Timestamp;
+
+use crate::operator::{Emission, Keys, Operator, OperatorError, Output};
+
+/// One filter or projection.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Keeps the rows for which it is true.
+    Filter(Arc<dyn PhysicalExpr>),
+    /// Computes new columns.
+    Project {
+        /// One expression a column.
+        expressions: Vec<Arc<dyn PhysicalExpr>>,
+        /// The columns.
+        schema: SchemaRef,
+    },
+}
+
+/// A chain of steps.
+#[derive(Clone, Debug)]
+pub struct Transform {
+    steps: Vec<Step>,
+    schema: SchemaRef,
+}
+
+impl Transform {
+    /// A chain that changes nothing yet, over rows of `input`.
+    #[must_use]
+    pub fn over(input: SchemaRef) -> Self {
+        Self {
+            steps: Vec::new(),
+            schema: input,
+        }
+    }
+
+    /// Adds a step at the end.
+    pub fn push(&mut self, step: Step) {
+        if let Step::Project { schema, .. } = &step {
+            self.schema = Arc::clone(schema);
+        }
+        self.steps.push(step);
+    }
+
+    /// Columns of the rows that come out.
+    #[must_use]
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// Runs the chain: the rows that are left, and for each the index of its input row.
+    ///
+    /// # Errors
+    /// What DataFusion says when an expression fails on a row.
+    pub fn run(&self, batch: &RecordBatch) -> Result<(RecordBatch, Vec<u32>), DataFusionError> {
+        let count = u32::try_from(batch.num_rows()).expect("a tick has fewer rows than a u32");
+        let mut kept = UInt32Array::from_iter_values(0..count);
+        let mut batch = batch.clone();
+        for step in &self.steps {
+            match step {
+                Step::Filter(predicate) => {
+                    let rows = batch.num_rows();
+                    let mask = predicate.evaluate(&batch)?.into_array(rows)?;
+                    let mask = prep_null_mask_filter(as_boolean_array(&mask)?);
+                    batch = filter_record_batch(&batch, &mask)?;
+                    let left = arrow::compute::filter(&kept, &mask)?;
+                    kept = UInt32Array::from(left.to_data());
+                }
+                Step::Project {
+                    expressions,
+                    schema,
+                } => batch = project(&batch, expressions, schema)?,
+            }
+        }
+        Ok((batch, kept.values().to_vec()))
+    }
+}
+
+/// The operator of a query without aggregates: every row that is left is emitted at once.
+#[derive(Debug)]
+pub struct Project {
+    transform: Transform,
+}
+
+impl Project {
+    /// Emits what `transform` leaves.
+    #[must_use]
+    pub fn new(transform: Transform) -> Self {
+        Self { transform }
+    }
+}
+
+impl Operator for Project {
+    fn on_batch(
+        &mut self,
+        batch: &RecordBatch,
+        _watermark: Option<Timestamp>,
+        out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        let (rows, kept) = self.transform.run(batch)?;
+        if rows.num_rows() > 0 {
+            out.emissions.push(Emission {
+                rows,
+                keys: Keys::Source(kept),
+                deleted: Vec::new(),
+            });
+        }
+        Ok(())
+    }
+
+    fn on_watermark(
+        &mut self,
+        _watermark: Timestamp,
+        _out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    fn on_barrier(&mut self, _out: &mut Output) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    fn schema(&self) -> SchemaRef {
+        self.transform.schema()
+    }
+
+    fn save(&self) -> Result<Option<RecordBatch>, OperatorError> {
+        Ok(None)
+    }
+
+    fn restore(&mut self, _state: &RecordBatch) -> Result<(), OperatorError> {
+        Err(OperatorError::OtherState {
+            detail: "a query without aggregates has no state".to_owned(),
+        })
+    }
+
+    fn state_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// Computes one column per expression. Types follow the expressions, names and order the schema.
+fn project(
+    batch: &RecordBatch,
+    expressions: &[Arc<dyn PhysicalExpr>],
+    schema: &SchemaRef,
+) -> Result<RecordBatch, DataFusionError> {
+    let rows = batch.num_rows();
+    let columns = expressions
+        .iter()
+        .map(|expression| expression.evaluate(batch)?.into_array(rows))
+        .collect::<Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(
+        Arc::clone(schema),
+        columns,
+        &options,
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, cast::AsArray};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+    use datafusion::logical_expr::Operator as Sign;
+    use datafusion::physical_expr::expressions::{binary, col, lit};
+
+    use super::*;
+
+    #[test]
+    fn rows_know_their_input_row_after_filters_and_projections() {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        let numbers = Int64Array::from(vec![Some(5), None, Some(1), Some(7)]);
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(numbers)]).unwrap();
+        let n = col("n", &schema).unwrap();
+        let above = binary(Arc::clone(&n), Sign::Gt, lit(2_i64), &schema).unwrap();
+        let twice = binary(n, Sign::Plus, col("n", &schema).unwrap(), &schema).unwrap();
+        let mut transform = Transform::over(Arc::clone(&schema));
+        transform.push(Step::Filter(above));
+        transform.push(Step::Project {
+            expressions: vec![twice],
+            schema: Arc::new(Schema::new(vec![Field::new(
+                "twice",
+                DataType::Int64,
+                true,
+            )])),
+        });
+        let (rows, kept) = transform.run(&batch).unwrap();
+        assert_eq!(kept, vec![0, 3]);
+        assert_eq!(
+            rows.column(0).as_primitive::<Int64Type>().values(),
+            &[10, 14]
+        );
+    }
+}

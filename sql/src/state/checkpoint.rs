@@ -1,0 +1,262 @@
+//! A checkpoint: the state of a query at the end of an epoch, as one object.
+//!
+//! ```text
+//! magic "MPCP" | version u32 | crc32c u32 | facts_bytes u32 | facts (JSON) | state (Arrow IPC stream)
+//! ```
+//!
+//! Numbers are little-endian; the checksum (CRC-32C) covers all that follows it. The facts are the
+//! cut, the greatest event time and the counts; the state is one batch, absent for a query without
+//! state. It is never interpreted when the checksum fails. Downside: the whole state is written each
+//! time, which its bound keeps to half a gigabyte.
+
+#![deny(clippy::indexing_slicing)]
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use bytes::{Buf, Bytes};
+use millpond_proto::remedy::Remedy;
+use serde::{Deserialize, Serialize};
+
+use crate::topic::EpochCut;
+
+const MAGIC: &[u8; 4] = b"MPCP";
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 12;
+
+/// What a query counted since it was created.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Rows read.
+    pub rows_in: u64,
+    /// Rows and deletions emitted.
+    pub rows_out: u64,
+    /// Rows that went to the side topic.
+    pub rows_late: u64,
+    /// Rows whose event time is NULL.
+    pub rows_without_time: u64,
+    /// Rows whose body could not be decoded.
+    pub rows_undecodable: u64,
+    /// The first of those: where, and why.
+    pub first_undecodable: Option<String>,
+}
+
+/// The small part of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The job.
+    pub job: u64,
+    /// The cut that ends the epoch.
+    pub cut: EpochCut,
+    /// Greatest event time seen, in milliseconds.
+    pub greatest_ms: Option<i64>,
+    /// Counts so far.
+    pub counts: Counts,
+}
+
+/// A checkpoint in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// The small part.
+    pub facts: Facts,
+    /// The operator's state, if it has any.
+    pub state: Option<RecordBatch>,
+}
+
+/// Why a checkpoint could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The bytes are not what was written.
+    #[error(
+        "the checkpoint {key} is damaged: {detail}; restore the state folder from a copy, or drop the query and create it again, it is rebuilt from the log"
+    )]
+    Damaged {
+        /// The object.
+        key: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Written by a newer version.
+    #[error(
+        "the checkpoint {key} is of version {found}, this version reads up to {VERSION}; use the newer Millpond"
+    )]
+    Newer {
+        /// The object.
+        key: String,
+        /// Version found.
+        found: u32,
+    },
+    /// The object store has no such object.
+    #[error(
+        "the checkpoint {key} is missing; restore the state folder from a copy, or drop the query and create it again, it is rebuilt from the log"
+    )]
+    Missing {
+        /// The object.
+        key: String,
+    },
+    /// The object store said no.
+    #[error("could not {what} in the state store; check it, the query tries again")]
+    Store {
+        /// What was tried.
+        what: String,
+        /// What the store said.
+        #[source]
+        source: object_store::Error,
+    },
+}
+
+impl CheckpointError {
+    /// What to do next.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Damaged { .. } | Self::Newer { .. } | Self::Missing { .. } => Remedy::Operator,
+            Self::Store { .. } => Remedy::Retry,
+        }
+    }
+}
+
+/// The key of a job's checkpoint.
+#[must_use]
+pub fn key_of(job: u64, epoch: u64) -> String {
+    format!("{}/{epoch:020}", folder_of(job))
+}
+
+/// Where a job's checkpoints lie.
+#[must_use]
+pub fn folder_of(job: u64) -> String {
+    format!("jobs/{job}")
+}
+
+impl Checkpoint {
+    /// The bytes of the object.
+    ///
+    /// # Errors
+    /// What Arrow says when the state can not be written.
+    pub fn encode(&self) -> Result<Bytes, arrow::error::ArrowError> {
+        let facts = serde_json::to_vec(&self.facts)
+            .map_err(|error| arrow::error::ArrowError::ExternalError(Box::new(error)))?;
+        let facts_bytes = u32::try_from(facts.len()).expect("facts are a few kilobytes");
+        let mut covered = Vec::new();
+        covered.extend_from_slice(&facts_bytes.to_le_bytes());
+        covered.extend_from_slice(&facts);
+        if let Some(state) = &self.state {
+            let mut writer = StreamWriter::try_new(&mut covered, &state.schema())?;
+            writer.write(state)?;
+            writer.finish()?;
+        }
+        let mut object = Vec::with_capacity(HEADER_BYTES + covered.len());
+        object.extend_from_slice(MAGIC);
+        object.extend_from_slice(&VERSION.to_le_bytes());
+        object.extend_from_slice(&crc_fast::crc32_iscsi(&covered).to_le_bytes());
+        object.extend_from_slice(&covered);
+        Ok(Bytes::from(object))
+    }
+
+    /// Reads an object back; `key` is for the error.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Damaged`] and [`CheckpointError::Newer`].
+    pub fn decode(key: &str, object: &[u8]) -> Result<Self, CheckpointError> {
+        let damaged = |detail: &str| CheckpointError::Damaged {
+            key: key.to_owned(),
+            detail: detail.to_owned(),
+        };
+        let (mut header, covered) = object
+            .split_at_checked(HEADER_BYTES)
+            .ok_or_else(|| damaged("it is too short"))?;
+        if header.get(..MAGIC.len()) != Some(MAGIC) {
+            return Err(damaged("it does not start as a checkpoint"));
+        }
+        header.advance(MAGIC.len());
+        let found = header.get_u32_le();
+        if found > VERSION {
+            return Err(CheckpointError::Newer {
+                key: key.to_owned(),
+                found,
+            });
+        }
+        if header.get_u32_le() != crc_fast::crc32_iscsi(covered) {
+            return Err(damaged("its checksum does not fit"));
+        }
+        let (mut length, rest) = covered
+            .split_at_checked(size_of::<u32>())
+            .ok_or_else(|| damaged("its facts are cut off"))?;
+        let facts_bytes = usize::try_from(length.get_u32_le()).expect("a u32 fits a usize");
+        let (facts, state) = rest
+            .split_at_checked(facts_bytes)
+            .ok_or_else(|| damaged("its facts are cut off"))?;
+        let facts =
+            serde_json::from_slice(facts).map_err(|error| damaged(&error.to_string()))?;
+        let state = if state.is_empty() {
+            None
+        } else {
+            Some(read_state(state).map_err(|error| damaged(&error.to_string()))?)
+        };
+        Ok(Self { facts, state })
+    }
+}
+
+fn read_state(bytes: &[u8]) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let reader = StreamReader::try_new(bytes, None)?;
+    let schema = reader.schema();
+    let batches = reader.collect::<Result<Vec<_>, _>>()?;
+    concat_batches(&schema, &batches)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    fn checkpoint() -> Checkpoint {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        let numbers = Int64Array::from(vec![Some(1), None, Some(3)]);
+        Checkpoint {
+            facts: Facts {
+                job: 7,
+                cut: EpochCut {
+                    epoch: 3,
+                    tick_ms: 1200,
+                    offsets: vec![(1, 0, 10), (1, 1, 12)],
+                },
+                greatest_ms: Some(99),
+                counts: Counts {
+                    rows_in: 22,
+                    ..Counts::default()
+                },
+            },
+            state: Some(RecordBatch::try_new(schema, vec![Arc::new(numbers)]).unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_reads_back_as_it_was_written() {
+        let with_state = checkpoint();
+        let without = Checkpoint {
+            state: None,
+            ..checkpoint()
+        };
+        for written in [with_state, without] {
+            let object = written.encode().unwrap();
+            assert_eq!(Checkpoint::decode("k", &object).unwrap(), written);
+        }
+    }
+
+    #[test]
+    #[expect(clippy::indexing_slicing, reason = "the test damages its own bytes")]
+    fn every_flipped_byte_and_every_cut_is_found() {
+        let object = checkpoint().encode().unwrap();
+        for at in 0..object.len() {
+            let mut damaged = object.to_vec();
+            damaged[at] ^= 0x20;
+            assert!(Checkpoint::decode("k", &damaged).is_err(), "byte {at}");
+            assert!(Checkpoint::decode("k", &object[..at]).is_err(), "cut {at}");
+        }
+    }
+}
