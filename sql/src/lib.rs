@@ -16,14 +16,14 @@ pub mod continuous;
 pub mod decode;
 pub mod dialect;
 pub mod error;
+pub mod job;
+pub mod operator;
 pub mod plan;
+pub mod progress;
 pub mod runtime;
 pub mod sql;
+pub mod state;
 pub mod statement;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
 pub mod topic;
-pub mod job;
-pub mod operator;
-pub mod progress;
-pub mod state;
