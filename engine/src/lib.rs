@@ -3,6 +3,16 @@
 //! The binary is `main.rs`: it parses arguments, loads the configuration, starts tracing and calls
 //! `server::run`. Tests start the same server in-process.
 //!
-//! Reading order: [`broker`].
+//! Reading order: [`config`], [`server`], [`parts`], [`net`] and [`tls`] (connections), [`authorize`], [`service`]
+//! (what is on the wire), [`broker`], [`cli`] and [`demo`] (the command line).
 
+pub mod authorize;
 pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod net;
+pub mod parts;
+pub mod server;
+pub mod service;
+pub mod tls;

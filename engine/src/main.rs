@@ -1,1 +1,120 @@
-fn main() {}
+//! The binary `millpond`: parses arguments, starts tracing, and serves or does one command.
+
+use std::io::{BufWriter, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use millpond_engine::cli::args::{Cli, Command, ServeArgs, advice};
+use millpond_engine::cli::error::CliError;
+use millpond_engine::cli::run::{Terminal, run};
+use millpond_engine::cli::serve::{Demo, serve};
+use millpond_proto::client::Client;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
+    let filter = EnvFilter::try_from_env("MILLPOND_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let mut runtime = match &cli.command {
+        None | Some(Command::Serve(_)) => tokio::runtime::Builder::new_multi_thread(),
+        Some(_) => tokio::runtime::Builder::new_current_thread(),
+    };
+    match runtime.enable_all().build() {
+        Ok(runtime) => runtime.block_on(start(cli)),
+        Err(error) => failed(&format!("no threads could be started: {error}")),
+    }
+}
+
+async fn start(cli: Cli) -> ExitCode {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut err = std::io::stderr().lock();
+    let mut terminal = Terminal {
+        out: &mut out,
+        err: &mut err,
+        input_is_terminal: std::io::stdin().is_terminal(),
+    };
+    let (args, demo) = match &cli.command {
+        None => (ServeArgs::default(), Demo::WhenNew),
+        Some(Command::Serve(args)) => (args.clone(), Demo::of(args)),
+        Some(command) => {
+            let done = match Client::connect(&cli.server) {
+                Ok(client) => run(&client, command, &mut terminal).await,
+                Err(error) => Err(error.into()),
+            };
+            return reported(done, &mut terminal);
+        }
+    };
+    let shutdown = match stop_signal() {
+        Ok(shutdown) => shutdown,
+        Err(error) => return failed(&format!("signals can not be listened for: {error}")),
+    };
+    let served = serve(&args, demo, &program(), &mut terminal, shutdown).await;
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(terminal.err, "error: {error}");
+            let mut cause = std::error::Error::source(&error);
+            while let Some(error) = cause {
+                let _ = writeln!(terminal.err, "cause: {error}");
+                cause = error.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Resolves at Ctrl-C or SIGTERM.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            biased;
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+fn reported(done: Result<(), CliError>, terminal: &mut Terminal<'_>) -> ExitCode {
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
+    if error.is_reader_gone() {
+        return ExitCode::SUCCESS;
+    }
+    let _ = terminal.out.flush();
+    let _ = error.report(terminal.err);
+    error.exit_code()
+}
+
+/// Help is an answer; wrong use gets clap's words and, where we can guess it, the right command.
+fn misused(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(command) = advice(&words) {
+        let _ = writeln!(std::io::stderr(), "\nhelp: {command}");
+    }
+    ExitCode::from(2)
+}
+
+fn failed(what: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {what}");
+    ExitCode::FAILURE
+}
+
+/// Our name as the reader typed it, so that what we print can be typed as well.
+fn program() -> String {
+    let typed = std::env::args().next();
+    typed.unwrap_or_else(|| Cli::command().get_name().to_owned())
+}

@@ -74,7 +74,7 @@ pub trait Continuous: Send + Sync + fmt::Debug {
     async fn create_job(&self, job: &ContinuousJob) -> Result<(), SqlError>;
 
     /// Ends a job, or a view together with its topic.
-    async fn drop(&self, name: &str) -> Result<(), SqlError>;
+    async fn end(&self, name: &str) -> Result<(), SqlError>;
 
     /// All continuous queries, by name.
     fn list(&self) -> Vec<JobStatus>;
@@ -106,7 +106,7 @@ impl Continuous for NoJobs {
         Err(no_runtime())
     }
 
-    async fn drop(&self, name: &str) -> Result<(), SqlError> {
+    async fn end(&self, name: &str) -> Result<(), SqlError> {
         Err(SqlError::unknown("job", name, None, [] as [&str; 0]))
     }
 

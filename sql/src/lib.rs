@@ -21,6 +21,7 @@ pub mod operator;
 pub mod plan;
 pub mod progress;
 pub mod runtime;
+pub mod sort;
 pub mod sql;
 pub mod state;
 pub mod statement;

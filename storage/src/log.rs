@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use arrow::array::RecordBatch;
@@ -80,6 +80,10 @@ impl Default for Settings {
 
 /// One entry of the log, as a shard's owner hands it down.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every record is a message; a box would cost each one an allocation"
+)]
 pub enum Record {
     /// A message with its place.
     Message(Envelope),
@@ -89,6 +93,10 @@ pub enum Record {
 
 /// One entry of the log, as recovery hands it up.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every record is a message; a box would cost each one an allocation"
+)]
 pub enum Replayed {
     /// A message.
     Message(Envelope),
@@ -260,14 +268,17 @@ impl Storage {
         if let Some(error) = self.view.failure() {
             return Err(error);
         }
-        let permits = u32::try_from(size.max(1)).expect("an append is far below 4 GiB");
-        let share = Arc::clone(&self.budget).acquire_many_owned(permits).await;
+        let permits = u32::try_from(size.max(1)).unwrap_or(u32::MAX);
+        let budget = Arc::clone(&self.budget);
+        let Ok(share) = budget.acquire_many_owned(permits).await else {
+            return Err(AppendError::Closed);
+        };
         let (reply, durable) = oneshot::channel();
         let append = Append {
             entries,
             payload,
             reply,
-            _share: share.expect("the budget is never closed"),
+            _share: share,
         };
         let sender = self.sender(shard);
         match sender.send(Command::Append(append)).await {
@@ -357,7 +368,7 @@ impl Storage {
             let _ = sender.send(Command::Close).await;
         }
         let writers = {
-            let mut writers = self.writers.lock().expect("no holder panics");
+            let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *writers)
         };
         for writer in writers {

@@ -1,1 +1,17 @@
-//! tests
+//! What the tests above the crates share: the simulation and its history, and the harness around a server.
+//!
+//! Nothing uses this crate. The tests themselves are modules of one binary, `tests/suite.rs`.
+//!
+//! Reading order: [`history`] (what happened, and what may never happen), [`sim`] (one seed, one run),
+//! [`harness`] (a real server as a process).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a test fails by a panic"
+)]
+
+pub mod harness;
+pub mod history;
+pub mod sim;

@@ -1,1 +1,11 @@
+//! The one test binary above the crates: the house rules, the simulation, the whole product over the wire.
+//!
+//! One binary, because each further one would link the whole product again. Reading order: [`tidy`]
+//! (rules a program can check), [`simulation`] (one seed, one run), [`flights`] (the main job on real
+//! data), [`errors`] (bad input), [`readme`] (what the README promises).
 
+mod errors;
+mod flights;
+mod readme;
+mod simulation;
+mod tidy;

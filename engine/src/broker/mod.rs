@@ -1,19 +1,43 @@
 //! The broker: topics, groups, pop and ack over the shards of one log.
 //!
 //! Every call finds the shard that owns what it is about and hands it a request; the shard decides,
-//! appends, applies and replies (see `shard`). Nothing here knows the wire.
+//! appends, applies and replies. Nothing here knows the wire.
+//!
+//! Reading order: this file (the vocabulary and the refusals), [`message`] (send, receive, ack),
+//! [`topic`] (topics and groups), [`incarnation`] and [`supervisor`] (one run, and what happens when
+//! it ends), [`shard`] (the owner), [`request`] (what it is asked), [`state`] (decide and apply),
+//! [`group`] (a group's cursor), [`catalog`], [`record`] (what goes to the log), [`waiting`] (parked
+//! polls), [`sql`] (the broker as SQL sees it).
 
-use std::sync::Arc;
+pub mod catalog;
+pub mod group;
+pub mod incarnation;
+pub mod message;
+pub mod record;
+pub mod request;
+pub mod shard;
+pub mod sql;
+pub mod state;
+pub mod supervisor;
+pub mod topic;
+pub mod waiting;
+
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
 
 use millpond_proto::message::{Offset, QueueId, TopicId};
 use millpond_proto::name::{GroupName, NameError, TopicName};
 use millpond_proto::remedy::Remedy;
-use millpond_proto::time::Timestamp;
+use millpond_proto::task::Task;
 use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
-use millpond_storage::error::{AppendError, OpenError, ReadError, TierError};
+use millpond_storage::error::{AppendError, ReadError};
 use millpond_storage::format::envelope::Envelope;
-use millpond_storage::log::{Extent, Parts, Settings, Tiered};
+use millpond_storage::log::Parts;
+
+use crate::broker::incarnation::Incarnation;
 
 /// What a topic carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,6 +232,19 @@ pub enum BrokerError {
         /// The bound.
         limit: usize,
     },
+    /// A change that is not possible.
+    #[error("{what} of {name:?} can not be changed: {why}")]
+    BadChange {
+        /// What was to be changed.
+        what: &'static str,
+        /// Of which object.
+        name: String,
+        /// Why not.
+        why: String,
+    },
+    /// An error of ours.
+    #[error("a shard answered what it was not asked ({0}); please report this")]
+    Confused(&'static str),
     /// The shard stays closed because its state is damaged.
     #[error("{0}")]
     ShardDamaged(String),
@@ -230,7 +267,9 @@ impl BrokerError {
             | Self::GroupNotFound { .. }
             | Self::WrittenBy { .. }
             | Self::OutOfBounds { .. }
+            | Self::BadChange { .. }
             | Self::InvalidHandle { .. } => Remedy::FixRequest,
+            Self::Confused(_) => Remedy::Bug,
             Self::TooMany { .. } => Remedy::Retry,
             Self::ShardDamaged(_) => Remedy::Operator,
             Self::Append(error) => error.remedy(),
@@ -242,123 +281,11 @@ impl BrokerError {
 /// The broker of one data folder. It also implements [`millpond_sql::topic::Topics`].
 #[derive(Debug)]
 pub struct Broker {
-    _private: (),
-}
-
-#[expect(
-    unused_variables,
-    missing_docs,
-    reason = "replaced by the implementation"
-)]
-impl Broker {
-    /// Opens the data folder and starts every shard.
-    pub async fn start(parts: Parts, settings: Settings) -> Result<Arc<Self>, OpenError> {
-        todo!()
-    }
-    pub fn topic(&self, name: &TopicName) -> Result<Topic, BrokerError> {
-        todo!()
-    }
-    /// All topics, by name.
-    pub fn topics(&self) -> Vec<Topic> {
-        todo!()
-    }
-    pub async fn create_topic(&self, topic: NewTopic) -> Result<Topic, BrokerError> {
-        todo!()
-    }
-    /// Grows the number of queues (`None`: as it is) and adds columns.
-    pub async fn alter_topic(
-        &self,
-        name: &TopicName,
-        queues: Option<u32>,
-        add_columns: Vec<ColumnSpec>,
-    ) -> Result<Topic, BrokerError> {
-        todo!()
-    }
-    pub async fn delete_topic(&self, name: &TopicName) -> Result<(), BrokerError> {
-        todo!()
-    }
-    /// Durable extent of every queue of a topic (0 to `queues`), in order.
-    pub fn extents(&self, topic: &Topic) -> Vec<(QueueId, Extent)> {
-        todo!()
-    }
-    pub fn group(&self, name: &GroupName) -> Result<Group, BrokerError> {
-        todo!()
-    }
-    pub fn groups(&self) -> Vec<Group> {
-        todo!()
-    }
-    pub async fn create_group(&self, group: Group) -> Result<Group, BrokerError> {
-        todo!()
-    }
-    pub async fn alter_group(&self, group: Group) -> Result<Group, BrokerError> {
-        todo!()
-    }
-    pub async fn delete_group(&self, name: &GroupName) -> Result<(), BrokerError> {
-        todo!()
-    }
-    pub async fn group_progress(
-        &self,
-        name: &GroupName,
-    ) -> Result<Vec<GroupProgress>, BrokerError> {
-        todo!()
-    }
-    /// Stores messages of producers; topic, queue, offset and store time of the envelopes are filled in
-    /// here. One result per message, in order; an answer of `Ok` is durable. Messages with a `key` go to
-    /// the key's queue, others take turns.
-    pub async fn send(
-        &self,
-        topic: &TopicName,
-        messages: Vec<Envelope>,
-    ) -> Result<Vec<Result<Sent, BrokerError>>, BrokerError> {
-        todo!()
-    }
-    /// Pops messages from any queue of the topic; waits up to `poll` for the first. Empty: none came.
-    pub async fn receive(&self, receive: Receive) -> Result<Vec<Delivery>, BrokerError> {
-        todo!()
-    }
-    /// Acknowledges deliveries; one result per handle, in order; `Ok` is durable. Acknowledging an
-    /// acknowledged message again is `Ok`.
-    pub async fn ack(
-        &self,
-        group: &GroupName,
-        topic: &TopicName,
-        handles: Vec<ReceiptHandle>,
-    ) -> Result<Vec<Result<(), BrokerError>>, BrokerError> {
-        todo!()
-    }
-    /// Moves the end of a delivery's invisible time to `invisible` from now (0: visible at once); the
-    /// old handle stops working.
-    pub async fn change_invisible(
-        &self,
-        group: &GroupName,
-        topic: &TopicName,
-        handle: ReceiptHandle,
-        invisible: Duration,
-    ) -> Result<ReceiptHandle, BrokerError> {
-        todo!()
-    }
-    /// Messages as stored, without a group, from `from` (raised to the first kept), and the next offset to ask for.
-    pub async fn read(
-        &self,
-        topic: &TopicName,
-        queue: QueueId,
-        from: Offset,
-        limit: usize,
-    ) -> Result<(Vec<Envelope>, Offset), BrokerError> {
-        todo!()
-    }
-    /// Moves what is durable into Parquet now, and checkpoints.
-    pub async fn tier(&self) -> Result<Tiered, TierError> {
-        todo!()
-    }
-    /// The broker's clock.
-    pub fn now(&self) -> Timestamp {
-        todo!()
-    }
-    /// Checkpoints, writes what is queued, stops the shards.
-    pub async fn close(&self) {
-        todo!()
-    }
+    parts: Parts,
+    current: watch::Receiver<Option<Arc<Incarnation>>>,
+    supervisor: Mutex<Option<Task>>,
+    stop: Notify,
+    turn: AtomicU32,
 }
 
 impl ReceiptHandle {
@@ -386,3 +313,6 @@ impl ReceiptHandle {
             })
     }
 }
+
+#[cfg(test)]
+mod tests;

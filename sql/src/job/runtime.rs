@@ -247,7 +247,7 @@ impl Continuous for Jobs {
         Ok(())
     }
 
-    async fn drop(&self, name: &str) -> Result<(), SqlError> {
+    async fn end(&self, name: &str) -> Result<(), SqlError> {
         let _changing = self.changing.lock().await;
         let removed = self.running().remove(name);
         let Some(job) = removed else {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millpond_proto::chance::Seeded;
 
@@ -54,9 +54,18 @@ enum Change {
 
 #[derive(Clone, Debug)]
 enum EntryChange {
-    Create { path: String, file: usize },
-    Rename { from: String, to: String },
-    Remove { path: String },
+    Create {
+        path: String,
+        file: usize,
+    },
+    Rename {
+        from: String,
+        to: String,
+        file: usize,
+    },
+    Remove {
+        path: String,
+    },
 }
 
 impl Default for SimulatedDisk {
@@ -80,7 +89,7 @@ impl SimulatedDisk {
     pub fn holding(files: &BTreeMap<String, Vec<u8>>) -> Self {
         let disk = Self::new();
         {
-            let mut state = disk.state.lock().expect("no holder panics");
+            let mut state = locked(&disk.state);
             for (path, bytes) in files {
                 let file = state.files.len();
                 state.files.push(Contents {
@@ -99,7 +108,7 @@ impl SimulatedDisk {
     /// Everything a reader sees now, by path.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<String, Vec<u8>> {
-        let state = self.state.lock().expect("no holder panics");
+        let state = locked(&self.state);
         let contents = |&file: &usize| state.files[file].seen.clone();
         let entry = |(path, file): (&String, &usize)| (path.clone(), contents(file));
         state.entries.iter().map(entry).collect()
@@ -110,7 +119,7 @@ impl SimulatedDisk {
     /// The answer is the disk after the restart; every handle from before fails from now on.
     #[must_use = "older handles no longer work"]
     pub fn crash(&self, chance: &Seeded) -> Self {
-        let mut state = self.state.lock().expect("no holder panics");
+        let mut state = locked(&self.state);
         for file in &mut state.files {
             for change in std::mem::take(&mut file.pending) {
                 change.survive(&mut file.durable, chance);
@@ -134,12 +143,12 @@ impl SimulatedDisk {
 
     /// Lets the next sync of a file fail.
     pub fn fail_next_sync(&self) {
-        self.state.lock().expect("no holder panics").syncs_to_fail += 1;
+        locked(&self.state).syncs_to_fail += 1;
     }
 
     /// Lets the next write to a file fail, half of it done.
     pub fn fail_next_write(&self) {
-        self.state.lock().expect("no holder panics").writes_to_fail += 1;
+        locked(&self.state).writes_to_fail += 1;
     }
 
     /// Flips one bit of a file, in memory and on the platter.
@@ -147,7 +156,7 @@ impl SimulatedDisk {
     /// # Panics
     /// When there is no such file or bit.
     pub fn flip_bit(&self, path: &str, bit: usize) {
-        let mut state = self.state.lock().expect("no holder panics");
+        let mut state = locked(&self.state);
         let file = *state.entries.get(path).expect("the file exists");
         let file = &mut state.files[file];
         file.seen[bit / 8] ^= 1 << (bit % 8);
@@ -159,13 +168,13 @@ impl SimulatedDisk {
     /// Syncs of files so far.
     #[must_use]
     pub fn sync_count(&self) -> u64 {
-        self.state.lock().expect("no holder panics").sync_count
+        locked(&self.state).sync_count
     }
 
     /// Writes to files so far.
     #[must_use]
     pub fn write_count(&self) -> u64 {
-        self.state.lock().expect("no holder panics").write_count
+        locked(&self.state).write_count
     }
 
     fn state(&self) -> io::Result<MutexGuard<'_, State>> {
@@ -181,8 +190,12 @@ impl SimulatedDisk {
     }
 }
 
+fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn alive(state: &Mutex<State>, generation: u64) -> io::Result<MutexGuard<'_, State>> {
-    let state = state.lock().expect("no holder panics");
+    let state = locked(state);
     if state.generation == generation {
         Ok(state)
     } else {
@@ -219,10 +232,9 @@ impl EntryChange {
             Self::Create { path, file } => {
                 entries.insert(path.clone(), *file);
             }
-            Self::Rename { from, to } => {
-                if let Some(file) = entries.remove(from) {
-                    entries.insert(to.clone(), file);
-                }
+            Self::Rename { from, to, file } => {
+                entries.remove(from);
+                entries.insert(to.clone(), *file);
             }
             Self::Remove { path } => {
                 entries.remove(path);
@@ -233,7 +245,7 @@ impl EntryChange {
     fn is_in(&self, folder: &str) -> bool {
         match self {
             Self::Create { path, .. } | Self::Remove { path } => folder_of(path) == folder,
-            Self::Rename { from, to } => folder_of(from) == folder || folder_of(to) == folder,
+            Self::Rename { from, to, .. } => folder_of(from) == folder || folder_of(to) == folder,
         }
     }
 }
@@ -328,12 +340,11 @@ impl Disk for SimulatedDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state()?;
-        if !state.entries.contains_key(from) {
-            return Err(not_found(from));
-        }
+        let file = *state.entries.get(from).ok_or_else(|| not_found(from))?;
         state.change(EntryChange::Rename {
             from: from.to_owned(),
             to: to.to_owned(),
+            file,
         });
         Ok(())
     }
@@ -352,10 +363,14 @@ impl Disk for SimulatedDisk {
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
         let mut state = self.state()?;
         let pending = std::mem::take(&mut state.pending);
-        let (synced, rest): (Vec<_>, Vec<_>) =
+        let (synced, mut rest): (Vec<_>, Vec<_>) =
             pending.into_iter().partition(|change| change.is_in(folder));
         for change in synced {
             change.apply(&mut state.durable_entries);
+            // A file that has durably moved here can not come back under its name in another folder.
+            if let EntryChange::Rename { file: moved, .. } = change {
+                rest.retain(|r| !matches!(r, EntryChange::Create { file, .. } if *file == moved));
+            }
         }
         state.pending = rest;
         Ok(())
@@ -481,6 +496,21 @@ mod tests {
             }
         }
         assert!(kept > 0 && lost > 0 && torn > 0, "{kept} {lost} {torn}");
+    }
+
+    #[test]
+    fn a_file_that_moved_to_a_synced_folder_is_there_for_certain() {
+        for seed in 0..20 {
+            let disk = SimulatedDisk::new();
+            disk.create_folder("new").unwrap();
+            disk.create_folder("a").unwrap();
+            disk.create("new/f").unwrap();
+            disk.rename("new/f", "a/f").unwrap();
+            disk.sync_folder("a").unwrap();
+            let disk = disk.crash(&Seeded::new(seed));
+            assert_eq!(disk.list("a").unwrap(), ["f"]);
+            assert!(disk.list("new").unwrap().is_empty());
+        }
     }
 
     #[test]

@@ -259,6 +259,10 @@ impl Reader<'_> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "tests index bytes that they made themselves"
+)]
 mod tests {
     use proptest::prelude::*;
 
@@ -304,6 +308,29 @@ mod tests {
         assert_eq!(places, [head.bytes(), head.bytes() + 4]);
         assert!(head.record_position(0) < head.record_position(1));
         assert!(head.record_position(2) < head.end());
+    }
+
+    #[test]
+    fn the_example_in_the_format_document_holds() {
+        let header = Header {
+            wal: 0,
+            term: 1,
+            sequence: 0,
+            position: 0,
+            durable: 0,
+        };
+        let entries = [entry(2, false, b"hi", (0, 0, 0))];
+        let (_, bytes) = encode(header, std::iter::once((&entries[..], &b"hi"[..])));
+        let document = include_str!("../../FORMAT.md");
+        let example = document.split("### Example").nth(1).unwrap();
+        let lines = example.split("```").nth(1).unwrap().lines().skip(1).take(4);
+        let hex: String = lines
+            .flat_map(|line| line.split_whitespace())
+            .filter(|word| word.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            .collect();
+        let written: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(bytes.len(), 178);
+        assert!(written.starts_with(&hex) && hex.len() == 180, "{written}");
     }
 
     proptest! {

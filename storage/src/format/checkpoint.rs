@@ -102,6 +102,10 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<Vec<Saved>> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "tests index bytes that they made themselves"
+)]
 mod tests {
     use super::*;
 

@@ -14,6 +14,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use prost::Message as _;
 
+use crate::format::checksum::crc32c;
+
 /// First bytes of every manifest; the digits are the format's version.
 pub const MAGIC: &[u8; 8] = b"MPMANI01";
 
@@ -98,17 +100,13 @@ pub enum ManifestError {
     Newer,
 }
 
-/// CRC32C (Castagnoli), the checksum of everything that we store.
-#[must_use]
-pub fn crc32c(bytes: &[u8]) -> u32 {
-    crc_fast::crc32_iscsi(bytes)
-}
-
 /// Checksums of the blocks of a file.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "a block is 256 KiB")]
 pub fn block_checksums(file: &[u8]) -> Vec<u32> {
-    file.chunks(BLOCK_BYTES as usize).map(crc32c).collect()
+    file.chunks(BLOCK_BYTES as usize)
+        .map(|block| crc32c(&[block]))
+        .collect()
 }
 
 impl Manifest {
@@ -123,7 +121,7 @@ impl Manifest {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(&crc32c(&body).to_le_bytes());
+        bytes.extend_from_slice(&crc32c(&[&body]).to_le_bytes());
         bytes.extend_from_slice(&body);
         bytes.into()
     }
@@ -149,7 +147,7 @@ impl Manifest {
         if usize::try_from(u32::from_le_bytes(*length)) != Ok(body.len()) {
             return Err(Damaged("its length differs"));
         }
-        if u32::from_le_bytes(*checksum) != crc32c(body) {
+        if u32::from_le_bytes(*checksum) != crc32c(&[body]) {
             return Err(Damaged("its checksum differs"));
         }
         let manifest = Self::decode_body(body)?;

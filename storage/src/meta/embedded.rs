@@ -219,13 +219,15 @@ impl StorageBackend for Backend {
 
 #[cfg(test)]
 mod tests {
+    use millpond_proto::chance::Seeded;
+
     use super::*;
+    use crate::disk::simulated::SimulatedDisk;
     use crate::meta::contract;
-    use crate::tier::memory::MemoryDisk;
 
     #[test]
     fn the_embedded_store_keeps_the_contract() {
-        let disk = Arc::new(MemoryDisk::default());
+        let disk = Arc::new(SimulatedDisk::default());
         contract(|| {
             let disk = Arc::clone(&disk) as Arc<dyn Disk>;
             Arc::new(EmbeddedMeta::open(disk, "meta/facts.redb").unwrap())
@@ -233,14 +235,35 @@ mod tests {
     }
 
     #[test]
-    fn a_fact_survives_a_crash() {
-        let disk = Arc::new(MemoryDisk::default());
-        let open = || EmbeddedMeta::open(Arc::clone(&disk) as Arc<dyn Disk>, "a/b/facts").unwrap();
-        let meta = open();
-        assert!(meta.compare_and_swap("term", None, Some(b"1")).unwrap());
-        // The process ends without closing its files.
-        std::mem::forget(meta);
-        disk.crash();
-        assert_eq!(open().get("term").unwrap().unwrap().value, "1");
+    fn facts_survive_crashes_at_any_write() {
+        for seed in 0..40 {
+            let chance = Seeded::new(seed);
+            let mut disk = Arc::new(SimulatedDisk::new());
+            let mut known = 0_u8;
+            for turn in 0..5 {
+                let shared = Arc::clone(&disk) as Arc<dyn Disk>;
+                let meta = EmbeddedMeta::open(shared, "a/b/facts").unwrap();
+                let found = meta.get("term").unwrap();
+                let value = found.as_ref().map_or(0, |v| v.value[0]);
+                // The change that failed may have happened.
+                assert!(
+                    value == known || value == known + 1,
+                    "seed {seed} turn {turn}"
+                );
+                let version = found.map(|v| v.version);
+                let first = value + 1;
+                assert!(
+                    meta.compare_and_swap("term", version, Some(&[first]))
+                        .unwrap()
+                );
+                let version = meta.get("term").unwrap().map(|v| v.version);
+                known = first;
+                disk.fail_next_write();
+                if let Ok(true) = meta.compare_and_swap("term", version, Some(&[first + 1])) {
+                    known = first + 1;
+                }
+                disk = Arc::new(disk.crash(&chance));
+            }
+        }
     }
 }

@@ -9,7 +9,5 @@
 //! Reading order: [`cold`], [`parquet`], [`objects`].
 
 pub mod cold;
-#[cfg(test)]
-pub(crate) mod memory;
 pub mod objects;
 pub mod parquet;

@@ -147,7 +147,11 @@ impl Inner {
             }
             other => other?,
         };
-        let written = file.write_at(bytes, 0).and_then(|()| file.sync());
+        let written = file
+            .write_at(bytes, 0)
+            .and_then(|()| file.sync())
+            // Or a crash could keep the rename and lose the entry that it renames.
+            .and_then(|()| self.disk.sync_folder(&temporary_folder));
         drop(file);
         let placed = written.and_then(|()| self.place(&temporary, path, create));
         if placed.is_err() {
@@ -430,13 +434,15 @@ impl MultipartUpload for Upload {
 #[cfg(test)]
 mod tests {
     use futures::TryStreamExt as _;
+    use millpond_proto::chance::Seeded;
     use object_store::ObjectStoreExt as _;
 
     use super::*;
-    use crate::tier::memory::MemoryDisk;
+    use crate::disk::local::LocalDisk;
+    use crate::disk::simulated::SimulatedDisk;
 
-    fn store() -> (Arc<MemoryDisk>, DiskObjectStore) {
-        let disk = Arc::new(MemoryDisk::default());
+    fn store() -> (Arc<SimulatedDisk>, DiskObjectStore) {
+        let disk = Arc::new(SimulatedDisk::default());
         let store = DiskObjectStore::new(Arc::clone(&disk) as Arc<dyn Disk>, "objects");
         (disk, store)
     }
@@ -503,14 +509,39 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_put_survives_a_crash() {
-        let (disk, store) = store();
-        store.put(&"a/b/1".into(), "1".into()).await.unwrap();
-        store.put(&"a/b/2".into(), "2".into()).await.unwrap();
-        store.put(&"a/c/3".into(), "3".into()).await.unwrap();
-        disk.crash();
-        assert_eq!(names(&store, "").await, ["a/b/1", "a/b/2", "a/c/3"]);
-        assert_eq!(store.get_range(&"a/b/2".into(), 0..1).await.unwrap(), "2");
+    async fn what_was_put_survives_a_crash_and_what_was_not_is_not_seen() {
+        for seed in 0..50 {
+            let (disk, store) = store();
+            store.put(&"a/b/1".into(), "1".into()).await.unwrap();
+            store.put(&"a/c/2".into(), "2".into()).await.unwrap();
+            disk.fail_next_sync();
+            store.put(&"a/c/3".into(), "3".into()).await.unwrap_err();
+            let disk = Arc::new(disk.crash(&Seeded::new(seed)));
+            let store = DiskObjectStore::new(disk, "objects");
+            assert_eq!(names(&store, "").await, ["a/b/1", "a/c/2"], "seed {seed}");
+            assert_eq!(store.get_range(&"a/c/2".into(), 0..1).await.unwrap(), "2");
+            // Names of temporary files begin anew, over what the crash left.
+            store.put(&"a/c/3".into(), "3".into()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_object_lies_in_a_real_folder_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Arc::new(LocalDisk::open(folder.path()).unwrap());
+        let store = DiskObjectStore::new(disk, "objects");
+        assert!(names(&store, "").await.is_empty());
+        store.put(&"a/b/1".into(), "12".into()).await.unwrap();
+        store.put(&"a/2".into(), "".into()).await.unwrap();
+        assert_eq!(names(&store, "").await, ["a/2", "a/b/1"]);
+        assert!(names(&store, "a/2").await.is_empty());
+        assert_eq!(store.get_range(&"a/b/1".into(), 1..2).await.unwrap(), "2");
+        let folder = store.head(&"a/b".into()).await.unwrap_err();
+        assert!(matches!(folder, Error::NotFound { .. }), "{folder}");
+        let below = store.head(&"a/2/x".into()).await.unwrap_err();
+        assert!(matches!(below, Error::NotFound { .. }), "{below}");
+        store.delete(&"a/b/1".into()).await.unwrap();
+        assert_eq!(names(&store, "").await, ["a/2"]);
     }
 
     #[tokio::test]

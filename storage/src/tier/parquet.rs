@@ -35,9 +35,10 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use prost::Message as _;
 
+use crate::format::checksum::crc32c;
 use crate::format::columns::{projected_schema, schema, to_batch};
 use crate::format::envelope::Envelope;
-use crate::format::manifest::{BLOCK_BYTES, File, Run, block_checksums, crc32c};
+use crate::format::manifest::{BLOCK_BYTES, File, Run, block_checksums};
 
 /// Most bytes of messages in a row group: what a reader holds in memory at once.
 const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -266,7 +267,7 @@ impl CheckedFile {
         let mut chunks = bytes.chunks(block);
         let checked = chunks.by_ref().zip(expected);
         for (chunk, expected) in checked {
-            if crc32c(chunk) != *expected {
+            if crc32c(&[chunk]) != *expected {
                 return Err(damage("a checksum differs"));
             }
         }

@@ -188,6 +188,10 @@ impl Segments {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "tests index bytes that they made themselves"
+)]
 mod tests {
     use super::*;
     use crate::disk::simulated::SimulatedDisk;

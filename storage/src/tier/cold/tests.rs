@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use millpond_proto::chance::Seeded;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
     PutMultipartOptions, PutPayload, PutResult,
@@ -9,10 +10,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::disk::Disk;
+use crate::disk::simulated::SimulatedDisk;
 use crate::format::columns::tests::{all_columns, envelope};
 use crate::format::columns::{projected_schema, to_batch};
 use crate::meta::embedded::EmbeddedMeta;
-use crate::tier::memory::MemoryDisk;
 use crate::tier::objects::DiskObjectStore;
 
 const TOPIC: TopicId = TopicId(7);
@@ -21,7 +22,7 @@ const ALL: ReadLimit = ReadLimit {
     bytes: usize::MAX,
 };
 
-fn parts(disk: &Arc<MemoryDisk>) -> (Arc<dyn ObjectStore>, Arc<dyn MetaStore>) {
+fn parts(disk: &Arc<SimulatedDisk>) -> (Arc<dyn ObjectStore>, Arc<dyn MetaStore>) {
     let disk = Arc::clone(disk) as Arc<dyn Disk>;
     let objects = Arc::new(DiskObjectStore::new(Arc::clone(&disk), "cold"));
     (
@@ -30,9 +31,14 @@ fn parts(disk: &Arc<MemoryDisk>) -> (Arc<dyn ObjectStore>, Arc<dyn MetaStore>) {
     )
 }
 
-async fn open(disk: &Arc<MemoryDisk>) -> Arc<Cold> {
+async fn open(disk: &Arc<SimulatedDisk>) -> Arc<Cold> {
     let (objects, meta) = parts(disk);
     Arc::new(Cold::open(objects, meta).await.unwrap())
+}
+
+fn paths(disk: &SimulatedDisk, folder: &str) -> Vec<String> {
+    let paths = disk.snapshot().into_keys();
+    paths.filter(|path| path.starts_with(folder)).collect()
 }
 
 fn message(queue: u32, offset: u64) -> Envelope {
@@ -67,7 +73,7 @@ async fn read(
 
 #[tokio::test]
 async fn offsets_come_back_from_several_files_and_queues() {
-    let disk = Arc::new(MemoryDisk::default());
+    let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
     let first = [messages(0, 5..300), messages(3, 0..40)].concat();
     let second = [messages(0, 300..420), messages(1, 7..9)].concat();
@@ -123,7 +129,7 @@ async fn offsets_come_back_from_several_files_and_queues() {
 
 #[tokio::test]
 async fn a_scan_gives_the_columns_asked_for_in_their_order() {
-    let disk = Arc::new(MemoryDisk::default());
+    let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
     cold.write(TOPIC, &[messages(0, 0..100), messages(1, 0..50)].concat())
         .await
@@ -152,7 +158,7 @@ async fn a_scan_gives_the_columns_asked_for_in_their_order() {
 
 #[tokio::test]
 async fn writing_what_is_cold_already_changes_nothing() {
-    let disk = Arc::new(MemoryDisk::default());
+    let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
     cold.write(TOPIC, &messages(0, 0..10)).await.unwrap();
     assert_eq!(cold.write(TOPIC, &messages(0, 0..10)).await.unwrap(), 0);
@@ -162,7 +168,7 @@ async fn writing_what_is_cold_already_changes_nothing() {
 
 #[tokio::test]
 async fn a_message_that_was_lost_before_is_damaged_and_its_neighbours_are_not() {
-    let disk = Arc::new(MemoryDisk::default());
+    let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
     cold.write(TOPIC, &[messages(0, 0..3), messages(0, 4..6)].concat())
         .await
@@ -184,7 +190,7 @@ async fn a_message_that_was_lost_before_is_damaged_and_its_neighbours_are_not() 
 
 #[tokio::test]
 async fn forgetting_leaves_nothing_and_may_be_repeated() {
-    let disk = Arc::new(MemoryDisk::default());
+    let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
     cold.write(TOPIC, &messages(0, 0..10)).await.unwrap();
     let mut other = message(0, 0);
@@ -193,7 +199,7 @@ async fn forgetting_leaves_nothing_and_may_be_repeated() {
     for _ in 0..2 {
         cold.forget(TOPIC).await.unwrap();
         assert_eq!(cold.extent(TOPIC, QueueId(0)), None);
-        assert!(disk.paths("cold/topics/7").is_empty());
+        assert!(paths(&disk, "cold/topics/7/").is_empty());
     }
     drop(cold);
     let cold = open(&disk).await;
@@ -332,8 +338,10 @@ impl MetaStore for Handle {
 
 #[tokio::test]
 async fn a_crash_anywhere_in_a_write_leaves_the_old_state_or_the_new_one() {
-    for (dies_at, happens) in (0..5).flat_map(|at| [(at, false), (at, true)]) {
-        let disk = Arc::new(MemoryDisk::default());
+    let cases = (0..5).flat_map(|at| [(at, false), (at, true)]);
+    let seeds = 0..8;
+    for (seed, (dies_at, happens)) in seeds.flat_map(|seed| cases.clone().map(move |c| (seed, c))) {
+        let disk = Arc::new(SimulatedDisk::default());
         let cold = open(&disk).await;
         cold.write(TOPIC, &messages(0, 0..10)).await.unwrap();
         drop(cold);
@@ -350,15 +358,15 @@ async fn a_crash_anywhere_in_a_write_leaves_the_old_state_or_the_new_one() {
             .await
             .unwrap();
         let written = cold.write(TOPIC, &messages(0, 10..20)).await.is_ok();
+        let disk = Arc::new(disk.crash(&Seeded::new(seed)));
         drop(cold);
         drop(dying);
-        disk.crash();
 
         let cold = open(&disk).await;
         let end = cold.extent(TOPIC, QueueId(0)).unwrap().end.0;
         assert!(
             end == 20 || (end == 10 && !written),
-            "died at {dies_at}, {happens}"
+            "seed {seed}, died at {dies_at}, {happens}"
         );
         assert_eq!(read(&cold, 0, 0, ALL).await.unwrap(), messages(0, 0..end));
         // The log still has them and moves them again.
@@ -370,7 +378,7 @@ async fn a_crash_anywhere_in_a_write_leaves_the_old_state_or_the_new_one() {
 
 #[tokio::test]
 async fn a_swap_without_an_answer_is_found_out_by_the_next_write() {
-    let disk = Arc::new(MemoryDisk::default());
+    let disk = Arc::new(SimulatedDisk::default());
     let shared = Arc::clone(&disk) as Arc<dyn Disk>;
     let dying = Handle(Arc::new(Dying {
         objects: DiskObjectStore::new(Arc::clone(&shared), "cold"),
@@ -391,17 +399,16 @@ async fn a_swap_without_an_answer_is_found_out_by_the_next_write() {
 
 #[tokio::test]
 async fn a_flipped_bit_in_a_file_is_damage_and_never_data() {
-    let disk = Arc::new(MemoryDisk::default());
+    let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
     cold.write(TOPIC, &messages(0, 0..8)).await.unwrap();
-    let path = disk.paths("cold/topics/7/data").remove(0);
-    let mut length = 0;
-    disk.change(&path, |bytes| length = bytes.len());
+    let path = paths(&disk, "cold/topics/7/data").remove(0);
+    let length = disk.snapshot()[&path].len();
     drop(cold);
     // Every byte, each with another bit, with the footer not yet known.
     for at in 0..length {
-        let flip = |bytes: &mut Vec<u8>| bytes[at] ^= 1 << (at % 8);
-        disk.change(&path, flip);
+        let bit = at * 8 + at % 8;
+        disk.flip_bit(&path, bit);
         let cold = open(&disk).await;
         let error = read(&cold, 0, 2, ALL).await.unwrap_err();
         assert!(
@@ -420,9 +427,12 @@ async fn a_flipped_bit_in_a_file_is_damage_and_never_data() {
             Some(Err(ReadError::Damaged { .. }))
         ));
         assert!(scan.next().await.is_none());
-        disk.change(&path, flip);
+        disk.flip_bit(&path, bit);
     }
-    disk.change(&path, |bytes| bytes.truncate(length - 1));
+    disk.open(&path)
+        .unwrap()
+        .set_len(length as u64 - 1)
+        .unwrap();
     let cold = open(&disk).await;
     let error = read(&cold, 0, 0, ALL).await.unwrap_err();
     assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
@@ -430,17 +440,15 @@ async fn a_flipped_bit_in_a_file_is_damage_and_never_data() {
 
 #[tokio::test]
 async fn damage_in_one_block_spares_messages_of_others() {
-    let disk = Arc::new(MemoryDisk::default());
+    let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
     // About a megabyte of bodies: several blocks, one row group.
     let all = messages(0, 0..6000);
     cold.write(TOPIC, &all).await.unwrap();
-    let path = disk.paths("cold/topics/7/data").remove(0);
-    disk.change(&path, |bytes| {
-        assert!(bytes.len() > 1_000_000, "{} bytes", bytes.len());
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-    });
+    let path = paths(&disk, "cold/topics/7/data").remove(0);
+    let length = disk.snapshot()[&path].len();
+    assert!(length > 1_000_000, "{length} bytes");
+    disk.flip_bit(&path, length / 2 * 8);
     let good = read(&cold, 0, 0, ALL).await.unwrap();
     assert!(!good.is_empty() && good.len() < all.len());
     assert_eq!(good, all[..good.len()]);
@@ -455,12 +463,12 @@ async fn damage_in_one_block_spares_messages_of_others() {
 
 #[tokio::test]
 async fn a_damaged_manifest_is_named_when_opening() {
-    let disk = Arc::new(MemoryDisk::default());
+    let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
     cold.write(TOPIC, &messages(0, 0..2)).await.unwrap();
     drop(cold);
-    let path = disk.paths("cold/topics/7/manifest").remove(0);
-    disk.change(&path, |bytes| bytes[20] ^= 1);
+    let path = paths(&disk, "cold/topics/7/manifest").remove(0);
+    disk.flip_bit(&path, 160);
     let (objects, meta) = parts(&disk);
     let error = Cold::open(objects, meta).await.unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
@@ -479,7 +487,7 @@ fn any_message_comes_back_from_a_file_as_it_went_in() {
         }
         many.sort_by_key(|m| (m.queue, m.offset));
         let found = runtime.block_on(async {
-            let disk = Arc::new(MemoryDisk::default());
+            let disk = Arc::new(SimulatedDisk::default());
             let cold = open(&disk).await;
             cold.write(TOPIC, &many).await.unwrap();
             let mut found = Vec::new();

@@ -1,0 +1,340 @@
+//! Comma-separated values with a header line (RFC 4180).
+//!
+//! Input: text. Output: typed columns in the file's order and, last, each row as a JSON object without
+//! its nulls: integers as integers, timestamps as ISO 8601.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, AsArray, BinaryBuilder, BooleanArray, Date32Array, Float64Array, Int64Array,
+    RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::csv::reader::Format;
+use arrow::csv::{Reader, ReaderBuilder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::json::LineDelimitedWriter;
+
+use crate::format::kind::{
+    Inference, Kind, parse_boolean, parse_date, parse_double, parse_integer, parse_timestamp_us,
+};
+use crate::import::{
+    BATCH_ROWS, BODY, Counted, INFER_ROWS_MAX, ImportColumn, ImportError, ImportOptions,
+};
+
+/// The columns of a CSV file, from its header and its first rows.
+pub(crate) fn infer(
+    file: &str,
+    reader: Box<dyn Read + Send>,
+    options: &ImportOptions,
+) -> Result<Vec<ImportColumn>, ImportError> {
+    let form = |cause| form_error(file, cause);
+    // The header has to be read before a schema can be given; what follows it is kept and read on.
+    let mut peeked = Vec::new();
+    let mut reader = Peeked {
+        inner: reader,
+        seen: &mut peeked,
+    };
+    let (header, _) = Format::default()
+        .with_header(true)
+        .infer_schema(&mut reader, Some(0))
+        .map_err(form)?;
+    let inner = reader.inner;
+    let names: Vec<String> = header
+        .fields()
+        .iter()
+        .map(|field| field.name().trim_start_matches('\u{feff}').to_owned())
+        .collect();
+    check_header(file, &names)?;
+    let texts =
+        text_reader(names.len(), std::io::Cursor::new(peeked).chain(inner)).map_err(form)?;
+    let mut columns = vec![Inference::default(); names.len()];
+    let mut rows = 0;
+    for batch in texts {
+        let batch = batch.map_err(form)?;
+        for (inference, column) in columns.iter_mut().zip(batch.columns()) {
+            for text in column.as_string::<i32>().iter().flatten() {
+                inference.observe(text, &options.nulls);
+            }
+        }
+        rows += batch.num_rows();
+        if rows >= INFER_ROWS_MAX {
+            break;
+        }
+    }
+    let columns = names.into_iter().zip(columns).map(|(name, inference)| {
+        let declared = options.declared.get(&name).copied();
+        let kind = declared.unwrap_or_else(|| inference.kind());
+        ImportColumn { name, kind }
+    });
+    Ok(columns.collect())
+}
+
+/// The rows of a CSV file.
+pub(crate) struct CsvRows {
+    file: String,
+    columns: Vec<ImportColumn>,
+    nulls: Vec<String>,
+    schema: SchemaRef,
+    texts: Reader<Counted>,
+    /// Line on which the next row starts; the header is line 1.
+    line: u64,
+}
+
+impl CsvRows {
+    pub(crate) fn new(
+        file: &str,
+        reader: Counted,
+        columns: &[ImportColumn],
+        options: &ImportOptions,
+    ) -> Result<Self, ImportError> {
+        let texts = text_reader(columns.len(), reader).map_err(|cause| form_error(file, cause))?;
+        let mut fields: Vec<Field> = columns
+            .iter()
+            .map(|column| Field::new(&column.name, column.kind.data_type(), true))
+            .collect();
+        fields.push(Field::new(BODY, DataType::Binary, false));
+        Ok(Self {
+            file: file.to_owned(),
+            columns: columns.to_vec(),
+            nulls: options.nulls.clone(),
+            schema: Arc::new(Schema::new(fields)),
+            texts,
+            line: 2,
+        })
+    }
+
+    fn typed(&mut self, texts: &RecordBatch) -> Result<RecordBatch, ImportError> {
+        let mut typed: Vec<ArrayRef> = Vec::with_capacity(self.columns.len() + 1);
+        for (column, values) in self.columns.iter().zip(texts.columns()) {
+            let values = values.as_string::<i32>();
+            let array =
+                convert(column.kind, values, &self.nulls).map_err(|row| ImportError::Value {
+                    file: self.file.clone(),
+                    line: self.line + row as u64 + newlines_before(texts, row),
+                    column: column.name.clone(),
+                    value: values.value(row).to_owned(),
+                    kind: column.kind,
+                })?;
+            typed.push(array);
+        }
+        self.line += texts.num_rows() as u64 + newlines_before(texts, texts.num_rows());
+        let form = |cause| form_error(&self.file, cause);
+        let data = self.schema.fields().iter().take(self.columns.len());
+        let data = Arc::new(Schema::new(data.cloned().collect::<Vec<_>>()));
+        let data = RecordBatch::try_new(data, typed.clone()).map_err(form)?;
+        typed.push(bodies(&data).map_err(form)?);
+        RecordBatch::try_new(Arc::clone(&self.schema), typed).map_err(form)
+    }
+}
+
+impl Iterator for CsvRows {
+    type Item = Result<RecordBatch, ImportError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let texts = self.texts.next()?;
+        Some(
+            texts
+                .map_err(|cause| form_error(&self.file, cause))
+                .and_then(|texts| self.typed(&texts)),
+        )
+    }
+}
+
+/// Every row as a JSON object.
+fn bodies(columns: &RecordBatch) -> Result<ArrayRef, ArrowError> {
+    let mut lines = LineDelimitedWriter::new(Vec::new());
+    lines.write(columns)?;
+    lines.finish()?;
+    let lines = lines.into_inner();
+    let mut bodies = BinaryBuilder::with_capacity(columns.num_rows(), lines.len());
+    // JSON escapes line feeds inside strings, so each one ends an object.
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        bodies.append_value(line.strip_suffix(b"\n").unwrap_or(line));
+    }
+    Ok(Arc::new(bodies.finish()))
+}
+
+/// A column of texts as its kind, or the first row that does not fit.
+fn convert(kind: Kind, texts: &StringArray, nulls: &[String]) -> Result<ArrayRef, usize> {
+    fn each<T>(
+        kind: Kind,
+        texts: &StringArray,
+        nulls: &[String],
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Vec<Option<T>>, usize> {
+        let values = texts.iter().enumerate().map(|(row, text)| match text {
+            Some(text) if !kind.is_null(text, nulls) => parse(text).map(Some).ok_or(row),
+            _ => Ok(None),
+        });
+        values.collect()
+    }
+    Ok(match kind {
+        Kind::BigInt => Arc::new(Int64Array::from(each(kind, texts, nulls, parse_integer)?)),
+        Kind::Double => Arc::new(Float64Array::from(each(kind, texts, nulls, parse_double)?)),
+        Kind::Boolean => Arc::new(BooleanArray::from(each(kind, texts, nulls, parse_boolean)?)),
+        Kind::Date => Arc::new(Date32Array::from(each(kind, texts, nulls, parse_date)?)),
+        Kind::Timestamp { .. } => {
+            let values = each(kind, texts, nulls, parse_timestamp_us)?;
+            let array = TimestampMicrosecondArray::from(values);
+            Arc::new(array.with_data_type(kind.data_type()))
+        }
+        Kind::Text => {
+            let values = texts
+                .iter()
+                .map(|text| text.filter(|t| !kind.is_null(t, nulls)));
+            Arc::new(values.collect::<StringArray>())
+        }
+    })
+}
+
+/// Line feeds inside quoted values of the rows before `row`: each makes the file a line longer.
+fn newlines_before(texts: &RecordBatch, row: usize) -> u64 {
+    let columns = texts.columns().iter().map(|column| {
+        let texts = column.as_string::<i32>().slice(0, row);
+        let texts = texts.iter().flatten();
+        texts
+            .map(|text| text.bytes().filter(|byte| *byte == b'\n').count() as u64)
+            .sum::<u64>()
+    });
+    columns.sum()
+}
+
+fn text_reader<R: Read>(columns: usize, reader: R) -> Result<Reader<R>, ArrowError> {
+    let fields = (0..columns).map(|index| Field::new(index.to_string(), DataType::Utf8, true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    ReaderBuilder::new(schema)
+        .with_header(true)
+        .with_batch_size(BATCH_ROWS)
+        .build(reader)
+}
+
+fn check_header(file: &str, names: &[String]) -> Result<(), ImportError> {
+    if names.iter().all(String::is_empty) {
+        return Err(ImportError::Empty {
+            file: file.to_owned(),
+            needs: "a header line with the names of its columns",
+        });
+    }
+    let problem = names.iter().enumerate().find_map(|(index, name)| {
+        if name.is_empty() {
+            return Some(format!("has no name for column {}", index + 1));
+        }
+        let earlier = names.iter().take(index).any(|other| other == name);
+        earlier.then(|| format!("names {name:?} twice"))
+    });
+    match problem {
+        Some(problem) => Err(ImportError::Header {
+            file: file.to_owned(),
+            problem,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn form_error(file: &str, cause: ArrowError) -> ImportError {
+    ImportError::Form {
+        file: file.to_owned(),
+        cause,
+    }
+}
+
+/// Remembers what was read through it.
+struct Peeked<'a, R> {
+    inner: R,
+    seen: &'a mut Vec<u8>,
+}
+
+impl<R: Read> Read for Peeked<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.seen.extend(buffer.iter().take(count));
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::import::{ImportFormat, Rows};
+
+    fn read(text: &'static str, nulls: &[&str]) -> Result<Rows, ImportError> {
+        let options = ImportOptions {
+            nulls: nulls.iter().map(|null| (*null).to_owned()).collect(),
+            ..ImportOptions::default()
+        };
+        let open =
+            move || -> std::io::Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(text))) };
+        Rows::read("test.csv", ImportFormat::Csv, &open, &options)
+    }
+
+    fn bodies_of(rows: Rows) -> Vec<String> {
+        let mut bodies = Vec::new();
+        for batch in rows {
+            let batch = batch.unwrap();
+            let column = batch.column_by_name(BODY).unwrap().as_binary::<i32>();
+            bodies.extend(
+                column
+                    .iter()
+                    .map(|body| String::from_utf8(body.unwrap().to_vec()).unwrap()),
+            );
+        }
+        bodies
+    }
+
+    #[test]
+    fn rows_become_json_objects_without_their_nulls() {
+        let text = "n,name,at\n1,a,2013-01-01T10:00:00Z\nNA,NA,\n";
+        let rows = read(text, &[]).unwrap();
+        let kinds: Vec<&str> = rows.columns().iter().map(|c| c.kind.sql_type()).collect();
+        assert_eq!(kinds, ["BIGINT", "TEXT", "TIMESTAMP"]);
+        assert_eq!(
+            bodies_of(rows),
+            [
+                r#"{"n":1,"name":"a","at":"2013-01-01T10:00:00Z"}"#,
+                r#"{"name":"NA"}"#
+            ]
+        );
+    }
+
+    #[test]
+    fn a_null_word_counts_in_every_column() {
+        assert_eq!(
+            bodies_of(read("a,b\nNA,x\n", &["NA"]).unwrap()),
+            [r#"{"b":"x"}"#]
+        );
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_names_its_line_even_after_quoted_line_feeds() {
+        let mut options = ImportOptions::default();
+        options.declared.insert("n".to_owned(), Kind::BigInt);
+        let text = "n,t\n1,\"two\nlines\"\nfour,x\n";
+        let open =
+            move || -> std::io::Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(text))) };
+        let rows = Rows::read("f.csv", ImportFormat::Csv, &open, &options).unwrap();
+        let error = rows.last().unwrap().unwrap_err().to_string();
+        assert!(
+            error.starts_with("f.csv, line 4: \"four\" in column n is not a BIGINT"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_row_with_too_few_fields_names_its_line() {
+        let error = read("a,b\n1,2\n3\n", &[]).unwrap_err().to_string();
+        assert!(error.contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn headers_must_name_each_column_once() {
+        assert!(matches!(read("", &[]), Err(ImportError::Empty { .. })));
+        assert!(matches!(
+            read("a,a\n1,2\n", &[]),
+            Err(ImportError::Header { .. })
+        ));
+    }
+}

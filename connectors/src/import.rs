@@ -1,0 +1,269 @@
+//! What an import reads: rows with typed columns, and each row as the JSON body of a message.
+//!
+//! Memory is bounded by [`BATCH_ROWS`]; types come from the first [`INFER_ROWS_MAX`] rows, so a file is
+//! opened twice. Nothing is skipped: a row that can not be read ends the import with its line.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+use millpond_proto::remedy::Remedy;
+
+use crate::format::kind::Kind;
+use crate::format::{csv, ndjson};
+
+/// Rows that are held at a time.
+pub const BATCH_ROWS: usize = 1024;
+/// Rows from which the types of columns are taken.
+pub const INFER_ROWS_MAX: usize = 20_000;
+/// Longest line of NDJSON; a longer one could not be sent as one message either.
+pub const LINE_BYTES_MAX: usize = millpond_proto::limits::BODY_BYTES_MAX;
+/// The last column of every batch: each row as a JSON object (`Binary`, not null).
+pub const BODY: &str = "__millpond_body";
+
+/// A column that the file has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportColumn {
+    /// Name.
+    pub name: String,
+    /// Type.
+    pub kind: Kind,
+}
+
+/// What the user said about the file.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// Texts that stand for null in every column.
+    pub nulls: Vec<String>,
+    /// Types already declared, by column; the others are inferred.
+    pub declared: BTreeMap<String, Kind>,
+}
+
+/// The formats that can be imported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImportFormat {
+    /// Comma-separated values with a header line.
+    Csv,
+    /// One JSON object per line.
+    NdJson,
+}
+
+/// Opens the file from its start.
+pub type Open = dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send;
+
+/// Batches of at most [`BATCH_ROWS`] rows: the columns of [`Rows::columns`] and then [`BODY`].
+pub struct Rows {
+    columns: Vec<ImportColumn>,
+    batches: Box<dyn Iterator<Item = Result<RecordBatch, ImportError>> + Send>,
+    bytes_read: Arc<AtomicU64>,
+}
+
+/// Why a file can not be imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The file name does not tell the format.
+    #[error("{file} is neither .csv nor .ndjson; rename it, or convert it to one of these")]
+    UnknownFormat {
+        /// File.
+        file: String,
+    },
+    /// The file can not be read.
+    #[error("{file} can not be read")]
+    Read {
+        /// File.
+        file: String,
+        /// Cause.
+        #[source]
+        cause: io::Error,
+    },
+    /// No header, or no row from which columns could be known.
+    #[error("{file} is empty; it needs {needs}")]
+    Empty {
+        /// File.
+        file: String,
+        /// What is missing.
+        needs: &'static str,
+    },
+    /// Two columns of one name, or one without.
+    #[error("{file}: the header {problem}; give each column a name of its own")]
+    Header {
+        /// File.
+        file: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A row does not have the form of the others.
+    #[error("{file}: {cause}")]
+    Form {
+        /// File.
+        file: String,
+        /// Cause, with its line.
+        cause: ArrowError,
+    },
+    /// A value does not fit its column.
+    #[error(
+        "{file}, line {line}: {value:?} in column {column} is not a {kind}; \
+         mend it, say --null {value:?} if it means missing, \
+         or declare the column as TEXT with: millpond topic create NAME --schema \"{column} TEXT, …\""
+    )]
+    Value {
+        /// File.
+        file: String,
+        /// Line, counted from 1.
+        line: u64,
+        /// Column.
+        column: String,
+        /// The text.
+        value: String,
+        /// The column's type.
+        kind: Kind,
+    },
+    /// A line is not JSON.
+    #[error("{file}, line {line}: not a JSON object: {cause}")]
+    Json {
+        /// File.
+        file: String,
+        /// Line, counted from 1.
+        line: u64,
+        /// Cause.
+        cause: serde_json::Error,
+    },
+    /// A line is longer than a message can be.
+    #[error("{file}, line {line} is longer than {limit_bytes} bytes, the limit of a message body")]
+    LineTooLong {
+        /// File.
+        file: String,
+        /// Line, counted from 1.
+        line: u64,
+        /// Limit.
+        limit_bytes: usize,
+    },
+}
+
+impl ImportError {
+    /// What to do next: mend the file or the command.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        Remedy::FixRequest
+    }
+}
+
+impl ImportFormat {
+    /// The format that a file's name tells.
+    ///
+    /// # Errors
+    /// [`ImportError::UnknownFormat`].
+    pub fn of(path: &Path) -> Result<Self, ImportError> {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        match extension.map(str::to_ascii_lowercase).as_deref() {
+            Some("csv") => Ok(Self::Csv),
+            Some("ndjson" | "jsonl") => Ok(Self::NdJson),
+            _ => Err(ImportError::UnknownFormat {
+                file: path.display().to_string(),
+            }),
+        }
+    }
+}
+
+impl Rows {
+    /// Opens a file; its name tells the format.
+    ///
+    /// # Errors
+    /// Any [`ImportError`] that the first rows show.
+    pub fn open(path: &Path, options: &ImportOptions) -> Result<Self, ImportError> {
+        let format = ImportFormat::of(path)?;
+        let owned = path.to_owned();
+        let open =
+            move || -> io::Result<Box<dyn Read + Send>> { Ok(Box::new(File::open(&owned)?)) };
+        Self::read(&path.display().to_string(), format, &open, options)
+    }
+
+    /// Reads what `open` opens; `file` is its name in errors.
+    ///
+    /// # Errors
+    /// Any [`ImportError`] that the first rows show.
+    pub fn read(
+        file: &str,
+        format: ImportFormat,
+        open: &Open,
+        options: &ImportOptions,
+    ) -> Result<Self, ImportError> {
+        let opened = || {
+            open().map_err(|cause| ImportError::Read {
+                file: file.to_owned(),
+                cause,
+            })
+        };
+        let (first, again) = (opened()?, opened()?);
+        let bytes_read = Arc::new(AtomicU64::new(0));
+        let again = Counted {
+            inner: again,
+            bytes_read: Arc::clone(&bytes_read),
+        };
+        let (columns, batches): (_, Box<dyn Iterator<Item = _> + Send>) = match format {
+            ImportFormat::Csv => {
+                let columns = csv::infer(file, first, options)?;
+                let rows = csv::CsvRows::new(file, again, &columns, options)?;
+                (columns, Box::new(rows))
+            }
+            ImportFormat::NdJson => {
+                let columns = ndjson::infer(file, first, options)?;
+                let rows = ndjson::NdJsonRows::new(file, again, &columns);
+                (columns, Box::new(rows))
+            }
+        };
+        Ok(Self {
+            columns,
+            batches,
+            bytes_read,
+        })
+    }
+
+    /// The columns, in the order of the file.
+    #[must_use]
+    pub fn columns(&self) -> &[ImportColumn] {
+        &self.columns
+    }
+
+    /// How many bytes of the file have been read: for a progress bar, live while the rows are read.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed)
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<RecordBatch, ImportError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.batches.next()
+    }
+}
+
+impl fmt::Debug for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rows")
+            .field("columns", &self.columns)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Counts what passes through.
+pub(crate) struct Counted {
+    inner: Box<dyn Read + Send>,
+    bytes_read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.bytes_read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}

@@ -1,0 +1,170 @@
+//! The catalog: topics, groups and jobs by name. It is part of the state of the catalog shard.
+//!
+//! Deleting crosses shards, so it is an intent (the name is gone, the id stands in a list of dropped
+//! ones) and an effect (every shard forgets the id, which may be done twice); when all have, the id
+//! leaves the list. Nothing is ever deleted because it is *not* in the catalog.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::broker::record::{CatalogSnapshot, Change, GroupRecord, JobRecord, TopicRecord};
+
+/// Topics, groups and jobs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Catalog {
+    /// Counts the changes of this run, so that a newer catalog is told from an older one cheaply.
+    revision: u64,
+    last_id: u64,
+    topics: BTreeMap<String, Arc<TopicRecord>>,
+    groups: BTreeMap<String, Arc<GroupRecord>>,
+    jobs: BTreeMap<u64, Arc<JobRecord>>,
+    dropped_topics: BTreeSet<u64>,
+    dropped_groups: BTreeSet<u64>,
+}
+
+impl Catalog {
+    /// Grows with every change; not kept over restarts.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The id that the next object gets. Ids are shared by all kinds and never reused.
+    #[must_use]
+    pub fn next_id(&self) -> u64 {
+        self.last_id + 1
+    }
+
+    /// A topic by name.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> Option<&Arc<TopicRecord>> {
+        self.topics.get(name)
+    }
+
+    /// A topic by id.
+    #[must_use]
+    pub fn topic_by_id(&self, id: u64) -> Option<&Arc<TopicRecord>> {
+        self.topics.values().find(|topic| topic.id == id)
+    }
+
+    /// All topics, by name.
+    pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<TopicRecord>> {
+        self.topics.values()
+    }
+
+    /// A group by name.
+    #[must_use]
+    pub fn group(&self, name: &str) -> Option<&Arc<GroupRecord>> {
+        self.groups.get(name)
+    }
+
+    /// All groups, by name.
+    pub fn groups(&self) -> impl ExactSizeIterator<Item = &Arc<GroupRecord>> {
+        self.groups.values()
+    }
+
+    /// All jobs, oldest first.
+    pub fn jobs(&self) -> impl ExactSizeIterator<Item = &Arc<JobRecord>> {
+        self.jobs.values()
+    }
+
+    /// Deleted topics that some shard may still hold.
+    pub fn dropped_topics(&self) -> impl Iterator<Item = u64> {
+        self.dropped_topics.iter().copied()
+    }
+
+    /// Deleted groups that some shard may still hold.
+    pub fn dropped_groups(&self) -> impl Iterator<Item = u64> {
+        self.dropped_groups.iter().copied()
+    }
+
+    /// Applies a change of the catalog; other changes are none of its business.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::TopicSet(topic) => {
+                self.last_id = self.last_id.max(topic.id);
+                self.topics
+                    .insert(topic.name.clone(), Arc::new(topic.clone()));
+            }
+            Change::TopicDropped(id) => {
+                self.topics.retain(|_, topic| topic.id != *id);
+                self.dropped_topics.insert(*id);
+            }
+            Change::TopicGone(id) => {
+                self.dropped_topics.remove(id);
+            }
+            Change::GroupSet(group) => {
+                self.last_id = self.last_id.max(group.id);
+                self.groups
+                    .insert(group.name.clone(), Arc::new(group.clone()));
+            }
+            Change::GroupDropped(id) => {
+                self.groups.retain(|_, group| group.id != *id);
+                self.dropped_groups.insert(*id);
+            }
+            Change::GroupGone(id) => {
+                self.dropped_groups.remove(id);
+            }
+            Change::JobSet(job) => {
+                self.last_id = self.last_id.max(job.id);
+                self.jobs.insert(job.id, Arc::new(job.clone()));
+            }
+            Change::JobDropped(id) => {
+                self.jobs.remove(id);
+            }
+            _ => return,
+        }
+        self.revision += 1;
+    }
+
+    /// The catalog's part of a snapshot.
+    #[must_use]
+    pub fn snapshot(&self) -> CatalogSnapshot {
+        CatalogSnapshot {
+            last_id: self.last_id,
+            topics: self
+                .topics
+                .values()
+                .map(|topic| TopicRecord::clone(topic))
+                .collect(),
+            groups: self
+                .groups
+                .values()
+                .map(|group| GroupRecord::clone(group))
+                .collect(),
+            jobs: self
+                .jobs
+                .values()
+                .map(|job| JobRecord::clone(job))
+                .collect(),
+            dropped_topics: self.dropped_topics().collect(),
+            dropped_groups: self.dropped_groups().collect(),
+        }
+    }
+
+    /// The catalog that a snapshot holds.
+    #[must_use]
+    pub fn restore(snapshot: CatalogSnapshot) -> Self {
+        Self {
+            revision: 0,
+            last_id: snapshot.last_id,
+            topics: snapshot
+                .topics
+                .into_iter()
+                .map(|t| (t.name.clone(), Arc::new(t)))
+                .collect(),
+            groups: snapshot
+                .groups
+                .into_iter()
+                .map(|g| (g.name.clone(), Arc::new(g)))
+                .collect(),
+            jobs: snapshot
+                .jobs
+                .into_iter()
+                .map(|j| (j.id, Arc::new(j)))
+                .collect(),
+            dropped_topics: snapshot.dropped_topics.into_iter().collect(),
+            dropped_groups: snapshot.dropped_groups.into_iter().collect(),
+        }
+    }
+}

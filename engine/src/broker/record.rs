@@ -1,0 +1,414 @@
+//! What a shard writes to the log besides messages, and what its snapshot holds.
+//!
+//! A [`Change`] is one state record: the outcome of a decision, in Protobuf. Applying it is the only way
+//! that a shard's state moves, live and in recovery alike, so a change holds everything that its
+//! application needs and never asks a clock or a dice. Field numbers are fixed for ever.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+/// A topic as the catalog keeps it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TopicRecord {
+    /// Identity.
+    #[prost(fixed64, tag = "1")]
+    pub id: u64,
+    /// Name.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// Number of queues; only ever grows.
+    #[prost(uint32, tag = "3")]
+    pub queues: u32,
+    /// Declared columns.
+    #[prost(message, repeated, tag = "4")]
+    pub columns: Vec<ColumnRecord>,
+    /// Event-time column.
+    #[prost(string, optional, tag = "5")]
+    pub watermark_column: Option<String>,
+    /// How far event time may lag.
+    #[prost(int64, tag = "6")]
+    pub watermark_delay_ms: i64,
+    /// Key columns of an updating view.
+    #[prost(string, repeated, tag = "7")]
+    pub primary_key: Vec<String>,
+    /// The continuous query that writes it.
+    #[prost(string, optional, tag = "8")]
+    pub written_by: Option<String>,
+}
+
+/// A declared column.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ColumnRecord {
+    /// Name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// SQL type as written.
+    #[prost(string, tag = "2")]
+    pub sql_type: String,
+    /// Expression of a computed column.
+    #[prost(string, optional, tag = "3")]
+    pub expression: Option<String>,
+}
+
+/// A consumer group as the catalog keeps it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GroupRecord {
+    /// Identity; a group deleted and made anew gets another one.
+    #[prost(fixed64, tag = "1")]
+    pub id: u64,
+    /// Name.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// Whether it starts behind the last message instead of at the first.
+    #[prost(bool, tag = "3")]
+    pub from_latest: bool,
+}
+
+/// A continuous query as the catalog keeps it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct JobRecord {
+    /// Identity.
+    #[prost(fixed64, tag = "1")]
+    pub id: u64,
+    /// Name.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// The whole statement.
+    #[prost(string, tag = "3")]
+    pub sql: String,
+    /// Output topics.
+    #[prost(fixed64, repeated, tag = "4")]
+    pub outputs: Vec<u64>,
+}
+
+/// A batch was delivered.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Popped {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// The lease that the whole batch shares.
+    #[prost(fixed64, tag = "4")]
+    pub lease: u64,
+    /// When the messages become visible again.
+    #[prost(sint64, tag = "5")]
+    pub until_ms: i64,
+    /// Offsets delivered before, now again.
+    #[prost(uint64, repeated, tag = "6")]
+    pub again: Vec<u64>,
+    /// First offset delivered for the first time.
+    #[prost(uint64, tag = "7")]
+    pub fresh_from: u64,
+    /// How many offsets from there on.
+    #[prost(uint32, tag = "8")]
+    pub fresh: u32,
+}
+
+/// A group met a queue and starts behind what it holds.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Started {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// First offset that the group will see.
+    #[prost(uint64, tag = "4")]
+    pub next: u64,
+}
+
+/// Deliveries were acknowledged.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Acked {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// Offsets.
+    #[prost(uint64, repeated, tag = "4")]
+    pub offsets: Vec<u64>,
+}
+
+/// The end of a delivery's invisible time was moved.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Moved {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// Offset.
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
+    /// The lease that takes the old one's place.
+    #[prost(fixed64, tag = "5")]
+    pub lease: u64,
+    /// When the message becomes visible again.
+    #[prost(sint64, tag = "6")]
+    pub until_ms: i64,
+}
+
+/// One part of an epoch's output was appended; stands in the same append as its messages.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct EffectDone {
+    /// Job.
+    #[prost(fixed64, tag = "1")]
+    pub job: u64,
+    /// Output topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Epoch.
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+    /// Part of the epoch, from 0.
+    #[prost(uint32, tag = "4")]
+    pub part: u32,
+}
+
+/// A continuous query committed an epoch.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CutRecord {
+    /// Job.
+    #[prost(fixed64, tag = "1")]
+    pub job: u64,
+    /// Epoch.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Every row stored before this tick belongs to this epoch or an earlier one.
+    #[prost(sint64, tag = "3")]
+    pub tick_ms: i64,
+    /// One past the last offset read, per queue.
+    #[prost(message, repeated, tag = "4")]
+    pub offsets: Vec<QueueOffset>,
+}
+
+/// A place in an input queue.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct QueueOffset {
+    /// Topic.
+    #[prost(fixed64, tag = "1")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "2")]
+    pub queue: u32,
+    /// Offset.
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+}
+
+/// A continuous query saved its state.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Saved {
+    /// Job.
+    #[prost(fixed64, tag = "1")]
+    pub job: u64,
+    /// Epoch up to which the state goes.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Object that holds it.
+    #[prost(string, tag = "3")]
+    pub key: String,
+}
+
+/// One state record.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Change {
+    /// A topic was made or altered (catalog shard).
+    #[prost(message, tag = "1")]
+    TopicSet(TopicRecord),
+    /// A topic was deleted; every shard must still forget it (catalog shard).
+    #[prost(fixed64, tag = "2")]
+    TopicDropped(u64),
+    /// Every shard has forgotten a deleted topic (catalog shard).
+    #[prost(fixed64, tag = "3")]
+    TopicGone(u64),
+    /// A group was made or altered (catalog shard).
+    #[prost(message, tag = "4")]
+    GroupSet(GroupRecord),
+    /// A group was deleted; every shard must still forget it (catalog shard).
+    #[prost(fixed64, tag = "5")]
+    GroupDropped(u64),
+    /// Every shard has forgotten a deleted group (catalog shard).
+    #[prost(fixed64, tag = "6")]
+    GroupGone(u64),
+    /// A job was made (catalog shard).
+    #[prost(message, tag = "7")]
+    JobSet(JobRecord),
+    /// A job was deleted (catalog shard).
+    #[prost(fixed64, tag = "8")]
+    JobDropped(u64),
+    /// See [`Popped`].
+    #[prost(message, tag = "16")]
+    Popped(Popped),
+    /// See [`Started`].
+    #[prost(message, tag = "17")]
+    Started(Started),
+    /// See [`Acked`].
+    #[prost(message, tag = "18")]
+    Acked(Acked),
+    /// See [`Moved`].
+    #[prost(message, tag = "19")]
+    Moved(Moved),
+    /// See [`EffectDone`].
+    #[prost(message, tag = "20")]
+    EffectDone(EffectDone),
+    /// This shard forgets a topic.
+    #[prost(fixed64, tag = "21")]
+    TopicForgotten(u64),
+    /// This shard forgets a group.
+    #[prost(fixed64, tag = "22")]
+    GroupForgotten(u64),
+    /// See [`CutRecord`] (the job's home shard).
+    #[prost(message, tag = "24")]
+    Cut(CutRecord),
+    /// See [`Saved`] (the job's home shard).
+    #[prost(message, tag = "25")]
+    Saved(Saved),
+    /// This shard forgets a job.
+    #[prost(fixed64, tag = "26")]
+    JobForgotten(u64),
+}
+
+/// The frame of a [`Change`] in the log.
+#[derive(Clone, PartialEq, prost::Message)]
+struct StateRecord {
+    #[prost(
+        oneof = "Change",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26"
+    )]
+    change: Option<Change>,
+}
+
+impl Change {
+    /// The record's bytes in the log.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        StateRecord {
+            change: Some(self.clone()),
+        }
+        .encode_to_vec()
+        .into()
+    }
+
+    /// Reads a record; `None` when it is not one that this version knows.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        StateRecord::decode(bytes).ok()?.change
+    }
+}
+
+/// One message that a group has seen and not acknowledged.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PendingSnapshot {
+    /// Offset.
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    /// Lease of the last delivery.
+    #[prost(fixed64, tag = "2")]
+    pub lease: u64,
+    /// When it becomes, or became, visible.
+    #[prost(sint64, tag = "3")]
+    pub visible_at_ms: i64,
+    /// Deliveries so far.
+    #[prost(uint32, tag = "4")]
+    pub attempts: u32,
+}
+
+/// Where one group stands in one queue.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CursorSnapshot {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// First offset never delivered.
+    #[prost(uint64, tag = "4")]
+    pub next: u64,
+    /// Delivered, not acknowledged.
+    #[prost(message, repeated, tag = "5")]
+    pub pending: Vec<PendingSnapshot>,
+}
+
+/// A job's log in its home shard.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct JobSnapshot {
+    /// Job.
+    #[prost(fixed64, tag = "1")]
+    pub job: u64,
+    /// Last saved state.
+    #[prost(message, optional, tag = "2")]
+    pub saved: Option<Saved>,
+    /// Cuts after it.
+    #[prost(message, repeated, tag = "3")]
+    pub cuts: Vec<CutRecord>,
+}
+
+/// The whole state of a shard.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ShardSnapshotRecord {
+    /// Next offset per queue.
+    #[prost(message, repeated, tag = "1")]
+    pub queues: Vec<QueueOffset>,
+    /// Cursors.
+    #[prost(message, repeated, tag = "2")]
+    pub cursors: Vec<CursorSnapshot>,
+    /// Last part of the last epoch appended, per job and topic.
+    #[prost(message, repeated, tag = "3")]
+    pub effects: Vec<EffectDone>,
+    /// Jobs at home here.
+    #[prost(message, repeated, tag = "4")]
+    pub jobs: Vec<JobSnapshot>,
+    /// Greatest store time given out.
+    #[prost(sint64, tag = "5")]
+    pub stored_at_ms: i64,
+    /// The catalog (catalog shard only).
+    #[prost(message, optional, tag = "6")]
+    pub catalog: Option<CatalogSnapshot>,
+}
+
+/// The catalog.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CatalogSnapshot {
+    /// Greatest id given out.
+    #[prost(uint64, tag = "1")]
+    pub last_id: u64,
+    /// Topics.
+    #[prost(message, repeated, tag = "2")]
+    pub topics: Vec<TopicRecord>,
+    /// Groups.
+    #[prost(message, repeated, tag = "3")]
+    pub groups: Vec<GroupRecord>,
+    /// Jobs.
+    #[prost(message, repeated, tag = "4")]
+    pub jobs: Vec<JobRecord>,
+    /// Deleted topics that some shard may still hold.
+    #[prost(fixed64, repeated, tag = "5")]
+    pub dropped_topics: Vec<u64>,
+    /// Deleted groups that some shard may still hold.
+    #[prost(fixed64, repeated, tag = "6")]
+    pub dropped_groups: Vec<u64>,
+}

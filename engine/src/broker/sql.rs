@@ -1,0 +1,440 @@
+//! The broker as SQL sees it: SQL reads topics and writes through the same shard owners as any send.
+//!
+//! A job's log (its recorded cuts and the key of its last saved state) lives in its home shard. Its
+//! output is the effect of a recorded cut: each shard remembers the last epoch and part that it
+//! appended per job and topic, so that an effect that is asked again adds nothing.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use millpond_proto::message::{Epoch, JobId, Offset, QueueId, ShardId, TopicId, queue_of};
+use millpond_proto::name::TopicName;
+use millpond_proto::remedy::Remedy;
+use millpond_proto::time::Timestamp;
+use millpond_sql::topic::{
+    EpochCut, JobProgress, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo, Topics,
+    TopicsError,
+};
+use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
+
+use crate::broker::record::{CutRecord, JobRecord, QueueOffset, Saved, TopicRecord};
+use crate::broker::request::{Effect, Reply, Request};
+use crate::broker::topic::accepted;
+use crate::broker::{Broker, BrokerError, Topic};
+
+/// Bytes of rows in one part of an effect: well below the largest append.
+const PART_BYTES: usize = 4 * 1024 * 1024;
+
+#[async_trait]
+impl Topics for Broker {
+    fn topic(&self, name: &str) -> Option<TopicInfo> {
+        self.catalog()
+            .topic(name)
+            .map(|record| Topic::of(record).into())
+    }
+
+    fn topics(&self) -> Vec<TopicInfo> {
+        self.catalog()
+            .topics()
+            .map(|record| Topic::of(record).into())
+            .collect()
+    }
+
+    fn extents(&self, topic: TopicId) -> Vec<QueueExtent> {
+        let Ok(incarnation) = self.incarnation() else {
+            return Vec::new();
+        };
+        let queues = incarnation.storage().queues_of(topic);
+        let extents = queues.into_iter().map(|(queue, extent)| QueueExtent {
+            queue,
+            first: extent.first,
+            next: extent.next,
+        });
+        extents.collect()
+    }
+
+    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, columns: &[&str]) -> Scan {
+        match self.incarnation() {
+            Ok(incarnation) => incarnation
+                .storage()
+                .scan(topic, queue, range, columns)
+                .map(|batch| batch.map_err(|error| BrokerError::from(error).into()))
+                .boxed(),
+            Err(error) => {
+                let error = TopicsError::from(BrokerError::from(error));
+                futures::stream::once(async move { Err(error) }).boxed()
+            }
+        }
+    }
+
+    async fn close_ticks(&self, topics: &[TopicId], tick: Timestamp) -> Result<(), TopicsError> {
+        let incarnation = self.incarnation().map_err(BrokerError::from)?;
+        let catalog = incarnation.catalog();
+        let mut shards = std::collections::BTreeSet::new();
+        for topic in topics {
+            // A topic that is gone has no more rows.
+            let queues = catalog
+                .topic_by_id(topic.0)
+                .map_or(0, |record| record.queues);
+            shards.extend((0..queues).map(|queue| incarnation.shard(topic.0, queue)));
+        }
+        let closed = shards.into_iter().map(|shard| {
+            let incarnation = &incarnation;
+            async move {
+                incarnation
+                    .ask(shard, Request::CloseTick(tick.as_ms()))
+                    .await
+            }
+        });
+        for reply in futures::future::join_all(closed).await {
+            accepted(reply.map_err(BrokerError::from)?)?;
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> Timestamp {
+        Self::now(self)
+    }
+
+    async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError> {
+        let topic = crate::broker::NewTopic {
+            name: TopicName::new(&topic.name).map_err(BrokerError::from)?,
+            queues: topic.queues,
+            columns: topic.columns,
+            watermark: topic.watermark,
+            primary_key: topic.primary_key,
+            written_by: topic.written_by,
+        };
+        Ok(Self::create_topic(self, topic).await?.into())
+    }
+
+    async fn drop_topic(&self, name: &str) -> Result<(), TopicsError> {
+        let name = TopicName::new(name).map_err(BrokerError::from)?;
+        Ok(self.drop_topic_of_any_writer(&name).await?)
+    }
+
+    async fn create_job(
+        &self,
+        name: &str,
+        sql: &str,
+        outputs: &[TopicId],
+    ) -> Result<JobSpec, TopicsError> {
+        let job = JobRecord {
+            id: 0,
+            name: name.to_owned(),
+            sql: sql.to_owned(),
+            outputs: outputs.iter().map(|topic| topic.0).collect(),
+        };
+        match self.ask_catalog(Request::CreateJob(job)).await? {
+            Reply::NewJob(job) => Ok(spec(&job)),
+            _ => Err(BrokerError::Confused("create job").into()),
+        }
+    }
+
+    async fn drop_job(&self, job: JobId) -> Result<(), TopicsError> {
+        self.ask_catalog(Request::DropJob(job.0)).await?;
+        let incarnation = self.incarnation().map_err(BrokerError::from)?;
+        incarnation
+            .ask_all(Request::ForgetJob(job.0))
+            .await
+            .map_err(BrokerError::from)?;
+        Ok(())
+    }
+
+    fn jobs(&self) -> Vec<JobSpec> {
+        self.catalog().jobs().map(|job| spec(job)).collect()
+    }
+
+    async fn progress(&self, job: JobId) -> Result<JobProgress, TopicsError> {
+        match self.ask_home(job, Request::Job(job.0)).await? {
+            Reply::Job(log) => Ok(JobProgress {
+                checkpoint: log.saved.map(|saved| (saved.epoch, saved.key)),
+                cuts: log.cuts.into_iter().map(cut).collect(),
+            }),
+            _ => Err(BrokerError::Confused("job progress").into()),
+        }
+    }
+
+    async fn commit(&self, job: JobId, cut: EpochCut) -> Result<(), TopicsError> {
+        let offsets = cut.offsets.into_iter();
+        let record = CutRecord {
+            job: job.0,
+            epoch: cut.epoch,
+            tick_ms: cut.tick_ms,
+            offsets: offsets
+                .map(|(topic, queue, offset)| QueueOffset {
+                    topic,
+                    queue,
+                    offset,
+                })
+                .collect(),
+        };
+        self.ask_home(job, Request::Commit(record)).await?;
+        Ok(())
+    }
+
+    async fn append(
+        &self,
+        job: JobId,
+        topic: TopicId,
+        epoch: Epoch,
+        rows: Vec<OutputRow>,
+    ) -> Result<(), TopicsError> {
+        let incarnation = self.incarnation().map_err(BrokerError::from)?;
+        let Some(record) = incarnation.catalog().topic_by_id(topic.0).map(Arc::clone) else {
+            return Err(TopicsError {
+                message: format!("the output topic of job {job} was deleted; drop the job"),
+                remedy: Remedy::FixRequest,
+            });
+        };
+        let now_ms = self.now().as_ms();
+        let mut by_shard: BTreeMap<ShardId, Vec<Envelope>> = BTreeMap::new();
+        for (turn, row) in rows.into_iter().enumerate() {
+            let message = message_of(&record, turn, row, now_ms, &format!("{job}-{epoch}-{turn}"));
+            let shard = incarnation.shard(topic.0, message.queue);
+            by_shard.entry(shard).or_default().push(message);
+        }
+        let effects = by_shard.into_iter().map(|(shard, messages)| {
+            let incarnation = &incarnation;
+            async move {
+                for (part, messages) in parts(messages).into_iter().enumerate() {
+                    let effect = Effect {
+                        job: job.0,
+                        topic: topic.0,
+                        epoch: epoch.0,
+                        part: u32::try_from(part).expect("an epoch is bounded"),
+                        messages,
+                    };
+                    accepted(incarnation.ask(shard, Request::Effect(effect)).await?)?;
+                }
+                Ok::<_, BrokerError>(())
+            }
+        });
+        futures::future::try_join_all(effects).await?;
+        Ok(())
+    }
+
+    async fn checkpointed(&self, job: JobId, epoch: Epoch, key: &str) -> Result<(), TopicsError> {
+        let saved = Saved {
+            job: job.0,
+            epoch: epoch.0,
+            key: key.to_owned(),
+        };
+        self.ask_home(job, Request::Saved(saved)).await?;
+        Ok(())
+    }
+
+    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, TopicsError> {
+        let catalog = self.incarnation().map_err(BrokerError::from)?.catalog();
+        let Some(record) = catalog.topic_by_id(topic.0) else {
+            return Err(TopicsError {
+                message: "the topic was deleted meanwhile; create it anew".into(),
+                remedy: Remedy::FixRequest,
+            });
+        };
+        let now_ms = self.now().as_ms();
+        let random = self.parts.chance.next_u64();
+        let messages = rows.into_iter().enumerate();
+        let messages = messages.map(|(turn, row)| {
+            message_of(record, turn, row, now_ms, &format!("{random:016X}-{turn}"))
+        });
+        let stored = self.store(record, messages.collect()).await?;
+        let count = stored.len() as u64;
+        stored.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(count)
+    }
+
+    fn facts(&self, table: &str) -> RecordBatch {
+        let catalog = self.catalog();
+        let columns: Vec<ArrayRef> = match table {
+            "topics" => {
+                let topics: Vec<_> = catalog.topics().collect();
+                let messages = topics.iter().map(|topic| {
+                    let extents = Topics::extents(self, TopicId(topic.id));
+                    extents.iter().map(|e| e.next.0 - e.first.0).sum::<u64>()
+                });
+                vec![
+                    strings(topics.iter().map(|topic| Some(topic.name.as_str()))),
+                    Arc::new(UInt64Array::from_iter_values(
+                        topics.iter().map(|topic| topic.id),
+                    )),
+                    Arc::new(UInt32Array::from_iter_values(
+                        topics.iter().map(|t| t.queues),
+                    )),
+                    Arc::new(UInt64Array::from_iter_values(messages)),
+                    strings(topics.iter().map(|topic| topic.written_by.as_deref())),
+                ]
+            }
+            "queues" => {
+                let extents: Vec<_> = catalog
+                    .topics()
+                    .flat_map(|topic| {
+                        let extents = self.extents(&Topic::of(topic)).into_iter();
+                        extents.map(move |(queue, extent)| (topic, queue, extent))
+                    })
+                    .collect();
+                vec![
+                    strings(extents.iter().map(|(topic, ..)| Some(topic.name.as_str()))),
+                    Arc::new(UInt32Array::from_iter_values(extents.iter().map(|e| e.1.0))),
+                    Arc::new(UInt64Array::from_iter_values(
+                        extents.iter().map(|e| e.2.first.0),
+                    )),
+                    Arc::new(UInt64Array::from_iter_values(
+                        extents.iter().map(|e| e.2.next.0),
+                    )),
+                    Arc::new(UInt64Array::from_iter_values(
+                        extents.iter().map(|e| e.2.tiered.0),
+                    )),
+                ]
+            }
+            _ => {
+                let groups: Vec<_> = catalog.groups().collect();
+                let start = |latest| Some(if latest { "latest" } else { "earliest" });
+                vec![
+                    strings(groups.iter().map(|group| Some(group.name.as_str()))),
+                    strings(groups.iter().map(|group| start(group.from_latest))),
+                ]
+            }
+        };
+        RecordBatch::try_new(self.facts_schema(table), columns)
+            .expect("the columns are those of the schema beside it")
+    }
+
+    fn facts_schema(&self, table: &str) -> SchemaRef {
+        let text = |name| Field::new(name, DataType::Utf8, true);
+        let small = |name| Field::new(name, DataType::UInt32, false);
+        let large = |name| Field::new(name, DataType::UInt64, false);
+        Arc::new(Schema::new(match table {
+            "topics" => vec![
+                text("name"),
+                large("id"),
+                small("queues"),
+                large("messages"),
+                text("written_by"),
+            ],
+            "queues" => {
+                vec![
+                    text("topic"),
+                    small("queue"),
+                    large("first"),
+                    large("next"),
+                    large("tiered"),
+                ]
+            }
+            _ => vec![text("name"), text("start")],
+        }))
+    }
+}
+
+impl Broker {
+    async fn ask_home(&self, job: JobId, request: Request) -> Result<Reply, BrokerError> {
+        let incarnation = self.incarnation()?;
+        accepted(incarnation.ask(incarnation.home(job), request).await?)
+    }
+}
+
+fn strings<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+    Arc::new(StringArray::from_iter(values))
+}
+
+fn spec(job: &JobRecord) -> JobSpec {
+    JobSpec {
+        id: job.id,
+        name: job.name.clone(),
+        sql: job.sql.clone(),
+        outputs: job.outputs.clone(),
+    }
+}
+
+fn cut(record: CutRecord) -> EpochCut {
+    let offsets = record
+        .offsets
+        .into_iter()
+        .map(|at| (at.topic, at.queue, at.offset));
+    EpochCut {
+        epoch: record.epoch,
+        tick_ms: record.tick_ms,
+        offsets: offsets.collect(),
+    }
+}
+
+/// The message of an output row. Its queue depends on the row and its turn alone, so that an effect
+/// that is asked again asks the same shards.
+fn message_of(
+    topic: &TopicRecord,
+    turn: usize,
+    row: OutputRow,
+    now_ms: i64,
+    message_id: &str,
+) -> Envelope {
+    let queue = match &row.key {
+        Some(key) => queue_of(key, topic.queues),
+        None => queue_of(&turn.to_le_bytes(), topic.queues),
+    };
+    let keys = row
+        .key
+        .as_ref()
+        .and_then(|key| String::from_utf8(key.to_vec()).ok());
+    let properties = row.properties.into_iter().map(|(key, value)| Property {
+        key,
+        value: Some(PropertyValue::Text(value)),
+    });
+    Envelope {
+        topic: topic.id,
+        queue: queue.0,
+        born_at_ms: now_ms,
+        message_id: message_id.to_owned(),
+        keys: keys.into_iter().collect(),
+        key: row.key,
+        properties: properties.collect(),
+        body: row.body,
+        ..Envelope::default()
+    }
+}
+
+/// Cuts messages into parts; where the cuts fall depends on the messages alone.
+fn parts(messages: Vec<Envelope>) -> Vec<Vec<Envelope>> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = 0;
+    for message in messages {
+        let size = message.body.as_ref().map_or(0, bytes::Bytes::len) + 256;
+        if bytes + size > PART_BYTES && bytes > 0 {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        parts
+            .last_mut()
+            .expect("there is always a part")
+            .push(message);
+    }
+    parts
+}
+
+impl From<Topic> for TopicInfo {
+    fn from(topic: Topic) -> Self {
+        Self {
+            name: topic.name.to_string(),
+            id: topic.id,
+            queues: topic.queues,
+            columns: topic.columns,
+            watermark: topic.watermark,
+            primary_key: topic.primary_key,
+            written_by: topic.written_by,
+        }
+    }
+}
+
+impl From<BrokerError> for TopicsError {
+    fn from(error: BrokerError) -> Self {
+        Self {
+            message: error.to_string(),
+            remedy: error.remedy(),
+        }
+    }
+}

@@ -1,0 +1,617 @@
+//! A shard's state: what it decides from and what its records make of it.
+//!
+//! [`ShardState::decide`] reads and changes nothing; [`ShardState::apply_change`] and
+//! [`ShardState::apply_message`] are the only mutations. No I/O, no clock, no async: time and the next
+//! random number come in as arguments, so recovery is replay and nothing else.
+
+use std::collections::BTreeMap;
+
+use millpond_proto::limits;
+use millpond_proto::message::{Offset, ShardId};
+use millpond_proto::time::Timestamp;
+use millpond_storage::error::ShardDamaged;
+use millpond_storage::format::envelope::Envelope;
+use millpond_storage::log::{Projection, Record, Replayed};
+use prost::Message as _;
+
+use crate::broker::catalog::Catalog;
+use crate::broker::group::{Cursor, Held};
+use crate::broker::record::{
+    Acked, Change, CursorSnapshot, EffectDone, JobSnapshot, Moved, Popped, QueueOffset,
+    ShardSnapshotRecord, Started,
+};
+use crate::broker::request::{
+    Ack, Acks, Effect, Handle, Lease, Leases, Move, Pop, Progress, QueueProgress, Reason, Reply,
+    Request, Send, Snapshot, Stored,
+};
+
+/// The shard that holds the catalog.
+pub const CATALOG_SHARD: ShardId = ShardId(0);
+
+/// What a decision leads to: records to append and apply, and the reply to give once they are durable.
+#[derive(Debug)]
+#[must_use = "a decision has no effect before its records are appended and applied"]
+pub struct Decision {
+    /// In order; atomic.
+    pub records: Vec<Record>,
+    /// Given when the records, and all before them, are durable.
+    pub reply: Reply,
+}
+
+impl Decision {
+    fn reply(reply: Reply) -> Self {
+        Self {
+            records: Vec::new(),
+            reply,
+        }
+    }
+
+    pub(super) fn change(change: &Change, reply: Reply) -> Self {
+        Self {
+            records: vec![Record::State(change.to_bytes())],
+            reply,
+        }
+    }
+}
+
+/// Time and chance of one decision.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Now; never earlier than a store time given out or a tick closed before.
+    pub now: Timestamp,
+    /// A number that nobody can guess.
+    pub random: u64,
+}
+
+/// The state of one shard.
+#[derive(Debug, PartialEq)]
+pub struct ShardState {
+    shard: ShardId,
+    stored_at: Timestamp,
+    /// Next offset by topic and queue.
+    queues: BTreeMap<(u64, u32), u64>,
+    /// By group, topic and queue.
+    cursors: BTreeMap<(u64, u64, u32), Cursor>,
+    /// Last (epoch, part) appended, by job and topic.
+    effects: BTreeMap<(u64, u64), (u64, u32)>,
+    jobs: BTreeMap<u64, JobSnapshot>,
+    catalog: Catalog,
+}
+
+impl ShardState {
+    /// The greatest store time given out.
+    #[must_use]
+    pub fn stored_at(&self) -> Timestamp {
+        self.stored_at
+    }
+
+    /// The greatest tick that a job at home here has recorded.
+    #[must_use]
+    pub fn last_tick(&self) -> Timestamp {
+        let ticks = self
+            .jobs
+            .values()
+            .flat_map(|job| &job.cuts)
+            .map(|cut| cut.tick_ms);
+        Timestamp(ticks.max().unwrap_or(0))
+    }
+
+    /// The catalog; empty but in the catalog shard.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Decides what a request leads to; changes nothing.
+    pub fn decide(&self, request: Request, moment: Moment) -> Decision {
+        match request {
+            Request::Send(send) => self.decide_send(send, moment.now),
+            Request::Pop(pop) => self.decide_pop(&pop, moment),
+            Request::Ack(ack) => self.decide_ack(&ack, moment.now),
+            Request::Move(change) => self.decide_move(&change, moment),
+            // The owner keeps the closed tick; the reply waits for what was appended before.
+            Request::CloseTick(_) => Decision::reply(Reply::done()),
+            Request::Progress(group) => Decision::reply(self.progress(group, moment.now)),
+            Request::Effect(effect) => self.decide_effect(effect, moment.now),
+            Request::Commit(cut) => self.decide_commit(cut),
+            Request::Saved(saved) => Decision::change(&Change::Saved(saved), Reply::done()),
+            Request::Job(job) => Decision::reply(Reply::Job(self.job(job))),
+            Request::ForgetTopic(topic) => self.decide_forget(
+                &Change::TopicForgotten(topic),
+                self.queues.keys().any(|&(t, _)| t == topic)
+                    || self.cursors.keys().any(|&(_, t, _)| t == topic)
+                    || self.effects.keys().any(|&(_, t)| t == topic),
+            ),
+            Request::ForgetGroup(group) => self.decide_forget(
+                &Change::GroupForgotten(group),
+                self.cursors.keys().any(|&(g, _, _)| g == group),
+            ),
+            Request::ForgetJob(job) => self.decide_forget(
+                &Change::JobForgotten(job),
+                self.jobs.contains_key(&job) || self.effects.keys().any(|&(j, _)| j == job),
+            ),
+            Request::Snapshot(_) => Decision::reply(Reply::Snapshot(Snapshot {
+                state: self.snapshot().encode_to_vec().into(),
+                position: 0,
+            })),
+            other => self.catalog.decide(other),
+        }
+    }
+
+    fn decide_send(&self, send: Send, now: Timestamp) -> Decision {
+        let (records, offsets) = self.place(send.messages, now);
+        Decision {
+            records,
+            reply: Reply::Stored(Stored { offsets }),
+        }
+    }
+
+    /// Gives each message its offset and store time.
+    fn place(&self, messages: Vec<Envelope>, now: Timestamp) -> (Vec<Record>, Vec<u64>) {
+        let mut ends: BTreeMap<(u64, u32), u64> = BTreeMap::new();
+        let mut offsets = Vec::with_capacity(messages.len());
+        let mut records = Vec::with_capacity(messages.len() + 1);
+        for mut message in messages {
+            let queue = (message.topic, message.queue);
+            let end = ends.entry(queue).or_insert_with(|| self.end(queue));
+            message.offset = *end;
+            message.stored_at_ms = now.max(self.stored_at).as_ms();
+            *end += 1;
+            offsets.push(message.offset);
+            records.push(Record::Message(message));
+        }
+        (records, offsets)
+    }
+
+    fn decide_pop(&self, pop: &Pop, moment: Moment) -> Decision {
+        let until = Timestamp(moment.now.as_ms().saturating_add(pop.invisible_ms));
+        let mut records = Vec::new();
+        let mut reply = Leases::default();
+        for &queue in &pop.queues {
+            let room = (pop.limit as usize).saturating_sub(reply.leases.len());
+            let end = Offset(self.end((pop.topic, queue)));
+            let known = self.cursors.get(&(pop.group, pop.topic, queue));
+            if known.is_none() && pop.from_latest && end > Offset(0) {
+                records.push(Record::State(
+                    Change::Started(Started {
+                        group: pop.group,
+                        topic: pop.topic,
+                        queue,
+                        next: end.0,
+                    })
+                    .to_bytes(),
+                ));
+                continue;
+            }
+            let new = Cursor::default();
+            let cursor = known.unwrap_or(&new);
+            let chosen = cursor.decide_pop(moment.now, end, room);
+            if !chosen.is_empty() {
+                let (again, fresh): (Vec<_>, Vec<_>) = chosen
+                    .iter()
+                    .map(|one| one.offset)
+                    .partition(|&o| o < cursor.next());
+                let record = Popped {
+                    group: pop.group,
+                    topic: pop.topic,
+                    queue,
+                    lease: moment.random,
+                    until_ms: until.as_ms(),
+                    again: again.into_iter().map(|offset| offset.0).collect(),
+                    fresh_from: cursor.next().0,
+                    fresh: u32::try_from(fresh.len()).expect("a pop is bounded by its limit"),
+                };
+                records.push(Record::State(Change::Popped(record).to_bytes()));
+                reply.leases.extend(chosen.into_iter().map(|one| Lease {
+                    handle: Handle {
+                        queue,
+                        offset: one.offset.0,
+                        lease: moment.random,
+                    },
+                    attempt: one.attempt,
+                }));
+            } else if let Some(due) = cursor.next_due() {
+                reply.next_due_ms = Some(reply.next_due_ms.unwrap_or(i64::MAX).min(due.as_ms()));
+            }
+        }
+        Decision {
+            records,
+            reply: Reply::Leases(reply),
+        }
+    }
+
+    fn decide_ack(&self, ack: &Ack, now: Timestamp) -> Decision {
+        let mut by_queue: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+        let mut acknowledged = Vec::with_capacity(ack.handles.len());
+        for handle in &ack.handles {
+            let held = self.held(ack.group, ack.topic, handle, now);
+            if held == Held::Current {
+                by_queue
+                    .entry(handle.queue)
+                    .or_default()
+                    .push(handle.offset);
+            }
+            acknowledged.push(matches!(held, Held::Current | Held::Acknowledged));
+        }
+        let records = by_queue
+            .into_iter()
+            .map(|(queue, offsets)| {
+                let record = Acked {
+                    group: ack.group,
+                    topic: ack.topic,
+                    queue,
+                    offsets,
+                };
+                Record::State(Change::Acked(record).to_bytes())
+            })
+            .collect();
+        Decision {
+            records,
+            reply: Reply::Acks(Acks { acknowledged }),
+        }
+    }
+
+    fn decide_move(&self, change: &Move, moment: Moment) -> Decision {
+        match self.held(change.group, change.topic, &change.handle, moment.now) {
+            Held::Current => {
+                let until = moment.now.as_ms().saturating_add(change.invisible_ms);
+                let record = Moved {
+                    group: change.group,
+                    topic: change.topic,
+                    queue: change.handle.queue,
+                    offset: change.handle.offset,
+                    lease: moment.random,
+                    until_ms: until,
+                };
+                Decision::change(&Change::Moved(record), Reply::Moved(moment.random))
+            }
+            Held::Acknowledged => Decision::reply(Reply::refused(Reason::HandleAcknowledged, "")),
+            Held::Expired | Held::Unknown => {
+                Decision::reply(Reply::refused(Reason::HandleExpired, ""))
+            }
+        }
+    }
+
+    fn decide_effect(&self, effect: Effect, now: Timestamp) -> Decision {
+        let done = self.effects.get(&(effect.job, effect.topic));
+        if done.is_some_and(|&done| (effect.epoch, effect.part) <= done) {
+            return Decision::reply(Reply::done());
+        }
+        let mark = EffectDone {
+            job: effect.job,
+            topic: effect.topic,
+            epoch: effect.epoch,
+            part: effect.part,
+        };
+        let (mut records, _) = self.place(effect.messages, now);
+        records.push(Record::State(Change::EffectDone(mark).to_bytes()));
+        Decision {
+            records,
+            reply: Reply::done(),
+        }
+    }
+
+    fn decide_commit(&self, cut: crate::broker::record::CutRecord) -> Decision {
+        let job = self.job(cut.job);
+        let last = job.cuts.last();
+        // A commit whose answer was lost is asked again: the same cut is the same intent.
+        if last == Some(&cut) {
+            return Decision::reply(Reply::done());
+        }
+        let saved = job.saved.as_ref().map_or(0, |saved| saved.epoch);
+        let expected = last.map_or(saved, |cut| cut.epoch) + 1;
+        if cut.epoch != expected {
+            let what = format!(
+                "epoch {} of job {}, expected {expected}",
+                cut.epoch, cut.job
+            );
+            return Decision::reply(Reply::refused(Reason::EpochOrder, what));
+        }
+        Decision::change(&Change::Cut(cut), Reply::done())
+    }
+
+    fn decide_forget(&self, change: &Change, known: bool) -> Decision {
+        if known {
+            Decision::change(change, Reply::done())
+        } else {
+            Decision::reply(Reply::done())
+        }
+    }
+
+    fn held(&self, group: u64, topic: u64, handle: &Handle, now: Timestamp) -> Held {
+        let cursor = self.cursors.get(&(group, topic, handle.queue));
+        cursor.map_or(Held::Unknown, |c| {
+            c.held(Offset(handle.offset), handle.lease, now)
+        })
+    }
+
+    fn progress(&self, group: u64, now: Timestamp) -> Reply {
+        let cursors = self
+            .cursors
+            .range((group, 0, 0)..=(group, u64::MAX, u32::MAX));
+        let queues = cursors
+            .map(|(&(_, topic, queue), cursor)| QueueProgress {
+                topic,
+                queue,
+                ack_floor: cursor.ack_floor().0,
+                next: cursor.next().0,
+                in_flight: cursor.in_flight(now),
+                lag: cursor.lag(Offset(self.end((topic, queue)))),
+            })
+            .collect();
+        Reply::Progress(Progress { queues })
+    }
+
+    fn job(&self, job: u64) -> JobSnapshot {
+        let empty = || JobSnapshot {
+            job,
+            ..JobSnapshot::default()
+        };
+        self.jobs.get(&job).cloned().unwrap_or_else(empty)
+    }
+
+    fn end(&self, queue: (u64, u32)) -> u64 {
+        self.queues.get(&queue).copied().unwrap_or(0)
+    }
+
+    /// Applies a record that was just decided on here.
+    ///
+    /// # Panics
+    /// When the record is not one of ours: it was made a moment ago by [`ShardState::decide`].
+    pub fn apply_record(&mut self, record: &Record) {
+        match record {
+            Record::Message(message) => self.apply_message(message),
+            Record::State(bytes) => {
+                let change = Change::from_bytes(bytes).expect("decided on here a moment ago");
+                self.apply_change(change);
+            }
+        }
+    }
+
+    fn apply_message(&mut self, message: &Envelope) {
+        self.stored_at = self.stored_at.max(message.stored_at());
+        self.take_place(message.topic, message.queue, message.offset);
+    }
+
+    fn take_place(&mut self, topic: u64, queue: u32, offset: u64) {
+        let end = self.queues.entry((topic, queue)).or_default();
+        assert!(
+            offset >= *end,
+            "offsets of a queue only grow: {offset} after {end}"
+        );
+        *end = offset + 1;
+    }
+
+    fn apply_change(&mut self, change: Change) {
+        match change {
+            Change::Popped(record) => {
+                self.cursor(record.group, record.topic, record.queue)
+                    .popped(&record);
+            }
+            Change::Started(record) => {
+                let key = (record.group, record.topic, record.queue);
+                self.cursors
+                    .insert(key, Cursor::starting_at(Offset(record.next)));
+            }
+            Change::Acked(record) => {
+                self.cursor(record.group, record.topic, record.queue)
+                    .acked(&record);
+            }
+            Change::Moved(record) => {
+                self.cursor(record.group, record.topic, record.queue)
+                    .moved(&record);
+            }
+            Change::EffectDone(record) => {
+                self.effects
+                    .insert((record.job, record.topic), (record.epoch, record.part));
+            }
+            Change::TopicForgotten(topic) => {
+                self.queues.retain(|&(t, _), _| t != topic);
+                self.cursors.retain(|&(_, t, _), _| t != topic);
+                self.effects.retain(|&(_, t), _| t != topic);
+            }
+            Change::GroupForgotten(group) => self.cursors.retain(|&(g, _, _), _| g != group),
+            Change::JobForgotten(job) => {
+                self.jobs.remove(&job);
+                self.effects.retain(|&(j, _), _| j != job);
+            }
+            Change::Cut(cut) => self.job_log(cut.job).cuts.push(cut),
+            Change::Saved(saved) => {
+                let job = self.job_log(saved.job);
+                job.cuts.retain(|cut| cut.epoch > saved.epoch);
+                job.saved = Some(saved);
+            }
+            catalog => self.catalog.apply(&catalog),
+        }
+    }
+
+    fn cursor(&mut self, group: u64, topic: u64, queue: u32) -> &mut Cursor {
+        self.cursors.entry((group, topic, queue)).or_default()
+    }
+
+    fn job_log(&mut self, job: u64) -> &mut JobSnapshot {
+        self.jobs.entry(job).or_insert_with(|| JobSnapshot {
+            job,
+            ..JobSnapshot::default()
+        })
+    }
+
+    fn snapshot(&self) -> ShardSnapshotRecord {
+        let queues = self
+            .queues
+            .iter()
+            .map(|(&(topic, queue), &offset)| QueueOffset {
+                topic,
+                queue,
+                offset,
+            });
+        let cursors = self
+            .cursors
+            .iter()
+            .map(|(&(group, topic, queue), cursor)| CursorSnapshot {
+                group,
+                topic,
+                queue,
+                next: cursor.next().0,
+                pending: cursor.pending().collect(),
+            });
+        let effects = self
+            .effects
+            .iter()
+            .map(|(&(job, topic), &(epoch, part))| EffectDone {
+                job,
+                topic,
+                epoch,
+                part,
+            });
+        ShardSnapshotRecord {
+            queues: queues.collect(),
+            cursors: cursors.collect(),
+            effects: effects.collect(),
+            jobs: self.jobs.values().cloned().collect(),
+            stored_at_ms: self.stored_at.as_ms(),
+            catalog: (self.shard == CATALOG_SHARD).then(|| self.catalog.snapshot()),
+        }
+    }
+}
+
+impl Projection for ShardState {
+    fn restore(shard: ShardId, snapshot: Option<&[u8]>) -> Result<Self, ShardDamaged> {
+        let snapshot =
+            ShardSnapshotRecord::decode(snapshot.unwrap_or_default()).map_err(|error| {
+                ShardDamaged {
+                    shard,
+                    detail: format!("its snapshot can not be read: {error}"),
+                }
+            })?;
+        let cursors = snapshot.cursors.iter().map(|cursor| {
+            let key = (cursor.group, cursor.topic, cursor.queue);
+            (key, Cursor::restore(Offset(cursor.next), &cursor.pending))
+        });
+        Ok(Self {
+            shard,
+            stored_at: Timestamp(snapshot.stored_at_ms),
+            queues: snapshot
+                .queues
+                .iter()
+                .map(|q| ((q.topic, q.queue), q.offset))
+                .collect(),
+            cursors: cursors.collect(),
+            effects: snapshot
+                .effects
+                .iter()
+                .map(|done| ((done.job, done.topic), (done.epoch, done.part)))
+                .collect(),
+            jobs: snapshot
+                .jobs
+                .into_iter()
+                .map(|job| (job.job, job))
+                .collect(),
+            catalog: snapshot.catalog.map(Catalog::restore).unwrap_or_default(),
+        })
+    }
+
+    fn apply(&mut self, record: &Replayed) -> Result<(), ShardDamaged> {
+        match record {
+            Replayed::Message(message) => self.apply_message(message),
+            Replayed::Lost {
+                topic,
+                queue,
+                offset,
+            } => {
+                self.take_place(topic.0, queue.0, offset.0);
+            }
+            Replayed::State(bytes) => {
+                let change = Change::from_bytes(bytes).ok_or_else(|| ShardDamaged {
+                    shard: self.shard,
+                    detail: "a state record is of a kind that this version does not know".into(),
+                })?;
+                self.apply_change(change);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Catalog {
+    /// Decides on a request of the catalog shard; changes nothing.
+    fn decide(&self, request: Request) -> Decision {
+        let refused = |reason, what: &str| Decision::reply(Reply::refused(reason, what));
+        match request {
+            Request::CreateTopic(topic) if self.topic(&topic.name).is_some() => {
+                refused(Reason::TopicExists, &topic.name)
+            }
+            Request::CreateTopic(_) if self.topics().len() >= limits::TOPICS_MAX => {
+                refused(Reason::TooMany, "topics")
+            }
+            Request::CreateTopic(mut topic) => {
+                topic.id = self.next_id();
+                Decision::change(&Change::TopicSet(topic.clone()), Reply::Topic(topic))
+            }
+            Request::AlterTopic(change) => {
+                let Some(topic) = self.topic(&change.name) else {
+                    return refused(Reason::TopicNotFound, &change.name);
+                };
+                let mut topic = (**topic).clone();
+                if change.queues != 0 {
+                    if change.queues < topic.queues {
+                        return refused(Reason::BadChange, "queues can only be added");
+                    }
+                    topic.queues = change.queues;
+                }
+                for column in change.add_columns {
+                    if topic.columns.iter().any(|known| known.name == column.name) {
+                        return refused(Reason::BadChange, "a column of that name exists");
+                    }
+                    topic.columns.push(column);
+                }
+                Decision::change(&Change::TopicSet(topic.clone()), Reply::Topic(topic))
+            }
+            Request::DropTopic(name) => match self.topic(&name) {
+                Some(topic) => Decision::change(
+                    &Change::TopicDropped(topic.id),
+                    Reply::Topic((**topic).clone()),
+                ),
+                None => refused(Reason::TopicNotFound, &name),
+            },
+            Request::TopicGone(id) => Decision::change(&Change::TopicGone(id), Reply::done()),
+            Request::CreateGroup(group) if self.group(&group.name).is_some() => {
+                refused(Reason::GroupExists, &group.name)
+            }
+            Request::CreateGroup(_) if self.groups().len() >= limits::GROUPS_MAX => {
+                refused(Reason::TooMany, "consumer groups")
+            }
+            Request::CreateGroup(mut group) => {
+                group.id = self.next_id();
+                Decision::change(&Change::GroupSet(group.clone()), Reply::Group(group))
+            }
+            Request::AlterGroup(mut group) => match self.group(&group.name) {
+                Some(known) => {
+                    group.id = known.id;
+                    Decision::change(&Change::GroupSet(group.clone()), Reply::Group(group))
+                }
+                None => refused(Reason::GroupNotFound, &group.name),
+            },
+            Request::DropGroup(name) => match self.group(&name) {
+                Some(group) => Decision::change(
+                    &Change::GroupDropped(group.id),
+                    Reply::Group((**group).clone()),
+                ),
+                None => refused(Reason::GroupNotFound, &name),
+            },
+            Request::GroupGone(id) => Decision::change(&Change::GroupGone(id), Reply::done()),
+            Request::CreateJob(job) if self.jobs().any(|known| known.name == job.name) => {
+                refused(Reason::JobExists, &job.name)
+            }
+            Request::CreateJob(_) if self.jobs().len() >= limits::JOBS_MAX => {
+                refused(Reason::TooMany, "continuous queries")
+            }
+            Request::CreateJob(mut job) => {
+                job.id = self.next_id();
+                Decision::change(&Change::JobSet(job.clone()), Reply::NewJob(job))
+            }
+            Request::DropJob(id) => Decision::change(&Change::JobDropped(id), Reply::done()),
+            _ => refused(Reason::Malformed, "not a request of the catalog"),
+        }
+    }
+}

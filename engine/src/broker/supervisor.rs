@@ -1,0 +1,152 @@
+//! Opening the broker, and what happens when an incarnation ends: the next one.
+//!
+//! After a failed write or sync nothing more is answered OK; all shards reopen under a new term from
+//! what is on disk. While that lasts, callers are told to try again.
+
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use millpond_proto::task::Lane;
+use millpond_proto::time::Timestamp;
+use millpond_storage::error::{AppendError, OpenError, TierError};
+use millpond_storage::log::{Parts, Settings, Tiered};
+use tokio::sync::{Notify, watch};
+
+use crate::broker::Broker;
+use crate::broker::incarnation::Incarnation;
+
+/// Pause between attempts to reopen a log that failed.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+/// How often the broker looks whether the log has grown enough to be tiered.
+const UPKEEP_PAUSE: Duration = Duration::from_secs(10);
+/// Bytes of the log that start a turn of the tierer: two segments, of which one can be let go.
+const TIER_BYTES: u64 = 128 * 1024 * 1024;
+
+impl Broker {
+    /// Opens the data folder and starts every shard.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what to do; nothing was changed.
+    pub async fn start(parts: Parts, settings: Settings) -> Result<Arc<Self>, OpenError> {
+        let first = Incarnation::open(&parts, &settings).await?;
+        let (shown, current) = watch::channel(Some(Arc::clone(&first)));
+        let broker = Arc::new(Self {
+            parts: parts.clone(),
+            current,
+            supervisor: Mutex::new(None),
+            stop: Notify::new(),
+            turn: AtomicU32::new(0),
+        });
+        let supervised = supervise(Arc::clone(&broker), settings, shown, first);
+        let task = parts.spawn.spawn(Lane::Background, Box::pin(supervised));
+        *broker
+            .supervisor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(task);
+        Ok(broker)
+    }
+
+    /// The run that serves now.
+    ///
+    /// # Errors
+    /// [`AppendError::Closed`] between two runs and after the last one.
+    pub(super) fn incarnation(&self) -> Result<Arc<Incarnation>, AppendError> {
+        self.current
+            .borrow()
+            .as_ref()
+            .map(Arc::clone)
+            .ok_or(AppendError::Closed)
+    }
+
+    /// Moves what is durable into Parquet now, and checkpoints.
+    ///
+    /// # Errors
+    /// [`TierError`]; what was not moved stays in the log.
+    pub async fn tier(&self) -> Result<Tiered, TierError> {
+        match self.incarnation() {
+            Ok(incarnation) => incarnation.tier().await,
+            Err(_) => Ok(Tiered::default()),
+        }
+    }
+
+    /// The broker's clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.parts.clock.now()
+    }
+
+    /// Checkpoints, writes what is queued, stops the shards.
+    pub async fn close(&self) {
+        self.stop.notify_one();
+        let task = self
+            .supervisor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(task) = task
+            && let Err(panicked) = task.await
+        {
+            tracing::error!(%panicked, "the supervisor of the broker stopped");
+        }
+    }
+}
+
+/// Keeps an incarnation running until the broker is told to stop.
+async fn supervise(
+    broker: Arc<Broker>,
+    settings: Settings,
+    shown: watch::Sender<Option<Arc<Incarnation>>>,
+    first: Arc<Incarnation>,
+) {
+    let clock = Arc::clone(&broker.parts.clock);
+    let mut incarnation = first;
+    loop {
+        let why = tokio::select! {
+            biased;
+            () = broker.stop.notified() => None,
+            why = incarnation.ended() => Some(why),
+            () = upkeep(&broker, &incarnation) => None,
+        };
+        shown.send_replace(None);
+        incarnation.wake_all();
+        let Some(why) = why else {
+            if let Err(error) = incarnation.checkpoint().await {
+                tracing::warn!(%error, "no checkpoint at the end; the next start replays more");
+            }
+            incarnation.storage().close().await;
+            return;
+        };
+        tracing::error!(%why, "the log has stopped; reopening from what is on disk");
+        incarnation.storage().close().await;
+        drop(incarnation);
+        incarnation = loop {
+            match Incarnation::open(&broker.parts, &settings).await {
+                Ok(next) => break next,
+                Err(error) => tracing::error!(%error, "could not reopen the log; trying again"),
+            }
+            tokio::select! {
+                biased;
+                () = broker.stop.notified() => return,
+                () = clock.sleep(REOPEN_PAUSE) => {}
+            }
+        };
+        shown.send_replace(Some(Arc::clone(&incarnation)));
+    }
+}
+
+/// Finishes deletions, tiers and checkpoints as the log grows; never ends by itself.
+async fn upkeep(broker: &Broker, incarnation: &Incarnation) {
+    loop {
+        if let Err(error) = incarnation.finish_deletions().await {
+            tracing::debug!(%error, "deletions wait for the next incarnation");
+        }
+        if incarnation.storage().sizes().wal_bytes >= TIER_BYTES {
+            match incarnation.tier().await {
+                Ok(tiered) => tracing::info!(tiered.messages, tiered.bytes, "tiered"),
+                Err(error) => tracing::warn!(%error, "could not tier; the log keeps the messages"),
+            }
+        }
+        broker.parts.clock.sleep(UPKEEP_PAUSE).await;
+    }
+}

@@ -1,0 +1,335 @@
+//! The broker over the simulated disk: what producers and consumers see, and what survives a crash.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millpond_proto::chance::Seeded;
+use millpond_proto::message::{Epoch, JobId, Offset, QueueId};
+use millpond_proto::name::{GroupName, TopicName};
+use millpond_proto::task::Runtimes;
+use millpond_proto::time::{SimulatedClock, Timestamp};
+use millpond_sql::topic::{EpochCut, OutputRow, Topics};
+use millpond_storage::disk::SimulatedDisk;
+use millpond_storage::format::envelope::Envelope;
+use millpond_storage::log::{Parts, Settings};
+use millpond_storage::tier::objects::DiskObjectStore;
+
+use super::*;
+
+fn parts(disk: &SimulatedDisk) -> Parts {
+    let disk: Arc<dyn millpond_storage::disk::Disk> = Arc::new(disk.clone());
+    Parts {
+        objects: Arc::new(DiskObjectStore::new(Arc::clone(&disk), "objects")),
+        disk,
+        clock: Arc::new(SimulatedClock::starting_at(Timestamp(1_000_000))),
+        chance: Arc::new(Seeded::new(1)),
+        spawn: Arc::new(Runtimes::single()),
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        shards: 8,
+        ..Settings::default()
+    }
+}
+
+async fn open(disk: &SimulatedDisk) -> Arc<Broker> {
+    Broker::start(parts(disk), settings()).await.unwrap()
+}
+
+fn topic() -> TopicName {
+    TopicName::new("orders").unwrap()
+}
+
+fn group() -> GroupName {
+    GroupName::new("billing").unwrap()
+}
+
+fn new_topic() -> NewTopic {
+    NewTopic {
+        name: topic(),
+        queues: Some(4),
+        columns: Vec::new(),
+        watermark: None,
+        primary_key: Vec::new(),
+        written_by: None,
+    }
+}
+
+fn message(key: &str, body: &str) -> Envelope {
+    Envelope {
+        message_id: format!("id-{body}"),
+        key: Some(Bytes::from(key.to_owned())),
+        body: Some(Bytes::from(body.to_owned())),
+        ..Envelope::default()
+    }
+}
+
+async fn send(broker: &Broker, bodies: &[&str]) -> Vec<Sent> {
+    let messages = bodies.iter().map(|body| message(body, body)).collect();
+    let sent = broker.send(&topic(), messages).await.unwrap();
+    sent.into_iter().map(|one| one.unwrap()).collect()
+}
+
+async fn receive(broker: &Broker, invisible_s: u64, poll_s: u64) -> Vec<Delivery> {
+    let receive = Receive {
+        group: group(),
+        topic: topic(),
+        limit: 32,
+        invisible: Duration::from_secs(invisible_s),
+        poll: Duration::from_secs(poll_s),
+    };
+    broker.receive(receive).await.unwrap()
+}
+
+fn bodies(deliveries: &[Delivery]) -> Vec<String> {
+    let text = |d: &Delivery| String::from_utf8(d.envelope.body.clone().unwrap().to_vec()).unwrap();
+    let mut bodies: Vec<String> = deliveries.iter().map(text).collect();
+    bodies.sort();
+    bodies
+}
+
+async fn ack(broker: &Broker, deliveries: &[Delivery]) -> Vec<Result<(), BrokerError>> {
+    let handles = deliveries
+        .iter()
+        .map(|delivery| delivery.handle.clone())
+        .collect();
+    broker.ack(&group(), &topic(), handles).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sent_message_is_popped_acknowledged_and_never_comes_back() {
+    let broker = open(&SimulatedDisk::new()).await;
+    broker.create_topic(new_topic()).await.unwrap();
+    send(&broker, &["a", "b", "c"]).await;
+    let deliveries = receive(&broker, 30, 0).await;
+    assert_eq!(bodies(&deliveries), ["a", "b", "c"]);
+    assert!(deliveries.iter().all(|delivery| delivery.attempt == 1));
+    assert!(
+        receive(&broker, 30, 0).await.is_empty(),
+        "they are invisible"
+    );
+    assert!(
+        ack(&broker, &deliveries[..2])
+            .await
+            .iter()
+            .all(Result::is_ok)
+    );
+    // The third comes back when its time ends, as its second delivery; its old handle is worthless.
+    let again = receive(&broker, 30, 60).await;
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].attempt, 2);
+    assert!(matches!(
+        ack(&broker, &deliveries[2..]).await[..],
+        [Err(BrokerError::InvalidHandle { .. })]
+    ));
+    assert!(ack(&broker, &again).await[0].is_ok());
+    assert!(receive(&broker, 30, 120).await.is_empty());
+    let progress = broker.group_progress(&group()).await.unwrap();
+    assert!(
+        progress
+            .iter()
+            .all(|queue| queue.lag == 0 && queue.in_flight == 0)
+    );
+    broker.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_poll_gets_a_message_sent_meanwhile() {
+    let broker = open(&SimulatedDisk::new()).await;
+    broker.create_topic(new_topic()).await.unwrap();
+    let (deliveries, _) = tokio::join!(receive(&broker, 30, 20), async {
+        broker.parts.clock.sleep(Duration::from_secs(5)).await;
+        send(&broker, &["late"]).await
+    });
+    assert_eq!(bodies(&deliveries), ["late"]);
+    assert!(
+        broker.now() < Timestamp(1_000_000 + 6_000),
+        "it did not wait for the poll to end"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_answered_survives_a_crash_and_a_checkpoint() {
+    let disk = SimulatedDisk::new();
+    let broker = open(&disk).await;
+    broker.create_topic(new_topic()).await.unwrap();
+    send(&broker, &["a", "b", "c", "d"]).await;
+    let deliveries = receive(&broker, 3600, 0).await;
+    let (gone, kept): (Vec<_>, Vec<_>) = deliveries
+        .into_iter()
+        .partition(|d| d.envelope.body.as_deref() == Some(b"a"));
+    ack(&broker, &gone).await;
+    let moved = broker
+        .change_invisible(
+            &group(),
+            &topic(),
+            kept[0].handle.clone(),
+            Duration::from_secs(60),
+        )
+        .await
+        .unwrap();
+    assert_ne!(moved, kept[0].handle);
+    broker.tier().await.unwrap();
+    send(&broker, &["e"]).await;
+    drop(broker);
+    disk.crash(&Seeded::new(3));
+
+    let broker = open(&disk).await;
+    assert_eq!(
+        bodies(&receive(&broker, 10, 0).await),
+        ["e"],
+        "leases survive"
+    );
+    assert_eq!(
+        receive(&broker, 3600, 70).await.len(),
+        2,
+        "the moved one and e came back"
+    );
+    assert!(
+        ack(&broker, &gone).await[0].is_ok(),
+        "acknowledging again is fine"
+    );
+    assert_eq!(send(&broker, &["a"]).await[0].offset, {
+        let sent = gone[0].envelope.at();
+        Offset(sent.0 + 1)
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_sync_ends_the_incarnation_and_the_next_one_serves() {
+    let disk = SimulatedDisk::new();
+    let broker = open(&disk).await;
+    broker.create_topic(new_topic()).await.unwrap();
+    send(&broker, &["kept"]).await;
+    disk.fail_next_sync();
+    let outcome = broker.send(&topic(), vec![message("x", "x")]).await;
+    let failed = match outcome {
+        Err(_) => true,
+        Ok(results) => results[0].is_err(),
+    };
+    assert!(failed, "a send whose sync failed is never answered OK");
+    broker.parts.clock.sleep(Duration::from_secs(5)).await;
+    send(&broker, &["after"]).await;
+    let found = bodies(&receive(&broker, 30, 0).await);
+    assert!(
+        found.contains(&"kept".to_owned()) && found.contains(&"after".to_owned()),
+        "{found:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_made_anew_shares_nothing_with_the_one_before() {
+    let broker = open(&SimulatedDisk::new()).await;
+    let first = broker.create_topic(new_topic()).await.unwrap();
+    send(&broker, &["old"]).await;
+    let old = receive(&broker, 30, 0).await;
+    broker.delete_topic(&topic()).await.unwrap();
+    assert!(matches!(
+        broker.topic(&topic()),
+        Err(BrokerError::TopicNotFound { .. })
+    ));
+    let second = broker.create_topic(new_topic()).await.unwrap();
+    assert_ne!(first.id, second.id);
+    assert_eq!(send(&broker, &["old"]).await[0].offset, Offset(0));
+    assert!(
+        ack(&broker, &old).await[0].is_err(),
+        "an old handle does not reach the new topic"
+    );
+    assert_eq!(bodies(&receive(&broker, 30, 0).await), ["old"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_from_latest_sees_only_what_comes_after_its_first_poll() {
+    let broker = open(&SimulatedDisk::new()).await;
+    broker.create_topic(new_topic()).await.unwrap();
+    broker
+        .create_group(Group {
+            name: group(),
+            start: GroupStart::Latest,
+        })
+        .await
+        .unwrap();
+    send(&broker, &["before"]).await;
+    assert!(receive(&broker, 30, 0).await.is_empty());
+    send(&broker, &["after", "before"]).await;
+    assert_eq!(bodies(&receive(&broker, 30, 0).await), ["after", "before"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_asked_twice_adds_nothing_and_epochs_come_in_order() {
+    let disk = SimulatedDisk::new();
+    let broker = open(&disk).await;
+    let output = broker.create_topic(new_topic()).await.unwrap();
+    let sql: &dyn Topics = &*broker;
+    let job = JobId(
+        sql.create_job("j", "SELECT 1", &[output.id])
+            .await
+            .unwrap()
+            .id,
+    );
+    let cut = |epoch| EpochCut {
+        epoch,
+        tick_ms: 100,
+        offsets: vec![(1, 0, epoch)],
+    };
+    let rows: Vec<OutputRow> = (0..10)
+        .map(|n| OutputRow {
+            key: Some(Bytes::from(format!("k{n}"))),
+            body: Some(Bytes::from(format!("v{n}"))),
+            properties: Vec::new(),
+        })
+        .collect();
+    sql.commit(job, cut(1)).await.unwrap();
+    sql.commit(job, cut(1)).await.unwrap();
+    assert!(sql.commit(job, cut(3)).await.is_err());
+    for _ in 0..2 {
+        sql.append(job, output.id, Epoch(1), rows.clone())
+            .await
+            .unwrap();
+    }
+    drop(broker);
+    disk.crash(&Seeded::new(9));
+    let broker = open(&disk).await;
+    let sql: &dyn Topics = &*broker;
+    sql.append(job, output.id, Epoch(1), rows).await.unwrap();
+    let stored: u64 = Topics::extents(&*broker, output.id)
+        .iter()
+        .map(|e| e.next.0)
+        .sum();
+    assert_eq!(stored, 10);
+    assert_eq!(sql.progress(job).await.unwrap().cuts, [cut(1)]);
+    sql.checkpointed(job, Epoch(1), "jobs/1").await.unwrap();
+    let progress = sql.progress(job).await.unwrap();
+    assert_eq!(
+        (progress.checkpoint, progress.cuts),
+        (Some((1, "jobs/1".to_owned())), vec![])
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_row_is_stored_before_a_closed_tick_even_when_the_clock_was_set_back() {
+    let disk = SimulatedDisk::new();
+    let broker = open(&disk).await;
+    let made = broker.create_topic(new_topic()).await.unwrap();
+    let future = Timestamp(broker.now().as_ms() + 3_600_000);
+    broker.close_ticks(&[made.id], future).await.unwrap();
+    send(&broker, &["a"]).await;
+    let (read, next) = {
+        let mut found = (Vec::new(), Offset(0));
+        for queue in 0..4 {
+            let (read, next) = broker
+                .read(&topic(), QueueId(queue), Offset(0), 10)
+                .await
+                .unwrap();
+            if !read.is_empty() {
+                found = (read, next);
+            }
+        }
+        found
+    };
+    assert_eq!(next, Offset(1));
+    assert!(read[0].stored_at() >= future);
+}

@@ -1,0 +1,406 @@
+//! Topics and groups: making, altering, listing, deleting.
+//!
+//! The catalog shard decides; everybody else reads the catalog as it was last made durable.
+
+use std::sync::Arc;
+
+use millpond_proto::limits;
+use millpond_proto::message::{Offset, QueueId, TopicId};
+use millpond_proto::name::{GroupName, TopicName};
+use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
+use millpond_storage::log::Extent;
+
+use crate::broker::catalog::Catalog;
+use crate::broker::record::{ColumnRecord, GroupRecord, TopicRecord};
+use crate::broker::request::{AlterTopic, Reason, Refused, Reply, Request};
+use crate::broker::state::CATALOG_SHARD;
+use crate::broker::{
+    Broker, BrokerError, Group, GroupProgress, GroupStart, NewTopic, Topic, TopicType,
+};
+
+impl Broker {
+    /// A topic by name.
+    ///
+    /// # Errors
+    /// [`BrokerError::TopicNotFound`].
+    pub fn topic(&self, name: &TopicName) -> Result<Topic, BrokerError> {
+        let found = self
+            .catalog()
+            .topic(name.as_str())
+            .map(|record| Topic::of(record));
+        found.ok_or_else(|| BrokerError::TopicNotFound {
+            name: name.to_string(),
+        })
+    }
+
+    /// All topics, by name.
+    #[must_use]
+    pub fn topics(&self) -> Vec<Topic> {
+        self.catalog()
+            .topics()
+            .map(|record| Topic::of(record))
+            .collect()
+    }
+
+    /// Makes a topic.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when the name is taken or a number is out of bounds.
+    pub async fn create_topic(&self, topic: NewTopic) -> Result<Topic, BrokerError> {
+        let queues = topic.queues.unwrap_or(limits::QUEUES_DEFAULT);
+        check_queues(queues)?;
+        check_columns(topic.columns.len())?;
+        let record = TopicRecord {
+            id: 0,
+            name: topic.name.to_string(),
+            queues,
+            columns: topic.columns.iter().map(column_record).collect(),
+            watermark_column: topic
+                .watermark
+                .as_ref()
+                .map(|watermark| watermark.column.clone()),
+            watermark_delay_ms: topic.watermark.as_ref().map_or(0, |w| w.delay_ms),
+            primary_key: topic.primary_key,
+            written_by: topic.written_by,
+        };
+        match self.ask_catalog(Request::CreateTopic(record)).await? {
+            Reply::Topic(record) => Ok(Topic::of(&record)),
+            _ => Err(BrokerError::Confused("create topic")),
+        }
+    }
+
+    /// Grows the number of queues (`None`: as it is) and adds columns.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when there is no such topic or the change is not possible.
+    pub async fn alter_topic(
+        &self,
+        name: &TopicName,
+        queues: Option<u32>,
+        add_columns: Vec<ColumnSpec>,
+    ) -> Result<Topic, BrokerError> {
+        if let Some(queues) = queues {
+            check_queues(queues)?;
+        }
+        check_columns(self.topic(name)?.columns.len() + add_columns.len())?;
+        let change = AlterTopic {
+            name: name.to_string(),
+            queues: queues.unwrap_or(0),
+            add_columns: add_columns.iter().map(column_record).collect(),
+        };
+        match self.ask_catalog(Request::AlterTopic(change)).await? {
+            Reply::Topic(record) => Ok(Topic::of(&record)),
+            _ => Err(BrokerError::Confused("alter topic")),
+        }
+    }
+
+    /// Deletes a topic with its messages and every group's place in it.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when there is no such topic or a continuous query writes it.
+    pub async fn delete_topic(&self, name: &TopicName) -> Result<(), BrokerError> {
+        let topic = self.topic(name)?;
+        if let Some(job) = topic.written_by {
+            return Err(BrokerError::WrittenBy {
+                name: name.to_string(),
+                advice: "drop that query instead, its topics go with it",
+                job,
+            });
+        }
+        self.drop_topic_of_any_writer(name).await
+    }
+
+    /// Deletes a topic, whoever writes it.
+    pub(super) async fn drop_topic_of_any_writer(
+        &self,
+        name: &TopicName,
+    ) -> Result<(), BrokerError> {
+        self.ask_catalog(Request::DropTopic(name.to_string()))
+            .await?;
+        // The name is gone for good; what is left to forget is done again if this run ends now.
+        Ok(self.incarnation()?.finish_deletions().await?)
+    }
+
+    /// Durable extent of every queue of a topic, in order.
+    #[must_use]
+    pub fn extents(&self, topic: &Topic) -> Vec<(QueueId, Extent)> {
+        let Ok(incarnation) = self.incarnation() else {
+            return Vec::new();
+        };
+        let extent = |queue| {
+            incarnation
+                .storage()
+                .extent(topic.id, queue)
+                .unwrap_or_default()
+        };
+        (0..topic.queues)
+            .map(QueueId)
+            .map(|queue| (queue, extent(queue)))
+            .collect()
+    }
+
+    /// A group by name.
+    ///
+    /// # Errors
+    /// [`BrokerError::GroupNotFound`].
+    pub fn group(&self, name: &GroupName) -> Result<Group, BrokerError> {
+        match self.catalog().group(name.as_str()) {
+            Some(record) => Group::of(record),
+            None => Err(BrokerError::GroupNotFound {
+                name: name.to_string(),
+            }),
+        }
+    }
+
+    /// All groups, by name.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Group> {
+        self.catalog()
+            .groups()
+            .filter_map(|record| Group::of(record).ok())
+            .collect()
+    }
+
+    /// Makes a group.
+    ///
+    /// # Errors
+    /// [`BrokerError::Exists`] when the name is taken.
+    pub async fn create_group(&self, group: Group) -> Result<Group, BrokerError> {
+        match self
+            .ask_catalog(Request::CreateGroup(group.record()))
+            .await?
+        {
+            Reply::Group(record) => Group::of(&record),
+            _ => Err(BrokerError::Confused("create group")),
+        }
+    }
+
+    /// Changes where a group starts in queues that it has not read yet.
+    ///
+    /// # Errors
+    /// [`BrokerError::GroupNotFound`].
+    pub async fn alter_group(&self, group: Group) -> Result<Group, BrokerError> {
+        match self
+            .ask_catalog(Request::AlterGroup(group.record()))
+            .await?
+        {
+            Reply::Group(record) => Group::of(&record),
+            _ => Err(BrokerError::Confused("alter group")),
+        }
+    }
+
+    /// Deletes a group with its place in every topic.
+    ///
+    /// # Errors
+    /// [`BrokerError::GroupNotFound`].
+    pub async fn delete_group(&self, name: &GroupName) -> Result<(), BrokerError> {
+        self.ask_catalog(Request::DropGroup(name.to_string()))
+            .await?;
+        Ok(self.incarnation()?.finish_deletions().await?)
+    }
+
+    /// Where a group stands, by topic and queue; queues that it never polled are left out.
+    ///
+    /// # Errors
+    /// [`BrokerError::GroupNotFound`].
+    pub async fn group_progress(
+        &self,
+        name: &GroupName,
+    ) -> Result<Vec<GroupProgress>, BrokerError> {
+        let group = self.group_record(name)?;
+        let incarnation = self.incarnation()?;
+        let replies = incarnation.ask_all(Request::Progress(group.id)).await?;
+        let catalog = incarnation.catalog();
+        let mut progress = Vec::new();
+        for (_, reply) in replies {
+            let Reply::Progress(found) = reply else {
+                continue;
+            };
+            for queue in found.queues {
+                let Some(topic) = catalog.topic_by_id(queue.topic) else {
+                    continue;
+                };
+                progress.push(GroupProgress {
+                    topic: TopicName::new(&topic.name)?,
+                    queue: QueueId(queue.queue),
+                    ack_floor: Offset(queue.ack_floor),
+                    next: Offset(queue.next),
+                    in_flight: queue.in_flight,
+                    lag: queue.lag,
+                });
+            }
+        }
+        progress.sort_by(|a, b| (&a.topic, a.queue).cmp(&(&b.topic, b.queue)));
+        Ok(progress)
+    }
+
+    pub(super) fn catalog(&self) -> Arc<Catalog> {
+        self.incarnation()
+            .map(|incarnation| incarnation.catalog())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn topic_record(&self, name: &TopicName) -> Result<Arc<TopicRecord>, BrokerError> {
+        let catalog = self.incarnation()?.catalog();
+        let found = catalog.topic(name.as_str()).map(Arc::clone);
+        found.ok_or_else(|| BrokerError::TopicNotFound {
+            name: name.to_string(),
+        })
+    }
+
+    pub(super) fn group_record(&self, name: &GroupName) -> Result<Arc<GroupRecord>, BrokerError> {
+        let catalog = self.incarnation()?.catalog();
+        let found = catalog.group(name.as_str()).map(Arc::clone);
+        found.ok_or_else(|| BrokerError::GroupNotFound {
+            name: name.to_string(),
+        })
+    }
+
+    /// The group of a consumer; made on first use.
+    pub(super) async fn group_or_new(
+        &self,
+        name: &GroupName,
+    ) -> Result<Arc<GroupRecord>, BrokerError> {
+        match self.group_record(name) {
+            Err(BrokerError::GroupNotFound { .. }) => {}
+            found => return found,
+        }
+        let group = Group {
+            name: name.clone(),
+            start: GroupStart::Earliest,
+        };
+        match self.create_group(group).await {
+            // Another consumer of the group was quicker.
+            Ok(_) | Err(BrokerError::Exists { .. }) => self.group_record(name),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn ask_catalog(&self, request: Request) -> Result<Reply, BrokerError> {
+        accepted(self.incarnation()?.ask(CATALOG_SHARD, request).await?)
+    }
+}
+
+/// Turns a refusal into an error.
+pub(super) fn accepted(reply: Reply) -> Result<Reply, BrokerError> {
+    match reply {
+        Reply::Refused(refused) => Err(refusal(refused)),
+        reply => Ok(reply),
+    }
+}
+
+fn refusal(refused: Refused) -> BrokerError {
+    let reason = refused.reason();
+    let name = refused.what;
+    match reason {
+        Reason::TopicExists => BrokerError::Exists {
+            what: "topic",
+            name,
+        },
+        Reason::GroupExists => BrokerError::Exists {
+            what: "consumer group",
+            name,
+        },
+        Reason::JobExists => BrokerError::Exists { what: "job", name },
+        Reason::TopicNotFound => BrokerError::TopicNotFound { name },
+        Reason::GroupNotFound => BrokerError::GroupNotFound { name },
+        Reason::HandleExpired => BrokerError::InvalidHandle {
+            why: "its invisible time is over or it was replaced by a newer one",
+        },
+        Reason::HandleAcknowledged => BrokerError::InvalidHandle {
+            why: "the message is acknowledged",
+        },
+        Reason::TooMany => BrokerError::TooMany {
+            what: "there are too many topics, groups or continuous queries",
+            limit: limits::TOPICS_MAX,
+        },
+        Reason::BadChange => BrokerError::BadChange {
+            what: "the topic",
+            name,
+            why: "queues can only be added and new columns need new names".into(),
+        },
+        Reason::Damaged => BrokerError::ShardDamaged(name),
+        Reason::EpochOrder => BrokerError::Confused("an epoch out of order"),
+        Reason::Malformed => BrokerError::Confused("a malformed request"),
+    }
+}
+
+fn check_queues(queues: u32) -> Result<(), BrokerError> {
+    if (1..=limits::QUEUES_MAX).contains(&queues) {
+        return Ok(());
+    }
+    Err(BrokerError::OutOfBounds {
+        what: "the number of queues",
+        found: queues.to_string(),
+        allowed: format!("1 to {}", limits::QUEUES_MAX),
+    })
+}
+
+fn check_columns(columns: usize) -> Result<(), BrokerError> {
+    if columns <= limits::COLUMNS_MAX {
+        return Ok(());
+    }
+    Err(BrokerError::OutOfBounds {
+        what: "the number of columns",
+        found: columns.to_string(),
+        allowed: format!("at most {}", limits::COLUMNS_MAX),
+    })
+}
+
+fn column_record(column: &ColumnSpec) -> ColumnRecord {
+    ColumnRecord {
+        name: column.name.clone(),
+        sql_type: column.sql_type.clone(),
+        expression: column.expression.clone(),
+    }
+}
+
+impl Topic {
+    pub(super) fn of(record: &TopicRecord) -> Self {
+        let columns = record.columns.iter().map(|column| ColumnSpec {
+            name: column.name.clone(),
+            sql_type: column.sql_type.clone(),
+            expression: column.expression.clone(),
+        });
+        let watermark = record
+            .watermark_column
+            .as_ref()
+            .map(|column| WatermarkSpec {
+                column: column.clone(),
+                delay_ms: record.watermark_delay_ms,
+            });
+        Self {
+            name: TopicName::new(&record.name).expect("checked when the topic was made"),
+            id: TopicId(record.id),
+            kind: TopicType::Normal,
+            queues: record.queues,
+            columns: columns.collect(),
+            watermark,
+            primary_key: record.primary_key.clone(),
+            written_by: record.written_by.clone(),
+        }
+    }
+}
+
+impl Group {
+    fn of(record: &GroupRecord) -> Result<Self, BrokerError> {
+        let start = if record.from_latest {
+            GroupStart::Latest
+        } else {
+            GroupStart::Earliest
+        };
+        Ok(Self {
+            name: GroupName::new(&record.name)?,
+            start,
+        })
+    }
+
+    fn record(&self) -> GroupRecord {
+        let from_latest = self.start == GroupStart::Latest;
+        GroupRecord {
+            id: 0,
+            name: self.name.to_string(),
+            from_latest,
+        }
+    }
+}

@@ -1,0 +1,518 @@
+//! The words of the command line, and what to say when they are in the wrong order.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::cli::output::Format;
+
+/// Where the server is when nobody says.
+pub const SERVER_DEFAULT: &str = "http://127.0.0.1:8081";
+
+/// Millpond: a message queue, event hub and stream processor over one durable log.
+///
+/// Without a command it serves on this machine with ./data, and fills a demo when that folder is new.
+#[derive(Debug, Parser)]
+#[command(name = "millpond", version, max_term_width = 100)]
+#[command(after_help = "\
+Try:
+  millpond                                       serve here, with a demo the first time
+  millpond sql -c \"SHOW TOPICS\"                  ask the server that runs
+  millpond topic create orders                   then: echo hello | millpond topic produce orders
+  millpond import flights.csv --to flights       a file becomes a topic with columns")]
+pub struct Cli {
+    /// The server to talk to.
+    #[arg(long, global = true, env = "MILLPOND_SERVER", default_value = SERVER_DEFAULT, value_name = "URL")]
+    pub server: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a data folder.
+    Serve(ServeArgs),
+    /// Create, list, inspect, delete topics; send to and read from them.
+    #[command(subcommand)]
+    Topic(TopicCommand),
+    /// List, inspect, delete consumer groups.
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Submit, list, inspect, cancel continuous queries.
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// Run SQL: given with -c, from standard input, or at a prompt.
+    Sql(SqlArgs),
+    /// Load a CSV or NDJSON file into a topic, one message per row.
+    Import(ImportArgs),
+    /// Write a topic or the result of a query to a Parquet file on this machine.
+    Export(ExportArgs),
+    /// Care for what is stored.
+    #[command(subcommand)]
+    Storage(StorageCommand),
+}
+
+/// `millpond serve`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example: millpond serve --data /var/lib/millpond --grpc 127.0.0.1:8081")]
+pub struct ServeArgs {
+    /// Data folder; made when it is missing.
+    #[arg(long, default_value = "data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Where gRPC listens.
+    #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDR")]
+    pub grpc: SocketAddr,
+    /// Where HTTP listens.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    pub http: SocketAddr,
+    /// Fill the demo if it is not there yet.
+    #[arg(long, conflicts_with = "no_demo")]
+    pub demo: bool,
+    /// Fill no demo; so it is unless --demo says otherwise.
+    #[arg(long)]
+    pub no_demo: bool,
+    /// Let in everyone who can reach the ports, and allow addresses beyond loopback.
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+impl Default for ServeArgs {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("data"),
+            grpc: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            http: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            demo: false,
+            no_demo: false,
+            insecure: false,
+        }
+    }
+}
+
+/// What a topic carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TopicType {
+    /// Independent messages.
+    Normal,
+    /// In order within a message group.
+    Fifo,
+    /// Delivered at a time.
+    Delay,
+    /// Sent in two steps.
+    Transaction,
+    /// Urgent ones first.
+    Priority,
+    /// Many small queues by name.
+    Lite,
+}
+
+impl TopicType {
+    /// The word of the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Fifo => "fifo",
+            Self::Delay => "delay",
+            Self::Transaction => "transaction",
+            Self::Priority => "priority",
+            Self::Lite => "lite",
+        }
+    }
+}
+
+/// `millpond topic …`.
+#[derive(Debug, Subcommand)]
+pub enum TopicCommand {
+    /// Create a topic.
+    #[command(after_help = "\
+Examples:
+  millpond topic create orders --queues 16
+  millpond topic create flights --schema \"carrier TEXT, dep_delay DOUBLE, at TIMESTAMP\" \\
+      --watermark \"at - INTERVAL '5 minutes'\"")]
+    Create {
+        /// Name of the topic.
+        name: String,
+        /// What it carries.
+        #[arg(long, value_enum, ignore_case = true, default_value = "normal")]
+        r#type: TopicType,
+        /// Number of queues.
+        #[arg(long, value_name = "N")]
+        queues: Option<u32>,
+        /// Columns of its JSON bodies, as in CREATE TOPIC.
+        #[arg(long, value_name = "COLUMNS")]
+        schema: Option<String>,
+        /// How far event time may lag: "column - INTERVAL '5 minutes'".
+        #[arg(long, value_name = "EXPR", requires = "schema")]
+        watermark: Option<String>,
+    },
+    /// List topics.
+    #[command(visible_alias = "list")]
+    Ls {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
+    /// Show a topic, its columns and its queues.
+    #[command(visible_alias = "describe")]
+    Info {
+        /// Name of the topic.
+        name: String,
+        /// How to print the queues.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
+    /// Delete a topic and its messages.
+    #[command(visible_alias = "delete")]
+    Rm {
+        /// Name of the topic.
+        name: String,
+    },
+    /// Send messages: --body, or one per line of standard input.
+    #[command(
+        visible_alias = "send",
+        after_help = "Example: echo '{\"n\":1}' | millpond topic produce orders --key customer-7"
+    )]
+    Produce(ProduceArgs),
+    /// Read messages: a look without a group, or receive and acknowledge with --group.
+    #[command(
+        visible_alias = "receive",
+        after_help = "\
+Examples:
+  millpond topic consume orders                  look at the first messages, change nothing
+  millpond topic consume orders --group billing  receive as the group billing and acknowledge"
+    )]
+    Consume(ConsumeArgs),
+}
+
+/// `millpond topic produce`.
+#[derive(Clone, Debug, Args)]
+pub struct ProduceArgs {
+    /// Name of the topic.
+    pub name: String,
+    /// The body of one message.
+    #[arg(long)]
+    pub body: Option<String>,
+    /// Equal keys share a queue and keep their order.
+    #[arg(long)]
+    pub key: Option<String>,
+    /// Tag for filters.
+    #[arg(long)]
+    pub tag: Option<String>,
+    /// A property; may be repeated.
+    #[arg(long = "property", value_name = "KEY=VALUE", value_parser = property)]
+    pub properties: Vec<(String, String)>,
+}
+
+/// `millpond topic consume`.
+#[derive(Clone, Debug, Args)]
+pub struct ConsumeArgs {
+    /// Name of the topic.
+    pub name: String,
+    /// Consumer group; without one, nothing changes on the server.
+    #[arg(long)]
+    pub group: Option<String>,
+    /// Most messages.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub max: u32,
+    /// Acknowledge what was printed; so it is with --group unless --no-ack says otherwise.
+    #[arg(long, requires = "group", conflicts_with = "no_ack")]
+    pub ack: bool,
+    /// Do not acknowledge: the messages return to the group after 5 minutes.
+    #[arg(long, requires = "group")]
+    pub no_ack: bool,
+    /// First offset to look at in each queue.
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "OFFSET",
+        conflicts_with = "group"
+    )]
+    pub from: u64,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+}
+
+/// `millpond group …`.
+#[derive(Debug, Subcommand)]
+pub enum GroupCommand {
+    /// List consumer groups.
+    #[command(visible_alias = "list")]
+    Ls {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
+    /// Show where a group stands in each queue.
+    #[command(visible_alias = "describe")]
+    Info {
+        /// Name of the group.
+        name: String,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
+    /// Delete a group and its progress.
+    #[command(visible_alias = "delete")]
+    Rm {
+        /// Name of the group.
+        name: String,
+    },
+}
+
+/// `millpond job …`.
+#[derive(Debug, Subcommand)]
+pub enum JobCommand {
+    /// List continuous queries.
+    #[command(visible_alias = "list")]
+    Ls {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
+    /// Show a continuous query and how far it is.
+    #[command(visible_alias = "describe")]
+    Info {
+        /// Name of the query.
+        name: String,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
+    /// Start a continuous statement.
+    #[command(
+        after_help = "Example: millpond job submit \"CREATE MATERIALIZED VIEW late AS \
+        SELECT * FROM flights WHERE dep_delay > 60\""
+    )]
+    Submit {
+        /// CREATE MATERIALIZED VIEW … or CREATE JOB … AS INSERT INTO ….
+        sql: String,
+    },
+    /// Stop a continuous query for good.
+    Cancel {
+        /// Name of the query.
+        name: String,
+    },
+}
+
+/// `millpond sql`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millpond sql -c \"SELECT carrier, count(*) FROM flights GROUP BY carrier\"
+  millpond sql -o csv < report.sql > report.csv")]
+pub struct SqlArgs {
+    /// Statements, separated by semicolons.
+    #[arg(short = 'c', long = "command", value_name = "SQL")]
+    pub command: Option<String>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+}
+
+/// `millpond import`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Example: millpond import flights.csv --to flights --key tailnum --order-by \"time_hour, minute\"")]
+pub struct ImportArgs {
+    /// A .csv or .ndjson file.
+    pub file: PathBuf,
+    /// The topic; made with the file's columns when it is missing.
+    #[arg(long, value_name = "TOPIC")]
+    pub to: String,
+    /// Column whose value is the message's key: equal keys keep their order.
+    #[arg(long, value_name = "COLUMN")]
+    pub key: Option<String>,
+    /// Text that means "missing" in every column; may be repeated.
+    #[arg(long = "null", value_name = "TEXT")]
+    pub nulls: Vec<String>,
+    /// Send the rows in this order, as behind ORDER BY; holds the whole file in memory.
+    #[arg(long, value_name = "EXPR")]
+    pub order_by: Option<String>,
+}
+
+/// `millpond export`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millpond export flights --to flights.parquet
+  millpond export \"SELECT carrier, dest FROM flights\" --to routes.parquet")]
+pub struct ExportArgs {
+    /// The name of a topic, or a SELECT.
+    #[arg(value_name = "TOPIC|SQL")]
+    pub source: String,
+    /// The file to write.
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// Replace the file when it exists.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `millpond storage …`.
+#[derive(Debug, Subcommand)]
+pub enum StorageCommand {
+    /// Move everything durable in the log into Parquet now.
+    Tier,
+}
+
+fn property(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it like --property colour=blue".to_owned()),
+    }
+}
+
+/// The right command for words that are wrong in a way that people often are.
+#[must_use]
+pub fn advice(words: &[String]) -> Option<String> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let rest = |from: usize| {
+        words
+            .iter()
+            .skip(from)
+            .fold(String::new(), |mut text, word| {
+                text.push(' ');
+                text.push_str(word);
+                text
+            })
+    };
+    let noun = |word: &str| match word {
+        "topic" | "topics" => Some("topic"),
+        "group" | "groups" | "consumer-group" => Some("group"),
+        "job" | "jobs" | "query" | "view" => Some("job"),
+        _ => None,
+    };
+    let verb = |word: &str| match word {
+        "create" | "add" | "new" | "make" => Some("create"),
+        "ls" | "list" | "show" => Some("ls"),
+        "info" | "describe" | "get" | "inspect" => Some("info"),
+        "rm" | "delete" | "drop" | "remove" => Some("rm"),
+        "produce" | "send" | "publish" | "put" => Some("produce"),
+        "consume" | "receive" | "read" | "peek" | "tail" | "subscribe" => Some("consume"),
+        _ => None,
+    };
+    match words.as_slice() {
+        // Verb before noun, as in kubectl.
+        [first, second, ..] if verb(first).is_some() && noun(second).is_some() => Some(format!(
+            "millpond {} {}{}",
+            noun(second)?,
+            verb(first)?,
+            rest(2)
+        )),
+        // A topic's verb without its noun.
+        [first, ..] if matches!(verb(first), Some("produce" | "consume")) => {
+            Some(format!("millpond topic {}{}", verb(first)?, rest(1)))
+        }
+        [first, second, ..] if noun(first).is_some() && verb(second).is_some() => {
+            let command = format!("millpond {} {}{}", noun(first)?, verb(second)?, rest(2));
+            let typed = format!("millpond{}", rest(0));
+            (command != typed).then_some(command)
+        }
+        ["topics" | "groups" | "jobs"] => Some(format!("millpond {} ls", noun(words.first()?)?)),
+        ["sql", statement] if statement.contains(' ') => {
+            Some(format!("millpond sql -c \"{statement}\""))
+        }
+        ["query" | "select" | "SELECT", ..] => Some("millpond sql -c \"SELECT …\"".to_owned()),
+        ["import", file, topic] if !topic.starts_with('-') => {
+            Some(format!("millpond import {file} --to {topic}"))
+        }
+        ["import", file] if !file.starts_with('-') => {
+            Some(format!("millpond import {file} --to TOPIC"))
+        }
+        ["export", source, file] if !file.starts_with('-') => {
+            Some(format!("millpond export \"{source}\" --to {file}"))
+        }
+        ["export", source] if !source.starts_with('-') => {
+            Some(format!("millpond export \"{source}\" --to FILE.parquet"))
+        }
+        ["start" | "run" | "server" | "up", ..] => Some(format!("millpond serve{}", rest(1))),
+        ["tier", ..] => Some("millpond storage tier".to_owned()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    fn advised(line: &str) -> Option<String> {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        advice(&words)
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_topic_type_may_be_written_in_any_case() {
+        let cli = parse("millpond topic create t --type FIFO").unwrap();
+        let Some(Command::Topic(TopicCommand::Create { r#type, .. })) = cli.command else {
+            panic!("{cli:?}");
+        };
+        assert_eq!(r#type, TopicType::Fifo);
+    }
+
+    #[test]
+    fn the_server_may_be_named_behind_the_command() {
+        let cli = parse("millpond topic ls --server http://h:1").unwrap();
+        assert_eq!(cli.server, "http://h:1");
+    }
+
+    #[test]
+    fn nothing_at_all_means_to_serve() {
+        assert!(parse("millpond").unwrap().command.is_none());
+    }
+
+    #[test]
+    fn serve_without_words_means_what_its_defaults_say() {
+        let Some(Command::Serve(typed)) = parse("millpond serve").unwrap().command else {
+            panic!("serve");
+        };
+        let default = ServeArgs::default();
+        assert_eq!(
+            (typed.data, typed.grpc, typed.http),
+            (default.data, default.grpc, default.http)
+        );
+        assert!(parse("millpond serve --demo --no-demo").is_err());
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        assert!(parse("millpond topic consume t --no-ack").is_err());
+        assert!(parse("millpond topic consume t --group g --from 5").is_err());
+        assert!(parse("millpond topic create t --watermark x").is_err());
+    }
+
+    #[test]
+    fn swapped_or_forgotten_words_lead_to_the_right_command() {
+        for (wrong, right) in [
+            (
+                "create topic orders --queues 4",
+                "millpond topic create orders --queues 4",
+            ),
+            ("list topics", "millpond topic ls"),
+            ("produce orders", "millpond topic produce orders"),
+            ("topics", "millpond topic ls"),
+            ("topic drop orders", "millpond topic rm orders"),
+            ("import f.csv flights", "millpond import f.csv --to flights"),
+            ("import f.csv", "millpond import f.csv --to TOPIC"),
+            ("start --data d", "millpond serve --data d"),
+        ] {
+            assert_eq!(advised(wrong).as_deref(), Some(right), "{wrong}");
+        }
+        assert_eq!(advised("topic create"), None);
+    }
+}

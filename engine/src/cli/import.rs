@@ -1,0 +1,264 @@
+//! `millpond import`: a file becomes messages, one per row, in the order of the file.
+//!
+//! Batches go one after another, each durable before the next is sent: so the order within a key is that
+//! of the file, and what was sent before an error is known exactly.
+
+use std::path::Path;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use indicatif::{ProgressBar, ProgressStyle};
+use millpond_connectors::format::kind::Kind;
+use millpond_connectors::import::{BODY, ImportColumn, ImportOptions, Rows};
+use millpond_proto::client::{Admin, Client, OutgoingMessage, Producer};
+use millpond_proto::wire::admin::{Column, CreateTopicRequest, Topic};
+use millpond_sql::sort::order_by;
+
+use crate::cli::args::ImportArgs;
+use crate::cli::error::CliError;
+use crate::cli::run::Terminal;
+use crate::cli::topic::send;
+
+/// Messages per send.
+const SEND_MESSAGES: usize = 256;
+/// Bytes of bodies per send, unless one body alone is larger: well below the server's limit.
+const SEND_BYTES: usize = 4 * 1024 * 1024;
+
+/// Sends a file's rows as messages of a topic.
+#[derive(Debug)]
+pub struct Importer {
+    producer: Producer,
+    topic: String,
+    key: Option<String>,
+    sent: u64,
+}
+
+/// Imports the file that the arguments name.
+///
+/// # Errors
+/// [`CliError`]; [`CliError::Stopped`] says how many rows were sent.
+pub async fn run(
+    client: &Client,
+    args: &ImportArgs,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let admin = Admin::new(client);
+    let topic = existing(&admin, &args.to).await?;
+    let options = ImportOptions {
+        nulls: args.nulls.clone(),
+        declared: topic
+            .iter()
+            .flat_map(|topic| &topic.columns)
+            .map(declared)
+            .collect(),
+    };
+    let mut rows = Rows::open(&args.file, &options)?;
+    check_key(args.key.as_deref(), rows.columns(), &args.file)?;
+    if topic.is_none() {
+        let request = missing_topic(&args.to, rows.columns());
+        let columns: Vec<String> = request
+            .columns
+            .iter()
+            .map(|column| format!("{} {}", column.name, column.sql_type))
+            .collect();
+        admin.create_topic(request).await?;
+        terminal.say(&format!(
+            "created topic {} ({})",
+            args.to,
+            columns.join(", ")
+        ))?;
+    }
+    let bar = progress_bar(&args.file);
+    let mut importer = Importer::new(client, &args.to, args.key.as_deref());
+    if let Some(expressions) = &args.order_by {
+        let mut all = Vec::new();
+        for batch in &mut rows {
+            all.push(batch?);
+        }
+        let total = all.iter().map(|batch| batch.num_rows() as u64).sum();
+        bar.set_length(total);
+        for batch in order_by(all, expressions).await? {
+            importer.send(&batch).await?;
+            bar.set_position(importer.sent());
+        }
+    } else {
+        while let Some(batch) = rows.next() {
+            let batch = batch.map_err(|cause| importer.stopped(cause.into()))?;
+            importer.send(&batch).await?;
+            bar.set_position(rows.bytes_read());
+        }
+    }
+    bar.finish_and_clear();
+    terminal.say(&format!(
+        "imported {} rows into {}",
+        importer.sent(),
+        args.to
+    ))
+}
+
+impl Importer {
+    /// Sends to `topic`, with the value of the column `key` as each message's key.
+    #[must_use]
+    pub fn new(client: &Client, topic: &str, key: Option<&str>) -> Self {
+        Self {
+            producer: Producer::new(client),
+            topic: topic.to_owned(),
+            key: key.map(str::to_owned),
+            sent: 0,
+        }
+    }
+
+    /// Rows that are durable.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Sends the rows of a batch of [`Rows`]; they are durable when this returns.
+    ///
+    /// # Errors
+    /// [`CliError::Stopped`].
+    pub async fn send(&mut self, batch: &RecordBatch) -> Result<(), CliError> {
+        let messages = messages(batch, self.key.as_deref())
+            .map_err(|cause| self.stopped(CliError::Rows(cause)))?;
+        let mut pending = Vec::new();
+        let mut bytes = 0;
+        for message in messages {
+            let full = pending.len() >= SEND_MESSAGES || bytes + message.body.len() > SEND_BYTES;
+            if full && !pending.is_empty() {
+                self.flush(std::mem::take(&mut pending)).await?;
+                bytes = 0;
+            }
+            bytes += message.body.len();
+            pending.push(message);
+        }
+        self.flush(pending).await
+    }
+
+    async fn flush(&mut self, pending: Vec<OutgoingMessage>) -> Result<(), CliError> {
+        if !pending.is_empty() {
+            self.sent += send(&self.producer, &self.topic, pending, self.sent).await?;
+        }
+        Ok(())
+    }
+
+    fn stopped(&self, cause: CliError) -> CliError {
+        CliError::Stopped {
+            sent: self.sent,
+            cause: Box::new(cause),
+        }
+    }
+}
+
+/// The request that makes a topic with the file's columns.
+#[must_use]
+pub fn missing_topic(name: &str, columns: &[ImportColumn]) -> CreateTopicRequest {
+    let columns = columns.iter().map(|column| Column {
+        name: column.name.clone(),
+        sql_type: column.kind.sql_type().to_owned(),
+        expression: String::new(),
+    });
+    CreateTopicRequest {
+        name: name.to_owned(),
+        columns: columns.collect(),
+        ..CreateTopicRequest::default()
+    }
+}
+
+async fn existing(admin: &Admin, topic: &str) -> Result<Option<Topic>, CliError> {
+    match admin.describe_topic(topic).await {
+        Ok(answer) => Ok(Some(answer.topic.unwrap_or_default())),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn declared(column: &Column) -> (String, Kind) {
+    (column.name.clone(), Kind::of_sql_type(&column.sql_type))
+}
+
+fn check_key(key: Option<&str>, columns: &[ImportColumn], file: &Path) -> Result<(), CliError> {
+    let Some(key) = key else {
+        return Ok(());
+    };
+    if columns.iter().any(|column| column.name == key) {
+        return Ok(());
+    }
+    let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    Err(CliError::Usage {
+        what: format!("{} has no column {key:?} to take keys from", file.display()),
+        help: format!("choose one of its columns: {}", names.join(", ")),
+    })
+}
+
+fn messages(
+    batch: &RecordBatch,
+    key: Option<&str>,
+) -> Result<Vec<OutgoingMessage>, arrow::error::ArrowError> {
+    let keys: Option<ArrayRef> = key
+        .and_then(|key| batch.column_by_name(key))
+        .map(|column| cast(column, &DataType::Utf8))
+        .transpose()?;
+    let keys = keys.as_ref().map(|keys| keys.as_string::<i32>());
+    let bodies = batch
+        .column_by_name(BODY)
+        .expect("every batch of an import has its bodies")
+        .as_binary::<i32>();
+    let messages = bodies
+        .iter()
+        .enumerate()
+        .map(|(row, body)| OutgoingMessage {
+            key: keys
+                .filter(|keys| keys.is_valid(row) && !keys.value(row).trim().is_empty())
+                .map(|keys| keys.value(row).to_owned()),
+            ..OutgoingMessage::new(body.unwrap_or_default().to_vec())
+        });
+    Ok(messages.collect())
+}
+
+/// Hidden by itself when standard error is not a terminal.
+fn progress_bar(file: &Path) -> ProgressBar {
+    let bytes = std::fs::metadata(file).map_or(0, |facts| facts.len());
+    let style = ProgressStyle::with_template("{bar:40} {percent}% {elapsed}, {eta} left")
+        .expect("the template is constant");
+    ProgressBar::new(bytes).with_style(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Cursor, Read};
+
+    use millpond_connectors::import::ImportFormat;
+
+    use super::*;
+
+    fn batch(text: &'static str) -> RecordBatch {
+        let open =
+            move || -> std::io::Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(text))) };
+        let options = ImportOptions::default();
+        let rows = Rows::read("t.csv", ImportFormat::Csv, &open, &options).unwrap();
+        rows.map(Result::unwrap).next().unwrap()
+    }
+
+    #[test]
+    fn rows_are_keyed_by_a_column_and_without_value_by_none() {
+        let messages = messages(&batch("n,t\n7,a\nNA,b\n"), Some("n")).unwrap();
+        let keys: Vec<_> = messages
+            .iter()
+            .map(|message| message.key.as_deref())
+            .collect();
+        assert_eq!(keys, [Some("7"), None]);
+        assert_eq!(messages[0].body, r#"{"n":7,"t":"a"}"#);
+    }
+
+    #[test]
+    fn an_unknown_key_column_names_the_columns_there_are() {
+        let columns = [ImportColumn {
+            name: "a".to_owned(),
+            kind: Kind::Text,
+        }];
+        let error = check_key(Some("b"), &columns, Path::new("f.csv")).unwrap_err();
+        assert_eq!(error.help().unwrap(), "choose one of its columns: a");
+    }
+}

@@ -1,0 +1,108 @@
+//! `millpond job …`.
+
+use millpond_proto::client::{Admin, Client};
+use millpond_proto::wire::admin::Job;
+
+use crate::cli::args::JobCommand;
+use crate::cli::error::CliError;
+use crate::cli::output::{Cell, Format, Table};
+use crate::cli::run::Terminal;
+
+/// Does a command about continuous queries.
+///
+/// # Errors
+/// [`CliError`].
+pub async fn run(
+    client: &Client,
+    command: &JobCommand,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let admin = Admin::new(client);
+    match command {
+        JobCommand::Ls { output } => {
+            let columns = [
+                "job",
+                "state",
+                "output",
+                "epoch",
+                "watermark",
+                "rows_in",
+                "rows_out",
+                "lag",
+            ];
+            let mut table = Table::new(&columns);
+            for job in admin.list_jobs().await? {
+                let watermark = watermark(&job);
+                table.rows.push(vec![
+                    job.name.into(),
+                    job.state.into(),
+                    job.output_topic.into(),
+                    job.epoch.into(),
+                    watermark,
+                    job.rows_in.into(),
+                    job.rows_out.into(),
+                    job.lag.into(),
+                ]);
+            }
+            table.print(*output, terminal.out).map_err(CliError::output)
+        }
+        JobCommand::Info { name, output } => {
+            let job = admin.describe_job(name).await?;
+            info(job, *output)
+                .print(*output, terminal.out)
+                .map_err(CliError::output)
+        }
+        JobCommand::Submit { sql } => {
+            let job = admin.submit_job(sql).await?;
+            terminal.say(&format!(
+                "{} is {}; look at it with: millpond job info {}",
+                job.name, job.state, job.name
+            ))
+        }
+        JobCommand::Cancel { name } => {
+            admin.cancel_job(name).await?;
+            terminal.say(&format!("cancelled {name}"))
+        }
+    }
+}
+
+/// One row for programs, one line per fact for people.
+fn info(job: Job, format: Format) -> Table {
+    let facts: Vec<(&str, Cell)> = vec![
+        ("job", job.name.clone().into()),
+        ("state", job.state.clone().into()),
+        (
+            "error",
+            Some(job.error.clone())
+                .filter(|error| !error.is_empty())
+                .into(),
+        ),
+        ("output", job.output_topic.clone().into()),
+        ("epoch", job.epoch.into()),
+        ("watermark", watermark(&job)),
+        ("rows_in", job.rows_in.into()),
+        ("rows_out", job.rows_out.into()),
+        ("rows_late", job.rows_late.into()),
+        ("rows_undecodable", job.rows_undecodable.into()),
+        ("rows_without_time", job.rows_without_time.into()),
+        ("lag", job.lag.into()),
+        ("state_bytes", job.state_bytes.into()),
+        ("sql", job.sql.into()),
+    ];
+    if format == Format::Table {
+        let mut table = Table::new(&["fact", "value"]);
+        table.rows = facts
+            .into_iter()
+            .map(|(name, value)| vec![name.into(), value])
+            .collect();
+        return table;
+    }
+    let (columns, row): (Vec<&str>, Vec<Cell>) = facts.into_iter().unzip();
+    let mut table = Table::new(&columns);
+    table.rows.push(row);
+    table
+}
+
+fn watermark(job: &Job) -> Cell {
+    job.watermark.map(|time| time.to_string()).into()
+}

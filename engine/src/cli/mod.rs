@@ -1,0 +1,21 @@
+//! The command line: what was typed, then what it means.
+//!
+//! [`args`] holds the words; each verb has a file that turns them into calls over gRPC, so that nothing
+//! here knows more than any other client. All printing goes through [`output`] into writers that are
+//! passed in: results to the first, everything else to the second.
+//!
+//! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`], [`group`],
+//! [`job`], [`sql`], [`import`], [`export`], [`storage`], and [`serve`], which is the server itself.
+
+pub mod args;
+pub mod error;
+pub mod export;
+pub mod group;
+pub mod import;
+pub mod job;
+pub mod output;
+pub mod run;
+pub mod serve;
+pub mod sql;
+pub mod storage;
+pub mod topic;

@@ -1,0 +1,311 @@
+//! How results are printed: as a table for people, as JSON or CSV for programs.
+//!
+//! JSON is one array with an object per line, its fields in column order. CSV is RFC 4180 with a header;
+//! null is an empty field. A table aligns numbers to the right and shows null as an empty cell.
+
+use std::io::{self, Write};
+
+use arrow::array::{Array, RecordBatch};
+use arrow::datatypes::{DataType, Schema};
+use arrow::error::ArrowError;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use clap::ValueEnum;
+use comfy_table::{CellAlignment, ContentArrangement, presets};
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// An array of objects, one per line.
+    Json,
+    /// Comma-separated values with a header.
+    Csv,
+}
+
+/// One value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cell {
+    /// Nothing.
+    Null,
+    /// A number, as its digits.
+    Number(String),
+    /// True or false.
+    Boolean(bool),
+    /// Text.
+    Text(String),
+}
+
+/// Rows under column names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Column names.
+    pub columns: Vec<String>,
+    /// Rows; each as long as `columns`.
+    pub rows: Vec<Vec<Cell>>,
+}
+
+impl From<u64> for Cell {
+    fn from(value: u64) -> Self {
+        Self::Number(value.to_string())
+    }
+}
+
+impl From<i64> for Cell {
+    fn from(value: i64) -> Self {
+        Self::Number(value.to_string())
+    }
+}
+
+impl From<u32> for Cell {
+    fn from(value: u32) -> Self {
+        Self::Number(value.to_string())
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(value: &str) -> Self {
+        Self::Text(value.to_owned())
+    }
+}
+
+impl From<String> for Cell {
+    fn from(value: String) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl<T: Into<Cell>> From<Option<T>> for Cell {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+impl Cell {
+    fn plain(&self) -> &str {
+        match self {
+            Self::Null => "",
+            Self::Boolean(true) => "true",
+            Self::Boolean(false) => "false",
+            Self::Number(text) | Self::Text(text) => text,
+        }
+    }
+}
+
+impl Table {
+    /// A table without rows.
+    #[must_use]
+    pub fn new(columns: &[&str]) -> Self {
+        Self {
+            columns: columns.iter().map(|name| (*name).to_owned()).collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// A table with the columns of a schema.
+    #[must_use]
+    pub fn of_schema(schema: &Schema) -> Self {
+        Self {
+            columns: schema
+                .fields()
+                .iter()
+                .map(|field| field.name().clone())
+                .collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds the rows of a batch.
+    ///
+    /// # Errors
+    /// When a value can not be shown as text.
+    pub fn push_batch(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
+        let options = FormatOptions::default();
+        let columns: Vec<_> = batch
+            .columns()
+            .iter()
+            .map(|array| Ok((array, ArrayFormatter::try_new(array.as_ref(), &options)?)))
+            .collect::<Result<_, ArrowError>>()?;
+        for row in 0..batch.num_rows() {
+            let cells = columns.iter().map(|(array, formatter)| {
+                if array.is_null(row) {
+                    return Ok(Cell::Null);
+                }
+                let text = formatter.value(row).try_to_string()?;
+                Ok(match array.data_type() {
+                    DataType::Null => Cell::Null,
+                    DataType::Boolean => Cell::Boolean(text == "true"),
+                    // JSON has no word for infinity: it stays a text.
+                    kind if kind.is_numeric() && is_json_number(&text) => Cell::Number(text),
+                    _ => Cell::Text(text),
+                })
+            });
+            self.rows.push(cells.collect::<Result<_, ArrowError>>()?);
+        }
+        Ok(())
+    }
+
+    /// Prints the table.
+    ///
+    /// # Errors
+    /// When `out` can not be written.
+    pub fn print(&self, format: Format, out: &mut dyn Write) -> io::Result<()> {
+        match format {
+            Format::Table => self.print_table(out),
+            Format::Json => self.print_json(out),
+            Format::Csv => self.print_csv(out),
+        }
+    }
+
+    fn print_table(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut table = comfy_table::Table::new();
+        table
+            .load_preset(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .set_header(&self.columns);
+        for row in &self.rows {
+            table.add_row(row.iter().map(|cell| {
+                let aligned = match cell {
+                    Cell::Number(_) => CellAlignment::Right,
+                    _ => CellAlignment::Left,
+                };
+                comfy_table::Cell::new(cell.plain()).set_alignment(aligned)
+            }));
+        }
+        for line in table.lines() {
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    fn print_json(&self, out: &mut dyn Write) -> io::Result<()> {
+        write!(out, "[")?;
+        for (index, row) in self.rows.iter().enumerate() {
+            write!(out, "{}{{", if index == 0 { "\n" } else { ",\n" })?;
+            for (column, (name, cell)) in self.columns.iter().zip(row).enumerate() {
+                let comma = if column == 0 { "" } else { "," };
+                write!(out, "{comma}{}:", json_text(name))?;
+                match cell {
+                    Cell::Null => write!(out, "null")?,
+                    Cell::Text(text) => write!(out, "{}", json_text(text))?,
+                    Cell::Number(_) | Cell::Boolean(_) => write!(out, "{}", cell.plain())?,
+                }
+            }
+            write!(out, "}}")?;
+        }
+        writeln!(out, "\n]")
+    }
+
+    fn print_csv(&self, out: &mut dyn Write) -> io::Result<()> {
+        csv_line(self.columns.iter().map(String::as_str), out)?;
+        for row in &self.rows {
+            csv_line(row.iter().map(Cell::plain), out)?;
+        }
+        Ok(())
+    }
+}
+
+fn csv_line<'a>(values: impl Iterator<Item = &'a str>, out: &mut dyn Write) -> io::Result<()> {
+    for (index, value) in values.enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        if value.contains([',', '"', '\n', '\r']) {
+            write!(out, "{comma}\"{}\"", value.replace('"', "\"\""))?;
+        } else {
+            write!(out, "{comma}{value}")?;
+        }
+    }
+    writeln!(out)
+}
+
+fn json_text(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn is_json_number(text: &str) -> bool {
+    serde_json::from_str::<serde_json::Number>(text).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, BooleanArray, Float64Array, StringArray};
+
+    use super::*;
+
+    fn printed(format: Format) -> String {
+        let table = Table {
+            columns: vec!["name".to_owned(), "n".to_owned(), "ok".to_owned()],
+            rows: vec![
+                vec!["a, \"b\"".into(), 7_u64.into(), Cell::Boolean(true)],
+                vec!["c".into(), Cell::Null, Cell::Boolean(false)],
+            ],
+        };
+        let mut out = Vec::new();
+        table.print(format, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn json_keeps_types_and_column_order() {
+        let text = printed(Format::Json);
+        assert_eq!(
+            text,
+            "[\n{\"name\":\"a, \\\"b\\\"\",\"n\":7,\"ok\":true},\n\
+             {\"name\":\"c\",\"n\":null,\"ok\":false}\n]\n"
+        );
+        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
+    }
+
+    #[test]
+    fn csv_quotes_what_needs_it() {
+        assert_eq!(
+            printed(Format::Csv),
+            "name,n,ok\n\"a, \"\"b\"\"\",7,true\nc,,false\n"
+        );
+    }
+
+    #[test]
+    fn a_table_has_a_header_and_a_line_per_row() {
+        let text = printed(Format::Table);
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(text.starts_with(" name"), "{text}");
+    }
+
+    #[test]
+    fn an_empty_result_is_still_valid_json() {
+        let mut out = Vec::new();
+        Table::new(&["a"]).print(Format::Json, &mut out).unwrap();
+        assert_eq!(out, b"[\n]\n");
+    }
+
+    #[test]
+    fn batches_become_cells_of_their_type() {
+        let batch = RecordBatch::try_from_iter([
+            (
+                "f",
+                Arc::new(Float64Array::from(vec![
+                    Some(1.5),
+                    Some(f64::INFINITY),
+                    None,
+                ])) as ArrayRef,
+            ),
+            ("b", Arc::new(BooleanArray::from(vec![true, false, true]))),
+            ("s", Arc::new(StringArray::from(vec!["1", "", "x"]))),
+        ])
+        .unwrap();
+        let mut table = Table::of_schema(&batch.schema());
+        table.push_batch(&batch).unwrap();
+        assert_eq!(
+            table.rows[0],
+            [
+                Cell::Number("1.5".to_owned()),
+                Cell::Boolean(true),
+                "1".into()
+            ]
+        );
+        assert_eq!(table.rows[1][0], "inf".into());
+        assert_eq!(table.rows[2][0], Cell::Null);
+    }
+}

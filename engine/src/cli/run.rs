@@ -1,0 +1,63 @@
+//! From parsed words to the verb that does them.
+
+use std::io::Write;
+
+use millpond_proto::client::Client;
+
+use crate::cli::args::{Command, StorageCommand};
+use crate::cli::error::CliError;
+use crate::cli::{export, group, import, job, sql, storage, topic};
+
+/// Where a command reads and writes.
+pub struct Terminal<'a> {
+    /// Results.
+    pub out: &'a mut dyn Write,
+    /// Everything else: notices, progress, what was done.
+    pub err: &'a mut dyn Write,
+    /// Whether a person types on standard input.
+    pub input_is_terminal: bool,
+}
+
+impl std::fmt::Debug for Terminal<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Terminal")
+            .field("input_is_terminal", &self.input_is_terminal)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Terminal<'_> {
+    /// Says what was done, behind the results.
+    ///
+    /// # Errors
+    /// [`CliError::Stream`].
+    pub fn say(&mut self, what: &str) -> Result<(), CliError> {
+        self.out.flush().map_err(CliError::output)?;
+        writeln!(self.err, "{what}").map_err(CliError::output)
+    }
+}
+
+/// Does a command against the server that `client` is connected to. `serve` is not one of them.
+///
+/// # Errors
+/// [`CliError`] says what to print and how to exit.
+pub async fn run(
+    client: &Client,
+    command: &Command,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    match command {
+        Command::Serve(_) => Err(CliError::Usage {
+            what: "serve does not talk to a server, it is one".to_owned(),
+            help: "millpond serve --data DIR".to_owned(),
+        }),
+        Command::Topic(command) => topic::run(client, command, terminal).await,
+        Command::Group(command) => group::run(client, command, terminal).await,
+        Command::Job(command) => job::run(client, command, terminal).await,
+        Command::Sql(args) => sql::run(client, args, terminal).await,
+        Command::Import(args) => import::run(client, args, terminal).await,
+        Command::Export(args) => export::run(client, args, terminal).await,
+        Command::Storage(StorageCommand::Tier) => storage::tier(client, terminal).await,
+    }?;
+    terminal.out.flush().map_err(CliError::output)
+}

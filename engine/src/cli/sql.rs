@@ -1,0 +1,275 @@
+//! `millpond sql`: statements from `-c`, from standard input, or at a prompt.
+
+use std::io::{BufRead as _, Read as _};
+
+use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::reader::StreamDecoder;
+use millpond_proto::client::admin::{Frame, QueryAnswer};
+use millpond_proto::client::{Admin, Client};
+use millpond_proto::wire::admin::QuerySummary;
+
+use crate::cli::args::SqlArgs;
+use crate::cli::error::CliError;
+use crate::cli::output::{Format, Table};
+use crate::cli::run::Terminal;
+
+const PROMPT: &str = "millpond> ";
+const PROMPT_MORE: &str = "     ...> ";
+const PROMPT_HELP: &str = "\
+End a statement with a semicolon. For example:
+  SHOW TOPICS;
+  SELECT count(*) FROM flights;
+\\q or Ctrl-D leaves.";
+
+/// A statement's rows as they arrive.
+#[derive(Debug)]
+pub struct Batches {
+    answer: QueryAnswer,
+    decoder: StreamDecoder,
+    buffer: Buffer,
+    summary: Option<QuerySummary>,
+}
+
+impl Batches {
+    /// Runs a statement.
+    ///
+    /// # Errors
+    /// [`CliError::Client`].
+    pub async fn of(admin: &Admin, statement: &str) -> Result<Self, CliError> {
+        Ok(Self {
+            answer: admin.query(statement).await?,
+            decoder: StreamDecoder::new(),
+            buffer: Buffer::default(),
+            summary: None,
+        })
+    }
+
+    /// The next rows; `None` when all were read.
+    ///
+    /// # Errors
+    /// [`CliError::Client`] when the statement failed, [`CliError::Rows`] when its rows are broken.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>, CliError> {
+        loop {
+            if let Some(batch) = self.decoder.decode(&mut self.buffer)? {
+                return Ok(Some(batch));
+            }
+            match self.answer.next().await? {
+                Some(Frame::ArrowIpc(bytes)) => self.buffer = Buffer::from(bytes),
+                Some(Frame::Summary(summary)) => self.summary = Some(summary),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The columns, once the first frame was read.
+    #[must_use]
+    pub fn schema(&self) -> Option<SchemaRef> {
+        self.decoder.schema()
+    }
+
+    /// What was done, once all was read.
+    #[must_use]
+    pub fn summary(&self) -> QuerySummary {
+        self.summary.clone().unwrap_or_default()
+    }
+}
+
+/// Runs a statement and holds all its rows.
+///
+/// # Errors
+/// As [`Batches::next`].
+pub async fn collect(admin: &Admin, statement: &str) -> Result<(Table, QuerySummary), CliError> {
+    let mut batches = Batches::of(admin, statement).await?;
+    let mut table = Table::default();
+    while let Some(batch) = batches.next().await? {
+        if table.columns.is_empty() {
+            table = Table::of_schema(&batch.schema());
+        }
+        table.push_batch(&batch)?;
+    }
+    if let Some(schema) = batches.schema()
+        && table.columns.is_empty()
+    {
+        table = Table::of_schema(&schema);
+    }
+    Ok((table, batches.summary()))
+}
+
+/// Runs the statements that the arguments name.
+///
+/// # Errors
+/// [`CliError`]; the statements after a failed one are not run.
+pub async fn run(
+    client: &Client,
+    args: &SqlArgs,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let admin = Admin::new(client);
+    let text = match &args.command {
+        Some(command) => command.clone(),
+        None if terminal.input_is_terminal => return prompt(&admin, args.output, terminal).await,
+        None => {
+            let mut text = String::new();
+            std::io::stdin()
+                .lock()
+                .read_to_string(&mut text)
+                .map_err(CliError::input)?;
+            text
+        }
+    };
+    let (mut statements, rest) = split(&text);
+    statements.extend(Some(rest).filter(|rest| !is_blank(rest)));
+    if statements.is_empty() {
+        return Err(CliError::Usage {
+            what: "there is no statement to run".to_owned(),
+            help: "millpond sql -c \"SHOW TOPICS\"".to_owned(),
+        });
+    }
+    for statement in statements {
+        execute(&admin, &statement, args.output, terminal).await?;
+    }
+    Ok(())
+}
+
+async fn execute(
+    admin: &Admin,
+    statement: &str,
+    format: Format,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let (table, summary) = collect(admin, statement).await?;
+    if !table.columns.is_empty() {
+        table
+            .print(format, terminal.out)
+            .map_err(CliError::output)?;
+    }
+    for notice in &summary.notices {
+        terminal.say(&format!("notice: {notice}"))?;
+    }
+    if table.columns.is_empty() || format == Format::Table {
+        terminal.say(&summary.command)?;
+    }
+    Ok(())
+}
+
+/// Reads statements line by line; an error is shown and the prompt comes back.
+async fn prompt(
+    admin: &Admin,
+    format: Format,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    terminal.say("Millpond SQL; help with \\?, leave with \\q")?;
+    let mut pending = String::new();
+    loop {
+        let ask = if is_blank(&pending) {
+            PROMPT
+        } else {
+            PROMPT_MORE
+        };
+        write!(terminal.out, "{ask}").map_err(CliError::output)?;
+        terminal.out.flush().map_err(CliError::output)?;
+        let mut line = String::new();
+        if std::io::stdin()
+            .lock()
+            .read_line(&mut line)
+            .map_err(CliError::input)?
+            == 0
+        {
+            return writeln!(terminal.out).map_err(CliError::output);
+        }
+        match line.trim() {
+            "\\q" | "exit" | "quit" => return Ok(()),
+            "\\?" | "help" => {
+                terminal.say(PROMPT_HELP)?;
+                continue;
+            }
+            _ => pending.push_str(&line),
+        }
+        let (statements, rest) = split(&pending);
+        pending = rest;
+        for statement in statements {
+            if let Err(error) = execute(admin, &statement, format, terminal).await {
+                error.report(terminal.err).map_err(CliError::output)?;
+            }
+        }
+    }
+}
+
+/// A name as SQL reads it back unchanged.
+#[must_use]
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Cuts text at semicolons that stand outside quotes and comments: whole statements, and what follows
+/// the last semicolon.
+fn split(text: &str) -> (Vec<String>, String) {
+    let mut statements = Vec::new();
+    let mut current = String::new();
+    let mut chars = text.chars().peekable();
+    // What ends the quote or comment that we are in.
+    let mut until: Option<&str> = None;
+    while let Some(c) = chars.next() {
+        if until.is_none() && c == ';' {
+            let statement = std::mem::take(&mut current);
+            if !is_blank(&statement) {
+                statements.push(statement.trim().to_owned());
+            }
+            continue;
+        }
+        current.push(c);
+        until = match (until, c, chars.peek()) {
+            (None, '\'', _) => Some("'"),
+            (None, '"', _) => Some("\""),
+            (None, '-', Some('-')) => Some("\n"),
+            (None, '/', Some('*')) => Some("*/"),
+            // A doubled quote closes and opens again, which comes to the same.
+            (Some("'"), '\'', _) | (Some("\""), '"', _) | (Some("\n"), '\n', _) => None,
+            (Some("*/"), '*', Some('/')) => {
+                current.extend(chars.next());
+                None
+            }
+            (unchanged, _, _) => unchanged,
+        };
+    }
+    (statements, current)
+}
+
+/// Whether there is nothing but space and line comments.
+fn is_blank(text: &str) -> bool {
+    text.lines()
+        .map(str::trim)
+        .all(|line| line.is_empty() || line.starts_with("--"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_end_at_semicolons_outside_quotes_and_comments() {
+        let (statements, rest) =
+            split("SELECT ';', \"a;b\" -- no; not here\n; /* nor ; here */ SELECT 2;\n x");
+        assert_eq!(
+            statements,
+            [
+                "SELECT ';', \"a;b\" -- no; not here",
+                "/* nor ; here */ SELECT 2"
+            ]
+        );
+        assert_eq!(rest.trim(), "x");
+    }
+
+    #[test]
+    fn comments_alone_are_no_statement() {
+        assert_eq!(split(";;  ; -- only; this").0, Vec::<String>::new());
+        assert!(is_blank("-- only this\n  "));
+    }
+
+    #[test]
+    fn quoted_names_keep_their_quotes() {
+        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
+    }
+}

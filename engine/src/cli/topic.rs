@@ -1,0 +1,403 @@
+//! `millpond topic …`.
+
+use std::collections::BTreeMap;
+use std::io::BufRead as _;
+use std::time::Duration;
+
+use millpond_proto::client::consumer::ReceivedMessage;
+use millpond_proto::client::{Admin, Client, OutgoingMessage, Producer, SimpleConsumer};
+use millpond_proto::limits;
+use millpond_proto::wire::admin::{CreateTopicRequest, DescribeTopicResponse, ReadRequest, Topic};
+
+use crate::cli::args::{ConsumeArgs, ProduceArgs, TopicCommand, TopicType};
+use crate::cli::error::CliError;
+use crate::cli::output::{Cell, Format, Table};
+use crate::cli::run::Terminal;
+use crate::cli::sql;
+
+/// Messages per send.
+const SEND_MESSAGES: usize = 256;
+/// How long a received message stays with us: printing must end before.
+const INVISIBLE: Duration = Duration::from_secs(300);
+/// How long to wait for the first message.
+const POLL: Duration = Duration::from_secs(3);
+/// How long to wait once messages have come: only for what is there already.
+const POLL_AGAIN: Duration = Duration::from_millis(200);
+
+/// Does a command about topics.
+///
+/// # Errors
+/// [`CliError`].
+pub async fn run(
+    client: &Client,
+    command: &TopicCommand,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let admin = Admin::new(client);
+    match command {
+        TopicCommand::Create {
+            name,
+            r#type,
+            queues,
+            schema,
+            watermark,
+        } => {
+            match schema {
+                None => {
+                    let request = CreateTopicRequest {
+                        name: name.clone(),
+                        r#type: r#type.as_str().to_owned(),
+                        queues: queues.unwrap_or_default(),
+                        ..CreateTopicRequest::default()
+                    };
+                    admin.create_topic(request).await?;
+                }
+                Some(columns) => {
+                    let statement = create(name, *r#type, *queues, columns, watermark.as_deref())?;
+                    sql::collect(&admin, &statement).await?;
+                }
+            }
+            terminal.say(&format!("created topic {name}"))
+        }
+        TopicCommand::Ls { output } => list(&admin.list_topics().await?)
+            .print(*output, terminal.out)
+            .map_err(CliError::output),
+        TopicCommand::Info { name, output } => {
+            info(admin.describe_topic(name).await?, *output, terminal)
+        }
+        TopicCommand::Rm { name } => {
+            admin.delete_topic(name).await?;
+            terminal.say(&format!("deleted topic {name} and its messages"))
+        }
+        TopicCommand::Produce(args) => produce(client, args, terminal).await,
+        TopicCommand::Consume(args) => consume(client, args, terminal).await,
+    }
+}
+
+/// Columns are SQL, so the statement that declares them is what the server gets.
+fn create(
+    name: &str,
+    kind: TopicType,
+    queues: Option<u32>,
+    columns: &str,
+    watermark: Option<&str>,
+) -> Result<String, CliError> {
+    if kind != TopicType::Normal {
+        return Err(CliError::Usage {
+            what: format!(
+                "a topic of type {} can not have --schema yet",
+                kind.as_str()
+            ),
+            help: format!("millpond topic create {name} --schema \"{columns}\""),
+        });
+    }
+    let mut statement = format!("CREATE TOPIC {} ({columns}", sql::quoted(name));
+    if let Some(expression) = watermark {
+        let column = expression.split([' ', '-']).next().unwrap_or_default();
+        statement.push_str(&format!(", WATERMARK FOR {column} AS {expression}"));
+    }
+    statement.push(')');
+    if let Some(queues) = queues {
+        statement.push_str(&format!(" WITH (queues = {queues})"));
+    }
+    Ok(statement)
+}
+
+fn list(topics: &[Topic]) -> Table {
+    let mut table = Table::new(&["topic", "type", "queues", "columns", "written_by"]);
+    for topic in topics {
+        let written_by = Some(topic.written_by.as_str()).filter(|job| !job.is_empty());
+        table.rows.push(vec![
+            topic.name.as_str().into(),
+            topic.r#type.as_str().into(),
+            topic.queues.into(),
+            (topic.columns.len() as u64).into(),
+            written_by.into(),
+        ]);
+    }
+    table
+}
+
+fn info(
+    answer: DescribeTopicResponse,
+    format: Format,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let topic = answer.topic.unwrap_or_default();
+    if format == Format::Table {
+        let mut text = format!(
+            "topic {}: {}, {} queues",
+            topic.name, topic.r#type, topic.queues
+        );
+        if !topic.written_by.is_empty() {
+            text.push_str(&format!(", written by {}", topic.written_by));
+        }
+        for column in &topic.columns {
+            text.push_str(&format!("\n  {} {}", column.name, column.sql_type));
+            if !column.expression.is_empty() {
+                text.push_str(&format!(" AS ({})", column.expression));
+            }
+        }
+        if !topic.primary_key.is_empty() {
+            text.push_str(&format!(
+                "\n  PRIMARY KEY ({})",
+                topic.primary_key.join(", ")
+            ));
+        }
+        if let Some(watermark) = &topic.watermark {
+            let delay = Duration::from_millis(watermark.delay_ms);
+            text.push_str(&format!(
+                "\n  WATERMARK FOR {} lags {delay:?}",
+                watermark.column
+            ));
+        }
+        writeln!(terminal.out, "{text}\n").map_err(CliError::output)?;
+    }
+    let mut table = Table::new(&["queue", "first", "next", "messages", "in_parquet_below"]);
+    for range in answer.ranges {
+        table.rows.push(vec![
+            range.queue.into(),
+            range.first.into(),
+            range.next.into(),
+            range.next.saturating_sub(range.first).into(),
+            range.tiered.into(),
+        ]);
+    }
+    table.print(format, terminal.out).map_err(CliError::output)
+}
+
+async fn produce(
+    client: &Client,
+    args: &ProduceArgs,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let message = |body: Vec<u8>| OutgoingMessage {
+        key: args.key.clone(),
+        keys: Vec::new(),
+        tag: args.tag.clone(),
+        properties: args.properties.iter().cloned().collect::<BTreeMap<_, _>>(),
+        body: body.into(),
+    };
+    let producer = Producer::new(client);
+    if let Some(body) = &args.body {
+        let sent = producer
+            .send(&args.name, message(body.clone().into_bytes()))
+            .await?;
+        return terminal.say(&format!(
+            "sent 1 message to {} (id {}, offset {})",
+            args.name, sent.message_id, sent.offset
+        ));
+    }
+    if terminal.input_is_terminal {
+        terminal.say("one message per line; Ctrl-D ends")?;
+    }
+    let mut count = 0_u64;
+    let mut batch = Vec::new();
+    let mut lines = std::io::stdin().lock();
+    loop {
+        let mut line = Vec::new();
+        let read = lines
+            .read_until(b'\n', &mut line)
+            .map_err(CliError::input)?;
+        let body = line.strip_suffix(b"\n").unwrap_or(&line);
+        let body = body.strip_suffix(b"\r").unwrap_or(body).to_vec();
+        if !body.is_empty() {
+            batch.push(message(body));
+        }
+        // A person wants every line sent at once, a pipe wants them together.
+        let full = batch.len() >= SEND_MESSAGES || terminal.input_is_terminal;
+        if !batch.is_empty() && (full || read == 0) {
+            count += send(&producer, &args.name, std::mem::take(&mut batch), count).await?;
+        }
+        if read == 0 {
+            break;
+        }
+    }
+    terminal.say(&format!("sent {count} messages to {}", args.name))
+}
+
+/// Sends a batch; when a message fails, says how many were sent before it.
+pub(crate) async fn send(
+    producer: &Producer,
+    topic: &str,
+    batch: Vec<OutgoingMessage>,
+    sent_before: u64,
+) -> Result<u64, CliError> {
+    let stopped = |sent: u64, cause| CliError::Stopped {
+        sent: sent_before + sent,
+        cause: Box::new(CliError::Client(cause)),
+    };
+    let results = producer
+        .send_batch(topic, batch)
+        .await
+        .map_err(|cause| stopped(0, cause))?;
+    let total = results.len() as u64;
+    let sent = results.iter().filter(|result| result.is_ok()).count() as u64;
+    match results.into_iter().find_map(Result::err) {
+        Some(cause) => Err(stopped(sent, cause)),
+        None => Ok(total),
+    }
+}
+
+async fn consume(
+    client: &Client,
+    args: &ConsumeArgs,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    match &args.group {
+        None => peek(client, args, terminal).await,
+        Some(group) => receive(client, group, args, terminal).await,
+    }
+}
+
+async fn peek(
+    client: &Client,
+    args: &ConsumeArgs,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let admin = Admin::new(client);
+    let mut table = messages_table(false);
+    let ranges = admin.describe_topic(&args.name).await?.ranges;
+    let max = args.max as usize;
+    for range in ranges {
+        let mut from = args.from.max(range.first);
+        while from < range.next && table.rows.len() < max {
+            let wanted = max - table.rows.len();
+            let request = ReadRequest {
+                topic: args.name.clone(),
+                queue: range.queue,
+                from,
+                limit: u32::try_from(wanted.min(limits::READ_MESSAGES_MAX)).unwrap_or(u32::MAX),
+            };
+            let answer = admin.read_topic(request).await?;
+            if answer.next <= from {
+                break;
+            }
+            from = answer.next;
+            for message in answer.messages {
+                let key = message.key.as_deref().map(String::from_utf8_lossy);
+                table.rows.push(vec![
+                    message.queue.into(),
+                    message.offset.into(),
+                    message.stored_at.map(|time| time.to_string()).into(),
+                    key.map(|key| key.into_owned()).into(),
+                    message.tag.into(),
+                    properties(&message.properties),
+                    message.body.map(|body| text(&body)).into(),
+                ]);
+            }
+        }
+    }
+    table
+        .print(args.output, terminal.out)
+        .map_err(CliError::output)?;
+    if table.rows.is_empty() && args.output == Format::Table {
+        return terminal.say(&format!(
+            "no messages; send one with: millpond topic produce {} --body hello",
+            args.name
+        ));
+    }
+    Ok(())
+}
+
+async fn receive(
+    client: &Client,
+    group: &str,
+    args: &ConsumeArgs,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let consumer = SimpleConsumer::new(client, group, &args.name);
+    let mut messages: Vec<ReceivedMessage> = Vec::new();
+    let max = args.max as usize;
+    while messages.len() < max {
+        let wanted = (max - messages.len()).min(limits::RECEIVE_BATCH_MAX);
+        let poll = if messages.is_empty() {
+            POLL
+        } else {
+            POLL_AGAIN
+        };
+        let received = consumer.receive(wanted, INVISIBLE, poll).await?;
+        if received.is_empty() {
+            break;
+        }
+        messages.extend(received);
+    }
+    let mut table = messages_table(true);
+    for message in &messages {
+        let stored = message.stored_at.map(|time| prost_types::Timestamp {
+            seconds: time.as_ms().div_euclid(1000),
+            nanos: i32::try_from(time.as_ms().rem_euclid(1000) * 1_000_000).unwrap_or_default(),
+        });
+        table.rows.push(vec![
+            i64::from(message.queue).into(),
+            message.offset.into(),
+            stored.map(|time| time.to_string()).into(),
+            message.keys.first().cloned().into(),
+            message.tag.clone().into(),
+            properties(&message.properties),
+            i64::from(message.attempt).into(),
+            text(&message.body).into(),
+        ]);
+    }
+    table
+        .print(args.output, terminal.out)
+        .map_err(CliError::output)?;
+    // Only what was printed counts as handled.
+    terminal.out.flush().map_err(CliError::output)?;
+    if args.no_ack {
+        return terminal.say(&format!(
+            "{} messages received by {group}, none acknowledged: they return in {} minutes",
+            messages.len(),
+            INVISIBLE.as_secs() / 60
+        ));
+    }
+    for batch in messages.chunks(limits::RECEIVE_BATCH_MAX) {
+        for acked in consumer.ack_all(batch).await? {
+            acked?;
+        }
+    }
+    terminal.say(&format!(
+        "{} messages received and acknowledged by {group}",
+        messages.len()
+    ))
+}
+
+fn messages_table(delivered: bool) -> Table {
+    let mut columns = vec!["queue", "offset", "stored_at", "key", "tag", "properties"];
+    if delivered {
+        columns.push("attempt");
+    }
+    columns.push("body");
+    Table::new(&columns)
+}
+
+fn properties(properties: &BTreeMap<String, String>) -> Cell {
+    if properties.is_empty() {
+        return Cell::Null;
+    }
+    let pairs = properties
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"));
+    pairs.collect::<Vec<_>>().join(" ").into()
+}
+
+fn text(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_becomes_the_statement_that_declares_it() {
+        let watermark = Some("at - INTERVAL '5 minutes'");
+        let statement = create("t", TopicType::Normal, Some(4), "at TIMESTAMP", watermark);
+        assert_eq!(
+            statement.unwrap(),
+            "CREATE TOPIC \"t\" (at TIMESTAMP, WATERMARK FOR at AS at - INTERVAL '5 minutes') \
+             WITH (queues = 4)"
+        );
+        assert!(create("t", TopicType::Fifo, None, "a INT", None).is_err());
+    }
+}

@@ -1,0 +1,147 @@
+//! What a user may set about a server, and the check before anything is opened.
+//!
+//! [`Config`] is plain data; [`Config::check`] turns it into a [`Checked`] one, which is the only form
+//! that the server takes. Environment variables and flags are read by the command line, not here.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use millpond_proto::remedy::Remedy;
+
+/// A server, as asked for.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The data folder.
+    pub data: PathBuf,
+    /// Where gRPC listens; port 0 takes a free one.
+    pub grpc: SocketAddr,
+    /// Where HTTP listens; port 0 takes a free one.
+    pub http: SocketAddr,
+    /// Lets anyone in who can reach the ports, and allows addresses beyond loopback.
+    pub insecure: bool,
+    /// What the storage may be told.
+    pub storage: millpond_storage::log::Settings,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self {
+            data: PathBuf::from("data"),
+            grpc: SocketAddr::new(loopback, 8081),
+            http: SocketAddr::new(loopback, 8080),
+            insecure: false,
+            storage: millpond_storage::log::Settings::default(),
+        }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Others could reach an address, and nothing would ask who they are.
+    #[error(
+        "{flag} {address} can be reached from other machines and there is no authentication yet; \
+         listen on 127.0.0.1, or pass --insecure to let everyone in who can reach it"
+    )]
+    Public {
+        /// The flag that set it.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Both want one port.
+    #[error("--grpc and --http both ask for {address}; give each its own port")]
+    SamePort {
+        /// The address.
+        address: SocketAddr,
+    },
+}
+
+impl ConfigError {
+    /// What to do next: always change the flags.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        Remedy::FixRequest
+    }
+}
+
+/// A configuration that may be served.
+#[derive(Clone, Debug)]
+pub struct Checked(Config);
+
+impl std::ops::Deref for Checked {
+    type Target = Config;
+
+    fn deref(&self) -> &Config {
+        &self.0
+    }
+}
+
+impl Config {
+    /// Refuses what must not be served.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the flag and the way out.
+    pub fn check(self) -> Result<Checked, ConfigError> {
+        for (flag, address) in [("--grpc", self.grpc), ("--http", self.http)] {
+            if !self.insecure && !is_loopback(address.ip()) {
+                return Err(ConfigError::Public { flag, address });
+            }
+        }
+        if self.grpc == self.http && self.grpc.port() != 0 {
+            return Err(ConfigError::SamePort { address: self.grpc });
+        }
+        Ok(Checked(self))
+    }
+}
+
+/// Whether only this machine can be at the other end.
+#[must_use]
+pub fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(grpc: &str, insecure: bool) -> Result<Checked, ConfigError> {
+        let grpc = grpc.parse().unwrap();
+        Config {
+            grpc,
+            insecure,
+            ..Config::default()
+        }
+        .check()
+    }
+
+    #[test]
+    fn loopback_is_served_without_asking() {
+        for address in [
+            "127.0.0.1:8081",
+            "[::1]:8081",
+            "127.9.9.9:1",
+            "[::ffff:127.0.0.1]:1",
+        ] {
+            assert!(with(address, false).is_ok(), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_public_address_needs_insecure_and_the_refusal_says_so() {
+        for address in ["0.0.0.0:8081", "[::]:8081", "10.0.0.1:8081"] {
+            let error = with(address, false).unwrap_err();
+            assert!(matches!(error, ConfigError::Public { flag: "--grpc", .. }));
+            assert!(error.to_string().contains("--insecure"), "{error}");
+            assert!(with(address, true).is_ok(), "{address}");
+        }
+    }
+
+    #[test]
+    fn one_port_is_not_given_twice() {
+        let error = with("127.0.0.1:8080", false).unwrap_err();
+        assert!(matches!(error, ConfigError::SamePort { .. }));
+        assert!(with("127.0.0.1:0", false).is_ok());
+    }
+}

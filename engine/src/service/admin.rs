@@ -1,0 +1,468 @@
+//! Our own administration: topics, groups, jobs and statements.
+//!
+//! Refusals are gRPC statuses; the proto says which. Column types and event time are checked by SQL,
+//! names and bounds by the broker.
+
+use std::sync::Arc;
+
+use millpond_proto::limits;
+use millpond_proto::message::{Offset, QueueId};
+use millpond_proto::name::{GroupName, NameError, TopicName};
+use millpond_proto::task::Spawn;
+use millpond_proto::wire::admin as pb;
+use millpond_proto::wire::admin::admin_server::Admin;
+use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
+use millpond_storage::error::TierError;
+use millpond_storage::format::envelope::{Envelope, PropertyValue};
+use tonic::{Request, Response, Status};
+
+use crate::authorize::{Action, Resource};
+use crate::broker::{BrokerError, Group, GroupProgress, GroupStart, NewTopic, Topic, TopicType};
+use crate::service::code::{explain, grpc, of_remedy};
+use crate::service::gate::{Admitted, Gate};
+use crate::service::query;
+use crate::service::time::to_wire;
+
+/// Messages in one administrative read that does not say.
+const READ_MESSAGES_DEFAULT: usize = 32;
+
+/// The service over one gate.
+#[derive(Clone, Debug)]
+pub struct Administration {
+    gate: Arc<Gate>,
+    spawn: Arc<dyn Spawn>,
+}
+
+impl Administration {
+    /// The service; statements run on `spawn`'s background lane.
+    #[must_use]
+    pub fn new(gate: Arc<Gate>, spawn: Arc<dyn Spawn>) -> Self {
+        Self { gate, spawn }
+    }
+
+    fn admit<T>(
+        &self,
+        request: &Request<T>,
+        action: Action,
+        resource: Resource<'_>,
+    ) -> Result<Admitted<'_>, Status> {
+        Ok(self.gate.admit(request.extensions(), action, resource)?)
+    }
+}
+
+type Answered<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Admin for Administration {
+    type QueryStream = query::Frames;
+
+    async fn create_topic(&self, request: Request<pb::CreateTopicRequest>) -> Answered<pb::Topic> {
+        let resource = Resource::Topic(&request.get_ref().name);
+        let admitted = self.admit(&request, Action::Manage, resource)?;
+        let request = request.into_inner();
+        check_type(&request.r#type)?;
+        let topic = NewTopic {
+            name: topic_name(&request.name)?,
+            queues: Some(request.queues).filter(|queues| *queues != 0),
+            columns: request.columns.into_iter().map(column).collect(),
+            watermark: request.watermark.map(watermark).transpose()?,
+            primary_key: Vec::new(),
+            written_by: None,
+        };
+        let made = admitted
+            .broker()?
+            .create_topic(topic)
+            .await
+            .map_err(|e| grpc(&e))?;
+        Ok(Response::new(topic_to_wire(made)))
+    }
+
+    async fn alter_topic(&self, request: Request<pb::AlterTopicRequest>) -> Answered<pb::Topic> {
+        let resource = Resource::Topic(&request.get_ref().name);
+        let admitted = self.admit(&request, Action::Manage, resource)?;
+        let request = request.into_inner();
+        let name = topic_name(&request.name)?;
+        let queues = Some(request.queues).filter(|queues| *queues != 0);
+        let columns = request.add_columns.into_iter().map(column).collect();
+        let altered = admitted.broker()?.alter_topic(&name, queues, columns).await;
+        Ok(Response::new(topic_to_wire(altered.map_err(|e| grpc(&e))?)))
+    }
+
+    async fn list_topics(
+        &self,
+        request: Request<pb::ListTopicsRequest>,
+    ) -> Answered<pb::ListTopicsResponse> {
+        let admitted = self.admit(&request, Action::Describe, Resource::Server)?;
+        let topics = admitted.broker()?.topics();
+        Ok(Response::new(pb::ListTopicsResponse {
+            topics: topics.into_iter().map(topic_to_wire).collect(),
+        }))
+    }
+
+    async fn describe_topic(
+        &self,
+        request: Request<pb::DescribeTopicRequest>,
+    ) -> Answered<pb::DescribeTopicResponse> {
+        let name = &request.get_ref().name;
+        let admitted = self.admit(&request, Action::Describe, Resource::Topic(name))?;
+        let broker = admitted.broker()?;
+        let topic = broker.topic(&topic_name(name)?).map_err(|e| grpc(&e))?;
+        let ranges = broker
+            .extents(&topic)
+            .into_iter()
+            .map(|(queue, extent)| pb::QueueRange {
+                queue: queue.0,
+                first: extent.first.0,
+                next: extent.next.0,
+                tiered: extent.tiered.0,
+            })
+            .collect();
+        Ok(Response::new(pb::DescribeTopicResponse {
+            topic: Some(topic_to_wire(topic)),
+            ranges,
+        }))
+    }
+
+    async fn delete_topic(
+        &self,
+        request: Request<pb::DeleteTopicRequest>,
+    ) -> Answered<pb::DeleteTopicResponse> {
+        let name = &request.get_ref().name;
+        let admitted = self.admit(&request, Action::Manage, Resource::Topic(name))?;
+        let name = topic_name(name)?;
+        let deleted = admitted.broker()?.delete_topic(&name).await;
+        deleted.map_err(|e| grpc(&e))?;
+        Ok(Response::new(pb::DeleteTopicResponse {}))
+    }
+
+    async fn read_topic(&self, request: Request<pb::ReadRequest>) -> Answered<pb::ReadResponse> {
+        let resource = Resource::Topic(&request.get_ref().topic);
+        let admitted = self.admit(&request, Action::Read, resource)?;
+        let request = request.get_ref();
+        let name = topic_name(&request.topic)?;
+        let limit = match usize::try_from(request.limit).unwrap_or(usize::MAX) {
+            0 => READ_MESSAGES_DEFAULT,
+            limit => limit.min(limits::READ_MESSAGES_MAX),
+        };
+        let (queue, from) = (QueueId(request.queue), Offset(request.from));
+        let read = admitted.broker()?.read(&name, queue, from, limit).await;
+        let (messages, next) = read.map_err(|e| grpc(&e))?;
+        Ok(Response::new(pb::ReadResponse {
+            messages: messages.into_iter().map(stored).collect(),
+            next: next.0,
+        }))
+    }
+
+    async fn create_group(&self, request: Request<pb::CreateGroupRequest>) -> Answered<pb::Group> {
+        let resource = Resource::Group(&request.get_ref().name);
+        let admitted = self.admit(&request, Action::Manage, resource)?;
+        let group = group(&request.get_ref().name, &request.get_ref().start)?;
+        let made = admitted.broker()?.create_group(group).await;
+        Ok(Response::new(group_to_wire(&made.map_err(|e| grpc(&e))?)))
+    }
+
+    async fn alter_group(&self, request: Request<pb::AlterGroupRequest>) -> Answered<pb::Group> {
+        let resource = Resource::Group(&request.get_ref().name);
+        let admitted = self.admit(&request, Action::Manage, resource)?;
+        let broker = admitted.broker()?;
+        let request = request.get_ref();
+        // Nothing set, nothing changed.
+        let altered = if request.start.is_empty() {
+            broker.group(&group_name(&request.name)?)
+        } else {
+            broker
+                .alter_group(group(&request.name, &request.start)?)
+                .await
+        };
+        Ok(Response::new(group_to_wire(
+            &altered.map_err(|e| grpc(&e))?,
+        )))
+    }
+
+    async fn list_groups(
+        &self,
+        request: Request<pb::ListGroupsRequest>,
+    ) -> Answered<pb::ListGroupsResponse> {
+        let admitted = self.admit(&request, Action::Describe, Resource::Server)?;
+        let groups = admitted.broker()?.groups();
+        Ok(Response::new(pb::ListGroupsResponse {
+            groups: groups.iter().map(group_to_wire).collect(),
+        }))
+    }
+
+    async fn describe_group(
+        &self,
+        request: Request<pb::DescribeGroupRequest>,
+    ) -> Answered<pb::DescribeGroupResponse> {
+        let name = &request.get_ref().name;
+        let admitted = self.admit(&request, Action::Describe, Resource::Group(name))?;
+        let broker = admitted.broker()?;
+        let name = group_name(name)?;
+        let group = broker.group(&name).map_err(|e| grpc(&e))?;
+        let progress = broker.group_progress(&name).await.map_err(|e| grpc(&e))?;
+        Ok(Response::new(pb::DescribeGroupResponse {
+            group: Some(group_to_wire(&group)),
+            progress: progress.into_iter().map(progress_to_wire).collect(),
+        }))
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<pb::DeleteGroupRequest>,
+    ) -> Answered<pb::DeleteGroupResponse> {
+        let name = &request.get_ref().name;
+        let admitted = self.admit(&request, Action::Manage, Resource::Group(name))?;
+        let deleted = admitted.broker()?.delete_group(&group_name(name)?).await;
+        deleted.map_err(|e| grpc(&e))?;
+        Ok(Response::new(pb::DeleteGroupResponse {}))
+    }
+
+    async fn submit_job(&self, request: Request<pb::SubmitJobRequest>) -> Answered<pb::Job> {
+        let admitted = self.admit(&request, Action::Manage, Resource::Server)?;
+        let sql = &request.get_ref().sql;
+        query::check_length(sql)?;
+        let job = admitted.inside()?.sql.submit(sql).await?;
+        Ok(Response::new(job))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<pb::ListJobsRequest>,
+    ) -> Answered<pb::ListJobsResponse> {
+        let admitted = self.admit(&request, Action::Describe, Resource::Server)?;
+        let jobs = admitted.inside()?.sql.jobs();
+        Ok(Response::new(pb::ListJobsResponse { jobs }))
+    }
+
+    async fn describe_job(&self, request: Request<pb::DescribeJobRequest>) -> Answered<pb::Job> {
+        let name = &request.get_ref().name;
+        let admitted = self.admit(&request, Action::Describe, Resource::Job(name))?;
+        let job = admitted.inside()?.sql.job(name);
+        job.map(Response::new).ok_or_else(|| {
+            Status::not_found(format!(
+                "job {name:?} does not exist; list them with: millpond job ls"
+            ))
+        })
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<pb::CancelJobRequest>,
+    ) -> Answered<pb::CancelJobResponse> {
+        let name = &request.get_ref().name;
+        let admitted = self.admit(&request, Action::Manage, Resource::Job(name))?;
+        admitted.inside()?.sql.cancel(name).await?;
+        Ok(Response::new(pb::CancelJobResponse {}))
+    }
+
+    async fn query(&self, request: Request<pb::QueryRequest>) -> Answered<Self::QueryStream> {
+        // A statement may read and change anything, so it needs the right to both.
+        let admitted = self
+            .admit(&request, Action::Read, Resource::Server)?
+            .also(Action::Manage, Resource::Server)?;
+        let sql = request.into_inner().sql;
+        query::check_length(&sql)?;
+        let statements = Arc::clone(&admitted.inside()?.sql);
+        Ok(Response::new(query::run(
+            statements,
+            self.spawn.as_ref(),
+            sql,
+        )))
+    }
+
+    async fn tier(&self, request: Request<pb::TierRequest>) -> Answered<pb::TierResponse> {
+        let admitted = self.admit(&request, Action::Manage, Resource::Server)?;
+        let tiered = admitted
+            .broker()?
+            .tier()
+            .await
+            .map_err(|e| tier_status(&e))?;
+        Ok(Response::new(pb::TierResponse {
+            messages: tiered.messages,
+            bytes: tiered.bytes,
+        }))
+    }
+}
+
+fn tier_status(error: &TierError) -> Status {
+    tracing::error!(
+        error = explain(error),
+        "moving messages to the cold tier failed"
+    );
+    Status::new(of_remedy(error.remedy()), explain(error))
+}
+
+fn topic_name(name: &str) -> Result<TopicName, Status> {
+    TopicName::new(name).map_err(name_status)
+}
+
+fn group_name(name: &str) -> Result<GroupName, Status> {
+    GroupName::new(name).map_err(name_status)
+}
+
+fn name_status(error: NameError) -> Status {
+    grpc(&BrokerError::Name(error))
+}
+
+fn check_type(kind: &str) -> Result<(), Status> {
+    match kind.to_ascii_lowercase().as_str() {
+        "" | "normal" => Ok(()),
+        "fifo" | "delay" | "transaction" | "priority" | "lite" => Err(Status::unimplemented(
+            format!("topics of type {kind:?} are not served yet; create it with type \"normal\""),
+        )),
+        _ => Err(Status::invalid_argument(format!(
+            "topic type {kind:?} is unknown; served is \"normal\""
+        ))),
+    }
+}
+
+fn column(column: pb::Column) -> ColumnSpec {
+    ColumnSpec {
+        name: column.name,
+        sql_type: column.sql_type,
+        expression: Some(column.expression).filter(|text| !text.is_empty()),
+    }
+}
+
+fn watermark(watermark: pb::Watermark) -> Result<WatermarkSpec, Status> {
+    let delay_ms = i64::try_from(watermark.delay_ms).map_err(|_| {
+        Status::invalid_argument(format!(
+            "the watermark's delay of {} ms is too long; choose a shorter one",
+            watermark.delay_ms
+        ))
+    })?;
+    Ok(WatermarkSpec {
+        column: watermark.column,
+        delay_ms,
+    })
+}
+
+fn topic_to_wire(topic: Topic) -> pb::Topic {
+    pb::Topic {
+        name: topic.name.to_string(),
+        id: topic.id.0,
+        r#type: match topic.kind {
+            TopicType::Normal => "normal".to_owned(),
+        },
+        queues: topic.queues,
+        columns: topic
+            .columns
+            .into_iter()
+            .map(|column| pb::Column {
+                name: column.name,
+                sql_type: column.sql_type,
+                expression: column.expression.unwrap_or_default(),
+            })
+            .collect(),
+        watermark: topic.watermark.map(|watermark| pb::Watermark {
+            column: watermark.column,
+            delay_ms: u64::try_from(watermark.delay_ms).unwrap_or(0),
+        }),
+        written_by: topic.written_by.unwrap_or_default(),
+        primary_key: topic.primary_key,
+    }
+}
+
+fn group(name: &str, start: &str) -> Result<Group, Status> {
+    let start = match start {
+        "" | "earliest" => GroupStart::Earliest,
+        "latest" => GroupStart::Latest,
+        other => {
+            return Err(Status::invalid_argument(format!(
+                "start {other:?} is unknown; choose \"earliest\" or \"latest\""
+            )));
+        }
+    };
+    Ok(Group {
+        name: group_name(name)?,
+        start,
+    })
+}
+
+fn group_to_wire(group: &Group) -> pb::Group {
+    let start = match group.start {
+        GroupStart::Earliest => "earliest",
+        GroupStart::Latest => "latest",
+    };
+    pb::Group {
+        name: group.name.to_string(),
+        start: start.to_owned(),
+    }
+}
+
+fn progress_to_wire(progress: GroupProgress) -> pb::GroupProgress {
+    pb::GroupProgress {
+        topic: progress.topic.to_string(),
+        queue: progress.queue.0,
+        ack_floor: progress.ack_floor.0,
+        next: progress.next.0,
+        in_flight: progress.in_flight,
+        lag: progress.lag,
+    }
+}
+
+/// Text properties as they are, binary ones left out: the contract's map holds text.
+fn stored(envelope: Envelope) -> pb::StoredMessage {
+    let (stored_at, born_at) = (to_wire(envelope.stored_at()), to_wire(envelope.born_at()));
+    pb::StoredMessage {
+        queue: envelope.queue,
+        offset: envelope.offset,
+        stored_at: Some(stored_at),
+        born_at: Some(born_at),
+        message_id: envelope.message_id,
+        key: envelope.key,
+        keys: envelope.keys,
+        tag: envelope.tag,
+        properties: envelope
+            .properties
+            .into_iter()
+            .filter_map(|property| match property.value {
+                Some(PropertyValue::Text(text)) => Some((property.key, text)),
+                Some(PropertyValue::Binary(_)) | None => None,
+            })
+            .collect(),
+        body: envelope.body,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_that_are_not_served_say_what_is() {
+        assert!(check_type("").is_ok());
+        assert!(check_type("NORMAL").is_ok());
+        let fifo = check_type("FIFO").unwrap_err();
+        assert_eq!(fifo.code(), tonic::Code::Unimplemented);
+        assert!(fifo.message().contains("normal"), "{fifo}");
+        assert_eq!(
+            check_type("x").unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
+    }
+
+    #[test]
+    fn a_group_starts_where_it_is_told() {
+        assert_eq!(group("g", "").unwrap().start, GroupStart::Earliest);
+        assert_eq!(group("g", "latest").unwrap().start, GroupStart::Latest);
+        assert_eq!(
+            group("g", "now").unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
+        assert_eq!(
+            group("g.h", "").unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
+    }
+
+    #[test]
+    fn a_watermark_delay_must_be_a_time() {
+        let wire = |delay_ms| pb::Watermark {
+            column: "ts".to_owned(),
+            delay_ms,
+        };
+        assert_eq!(watermark(wire(5)).unwrap().delay_ms, 5);
+        assert!(watermark(wire(u64::MAX)).is_err());
+    }
+}

@@ -1,0 +1,159 @@
+//! Clients that the server knows: what they said in their settings, and when they were last heard.
+//!
+//! Bounded by [`limits::CLIENTS_MAX`]; a client without a call for [`limits::CLIENT_EXPIRY_MS`] is
+//! forgotten when room is needed or a while has passed. Forgetting is harmless: calls of a client
+//! without settings get defaults.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use millpond_proto::limits;
+use millpond_proto::time::Timestamp;
+use millpond_proto::wire::rocketmq::Code;
+use tonic::metadata::MetadataMap;
+
+use crate::service::code::Refusal;
+use crate::service::time::millis;
+
+/// Longest client id.
+const CLIENT_ID_BYTES_MAX: usize = 1024;
+/// Timeout of ordinary calls when the client does not say.
+pub const REQUEST_TIMEOUT_MS_DEFAULT: i64 = 3_000;
+
+/// What the server keeps of a client's settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Timeout of its ordinary calls.
+    pub request_timeout_ms: i64,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self {
+            request_timeout_ms: REQUEST_TIMEOUT_MS_DEFAULT,
+        }
+    }
+}
+
+/// The clients of this server, by id.
+#[derive(Debug, Default)]
+pub struct Clients(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    clients: BTreeMap<String, (Client, Timestamp)>,
+    swept_at: Timestamp,
+}
+
+impl Clients {
+    /// Remembers a client's settings.
+    ///
+    /// # Errors
+    /// `TOO_MANY_REQUESTS` when there are too many clients.
+    pub fn remember(&self, id: &str, client: Client, now: Timestamp) -> Result<(), Refusal> {
+        let mut known = self.0.lock().expect("no holder panics");
+        let full = known.clients.len() >= limits::CLIENTS_MAX;
+        let expiry = millis(limits::CLIENT_EXPIRY_MS);
+        if now.since(known.swept_at) > expiry || (full && now > known.swept_at) {
+            known
+                .clients
+                .retain(|_, (_, heard)| now.since(*heard) <= expiry);
+            known.swept_at = now;
+        }
+        if known.clients.len() >= limits::CLIENTS_MAX && !known.clients.contains_key(id) {
+            return Err(Refusal::new(
+                Code::TooManyRequests,
+                format!(
+                    "{} clients are connected, which is the limit; close some or try again later",
+                    limits::CLIENTS_MAX
+                ),
+            ));
+        }
+        known.clients.insert(id.to_owned(), (client, now));
+        Ok(())
+    }
+
+    /// Notes that a client called, and tells what is known of it.
+    pub fn heard(&self, id: &str, now: Timestamp) -> Option<Client> {
+        let mut known = self.0.lock().expect("no holder panics");
+        let (client, heard) = known.clients.get_mut(id)?;
+        *heard = now;
+        Some(*client)
+    }
+
+    /// Forgets a client.
+    pub fn forget(&self, id: &str) {
+        self.0.lock().expect("no holder panics").clients.remove(id);
+    }
+
+    /// How many are known.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.lock().expect("no holder panics").clients.len()
+    }
+}
+
+/// The client's id, which every call must carry.
+///
+/// # Errors
+/// `CLIENT_ID_REQUIRED` without one.
+pub fn client_id(metadata: &MetadataMap) -> Result<&str, Refusal> {
+    let id = metadata
+        .get("x-mq-client-id")
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or("");
+    if id.trim().is_empty() || id.len() > CLIENT_ID_BYTES_MAX {
+        return Err(Refusal::new(
+            Code::ClientIdRequired,
+            format!("set the header x-mq-client-id to 1 to {CLIENT_ID_BYTES_MAX} characters"),
+        ));
+    }
+    Ok(id)
+}
+
+/// The version of the client's SDK, empty when it does not say.
+#[must_use]
+pub fn client_version(metadata: &MetadataMap) -> &str {
+    metadata
+        .get("x-mq-client-version")
+        .and_then(|text| text.to_str().ok())
+        .unwrap_or("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_known_until_it_ends_or_falls_silent() {
+        let clients = Clients::default();
+        let at = |s: i64| Timestamp(1_700_000_000_000 + s * 1000);
+        let client = Client {
+            request_timeout_ms: 5000,
+        };
+        clients.remember("a", client, at(0)).unwrap();
+        clients.remember("b", client, at(0)).unwrap();
+        assert_eq!(clients.heard("a", at(100)), Some(client));
+        clients.remember("c", client, at(200)).unwrap();
+        assert_eq!(clients.heard("b", at(200)), None);
+        assert_eq!(clients.count(), 2);
+        clients.forget("a");
+        assert_eq!(clients.heard("a", at(201)), None);
+    }
+
+    #[test]
+    fn a_call_without_client_id_is_refused() {
+        let mut metadata = MetadataMap::new();
+        assert_eq!(
+            client_id(&metadata).unwrap_err().code,
+            Code::ClientIdRequired
+        );
+        metadata.insert("x-mq-client-id", "  ".parse().unwrap());
+        assert_eq!(
+            client_id(&metadata).unwrap_err().code,
+            Code::ClientIdRequired
+        );
+        metadata.insert("x-mq-client-id", "host@1@2".parse().unwrap());
+        assert_eq!(client_id(&metadata).unwrap(), "host@1@2");
+    }
+}

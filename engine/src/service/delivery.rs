@@ -1,0 +1,115 @@
+//! A stored message as consumers get it.
+
+use md5::{Digest as _, Md5};
+use millpond_proto::wire::rocketmq as pb;
+use millpond_storage::format::envelope::{Envelope, PropertyValue, flags};
+
+use crate::broker::Delivery;
+use crate::service::time::to_wire;
+
+/// The message of a delivery.
+///
+/// `topic` is the resource that the consumer asked for, echoed with its namespace; `store_host` is
+/// where this server listens. Binary properties do not exist on this wire and are left out.
+#[must_use]
+pub fn message(delivery: Delivery, topic: Option<pb::Resource>, store_host: &str) -> pb::Message {
+    let Delivery {
+        envelope,
+        handle,
+        attempt,
+    } = delivery;
+    let Envelope {
+        properties, body, ..
+    } = &envelope;
+    let user_properties = properties
+        .iter()
+        .filter_map(|property| match &property.value {
+            Some(PropertyValue::Text(text)) => Some((property.key.clone(), text.clone())),
+            Some(PropertyValue::Binary(_)) | None => None,
+        })
+        .collect();
+    let body = body.clone().unwrap_or_default();
+    let gzip = envelope.flags & flags::BODY_GZIP != 0;
+    let system = pb::SystemProperties {
+        body_digest: Some(pb::Digest {
+            r#type: pb::DigestType::Md5.into(),
+            checksum: hex::encode_upper(Md5::digest(&body)),
+        }),
+        body_encoding: if gzip {
+            pb::Encoding::Gzip.into()
+        } else {
+            pb::Encoding::Identity.into()
+        },
+        message_type: pb::MessageType::Normal.into(),
+        born_timestamp: Some(to_wire(envelope.born_at())),
+        store_timestamp: Some(to_wire(envelope.stored_at())),
+        store_host: store_host.to_owned(),
+        receipt_handle: Some(handle.to_text()),
+        queue_id: i32::try_from(envelope.queue).unwrap_or(i32::MAX),
+        queue_offset: Some(i64::try_from(envelope.offset).unwrap_or(i64::MAX)),
+        delivery_attempt: Some(i32::try_from(attempt.max(1)).unwrap_or(i32::MAX)),
+        tag: envelope.tag,
+        keys: envelope.keys,
+        message_id: envelope.message_id,
+        born_host: envelope.born_host,
+        message_group: envelope.message_group,
+        trace_context: envelope.trace_context,
+        ..pb::SystemProperties::default()
+    };
+    pb::Message {
+        topic,
+        user_properties,
+        system_properties: Some(system),
+        body,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use millpond_storage::format::envelope::Property;
+
+    use super::*;
+    use crate::broker::ReceiptHandle;
+
+    #[test]
+    fn a_delivery_carries_what_the_clients_check() {
+        let text = |key: &str, value: &str| Property {
+            key: key.to_owned(),
+            value: Some(PropertyValue::Text(value.to_owned())),
+        };
+        let handle = ReceiptHandle {
+            topic: 7,
+            queue: 3,
+            offset: 42,
+            lease: 9,
+        };
+        let delivery = Delivery {
+            envelope: Envelope {
+                queue: 3,
+                offset: 42,
+                stored_at_ms: 1500,
+                message_id: "01".to_owned(),
+                properties: vec![text("a", "1")],
+                body: Some(Bytes::from_static(b"hello")),
+                flags: flags::BODY_GZIP,
+                ..Envelope::default()
+            },
+            handle: handle.clone(),
+            attempt: 0,
+        };
+        let message = message(delivery, None, "127.0.0.1:8081");
+        let system = message.system_properties.unwrap();
+        let digest = system.body_digest.unwrap();
+        assert_eq!(digest.checksum, "5D41402ABC4B2A76B9719D911017C592");
+        assert_eq!(system.delivery_attempt, Some(1));
+        assert_eq!(system.queue_offset, Some(42));
+        assert_eq!(system.body_encoding, i32::from(pb::Encoding::Gzip));
+        assert_eq!(system.message_type, i32::from(pb::MessageType::Normal));
+        assert_eq!(system.store_timestamp.unwrap().seconds, 1);
+        assert_eq!(system.invisible_duration, None);
+        let sent_back = ReceiptHandle::from_text(&system.receipt_handle.unwrap()).unwrap();
+        assert_eq!(sent_back, handle);
+        assert_eq!(message.user_properties["a"], "1");
+    }
+}

@@ -1,0 +1,265 @@
+//! The messaging service of RocketMQ 5: what the official clients call.
+//!
+//! Each call is a function in a file of its own; here they are put on the wire. A refusal is an answer
+//! with a status inside, never a gRPC error; only the telemetry stream has no place for one. What is
+//! not served says so in the same way, and names what to do instead.
+
+use std::sync::Arc;
+
+use millpond_proto::wire::rocketmq as pb;
+use millpond_proto::wire::rocketmq::Code;
+use millpond_proto::wire::rocketmq::messaging_service_server::MessagingService;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::authorize::{Action, Resource};
+use crate::service::client::{Clients, client_id};
+use crate::service::code::{self, Refusal};
+use crate::service::gate::Gate;
+use crate::service::{ack, receive, route, send, telemetry};
+
+/// The service over one gate.
+#[derive(Clone, Debug)]
+pub struct Messaging {
+    gate: Arc<Gate>,
+    clients: Arc<Clients>,
+    store_host: Arc<str>,
+}
+
+impl Messaging {
+    /// The service; `store_host` is where it listens, as delivered messages tell.
+    #[must_use]
+    pub fn new(gate: Arc<Gate>, store_host: &str) -> Self {
+        Self {
+            gate,
+            clients: Arc::default(),
+            store_host: store_host.into(),
+        }
+    }
+
+    /// Checks a call that is about the client itself.
+    fn client<T>(&self, request: &Request<T>) -> Result<String, Refusal> {
+        let id = client_id(request.metadata())?;
+        let _admitted =
+            self.gate
+                .admit(request.extensions(), Action::Describe, Resource::Server)?;
+        Ok(id.to_owned())
+    }
+
+    /// Refuses a call that is not served, to those who may call at all.
+    fn missing<T>(&self, request: &Request<T>, what: &str) -> Refusal {
+        match self.client(request) {
+            Err(refusal) => refusal,
+            Ok(_) => Refusal::new(Code::NotImplemented, what),
+        }
+    }
+}
+
+/// An answer that can say no.
+trait Answer {
+    fn refused(status: pb::Status) -> Self;
+}
+
+macro_rules! answers {
+    ($($answer:ident),* $(,)?) => {$(
+        impl Answer for pb::$answer {
+            fn refused(status: pb::Status) -> Self {
+                Self {
+                    status: Some(status),
+                    ..Self::default()
+                }
+            }
+        }
+    )*};
+}
+
+// A struct update that updates nothing is what one macro for all of them costs.
+#[expect(clippy::needless_update, reason = "some answers have a status alone")]
+mod answers {
+    use super::{Answer, pb};
+
+    answers!(
+        QueryRouteResponse,
+        HeartbeatResponse,
+        SendMessageResponse,
+        QueryAssignmentResponse,
+        AckMessageResponse,
+        ForwardMessageToDeadLetterQueueResponse,
+        UpdateOffsetResponse,
+        GetOffsetResponse,
+        QueryOffsetResponse,
+        EndTransactionResponse,
+        NotifyClientTerminationResponse,
+        ChangeInvisibleDurationResponse,
+        RecallMessageResponse,
+        SyncLiteSubscriptionResponse,
+    );
+}
+
+type Answered<T> = Result<Response<T>, Status>;
+
+fn answer<T: Answer>(result: Result<T, Refusal>) -> Answered<T> {
+    Ok(Response::new(result.unwrap_or_else(|refusal| {
+        tracing::debug!(
+            code = refusal.code.as_str_name(),
+            message = refusal.message,
+            "refused"
+        );
+        T::refused(refusal.into_status())
+    })))
+}
+
+#[tonic::async_trait]
+impl MessagingService for Messaging {
+    type ReceiveMessageStream = receive::Frames;
+    type PullMessageStream =
+        futures::stream::Iter<std::array::IntoIter<Result<pb::PullMessageResponse, Status>, 1>>;
+    type TelemetryStream = telemetry::Commands;
+
+    async fn query_route(
+        &self,
+        request: Request<pb::QueryRouteRequest>,
+    ) -> Answered<pb::QueryRouteResponse> {
+        answer(route::query_route(&self.gate, request))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<pb::HeartbeatRequest>,
+    ) -> Answered<pb::HeartbeatResponse> {
+        answer(self.client(&request).map(|id| {
+            // A beat before the settings is welcome too: no client needs the error.
+            let _ = self.clients.heard(&id, self.gate.clock().now());
+            pb::HeartbeatResponse {
+                status: Some(code::ok()),
+            }
+        }))
+    }
+
+    async fn send_message(
+        &self,
+        request: Request<pb::SendMessageRequest>,
+    ) -> Answered<pb::SendMessageResponse> {
+        answer(send::send_message(&self.gate, request).await)
+    }
+
+    async fn query_assignment(
+        &self,
+        request: Request<pb::QueryAssignmentRequest>,
+    ) -> Answered<pb::QueryAssignmentResponse> {
+        answer(route::query_assignment(&self.gate, request))
+    }
+
+    async fn receive_message(
+        &self,
+        request: Request<pb::ReceiveMessageRequest>,
+    ) -> Answered<Self::ReceiveMessageStream> {
+        let store_host = Arc::clone(&self.store_host);
+        let frames = receive::receive_message(&self.gate, &self.clients, store_host, request);
+        Ok(Response::new(frames))
+    }
+
+    async fn ack_message(
+        &self,
+        request: Request<pb::AckMessageRequest>,
+    ) -> Answered<pb::AckMessageResponse> {
+        answer(ack::ack_message(&self.gate, request).await)
+    }
+
+    async fn forward_message_to_dead_letter_queue(
+        &self,
+        request: Request<pb::ForwardMessageToDeadLetterQueueRequest>,
+    ) -> Answered<pb::ForwardMessageToDeadLetterQueueResponse> {
+        let what =
+            "dead letter queues are not served yet; acknowledge the message, or let it come back";
+        answer(Err(self.missing(&request, what)))
+    }
+
+    async fn pull_message(
+        &self,
+        request: Request<pb::PullMessageRequest>,
+    ) -> Answered<Self::PullMessageStream> {
+        let what = "pulling by offset is not served yet; receive messages with a consumer group";
+        let status = self.missing(&request, what).into_status();
+        let frame = pb::PullMessageResponse {
+            content: Some(pb::pull_message_response::Content::Status(status)),
+        };
+        Ok(Response::new(futures::stream::iter([Ok(frame)])))
+    }
+
+    async fn update_offset(
+        &self,
+        request: Request<pb::UpdateOffsetRequest>,
+    ) -> Answered<pb::UpdateOffsetResponse> {
+        let what = "offsets of groups are not set from outside yet; acknowledge messages instead";
+        answer(Err(self.missing(&request, what)))
+    }
+
+    async fn get_offset(
+        &self,
+        request: Request<pb::GetOffsetRequest>,
+    ) -> Answered<pb::GetOffsetResponse> {
+        let what = "offsets of groups are not served here yet; see: millpond group info NAME";
+        answer(Err(self.missing(&request, what)))
+    }
+
+    async fn query_offset(
+        &self,
+        request: Request<pb::QueryOffsetRequest>,
+    ) -> Answered<pb::QueryOffsetResponse> {
+        let what = "offsets of queues are not served here yet; see: millpond topic info NAME";
+        answer(Err(self.missing(&request, what)))
+    }
+
+    async fn end_transaction(
+        &self,
+        request: Request<pb::EndTransactionRequest>,
+    ) -> Answered<pb::EndTransactionResponse> {
+        let what = "transactions are not served yet; send normal messages";
+        answer(Err(self.missing(&request, what)))
+    }
+
+    async fn telemetry(
+        &self,
+        request: Request<Streaming<pb::TelemetryCommand>>,
+    ) -> Answered<Self::TelemetryStream> {
+        let id = self.client(&request).map_err(Refusal::into_grpc)?;
+        let (gate, clients) = (Arc::clone(&self.gate), Arc::clone(&self.clients));
+        let commands = telemetry::stream(gate, clients, id, request.into_inner());
+        Ok(Response::new(commands))
+    }
+
+    async fn notify_client_termination(
+        &self,
+        request: Request<pb::NotifyClientTerminationRequest>,
+    ) -> Answered<pb::NotifyClientTerminationResponse> {
+        answer(self.client(&request).map(|id| {
+            self.clients.forget(&id);
+            pb::NotifyClientTerminationResponse {
+                status: Some(code::ok()),
+            }
+        }))
+    }
+
+    async fn change_invisible_duration(
+        &self,
+        request: Request<pb::ChangeInvisibleDurationRequest>,
+    ) -> Answered<pb::ChangeInvisibleDurationResponse> {
+        answer(ack::change_invisible_duration(&self.gate, request).await)
+    }
+
+    async fn recall_message(
+        &self,
+        request: Request<pb::RecallMessageRequest>,
+    ) -> Answered<pb::RecallMessageResponse> {
+        let what = "delayed messages are not served yet, so there is none to recall";
+        answer(Err(self.missing(&request, what)))
+    }
+
+    async fn sync_lite_subscription(
+        &self,
+        request: Request<pb::SyncLiteSubscriptionRequest>,
+    ) -> Answered<pb::SyncLiteSubscriptionResponse> {
+        let what = "lite topics are not served yet; use an ordinary topic";
+        answer(Err(self.missing(&request, what)))
+    }
+}

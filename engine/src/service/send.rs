@@ -1,0 +1,526 @@
+//! Sending: the checks of the contract in its order, then the broker.
+//!
+//! A message that breaks a rule refuses the whole call before anything is stored, as the official
+//! server does; what happens to each message in the log is told per entry.
+
+use bytes::Bytes;
+use millpond_proto::limits;
+use millpond_proto::time::Timestamp;
+use millpond_proto::wire::rocketmq as pb;
+use millpond_proto::wire::rocketmq::Code;
+use millpond_storage::format::envelope::{Envelope, Property, PropertyValue, flags};
+use tonic::Request;
+
+use crate::authorize::{Action, Resource};
+use crate::broker::{BrokerError, Sent};
+use crate::service::client::client_id;
+use crate::service::code::{self, Refusal};
+use crate::service::gate::Gate;
+use crate::service::route::topic_name;
+use crate::service::time::{duration_ms, from_wire};
+
+/// Longest time after which an unfinished transaction may be asked about first.
+const ORPHAN_RECOVERY_MS_MAX: i64 = 3_600_000;
+/// Longest delay of a message.
+const DELAY_MS_MAX: i64 = 86_400_000;
+/// Longest host name and trace context that are kept.
+const TEXT_BYTES_MAX: usize = 1024;
+
+/// Property keys that the system keeps for itself.
+const RESERVED_KEYS: [&str; 52] = [
+    "TRACE_ON",
+    "MSG_REGION",
+    "KEYS",
+    "TAGS",
+    "WAIT",
+    "DELAY",
+    "RETRY_TOPIC",
+    "REAL_TOPIC",
+    "REAL_QID",
+    "TRAN_MSG",
+    "PGROUP",
+    "MIN_OFFSET",
+    "MAX_OFFSET",
+    "BUYER_ID",
+    "ORIGIN_MESSAGE_ID",
+    "TRANSFER_FLAG",
+    "CORRECTION_FLAG",
+    "MQ2_FLAG",
+    "RECONSUME_TIME",
+    "UNIQ_KEY",
+    "MAX_RECONSUME_TIMES",
+    "CONSUME_START_TIME",
+    "POP_CK",
+    "POP_CK_OFFSET",
+    "1ST_POP_TIME",
+    "TRAN_PREPARED_QUEUE_OFFSET",
+    "DUP_INFO",
+    "EXTEND_UNIQ_INFO",
+    "INSTANCE_ID",
+    "CORRELATION_ID",
+    "REPLY_TO_CLIENT",
+    "TTL",
+    "ARRIVE_TIME",
+    "PUSH_REPLY_TIME",
+    "CLUSTER",
+    "MSG_TYPE",
+    "INNER_MULTI_QUEUE_OFFSET",
+    "TIMER_DELAY_MS",
+    "TIMER_DELAY_SEC",
+    "TIMER_DELIVER_MS",
+    "TIMER_ENQUEUE_MS",
+    "TIMER_DEQUEUE_MS",
+    "TIMER_ROLL_TIMES",
+    "TIMER_OUT_MS",
+    "TIMER_DEL_UNIQKEY",
+    "TIMER_DELAY_LEVEL",
+    "__BORNHOST",
+    "BORN_TIMESTAMP",
+    "DLQ_ORIGIN_TOPIC",
+    "DLQ_ORIGIN_MESSAGE_ID",
+    "__CRC32#",
+    "_SYS_MSG_PRIORITY_",
+];
+
+/// Stores messages; one entry per message.
+///
+/// # Errors
+/// [`Refusal`] when nothing was stored.
+pub async fn send_message(
+    gate: &Gate,
+    request: Request<pb::SendMessageRequest>,
+) -> Result<pb::SendMessageResponse, Refusal> {
+    client_id(request.metadata())?;
+    let name = one_topic(&request.get_ref().messages)?.to_owned();
+    let topic = Resource::Topic(&name);
+    let admitted = gate.admit(request.extensions(), Action::Publish, topic)?;
+    let name = topic_name(Some(&pb::Resource {
+        name,
+        ..pb::Resource::default()
+    }))?;
+    let messages = request.into_inner().messages;
+    if messages.len() > limits::SEND_BATCH_MAX {
+        return Err(Refusal::new(
+            Code::BadRequest,
+            format!(
+                "{} messages in one call, limit {}; send them in several",
+                messages.len(),
+                limits::SEND_BATCH_MAX
+            ),
+        ));
+    }
+    let now = gate.clock().now();
+    let mut ids = Vec::with_capacity(messages.len());
+    let mut envelopes = Vec::with_capacity(messages.len());
+    for message in messages {
+        let envelope = check(message, now)?;
+        ids.push(envelope.message_id.clone());
+        envelopes.push(envelope);
+    }
+    let broker = admitted.broker()?;
+    let topic = broker.topic(&name)?;
+    if let Some(job) = topic.written_by {
+        return Err(BrokerError::WrittenBy {
+            name: name.to_string(),
+            job,
+            advice: "send to a topic of its input",
+        }
+        .into());
+    }
+    let results = broker.send(&name, envelopes).await?;
+    let entries: Vec<_> = results
+        .into_iter()
+        .zip(ids)
+        .map(|(sent, id)| entry(sent, id))
+        .collect();
+    Ok(pb::SendMessageResponse {
+        status: Some(code::summary(
+            entries.iter().filter_map(|entry| entry.status.as_ref()),
+        )),
+        entries,
+    })
+}
+
+fn entry(sent: Result<Sent, BrokerError>, message_id: String) -> pb::SendResultEntry {
+    match sent {
+        Ok(sent) => pb::SendResultEntry {
+            status: Some(code::ok()),
+            message_id,
+            offset: i64::try_from(sent.offset.0).unwrap_or(i64::MAX),
+            ..pb::SendResultEntry::default()
+        },
+        Err(error) => pb::SendResultEntry {
+            status: Some(Refusal::from(error).into_status()),
+            ..pb::SendResultEntry::default()
+        },
+    }
+}
+
+fn one_topic(messages: &[pb::Message]) -> Result<&str, Refusal> {
+    let corrupted = |text: &str| Refusal::new(Code::MessageCorrupted, text);
+    let name = |message: &pb::Message| message.topic.as_ref().map(|topic| topic.name.clone());
+    let first = messages
+        .first()
+        .ok_or_else(|| corrupted("no message; send at least one"))?;
+    if messages.iter().any(|message| name(message) != name(first)) {
+        return Err(corrupted(
+            "messages of several topics in one call; send one topic per call",
+        ));
+    }
+    Ok(first.topic.as_ref().map_or("", |topic| topic.name.as_str()))
+}
+
+/// Checks one message against everything but its topic, and puts it into an envelope.
+fn check(message: pb::Message, now: Timestamp) -> Result<Envelope, Refusal> {
+    let body = message.body;
+    check_body(&body)?;
+    let properties = message.user_properties;
+    if properties.len() > limits::PROPERTIES_MAX {
+        return Err(Refusal::new(
+            Code::MessagePropertiesTooLarge,
+            format!(
+                "{} user properties, limit {}",
+                properties.len(),
+                limits::PROPERTIES_MAX
+            ),
+        ));
+    }
+    for (key, value) in &properties {
+        check_property(key, value)?;
+    }
+    let system = message.system_properties.unwrap_or_default();
+    let tag = system.tag.clone().filter(|tag| !tag.is_empty());
+    if let Some(tag) = &tag
+        && (tag.trim().is_empty() || tag.contains('|') || has_control(tag))
+    {
+        return Err(Refusal::new(
+            Code::IllegalMessageTag,
+            format!("tag {tag:?}: no '|', no control characters, not only white space"),
+        ));
+    }
+    for key in system.keys.iter().filter(|key| !key.is_empty()) {
+        if key.trim().is_empty() || has_control(key) {
+            return Err(Refusal::new(
+                Code::IllegalMessageKey,
+                format!("key {key:?}: no control characters, not only white space"),
+            ));
+        }
+    }
+    let bytes = properties
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum::<usize>()
+        + tag.as_ref().map_or(0, String::len)
+        + system.keys.iter().map(String::len).sum::<usize>();
+    if bytes > limits::PROPERTIES_BYTES_MAX {
+        return Err(Refusal::new(
+            Code::MessagePropertiesTooLarge,
+            format!(
+                "properties, tag and keys have {bytes} bytes, limit {}; put more into the body",
+                limits::PROPERTIES_BYTES_MAX
+            ),
+        ));
+    }
+    check_system(&system, now)?;
+    let message_group = system.message_group.filter(|group| !group.is_empty());
+    let key = message_group
+        .as_ref()
+        .or_else(|| system.keys.iter().find(|key| !key.is_empty()))
+        .map(|key| Bytes::copy_from_slice(key.as_bytes()));
+    let gzip = system.body_encoding == i32::from(pb::Encoding::Gzip);
+    Ok(Envelope {
+        born_at_ms: system.born_timestamp.as_ref().map_or(now, from_wire).0,
+        message_id: system.message_id,
+        message_group,
+        key,
+        keys: system.keys,
+        tag,
+        properties: properties
+            .into_iter()
+            .map(|(key, value)| Property {
+                key,
+                value: Some(PropertyValue::Text(value)),
+            })
+            .collect(),
+        flags: if gzip { flags::BODY_GZIP } else { 0 },
+        body: Some(body),
+        born_host: system.born_host,
+        trace_context: system.trace_context,
+        ..Envelope::default()
+    })
+}
+
+fn check_body(body: &Bytes) -> Result<(), Refusal> {
+    if body.is_empty() {
+        return Err(Refusal::new(
+            Code::MessageBodyEmpty,
+            "the body is empty; send at least one byte",
+        ));
+    }
+    if body.len() > limits::BODY_BYTES_MAX {
+        return Err(Refusal::new(
+            Code::MessageBodyTooLarge,
+            format!(
+                "the body has {} bytes, limit {}; compress or split it",
+                body.len(),
+                limits::BODY_BYTES_MAX
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_property(key: &str, value: &str) -> Result<(), Refusal> {
+    let illegal = |text| Err(Refusal::new(Code::IllegalMessagePropertyKey, text));
+    if RESERVED_KEYS.contains(&key) {
+        return illegal(format!(
+            "property {key:?} is reserved by the system; rename it"
+        ));
+    }
+    if has_control(key) || has_control(value) {
+        return illegal(format!(
+            "property {key:?} has control characters; remove them"
+        ));
+    }
+    Ok(())
+}
+
+fn check_system(system: &pb::SystemProperties, now: Timestamp) -> Result<(), Refusal> {
+    let id = &system.message_id;
+    if id.trim().is_empty() || id.len() > limits::MESSAGE_ID_BYTES_MAX {
+        return Err(Refusal::new(
+            Code::IllegalMessageId,
+            format!(
+                "give the message an id of 1 to {} bytes",
+                limits::MESSAGE_ID_BYTES_MAX
+            ),
+        ));
+    }
+    let orphan = system.orphaned_transaction_recovery_duration.as_ref();
+    if orphan.is_some_and(|orphan| duration_ms(orphan) > ORPHAN_RECOVERY_MS_MAX) {
+        return Err(Refusal::new(
+            Code::BadRequest,
+            format!("the orphan recovery time is over {ORPHAN_RECOVERY_MS_MAX} ms"),
+        ));
+    }
+    if let Some(at) = &system.delivery_timestamp
+        && from_wire(at).0.saturating_sub(now.0) > DELAY_MS_MAX
+    {
+        return Err(Refusal::new(
+            Code::IllegalDeliveryTime,
+            format!("the delivery time is more than {DELAY_MS_MAX} ms ahead"),
+        ));
+    }
+    if let Some(group) = system
+        .message_group
+        .as_ref()
+        .filter(|group| !group.is_empty())
+        && (group.trim().is_empty()
+            || group.len() > limits::MESSAGE_GROUP_BYTES_MAX
+            || has_control(group))
+    {
+        return Err(Refusal::new(
+            Code::IllegalMessageGroup,
+            format!(
+                "message group: 1 to {} bytes, no control characters, not only white space",
+                limits::MESSAGE_GROUP_BYTES_MAX
+            ),
+        ));
+    }
+    let kind = effective_type(system);
+    if kind != pb::MessageType::Normal {
+        return Err(Refusal::new(
+            Code::MessagePropertyConflictWithType,
+            format!(
+                "the topic takes normal messages, this one is {}; send it without {}",
+                kind.as_str_name(),
+                what_makes_it(kind)
+            ),
+        ));
+    }
+    for (what, text) in [
+        ("born_host", Some(&system.born_host)),
+        ("trace_context", system.trace_context.as_ref()),
+    ] {
+        if text.is_some_and(|text| text.len() > TEXT_BYTES_MAX) {
+            return Err(Refusal::new(
+                Code::BadRequest,
+                format!("{what} is longer than {TEXT_BYTES_MAX} bytes; shorten it"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The kind that a message's properties make it; what it calls itself counts for transactions alone.
+fn effective_type(system: &pb::SystemProperties) -> pb::MessageType {
+    let some = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    if system.message_type == i32::from(pb::MessageType::Transaction) {
+        pb::MessageType::Transaction
+    } else if system.delivery_timestamp.is_some() {
+        pb::MessageType::Delay
+    } else if some(&system.message_group) {
+        pb::MessageType::Fifo
+    } else if system.priority.is_some() {
+        pb::MessageType::Priority
+    } else if some(&system.lite_topic) {
+        pb::MessageType::Lite
+    } else {
+        pb::MessageType::Normal
+    }
+}
+
+fn what_makes_it(kind: pb::MessageType) -> &'static str {
+    match kind {
+        pb::MessageType::Transaction => "a transaction",
+        pb::MessageType::Delay => "a delivery timestamp",
+        pb::MessageType::Fifo => "a message group",
+        pb::MessageType::Priority => "a priority",
+        pb::MessageType::Lite => "a lite topic",
+        pb::MessageType::Normal | pb::MessageType::Unspecified => "what makes it so",
+    }
+}
+
+fn has_control(text: &str) -> bool {
+    text.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    fn message(change: impl FnOnce(&mut pb::Message, &mut pb::SystemProperties)) -> pb::Message {
+        let mut system = pb::SystemProperties {
+            message_id: "01ABC".to_owned(),
+            born_host: "here".to_owned(),
+            ..pb::SystemProperties::default()
+        };
+        let mut message = pb::Message {
+            topic: Some(pb::Resource {
+                name: "flights".to_owned(),
+                ..pb::Resource::default()
+            }),
+            body: Bytes::from_static(b"{}"),
+            ..pb::Message::default()
+        };
+        change(&mut message, &mut system);
+        message.system_properties = Some(system);
+        message
+    }
+
+    #[test]
+    fn each_rule_has_the_contracts_code() {
+        type Change = fn(&mut pb::Message, &mut pb::SystemProperties);
+        let later = |ms: i64| Some(crate::service::time::to_wire(Timestamp(NOW.0 + ms)));
+        let far = later(DELAY_MS_MAX + 1);
+        let soon = later(1000);
+        let cases: Vec<(Code, Change)> = vec![
+            (Code::MessageBodyEmpty, |m, _| m.body = Bytes::new()),
+            (Code::MessageBodyTooLarge, |m, _| {
+                m.body = Bytes::from(vec![0; limits::BODY_BYTES_MAX + 1]);
+            }),
+            (Code::MessagePropertiesTooLarge, |m, _| {
+                m.user_properties = (0..129).map(|i| (i.to_string(), String::new())).collect();
+            }),
+            (Code::IllegalMessagePropertyKey, |m, _| {
+                m.user_properties.insert("KEYS".to_owned(), String::new());
+            }),
+            (Code::IllegalMessagePropertyKey, |m, _| {
+                m.user_properties.insert("a".to_owned(), "\u{1}".to_owned());
+            }),
+            (Code::IllegalMessageTag, |_, s| s.tag = Some(" ".to_owned())),
+            (Code::IllegalMessageTag, |_, s| {
+                s.tag = Some("a|b".to_owned())
+            }),
+            (Code::IllegalMessageKey, |_, s| {
+                s.keys = vec!["\t".to_owned()]
+            }),
+            (Code::MessagePropertiesTooLarge, |m, _| {
+                let value = "x".repeat(limits::PROPERTIES_BYTES_MAX);
+                m.user_properties.insert("a".to_owned(), value);
+            }),
+            (Code::IllegalMessageId, |_, s| s.message_id = " ".to_owned()),
+            (Code::IllegalMessageId, |_, s| {
+                s.message_id = "x".repeat(256)
+            }),
+            (Code::BadRequest, |_, s| {
+                s.orphaned_transaction_recovery_duration =
+                    Some(crate::service::time::wire_duration(3_600_001));
+            }),
+            (Code::IllegalMessageGroup, |_, s| {
+                s.message_group = Some("g".repeat(64))
+            }),
+            (Code::MessagePropertyConflictWithType, |_, s| {
+                s.message_group = Some("g".to_owned());
+            }),
+            (Code::MessagePropertyConflictWithType, |_, s| {
+                s.message_type = pb::MessageType::Transaction.into();
+            }),
+            (Code::MessagePropertyConflictWithType, |_, s| {
+                s.priority = Some(1)
+            }),
+            (Code::MessagePropertyConflictWithType, |_, s| {
+                s.lite_topic = Some("l".to_owned());
+            }),
+        ];
+        for (index, (code, change)) in cases.into_iter().enumerate() {
+            let refusal = check(message(change), NOW).unwrap_err();
+            assert_eq!(refusal.code, code, "case {index}: {refusal}");
+        }
+        let delayed = check(message(|_, s| s.delivery_timestamp = soon), NOW).unwrap_err();
+        assert_eq!(delayed.code, Code::MessagePropertyConflictWithType);
+        assert!(delayed.message.contains("normal messages"), "{delayed}");
+        let too_far = check(message(|_, s| s.delivery_timestamp = far), NOW).unwrap_err();
+        assert_eq!(too_far.code, Code::IllegalDeliveryTime);
+    }
+
+    #[test]
+    fn earlier_rules_speak_first() {
+        let all_wrong = message(|m, s| {
+            m.body = Bytes::new();
+            s.message_id.clear();
+            s.priority = Some(1);
+        });
+        assert_eq!(
+            check(all_wrong, NOW).unwrap_err().code,
+            Code::MessageBodyEmpty
+        );
+    }
+
+    #[test]
+    fn a_message_keeps_what_its_producer_said() {
+        let envelope = check(
+            message(|m, s| {
+                m.user_properties.insert("b".to_owned(), "2".to_owned());
+                m.user_properties.insert("a".to_owned(), "1".to_owned());
+                s.keys = vec![String::new(), "N14228".to_owned(), "x".to_owned()];
+                s.tag = Some("late".to_owned());
+                s.body_encoding = pb::Encoding::Gzip.into();
+                s.born_timestamp = Some(crate::service::time::to_wire(Timestamp(5)));
+                s.trace_context = Some("00-1".to_owned());
+                s.message_type = pb::MessageType::Fifo.into();
+            }),
+            NOW,
+        )
+        .unwrap();
+        assert_eq!(envelope.key.as_deref(), Some(b"N14228".as_slice()));
+        assert_eq!(envelope.keys.len(), 3);
+        assert_eq!(envelope.flags, flags::BODY_GZIP);
+        assert_eq!(envelope.born_at_ms, 5);
+        assert_eq!(envelope.tag.as_deref(), Some("late"));
+        assert_eq!(envelope.trace_context.as_deref(), Some("00-1"));
+        let keys: Vec<_> = envelope.properties.iter().map(|p| p.key.as_str()).collect();
+        assert_eq!(keys, ["a", "b"]);
+    }
+
+    #[test]
+    fn one_call_is_one_topic() {
+        let code = |messages: &[pb::Message]| one_topic(messages).unwrap_err().code;
+        assert_eq!(code(&[]), Code::MessageCorrupted);
+        let other = message(|m, _| m.topic = None);
+        assert_eq!(code(&[message(|_, _| {}), other]), Code::MessageCorrupted);
+        assert_eq!(one_topic(&[message(|_, _| {})]).unwrap(), "flights");
+    }
+}

@@ -1,0 +1,316 @@
+//! Topics, groups, jobs and queries: the administration API, one method per call.
+//!
+//! Requests and answers are the wire's own types ([`crate::wire::admin`]); the contract that explains
+//! their fields is `proto/api/millpond/v1/admin.proto`.
+
+use bytes::Bytes;
+use tonic::Streaming;
+
+use crate::client::connection::Client;
+use crate::client::error::ClientError;
+use crate::wire::admin::query_response::Content;
+use crate::wire::admin::{
+    AlterGroupRequest, AlterTopicRequest, CancelJobRequest, CreateGroupRequest, CreateTopicRequest,
+    DeleteGroupRequest, DeleteTopicRequest, DescribeGroupRequest, DescribeGroupResponse,
+    DescribeJobRequest, DescribeTopicRequest, DescribeTopicResponse, Group, Job, ListGroupsRequest,
+    ListJobsRequest, ListTopicsRequest, QueryRequest, QueryResponse, QuerySummary, ReadRequest,
+    ReadResponse, SubmitJobRequest, TierRequest, TierResponse, Topic,
+};
+
+/// Administers a server over a client's connection.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    client: Client,
+}
+
+/// The answer of a statement, as it arrives.
+#[derive(Debug)]
+pub struct QueryAnswer {
+    client: Client,
+    frames: Streaming<QueryResponse>,
+}
+
+/// A piece of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Frame {
+    /// The next bytes of one Arrow IPC stream, cut anywhere.
+    ArrowIpc(Bytes),
+    /// What was done; the last frame.
+    Summary(QuerySummary),
+}
+
+impl Client {
+    /// Administration on this connection.
+    #[must_use]
+    pub fn admin_handle(&self) -> Admin {
+        Admin {
+            client: self.clone(),
+        }
+    }
+}
+
+impl QueryAnswer {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]: the statement failed, or the connection broke.
+    pub async fn next(&mut self) -> Result<Option<Frame>, ClientError> {
+        while let Some(frame) = self
+            .frames
+            .message()
+            .await
+            .map_err(|status| self.client.status_error(&status))?
+        {
+            match frame.content {
+                Some(Content::ArrowIpc(bytes)) => return Ok(Some(Frame::ArrowIpc(bytes))),
+                Some(Content::Summary(summary)) => return Ok(Some(Frame::Summary(summary))),
+                None => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Admin {
+    /// Administration on this connection.
+    #[must_use]
+    pub fn new(client: &Client) -> Self {
+        client.admin_handle()
+    }
+
+    /// Creates a topic.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn create_topic(&self, request: CreateTopicRequest) -> Result<Topic, ClientError> {
+        let answer = self.client.admin().create_topic(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Grows the number of queues or adds columns.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn alter_topic(&self, request: AlterTopicRequest) -> Result<Topic, ClientError> {
+        let answer = self.client.admin().alter_topic(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// All topics, by name.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn list_topics(&self) -> Result<Vec<Topic>, ClientError> {
+        let answer = self.client.admin().list_topics(ListTopicsRequest {}).await;
+        answer
+            .map(|answer| answer.into_inner().topics)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// A topic and where its queues stand.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn describe_topic(&self, name: &str) -> Result<DescribeTopicResponse, ClientError> {
+        let answer = self
+            .client
+            .admin()
+            .describe_topic(DescribeTopicRequest {
+                name: name.to_owned(),
+            })
+            .await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Deletes a topic and its messages.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn delete_topic(&self, name: &str) -> Result<(), ClientError> {
+        let answer = self
+            .client
+            .admin()
+            .delete_topic(DeleteTopicRequest {
+                name: name.to_owned(),
+            })
+            .await;
+        answer
+            .map(|_| ())
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Reads messages as stored, without a group.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn read_topic(&self, request: ReadRequest) -> Result<ReadResponse, ClientError> {
+        let answer = self.client.admin().read_topic(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Creates a consumer group.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn create_group(&self, request: CreateGroupRequest) -> Result<Group, ClientError> {
+        let answer = self.client.admin().create_group(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Changes where a group starts.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn alter_group(&self, request: AlterGroupRequest) -> Result<Group, ClientError> {
+        let answer = self.client.admin().alter_group(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// All consumer groups, by name.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn list_groups(&self) -> Result<Vec<Group>, ClientError> {
+        let answer = self.client.admin().list_groups(ListGroupsRequest {}).await;
+        answer
+            .map(|answer| answer.into_inner().groups)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// A group and where it stands in every queue.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn describe_group(&self, name: &str) -> Result<DescribeGroupResponse, ClientError> {
+        let answer = self
+            .client
+            .admin()
+            .describe_group(DescribeGroupRequest {
+                name: name.to_owned(),
+            })
+            .await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Deletes a consumer group and its progress.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn delete_group(&self, name: &str) -> Result<(), ClientError> {
+        let answer = self
+            .client
+            .admin()
+            .delete_group(DeleteGroupRequest {
+                name: name.to_owned(),
+            })
+            .await;
+        answer
+            .map(|_| ())
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Starts a continuous statement.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn submit_job(&self, sql: &str) -> Result<Job, ClientError> {
+        let answer = self
+            .client
+            .admin()
+            .submit_job(SubmitJobRequest {
+                sql: sql.to_owned(),
+            })
+            .await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// All continuous queries, by name.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn list_jobs(&self) -> Result<Vec<Job>, ClientError> {
+        let answer = self.client.admin().list_jobs(ListJobsRequest {}).await;
+        answer
+            .map(|answer| answer.into_inner().jobs)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// A continuous query and how far it is.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn describe_job(&self, name: &str) -> Result<Job, ClientError> {
+        let answer = self
+            .client
+            .admin()
+            .describe_job(DescribeJobRequest {
+                name: name.to_owned(),
+            })
+            .await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Stops a continuous query for good.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn cancel_job(&self, name: &str) -> Result<(), ClientError> {
+        let answer = self
+            .client
+            .admin()
+            .cancel_job(CancelJobRequest {
+                name: name.to_owned(),
+            })
+            .await;
+        answer
+            .map(|_| ())
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Moves everything durable in the log into Parquet now.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn tier(&self) -> Result<TierResponse, ClientError> {
+        let answer = self.client.admin().tier(TierRequest {}).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Runs one statement; read its answer to the end.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn query(&self, sql: &str) -> Result<QueryAnswer, ClientError> {
+        let request = QueryRequest {
+            sql: sql.to_owned(),
+        };
+        let answer = self.client.admin().query(request).await;
+        let frames = answer
+            .map_err(|status| self.client.status_error(&status))?
+            .into_inner();
+        Ok(QueryAnswer {
+            client: self.client.clone(),
+            frames,
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! The broker's promises over many seeded runs with crashes, torn writes and failed syncs.
+//!
+//! `MILLPOND_SEEDS=2000` looks at more seeds, `MILLPOND_SEED=4711` at one. A failure names its seed.
+
+use std::ops::Range;
+
+use millpond_tests::history::Tally;
+use millpond_tests::sim::{GROUPS, LATE_GROUP, Plan};
+
+/// Seeds that once found a bug, with the number of WALs of that run.
+const REGRESSIONS: [(u64, u16); 0] = [];
+
+const SEEDS_DEFAULT: u64 = 40;
+const CRASHES: u32 = 4;
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is a number, not {text:?}")),
+    )
+}
+
+fn seeds() -> Range<u64> {
+    match number("MILLPOND_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("MILLPOND_SEEDS").unwrap_or(SEEDS_DEFAULT),
+    }
+}
+
+/// Runs one seed and checks it; a panic inside the broker is named with its seed as well.
+fn check(seed: u64, wals: u16) -> Tally {
+    let plan = Plan {
+        seed,
+        wals,
+        crashes: CRASHES,
+    };
+    let history = std::panic::catch_unwind(|| plan.run()).unwrap_or_else(|_| {
+        panic!("seed {seed} with {wals} WALs panicked; again: MILLPOND_SEED={seed} cargo sim")
+    });
+    let [first, second] = GROUPS;
+    let broken = history.broken_promises(&[first, second, LATE_GROUP]);
+    if !broken.is_empty() {
+        if number("MILLPOND_SEED").is_some() {
+            eprintln!("{history}");
+        }
+        let some = broken
+            .iter()
+            .take(10)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("\n  ");
+        panic!(
+            "seed {seed} with {wals} WALs broke {} promises; again: MILLPOND_SEED={seed} cargo sim\n  {some}",
+            broken.len()
+        );
+    }
+    history.tally()
+}
+
+fn check_all(wals: u16) {
+    let mut sum = Tally::default();
+    for seed in seeds() {
+        let tally = check(seed, wals);
+        sum.sent += tally.sent;
+        sum.open += tally.open;
+        sum.received += tally.received;
+        sum.acked += tally.acked;
+        sum.crashes += tally.crashes;
+    }
+    // Runs in which nothing happens would prove nothing.
+    if number("MILLPOND_SEED").is_none() {
+        assert!(
+            sum.sent > 1000 && sum.acked > 1000 && sum.open > 0,
+            "{sum:?}"
+        );
+    }
+    println!("{wals} WALs: {sum:?}");
+}
+
+#[test]
+fn what_is_acknowledged_survives_crashes_and_what_is_acked_never_returns() {
+    check_all(1);
+}
+
+#[test]
+fn nothing_leans_on_one_log_for_atomicity_across_shards() {
+    check_all(2);
+}
+
+#[test]
+fn seeds_that_found_a_bug_stay_found() {
+    for (seed, wals) in REGRESSIONS {
+        check(seed, wals);
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_trace_twice() {
+    for seed in [1, 2, 3] {
+        for wals in [1, 2] {
+            let plan = Plan {
+                seed,
+                wals,
+                crashes: CRASHES,
+            };
+            let (first, second) = (plan.run().to_string(), plan.run().to_string());
+            let differs = first.lines().zip(second.lines()).find(|(a, b)| a != b);
+            assert!(
+                first == second,
+                "seed {seed} with {wals} WALs ran differently the second time: {differs:?}"
+            );
+        }
+    }
+}
