@@ -72,6 +72,9 @@ impl JsonDecoder {
     /// # Errors
     /// None for what a body holds: those are rows of [`Decoded::errors`]. Only a schema that JSON can
     /// not fill answers an error.
+    ///
+    /// # Panics
+    /// When the rows of the answer are not those of the question, which is a bug here.
     pub fn decode(&self, bodies: &BinaryArray) -> Result<Decoded, ArrowError> {
         let mut parts = Vec::new();
         let mut errors = Vec::new();
@@ -181,6 +184,9 @@ const REASON_CHARS_MAX: usize = 200;
 ///
 /// # Errors
 /// When a column's type has no JSON form.
+///
+/// # Panics
+/// When the writer does not write a line per row, which is a bug here.
 pub fn encode_rows(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
     let batch = with_plain_timestamps(batch)?;
     if batch.num_columns() == 0 {
