@@ -398,7 +398,7 @@ fn times(values: impl Iterator<Item = i64>) -> ArrayRef {
 }
 
 fn keys(messages: &[StoredMessage]) -> ArrayRef {
-    let all = StringArray::from_iter_values(messages.iter().flat_map(|m| &m.keys));
+    let all = messages.iter().flat_map(|m| &m.keys).map(Some).collect::<StringArray>();
     Arc::new(ListArray::new(
         Arc::new(Field::new("element", DataType::Utf8, false)),
         OffsetBuffer::from_lengths(messages.iter().map(|m| m.keys.len())),
@@ -417,8 +417,8 @@ fn properties(messages: &[StoredMessage]) -> ArrayRef {
     let entries = StructArray::new(
         fields.clone(),
         vec![
-            Arc::new(StringArray::from_iter_values(all().map(|(key, _)| key))),
-            Arc::new(StringArray::from_iter_values(all().map(|(_, value)| value))),
+            Arc::new(all().map(|(key, _)| Some(key)).collect::<StringArray>()),
+            Arc::new(all().map(|(_, value)| Some(value)).collect::<StringArray>()),
             Arc::new(all().map(|_| None::<&[u8]>).collect::<BinaryArray>()),
         ],
         None,

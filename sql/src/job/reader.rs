@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch, UInt64Array};
 use arrow::array::cast::AsArray;
+use arrow::array::{Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, UInt64Type};
 use futures::StreamExt;
@@ -149,7 +149,9 @@ impl QueueReader {
             return Ok(());
         }
         let offsets = offsets(&batch)?;
-        let stored_at = batch.column_by_name("stored_at").ok_or_else(|| missing("stored_at"))?;
+        let stored_at = batch
+            .column_by_name("stored_at")
+            .ok_or_else(|| missing("stored_at"))?;
         let stored_at_ms = milliseconds(stored_at)?;
         self.next = offsets.value(rows - 1) + 1;
         let bytes = batch.get_array_memory_size();
@@ -165,7 +167,9 @@ impl QueueReader {
 
     fn last_tick_ms(&self) -> Option<i64> {
         let last = self.ahead.back()?;
-        Some(tick_of(last.stored_at_ms.value(last.stored_at_ms.len() - 1)))
+        Some(tick_of(
+            last.stored_at_ms.value(last.stored_at_ms.len() - 1),
+        ))
     }
 
     fn is_complete_before(&self, tick_ms: i64, end: u64) -> bool {
@@ -243,7 +247,9 @@ pub async fn read_range(
 /// # Errors
 /// [`SqlError::Bug`] when the column was not read.
 pub(crate) fn offsets(batch: &RecordBatch) -> Result<UInt64Array, JobError> {
-    let column = batch.column_by_name("offset").ok_or_else(|| missing("offset"))?;
+    let column = batch
+        .column_by_name("offset")
+        .ok_or_else(|| missing("offset"))?;
     let column = cast(column, &DataType::UInt64)?;
     Ok(column.as_primitive::<UInt64Type>().clone())
 }

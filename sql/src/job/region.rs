@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
-use arrow::array::{Array, BinaryArray, BooleanArray, ListArray, RecordBatch, StringArray, StructArray};
+use arrow::array::{
+    Array, BinaryArray, BooleanArray, ListArray, RecordBatch, StringArray, StructArray,
+};
 use arrow::compute::{cast, concat_batches, filter_record_batch, is_null, max};
 use arrow::datatypes::DataType;
 use bytes::Bytes;
@@ -64,7 +66,11 @@ impl Region {
     /// [`SqlError`] when the topic's declaration can not be read.
     pub fn new(plan: ContinuousPlan) -> Result<Self, SqlError> {
         let decoder = TopicDecoder::new(&plan.source, &plan.decoded)?;
-        let delay_ms = plan.source.watermark.as_ref().map_or(0, |spec| spec.delay_ms);
+        let delay_ms = plan
+            .source
+            .watermark
+            .as_ref()
+            .map_or(0, |spec| spec.delay_ms);
         Ok(Self {
             operator: plan.operator()?,
             decoder,
@@ -84,7 +90,12 @@ impl Region {
         counts: Counts,
         state: Option<&RecordBatch>,
     ) -> Result<(), OperatorError> {
-        let delay_ms = self.plan.source.watermark.as_ref().map_or(0, |spec| spec.delay_ms);
+        let delay_ms = self
+            .plan
+            .source
+            .watermark
+            .as_ref()
+            .map_or(0, |spec| spec.delay_ms);
         self.watermark = Watermark::resumed(delay_ms, greatest_ms);
         self.counts = counts;
         match state {
@@ -128,10 +139,7 @@ impl Region {
     ///
     /// # Errors
     /// [`JobError`] when a row can not be computed, with its place where that is known.
-    pub fn epoch(
-        &mut self,
-        queues: Vec<(QueueId, Vec<RecordBatch>)>,
-    ) -> Result<Effects, JobError> {
+    pub fn epoch(&mut self, queues: Vec<(QueueId, Vec<RecordBatch>)>) -> Result<Effects, JobError> {
         let mut ticks: BTreeMap<i64, Vec<Piece>> = BTreeMap::new();
         for (queue, batches) in queues {
             for batch in batches {
@@ -154,7 +162,9 @@ impl Region {
         batch: &RecordBatch,
         ticks: &mut BTreeMap<i64, Vec<Piece>>,
     ) -> Result<(), JobError> {
-        let stored_at = batch.column_by_name("stored_at").ok_or_else(|| missing("stored_at"))?;
+        let stored_at = batch
+            .column_by_name("stored_at")
+            .ok_or_else(|| missing("stored_at"))?;
         let stored_at = milliseconds(stored_at)?;
         let table = self.decoder.decode(batch)?.batch;
         let rows = batch.num_rows();
@@ -196,7 +206,9 @@ impl Region {
         let input = table.project(&(0..self.plan.query_columns).collect::<Vec<_>>())?;
         let mut out = Output::default();
         if input.num_rows() > 0
-            && let Err(error) = self.operator.on_batch(&input, self.watermark.at(), &mut out)
+            && let Err(error) = self
+                .operator
+                .on_batch(&input, self.watermark.at(), &mut out)
         {
             let place = self.place_of_failure(&input, &decoded);
             return Err(JobError::Operator { error, place });
@@ -275,8 +287,7 @@ impl Region {
         effects: &mut Effects,
     ) -> Result<(), JobError> {
         for emission in out.emissions {
-            self.counts.rows_out +=
-                (emission.rows.num_rows() + emission.deleted.len()) as u64;
+            self.counts.rows_out += (emission.rows.num_rows() + emission.deleted.len()) as u64;
             messages(emission, pieces, &mut effects.rows)?;
         }
         for late in out.late {
@@ -354,10 +365,14 @@ fn locate(pieces: &[Piece], mut row: usize) -> Option<(&Piece, usize)> {
 }
 
 fn bytes_at(envelope: &RecordBatch, column: &str, row: usize) -> Result<Option<Bytes>, JobError> {
-    let column = envelope.column_by_name(column).ok_or_else(|| missing(column))?;
+    let column = envelope
+        .column_by_name(column)
+        .ok_or_else(|| missing(column))?;
     let value = cast(&column.slice(row, 1), &DataType::Binary)?;
     let value: &BinaryArray = value.as_binary();
-    Ok(value.is_valid(0).then(|| Bytes::copy_from_slice(value.value(0))))
+    Ok(value
+        .is_valid(0)
+        .then(|| Bytes::copy_from_slice(value.value(0))))
 }
 
 /// The properties of a message that are text.

@@ -93,7 +93,9 @@ pub async fn plan_of(sql: &str, topics: &dyn Topics) -> Result<ContinuousPlan, S
                 let known = topics.topics().into_iter().map(|topic| topic.name);
                 SqlError::unknown("topic", &job.target, None, known)
             })?;
-            plan(&job.query, Emit::Changes, topics).await?.into_target(&target)
+            plan(&job.query, Emit::Changes, topics)
+                .await?
+                .into_target(&target)
         }
         _ => Err(SqlError::Bug {
             cause: "a job's statement is neither a view nor a job".to_owned(),
@@ -104,7 +106,9 @@ pub async fn plan_of(sql: &str, topics: &dyn Topics) -> Result<ContinuousPlan, S
 impl Runner {
     /// Runs until told to stop, or until the query can not go on; then its status says why.
     pub async fn run(self) {
-        let ended = AssertUnwindSafe(self.run_until_stopped()).catch_unwind().await;
+        let ended = AssertUnwindSafe(self.run_until_stopped())
+            .catch_unwind()
+            .await;
         let error = match ended {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
@@ -242,7 +246,10 @@ impl<'a> Turns<'a> {
     /// Loads the saved state; answers the offsets that it ends at.
     async fn load(&mut self, epoch: u64, key: String) -> Result<BTreeMap<u32, u64>, JobError> {
         let object = match self.runner.state.get(&Path::from(key.as_str())).await {
-            Ok(object) => object.bytes().await.map_err(|source| store_error("read", &key, source))?,
+            Ok(object) => object
+                .bytes()
+                .await
+                .map_err(|source| store_error("read", &key, source))?,
             Err(object_store::Error::NotFound { .. }) => {
                 return Err(CheckpointError::Missing { key }.into());
             }
@@ -256,7 +263,8 @@ impl<'a> Turns<'a> {
             }
             .into());
         }
-        self.region.restore(facts.greatest_ms, facts.counts, state.as_ref())?;
+        self.region
+            .restore(facts.greatest_ms, facts.counts, state.as_ref())?;
         self.epoch = epoch;
         self.tick_ms = facts.cut.tick_ms;
         self.saved.epoch = epoch;
@@ -266,7 +274,11 @@ impl<'a> Turns<'a> {
 
     fn own_offsets(&self, cut: &EpochCut) -> impl Iterator<Item = (u32, u64)> {
         let source = self.plan.source.id.0;
-        let own = cut.offsets.clone().into_iter().filter(move |(topic, _, _)| *topic == source);
+        let own = cut
+            .offsets
+            .clone()
+            .into_iter()
+            .filter(move |(topic, _, _)| *topic == source);
         own.map(|(_, queue, offset)| (queue, offset))
     }
 
@@ -319,7 +331,10 @@ impl<'a> Turns<'a> {
         if until_ms <= self.tick_ms {
             return Ok(false);
         }
-        if topics.topic(&self.plan.source.name).is_none_or(|topic| topic.id != source) {
+        if topics
+            .topic(&self.plan.source.name)
+            .is_none_or(|topic| topic.id != source)
+        {
             let topic = self.plan.source.name.clone();
             return Err(JobError::TopicGone { topic });
         }
@@ -376,7 +391,11 @@ impl<'a> Turns<'a> {
                 reader.fill(topics.as_ref(), until_ms, end, room).await?;
                 tick_ms = tick_ms.min(reader.complete_before(until_ms, end));
             }
-            let first = self.readers.values().filter_map(QueueReader::first_tick_ms).min();
+            let first = self
+                .readers
+                .values()
+                .filter_map(QueueReader::first_tick_ms)
+                .min();
             if first.is_some_and(|first| first < tick_ms) {
                 return Ok(Some(tick_ms));
             }
@@ -403,7 +422,9 @@ impl<'a> Turns<'a> {
         EpochCut {
             epoch,
             tick_ms,
-            offsets: offsets.map(|(queue, reader)| (source, *queue, reader.taken())).collect(),
+            offsets: offsets
+                .map(|(queue, reader)| (source, *queue, reader.taken()))
+                .collect(),
         }
     }
 
@@ -411,7 +432,10 @@ impl<'a> Turns<'a> {
     async fn append(&mut self, effects: Effects) -> Result<(), JobError> {
         let (job, epoch) = (self.runner.job(), Epoch(self.epoch));
         if !effects.rows.is_empty() {
-            self.runner.topics.append(job, self.output, epoch, effects.rows).await?;
+            self.runner
+                .topics
+                .append(job, self.output, epoch, effects.rows)
+                .await?;
         }
         if !effects.late.is_empty() {
             self.append_late(epoch, effects.late).await?;
@@ -426,14 +450,18 @@ impl<'a> Turns<'a> {
         let topic = match topics.topic(&side) {
             Some(topic) if topic.written_by.as_deref() == Some(name) => topic,
             Some(_) => return Err(SqlError::invalid(
-                format!("topic {side} exists already, and the query needs that name for its late rows"),
+                format!(
+                    "topic {side} exists already, and the query needs that name for its late rows"
+                ),
                 "drop that topic or the query",
             )
             .into()),
             // An updating view seldom has late rows, so its side topic is made with the first.
             None => topics.create_topic(late_topic(name, &self.plan)).await?,
         };
-        Ok(topics.append(self.runner.job(), topic.id, epoch, rows).await?)
+        Ok(topics
+            .append(self.runner.job(), topic.id, epoch, rows)
+            .await?)
     }
 
     async fn save_if_due(&mut self) -> Result<(), JobError> {
@@ -456,10 +484,17 @@ impl<'a> Turns<'a> {
         };
         let key = key_of(self.runner.spec.id, self.epoch);
         let object = checkpoint.encode()?;
-        let put = self.runner.state.put(&Path::from(key.as_str()), object.into()).await;
+        let put = self
+            .runner
+            .state
+            .put(&Path::from(key.as_str()), object.into())
+            .await;
         put.map_err(|source| store_error("write", &key, source))?;
         let epoch = Epoch(self.epoch);
-        self.runner.topics.checkpointed(self.runner.job(), epoch, &key).await?;
+        self.runner
+            .topics
+            .checkpointed(self.runner.job(), epoch, &key)
+            .await?;
         self.saved = Saved {
             epoch: self.epoch,
             key: Some(key),
@@ -472,7 +507,9 @@ impl<'a> Turns<'a> {
     /// Deletes what is not the last checkpoint: older ones, and one that was written and not recorded.
     async fn delete_other_checkpoints(&mut self) {
         let keep = self.saved.key.as_deref();
-        if let Err(error) = delete_checkpoints(self.runner.state.as_ref(), self.runner.spec.id, keep).await {
+        if let Err(error) =
+            delete_checkpoints(self.runner.state.as_ref(), self.runner.spec.id, keep).await
+        {
             // They take space and do no harm; the next checkpoint tries again.
             tracing::warn!(job = %self.runner.spec.name, %error, "old state was not deleted");
         }
@@ -496,7 +533,9 @@ impl<'a> Turns<'a> {
                 .as_ref()
                 .map(|first| format!("first row that could not be decoded: {first}"));
             let readers = self.readers.iter();
-            shared.committed = readers.map(|(queue, reader)| (*queue, reader.taken())).collect();
+            shared.committed = readers
+                .map(|(queue, reader)| (*queue, reader.taken()))
+                .collect();
         });
     }
 }
@@ -539,7 +578,13 @@ pub async fn delete_checkpoints(
 }
 
 fn output_of(runner: &Runner) -> Result<TopicId, JobError> {
-    let topic = runner.shared.lock().expect("no holder panics").status.output_topic.clone();
+    let topic = runner
+        .shared
+        .lock()
+        .expect("no holder panics")
+        .status
+        .output_topic
+        .clone();
     let id = runner.spec.outputs.first().copied().map(TopicId);
     match (runner.topics.topic(&topic), id) {
         (Some(found), Some(id)) if found.id == id => Ok(id),

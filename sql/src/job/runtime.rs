@@ -17,9 +17,7 @@ use tokio::sync::watch;
 
 use crate::continuous::{Continuous, JobState, JobStatus};
 use crate::error::SqlError;
-use crate::job::runner::{
-    Runner, Shared, delete_checkpoints, late_topic, late_topic_of, plan_of,
-};
+use crate::job::runner::{Runner, Shared, delete_checkpoints, late_topic, late_topic_of, plan_of};
 use crate::plan::continuous::plan;
 use crate::statement::{ContinuousJob, ContinuousView, Statement, parse};
 use crate::topic::{JobSpec, NewTopic, TopicInfo, Topics};
@@ -124,7 +122,10 @@ impl Jobs {
             shared: Arc::clone(&shared),
             stopping,
         };
-        let task = self.parts.spawn.spawn(Lane::Background, Box::pin(runner.run()));
+        let task = self
+            .parts
+            .spawn
+            .spawn(Lane::Background, Box::pin(runner.run()));
         let job = Running {
             spec,
             is_view,
@@ -225,13 +226,19 @@ impl Continuous for Jobs {
         })?;
         if let Some(writer) = &target.written_by {
             return Err(SqlError::invalid(
-                format!("topic {} is written by the continuous query {writer}", target.name),
+                format!(
+                    "topic {} is written by the continuous query {writer}",
+                    target.name
+                ),
                 "insert into a topic of its own",
             ));
         }
         if target.id == plan.source.id {
             return Err(SqlError::invalid(
-                format!("the job would read from topic {} what it writes to it", target.name),
+                format!(
+                    "the job would read from topic {} what it writes to it",
+                    target.name
+                ),
                 "insert into another topic",
             ));
         }

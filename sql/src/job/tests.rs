@@ -280,7 +280,12 @@ async fn create(jobs: &Jobs, sql: &str) -> Result<(), SqlError> {
 }
 
 async fn create_both(jobs: &Jobs, suffix: &str) {
-    create(jobs, &format!("CREATE MATERIALIZED VIEW changes{suffix} AS {AGGREGATES}")).await.unwrap();
+    create(
+        jobs,
+        &format!("CREATE MATERIALIZED VIEW changes{suffix} AS {AGGREGATES}"),
+    )
+    .await
+    .unwrap();
     let on_close =
         format!("CREATE MATERIALIZED VIEW closed{suffix} AS {AGGREGATES} EMIT ON WINDOW CLOSE");
     create(jobs, &on_close).await.unwrap();
@@ -332,7 +337,9 @@ impl Expected {
                 delay: body["delay"].as_f64().unwrap(),
             });
         }
-        expected.rows.sort_by_key(|row| (row.tick_ms, row.queue, row.offset));
+        expected
+            .rows
+            .sort_by_key(|row| (row.tick_ms, row.queue, row.offset));
         expected
     }
 
@@ -367,14 +374,20 @@ impl Expected {
             );
         }
         let rounded = |(key, (n, total, least, most)): ((String, i64), (i64, f64, f64, f64))| {
-            (key, [n, millionths(total), millionths(least), millionths(most)])
+            (
+                key,
+                [n, millionths(total), millionths(least), millionths(most)],
+            )
         };
         groups.into_iter().map(rounded).collect()
     }
 }
 
 /// JSON readers differ in the last bit of a float, so this side of the comparison is rounded.
-#[expect(clippy::cast_possible_truncation, reason = "sums of the test are small")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "sums of the test are small"
+)]
 fn millionths(number: f64) -> i64 {
     (number * 1e6).round() as i64
 }
@@ -383,18 +396,22 @@ fn window_end(at: i64) -> i64 {
     at.div_euclid(WINDOW_MS) * WINDOW_MS + WINDOW_MS
 }
 
-fn computed<'a>(
-    bodies: impl Iterator<Item = &'a String>,
-) -> BTreeMap<(String, i64), [i64; 4]> {
+fn computed<'a>(bodies: impl Iterator<Item = &'a String>) -> BTreeMap<(String, i64), [i64; 4]> {
     bodies
         .map(|body| {
             let body: Value = serde_json::from_str(body).unwrap();
             let end = body["window_end"].as_str().unwrap().trim_end_matches('Z');
             let end = arrow::compute::kernels::cast_utils::string_to_timestamp_nanos(end).unwrap();
             let number = |name: &str| body[name].as_f64().unwrap();
-            assert!((number("mean") - number("total") / number("n")).abs() < 1e-6, "{body}");
+            assert!(
+                (number("mean") - number("total") / number("n")).abs() < 1e-6,
+                "{body}"
+            );
             (
-                (body["carrier"].as_str().unwrap().to_owned(), end / 1_000_000),
+                (
+                    body["carrier"].as_str().unwrap().to_owned(),
+                    end / 1_000_000,
+                ),
                 [
                     body["n"].as_i64().unwrap(),
                     millionths(number("total")),
@@ -427,19 +444,32 @@ async fn live(world: &World, crashes: &[(Step, u32)]) -> Arc<Jobs> {
 fn check(world: &World, jobs: &Jobs, context: &str) {
     let expected = Expected::of(world);
     let changes = world.view("changes");
-    assert_eq!(computed(changes.values()), expected.groups(true), "{context}");
+    assert_eq!(
+        computed(changes.values()),
+        expected.groups(true),
+        "{context}"
+    );
 
     let closed = world.rows("closed");
     let keys: BTreeSet<&String> = closed.iter().map(|(_, key, _)| key).collect();
-    assert_eq!(keys.len(), closed.len(), "{context}: each window closes once");
+    assert_eq!(
+        keys.len(),
+        closed.len(),
+        "{context}: each window closes once"
+    );
     let bodies: Vec<String> = closed.into_iter().filter_map(|(_, _, body)| body).collect();
     let on_time = expected.groups(false);
     let greatest = expected.rows.iter().filter_map(|row| row.at).max().unwrap();
-    let over = on_time.into_iter().filter(|((_, end), _)| *end <= greatest - DELAY_MS);
+    let over = on_time
+        .into_iter()
+        .filter(|((_, end), _)| *end <= greatest - DELAY_MS);
     assert_eq!(computed(bodies.iter()), over.collect(), "{context}");
 
-    let late: BTreeSet<(u32, u64)> =
-        expected.late().iter().map(|row| (row.queue, row.offset)).collect();
+    let late: BTreeSet<(u32, u64)> = expected
+        .late()
+        .iter()
+        .map(|row| (row.queue, row.offset))
+        .collect();
     let property = |message: &StoredMessage, name: &str| {
         let found = message.properties.iter().find(|(key, _)| key == name);
         found.unwrap().1.clone()
@@ -463,11 +493,18 @@ fn check(world: &World, jobs: &Jobs, context: &str) {
     for name in ["changes", "closed"] {
         let status = status(jobs, name);
         assert_eq!(status.state, JobState::Running, "{context}: {status:?}");
-        assert_eq!(status.rows_in, expected.rows.len() as u64 + expected.undecodable);
+        assert_eq!(
+            status.rows_in,
+            expected.rows.len() as u64 + expected.undecodable
+        );
         assert_eq!(status.rows_undecodable, expected.undecodable, "{context}");
         assert_eq!(status.rows_without_time, expected.without_time, "{context}");
         assert_eq!(status.lag, 0, "{context}");
-        assert_eq!(status.watermark, Some(Timestamp(greatest - DELAY_MS)), "{context}");
+        assert_eq!(
+            status.watermark,
+            Some(Timestamp(greatest - DELAY_MS)),
+            "{context}"
+        );
     }
     assert_eq!(status(jobs, "closed").rows_late, late.len() as u64);
 }
@@ -502,16 +539,35 @@ async fn the_same_log_read_in_one_go_gives_the_same_bytes_as_it_gave_live() {
         create_both(&jobs, "_again").await;
         world.wait_ms(30_000).await;
         assert!(status(&jobs, "closed_again").epoch < status(&jobs, "closed").epoch);
-        assert_eq!(world.view("changes"), world.view("changes_again"), "seed {seed}");
-        assert_eq!(world.rows("closed"), world.rows("closed_again"), "seed {seed}");
-        let late = |topic| world.rows(topic).into_iter().map(|(_, _, body)| body).collect::<Vec<_>>();
+        assert_eq!(
+            world.view("changes"),
+            world.view("changes_again"),
+            "seed {seed}"
+        );
+        assert_eq!(
+            world.rows("closed"),
+            world.rows("closed_again"),
+            "seed {seed}"
+        );
+        let late = |topic| {
+            world
+                .rows(topic)
+                .into_iter()
+                .map(|(_, _, body)| body)
+                .collect::<Vec<_>>()
+        };
         let (mut live, mut again) = (late("closed_late"), late("closed_again_late"));
         live.sort();
         again.sort();
         assert_eq!(live, again, "seed {seed}");
         // What was emitted once stays in the view, but for late rows that came to it afterwards.
         let view = world.view("changes");
-        assert!(world.rows("closed").iter().all(|(_, key, _)| view.contains_key(key)));
+        assert!(
+            world
+                .rows("closed")
+                .iter()
+                .all(|(_, key, _)| view.contains_key(key))
+        );
     }
 }
 
@@ -551,12 +607,26 @@ async fn a_job_writes_into_a_topic_and_bad_bodies_can_be_asked_for() {
     world.send(0, r#"{"carrier":"UA","delay":5}"#);
     world.send(2, r#"{"carrier""#);
     world.wait_ms(300).await;
-    let bodies = |topic| world.rows(topic).into_iter().filter_map(|(_, _, body)| body).collect::<Vec<_>>();
+    let bodies = |topic| {
+        world
+            .rows(topic)
+            .into_iter()
+            .filter_map(|(_, _, body)| body)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(bodies("slow"), [r#"{"carrier":"AA","delay":30.0}"#]);
     assert_eq!(bodies("bad").len(), 1);
     let status = status(&jobs, "copy");
-    assert_eq!((status.rows_in, status.rows_out, status.rows_undecodable), (3, 1, 1));
-    assert!(status.error.unwrap().contains("at offset 0 in queue 2 of topic flights"));
+    assert_eq!(
+        (status.rows_in, status.rows_out, status.rows_undecodable),
+        (3, 1, 1)
+    );
+    assert!(
+        status
+            .error
+            .unwrap()
+            .contains("at offset 0 in queue 2 of topic flights")
+    );
     assert_eq!(status.output_topic, "slow");
 }
 
@@ -564,16 +634,25 @@ async fn a_job_writes_into_a_topic_and_bad_bodies_can_be_asked_for() {
 async fn a_query_that_fails_names_the_row_and_leaves_the_others_running() {
     let world = World::new(1).await;
     let jobs = world.jobs(None);
-    let fails = "CREATE MATERIALIZED VIEW fails AS SELECT 10 / CAST(delay AS INT) AS x FROM flights";
+    let fails =
+        "CREATE MATERIALIZED VIEW fails AS SELECT 10 / CAST(delay AS INT) AS x FROM flights";
     create(&jobs, fails).await.unwrap();
-    create(&jobs, "CREATE MATERIALIZED VIEW works AS SELECT carrier FROM flights").await.unwrap();
+    create(
+        &jobs,
+        "CREATE MATERIALIZED VIEW works AS SELECT carrier FROM flights",
+    )
+    .await
+    .unwrap();
     world.send(1, r#"{"carrier":"AA","delay":5}"#);
     world.send(1, r#"{"carrier":"UA","delay":0}"#);
     world.wait_ms(300).await;
     let failed = status(&jobs, "fails");
     assert_eq!(failed.state, JobState::Failed);
     let error = failed.error.unwrap();
-    assert!(error.contains("at offset 1 in queue 1 of topic flights"), "{error}");
+    assert!(
+        error.contains("at offset 1 in queue 1 of topic flights"),
+        "{error}"
+    );
     assert_eq!(status(&jobs, "works").state, JobState::Running);
     assert_eq!(world.rows("works").len(), 2);
 }
@@ -584,14 +663,26 @@ async fn a_damaged_or_missing_checkpoint_fails_its_query_alone() {
         let world = World::new(1).await;
         let jobs = world.jobs(None);
         create_both(&jobs, "").await;
-        world.send(0, &format!("{{\"carrier\":\"AA\",\"delay\":1,\"at\":{START_MS}}}"));
+        world.send(
+            0,
+            &format!("{{\"carrier\":\"AA\",\"delay\":1,\"at\":{START_MS}}}"),
+        );
         world.wait_ms(300).await;
         jobs.stop().await;
-        let spec = world.topics.jobs().into_iter().find(|job| job.name == "closed").unwrap();
+        let spec = world
+            .topics
+            .jobs()
+            .into_iter()
+            .find(|job| job.name == "closed")
+            .unwrap();
         let progress = world.topics.progress(JobId(spec.id)).await.unwrap();
         let key = Path::from(progress.checkpoint.unwrap().1);
         if damage {
-            world.state.put(&key, Bytes::from_static(b"MPCPxxxxxxxxxxxxxxxx").into()).await.unwrap();
+            world
+                .state
+                .put(&key, Bytes::from_static(b"MPCPxxxxxxxxxxxxxxxx").into())
+                .await
+                .unwrap();
         } else {
             world.state.delete(&key).await.unwrap();
         }
@@ -609,12 +700,20 @@ async fn dropping_a_view_leaves_nothing_and_an_orphan_is_made_anew() {
     let world = World::new(1).await;
     let jobs = world.jobs(None);
     create_both(&jobs, "").await;
-    world.send(0, &format!("{{\"carrier\":\"AA\",\"delay\":1,\"at\":{START_MS}}}"));
+    world.send(
+        0,
+        &format!("{{\"carrier\":\"AA\",\"delay\":1,\"at\":{START_MS}}}"),
+    );
     world.wait_ms(300).await;
     Continuous::drop(jobs.as_ref(), "changes").await.unwrap();
     Continuous::drop(jobs.as_ref(), "closed").await.unwrap();
     assert!(Continuous::drop(jobs.as_ref(), "closed").await.is_err());
-    let left: Vec<String> = world.topics.topics().into_iter().map(|topic| topic.name).collect();
+    let left: Vec<String> = world
+        .topics
+        .topics()
+        .into_iter()
+        .map(|topic| topic.name)
+        .collect();
     assert_eq!(left, ["flights"]);
     assert!(world.topics.jobs().is_empty());
 
@@ -631,7 +730,13 @@ async fn dropping_a_view_leaves_nothing_and_an_orphan_is_made_anew() {
     world.wait_ms(300).await;
     assert_eq!(world.view("changes").len(), 1);
     let again = format!("CREATE MATERIALIZED VIEW changes AS {AGGREGATES}");
-    assert!(create(&jobs, &again).await.unwrap_err().to_string().contains("exists already"));
+    assert!(
+        create(&jobs, &again)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("exists already")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -643,18 +748,36 @@ async fn what_a_continuous_query_does_not_take_is_refused_by_name() {
         .await
         .unwrap();
     for (query, expected) in [
-        ("SELECT f.carrier FROM flights f JOIN plain p ON f.carrier = p.carrier", "JOIN"),
+        (
+            "SELECT f.carrier FROM flights f JOIN plain p ON f.carrier = p.carrier",
+            "JOIN",
+        ),
         ("SELECT carrier FROM flights ORDER BY carrier", "ORDER BY"),
         ("SELECT carrier FROM flights LIMIT 3", "LIMIT"),
         ("SELECT DISTINCT carrier FROM flights", "DISTINCT"),
         ("SELECT count(*) AS n FROM flights", "without GROUP BY"),
-        ("SELECT carrier, rank() OVER (ORDER BY delay) AS r FROM flights", "OVER"),
+        (
+            "SELECT carrier, rank() OVER (ORDER BY delay) AS r FROM flights",
+            "OVER",
+        ),
         ("SELECT carrier FROM flights WHERE at < now()", "now()"),
         ("SELECT carrier, random() AS r FROM flights", "random()"),
-        ("SELECT carrier FROM flights WHERE delay > (SELECT 1)", "subquery"),
-        ("SELECT carrier, sum(DISTINCT delay) AS s FROM flights GROUP BY carrier", "DISTINCT in sum"),
-        ("SELECT count(*) AS n FROM flights GROUP BY carrier", "add carrier to the select list"),
-        ("SELECT carrier FROM flights EMIT ON WINDOW CLOSE", "needs groups with a window"),
+        (
+            "SELECT carrier FROM flights WHERE delay > (SELECT 1)",
+            "subquery",
+        ),
+        (
+            "SELECT carrier, sum(DISTINCT delay) AS s FROM flights GROUP BY carrier",
+            "DISTINCT in sum",
+        ),
+        (
+            "SELECT count(*) AS n FROM flights GROUP BY carrier",
+            "add carrier to the select list",
+        ),
+        (
+            "SELECT carrier FROM flights EMIT ON WINDOW CLOSE",
+            "needs groups with a window",
+        ),
         ("SELECT carrier, n FROM sums", "updated by key"),
         ("SELECT carrier FROM flihgts", "did you mean flights?"),
         (
@@ -662,7 +785,11 @@ async fn what_a_continuous_query_does_not_take_is_refused_by_name() {
             "WATERMARK FOR at AS at - INTERVAL",
         ),
     ] {
-        let error = create(&jobs, &format!("CREATE MATERIALIZED VIEW refused AS {query}")).await;
+        let error = create(
+            &jobs,
+            &format!("CREATE MATERIALIZED VIEW refused AS {query}"),
+        )
+        .await;
         let error = error.expect_err(query).to_string();
         assert!(error.contains(expected), "{query}: {error}");
         assert!(world.topics.topic("refused").is_none(), "{query}");

@@ -200,8 +200,20 @@ impl Window {
         for kernel in &self.grouping.aggregates {
             let mut accumulator = accumulator(&kernel.function)?;
             let width = kernel.function.state_fields()?.len();
-            merge_rested(accumulator.as_mut(), &rested, first_column, width, keys.len())?;
-            update(accumulator.as_mut(), kernel, rows, &group_indices, keys.len())?;
+            merge_rested(
+                accumulator.as_mut(),
+                &rested,
+                first_column,
+                width,
+                keys.len(),
+            )?;
+            update(
+                accumulator.as_mut(),
+                kernel,
+                rows,
+                &group_indices,
+                keys.len(),
+            )?;
             for column in accumulator.state(EmitTo::All)? {
                 for (index, state) in states.iter_mut().enumerate() {
                     state.push(ScalarValue::try_from_array(&column, index)?.compacted());
@@ -242,7 +254,11 @@ impl Window {
     fn evaluate(&self, keys: &[Key]) -> Result<RecordBatch, OperatorError> {
         let rested: Vec<(usize, &Group)> = keys
             .iter()
-            .map(|key| self.groups.get(key).expect("only groups that are kept are emitted"))
+            .map(|key| {
+                self.groups
+                    .get(key)
+                    .expect("only groups that are kept are emitted")
+            })
             .enumerate()
             .collect();
         let parser = self.converter.parser();
@@ -253,11 +269,20 @@ impl Window {
         for kernel in &self.grouping.aggregates {
             let mut accumulator = accumulator(&kernel.function)?;
             let width = kernel.function.state_fields()?.len();
-            merge_rested(accumulator.as_mut(), &rested, first_column, width, keys.len())?;
+            merge_rested(
+                accumulator.as_mut(),
+                &rested,
+                first_column,
+                width,
+                keys.len(),
+            )?;
             columns.push(accumulator.evaluate(EmitTo::All)?);
             first_column += width;
         }
-        Ok(RecordBatch::try_new(Arc::clone(&self.grouping.schema), columns)?)
+        Ok(RecordBatch::try_new(
+            Arc::clone(&self.grouping.schema),
+            columns,
+        )?)
     }
 
     /// Puts the groups through HAVING and the select list; what HAVING refuses is deleted if a row of it
@@ -428,10 +453,16 @@ impl Operator for Window {
         columns.push(Arc::new(BooleanArray::from_iter(emitted)));
         let width = self.state_schema.fields().len() - columns.len();
         for column in 0..width {
-            let values = self.groups.values().map(|group| group.state[column].clone());
+            let values = self
+                .groups
+                .values()
+                .map(|group| group.state[column].clone());
             columns.push(ScalarValue::iter_to_array(values)?);
         }
-        Ok(Some(RecordBatch::try_new(Arc::clone(&self.state_schema), columns)?))
+        Ok(Some(RecordBatch::try_new(
+            Arc::clone(&self.state_schema),
+            columns,
+        )?))
     }
 
     fn restore(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
@@ -562,7 +593,10 @@ fn update(
         Some(filter) => Some(filter.evaluate(rows)?.into_array(count)?),
         None => None,
     };
-    let filter = filter.as_ref().map(|mask| as_boolean_array(mask)).transpose()?;
+    let filter = filter
+        .as_ref()
+        .map(|mask| as_boolean_array(mask))
+        .transpose()?;
     accumulator.update_batch(&arguments, group_indices, filter, groups)
 }
 

@@ -23,9 +23,7 @@ use datafusion::physical_expr::expressions::{Column, cast};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as EngineStatement;
-use datafusion::sql::sqlparser::ast::{
-    ObjectName, Query, Statement as SyntaxTree, Visit, Visitor,
-};
+use datafusion::sql::sqlparser::ast::{ObjectName, Query, Statement as SyntaxTree, Visit, Visitor};
 
 use millpond_proto::limits;
 
@@ -170,7 +168,10 @@ pub async fn plan(
     let source = source_of(&query, topics)?;
     if !source.primary_key.is_empty() {
         return Err(SqlError::invalid(
-            format!("topic {} is updated by key, and a continuous query reads topics whose rows stay", source.name),
+            format!(
+                "topic {} is updated by key, and a continuous query reads topics whose rows stay",
+                source.name
+            ),
             "read the topic that it is made of, or a view with EMIT ON WINDOW CLOSE",
         ));
     }
@@ -178,7 +179,12 @@ pub async fn plan(
     let window = match windows.as_slice() {
         [] => None,
         [window] => Some(window.clone()),
-        _ => return Err(refused("more than one window function", "write one query per window")),
+        _ => {
+            return Err(refused(
+                "more than one window function",
+                "write one query per window",
+            ));
+        }
     };
     let logical = analyse(query, &source, &source_schema).await?;
     let walk = Walk {
@@ -187,7 +193,12 @@ pub async fn plan(
         properties: ExecutionProps::new(),
     };
     let chain = walk.chain(&logical)?;
-    finish(chain, emit, window.as_ref(), Input::of(&source, &source_schema, &logical)?)
+    finish(
+        chain,
+        emit,
+        window.as_ref(),
+        Input::of(&source, &source_schema, &logical)?,
+    )
 }
 
 /// What is decoded of the source.
@@ -375,8 +386,7 @@ impl Walk<'_> {
 
     fn kernel(&self, expr: &Expr, input: &DFSchema, rows: &Schema) -> Result<Kernel, SqlError> {
         deterministic(expr)?;
-        let lowered =
-            LoweredAggregateBuilder::new(expr, input, rows, &self.properties).build()?;
+        let lowered = LoweredAggregateBuilder::new(expr, input, rows, &self.properties).build()?;
         let function = lowered.aggregate;
         let name = function.fun().name();
         // Other functions would see the distinct values in the order of a hash table.
@@ -405,12 +415,7 @@ impl Walk<'_> {
     }
 
     /// What an expression passes on unchanged.
-    fn origin(
-        &self,
-        expr: &Expr,
-        input: &DFSchema,
-        below: &Chain,
-    ) -> Result<Origin, SqlError> {
+    fn origin(&self, expr: &Expr, input: &DFSchema, below: &Chain) -> Result<Origin, SqlError> {
         let mut inner = expr;
         while let Expr::Alias(alias) = inner {
             inner = &alias.expr;
@@ -548,8 +553,12 @@ fn primary_key(
     outputs: &[Origin],
     columns: &[ColumnSpec],
 ) -> Result<Vec<String>, SqlError> {
-    let is_window =
-        |group: usize| matches!(grouped.origins[group], Origin::WindowStart | Origin::WindowEnd);
+    let is_window = |group: usize| {
+        matches!(
+            grouped.origins[group],
+            Origin::WindowStart | Origin::WindowEnd
+        )
+    };
     let output_of = |group: usize| outputs.iter().position(|o| *o == Origin::Group(group));
     let window_is_out =
         (0..grouped.groups.len()).any(|group| is_window(group) && output_of(group).is_some());
@@ -562,7 +571,9 @@ fn primary_key(
             None => {
                 let name = &grouped.names[group];
                 return Err(SqlError::invalid(
-                    format!("the select list lacks the group column {name}, so rows of a group could not be told apart"),
+                    format!(
+                        "the select list lacks the group column {name}, so rows of a group could not be told apart"
+                    ),
                     format!("add {name} to the select list"),
                 ));
             }
@@ -581,7 +592,8 @@ fn source_of(query: &Query, topics: &dyn Topics) -> Result<TopicInfo, SqlError> 
         type Break = ();
         fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
             for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
-                self.local.insert(crate::statement::name_of(&cte.alias.name));
+                self.local
+                    .insert(crate::statement::name_of(&cte.alias.name));
             }
             ControlFlow::Continue(())
         }
@@ -605,7 +617,10 @@ fn source_of(query: &Query, topics: &dyn Topics) -> Result<TopicInfo, SqlError> 
     let _ = query.visit(&mut tables);
     let names: Vec<&String> = tables.names.difference(&tables.local).collect();
     match names.as_slice() {
-        [] => Err(refused("a query without a topic", "read a topic: SELECT … FROM topic")),
+        [] => Err(refused(
+            "a query without a topic",
+            "read a topic: SELECT … FROM topic",
+        )),
         [name] => topics.topic(name).ok_or_else(|| {
             let known = topics.topics().into_iter().map(|topic| topic.name);
             SqlError::unknown("topic", name, None, known)
@@ -629,10 +644,9 @@ async fn analyse(
     let state = context.state();
     let statement = EngineStatement::Statement(Box::new(SyntaxTree::Query(Box::new(query))));
     let plan = state.statement_to_plan(statement).await?;
-    let analysed =
-        state
-            .analyzer()
-            .execute_and_check(plan, state.config_options(), |_, _| {})?;
+    let analysed = state
+        .analyzer()
+        .execute_and_check(plan, state.config_options(), |_, _| {})?;
     // Of all optimisations only this one: do not decode what the query does not read.
     let optimizer = Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]);
     Ok(optimizer.optimize(analysed, &state, |_, _| {})?)
@@ -710,7 +724,10 @@ fn sql_type(field: &Field) -> Result<String, SqlError> {
         DataType::Decimal128(precision, scale) => format!("DECIMAL({precision}, {scale})"),
         other => {
             return Err(SqlError::invalid(
-                format!("output column {} has type {other}, which no topic declares", field.name()),
+                format!(
+                    "output column {} has type {other}, which no topic declares",
+                    field.name()
+                ),
                 "cast it, for example to VARCHAR",
             ));
         }
@@ -735,9 +752,10 @@ fn unsupported(plan: &LogicalPlan) -> SqlError {
             "group by a window, or compute it where the view is read",
         ),
         LogicalPlan::Unnest(_) => refused("UNNEST", "compute it where the view is read"),
-        LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {
-            refused("a query without a topic", "read a topic: SELECT … FROM topic")
-        }
+        LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => refused(
+            "a query without a topic",
+            "read a topic: SELECT … FROM topic",
+        ),
         LogicalPlan::RecursiveQuery(_) => {
             refused("WITH RECURSIVE", "compute it where the view is read")
         }
@@ -760,7 +778,10 @@ fn joins() -> SqlError {
 }
 
 fn distinct() -> SqlError {
-    refused("DISTINCT", "group by the columns and count: SELECT a, count(*) FROM topic GROUP BY a")
+    refused(
+        "DISTINCT",
+        "group by the columns and count: SELECT a, count(*) FROM topic GROUP BY a",
+    )
 }
 
 fn without_window() -> SqlError {
@@ -778,7 +799,9 @@ fn without_watermark(source: &TopicInfo, window: &Window) -> SqlError {
         None => "it declares no watermark".to_owned(),
     };
     SqlError::invalid(
-        format!("a window over {column} needs to know how late rows of topic {topic} may come, and {declared}"),
+        format!(
+            "a window over {column} needs to know how late rows of topic {topic} may come, and {declared}"
+        ),
         format!(
             "make the topic with CREATE TOPIC {topic} (…, WATERMARK FOR {column} AS {column} - INTERVAL '5 minutes')"
         ),

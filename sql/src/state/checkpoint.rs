@@ -187,8 +187,7 @@ impl Checkpoint {
         let (facts, state) = rest
             .split_at_checked(facts_bytes)
             .ok_or_else(|| damaged("its facts are cut off"))?;
-        let facts =
-            serde_json::from_slice(facts).map_err(|error| damaged(&error.to_string()))?;
+        let facts = serde_json::from_slice(facts).map_err(|error| damaged(&error.to_string()))?;
         let state = if state.is_empty() {
             None
         } else {
