@@ -24,7 +24,9 @@ use std::sync::{Arc, LazyLock};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use datafusion::common::DFSchema;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::sql::sqlparser::ast::{DataType as SqlType, ExactNumberInfo, ExprWithAlias, TimezoneInfo};
+use datafusion::sql::sqlparser::ast::{
+    DataType as SqlType, ExactNumberInfo, ExprWithAlias, TimezoneInfo,
+};
 
 use crate::error::SqlError;
 use crate::runtime;
@@ -65,7 +67,11 @@ static SYSTEM: LazyLock<Vec<Field>> = LazyLock::new(|| {
         Field::new("_message_id", DataType::Utf8, true),
         Field::new("_stored_at", timestamp(), false),
         Field::new("_born_at", timestamp(), false),
-        Field::new("_properties", DataType::Map(Arc::new(properties_entry()), false), true),
+        Field::new(
+            "_properties",
+            DataType::Map(Arc::new(properties_entry()), false),
+            true,
+        ),
         Field::new("_body", DataType::Utf8, true),
         Field::new(DECODE_ERROR, DataType::Utf8, true),
     ]
@@ -121,7 +127,11 @@ impl Table {
             body.push(Field::new(&column.name, data_type, true));
         }
         let before_error = SYSTEM.len() - 1;
-        let input: Vec<Field> = body.iter().chain(&SYSTEM[..before_error]).cloned().collect();
+        let input: Vec<Field> = body
+            .iter()
+            .chain(&SYSTEM[..before_error])
+            .cloned()
+            .collect();
         let input = Arc::new(Schema::new(input));
         let planned = DFSchema::try_from(input.as_ref().clone())?;
 
@@ -167,10 +177,8 @@ impl Table {
 fn plan_expression(text: &str, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, SqlError> {
     let expr = parse_expression(text)?;
     let state = runtime::expressions();
-    let logical = state.create_logical_expr_from_sql_expr(
-        ExprWithAlias { expr, alias: None },
-        schema,
-    )?;
+    let logical =
+        state.create_logical_expr_from_sql_expr(ExprWithAlias { expr, alias: None }, schema)?;
     Ok(state.create_physical_expr(logical, schema)?)
 }
 
@@ -190,7 +198,9 @@ pub fn arrow_type(sql: &SqlType) -> Result<DataType, SqlError> {
         | SqlType::Character(_)
         | SqlType::Text
         | SqlType::String(_) => DataType::Utf8,
-        SqlType::Int(_) | SqlType::Integer(_) | SqlType::Int4(_) | SqlType::Int32 => DataType::Int32,
+        SqlType::Int(_) | SqlType::Integer(_) | SqlType::Int4(_) | SqlType::Int32 => {
+            DataType::Int32
+        }
         SqlType::BigInt(_) | SqlType::Int8(_) | SqlType::Int64 => DataType::Int64,
         SqlType::SmallInt(_) | SqlType::Int2(_) | SqlType::Int16 => DataType::Int16,
         SqlType::TinyInt(_) => DataType::Int8,
@@ -204,9 +214,11 @@ pub fn arrow_type(sql: &SqlType) -> Result<DataType, SqlError> {
         | SqlType::Datetime(_) => timestamp(),
         SqlType::Date | SqlType::Date32 => DataType::Date32,
         SqlType::Decimal(info) | SqlType::Numeric(info) | SqlType::Dec(info) => decimal(sql, info)?,
-        SqlType::Bytes(_) | SqlType::Varbinary(_) | SqlType::Binary(_) | SqlType::Bytea | SqlType::Blob(_) => {
-            DataType::Binary
-        }
+        SqlType::Bytes(_)
+        | SqlType::Varbinary(_)
+        | SqlType::Binary(_)
+        | SqlType::Bytea
+        | SqlType::Blob(_) => DataType::Binary,
         other => {
             return Err(SqlError::invalid(
                 format!("{other} is not a type of a column"),
@@ -225,7 +237,9 @@ fn decimal(sql: &SqlType, info: &ExactNumberInfo) -> Result<DataType, SqlError> 
     let refuse = || {
         SqlError::invalid(
             format!("{sql} is not a decimal that a column can have"),
-            format!("use 1 to {DECIMAL_PRECISION_MAX} digits, of which none or some follow the point"),
+            format!(
+                "use 1 to {DECIMAL_PRECISION_MAX} digits, of which none or some follow the point"
+            ),
         )
     };
     let fits = (1..=DECIMAL_PRECISION_MAX).contains(&precision)
@@ -290,10 +304,26 @@ mod tests {
             column("rounded", "BIGINT", Some("delay * 2")),
         ])
         .unwrap();
-        let types: Vec<&DataType> = schema.fields().iter().take(3).map(|f| f.data_type()).collect();
-        assert_eq!(types, [&DataType::Float64, &DataType::Boolean, &DataType::Int64]);
+        let types: Vec<&DataType> = schema
+            .fields()
+            .iter()
+            .take(3)
+            .map(|f| f.data_type())
+            .collect();
+        assert_eq!(
+            types,
+            [&DataType::Float64, &DataType::Boolean, &DataType::Int64]
+        );
         assert_eq!(schema.field(3).name(), "_queue");
-        let error = check_columns(&[column("late", "", Some("dealy > 15")), column("delay", "DOUBLE", None)]);
-        assert!(error.unwrap_err().to_string().contains("did you mean delay?"));
+        let error = check_columns(&[
+            column("late", "", Some("dealy > 15")),
+            column("delay", "DOUBLE", None),
+        ]);
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .contains("did you mean delay?")
+        );
     }
 }

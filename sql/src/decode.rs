@@ -72,7 +72,8 @@ impl TopicDecoder {
                 parses |= field.name() == DECODE_ERROR && declared > 0;
             }
         }
-        let mut envelope: Vec<&'static str> = system.iter().filter_map(|name| source(name)).collect();
+        let mut envelope: Vec<&'static str> =
+            system.iter().filter_map(|name| source(name)).collect();
         if parses && !envelope.contains(&"body") {
             envelope.push("body");
         }
@@ -129,9 +130,7 @@ impl TopicDecoder {
                     let value = expression.evaluate(&input)?.into_array(rows)?;
                     without(&value, &errors)?
                 }
-                _ if field.name() == DECODE_ERROR && at >= declared => {
-                    error_column(&errors, rows)
-                }
+                _ if field.name() == DECODE_ERROR && at >= declared => error_column(&errors, rows),
                 _ => Arc::clone(column(&input, field.name())?),
             });
         }

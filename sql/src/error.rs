@@ -85,7 +85,9 @@ pub enum SqlError {
     #[error(transparent)]
     Topics(#[from] TopicsError),
     /// The export folder could not be written.
-    #[error("the export {path} could not be written; check space and permissions of the export folder")]
+    #[error(
+        "the export {path} could not be written; check space and permissions of the export folder"
+    )]
     Export {
         /// The path asked for.
         path: String,
@@ -290,10 +292,7 @@ fn classify(error: Arc<DataFusionError>) -> SqlError {
 
 /// The known name nearest to a misspelt one, if one is near enough to be meant.
 #[must_use]
-pub fn nearest(
-    name: &str,
-    known: impl IntoIterator<Item = impl AsRef<str>>,
-) -> Option<String> {
+pub fn nearest(name: &str, known: impl IntoIterator<Item = impl AsRef<str>>) -> Option<String> {
     let wanted = name.to_lowercase();
     let reach = (wanted.chars().count() / 3).clamp(1, 3);
     known
@@ -345,7 +344,15 @@ mod tests {
 
     #[test]
     fn an_error_says_where_what_and_what_instead() {
-        let error = SqlError::unknown("topic", "flihgts", Some(Position { line: 1, column: 15 }), ["flights"]);
+        let error = SqlError::unknown(
+            "topic",
+            "flihgts",
+            Some(Position {
+                line: 1,
+                column: 15,
+            }),
+            ["flights"],
+        );
         assert_eq!(
             error.to_string(),
             "line 1, column 15: there is no topic flihgts; did you mean flights?"

@@ -6,8 +6,11 @@
 //!
 //! Reading order: [`topic`] (what is asked from above), [`statement`] and [`dialect`] (text in),
 //! [`catalog`] (a topic as a table), [`decode`] (envelopes to rows), [`plan`] (rewrites), [`runtime`]
-//! (what queries run in), [`continuous`] (what is asked of the job runtime), [`error`].
+//! (what queries run in), [`batch`] (bounded queries), [`continuous`] (what is asked of the job runtime),
+//! [`sql`] (the way in), [`answer`], [`error`].
 
+pub mod answer;
+pub mod batch;
 pub mod catalog;
 pub mod continuous;
 pub mod decode;
@@ -15,6 +18,7 @@ pub mod dialect;
 pub mod error;
 pub mod plan;
 pub mod runtime;
+pub mod sql;
 pub mod statement;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;

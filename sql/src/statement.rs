@@ -147,13 +147,37 @@ const FIRST_WORDS: [&str; 13] = [
 
 /// Words that a misspelt one may have meant where the parser stopped.
 const CLAUSE_WORDS: [&str; 24] = [
-    "SELECT", "FROM", "WHERE", "GROUP", "ORDER", "HAVING", "LIMIT", "OFFSET", "JOIN", "UNION",
-    "BETWEEN", "VALUES", "WATERMARK", "TUMBLE", "DESCRIPTOR", "INTERVAL", "EMIT", "CHANGES",
-    "WINDOW", "CLOSE", "TOPIC", "MATERIALIZED", "VIEW", "WITH",
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "GROUP",
+    "ORDER",
+    "HAVING",
+    "LIMIT",
+    "OFFSET",
+    "JOIN",
+    "UNION",
+    "BETWEEN",
+    "VALUES",
+    "WATERMARK",
+    "TUMBLE",
+    "DESCRIPTOR",
+    "INTERVAL",
+    "EMIT",
+    "CHANGES",
+    "WINDOW",
+    "CLOSE",
+    "TOPIC",
+    "MATERIALIZED",
+    "VIEW",
+    "WITH",
 ];
 
 /// How deep expressions and queries may nest.
 pub const DEPTH_MAX: usize = 50;
+
+/// How many words may follow each other without comma or parenthesis.
+pub const CHAIN_TOKENS_MAX: usize = 2000;
 
 /// Parses exactly one statement; a semicolon may follow it.
 ///
@@ -207,9 +231,7 @@ pub fn parse_query(sql: &str) -> Result<Box<Query>, SqlError> {
 ///
 /// # Errors
 /// [`SqlError::Syntax`].
-pub fn parse_type(
-    sql: &str,
-) -> Result<datafusion::sql::sqlparser::ast::DataType, SqlError> {
+pub fn parse_type(sql: &str) -> Result<datafusion::sql::sqlparser::ast::DataType, SqlError> {
     let mut statement = StatementParser::new(sql)?;
     let parsed = statement.sub(Parser::parse_data_type)?;
     match &statement.parser.peek_token_ref().token {
@@ -295,6 +317,7 @@ impl<'a> StatementParser<'a> {
                     suggestion: None,
                 })
             })?;
+        check_chains(&tokens)?;
         let parser = Parser::new(&DIALECT)
             .with_recursion_limit(DEPTH_MAX)
             .with_tokens_with_locations(tokens);
@@ -366,10 +389,14 @@ impl<'a> StatementParser<'a> {
                 "tables are topics here: write CREATE TOPIC name (column TYPE, …)".to_owned()
             }
             token if is_word(token, "VIEW") => {
-                "views are continuous here: write CREATE MATERIALIZED VIEW name AS SELECT …".to_owned()
+                "views are continuous here: write CREATE MATERIALIZED VIEW name AS SELECT …"
+                    .to_owned()
             }
             Token::Word(word) => nearest(&word.value, ["TOPIC", "MATERIALIZED", "JOB"])
-                .map_or_else(|| ALLOWED.to_owned(), |near| format!("did you mean CREATE {near}?")),
+                .map_or_else(
+                    || ALLOWED.to_owned(),
+                    |near| format!("did you mean CREATE {near}?"),
+                ),
             _ => ALLOWED.to_owned(),
         };
         Err(SqlError::NotAllowed(Refusal {
@@ -392,7 +419,11 @@ impl<'a> StatementParser<'a> {
                     let at = self.parser.peek_token();
                     let declared = self.watermark()?;
                     if watermark.replace(declared).is_some() {
-                        return Err(at_token(&at, "a topic has one watermark", "remove one of them"));
+                        return Err(at_token(
+                            &at,
+                            "a topic has one watermark",
+                            "remove one of them",
+                        ));
                     }
                 } else {
                     let at = self.parser.peek_token();
@@ -491,7 +522,8 @@ impl<'a> StatementParser<'a> {
         self.expect_word("AS")?;
         let at = self.parser.peek_token();
         let expr = self.sub(Parser::parse_expr)?;
-        let is_column = |expr: &Expr| matches!(expr, Expr::Identifier(ident) if name_of(ident) == column);
+        let is_column =
+            |expr: &Expr| matches!(expr, Expr::Identifier(ident) if name_of(ident) == column);
         let delay_ms = match &expr {
             expr if is_column(expr) => 0,
             Expr::BinaryOp {
@@ -508,7 +540,11 @@ impl<'a> StatementParser<'a> {
             }
         };
         if delay_ms < 0 {
-            return Err(at_token(&at, "a watermark can not run ahead of its column", "use a delay of zero or more"));
+            return Err(at_token(
+                &at,
+                "a watermark can not run ahead of its column",
+                "use a delay of zero or more",
+            ));
         }
         Ok(WatermarkSpec { column, delay_ms })
     }
@@ -535,7 +571,10 @@ impl<'a> StatementParser<'a> {
             Ok(queues) if (1..=limits::QUEUES_MAX).contains(&queues) => Ok(Some(queues)),
             _ => Err(at_token(
                 &at,
-                &format!("a topic has 1 to {} queues, not {queues}", limits::QUEUES_MAX),
+                &format!(
+                    "a topic has 1 to {} queues, not {queues}",
+                    limits::QUEUES_MAX
+                ),
                 "choose a number in that range",
             )),
         }
@@ -558,12 +597,14 @@ impl<'a> StatementParser<'a> {
         } else {
             Emit::Changes
         };
-        Ok(Statement::CreateMaterializedView(Box::new(ContinuousView {
-            name,
-            query: *query,
-            emit,
-            sql: self.text(),
-        })))
+        Ok(Statement::CreateMaterializedView(Box::new(
+            ContinuousView {
+                name,
+                query: *query,
+                emit,
+                sql: self.text(),
+            },
+        )))
     }
 
     fn create_job(&mut self) -> Result<Statement, SqlError> {
@@ -598,10 +639,15 @@ impl<'a> StatementParser<'a> {
             return Ok(Statement::DropJob { name: self.name()? });
         }
         let suggestion = match &what.token {
-            token if is_word(token, "TABLE") => "tables are topics here: write DROP TOPIC name".to_owned(),
+            token if is_word(token, "TABLE") => {
+                "tables are topics here: write DROP TOPIC name".to_owned()
+            }
             token if is_word(token, "VIEW") => "write DROP MATERIALIZED VIEW name".to_owned(),
             Token::Word(word) => nearest(&word.value, ["TOPIC", "MATERIALIZED", "JOB"])
-                .map_or_else(|| ALLOWED.to_owned(), |near| format!("did you mean DROP {near}?")),
+                .map_or_else(
+                    || ALLOWED.to_owned(),
+                    |near| format!("did you mean DROP {near}?"),
+                ),
             _ => ALLOWED.to_owned(),
         };
         Err(SqlError::NotAllowed(Refusal {
@@ -624,8 +670,11 @@ impl<'a> StatementParser<'a> {
         if self.word("FROM") {
             return Err(SqlError::NotAllowed(Refusal {
                 position: position_of(&at),
-                cause: "COPY FROM is not a statement of this server, which reads no files".to_owned(),
-                suggestion: Some("send the rows as messages, or use the client's import".to_owned()),
+                cause: "COPY FROM is not a statement of this server, which reads no files"
+                    .to_owned(),
+                suggestion: Some(
+                    "send the rows as messages, or use the client's import".to_owned(),
+                ),
             }));
         }
         self.expect_word("TO")?;
@@ -686,7 +735,8 @@ impl<'a> StatementParser<'a> {
             position: position_of(&what),
             cause: format!("SHOW {} is not a statement of this server", what.token),
             suggestion: Some(
-                suggestion.unwrap_or_else(|| "write SHOW TOPICS, SHOW JOBS or SHOW GROUPS".to_owned()),
+                suggestion
+                    .unwrap_or_else(|| "write SHOW TOPICS, SHOW JOBS or SHOW GROUPS".to_owned()),
             ),
         }))
     }
@@ -700,7 +750,8 @@ impl<'a> StatementParser<'a> {
                 position: position_of(&next),
                 cause: "EMIT belongs to continuous queries, and a plain query ends".to_owned(),
                 suggestion: Some(
-                    "leave EMIT out, or write CREATE MATERIALIZED VIEW name AS SELECT … EMIT …".to_owned(),
+                    "leave EMIT out, or write CREATE MATERIALIZED VIEW name AS SELECT … EMIT …"
+                        .to_owned(),
                 ),
             }));
         }
@@ -780,9 +831,12 @@ impl<'a> StatementParser<'a> {
         };
         let (cause, position) = split_position(&text);
         // The word that stopped the parser, or the one before it, may be a misspelt keyword.
-        let near = [self.parser.peek_token(), self.parser.get_current_token().clone()]
-            .iter()
-            .find_map(|token| keyword_meant(&token.token));
+        let near = [
+            self.parser.peek_token(),
+            self.parser.get_current_token().clone(),
+        ]
+        .iter()
+        .find_map(|token| keyword_meant(&token.token));
         SqlError::Syntax(Refusal {
             position,
             cause,
@@ -807,8 +861,10 @@ impl<'a> StatementParser<'a> {
 
     fn not_allowed(&self, first: &TokenWithSpan) -> SqlError {
         let suggestion = match &first.token {
-            Token::Word(word) => nearest(&word.value, FIRST_WORDS)
-                .map_or_else(|| ALLOWED.to_owned(), |near| format!("did you mean {near}?")),
+            Token::Word(word) => nearest(&word.value, FIRST_WORDS).map_or_else(
+                || ALLOWED.to_owned(),
+                |near| format!("did you mean {near}?"),
+            ),
             _ => ALLOWED.to_owned(),
         };
         SqlError::NotAllowed(Refusal {
@@ -821,6 +877,40 @@ impl<'a> StatementParser<'a> {
     fn text(&self) -> String {
         self.sql.trim().trim_end_matches(';').trim_end().to_owned()
     }
+}
+
+/// Refuses chains like `1 + 1 + 1 + …`: the parser takes them in a loop, but the tree they become is as deep
+/// as they are long, and whatever walks or drops it needs stack for each level.
+fn check_chains(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
+    let mut levels = vec![0_usize];
+    for token in tokens {
+        match &token.token {
+            Token::Whitespace(_) => {}
+            Token::LParen => levels.push(0),
+            Token::RParen if levels.len() > 1 => {
+                levels.pop();
+            }
+            Token::Comma | Token::SemiColon => {
+                if let Some(level) = levels.last_mut() {
+                    *level = 0;
+                }
+            }
+            _ => {
+                let Some(level) = levels.last_mut() else {
+                    continue;
+                };
+                *level += 1;
+                if *level > CHAIN_TOKENS_MAX {
+                    return Err(SqlError::Limit {
+                        limit: "CHAIN_TOKENS_MAX",
+                        value: format!("{CHAIN_TOKENS_MAX} words between two commas"),
+                        advice: "use IN (…) or VALUES instead of a long chain of operators",
+                    });
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A name as it must be written to mean exactly itself.

@@ -172,9 +172,16 @@ impl Topics for MemoryTopics {
 
     fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, columns: &[&str]) -> Scan {
         let state = self.state();
-        let messages = state.messages.get(&(topic, queue)).map_or(&[][..], Vec::as_slice);
-        let end = usize::try_from(range.end.0).unwrap_or(usize::MAX).min(messages.len());
-        let start = usize::try_from(range.start.0).unwrap_or(usize::MAX).min(end);
+        let messages = state
+            .messages
+            .get(&(topic, queue))
+            .map_or(&[][..], Vec::as_slice);
+        let end = usize::try_from(range.end.0)
+            .unwrap_or(usize::MAX)
+            .min(messages.len());
+        let start = usize::try_from(range.start.0)
+            .unwrap_or(usize::MAX)
+            .min(end);
         let batches: Vec<_> = (start..end)
             .step_by(self.batch_rows)
             .map(|from| {
@@ -234,7 +241,9 @@ impl Topics for MemoryTopics {
     ) -> Result<JobSpec, TopicsError> {
         let mut state = self.state();
         if state.jobs.values().any(|job| job.name == name) {
-            return Err(refuse(format!("job {name} exists already; choose another name")));
+            return Err(refuse(format!(
+                "job {name} exists already; choose another name"
+            )));
         }
         state.ids += 1;
         let job = JobSpec {
@@ -259,7 +268,12 @@ impl Topics for MemoryTopics {
     }
 
     async fn progress(&self, job: JobId) -> Result<JobProgress, TopicsError> {
-        Ok(self.state().progress.get(&job.0).cloned().unwrap_or_default())
+        Ok(self
+            .state()
+            .progress
+            .get(&job.0)
+            .cloned()
+            .unwrap_or_default())
     }
 
     async fn commit(&self, job: JobId, cut: EpochCut) -> Result<(), TopicsError> {
@@ -318,7 +332,8 @@ impl Topics for MemoryTopics {
             return RecordBatch::new_empty(schema);
         }
         let names = StringArray::from_iter_values(topics.iter().map(|topic| &topic.name));
-        let queues = Int64Array::from_iter_values(topics.iter().map(|topic| i64::from(topic.queues)));
+        let queues =
+            Int64Array::from_iter_values(topics.iter().map(|topic| i64::from(topic.queues)));
         RecordBatch::try_new(schema, vec![Arc::new(names), Arc::new(queues)])
             .expect("the columns are built for this schema")
     }
@@ -362,7 +377,12 @@ impl MemoryTopics {
 }
 
 /// Messages as envelope columns.
-fn envelopes(queue: QueueId, first: u64, messages: &[StoredMessage], columns: &[&str]) -> RecordBatch {
+fn envelopes(
+    queue: QueueId,
+    first: u64,
+    messages: &[StoredMessage],
+    columns: &[&str],
+) -> RecordBatch {
     let each = messages.iter();
     let count = messages.len();
     let mut fields = Vec::new();
@@ -376,13 +396,27 @@ fn envelopes(queue: QueueId, first: u64, messages: &[StoredMessage], columns: &[
             "stored_at" => times(each.clone().map(|m| m.stored_at_ms)),
             "born_at" => times(each.clone().map(|m| m.born_at_ms)),
             "message_id" => Arc::new(StringArray::from_iter_values(
-                (first..).take(count).map(|offset| format!("{queue}-{offset}")),
+                (first..)
+                    .take(count)
+                    .map(|offset| format!("{queue}-{offset}")),
             )),
-            "key" => Arc::new(each.clone().map(|m| m.key.as_deref()).collect::<BinaryArray>()),
-            "tag" => Arc::new(each.clone().map(|m| m.tag.as_deref()).collect::<StringArray>()),
+            "key" => Arc::new(
+                each.clone()
+                    .map(|m| m.key.as_deref())
+                    .collect::<BinaryArray>(),
+            ),
+            "tag" => Arc::new(
+                each.clone()
+                    .map(|m| m.tag.as_deref())
+                    .collect::<StringArray>(),
+            ),
             "keys" => keys(messages),
             "properties" => properties(messages),
-            "body" => Arc::new(each.clone().map(|m| m.body.as_deref()).collect::<BinaryArray>()),
+            "body" => Arc::new(
+                each.clone()
+                    .map(|m| m.body.as_deref())
+                    .collect::<BinaryArray>(),
+            ),
             other => unreachable!("no table column is made of {other}"),
         };
         fields.push(Field::new(*name, array.data_type().clone(), true));

@@ -7,22 +7,36 @@
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use arrow::array::RecordBatch;
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::BoxStream;
 use millpond_proto::chance::Chance;
 use millpond_proto::message::{Offset, QueueId, ShardId, Term, TopicId};
-use millpond_proto::task::Spawn;
+use millpond_proto::task::{Spawn, Task};
 use millpond_proto::time::Clock;
 use object_store::ObjectStore;
+use prost::Message as _;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::disk::Disk;
 use crate::error::{AppendError, OpenError, ReadError, ShardDamaged, TierError};
+use crate::format::block::{self, Entry, Kind};
+use crate::format::checksum::crc32c;
 use crate::format::envelope::Envelope;
+use crate::log::checkpoint::Checkpoints;
 use crate::meta::MetaStore;
+use crate::queue::view::View;
+use crate::tier::cold::Cold;
+use crate::wal::writer::{Append, Command};
+
+mod checkpoint;
+mod identity;
+mod open;
+pub(crate) mod read;
+mod tiering;
 
 /// The outside world, passed in.
 #[derive(Clone, Debug)]
@@ -116,7 +130,7 @@ pub struct Position(pub u64);
 /// Resolves when an append is durable, to the position behind it.
 #[derive(Debug)]
 #[must_use = "an append is not durable before this resolves"]
-pub struct Durable(pub(crate) tokio::sync::oneshot::Receiver<Result<Position, AppendError>>);
+pub struct Durable(pub(crate) oneshot::Receiver<Result<Position, AppendError>>);
 
 impl Future for Durable {
     type Output = Result<Position, AppendError>;
@@ -182,19 +196,35 @@ pub struct Tiered {
     pub bytes: u64,
 }
 
-/// An open data folder.
-#[derive(Debug)]
-pub struct Storage {
-    /// Replaced by the implementation.
-    _private: (),
+/// How much an open folder holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Bytes of WAL that are kept.
+    pub wal_bytes: u64,
+    /// Messages that are not in the cold tier yet.
+    pub hot_messages: u64,
 }
 
-#[expect(
-    unused_variables,
-    clippy::todo,
-    clippy::unused_async,
-    reason = "replaced by the implementation"
-)]
+/// An open data folder.
+///
+/// [`Storage::close`] it before the folder is opened again: a writer that is still at work would go on
+/// with a segment that recovery has already read.
+#[derive(Debug)]
+pub struct Storage {
+    parts: Parts,
+    settings: Settings,
+    view: Arc<View>,
+    cold: Arc<Cold>,
+    meta: Arc<dyn MetaStore>,
+    /// One per WAL.
+    senders: Vec<mpsc::Sender<Command>>,
+    /// Bytes that may still wait for the writers.
+    budget: Arc<Semaphore>,
+    writers: Mutex<Vec<Task>>,
+    checkpoints: tokio::sync::Mutex<Checkpoints>,
+    tiering: tokio::sync::Mutex<()>,
+}
+
 impl Storage {
     /// Opens or makes a data folder: takes the next term, recovers every shard, starts the writers.
     ///
@@ -204,7 +234,7 @@ impl Storage {
         parts: Parts,
         settings: Settings,
     ) -> Result<(Arc<Self>, Recovered<P>), OpenError> {
-        todo!()
+        open::open(parts, settings).await
     }
 
     /// Hands records of one shard to the log, waiting while the log has too much to do.
@@ -219,18 +249,42 @@ impl Storage {
         shard: ShardId,
         records: Vec<Record>,
     ) -> Result<Durable, AppendError> {
-        todo!()
+        let (entries, payload) = encode(shard, &records)?;
+        let size = Append::block_bytes(entries.len(), payload.len());
+        if size > block::APPEND_BYTES_MAX {
+            return Err(AppendError::TooLarge {
+                size_bytes: size as u64,
+                limit_bytes: block::APPEND_BYTES_MAX as u64,
+            });
+        }
+        if let Some(error) = self.view.failure() {
+            return Err(error);
+        }
+        let permits = u32::try_from(size.max(1)).expect("an append is far below 4 GiB");
+        let share = Arc::clone(&self.budget).acquire_many_owned(permits).await;
+        let (reply, durable) = oneshot::channel();
+        let append = Append {
+            entries,
+            payload,
+            reply,
+            _share: share.expect("the budget is never closed"),
+        };
+        let sender = self.sender(shard);
+        match sender.send(Command::Append(append)).await {
+            Ok(()) => Ok(Durable(durable)),
+            Err(_) => Err(self.view.failure().unwrap_or(AppendError::Closed)),
+        }
     }
 
     /// Resolves once the incarnation has ended by a failed write or sync.
     pub async fn failed(&self) -> AppendError {
-        todo!()
+        self.view.failed().await
     }
 
     /// The durable extent of a queue; `None` when nothing was ever stored in it.
     #[must_use]
     pub fn extent(&self, topic: TopicId, queue: QueueId) -> Option<Extent> {
-        todo!()
+        self.extent_of(topic, queue)
     }
 
     /// Reads whole messages from `from` on, oldest first. Empty at the tail.
@@ -245,7 +299,7 @@ impl Storage {
         from: Offset,
         limit: ReadLimit,
     ) -> Result<Vec<Envelope>, ReadError> {
-        todo!()
+        self.read_merged(topic, queue, from, limit).await
     }
 
     /// Columns of the messages in `range`, in offset order, each batch with the schema of
@@ -259,7 +313,7 @@ impl Storage {
         range: Range<Offset>,
         columns: &[&str],
     ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
-        todo!()
+        self.scan_merged(topic, queue, range, columns)
     }
 
     /// Makes snapshots durable, and lets go of WAL segments that neither a snapshot nor the cold tier
@@ -268,7 +322,7 @@ impl Storage {
     /// # Errors
     /// [`TierError`]; the checkpoint before stays valid.
     pub async fn checkpoint(&self, snapshots: Vec<ShardSnapshot>) -> Result<(), TierError> {
-        todo!()
+        self.make_checkpoint(snapshots).await
     }
 
     /// Moves what is durable in the WAL into Parquet. Nothing is trimmed before the files, the
@@ -277,7 +331,7 @@ impl Storage {
     /// # Errors
     /// [`TierError`]; what was not moved stays in the log.
     pub async fn tier(&self) -> Result<Tiered, TierError> {
-        todo!()
+        self.tier_all().await
     }
 
     /// Drops index, manifest and objects of a deleted topic; doing it again changes nothing.
@@ -285,17 +339,115 @@ impl Storage {
     /// # Errors
     /// [`TierError`] when objects could not be removed: call it again.
     pub async fn forget(&self, topic: TopicId) -> Result<(), TierError> {
-        todo!()
+        let _not_while_tiering = self.tiering.lock().await;
+        self.view.index_mut().forget(topic);
+        self.cold.forget(topic).await
     }
 
     /// The metadata store of this folder.
     #[must_use]
     pub fn meta(&self) -> &Arc<dyn MetaStore> {
-        todo!()
+        &self.meta
     }
 
     /// Writes what is queued, then stops the writers. Later appends answer [`AppendError::Closed`].
     pub async fn close(&self) {
-        todo!()
+        for sender in &self.senders {
+            // A writer that is gone needs no telling.
+            let _ = sender.send(Command::Close).await;
+        }
+        let writers = {
+            let mut writers = self.writers.lock().expect("no holder panics");
+            std::mem::take(&mut *writers)
+        };
+        for writer in writers {
+            if let Err(error) = writer.await {
+                tracing::error!(%error, "a writer ended badly");
+            }
+        }
+    }
+
+    /// The durable extents of a topic's queues, by queue; those that never stored anything are left out.
+    #[must_use]
+    pub fn queues_of(&self, topic: TopicId) -> Vec<(QueueId, Extent)> {
+        self.queues(topic)
+    }
+
+    /// Every topic that has messages, hot or cold, ascending: whoever knows which topics exist can
+    /// [`Storage::forget`] the others.
+    #[must_use]
+    pub fn topics(&self) -> Vec<TopicId> {
+        let mut topics = self.view.index().topics();
+        topics.extend(self.cold.queues().into_iter().map(|cold| cold.0));
+        topics.sort_unstable();
+        topics.dedup();
+        topics
+    }
+
+    /// How much is kept.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        let wals = self.view.wals().iter();
+        Sizes {
+            wal_bytes: wals
+                .map(|wal| wal.segments.bytes_up_to(wal.durable()))
+                .sum(),
+            hot_messages: self.view.index().len(),
+        }
+    }
+
+    fn sender(&self, shard: ShardId) -> &mpsc::Sender<Command> {
+        &self.senders[usize::from(shard.0 % self.settings.wals)]
     }
 }
+
+/// Encodes records on the caller's thread, so that the writer only copies.
+fn encode(shard: ShardId, records: &[Record]) -> Result<(Vec<Entry>, Bytes), AppendError> {
+    let length = |record: &Record| match record {
+        Record::Message(envelope) => envelope.encoded_len(),
+        Record::State(bytes) => bytes.len(),
+    };
+    let size: usize = records.iter().map(length).sum();
+    if size > block::APPEND_BYTES_MAX {
+        return Err(AppendError::TooLarge {
+            size_bytes: size as u64,
+            limit_bytes: block::APPEND_BYTES_MAX as u64,
+        });
+    }
+    let mut payload = BytesMut::with_capacity(size);
+    let mut entries = Vec::with_capacity(records.len());
+    for record in records {
+        let from = payload.len();
+        let (kind, topic, queue, offset) = match record {
+            Record::Message(envelope) => {
+                envelope
+                    .encode(&mut payload)
+                    .expect("a growing buffer has room");
+                let Envelope {
+                    topic,
+                    queue,
+                    offset,
+                    ..
+                } = *envelope;
+                (Kind::Message, topic, queue, offset)
+            }
+            Record::State(bytes) => {
+                payload.put_slice(bytes);
+                (Kind::State, 0, 0, 0)
+            }
+        };
+        entries.push(Entry {
+            shard: shard.0,
+            kind,
+            length: u32::try_from(payload.len() - from).expect("bounded above"),
+            checksum: crc32c(&[&payload[from..]]),
+            topic,
+            queue,
+            offset,
+        });
+    }
+    Ok((entries, payload.freeze()))
+}
+
+#[cfg(test)]
+mod tests;

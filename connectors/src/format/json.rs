@@ -202,7 +202,11 @@ pub fn encode_rows(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
             start = at + 1;
         }
     }
-    assert_eq!(rows.len(), batch.num_rows(), "every row is exactly one line");
+    assert_eq!(
+        rows.len(),
+        batch.num_rows(),
+        "every row is exactly one line"
+    );
     Ok(rows)
 }
 
@@ -226,9 +230,7 @@ fn with_plain_timestamps(batch: &RecordBatch) -> Result<RecordBatch, ArrowError>
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{
-        AsArray, Float64Array, Int64Array, StringArray, TimestampMillisecondArray,
-    };
+    use arrow::array::{AsArray, Float64Array, Int64Array, StringArray, TimestampMillisecondArray};
     use arrow::datatypes::{Float64Type, Int64Type, TimeUnit, TimestampMillisecondType};
     use proptest::prelude::*;
 
@@ -289,7 +291,11 @@ mod tests {
             .collect();
         assert_eq!(carriers(&decoded), expected);
         assert_eq!(
-            decoded.batch.column(1).as_primitive::<Float64Type>().value(0),
+            decoded
+                .batch
+                .column(1)
+                .as_primitive::<Float64Type>()
+                .value(0),
             1.5
         );
     }
@@ -303,7 +309,10 @@ mod tests {
             Some(r#"{"at":1357034400000}"#),
             Some(r#"{"at":"soon"}"#),
         ]);
-        let at = decoded.batch.column(2).as_primitive::<TimestampMillisecondType>();
+        let at = decoded
+            .batch
+            .column(2)
+            .as_primitive::<TimestampMillisecondType>();
         let ten = 1_357_034_400_000;
         assert_eq!(
             at.iter().collect::<Vec<_>>(),

@@ -123,12 +123,18 @@ impl Rewriter {
         }
         let [table, column, size] = args else {
             return Err(SqlError::invalid(
-                format!("TUMBLE takes a table, a time column and a size, not {} arguments", args.len()),
+                format!(
+                    "TUMBLE takes a table, a time column and a size, not {} arguments",
+                    args.len()
+                ),
                 FORM,
             ));
         };
         let topic = ident_arg(table).ok_or_else(|| {
-            SqlError::invalid(format!("the first argument of TUMBLE is a topic, not {table}"), FORM)
+            SqlError::invalid(
+                format!("the first argument of TUMBLE is a topic, not {table}"),
+                FORM,
+            )
         })?;
         let time_column = descriptor_arg(column).ok_or_else(|| {
             SqlError::invalid(
@@ -255,19 +261,48 @@ mod tests {
 
     #[test]
     fn a_bounded_window_leaves_out_rows_without_time() {
-        let query = parse_query("SELECT 1 FROM TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '1 hour') AS w").unwrap();
-        assert!(rewrite_bounded(&query).unwrap().0.to_string().contains("IS NOT NULL"));
-        assert!(!rewrite(&query).unwrap().0.to_string().contains("IS NOT NULL"));
+        let query =
+            parse_query("SELECT 1 FROM TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '1 hour') AS w")
+                .unwrap();
+        assert!(
+            rewrite_bounded(&query)
+                .unwrap()
+                .0
+                .to_string()
+                .contains("IS NOT NULL")
+        );
+        assert!(
+            !rewrite(&query)
+                .unwrap()
+                .0
+                .to_string()
+                .contains("IS NOT NULL")
+        );
     }
 
     #[test]
     fn other_table_functions_and_odd_sizes_are_refused() {
         for (sql, expected) in [
-            ("SELECT 1 FROM read_csv('/etc/passwd')", "the one table function is TUMBLE"),
-            ("SELECT 1 FROM TABLE(generate_series(1, 9))", "the one table function is TUMBLE"),
-            ("SELECT 1 FROM TUMBEL(TABLE t, DESCRIPTOR(c), INTERVAL '1 hour')", "did you mean TUMBLE?"),
-            ("SELECT 1 FROM TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '1 month')", "no fixed length"),
-            ("SELECT 1 FROM TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '0 hours')", "longer than nothing"),
+            (
+                "SELECT 1 FROM read_csv('/etc/passwd')",
+                "the one table function is TUMBLE",
+            ),
+            (
+                "SELECT 1 FROM TABLE(generate_series(1, 9))",
+                "the one table function is TUMBLE",
+            ),
+            (
+                "SELECT 1 FROM TUMBEL(TABLE t, DESCRIPTOR(c), INTERVAL '1 hour')",
+                "did you mean TUMBLE?",
+            ),
+            (
+                "SELECT 1 FROM TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '1 month')",
+                "no fixed length",
+            ),
+            (
+                "SELECT 1 FROM TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '0 hours')",
+                "longer than nothing",
+            ),
             ("SELECT 1 FROM TUMBLE(TABLE t)", "1 arguments"),
         ] {
             let error = rewrite(&parse_query(sql).unwrap()).unwrap_err();

@@ -18,9 +18,15 @@ fn a_topic_is_declared_with_columns_watermark_and_queues() {
     let Statement::CreateTopic(topic) = statement else {
         panic!("{statement:?}");
     };
-    assert_eq!((topic.name.as_str(), topic.if_not_exists, topic.queues), ("flights", true, Some(8)));
+    assert_eq!(
+        (topic.name.as_str(), topic.if_not_exists, topic.queues),
+        ("flights", true, Some(8))
+    );
     assert_eq!(topic.columns.len(), 4);
-    assert_eq!(topic.columns[3].expression.as_deref(), Some("dep_delay > 15"));
+    assert_eq!(
+        topic.columns[3].expression.as_deref(),
+        Some("dep_delay > 15")
+    );
     assert_eq!(
         topic.watermark,
         Some(WatermarkSpec {
@@ -37,13 +43,22 @@ fn emit_ends_a_view_and_is_never_an_alias() {
         ("EMIT CHANGES", Emit::Changes),
         ("EMIT ON WINDOW CLOSE", Emit::OnWindowClose),
     ] {
-        for from in ["t", "t GROUP BY a", "TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '1 day')", "t WHERE a > 1"] {
+        for from in [
+            "t",
+            "t GROUP BY a",
+            "TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '1 day')",
+            "t WHERE a > 1",
+        ] {
             let sql = format!("CREATE MATERIALIZED VIEW v AS SELECT a FROM {from} {clause}");
             let Ok(Statement::CreateMaterializedView(view)) = parse(&sql) else {
                 panic!("{sql}: {}", refused(&sql));
             };
             assert_eq!(view.emit, emit, "{sql}");
-            assert!(!view.query.to_string().to_lowercase().contains("emit"), "{}", view.query);
+            assert!(
+                !view.query.to_string().to_lowercase().contains("emit"),
+                "{}",
+                view.query
+            );
         }
     }
     assert!(refused("SELECT * FROM t EMIT CHANGES").contains("CREATE MATERIALIZED VIEW"));
@@ -122,7 +137,10 @@ fn misspelt_words_are_pointed_at_and_corrected() {
     assert!(refused("CREATE TOPICK t").contains("did you mean CREATE TOPIC?"));
     assert!(refused("SHOW TOPIC").contains("did you mean SHOW TOPICS?"));
     let error = refused("SELECT a\nFROM t AS x\nGRUOP BY a");
-    assert!(error.contains("line 3, column 1") && error.contains("GROUP"), "{error}");
+    assert!(
+        error.contains("line 3, column 1") && error.contains("GROUP"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -132,9 +150,18 @@ fn declarations_that_can_not_mean_what_they_say_are_refused() {
         ("CREATE TOPIC t (a INT, a INT)", "twice"),
         ("CREATE TOPIC t (_offset INT)", "system column"),
         ("CREATE TOPIC t (a POINT)", "type"),
-        ("CREATE TOPIC t (a TIMESTAMP, WATERMARK FOR b AS b)", "there is no column b"),
-        ("CREATE TOPIC t (a TIMESTAMP, WATERMARK FOR a AS a + INTERVAL '1 day')", "less a constant delay"),
-        ("CREATE TOPIC t (a TIMESTAMP, WATERMARK FOR a AS a - INTERVAL '1 month')", "no fixed length"),
+        (
+            "CREATE TOPIC t (a TIMESTAMP, WATERMARK FOR b AS b)",
+            "there is no column b",
+        ),
+        (
+            "CREATE TOPIC t (a TIMESTAMP, WATERMARK FOR a AS a + INTERVAL '1 day')",
+            "less a constant delay",
+        ),
+        (
+            "CREATE TOPIC t (a TIMESTAMP, WATERMARK FOR a AS a - INTERVAL '1 month')",
+            "no fixed length",
+        ),
         ("CREATE TOPIC t WITH (queues = 0)", "1 to 1024"),
         ("CREATE TOPIC t WITH (partitions = 3)", "queues"),
     ] {
@@ -146,5 +173,25 @@ fn declarations_that_can_not_mean_what_they_say_are_refused() {
 #[test]
 fn deep_nesting_is_refused_and_does_not_overflow() {
     let sql = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
-    assert!(matches!(parse(&sql), Err(SqlError::Limit { limit: "DEPTH_MAX", .. })));
+    assert!(matches!(
+        parse(&sql),
+        Err(SqlError::Limit {
+            limit: "DEPTH_MAX",
+            ..
+        })
+    ));
+}
+
+#[test]
+fn long_chains_are_refused_and_long_lists_are_not() {
+    let chain = format!("SELECT 1{}", " + 1".repeat(100_000));
+    assert!(matches!(
+        parse(&chain),
+        Err(SqlError::Limit {
+            limit: "CHAIN_TOKENS_MAX",
+            ..
+        })
+    ));
+    let list = format!("SELECT a FROM t WHERE a IN (1{})", ", 1".repeat(100_000));
+    assert!(parse(&list).is_ok());
 }

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use millpond_proto::message::{Offset, QueueId, TopicId};
 use millpond_proto::time::Timestamp;
 
+pub use crate::format::columns::{from_batch, schema, to_batch};
+
 /// One property: text as every wire has it, or bytes as some do. Order and duplicates are kept.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Property {

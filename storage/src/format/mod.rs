@@ -1,5 +1,10 @@
 //! The bytes on disk: one file per format, described together in `FORMAT.md`.
 //!
-//! Reading order: [`envelope`].
+//! Reading order: [`block`], [`envelope`], `checkpoint`, [`columns`], [`manifest`], `checksum`.
 
+pub mod block;
+pub(crate) mod checkpoint;
+pub(crate) mod checksum;
+pub mod columns;
 pub mod envelope;
+pub mod manifest;

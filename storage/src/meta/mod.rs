@@ -1,10 +1,14 @@
 //! The metadata store: small facts only (terms, manifest pointers, what the folder was made with).
 //!
 //! Compare-and-swap is the only way to change one, so a stale writer can not win.
+//!
+//! Reading order: [`MetaStore`], [`embedded`]. `contract` is the test that every store passes.
 
 use std::fmt;
 
 use bytes::Bytes;
+
+pub mod embedded;
 
 /// Why the metadata store did not answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -49,4 +53,54 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`MetaError`] when the store can not be read.
     fn keys(&self, prefix: &str) -> Result<Vec<String>, MetaError>;
+}
+
+/// Checks that a store keeps the contract of [`MetaStore`]; `open` opens the same store again and again,
+/// each time after the one before was dropped. The store is empty at first.
+///
+/// # Panics
+/// When it does not.
+#[cfg(test)]
+pub(crate) fn contract(open: impl Fn() -> std::sync::Arc<dyn MetaStore>) {
+    let version = |store: &dyn MetaStore, key: &str| store.get(key).unwrap().map(|v| v.version);
+
+    let store = open();
+    assert_eq!(store.get("a").unwrap(), None);
+    assert!(store.keys("").unwrap().is_empty());
+    // Absent keys are set only by naming no version.
+    assert!(!store.compare_and_swap("a", Some(1), Some(b"x")).unwrap());
+    assert!(store.compare_and_swap("a", None, Some(b"1")).unwrap());
+    assert!(!store.compare_and_swap("a", None, Some(b"2")).unwrap());
+    let first = version(&*store, "a");
+    assert_eq!(store.get("a").unwrap().unwrap().value, "1");
+    // A stale version loses, and changes nothing.
+    assert!(store.compare_and_swap("a", first, Some(b"2")).unwrap());
+    assert!(!store.compare_and_swap("a", first, Some(b"3")).unwrap());
+    assert!(!store.compare_and_swap("a", first, None).unwrap());
+    assert_eq!(store.get("a").unwrap().unwrap().value, "2");
+    let second = version(&*store, "a");
+    assert!(second > first);
+    // Other keys do not matter to it.
+    for key in ["a/b", "a/c", "b", "A", ""] {
+        assert!(store.compare_and_swap(key, None, Some(b"")).unwrap());
+    }
+    assert_eq!(version(&*store, "a"), second);
+    assert_eq!(store.keys("a").unwrap(), ["a", "a/b", "a/c"]);
+    assert_eq!(store.keys("a/").unwrap(), ["a/b", "a/c"]);
+    assert_eq!(store.keys("").unwrap().len(), 6);
+    assert_eq!(store.get("b").unwrap().unwrap().value, "");
+    drop(store);
+
+    // Everything is there after opening it again.
+    let store = open();
+    assert_eq!(version(&*store, "a"), second);
+    assert_eq!(store.keys("a/").unwrap(), ["a/b", "a/c"]);
+    // A key that is made anew does not take back an old version.
+    assert!(store.compare_and_swap("a", second, None).unwrap());
+    assert_eq!(store.get("a").unwrap(), None);
+    assert!(!store.compare_and_swap("a", second, Some(b"4")).unwrap());
+    assert!(store.compare_and_swap("a", None, Some(b"4")).unwrap());
+    assert!(version(&*store, "a") > second);
+    drop(store);
+    assert_eq!(open().get("a").unwrap().unwrap().value, "4");
 }

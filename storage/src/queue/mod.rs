@@ -1,1 +1,7 @@
 //! The tail: where each message lies, and the blocks written last.
+//!
+//! Reading order: `index`, `cache`, `view`.
+
+pub(crate) mod cache;
+pub(crate) mod index;
+pub(crate) mod view;

@@ -1,1 +1,15 @@
-//! The cold tier.
+//! The cold tier: what has left the log lies in Parquet files that anybody can read.
+//!
+//! A file is written and durable before a manifest names it, and the manifest is durable before the
+//! metadata store points to it, so a crash leaves the old state or the new one, and at worst an object
+//! that nobody names. Nothing read from an object is believed before its checksum holds.
+//!
+//! It does not decide what to move or when ([`crate::log`] does), and it never merges or rewrites files.
+//!
+//! Reading order: [`cold`], [`parquet`], [`objects`].
+
+pub mod cold;
+#[cfg(test)]
+pub(crate) mod memory;
+pub mod objects;
+pub mod parquet;

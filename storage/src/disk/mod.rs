@@ -1,11 +1,15 @@
 //! The one place that touches local files.
 //!
 //! Paths are relative to the data folder and use `/`. Calls block; whoever must not block calls them
-//! from a background or dedicated lane. [`LocalDisk`] is real; the simulated disk (feature `test-util`)
-//! loses or tears whatever was not synced when it crashes.
+//! from a background or dedicated lane. [`local::LocalDisk`] is real; the simulated disk (feature
+//! `test-util`) loses or tears whatever was not synced when it crashes.
 
 use std::fmt;
 use std::io;
+
+pub mod local;
+#[cfg(any(test, feature = "test-util"))]
+pub mod simulated;
 
 /// A folder of files.
 pub trait Disk: Send + Sync + fmt::Debug {

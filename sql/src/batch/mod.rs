@@ -1,0 +1,10 @@
+//! Bounded queries: topics as tables of the query engine, sessions over them, and exports.
+//!
+//! Reading order: [`notices`] (what a query noticed beside its rows), [`provider`] (a topic as a table),
+//! [`latest`] (the last row per key of an updating view), [`session`], [`copy`].
+
+pub mod copy;
+pub mod latest;
+pub mod notices;
+pub mod provider;
+pub mod session;

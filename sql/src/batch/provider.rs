@@ -1,0 +1,411 @@
+//! A topic as a table of the query engine.
+//!
+//! A query reads what was durable when it was planned: the extents are taken then, and rows stored later
+//! are not seen however long it runs. Queues are dealt out to as many partitions as the session has;
+//! each queue is read in offset order. Only the columns that a query names are read and parsed, and
+//! comparisons of `_queue` and `_offset` with constants cut the ranges that are read.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int64Type, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::ScalarValue;
+use datafusion::error::{DataFusionError, Result as EngineResult};
+use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType,
+};
+use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
+};
+use futures::StreamExt;
+use millpond_proto::message::{Offset, QueueId};
+
+use crate::batch::latest::{self, Latest, external};
+use crate::batch::notices::Notices;
+use crate::catalog::table_schema;
+use crate::decode::TopicDecoder;
+use crate::error::SqlError;
+use crate::topic::{Scan, TopicInfo, Topics};
+
+/// A topic that a query may name.
+#[derive(Debug)]
+pub struct TopicTable {
+    topics: Arc<dyn Topics>,
+    topic: TopicInfo,
+    schema: SchemaRef,
+    notices: Notices,
+}
+
+impl TopicTable {
+    /// A table over `topic`; bodies that do not parse are told to `notices`.
+    ///
+    /// # Errors
+    /// As [`table_schema`].
+    pub fn new(
+        topics: Arc<dyn Topics>,
+        topic: TopicInfo,
+        notices: Notices,
+    ) -> Result<Self, SqlError> {
+        let schema = table_schema(&topic)?;
+        Ok(Self {
+            topics,
+            topic,
+            schema,
+            notices,
+        })
+    }
+}
+
+#[async_trait]
+impl TableProvider for TopicTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> EngineResult<Vec<TableProviderFilterPushDown>> {
+        // Ranges are cut, rows are not checked: the engine still filters.
+        let support = |filter: &&Expr| match comparison(filter) {
+            Some(_) => TableProviderFilterPushDown::Inexact,
+            None => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(support).collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> EngineResult<Arc<dyn ExecutionPlan>> {
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let projection = projection.unwrap_or(&all);
+        let decoder = TopicDecoder::new(&self.topic, projection).map_err(external)?;
+        let latest = !self.topic.primary_key.is_empty();
+        let mut queues: Vec<QueueRange> = self
+            .topics
+            .extents(self.topic.id)
+            .into_iter()
+            .map(|extent| QueueRange {
+                queue: extent.queue,
+                offsets: extent.first..extent.next,
+            })
+            .collect();
+        for filter in filters {
+            if let Some(comparison) = comparison(filter) {
+                queues.retain_mut(|queue| comparison.cut(queue, latest));
+            }
+        }
+        queues.sort_by_key(|queue| queue.queue);
+        let count = state
+            .config()
+            .target_partitions()
+            .clamp(1, queues.len().max(1));
+        let mut partitions = vec![Vec::new(); count];
+        for (at, queue) in queues.into_iter().enumerate() {
+            partitions[at % count].push(queue);
+        }
+        Ok(Arc::new(TopicScan::new(
+            Arc::clone(&self.topics),
+            self.topic.clone(),
+            Arc::new(decoder),
+            partitions,
+            limit,
+            self.notices.clone(),
+        )))
+    }
+}
+
+/// What is read of one queue.
+#[derive(Clone, Debug)]
+struct QueueRange {
+    queue: QueueId,
+    offsets: Range<Offset>,
+}
+
+/// `_queue` or `_offset` compared with a constant.
+#[derive(Debug)]
+struct Comparison {
+    of_queue: bool,
+    operator: Operator,
+    value: i64,
+}
+
+fn comparison(filter: &Expr) -> Option<Comparison> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else {
+        return None;
+    };
+    let (column, operator, value) = match (left.as_ref(), right.as_ref()) {
+        (Expr::Column(column), Expr::Literal(value, _)) => (column, *op, value),
+        (Expr::Literal(value, _), Expr::Column(column)) => (column, op.swap()?, value),
+        _ => return None,
+    };
+    let of_queue = match column.name.as_str() {
+        "_queue" => true,
+        "_offset" => false,
+        _ => return None,
+    };
+    let value = match value {
+        ScalarValue::Int32(Some(value)) => i64::from(*value),
+        ScalarValue::Int64(Some(value)) => *value,
+        _ => return None,
+    };
+    matches!(
+        operator,
+        Operator::Eq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq
+    )
+    .then_some(Comparison {
+        of_queue,
+        operator,
+        value,
+    })
+}
+
+impl Comparison {
+    /// Cuts a range to what can satisfy the comparison; `false` when nothing of the queue can.
+    fn cut(&self, queue: &mut QueueRange, latest: bool) -> bool {
+        if self.of_queue {
+            let id = i64::from(queue.queue.0);
+            return match self.operator {
+                Operator::Eq => id == self.value,
+                Operator::Lt => id < self.value,
+                Operator::LtEq => id <= self.value,
+                Operator::Gt => id > self.value,
+                Operator::GtEq => id >= self.value,
+                _ => true,
+            };
+        }
+        // Which row of a key is its last is decided over the whole queue.
+        if latest {
+            return true;
+        }
+        let from = |value: i64| Offset(u64::try_from(value).unwrap_or(0));
+        let (first, next) = match self.operator {
+            Operator::Eq => (Some(self.value), self.value.checked_add(1)),
+            Operator::Lt => (None, Some(self.value)),
+            Operator::LtEq => (None, self.value.checked_add(1)),
+            Operator::Gt => (self.value.checked_add(1), None),
+            Operator::GtEq => (Some(self.value), None),
+            _ => (None, None),
+        };
+        let range = &mut queue.offsets;
+        range.start = range.start.max(first.map_or(Offset(0), from));
+        range.end = range.end.min(next.map_or(range.end, from));
+        range.start < range.end
+    }
+}
+
+/// Reads the durable rows of a topic.
+#[derive(Debug)]
+pub struct TopicScan {
+    topics: Arc<dyn Topics>,
+    topic: TopicInfo,
+    decoder: Arc<TopicDecoder>,
+    partitions: Vec<Vec<QueueRange>>,
+    limit: Option<usize>,
+    notices: Notices,
+    properties: Arc<PlanProperties>,
+}
+
+impl TopicScan {
+    fn new(
+        topics: Arc<dyn Topics>,
+        topic: TopicInfo,
+        decoder: Arc<TopicDecoder>,
+        partitions: Vec<Vec<QueueRange>>,
+        limit: Option<usize>,
+        notices: Notices,
+    ) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(decoder.schema())),
+            Partitioning::UnknownPartitioning(partitions.len()),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Self {
+            topics,
+            topic,
+            decoder,
+            partitions,
+            limit,
+            notices,
+            properties: Arc::new(properties),
+        }
+    }
+}
+
+impl DisplayAs for TopicScan {
+    fn fmt_as(&self, _style: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns: Vec<&str> = self
+            .decoder
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .collect();
+        let queues: usize = self.partitions.iter().map(Vec::len).sum();
+        write!(
+            f,
+            "TopicScan: topic={}, queues={queues}, columns=[{}]",
+            self.topic.name,
+            columns.join(", ")
+        )?;
+        if let Some(limit) = self.limit {
+            write!(f, ", limit={limit}")?;
+        }
+        Ok(())
+    }
+}
+
+impl ExecutionPlan for TopicScan {
+    fn name(&self) -> &'static str {
+        "TopicScan"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![]
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        _children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> EngineResult<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> EngineResult<SendableRecordBatchStream> {
+        let queues = self.partitions.get(partition).cloned().ok_or_else(|| {
+            DataFusionError::Internal(format!("topic scan has no partition {partition}"))
+        })?;
+        let reader = Reader {
+            topics: Arc::clone(&self.topics),
+            topic: self.topic.clone(),
+            decoder: Arc::clone(&self.decoder),
+            notices: self.notices.clone(),
+            context,
+            queues: queues.into(),
+            current: None,
+            left: self.limit.unwrap_or(usize::MAX),
+        };
+        let schema = Arc::clone(self.decoder.schema());
+        let batches = futures::stream::try_unfold(reader, |mut reader| async move {
+            Ok(reader.next().await?.map(|batch| (batch, reader)))
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
+    }
+}
+
+/// One partition being read, queue after queue.
+struct Reader {
+    topics: Arc<dyn Topics>,
+    topic: TopicInfo,
+    decoder: Arc<TopicDecoder>,
+    notices: Notices,
+    context: Arc<TaskContext>,
+    queues: VecDeque<QueueRange>,
+    current: Option<(QueueId, Scan, Option<Latest>)>,
+    /// Rows that may still be answered.
+    left: usize,
+}
+
+impl Reader {
+    async fn next(&mut self) -> EngineResult<Option<RecordBatch>> {
+        while self.left > 0 {
+            let Some((queue, scan, latest)) = &mut self.current else {
+                let Some(range) = self.queues.pop_front() else {
+                    return Ok(None);
+                };
+                self.current = Some(self.open(range).await?);
+                continue;
+            };
+            let Some(envelopes) = scan.next().await.transpose().map_err(external)? else {
+                self.current = None;
+                continue;
+            };
+            let queue = *queue;
+            let mut envelopes = match latest {
+                Some(latest) => latest.keep(&envelopes).map_err(external)?,
+                None => envelopes,
+            };
+            if envelopes.num_rows() > self.left {
+                envelopes = envelopes.slice(0, self.left);
+            }
+            if envelopes.num_rows() == 0 {
+                continue;
+            }
+            self.left -= envelopes.num_rows();
+            return self.decode(queue, &envelopes).map(Some);
+        }
+        Ok(None)
+    }
+
+    async fn open(&mut self, range: QueueRange) -> EngineResult<(QueueId, Scan, Option<Latest>)> {
+        let QueueRange { queue, offsets } = range;
+        let mut columns = self.decoder.envelope_columns();
+        // The place of a body that does not parse is told.
+        if columns.contains(&"body") && !columns.contains(&"offset") {
+            columns.push("offset");
+        }
+        let topic = self.topic.id;
+        let mut latest = None;
+        if !self.topic.primary_key.is_empty() {
+            for needed in latest::COLUMNS {
+                if !columns.contains(&needed) {
+                    columns.push(needed);
+                }
+            }
+            let memory = MemoryConsumer::new(format!("last rows of {}", self.topic.name))
+                .register(self.context.memory_pool());
+            let keys = self
+                .topics
+                .scan(topic, queue, offsets.clone(), &["key", "offset"]);
+            latest = Some(Latest::read(keys, memory).await?);
+        }
+        let scan = self.topics.scan(topic, queue, offsets, &columns);
+        Ok((queue, scan, latest))
+    }
+
+    fn decode(&self, queue: QueueId, envelopes: &RecordBatch) -> EngineResult<RecordBatch> {
+        let decoded = self.decoder.decode(envelopes).map_err(external)?;
+        if let Some((row, reason)) = decoded.first_error {
+            let offset = envelopes
+                .column_by_name("offset")
+                .and_then(|column| column.as_primitive_opt::<Int64Type>())
+                .map_or(0, |offsets| offsets.value(row));
+            let offset = Offset(u64::try_from(offset).unwrap_or(0));
+            self.notices.add_undecodable(
+                &self.topic.name,
+                decoded.undecodable,
+                queue,
+                offset,
+                reason,
+            );
+        }
+        Ok(decoded.batch)
+    }
+}

@@ -1,0 +1,291 @@
+//! One session per statement: our tables, nothing else, within memory that all statements share.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::CatalogProviderList;
+use datafusion::catalog::{
+    CatalogProvider, MemTable, MemoryCatalogProviderList, SchemaProvider, TableProvider,
+};
+use datafusion::error::Result as EngineResult;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::{DataFrame, SessionContext};
+use datafusion::sql::parser::Statement as EngineStatement;
+use datafusion::sql::sqlparser::ast::{self, Query, visit_relations};
+
+use crate::batch::latest::external;
+use crate::batch::notices::Notices;
+use crate::batch::provider::TopicTable;
+use crate::catalog::timestamp;
+use crate::continuous::{Continuous, JobStatus};
+use crate::error::{Position, SqlError};
+use crate::plan::window;
+use crate::runtime::{self, CATALOG, SYSTEM_SCHEMA, TOPICS_SCHEMA};
+use crate::statement::name_of;
+use crate::topic::{FACTS, Topics};
+
+/// Most tables that one query may name; each costs planning time.
+pub const RELATIONS_MAX: usize = 64;
+
+/// What sessions are made of.
+#[derive(Clone, Debug)]
+pub struct Sessions {
+    /// The broker.
+    pub topics: Arc<dyn Topics>,
+    /// The job runtime, for `millpond.jobs`.
+    pub jobs: Arc<dyn Continuous>,
+    /// Shared by all statements.
+    pub runtime: Arc<RuntimeEnv>,
+    /// Cores that one statement may use.
+    pub partitions: usize,
+}
+
+impl Sessions {
+    /// A bounded query, planned and ready to run.
+    ///
+    /// # Errors
+    /// [`SqlError`] of any kind that names what can not be planned.
+    pub async fn plan(&self, query: &Query, notices: &Notices) -> Result<DataFrame, SqlError> {
+        check_relations(query)?;
+        let (query, _) = window::rewrite_bounded(query)?;
+        let state = self.state(notices);
+        let statement = ast::Statement::Query(Box::new(query.clone()));
+        let plan: LogicalPlan = state
+            .statement_to_plan(EngineStatement::Statement(Box::new(statement)))
+            .await
+            .map_err(|error| located(SqlError::from(error), &query))?;
+        SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false)
+            .verify_plan(&plan)
+            .map_err(|_| {
+                SqlError::invalid(
+                    "a query may read and not write",
+                    "write INSERT INTO topic SELECT …, or COPY (SELECT …) TO 'file.parquet'",
+                )
+            })?;
+        Ok(DataFrame::new(state, plan))
+    }
+
+    fn state(&self, notices: &Notices) -> SessionState {
+        let state =
+            runtime::session_state(runtime::config(self.partitions), Arc::clone(&self.runtime));
+        let context = SessionContext::new_with_state(state);
+        let catalogs = MemoryCatalogProviderList::new();
+        catalogs.register_catalog(
+            CATALOG.to_owned(),
+            Arc::new(Catalog {
+                topics: Arc::new(TopicsSchema {
+                    topics: Arc::clone(&self.topics),
+                    notices: notices.clone(),
+                }),
+                system: Arc::new(SystemSchema {
+                    topics: Arc::clone(&self.topics),
+                    jobs: Arc::clone(&self.jobs),
+                }),
+            }),
+        );
+        context.register_catalog_list(Arc::new(catalogs));
+        context.state()
+    }
+}
+
+fn check_relations(query: &Query) -> Result<(), SqlError> {
+    let mut relations = 0_usize;
+    let _: ControlFlow<()> = visit_relations(query, |_| {
+        relations += 1;
+        ControlFlow::Continue(())
+    });
+    if relations > RELATIONS_MAX {
+        return Err(SqlError::Limit {
+            limit: "RELATIONS_MAX",
+            value: format!("{RELATIONS_MAX} tables"),
+            advice: "join fewer tables in one query",
+        });
+    }
+    Ok(())
+}
+
+/// Gives an unknown table the place where the query names it.
+fn located(error: SqlError, query: &Query) -> SqlError {
+    let SqlError::Unknown(mut refusal) = error else {
+        return error;
+    };
+    if refusal.position.is_none() {
+        let _: ControlFlow<()> = visit_relations(query, |relation| {
+            if let Some(ident) = relation.0.last().and_then(|part| part.as_ident())
+                && refusal.cause.ends_with(&format!(" {}", name_of(ident)))
+                && ident.span.start.line > 0
+            {
+                refusal.position = Some(Position {
+                    line: ident.span.start.line,
+                    column: ident.span.start.column,
+                });
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+    }
+    SqlError::Unknown(refusal)
+}
+
+#[derive(Debug)]
+struct Catalog {
+    topics: Arc<TopicsSchema>,
+    system: Arc<SystemSchema>,
+}
+
+impl CatalogProvider for Catalog {
+    fn schema_names(&self) -> Vec<String> {
+        vec![TOPICS_SCHEMA.to_owned(), SYSTEM_SCHEMA.to_owned()]
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        match name {
+            TOPICS_SCHEMA => Some(Arc::clone(&self.topics) as Arc<dyn SchemaProvider>),
+            SYSTEM_SCHEMA => Some(Arc::clone(&self.system) as Arc<dyn SchemaProvider>),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct TopicsSchema {
+    topics: Arc<dyn Topics>,
+    notices: Notices,
+}
+
+#[async_trait]
+impl SchemaProvider for TopicsSchema {
+    fn table_names(&self) -> Vec<String> {
+        self.topics
+            .topics()
+            .into_iter()
+            .map(|topic| topic.name)
+            .collect()
+    }
+
+    async fn table(&self, name: &str) -> EngineResult<Option<Arc<dyn TableProvider>>> {
+        let Some(topic) = self.topics.topic(name) else {
+            return Err(external(SqlError::unknown(
+                "topic",
+                name,
+                None,
+                self.table_names(),
+            )));
+        };
+        let table = TopicTable::new(Arc::clone(&self.topics), topic, self.notices.clone())
+            .map_err(external)?;
+        Ok(Some(Arc::new(table)))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.topics.topic(name).is_some()
+    }
+}
+
+/// The system table that the job runtime fills.
+const JOBS: &str = "jobs";
+
+#[derive(Debug)]
+struct SystemSchema {
+    topics: Arc<dyn Topics>,
+    jobs: Arc<dyn Continuous>,
+}
+
+#[async_trait]
+impl SchemaProvider for SystemSchema {
+    fn table_names(&self) -> Vec<String> {
+        FACTS
+            .iter()
+            .chain([&JOBS])
+            .map(|name| (*name).to_owned())
+            .collect()
+    }
+
+    async fn table(&self, name: &str) -> EngineResult<Option<Arc<dyn TableProvider>>> {
+        let batch = if name == JOBS {
+            jobs_batch(&self.jobs.list())?
+        } else if FACTS.contains(&name) {
+            self.topics.facts(name)
+        } else {
+            return Err(external(SqlError::unknown(
+                "system table",
+                name,
+                None,
+                self.table_names(),
+            )));
+        };
+        let table = MemTable::try_new(batch.schema(), vec![vec![batch]])?;
+        Ok(Some(Arc::new(table)))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        name == JOBS || FACTS.contains(&name)
+    }
+}
+
+fn jobs_schema() -> SchemaRef {
+    let text = |name: &str| Field::new(name, DataType::Utf8, false);
+    let number = |name: &str| Field::new(name, DataType::Int64, false);
+    Arc::new(Schema::new(vec![
+        text("name"),
+        text("state"),
+        text("output_topic"),
+        number("epoch"),
+        Field::new("watermark", timestamp(), true),
+        number("rows_in"),
+        number("rows_out"),
+        number("rows_late"),
+        number("rows_undecodable"),
+        number("rows_without_time"),
+        number("state_bytes"),
+        number("lag"),
+        Field::new("error", DataType::Utf8, true),
+        text("sql"),
+    ]))
+}
+
+/// Jobs as rows of `millpond.jobs`.
+pub(crate) fn jobs_batch(jobs: &[JobStatus]) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let text = |value: fn(&JobStatus) -> String| {
+        Arc::new(StringArray::from_iter_values(jobs.iter().map(value)))
+    };
+    let number = |value: fn(&JobStatus) -> u64| {
+        Arc::new(Int64Array::from_iter_values(
+            jobs.iter()
+                .map(|job| i64::try_from(value(job)).unwrap_or(i64::MAX)),
+        ))
+    };
+    let watermarks: TimestampMillisecondArray = jobs
+        .iter()
+        .map(|job| job.watermark.map(|watermark| watermark.as_ms()))
+        .collect();
+    let errors: StringArray = jobs.iter().map(|job| job.error.as_deref()).collect();
+    RecordBatch::try_new(
+        jobs_schema(),
+        vec![
+            text(|job| job.name.clone()),
+            text(|job| job.state.to_string()),
+            text(|job| job.output_topic.clone()),
+            number(|job| job.epoch),
+            Arc::new(watermarks),
+            number(|job| job.rows_in),
+            number(|job| job.rows_out),
+            number(|job| job.rows_late),
+            number(|job| job.rows_undecodable),
+            number(|job| job.rows_without_time),
+            number(|job| job.state_bytes),
+            number(|job| job.lag),
+            Arc::new(errors),
+            text(|job| job.sql.clone()),
+        ],
+    )
+}

@@ -1,0 +1,614 @@
+//! The way in: one statement in, one answer out.
+//!
+//! Planning and running happen in the background lane, so a heavy statement never delays a send; rows
+//! come back through a short channel, so a slow reader holds the statement back instead of filling
+//! memory. Every statement has `QUERY_MS_MAX` of time, reading included. Continuous statements are handed
+//! to [`Continuous`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::prelude::DataFrame;
+use datafusion::sql::sqlparser::ast::Query;
+use futures::StreamExt;
+use millpond_connectors::format::json::encode_rows;
+use millpond_proto::limits;
+use millpond_proto::task::{Lane, Spawn, Task};
+use millpond_proto::time::{Clock, within};
+use object_store::ObjectStore;
+use object_store::path::Path;
+use tokio::sync::mpsc;
+
+use crate::answer::Answer;
+use crate::batch::copy;
+use crate::batch::notices::Notices;
+use crate::batch::session::{Sessions, jobs_batch};
+use crate::catalog::{self, check_columns, table_schema, timestamp};
+use crate::continuous::Continuous;
+use crate::error::SqlError;
+use crate::runtime::locked_runtime;
+use crate::statement::{CreateTopic, Statement, parse, parse_query, quoted};
+use crate::topic::{ColumnSpec, NewTopic, OutputRow, TopicInfo, Topics};
+
+/// What SQL is made of.
+#[derive(Clone, Debug)]
+pub struct SqlParts {
+    /// The broker.
+    pub topics: Arc<dyn Topics>,
+    /// Time, for the limit of a statement.
+    pub clock: Arc<dyn Clock>,
+    /// Where statements run.
+    pub spawn: Arc<dyn Spawn>,
+    /// The export folder; nothing outside it can be reached through this.
+    pub export: Arc<dyn ObjectStore>,
+    /// Where continuous queries keep their state.
+    pub state: Arc<dyn ObjectStore>,
+    /// The job runtime.
+    pub jobs: Arc<dyn Continuous>,
+}
+
+/// SQL over the topics of one broker.
+#[derive(Debug)]
+pub struct Sql {
+    parts: SqlParts,
+    sessions: Sessions,
+}
+
+/// Cores that one statement may use, so that two do not starve each other.
+pub const PARTITIONS_DEFAULT: usize = 2;
+
+/// Batches that wait for a slow reader.
+const BATCHES_WAITING_MAX: usize = 2;
+
+/// What a running statement tells its reader.
+enum Event {
+    /// It is planned, and these are its columns.
+    Planned(SchemaRef),
+    Rows(RecordBatch),
+}
+
+type Events = mpsc::Sender<Result<Event, SqlError>>;
+
+/// What becomes of a query's rows.
+enum Sink {
+    Answer,
+    Parquet(Path),
+    Topic {
+        topic: TopicInfo,
+        columns: Vec<Field>,
+    },
+}
+
+impl Sql {
+    /// SQL with [`PARTITIONS_DEFAULT`].
+    ///
+    /// # Errors
+    /// [`SqlError::Bug`] when the query engine can not be set up.
+    pub fn new(parts: SqlParts) -> Result<Self, SqlError> {
+        Self::with_partitions(parts, PARTITIONS_DEFAULT)
+    }
+
+    /// SQL whose statements each use up to `partitions` cores.
+    ///
+    /// # Errors
+    /// As [`Sql::new`].
+    pub fn with_partitions(parts: SqlParts, partitions: usize) -> Result<Self, SqlError> {
+        let sessions = Sessions {
+            topics: Arc::clone(&parts.topics),
+            jobs: Arc::clone(&parts.jobs),
+            runtime: locked_runtime(limits::QUERY_MEMORY_BYTES)?,
+            partitions: partitions.max(1),
+        };
+        Ok(Self { parts, sessions })
+    }
+
+    /// The job runtime.
+    #[must_use]
+    pub fn jobs(&self) -> &Arc<dyn Continuous> {
+        &self.parts.jobs
+    }
+
+    /// Where continuous queries keep their state.
+    #[must_use]
+    pub fn state(&self) -> &Arc<dyn ObjectStore> {
+        &self.parts.state
+    }
+
+    /// Does one statement.
+    ///
+    /// # Errors
+    /// [`SqlError`]: of the statement and its planning here, of its rows in [`Answer::batches`].
+    pub async fn execute(&self, sql: &str) -> Result<Answer, SqlError> {
+        match parse(sql)? {
+            Statement::Query(query) => self.run(*query, None, Sink::Answer, "SELECT").await,
+            Statement::Explain { analyze, query } => {
+                self.run(*query, Some(analyze), Sink::Answer, "EXPLAIN")
+                    .await
+            }
+            Statement::Copy { query, path } => {
+                let path = copy::checked_path(&path)?;
+                self.run(*query, None, Sink::Parquet(path), "COPY").await
+            }
+            Statement::Insert {
+                topic,
+                columns,
+                source,
+            } => {
+                let (topic, columns) = self.insert_target(&topic, &columns)?;
+                let sink = Sink::Topic { topic, columns };
+                self.run(*source, None, sink, "INSERT").await
+            }
+            Statement::CreateTopic(topic) => self.create_topic(topic).await,
+            Statement::DropTopic { name, if_exists } => self.drop_topic(&name, if_exists).await,
+            Statement::CreateMaterializedView(view) => {
+                self.parts.jobs.create_view(&view).await?;
+                done("CREATE MATERIALIZED VIEW", &view.name)
+            }
+            Statement::CreateJob(job) => {
+                self.parts.jobs.create_job(&job).await?;
+                done("CREATE JOB", &job.name)
+            }
+            Statement::DropMaterializedView { name, if_exists } => {
+                if !(if_exists && self.parts.jobs.describe(&name).is_none()) {
+                    self.drop_job(&name).await?;
+                }
+                done("DROP MATERIALIZED VIEW", &name)
+            }
+            Statement::DropJob { name } => {
+                self.drop_job(&name).await?;
+                done("DROP JOB", &name)
+            }
+            Statement::ShowTopics => self.show("topics").await,
+            Statement::ShowGroups => self.show("groups").await,
+            Statement::ShowJobs => {
+                let batch = jobs_batch(&self.parts.jobs.list())?;
+                Ok(Answer::ready(batch, "SHOW", Notices::default()))
+            }
+            Statement::Describe { name } => self.describe(&name),
+        }
+    }
+
+    async fn show(&self, table: &str) -> Result<Answer, SqlError> {
+        let query = parse_query(&format!("SELECT * FROM millpond.{table}"))?;
+        self.run(*query, None, Sink::Answer, "SHOW").await
+    }
+
+    /// Starts a query in the background lane and waits until it is planned.
+    async fn run(
+        &self,
+        query: Query,
+        explain: Option<bool>,
+        sink: Sink,
+        command: &'static str,
+    ) -> Result<Answer, SqlError> {
+        let notices = Notices::default();
+        let (events, mut received) = mpsc::channel(BATCHES_WAITING_MAX);
+        let work = Work {
+            sessions: self.sessions.clone(),
+            export: Arc::clone(&self.parts.export),
+            topics: Arc::clone(&self.parts.topics),
+            notices: notices.clone(),
+            query,
+            explain,
+            sink,
+        };
+        let clock = Arc::clone(&self.parts.clock);
+        let task = self.parts.spawn.spawn(
+            Lane::Background,
+            Box::pin(async move {
+                let limit = Duration::from_millis(limits::QUERY_MS_MAX.unsigned_abs());
+                // Boxed, because the whole of planning lives in it.
+                let running = Box::pin(work.run(&events));
+                let ended = within(clock.as_ref(), limit, running).await;
+                let failed = match ended {
+                    Some(Ok(())) => return,
+                    Some(Err(error)) => error,
+                    None => SqlError::Limit {
+                        limit: "QUERY_MS_MAX",
+                        value: format!("{} ms", limits::QUERY_MS_MAX),
+                        advice: "read less in one statement, or make it a continuous query",
+                    },
+                };
+                // The reader may have left; then nobody needs the error.
+                let _ = events.send(Err(failed)).await;
+            }),
+        );
+        let schema = match received.recv().await {
+            Some(Ok(Event::Planned(schema))) => schema,
+            Some(Err(error)) => return Err(error),
+            Some(Ok(Event::Rows(_))) | None => return Err(broke_off(task).await),
+        };
+        let mut answer = Answer {
+            schema,
+            batches: Box::pin(futures::stream::unfold(
+                Some((received, task)),
+                |running| async {
+                    let (mut received, task) = running?;
+                    match received.recv().await {
+                        Some(Ok(Event::Rows(batch))) => Some((Ok(batch), Some((received, task)))),
+                        Some(Ok(Event::Planned(_))) => Some((Err(twice_planned()), None)),
+                        Some(Err(error)) => Some((Err(error), None)),
+                        // The channel also closes when the statement panics, which is no end.
+                        None => match task.await {
+                            Ok(()) => None,
+                            Err(panicked) => Some((
+                                Err(SqlError::Bug {
+                                    cause: panicked.to_string(),
+                                }),
+                                None,
+                            )),
+                        },
+                    }
+                },
+            )),
+            command: command.to_owned(),
+            notices,
+        };
+        if matches!(command, "COPY" | "INSERT") {
+            // These are done when they answer; their one row is the count.
+            let mut batches = Vec::new();
+            while let Some(batch) = answer.batches.next().await {
+                batches.push(batch?);
+            }
+            let rows = batches
+                .first()
+                .and_then(|batch| batch.column(0).as_any().downcast_ref::<Int64Array>())
+                .map_or(0, |rows| rows.value(0));
+            answer.command = format!("{command} {rows}");
+            answer.batches = Box::pin(futures::stream::iter(batches.into_iter().map(Ok)));
+        }
+        Ok(answer)
+    }
+
+    async fn create_topic(&self, topic: CreateTopic) -> Result<Answer, SqlError> {
+        let schema = check_columns(&topic.columns)?;
+        if let Some(watermark) = &topic.watermark {
+            let field = schema.field_with_name(&watermark.column).map_err(|_| {
+                SqlError::unknown("column", &watermark.column, None, [] as [&str; 0])
+            })?;
+            if *field.data_type() != timestamp() {
+                return Err(SqlError::invalid(
+                    format!("the watermark column {} is no TIMESTAMP", watermark.column),
+                    format!(
+                        "declare it so, or add a computed column: event_time AS (to_timestamp_millis({}))",
+                        watermark.column
+                    ),
+                ));
+            }
+        }
+        if topic.if_not_exists && self.parts.topics.topic(&topic.name).is_some() {
+            let answer = done("CREATE TOPIC", &topic.name)?;
+            answer.notices.add(format!(
+                "topic {} exists already and was left as it is",
+                topic.name
+            ));
+            return Ok(answer);
+        }
+        self.parts
+            .topics
+            .create_topic(NewTopic {
+                name: topic.name.clone(),
+                queues: topic.queues,
+                columns: topic.columns,
+                watermark: topic.watermark,
+                primary_key: Vec::new(),
+                written_by: None,
+            })
+            .await?;
+        done("CREATE TOPIC", &topic.name)
+    }
+
+    async fn drop_topic(&self, name: &str, if_exists: bool) -> Result<Answer, SqlError> {
+        match self.parts.topics.topic(name) {
+            None if if_exists => {}
+            None => return Err(self.unknown_topic(name)),
+            Some(TopicInfo {
+                written_by: Some(job),
+                ..
+            }) => {
+                return Err(SqlError::invalid(
+                    format!("topic {name} is written by {job}"),
+                    format!("write DROP MATERIALIZED VIEW {job} or DROP JOB {job} first"),
+                ));
+            }
+            Some(_) => self.parts.topics.drop_topic(name).await?,
+        }
+        done("DROP TOPIC", name)
+    }
+
+    async fn drop_job(&self, name: &str) -> Result<(), SqlError> {
+        if self.parts.jobs.describe(name).is_none() {
+            let known = self.parts.jobs.list();
+            let known = known.iter().map(|job| job.name.as_str());
+            return Err(SqlError::unknown("view or job", name, None, known));
+        }
+        // By its full name, because an `Arc` has a `drop` of its own.
+        Continuous::drop(self.parts.jobs.as_ref(), name).await
+    }
+
+    fn describe(&self, name: &str) -> Result<Answer, SqlError> {
+        if let Some(topic) = self.parts.topics.topic(name) {
+            return Ok(Answer::ready(
+                describe_topic(&topic)?,
+                "DESCRIBE",
+                Notices::default(),
+            ));
+        }
+        match self.parts.jobs.describe(name) {
+            Some(job) => Ok(Answer::ready(
+                jobs_batch(&[job])?,
+                "DESCRIBE",
+                Notices::default(),
+            )),
+            None => Err(self.unknown_topic(name)),
+        }
+    }
+
+    fn unknown_topic(&self, name: &str) -> SqlError {
+        let known = self.parts.topics.topics();
+        SqlError::unknown("topic", name, None, known.iter().map(|topic| &topic.name))
+    }
+
+    /// The columns that an insert fills, with the types they are sent as.
+    fn insert_target(
+        &self,
+        name: &str,
+        columns: &[String],
+    ) -> Result<(TopicInfo, Vec<Field>), SqlError> {
+        let topic = self
+            .parts
+            .topics
+            .topic(name)
+            .ok_or_else(|| self.unknown_topic(name))?;
+        if let Some(job) = &topic.written_by {
+            return Err(SqlError::invalid(
+                format!("topic {name} is written by {job} and by nobody else"),
+                "insert into the topic that it reads instead",
+            ));
+        }
+        let plain = |column: &&ColumnSpec| column.expression.is_none();
+        let stored: Vec<&str> = topic
+            .columns
+            .iter()
+            .filter(plain)
+            .map(|c| c.name.as_str())
+            .collect();
+        if stored.is_empty() {
+            return Err(SqlError::invalid(
+                format!("topic {name} has no declared columns to insert into"),
+                format!(
+                    "make one that has: CREATE TOPIC {} (column TYPE, …)",
+                    quoted("name")
+                ),
+            ));
+        }
+        let wanted: Vec<&str> = if columns.is_empty() {
+            stored.clone()
+        } else {
+            columns.iter().map(String::as_str).collect()
+        };
+        let schema = table_schema(&topic)?;
+        let mut fields = Vec::with_capacity(wanted.len());
+        for (at, column) in wanted.iter().enumerate() {
+            if wanted[..at].contains(column) {
+                return Err(SqlError::invalid(
+                    format!("column {column} is filled twice"),
+                    "name it once",
+                ));
+            }
+            if *column != KEY && !stored.contains(column) {
+                return Err(SqlError::unknown("stored column", column, None, stored));
+            }
+            let field = schema.field_with_name(column).map_err(SqlError::from)?;
+            fields.push(field.clone());
+        }
+        Ok((topic, fields))
+    }
+}
+
+/// The system column that an insert may fill: the routing key.
+const KEY: &str = "_key";
+
+/// Everything that a query needs while it runs in the background.
+struct Work {
+    sessions: Sessions,
+    export: Arc<dyn ObjectStore>,
+    topics: Arc<dyn Topics>,
+    notices: Notices,
+    query: Query,
+    explain: Option<bool>,
+    sink: Sink,
+}
+
+impl Work {
+    async fn run(self, events: &Events) -> Result<(), SqlError> {
+        let mut frame = self.sessions.plan(&self.query, &self.notices).await?;
+        if let Some(analyze) = self.explain {
+            frame = frame.explain(false, analyze)?;
+        }
+        match self.sink {
+            Sink::Answer => answer(frame, events).await,
+            Sink::Parquet(path) => {
+                let rows = frame.execute_stream().await?;
+                let count = copy::copy(rows, &self.export, &path).await?;
+                counted(count, events).await
+            }
+            Sink::Topic { topic, columns } => {
+                let count = insert(frame, self.topics.as_ref(), &topic, &columns).await?;
+                counted(count, events).await
+            }
+        }
+    }
+}
+
+async fn answer(frame: DataFrame, events: &Events) -> Result<(), SqlError> {
+    let mut rows = frame.execute_stream().await?;
+    if events
+        .send(Ok(Event::Planned(rows.schema())))
+        .await
+        .is_err()
+    {
+        return Ok(());
+    }
+    while let Some(batch) = rows.next().await {
+        if events.send(Ok(Event::Rows(batch?))).await.is_err() {
+            // The reader left.
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+async fn counted(rows: u64, events: &Events) -> Result<(), SqlError> {
+    let schema = Arc::new(Schema::new(vec![Field::new(
+        "rows",
+        DataType::Int64,
+        false,
+    )]));
+    let count = Int64Array::from(vec![i64::try_from(rows).unwrap_or(i64::MAX)]);
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(count)])?;
+    // When the reader left, what was done stays done.
+    let _ = events.send(Ok(Event::Planned(schema))).await;
+    let _ = events.send(Ok(Event::Rows(batch))).await;
+    Ok(())
+}
+
+async fn insert(
+    frame: DataFrame,
+    topics: &dyn Topics,
+    topic: &TopicInfo,
+    fields: &[Field],
+) -> Result<u64, SqlError> {
+    let found = frame.schema().fields().len();
+    if found != fields.len() {
+        return Err(SqlError::invalid(
+            format!(
+                "{} columns are to be filled and the query answers {found}",
+                fields.len()
+            ),
+            format!(
+                "name the columns: INSERT INTO {} (column, …) …",
+                quoted(&topic.name)
+            ),
+        ));
+    }
+    let mut rows = frame.execute_stream().await?;
+    let mut count = 0;
+    while let Some(batch) = rows.next().await {
+        let messages = messages(&batch?, fields)?;
+        if !messages.is_empty() {
+            count += topics.insert(topic.id, messages).await?;
+        }
+    }
+    Ok(count)
+}
+
+/// Rows as messages: each column as its declared type, then one JSON object per row.
+fn messages(batch: &RecordBatch, fields: &[Field]) -> Result<Vec<OutputRow>, SqlError> {
+    // A value that does not fit its column is an error and not a NULL.
+    let strict = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
+    let mut keys: Option<ArrayRef> = None;
+    let mut kept = Vec::with_capacity(fields.len());
+    let mut columns: Vec<ArrayRef> = Vec::with_capacity(fields.len());
+    for (field, column) in fields.iter().zip(batch.columns()) {
+        let value = cast_with_options(column, field.data_type(), &strict)?;
+        if field.name() == KEY {
+            keys = Some(value);
+        } else {
+            kept.push(field.clone().with_nullable(true));
+            columns.push(value);
+        }
+    }
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let body = RecordBatch::try_new_with_options(Arc::new(Schema::new(kept)), columns, &options)?;
+    let keys = keys
+        .as_ref()
+        .and_then(|keys| keys.as_any().downcast_ref::<StringArray>());
+    let rows = encode_rows(&body)?
+        .into_iter()
+        .enumerate()
+        .map(|(row, body)| OutputRow {
+            key: keys
+                .and_then(|keys| keys.iter().nth(row).flatten())
+                .map(|key| bytes::Bytes::copy_from_slice(key.as_bytes())),
+            body: Some(body),
+            properties: Vec::new(),
+        });
+    Ok(rows.collect())
+}
+
+fn describe_topic(topic: &TopicInfo) -> Result<RecordBatch, SqlError> {
+    let schema = table_schema(topic)?;
+    let fields = schema.fields();
+    let declared = |name: &str| topic.columns.iter().find(|column| column.name == name);
+    let notes: Vec<Option<String>> = fields
+        .iter()
+        .map(|field| {
+            let name = field.name();
+            if topic.primary_key.contains(name) {
+                return Some("key".to_owned());
+            }
+            if let Some(watermark) = topic.watermark.as_ref().filter(|w| w.column == *name) {
+                return Some(format!(
+                    "event time, watermark {} ms behind",
+                    watermark.delay_ms
+                ));
+            }
+            if let Some(expression) = declared(name).and_then(|column| column.expression.as_ref()) {
+                return Some(format!("computed: {expression}"));
+            }
+            catalog::is_system_column(name).then(|| "system column".to_owned())
+        })
+        .collect();
+    let types = fields.iter().map(|field| match declared(field.name()) {
+        Some(column) if !column.sql_type.is_empty() => column.sql_type.clone(),
+        _ => field.data_type().to_string(),
+    });
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(
+            fields.iter().map(|field| field.name()),
+        )),
+        Arc::new(StringArray::from_iter_values(types)),
+        Arc::new(BooleanArray::from_iter(
+            fields.iter().map(|field| Some(field.is_nullable())),
+        )),
+        Arc::new(StringArray::from(notes)),
+    ];
+    let schema = Schema::new(vec![
+        Field::new("column", DataType::Utf8, false),
+        Field::new("type", DataType::Utf8, false),
+        Field::new("nullable", DataType::Boolean, false),
+        Field::new("note", DataType::Utf8, true),
+    ]);
+    Ok(RecordBatch::try_new(Arc::new(schema), columns)?)
+}
+
+fn done(command: &str, name: &str) -> Result<Answer, SqlError> {
+    let schema = Arc::new(Schema::new(vec![Field::new("name", DataType::Utf8, false)]));
+    let batch = RecordBatch::try_new(schema, vec![Arc::new(StringArray::from(vec![name]))])?;
+    Ok(Answer::ready(batch, command, Notices::default()))
+}
+
+fn twice_planned() -> SqlError {
+    SqlError::Bug {
+        cause: "a statement was planned twice".to_owned(),
+    }
+}
+
+/// Why a statement ended without a word.
+async fn broke_off(task: Task) -> SqlError {
+    let cause = match task.await {
+        Ok(()) => "a statement ended without an answer".to_owned(),
+        Err(panicked) => panicked.to_string(),
+    };
+    SqlError::Bug { cause }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! A folder of the operating system, locked for one process.
+//!
+//! Writes are buffered by the system and made durable by `fdatasync`; entries of folders by `fsync` of
+//! the folder. The lock is the system's own and ends with the process, so a crash leaves none behind.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::disk::{Disk, DiskFile};
+use crate::error::OpenError;
+
+/// Name of the file that is locked while a process has the folder open.
+pub const LOCK_FILE: &str = "LOCK";
+/// Name of the file that tells a data folder from any other.
+pub const IDENTITY_FILE: &str = "MILLPOND";
+
+/// A data folder of this machine, held by this process alone.
+#[derive(Debug)]
+pub struct LocalDisk {
+    root: PathBuf,
+    // Held, not used: the lock ends when the file is closed.
+    _lock: File,
+}
+
+impl LocalDisk {
+    /// Opens or makes the folder `root` and locks it.
+    ///
+    /// # Errors
+    /// [`OpenError::NotOurs`] when it holds other files, [`OpenError::InUse`] when another process has it.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        let root = root.into();
+        let failed = |what: &str| {
+            let what = format!("{what} {}", root.display());
+            move |source| OpenError::Disk { what, source }
+        };
+        fs::create_dir_all(&root).map_err(failed("make the data folder"))?;
+        // A folder that is not ours must stay as it is: look before the lock file is made.
+        let is_ours = root.join(IDENTITY_FILE).exists() || root.join(LOCK_FILE).exists();
+        let mut entries = fs::read_dir(&root).map_err(failed("read the data folder"))?;
+        if !is_ours && entries.next().is_some() {
+            return Err(OpenError::NotOurs {
+                folder: root.display().to_string(),
+            });
+        }
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(root.join(LOCK_FILE))
+            .map_err(failed("make the lock file of"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { root, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse {
+                folder: root.display().to_string(),
+            }),
+            Err(TryLockError::Error(source)) => Err(failed("lock")(source)),
+        }
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+}
+
+impl Disk for LocalDisk {
+    fn create(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(self.path(path))?;
+        Ok(Box::new(LocalFile(file)))
+    }
+
+    fn open(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.path(path))?;
+        Ok(Box::new(LocalFile(file)))
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.path(folder)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn create_folder(&self, folder: &str) -> io::Result<()> {
+        fs::create_dir_all(self.path(folder))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(self.path(path))
+    }
+
+    fn sync_folder(&self, folder: &str) -> io::Result<()> {
+        File::open(self.path(folder))?.sync_all()
+    }
+}
+
+#[derive(Debug)]
+struct LocalFile(File);
+
+impl DiskFile for LocalFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.0.read_at(rest, offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_opening_is_told_that_the_folder_is_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = LocalDisk::open(folder.path()).unwrap();
+        assert!(matches!(
+            LocalDisk::open(folder.path()),
+            Err(OpenError::InUse { .. })
+        ));
+        drop(first);
+        assert!(LocalDisk::open(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn a_foreign_folder_is_refused_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("thesis.txt"), "do not touch").unwrap();
+        assert!(matches!(
+            LocalDisk::open(folder.path()),
+            Err(OpenError::NotOurs { .. })
+        ));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn files_are_read_where_they_were_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = LocalDisk::open(folder.path()).unwrap();
+        disk.create_folder("a/b").unwrap();
+        let file = disk.create("a/b/one").unwrap();
+        file.write_at(b"pond", 4).unwrap();
+        file.sync().unwrap();
+        disk.rename("a/b/one", "a/b/two").unwrap();
+        disk.sync_folder("a/b").unwrap();
+        assert_eq!(disk.list("a/b").unwrap(), ["two"]);
+        assert!(disk.list("a/none").unwrap().is_empty());
+        let mut buffer = [0; 16];
+        let count = disk
+            .open("a/b/two")
+            .unwrap()
+            .read_at(&mut buffer, 2)
+            .unwrap();
+        assert_eq!(&buffer[..count], b"\0\0pond");
+        disk.remove("a/b/two").unwrap();
+        assert_eq!(
+            disk.open("a/b/two").unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+    }
+}

@@ -1,0 +1,499 @@
+//! A disk in memory that forgets, on a crash, what a real one may forget.
+//!
+//! Until a sync, each write may be kept, lost or torn at sectors of 512 bytes, independently of the
+//! others; entries of folders may be lost from some point on, in order, as a journaling file system
+//! does it. The same seed gives the same crash. A handle from before a crash fails ever after, so an
+//! incarnation that is thought dead can not write. Folders themselves are durable at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use millpond_proto::chance::Seeded;
+
+use crate::disk::{Disk, DiskFile};
+
+const SECTOR_BYTES: usize = 512;
+
+/// A handle on a simulated disk; clones share its state.
+#[derive(Clone, Debug)]
+pub struct SimulatedDisk {
+    state: Arc<Mutex<State>>,
+    generation: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    generation: u64,
+    files: Vec<Contents>,
+    /// What a reader sees.
+    entries: BTreeMap<String, usize>,
+    /// What survives a crash for certain.
+    durable_entries: BTreeMap<String, usize>,
+    /// Changes of entries since their folder was synced, in order.
+    pending: Vec<EntryChange>,
+    folders: BTreeSet<String>,
+    syncs_to_fail: u32,
+    writes_to_fail: u32,
+    sync_count: u64,
+    write_count: u64,
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    seen: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write { offset: usize, bytes: Vec<u8> },
+    Length(usize),
+}
+
+#[derive(Clone, Debug)]
+enum EntryChange {
+    Create { path: String, file: usize },
+    Rename { from: String, to: String },
+    Remove { path: String },
+}
+
+impl Default for SimulatedDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SimulatedDisk {
+    /// An empty disk.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            state: Arc::default(),
+            generation: 0,
+        }
+    }
+
+    /// A disk that durably holds `files`, by path.
+    #[must_use]
+    pub fn holding(files: &BTreeMap<String, Vec<u8>>) -> Self {
+        let disk = Self::new();
+        {
+            let mut state = disk.state.lock().expect("no holder panics");
+            for (path, bytes) in files {
+                let file = state.files.len();
+                state.files.push(Contents {
+                    seen: bytes.clone(),
+                    durable: bytes.clone(),
+                    pending: Vec::new(),
+                });
+                state.entries.insert(path.clone(), file);
+                state.durable_entries.insert(path.clone(), file);
+                state.add_folders(folder_of(path));
+            }
+        }
+        disk
+    }
+
+    /// Everything a reader sees now, by path.
+    #[must_use]
+    pub fn snapshot(&self) -> BTreeMap<String, Vec<u8>> {
+        let state = self.state.lock().expect("no holder panics");
+        let contents = |&file: &usize| state.files[file].seen.clone();
+        let entry = |(path, file): (&String, &usize)| (path.clone(), contents(file));
+        state.entries.iter().map(entry).collect()
+    }
+
+    /// Cuts the power: what was not synced is kept, lost or torn as `chance` has it.
+    ///
+    /// The answer is the disk after the restart; every handle from before fails from now on.
+    #[must_use = "older handles no longer work"]
+    pub fn crash(&self, chance: &Seeded) -> Self {
+        let mut state = self.state.lock().expect("no holder panics");
+        for file in &mut state.files {
+            for change in std::mem::take(&mut file.pending) {
+                change.survive(&mut file.durable, chance);
+            }
+            file.seen = file.durable.clone();
+        }
+        let pending = std::mem::take(&mut state.pending);
+        let kept = usize::try_from(chance.below(pending.len() as u64 + 1)).unwrap_or(0);
+        for change in pending.iter().take(kept) {
+            change.apply(&mut state.durable_entries);
+        }
+        state.entries = state.durable_entries.clone();
+        state.generation += 1;
+        state.syncs_to_fail = 0;
+        state.writes_to_fail = 0;
+        Self {
+            state: Arc::clone(&self.state),
+            generation: state.generation,
+        }
+    }
+
+    /// Lets the next sync of a file fail.
+    pub fn fail_next_sync(&self) {
+        self.state.lock().expect("no holder panics").syncs_to_fail += 1;
+    }
+
+    /// Lets the next write to a file fail, half of it done.
+    pub fn fail_next_write(&self) {
+        self.state.lock().expect("no holder panics").writes_to_fail += 1;
+    }
+
+    /// Flips one bit of a file, in memory and on the platter.
+    ///
+    /// # Panics
+    /// When there is no such file or bit.
+    pub fn flip_bit(&self, path: &str, bit: usize) {
+        let mut state = self.state.lock().expect("no holder panics");
+        let file = *state.entries.get(path).expect("the file exists");
+        let file = &mut state.files[file];
+        file.seen[bit / 8] ^= 1 << (bit % 8);
+        if let Some(byte) = file.durable.get_mut(bit / 8) {
+            *byte ^= 1 << (bit % 8);
+        }
+    }
+
+    /// Syncs of files so far.
+    #[must_use]
+    pub fn sync_count(&self) -> u64 {
+        self.state.lock().expect("no holder panics").sync_count
+    }
+
+    /// Writes to files so far.
+    #[must_use]
+    pub fn write_count(&self) -> u64 {
+        self.state.lock().expect("no holder panics").write_count
+    }
+
+    fn state(&self) -> io::Result<MutexGuard<'_, State>> {
+        alive(&self.state, self.generation)
+    }
+
+    fn file(&self, file: usize) -> Box<dyn DiskFile> {
+        Box::new(SimulatedFile {
+            state: Arc::clone(&self.state),
+            generation: self.generation,
+            file,
+        })
+    }
+}
+
+fn alive(state: &Mutex<State>, generation: u64) -> io::Result<MutexGuard<'_, State>> {
+    let state = state.lock().expect("no holder panics");
+    if state.generation == generation {
+        Ok(state)
+    } else {
+        Err(io::Error::other("this handle is from before a crash"))
+    }
+}
+
+fn folder_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+fn not_found(path: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("no file {path}"))
+}
+
+impl State {
+    fn add_folders(&mut self, folder: &str) {
+        let mut folder = folder;
+        while !folder.is_empty() {
+            self.folders.insert(folder.to_owned());
+            folder = folder_of(folder);
+        }
+    }
+
+    fn change(&mut self, change: EntryChange) {
+        change.apply(&mut self.entries);
+        self.pending.push(change);
+    }
+}
+
+impl EntryChange {
+    fn apply(&self, entries: &mut BTreeMap<String, usize>) {
+        match self {
+            Self::Create { path, file } => {
+                entries.insert(path.clone(), *file);
+            }
+            Self::Rename { from, to } => {
+                if let Some(file) = entries.remove(from) {
+                    entries.insert(to.clone(), file);
+                }
+            }
+            Self::Remove { path } => {
+                entries.remove(path);
+            }
+        }
+    }
+
+    fn is_in(&self, folder: &str) -> bool {
+        match self {
+            Self::Create { path, .. } | Self::Remove { path } => folder_of(path) == folder,
+            Self::Rename { from, to } => folder_of(from) == folder || folder_of(to) == folder,
+        }
+    }
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Write {
+                offset,
+                bytes: written,
+            } => put(bytes, *offset, written),
+            Self::Length(length) => bytes.resize(*length, 0),
+        }
+    }
+
+    fn survive(&self, durable: &mut Vec<u8>, chance: &Seeded) {
+        match (chance.below(3), self) {
+            (0, _) => {}
+            (1, _) | (_, Self::Length(_)) => self.apply(durable),
+            (_, Self::Write { offset, bytes }) => {
+                let mut done = 0;
+                while done < bytes.len() {
+                    let at = offset + done;
+                    let end = (done + SECTOR_BYTES - at % SECTOR_BYTES).min(bytes.len());
+                    if chance.percent(50) {
+                        put(durable, at, &bytes[done..end]);
+                    }
+                    done = end;
+                }
+            }
+        }
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, offset: usize, written: &[u8]) {
+    let end = offset + written.len();
+    if bytes.len() < end {
+        bytes.resize(end, 0);
+    }
+    bytes[offset..end].copy_from_slice(written);
+}
+
+impl Disk for SimulatedDisk {
+    fn create(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
+        let mut state = self.state()?;
+        if state.entries.contains_key(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if !folder_of(path).is_empty() && !state.folders.contains(folder_of(path)) {
+            return Err(not_found(path));
+        }
+        let file = state.files.len();
+        state.files.push(Contents::default());
+        state.change(EntryChange::Create {
+            path: path.to_owned(),
+            file,
+        });
+        Ok(self.file(file))
+    }
+
+    fn open(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
+        let state = self.state()?;
+        let file = *state.entries.get(path).ok_or_else(|| not_found(path))?;
+        Ok(self.file(file))
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let state = self.state()?;
+        if state.entries.contains_key(folder) {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let inside = |path: &str| {
+            let rest = if folder.is_empty() {
+                path
+            } else {
+                path.strip_prefix(folder)?.strip_prefix('/')?
+            };
+            rest.split('/').next().map(str::to_owned)
+        };
+        let files = state.entries.keys();
+        let names: BTreeSet<String> = files
+            .chain(&state.folders)
+            .filter_map(|path| inside(path))
+            .collect();
+        Ok(names.into_iter().collect())
+    }
+
+    fn create_folder(&self, folder: &str) -> io::Result<()> {
+        self.state()?.add_folders(folder);
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state()?;
+        if !state.entries.contains_key(from) {
+            return Err(not_found(from));
+        }
+        state.change(EntryChange::Rename {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        });
+        Ok(())
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        let mut state = self.state()?;
+        if !state.entries.contains_key(path) {
+            return Err(not_found(path));
+        }
+        state.change(EntryChange::Remove {
+            path: path.to_owned(),
+        });
+        Ok(())
+    }
+
+    fn sync_folder(&self, folder: &str) -> io::Result<()> {
+        let mut state = self.state()?;
+        let pending = std::mem::take(&mut state.pending);
+        let (synced, rest): (Vec<_>, Vec<_>) =
+            pending.into_iter().partition(|change| change.is_in(folder));
+        for change in synced {
+            change.apply(&mut state.durable_entries);
+        }
+        state.pending = rest;
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct SimulatedFile {
+    state: Arc<Mutex<State>>,
+    generation: u64,
+    file: usize,
+}
+
+impl SimulatedFile {
+    fn state(&self) -> io::Result<MutexGuard<'_, State>> {
+        alive(&self.state, self.generation)
+    }
+
+    fn change(&self, state: &mut State, change: Change) {
+        let file = &mut state.files[self.file];
+        change.apply(&mut file.seen);
+        file.pending.push(change);
+    }
+}
+
+fn place(offset: u64) -> usize {
+    usize::try_from(offset).expect("simulated files are small")
+}
+
+impl DiskFile for SimulatedFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let state = self.state()?;
+        let seen = &state.files[self.file].seen;
+        let from = place(offset).min(seen.len());
+        let count = buffer.len().min(seen.len() - from);
+        buffer[..count].copy_from_slice(&seen[from..from + count]);
+        Ok(count)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut state = self.state()?;
+        state.write_count += 1;
+        let is_failing = state.writes_to_fail > 0;
+        let done = if is_failing {
+            bytes.len() / 2
+        } else {
+            bytes.len()
+        };
+        let change = Change::Write {
+            offset: place(offset),
+            bytes: bytes[..done].to_vec(),
+        };
+        self.change(&mut state, change);
+        if is_failing {
+            state.writes_to_fail -= 1;
+            return Err(io::Error::other("the write was made to fail"));
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.state()?;
+        state.sync_count += 1;
+        if state.syncs_to_fail > 0 {
+            state.syncs_to_fail -= 1;
+            return Err(io::Error::other("the sync was made to fail"));
+        }
+        let file = &mut state.files[self.file];
+        for change in std::mem::take(&mut file.pending) {
+            change.apply(&mut file.durable);
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state()?.files[self.file].seen.len() as u64)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state()?;
+        self.change(&mut state, Change::Length(place(len)));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn durable_file(disk: &SimulatedDisk) -> Box<dyn DiskFile> {
+        disk.create_folder("a").unwrap();
+        let file = disk.create("a/f").unwrap();
+        file.write_at(&[1; 2048], 0).unwrap();
+        file.sync().unwrap();
+        disk.sync_folder("a").unwrap();
+        file
+    }
+
+    #[test]
+    fn what_was_synced_survives_every_crash() {
+        for seed in 0..50 {
+            let disk = SimulatedDisk::new();
+            let file = durable_file(&disk);
+            file.write_at(&[2; 2048], 2048).unwrap();
+            let disk = disk.crash(&Seeded::new(seed));
+            let after = disk.snapshot();
+            assert_eq!(&after["a/f"][..2048], [1; 2048], "seed {seed}");
+            assert!(file.sync().is_err(), "an old handle works no more");
+        }
+    }
+
+    #[test]
+    fn what_was_not_synced_is_kept_lost_or_torn() {
+        let (mut kept, mut lost, mut torn) = (0, 0, 0);
+        for seed in 0..50 {
+            let disk = SimulatedDisk::new();
+            durable_file(&disk).write_at(&[2; 2048], 0).unwrap();
+            let after = disk.crash(&Seeded::new(seed)).snapshot();
+            match after["a/f"].iter().filter(|&&byte| byte == 2).count() {
+                0 => lost += 1,
+                2048 => kept += 1,
+                _ => torn += 1,
+            }
+        }
+        assert!(kept > 0 && lost > 0 && torn > 0, "{kept} {lost} {torn}");
+    }
+
+    #[test]
+    fn an_entry_that_was_not_synced_may_vanish_but_a_rename_never_loses_both_names() {
+        let mut names = BTreeSet::new();
+        for seed in 0..50 {
+            let disk = SimulatedDisk::new();
+            drop(durable_file(&disk));
+            disk.rename("a/f", "a/g").unwrap();
+            disk.create("a/h").unwrap();
+            names.insert(disk.crash(&Seeded::new(seed)).list("a").unwrap());
+        }
+        let expected = [vec!["f"], vec!["g"], vec!["g", "h"]];
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), expected);
+    }
+}

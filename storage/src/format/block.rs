@@ -1,0 +1,348 @@
+//! A block: one group commit, header first, then a directory, the payloads, and the head once more.
+//!
+//! The header and the directory (together the *head*) have one checksum, each payload its own. So a
+//! flipped bit in a payload damages that record alone, and its place stays known; a flipped bit in
+//! the head is mended from its copy behind the payloads. Bytes: `FORMAT.md`, Block.
+
+#![deny(clippy::indexing_slicing)]
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::format::checksum::crc32c;
+
+/// First bytes of a block and of the copy of its head.
+pub const MAGIC: [u8; 4] = *b"MPBK";
+/// Version of this format.
+pub const VERSION: u16 = 1;
+/// Header before the directory.
+pub const HEADER_BYTES: usize = 56;
+/// One entry of the directory.
+pub const ENTRY_BYTES: usize = 32;
+/// A block takes no further append once it has this size.
+pub const TARGET_BYTES: usize = 4 * 1024 * 1024;
+/// Largest append, payloads and directory; it has a block to itself when it is above the target.
+pub const APPEND_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+const CHECKSUM_AT: usize = HEADER_BYTES - 4;
+
+const _: () = assert!(TARGET_BYTES <= APPEND_BYTES_MAX);
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A message: the payload is an envelope.
+    Message,
+    /// A change of the broker's state: the payload is the broker's.
+    State,
+}
+
+/// One entry of the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The shard that it belongs to.
+    pub shard: u16,
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of its payload.
+    pub length: u32,
+    /// CRC32C of its payload.
+    pub checksum: u32,
+    /// Topic of a message, else 0.
+    pub topic: u64,
+    /// Queue of a message, else 0.
+    pub queue: u32,
+    /// Offset of a message, else 0.
+    pub offset: u64,
+}
+
+/// The header, without what follows from the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The WAL.
+    pub wal: u16,
+    /// The incarnation that wrote it.
+    pub term: u64,
+    /// Counts the blocks of the WAL, without holes.
+    pub sequence: u64,
+    /// Where it starts in the WAL.
+    pub position: u64,
+    /// Everything below this position was durable when it was built.
+    pub durable: u64,
+}
+
+/// Header and directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The header.
+    pub header: Header,
+    /// The directory.
+    pub entries: Vec<Entry>,
+    /// Bytes of all payloads.
+    pub body_bytes: u32,
+}
+
+/// Bytes of header and directory.
+#[must_use]
+pub fn head_bytes(records: usize) -> usize {
+    HEADER_BYTES + records * ENTRY_BYTES
+}
+
+impl Head {
+    /// Bytes of header and directory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        head_bytes(self.entries.len())
+    }
+
+    /// Bytes of the whole block.
+    #[must_use]
+    pub fn block_bytes(&self) -> usize {
+        2 * self.bytes() + self.body_bytes as usize
+    }
+
+    /// Position behind the block.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.header.position + self.block_bytes() as u64
+    }
+
+    /// Position that stands for record number `record`: that of its entry, so that every record has one
+    /// of its own, and the one behind it is the next.
+    #[must_use]
+    pub fn record_position(&self, record: usize) -> u64 {
+        self.header.position + head_bytes(record) as u64
+    }
+
+    /// Each entry with the place of its payload, counted from the start of the block.
+    pub fn payloads(&self) -> impl Iterator<Item = (&Entry, usize)> {
+        self.entries.iter().scan(self.bytes(), |at, entry| {
+            let start = *at;
+            *at += entry.length as usize;
+            Some((entry, start))
+        })
+    }
+
+    /// Reads a head at the beginning of `bytes`; `None` when there is no whole, valid one.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes.get(..HEADER_BYTES)?);
+        if reader.take::<4>()? != MAGIC || reader.u16()? != VERSION {
+            return None;
+        }
+        let wal = reader.u16()?;
+        let header = Header {
+            wal,
+            term: reader.u64()?,
+            sequence: reader.u64()?,
+            position: reader.u64()?,
+            durable: reader.u64()?,
+        };
+        let (body_bytes, count, reserved) = (reader.u32()?, reader.u32()?, reader.u32()?);
+        let checksum = reader.u32()?;
+        let directory_bytes = (count as usize).checked_mul(ENTRY_BYTES)?;
+        let directory = bytes.get(HEADER_BYTES..)?.get(..directory_bytes)?;
+        if reserved != 0 || crc32c(&[bytes.get(..CHECKSUM_AT)?, directory]) != checksum {
+            return None;
+        }
+        let entries: Vec<Entry> = directory
+            .chunks_exact(ENTRY_BYTES)
+            .map(Entry::decode)
+            .collect::<Option<_>>()?;
+        let sum: u64 = entries.iter().map(|entry| u64::from(entry.length)).sum();
+        (sum == u64::from(body_bytes)).then_some(Self {
+            header,
+            entries,
+            body_bytes,
+        })
+    }
+}
+
+impl Entry {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.topic);
+        out.put_u64_le(self.offset);
+        out.put_u32_le(self.queue);
+        out.put_u32_le(self.length);
+        out.put_u32_le(self.checksum);
+        out.put_u16_le(self.shard);
+        out.put_u16_le(match self.kind {
+            Kind::Message => 1,
+            Kind::State => 2,
+        });
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        Some(Self {
+            topic: reader.u64()?,
+            offset: reader.u64()?,
+            queue: reader.u32()?,
+            length: reader.u32()?,
+            checksum: reader.u32()?,
+            shard: reader.u16()?,
+            kind: match reader.u16()? {
+                1 => Kind::Message,
+                2 => Kind::State,
+                _ => return None,
+            },
+        })
+    }
+}
+
+/// Makes a block of appends, each with its entries and their payloads in a row.
+///
+/// # Panics
+/// When the payloads are not as long as the entries say, or above 4 GiB.
+pub fn encode<'a>(
+    header: Header,
+    appends: impl Iterator<Item = (&'a [Entry], &'a [u8])> + Clone,
+) -> (Head, Bytes) {
+    let entries: Vec<Entry> = appends
+        .clone()
+        .flat_map(|(entries, _)| entries.iter().copied())
+        .collect();
+    let body: usize = appends.clone().map(|(_, payload)| payload.len()).sum();
+    let said: usize = entries.iter().map(|entry| entry.length as usize).sum();
+    assert_eq!(said, body, "the directory describes the payloads");
+    let head = Head {
+        header,
+        entries,
+        body_bytes: u32::try_from(body).expect("an append is far below 4 GiB"),
+    };
+    let mut out = BytesMut::with_capacity(head.block_bytes());
+    out.put_slice(&MAGIC);
+    out.put_u16_le(VERSION);
+    out.put_u16_le(header.wal);
+    out.put_u64_le(header.term);
+    out.put_u64_le(header.sequence);
+    out.put_u64_le(header.position);
+    out.put_u64_le(header.durable);
+    out.put_u32_le(head.body_bytes);
+    out.put_u32_le(u32::try_from(head.entries.len()).expect("far below 4 billion records"));
+    out.put_u32_le(0);
+    let mut directory = BytesMut::with_capacity(head.entries.len() * ENTRY_BYTES);
+    for entry in &head.entries {
+        entry.encode(&mut directory);
+    }
+    let checksum = crc32c(&[&out, &directory]);
+    out.put_u32_le(checksum);
+    out.put_slice(&directory);
+    let copy = out.clone();
+    for (_, payload) in appends {
+        out.put_slice(payload);
+    }
+    out.put_slice(&copy);
+    (head, out.freeze())
+}
+
+/// Takes little-endian numbers off the front of untrusted bytes.
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+
+impl Reader<'_> {
+    pub(crate) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    pub(crate) fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(shard: u16, is_message: bool, payload: &[u8], place: (u64, u32, u64)) -> Entry {
+        Entry {
+            shard,
+            kind: if is_message {
+                Kind::Message
+            } else {
+                Kind::State
+            },
+            length: u32::try_from(payload.len()).unwrap(),
+            checksum: crc32c(&[payload]),
+            topic: place.0,
+            queue: place.1,
+            offset: place.2,
+        }
+    }
+
+    fn header() -> Header {
+        Header {
+            wal: 3,
+            term: 5,
+            sequence: 7,
+            position: 11,
+            durable: 9,
+        }
+    }
+
+    #[test]
+    fn the_head_stands_at_both_ends() {
+        let entries = [
+            entry(1, true, b"pond", (1, 2, 3)),
+            entry(1, false, b"", (0, 0, 0)),
+        ];
+        let (head, bytes) = encode(header(), std::iter::once((&entries[..], &b"pond"[..])));
+        assert_eq!(bytes.len(), head.block_bytes());
+        assert_eq!(Head::decode(&bytes), Some(head.clone()));
+        assert_eq!(Head::decode(&bytes[head.bytes() + 4..]), Some(head.clone()));
+        let places: Vec<usize> = head.payloads().map(|(_, at)| at).collect();
+        assert_eq!(places, [head.bytes(), head.bytes() + 4]);
+        assert!(head.record_position(0) < head.record_position(1));
+        assert!(head.record_position(2) < head.end());
+    }
+
+    proptest! {
+        #[test]
+        fn a_block_is_read_as_it_was_written(
+            records in prop::collection::vec(
+                (any::<u16>(), any::<bool>(), prop::collection::vec(any::<u8>(), 0..40), any::<(u64, u32, u64)>()),
+                0..12,
+            ),
+        ) {
+            let entries: Vec<Entry> = records
+                .iter()
+                .map(|(shard, is_message, payload, place)| entry(*shard, *is_message, payload, *place))
+                .collect();
+            let body: Vec<u8> = records.iter().flat_map(|record| record.2.clone()).collect();
+            let (head, bytes) = encode(header(), std::iter::once((&entries[..], &body[..])));
+            let read = Head::decode(&bytes).unwrap();
+            prop_assert_eq!(&read, &head);
+            for ((entry, at), record) in read.payloads().zip(&records) {
+                prop_assert_eq!(&bytes[at..at + entry.length as usize], &record.2[..]);
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut with_magic = MAGIC.to_vec();
+            with_magic.extend_from_slice(&VERSION.to_le_bytes());
+            with_magic.extend_from_slice(&bytes);
+            prop_assert_eq!(Head::decode(&with_magic), None);
+            prop_assert_eq!(Head::decode(&bytes), None);
+        }
+
+        #[test]
+        fn a_flipped_bit_in_the_head_is_found(bit in 0..(HEADER_BYTES + ENTRY_BYTES) * 8) {
+            let entries = [entry(1, true, b"pond", (1, 2, 3))];
+            let (_, bytes) = encode(header(), std::iter::once((&entries[..], &b"pond"[..])));
+            let mut bytes = bytes.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(Head::decode(&bytes), None);
+        }
+    }
+}

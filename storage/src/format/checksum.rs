@@ -1,0 +1,23 @@
+//! The one checksum of all formats: CRC32C (Castagnoli), as iSCSI defines it.
+
+use crc_fast::{CrcAlgorithm, Digest};
+
+/// CRC32C of the parts, one after the other.
+#[must_use]
+pub(crate) fn crc32c(parts: &[&[u8]]) -> u32 {
+    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    for part in parts {
+        digest.update(part);
+    }
+    u32::try_from(digest.finalize()).expect("a CRC of 32 bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_published_checksum() {
+        assert_eq!(crc32c(&[b"1234", b"56789"]), 0xe306_9283);
+    }
+}

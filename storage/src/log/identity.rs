@@ -1,0 +1,122 @@
+//! What a data folder says of itself: the file `MILLPOND`, made once and never changed.
+//!
+//! It is text, so that whoever finds the folder knows what it is. Bytes: `FORMAT.md`, Identity.
+
+use std::io;
+
+use crate::disk::Disk;
+use crate::disk::local::{IDENTITY_FILE, LOCK_FILE};
+use crate::error::OpenError;
+use crate::format::checksum::crc32c;
+use crate::log::Settings;
+
+/// Version of the folder as a whole.
+pub(crate) const FORMAT: u32 = 1;
+
+const NEW_IDENTITY_FILE: &str = "MILLPOND.new";
+
+fn disk_error(what: &str) -> impl FnOnce(io::Error) -> OpenError {
+    let what = what.to_owned();
+    move |source| OpenError::Disk { what, source }
+}
+
+/// Checks that the folder was made with these settings, or makes it.
+pub(crate) fn check_or_make(disk: &dyn Disk, settings: &Settings) -> Result<(), OpenError> {
+    match read_file(disk, IDENTITY_FILE) {
+        Ok(bytes) => check(&bytes, settings),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make(disk, settings),
+        Err(error) => Err(disk_error("read the file MILLPOND")(error)),
+    }
+}
+
+/// The whole of a small file.
+pub(crate) fn read_file(disk: &dyn Disk, path: &str) -> io::Result<Vec<u8>> {
+    let file = disk.open(path)?;
+    let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
+    let mut bytes = vec![0; len];
+    let count = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(count);
+    Ok(bytes)
+}
+
+/// Puts a small file in its place at once: readers find the old one or the new one, whole.
+pub(crate) fn replace_file(
+    disk: &dyn Disk,
+    folder: &str,
+    path: &str,
+    bytes: &[u8],
+) -> io::Result<()> {
+    let new_path = format!("{path}.new");
+    match disk.remove(&new_path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let file = disk.create(&new_path)?;
+    file.write_at(bytes, 0)?;
+    file.sync()?;
+    disk.rename(&new_path, path)?;
+    disk.sync_folder(folder)
+}
+
+fn make(disk: &dyn Disk, settings: &Settings) -> Result<(), OpenError> {
+    let entries = disk.list("").map_err(disk_error("list the data folder"))?;
+    let is_foreign = |name: &String| {
+        let is_empty_folder = || disk.list(name).is_ok_and(|inside| inside.is_empty());
+        name != LOCK_FILE && name != NEW_IDENTITY_FILE && !is_empty_folder()
+    };
+    if entries.iter().any(is_foreign) {
+        return Err(OpenError::NotOurs {
+            folder: "the data folder".to_owned(),
+        });
+    }
+    let text = text(settings);
+    replace_file(disk, "", IDENTITY_FILE, text.as_bytes())
+        .map_err(disk_error("write the file MILLPOND"))
+}
+
+fn text(settings: &Settings) -> String {
+    let (shards, wals) = (settings.shards, settings.wals);
+    let text = format!("Millpond data folder\nformat {FORMAT}\nshards {shards}\nwals {wals}\n");
+    let checksum = crc32c(&[text.as_bytes()]);
+    format!("{text}crc32c {checksum:08x}\n")
+}
+
+fn check(bytes: &[u8], settings: &Settings) -> Result<(), OpenError> {
+    let damaged = |detail: &str| OpenError::Damaged {
+        what: "the file MILLPOND".to_owned(),
+        detail: detail.to_owned(),
+    };
+    let stored = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
+    let (checked, checksum) = stored
+        .rsplit_once("crc32c ")
+        .ok_or_else(|| damaged("it has no checksum"))?;
+    if checksum.trim_end() != format!("{:08x}", crc32c(&[checked.as_bytes()])) {
+        return Err(damaged("its checksum differs"));
+    }
+    let number = |name: &'static str| {
+        let value = |line: &str| line.strip_prefix(name)?.trim().parse::<u64>().ok();
+        let found = checked.lines().find_map(value);
+        found.ok_or_else(|| damaged("a setting is missing"))
+    };
+    let format = number("format ")?;
+    if format > u64::from(FORMAT) {
+        return Err(OpenError::NewerFormat {
+            found: u32::try_from(format).unwrap_or(u32::MAX),
+            known: FORMAT,
+        });
+    }
+    let fixed = [
+        ("shards", number("shards ")?, settings.shards),
+        ("wals", number("wals ")?, settings.wals),
+    ];
+    for (setting, stored, asked) in fixed {
+        if stored != u64::from(asked) {
+            return Err(OpenError::FixedSetting {
+                setting,
+                stored,
+                asked: u64::from(asked),
+            });
+        }
+    }
+    Ok(())
+}

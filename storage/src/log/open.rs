@@ -1,0 +1,385 @@
+//! Opening a data folder: identity, term, cold tier, checkpoint, then every WAL record by record.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millpond_proto::message::{QueueId, ShardId, Term, TopicId};
+use millpond_proto::task::Lane;
+use prost::Message as _;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::disk::Disk;
+use crate::error::{OpenError, ShardDamaged};
+use crate::format::block::{Entry, Kind};
+use crate::format::checkpoint::Saved;
+use crate::format::envelope::Envelope;
+use crate::log::checkpoint::{self, Checkpoints};
+use crate::log::{Parts, Projection, Recovered, Replayed, Settings, Storage, identity};
+use crate::meta::embedded::EmbeddedMeta;
+use crate::meta::{MetaError, MetaStore};
+use crate::queue::index::{Index, Place};
+use crate::queue::view::{View, Wal};
+use crate::tier::cold::Cold;
+use crate::wal::recovery::{self, Found, Recovery};
+use crate::wal::segment::{self, Segments};
+use crate::wal::writer::{self, Start, Writer};
+
+const META_FOLDER: &str = "meta";
+const META_FILE: &str = "meta/millpond.redb";
+const TERM_KEY: &str = "term";
+
+/// A shard while it is rebuilt.
+struct Slot<P> {
+    state: Result<P, ShardDamaged>,
+    /// Records below are in the snapshot.
+    position: u64,
+    saved: Option<Saved>,
+}
+
+/// All that is rebuilt from the WALs.
+struct Rebuild<'a, P> {
+    slots: Vec<Slot<P>>,
+    index: Index,
+    cold: &'a Cold,
+    wals: u16,
+    damage: Vec<String>,
+}
+
+pub(crate) async fn open<P: Projection>(
+    parts: Parts,
+    settings: Settings,
+) -> Result<(Arc<Storage>, Recovered<P>), OpenError> {
+    assert!(
+        settings.shards > 0 && settings.wals > 0,
+        "a log has at least one shard and one WAL"
+    );
+    let disk = Arc::clone(&parts.disk);
+    identity::check_or_make(&*disk, &settings)?;
+    make_folders(&*disk, settings.wals)?;
+    let meta: Arc<dyn MetaStore> = Arc::new(EmbeddedMeta::open(Arc::clone(&disk), META_FILE)?);
+    let term = next_term(&*meta)?;
+    let cold = Arc::new(Cold::open(Arc::clone(&parts.objects), Arc::clone(&meta)).await?);
+    let checkpoint = checkpoint::load(&*disk)?;
+
+    let mut rebuild = Rebuild {
+        slots: restore_all(settings.shards, &checkpoint.shards),
+        index: Index::default(),
+        cold: &cold,
+        wals: settings.wals,
+        damage: checkpoint.damage,
+    };
+    let mut recoveries = Vec::new();
+    for wal in 0..settings.wals {
+        let recovery = recovery::recover(&*disk, wal, |found| rebuild.apply(wal, found))?;
+        recoveries.push(rebuild.finish(wal, recovery));
+    }
+    if checkpoint.is_missing
+        && let Some(recovery) = recoveries.iter().find(|r| !r.reaches_back())
+    {
+        let first = recovery.segments.first().map_or(0, |segment| segment.first);
+        return Err(OpenError::Damaged {
+            what: "the checkpoint".to_owned(),
+            detail: format!("its table can not be read, and the log begins at position {first}"),
+        });
+    }
+    let Rebuild {
+        slots,
+        mut index,
+        damage,
+        ..
+    } = rebuild;
+    for (topic, queue, range) in cold.queues() {
+        index.begin_at((topic, queue), range.end.0);
+    }
+
+    let mut recovered = Recovered {
+        term,
+        shards: Vec::new(),
+        torn_bytes: recoveries.iter().map(|recovery| recovery.torn_bytes).sum(),
+        damage,
+    };
+    let mut checkpoints = Checkpoints::new(checkpoint.sequence);
+    for (shard, slot) in (0..).map(ShardId).zip(slots) {
+        checkpoints.keep(shard, slot.saved, slot.state.is_err());
+        recovered.shards.push(slot.state);
+    }
+    let storage = start(
+        parts,
+        settings,
+        term,
+        meta,
+        cold,
+        index,
+        recoveries,
+        checkpoints,
+    )?;
+    Ok((Arc::new(storage), recovered))
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the last step of opening: everything comes together here and nowhere else"
+)]
+fn start(
+    parts: Parts,
+    settings: Settings,
+    term: Term,
+    meta: Arc<dyn MetaStore>,
+    cold: Arc<Cold>,
+    index: Index,
+    recoveries: Vec<Recovery>,
+    checkpoints: Checkpoints,
+) -> Result<Storage, OpenError> {
+    let mut starts = Vec::new();
+    let mut wals = Vec::new();
+    for (wal, mut recovery) in (0..settings.wals).zip(recoveries) {
+        let start = Start {
+            wal,
+            term: term.0,
+            position: recovery.tail,
+            sequence: recovery.sequence,
+            segment_bytes: settings.segment_bytes,
+        };
+        let segment = start
+            .create_segment(&*parts.disk)
+            .map_err(|source| OpenError::Disk {
+                what: format!("begin a segment in {}", segment::folder(wal)),
+                source,
+            })?;
+        recovery.segments.push(segment.clone());
+        let cache_bytes = settings.cache_bytes / usize::from(settings.wals);
+        wals.push(Wal::new(
+            Segments::new(recovery.segments),
+            cache_bytes,
+            recovery.tail,
+        ));
+        starts.push((start, segment));
+    }
+    let view = Arc::new(View::new(index, wals));
+    let mut senders = Vec::new();
+    let mut writers = Vec::new();
+    for (start, segment) in starts {
+        let (sender, commands) = mpsc::channel(writer::QUEUE_MAX);
+        let disk = Arc::clone(&parts.disk);
+        let writer = Writer::new(disk, Arc::clone(&view), start, segment, commands);
+        senders.push(sender);
+        writers.push(parts.spawn.spawn(Lane::Dedicated, Box::pin(writer.run())));
+    }
+    Ok(Storage {
+        parts,
+        settings,
+        view,
+        cold,
+        meta,
+        senders,
+        budget: Arc::new(Semaphore::new(writer::QUEUE_BYTES_MAX)),
+        writers: writers.into(),
+        checkpoints: checkpoints.into(),
+        tiering: tokio::sync::Mutex::new(()),
+    })
+}
+
+fn make_folders(disk: &dyn Disk, wals: u16) -> Result<(), OpenError> {
+    let make = || {
+        disk.create_folder(META_FOLDER)?;
+        disk.create_folder(checkpoint::FOLDER)?;
+        for wal in 0..wals {
+            disk.create_folder(&segment::folder(wal))?;
+        }
+        disk.sync_folder("wal")?;
+        disk.sync_folder("")
+    };
+    make().map_err(|source| OpenError::Disk {
+        what: "make the folders of the log".to_owned(),
+        source,
+    })
+}
+
+/// Takes the term after the last one; whoever held that is fenced.
+fn next_term(meta: &dyn MetaStore) -> Result<Term, OpenError> {
+    loop {
+        let last = meta.get(TERM_KEY)?;
+        let (term, version) = match &last {
+            None => (0, None),
+            Some(last) => {
+                let bytes = <[u8; 8]>::try_from(&last.value[..]);
+                let bytes = bytes.map_err(|_| MetaError {
+                    detail: "the term is not a number of 8 bytes".to_owned(),
+                })?;
+                (u64::from_le_bytes(bytes), Some(last.version))
+            }
+        };
+        let next = term + 1;
+        if meta.compare_and_swap(TERM_KEY, version, Some(&next.to_le_bytes()))? {
+            return Ok(Term(next));
+        }
+    }
+}
+
+fn restore_all<P: Projection>(shards: u16, saved: &BTreeMap<ShardId, Saved>) -> Vec<Slot<P>> {
+    let restore = |shard| {
+        let saved = saved.get(&shard);
+        let state = match saved {
+            Some(saved) if !saved.is_whole() => Err(ShardDamaged {
+                shard,
+                detail: "its state in the checkpoint is damaged".to_owned(),
+            }),
+            Some(saved) => P::restore(shard, Some(&saved.state)),
+            None => P::restore(shard, None),
+        };
+        Slot {
+            state,
+            position: saved.map_or(0, |saved| saved.position),
+            saved: saved.cloned(),
+        }
+    };
+    (0..shards).map(ShardId).map(restore).collect()
+}
+
+impl<P: Projection> Rebuild<'_, P> {
+    fn apply(&mut self, wal: u16, found: Found<'_>) {
+        match found {
+            Found::Gap { range, path } => self.close_behind(wal, &range, path),
+            Found::Record {
+                position,
+                payload_position,
+                entry,
+                payload,
+                path,
+            } => {
+                if entry.kind == Kind::Message {
+                    self.insert(wal, entry, payload_position);
+                }
+                let Some(slot) = self.slots.get_mut(usize::from(entry.shard)) else {
+                    return;
+                };
+                if position < slot.position {
+                    return;
+                }
+                let Ok(state) = &mut slot.state else {
+                    return;
+                };
+                let applied = match replayed(entry, payload) {
+                    Some(record) => state.apply(&record),
+                    None => Err(ShardDamaged {
+                        shard: ShardId(entry.shard),
+                        detail: format!(
+                            "a state change in {path} at position {position} is damaged"
+                        ),
+                    }),
+                };
+                if let Err(damaged) = applied {
+                    slot.state = Err(damaged);
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, wal: u16, entry: &Entry, position: u64) {
+        let (topic, queue) = (TopicId(entry.topic), QueueId(entry.queue));
+        let is_cold = self
+            .cold
+            .extent(topic, queue)
+            .is_some_and(|cold| entry.offset < cold.end.0);
+        if !is_cold {
+            let place = Place {
+                position,
+                length: entry.length,
+                checksum: entry.checksum,
+            };
+            self.index.insert((topic, queue), wal, entry.offset, place);
+        }
+    }
+
+    /// Closes the shards whose state needs records from `range`: which lay there is unknown.
+    fn close_behind(&mut self, wal: u16, range: &Range<u64>, path: &str) {
+        let wals = self.wals;
+        for (shard, slot) in (0..).map(ShardId).zip(&mut self.slots) {
+            if shard.0 % wals == wal && slot.position < range.end && slot.state.is_ok() {
+                slot.state = Err(ShardDamaged {
+                    shard,
+                    detail: format!(
+                        "positions {} to {} near {path} can not be read",
+                        range.start, range.end
+                    ),
+                });
+            }
+        }
+    }
+
+    /// Checks that the WAL reaches from the checkpoint to its end.
+    fn finish(&mut self, wal: u16, mut recovery: Recovery) -> Recovery {
+        self.damage.append(&mut recovery.damage);
+        let first = recovery.segments.first().map_or(0, |segment| segment.first);
+        let wals = self.wals;
+        let mine = |slots: &[Slot<P>]| {
+            let positions = slots
+                .iter()
+                .skip(usize::from(wal))
+                .step_by(usize::from(wals));
+            let positions: Vec<u64> = positions.map(|slot| slot.position).collect();
+            (
+                positions.iter().min().copied(),
+                positions.iter().max().copied(),
+            )
+        };
+        let (lowest, highest) = mine(&self.slots);
+        let folder = segment::folder(wal);
+        if let Some(lowest) = lowest.filter(|&lowest| lowest < first) {
+            self.damage.push(format!(
+                "{folder} begins at position {first}, needed from {lowest} on"
+            ));
+            for (shard, slot) in (0..).map(ShardId).zip(&mut self.slots) {
+                if shard.0 % wals == wal && slot.position < first && slot.state.is_ok() {
+                    slot.state = Err(ShardDamaged {
+                        shard,
+                        detail: format!("{folder} begins at position {first}, behind its state"),
+                    });
+                }
+            }
+        }
+        if let Some(highest) = highest.filter(|&highest| highest > recovery.tail) {
+            // New records must lie above every snapshot, or the next recovery would pass them over.
+            let range = recovery.tail..highest;
+            self.damage.push(format!(
+                "{folder} ends at {}, before position {highest} of a checkpoint",
+                range.start
+            ));
+            for (shard, slot) in (0..).map(ShardId).zip(&mut self.slots) {
+                if shard.0 % wals == wal && slot.state.is_ok() {
+                    slot.state = Err(ShardDamaged {
+                        shard,
+                        detail: format!("{folder} ends before the checkpoint"),
+                    });
+                }
+            }
+            recovery.tail = highest;
+        }
+        recovery
+    }
+}
+
+impl Recovery {
+    fn reaches_back(&self) -> bool {
+        self.segments
+            .first()
+            .is_none_or(|segment| segment.first == 0)
+    }
+}
+
+/// The record as the projection sees it; `None` for a damaged change of state.
+fn replayed(entry: &Entry, payload: Option<Bytes>) -> Option<Replayed> {
+    match entry.kind {
+        Kind::State => payload.map(Replayed::State),
+        Kind::Message => Some(match payload.and_then(|p| Envelope::decode(p).ok()) {
+            Some(envelope) => Replayed::Message(envelope),
+            None => Replayed::Lost {
+                topic: TopicId(entry.topic),
+                queue: QueueId(entry.queue),
+                offset: millpond_proto::message::Offset(entry.offset),
+            },
+        }),
+    }
+}

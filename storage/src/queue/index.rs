@@ -1,0 +1,245 @@
+//! Where each message lies that is not in Parquet yet: per queue, a dense row of places.
+//!
+//! **Invariants.** A row holds the offsets `base..base + len` without holes; a message that was lost
+//! has a place that can not be read. Once the cold tier has a message its place is dropped, and a queue
+//! that is wholly cold has no row. So a place costs 16 bytes and an idle queue nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use millpond_proto::message::{QueueId, TopicId};
+
+/// Where the payload of a message lies in its WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) position: u64,
+    pub(crate) length: u32,
+    pub(crate) checksum: u32,
+}
+
+impl Place {
+    const LOST_LENGTH: u32 = u32::MAX;
+
+    /// The place of a message that recovery could not find; `position` is near where it was.
+    pub(crate) fn lost(position: u64) -> Self {
+        Self {
+            position,
+            length: Self::LOST_LENGTH,
+            checksum: 0,
+        }
+    }
+
+    pub(crate) fn is_lost(self) -> bool {
+        self.length == Self::LOST_LENGTH
+    }
+}
+
+#[derive(Debug)]
+struct Row {
+    wal: u16,
+    base: u64,
+    places: VecDeque<Place>,
+}
+
+impl Row {
+    fn next(&self) -> u64 {
+        self.base + self.places.len() as u64
+    }
+}
+
+/// What the index knows of an offset and those after it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Looked {
+    /// Not here: ask the cold tier.
+    Elsewhere,
+    /// Their places; none at the tail.
+    Places { wal: u16, places: Vec<Place> },
+}
+
+/// The places of all hot messages.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    rows: BTreeMap<(TopicId, QueueId), Row>,
+}
+
+impl Index {
+    /// Adds a message. Offsets come densely; the ones left out are taken as lost, and one that is
+    /// already there stays as it is.
+    pub(crate) fn insert(
+        &mut self,
+        queue: (TopicId, QueueId),
+        wal: u16,
+        offset: u64,
+        place: Place,
+    ) {
+        let row = self.rows.entry(queue).or_insert_with(|| Row {
+            wal,
+            base: offset,
+            places: VecDeque::new(),
+        });
+        while row.next() < offset {
+            row.places.push_back(Place::lost(place.position));
+        }
+        if row.next() == offset {
+            row.places.push_back(place);
+        }
+    }
+
+    /// Makes the row begin at `base`: offsets between it and the first place are lost.
+    pub(crate) fn begin_at(&mut self, queue: (TopicId, QueueId), base: u64) {
+        if let Some(row) = self.rows.get_mut(&queue) {
+            let near = row.places.front().map_or(0, |place| place.position);
+            while row.base > base {
+                row.places.push_front(Place::lost(near));
+                row.base -= 1;
+            }
+        }
+    }
+
+    /// Hot offsets of a queue.
+    pub(crate) fn hot(&self, queue: (TopicId, QueueId)) -> Option<Range<u64>> {
+        self.rows.get(&queue).map(|row| row.base..row.next())
+    }
+
+    /// Places from `from` on, bounded by count and by bytes (one is given even above it).
+    pub(crate) fn look_up(
+        &self,
+        queue: (TopicId, QueueId),
+        from: u64,
+        messages: usize,
+        bytes: usize,
+    ) -> Looked {
+        let Some(row) = self.rows.get(&queue).filter(|row| row.base <= from) else {
+            return Looked::Elsewhere;
+        };
+        let skip = usize::try_from(from - row.base).unwrap_or(usize::MAX);
+        let mut places = Vec::new();
+        let mut sum = 0_usize;
+        for place in row
+            .places
+            .range(skip.min(row.places.len())..)
+            .take(messages)
+        {
+            let length = if place.is_lost() {
+                0
+            } else {
+                place.length as usize
+            };
+            sum = sum.saturating_add(length);
+            if sum > bytes && !places.is_empty() {
+                break;
+            }
+            places.push(*place);
+        }
+        Looked::Places {
+            wal: row.wal,
+            places,
+        }
+    }
+
+    /// Drops the places of offsets below `end`, which the cold tier now has.
+    pub(crate) fn drop_below(&mut self, queue: (TopicId, QueueId), end: u64) {
+        if let Some(row) = self.rows.get_mut(&queue) {
+            let count = usize::try_from(end.saturating_sub(row.base)).unwrap_or(usize::MAX);
+            let count = count.min(row.places.len());
+            row.places.drain(..count);
+            row.places.shrink_to_fit();
+            row.base += count as u64;
+            if row.places.is_empty() {
+                self.rows.remove(&queue);
+            }
+        }
+    }
+
+    /// Drops all of a topic.
+    pub(crate) fn forget(&mut self, topic: TopicId) {
+        self.rows.retain(|&(other, _), _| other != topic);
+    }
+
+    /// Hot queues of a topic and their offsets.
+    pub(crate) fn queues_of(
+        &self,
+        topic: TopicId,
+    ) -> impl Iterator<Item = (QueueId, Range<u64>)> + '_ {
+        self.rows
+            .range((topic, QueueId(0))..=(topic, QueueId(u32::MAX)))
+            .map(|(&(_, queue), row)| (queue, row.base..row.next()))
+    }
+
+    /// Topics with hot messages, ascending.
+    pub(crate) fn topics(&self) -> Vec<TopicId> {
+        let mut topics: Vec<TopicId> = self.rows.keys().map(|&(topic, _)| topic).collect();
+        topics.dedup();
+        topics
+    }
+
+    /// The lowest position in `wal` that a hot message still needs.
+    pub(crate) fn lowest_position(&self, wal: u16) -> Option<u64> {
+        let rows = self.rows.values().filter(|row| row.wal == wal);
+        let lowest = rows.filter_map(|row| row.places.front());
+        lowest.map(|place| place.position).min()
+    }
+
+    /// Number of hot messages.
+    pub(crate) fn len(&self) -> u64 {
+        self.rows.values().map(|row| row.places.len() as u64).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUEUE: (TopicId, QueueId) = (TopicId(1), QueueId(2));
+
+    fn place(position: u64) -> Place {
+        Place {
+            position,
+            length: 10,
+            checksum: 0,
+        }
+    }
+
+    #[test]
+    fn places_are_found_by_offset_within_the_limits() {
+        let mut index = Index::default();
+        for offset in 5..10 {
+            index.insert(QUEUE, 0, offset, place(offset * 100));
+        }
+        let look_up = |from, messages, bytes| match index.look_up(QUEUE, from, messages, bytes) {
+            Looked::Places { places, .. } => places.iter().map(|p| p.position).collect(),
+            Looked::Elsewhere => vec![0],
+        };
+        assert_eq!(look_up(4, 9, 999), [0]);
+        assert_eq!(look_up(6, 2, 999), [600, 700]);
+        assert_eq!(look_up(6, 9, 20), [600, 700]);
+        assert_eq!(look_up(6, 9, 1), [600]);
+        assert_eq!(look_up(10, 9, 999), Vec::<u64>::new());
+        assert_eq!(index.lowest_position(0), Some(500));
+    }
+
+    #[test]
+    fn offsets_left_out_are_lost_and_their_neighbours_stay() {
+        let mut index = Index::default();
+        index.insert(QUEUE, 0, 1, place(100));
+        index.insert(QUEUE, 0, 4, place(400));
+        index.begin_at(QUEUE, 0);
+        assert_eq!(index.hot(QUEUE), Some(0..5));
+        let Looked::Places { places, .. } = index.look_up(QUEUE, 0, 9, 999) else {
+            panic!("the row begins at 0");
+        };
+        let lost: Vec<bool> = places.iter().map(|place| place.is_lost()).collect();
+        assert_eq!(lost, [true, false, true, true, false]);
+    }
+
+    #[test]
+    fn a_queue_that_is_wholly_cold_has_no_row() {
+        let mut index = Index::default();
+        index.insert(QUEUE, 0, 0, place(0));
+        index.insert(QUEUE, 0, 1, place(100));
+        index.drop_below(QUEUE, 1);
+        assert_eq!(index.hot(QUEUE), Some(1..2));
+        index.drop_below(QUEUE, 2);
+        assert_eq!((index.hot(QUEUE), index.topics().len()), (None, 0));
+    }
+}

@@ -1,0 +1,669 @@
+//! What lies in the cold tier, topic by topic: adding files, reading offsets, forgetting topics.
+//!
+//! **Invariants.** A manifest is the only thing that makes a file part of a topic, and the metadata
+//! store's pointer the only thing that makes a manifest valid. [`Cold::write`] puts the file, puts the
+//! manifest, swaps the pointer, in this order, and never writes to a name that is taken, so a late
+//! writer of another incarnation can not change what a valid manifest names.
+//!
+//! Bytes: `storage/FORMAT.md`, Manifest and Metadata keys.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use millpond_proto::message::{Offset, QueueId, TopicId};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use parquet::arrow::async_reader::ParquetRecordBatchStream;
+use parquet::errors::ParquetError;
+
+use crate::error::{OpenError, ReadError, TierError};
+use crate::format::columns::{from_batch, schema};
+use crate::format::envelope::Envelope;
+use crate::format::manifest::{File, Index, Manifest, ManifestError, Run};
+use crate::log::ReadLimit;
+use crate::meta::{MetaError, MetaStore};
+use crate::tier::parquet::{self as file, CheckedFile};
+
+/// Footers kept in memory.
+const FOOTERS_MAX: usize = 256;
+/// Names tried in a row before giving up: each one taken is an orphan of a crash.
+const NAMES_TRIED_MAX: u64 = 1024;
+/// Rows asked for at first in a read; doubled while the limit allows more.
+const READ_ROWS_FIRST: u64 = 64;
+/// Most rows asked for at once in a read.
+const READ_ROWS_MAX: u64 = 8192;
+
+/// The cold tier of all topics.
+#[derive(Debug)]
+pub struct Cold {
+    objects: Arc<dyn ObjectStore>,
+    meta: Arc<dyn MetaStore>,
+    manifests: Mutex<HashMap<TopicId, Arc<Index>>>,
+    footers: Mutex<Footers>,
+    /// Held by whoever changes something.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// Parsed footers by file key, the least recently used going first.
+#[derive(Default)]
+struct Footers {
+    by_key: HashMap<String, (ArrowReaderMetadata, u64)>,
+    uses: u64,
+}
+
+impl fmt::Debug for Footers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} footers", self.by_key.len())
+    }
+}
+
+impl Footers {
+    fn get(&mut self, key: &str) -> Option<ArrowReaderMetadata> {
+        self.uses += 1;
+        let (footer, used) = self.by_key.get_mut(key)?;
+        *used = self.uses;
+        Some(footer.clone())
+    }
+
+    fn insert(&mut self, key: &str, footer: ArrowReaderMetadata) {
+        self.uses += 1;
+        if self.by_key.len() >= FOOTERS_MAX {
+            let oldest = self.by_key.iter().min_by_key(|(_, (_, used))| *used);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                self.by_key.remove(&oldest);
+            }
+        }
+        self.by_key.insert(key.to_owned(), (footer, self.uses));
+    }
+}
+
+fn pointer_key(topic: TopicId) -> String {
+    format!("topic/{topic}/manifest")
+}
+
+fn topic_of_pointer(key: &str) -> Option<TopicId> {
+    let id = key.strip_prefix("topic/")?.strip_suffix("/manifest")?;
+    id.parse().ok().map(TopicId)
+}
+
+fn topic_folder(topic: TopicId) -> Path {
+    Path::from(format!("topics/{topic}"))
+}
+
+fn manifest_path(topic: TopicId, version: u64) -> Path {
+    Path::from(format!("topics/{topic}/manifest/{version:020}"))
+}
+
+fn file_key(topic: TopicId, number: u64) -> String {
+    format!("topics/{topic}/data/{number:020}.parquet")
+}
+
+/// The version that a pointer names.
+fn version_of(pointer: &[u8]) -> Option<u64> {
+    std::str::from_utf8(pointer).ok()?.parse().ok()
+}
+
+fn objects_failed(what: impl Into<String>) -> impl FnOnce(object_store::Error) -> TierError {
+    move |source| TierError::Objects {
+        what: what.into(),
+        source: Arc::new(source),
+    }
+}
+
+/// Why a manifest could not be loaded.
+enum LoadError {
+    Pointer(String),
+    Objects(String, object_store::Error),
+    Manifest(String, ManifestError),
+}
+
+impl From<LoadError> for OpenError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Pointer(what) => Self::Damaged {
+                what,
+                detail: "it names no manifest".to_owned(),
+            },
+            LoadError::Objects(place, source) => Self::Objects {
+                what: format!("read {place}"),
+                source,
+            },
+            LoadError::Manifest(what, source) => Self::Damaged {
+                what,
+                detail: source.to_string(),
+            },
+        }
+    }
+}
+
+impl From<LoadError> for TierError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Pointer(what) => Self::Meta(MetaError {
+                detail: format!("{what} names no manifest"),
+            }),
+            LoadError::Objects(place, source) => objects_failed(format!("read {place}"))(source),
+            LoadError::Manifest(place, source) => Self::Objects {
+                what: format!("read {place}"),
+                source: Arc::new(source),
+            },
+        }
+    }
+}
+
+impl Cold {
+    /// Loads the manifest of every topic.
+    ///
+    /// # Errors
+    /// [`OpenError`] when one can not be read or is damaged; nothing was changed.
+    pub async fn open(
+        objects: Arc<dyn ObjectStore>,
+        meta: Arc<dyn MetaStore>,
+    ) -> Result<Self, OpenError> {
+        let cold = Self {
+            objects,
+            meta,
+            manifests: Mutex::default(),
+            footers: Mutex::default(),
+            turn: tokio::sync::Mutex::new(()),
+        };
+        for key in cold.meta.keys("topic/")? {
+            let Some(topic) = topic_of_pointer(&key) else {
+                continue;
+            };
+            if let Some(pointer) = cold.meta.get(&key)? {
+                let manifest = cold.load(topic, &pointer.value).await?;
+                cold.manifests().insert(topic, manifest);
+            }
+        }
+        Ok(cold)
+    }
+
+    fn manifests(&self) -> MutexGuard<'_, HashMap<TopicId, Arc<Index>>> {
+        self.manifests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn footers(&self) -> MutexGuard<'_, Footers> {
+        self.footers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn manifest(&self, topic: TopicId) -> Option<Arc<Index>> {
+        self.manifests().get(&topic).map(Arc::clone)
+    }
+
+    async fn load(&self, topic: TopicId, pointer: &[u8]) -> Result<Arc<Index>, LoadError> {
+        let version = version_of(pointer).ok_or_else(|| LoadError::Pointer(pointer_key(topic)))?;
+        let path = manifest_path(topic, version);
+        let read = async { self.objects.get(&path).await?.bytes().await };
+        let bytes: Bytes = read
+            .await
+            .map_err(|source| LoadError::Objects(path.to_string(), source))?;
+        let manifest = Manifest::decode(&bytes)
+            .and_then(|m| {
+                let ours = m.topic == topic.0 && m.version == version;
+                ours.then_some(m)
+                    .ok_or(ManifestError::Damaged("it belongs elsewhere"))
+            })
+            .map_err(|source| LoadError::Manifest(path.to_string(), source))?;
+        Ok(Arc::new(manifest.into()))
+    }
+
+    /// Offsets of a queue that are cold; `None` when there are none.
+    #[must_use]
+    pub fn extent(&self, topic: TopicId, queue: QueueId) -> Option<Range<Offset>> {
+        let manifest = self.manifest(topic)?;
+        manifest
+            .extent(queue.0)
+            .map(|e| Offset(e.start)..Offset(e.end))
+    }
+
+    /// Every queue that has cold offsets, by topic and queue.
+    #[must_use]
+    pub fn queues(&self) -> Vec<(TopicId, QueueId, Range<Offset>)> {
+        let manifests: Vec<_> = self.manifests().values().map(Arc::clone).collect();
+        let mut queues: Vec<_> = manifests
+            .iter()
+            .flat_map(|manifest| {
+                let topic = TopicId(manifest.manifest().topic);
+                manifest.queues().filter_map(move |queue| {
+                    let extent = manifest.extent(queue)?;
+                    Some((
+                        topic,
+                        QueueId(queue),
+                        Offset(extent.start)..Offset(extent.end),
+                    ))
+                })
+            })
+            .collect();
+        queues.sort_by_key(|(topic, queue, _)| (*topic, *queue));
+        queues
+    }
+
+    /// Moves messages of one topic into a new file and answers its size in bytes.
+    ///
+    /// They are sorted by queue and offset, and each queue goes on at its cold end, or starts anywhere
+    /// when it has none. What is cold already is passed over, so a write whose outcome was unknown is
+    /// simply written again; an offset that is left out is damaged from then on.
+    ///
+    /// # Errors
+    /// [`TierError`]; then the messages are cold or not, which the next write finds out.
+    ///
+    /// # Panics
+    /// When the messages are not sorted, or are of another topic.
+    pub async fn write(&self, topic: TopicId, messages: &[Envelope]) -> Result<u64, TierError> {
+        assert!(
+            messages.iter().all(|m| m.topic == topic.0),
+            "a file belongs to one topic"
+        );
+        let _turn = self.turn.lock().await;
+        let (current, expected) = self.current(topic).await?;
+        let cold = |m: &Envelope| current.extent(m.queue).is_some_and(|e| m.offset < e.end);
+        let kept: Vec<Envelope>;
+        let messages = if messages.iter().any(cold) {
+            kept = messages.iter().filter(|m| !cold(m)).cloned().collect();
+            kept.as_slice()
+        } else {
+            messages
+        };
+        if messages.is_empty() {
+            return Ok(0);
+        }
+
+        let (number, file) = self
+            .put_file(topic, current.manifest().next_file, messages)
+            .await?;
+        let bytes = file.bytes;
+        let mut next = current.manifest().clone();
+        next.next_file = number + 1;
+        next.files.push(file);
+        self.put_manifest(topic, &mut next).await?;
+
+        let pointer = format!("{:020}", next.version);
+        let swapped =
+            self.meta
+                .compare_and_swap(&pointer_key(topic), expected, Some(pointer.as_bytes()))?;
+        if !swapped {
+            return Err(TierError::Meta(MetaError {
+                detail: format!("{} was changed by another process", pointer_key(topic)),
+            }));
+        }
+        let old = current.manifest().version;
+        self.manifests().insert(topic, Arc::new(next.into()));
+        if expected.is_some() {
+            // Best effort: an old manifest that stays is only bytes.
+            if let Err(error) = self.objects.delete(&manifest_path(topic, old)).await {
+                tracing::debug!(%topic, version = old, %error, "an old manifest stays");
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The manifest that the metadata store names now, and the version to swap it by.
+    ///
+    /// Read anew each time: an earlier swap may have happened although it answered an error.
+    async fn current(&self, topic: TopicId) -> Result<(Arc<Index>, Option<u64>), TierError> {
+        let Some(pointer) = self.meta.get(&pointer_key(topic))? else {
+            let empty = Manifest {
+                topic: topic.0,
+                ..Manifest::default()
+            };
+            return Ok((Arc::new(empty.into()), None));
+        };
+        let known = self
+            .manifest(topic)
+            .filter(|m| version_of(&pointer.value) == Some(m.manifest().version));
+        let manifest = match known {
+            Some(known) => known,
+            None => {
+                let loaded = self.load(topic, &pointer.value).await?;
+                self.manifests().insert(topic, Arc::clone(&loaded));
+                loaded
+            }
+        };
+        Ok((manifest, Some(pointer.version)))
+    }
+
+    /// Puts a file under the first free number, then reads its footer back.
+    async fn put_file(
+        &self,
+        topic: TopicId,
+        first: u64,
+        messages: &[Envelope],
+    ) -> Result<(u64, File), TierError> {
+        let what = || format!("write a file of topic {topic}");
+        let failed = |source: ParquetError| TierError::Objects {
+            what: what(),
+            source: Arc::new(source),
+        };
+        let mut made = file::make(file_key(topic, first), topic, messages).map_err(failed)?;
+        let path = |number| Path::from(file_key(topic, number));
+        let number = self.put_new(first, path, &made.bytes, &what()).await?;
+        made.file.key = file_key(topic, number);
+        let checked = CheckedFile::new(&self.objects, &made.file);
+        let footer = file::footer(checked, &made.file).await.map_err(failed)?;
+        self.footers().insert(&made.file.key, footer);
+        Ok((number, made.file))
+    }
+
+    async fn put_manifest(&self, topic: TopicId, next: &mut Manifest) -> Result<(), TierError> {
+        let what = format!("write the manifest of topic {topic}");
+        for _ in 0..NAMES_TRIED_MAX {
+            next.version += 1;
+            let path = manifest_path(topic, next.version);
+            if self.put_if_free(&path, next.encode(), &what).await? {
+                return Ok(());
+            }
+        }
+        Err(names_taken(what))
+    }
+
+    async fn put_new(
+        &self,
+        first: u64,
+        path: impl Fn(u64) -> Path,
+        bytes: &Bytes,
+        what: &str,
+    ) -> Result<u64, TierError> {
+        for number in first..first.saturating_add(NAMES_TRIED_MAX) {
+            if self.put_if_free(&path(number), bytes.clone(), what).await? {
+                return Ok(number);
+            }
+        }
+        Err(names_taken(what.to_owned()))
+    }
+
+    /// Puts an object whose name must be free; whether it was.
+    async fn put_if_free(&self, path: &Path, bytes: Bytes, what: &str) -> Result<bool, TierError> {
+        let options = PutOptions::from(PutMode::Create);
+        match self.objects.put_opts(path, bytes.into(), options).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(source) => Err(objects_failed(what)(source)),
+        }
+    }
+
+    /// Forgets a topic: its pointer first, then every object below its folder. Doing it again changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`TierError`] when something is left: call it again.
+    pub async fn forget(&self, topic: TopicId) -> Result<(), TierError> {
+        let _turn = self.turn.lock().await;
+        let key = pointer_key(topic);
+        while let Some(pointer) = self.meta.get(&key)? {
+            self.meta
+                .compare_and_swap(&key, Some(pointer.version), None)?;
+        }
+        if let Some(manifest) = self.manifests().remove(&topic) {
+            let mut footers = self.footers();
+            for file in &manifest.manifest().files {
+                footers.by_key.remove(&file.key);
+            }
+        }
+        let what = || format!("remove the files of topic {topic}");
+        let listed: Vec<_> = self
+            .objects
+            .list(Some(&topic_folder(topic)))
+            .try_collect()
+            .await
+            .map_err(objects_failed(what()))?;
+        for object in listed {
+            match self.objects.delete(&object.location).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(source) => return Err(objects_failed(what())(source)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads whole messages from `from` on, oldest first. Empty at and above the cold end.
+    ///
+    /// # Errors
+    /// [`ReadError::Trimmed`] below the first cold offset; [`ReadError::Damaged`] when the first message
+    /// asked for is damaged (a later damaged one ends the answer before it).
+    pub async fn read(
+        &self,
+        topic: TopicId,
+        queue: QueueId,
+        from: Offset,
+        limit: ReadLimit,
+    ) -> Result<Vec<Envelope>, ReadError> {
+        let Some(manifest) = self.manifest(topic) else {
+            return Ok(Vec::new());
+        };
+        let Some(extent) = manifest.extent(queue.0) else {
+            return Ok(Vec::new());
+        };
+        if from.0 < extent.start {
+            return Err(ReadError::Trimmed {
+                topic,
+                queue,
+                first: Offset(extent.start),
+                asked: from,
+            });
+        }
+        let mut answer: Vec<Envelope> = Vec::new();
+        let (mut at, mut bytes, mut step) = (from.0, 0_usize, READ_ROWS_FIRST);
+        while at < extent.end && answer.len() < limit.messages {
+            let left = u64::try_from(limit.messages - answer.len()).unwrap_or(u64::MAX);
+            let place = Place { topic, queue, at };
+            let messages = match self.read_some(&manifest, place, left.min(step)).await {
+                Ok(messages) => messages,
+                Err(error) if answer.is_empty() => return Err(error),
+                // Whoever reads on from there meets it.
+                Err(_) => return Ok(answer),
+            };
+            at += messages.len() as u64;
+            for message in messages {
+                bytes = bytes.saturating_add(message.body.as_ref().map_or(0, Bytes::len));
+                if bytes > limit.bytes && !answer.is_empty() {
+                    return Ok(answer);
+                }
+                answer.push(message);
+            }
+            step = (step * 2).min(READ_ROWS_MAX);
+        }
+        Ok(answer)
+    }
+
+    /// At least one and up to `most` messages from a place on, fewer at the end of a run or before damage.
+    async fn read_some(
+        &self,
+        manifest: &Index,
+        place: Place,
+        most: u64,
+    ) -> Result<Vec<Envelope>, ReadError> {
+        let (file, run) = place.find(manifest)?;
+        let mut count = most.min(run.offsets().end - place.at);
+        loop {
+            match self.read_rows(file, run, place, count).await {
+                // Damage behind the first message must not hide the first.
+                Err(ReadError::Damaged { .. }) if count > 1 => count /= 2,
+                other => return other,
+            }
+        }
+    }
+
+    async fn read_rows(
+        &self,
+        file: &File,
+        run: Run,
+        place: Place,
+        count: u64,
+    ) -> Result<Vec<Envelope>, ReadError> {
+        let schema = schema();
+        let columns: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+        let offsets = place.at..place.at + count;
+        let mut batches = self
+            .batches(file, run, offsets.clone(), &columns, place)
+            .await?;
+        let mut messages = Vec::new();
+        while let Some(batch) = batches.next().await {
+            let batch = batch.map_err(|error| place.unreadable(file, error))?;
+            let read = from_batch(&batch, place.topic).map_err(|_| place.damaged(&file.key))?;
+            messages.extend(read);
+        }
+        let expected = |(m, offset): (&Envelope, u64)| m.queue == run.queue && m.offset == offset;
+        if messages.len() as u64 != count || !messages.iter().zip(offsets).all(expected) {
+            return Err(place.damaged(&file.key));
+        }
+        Ok(messages)
+    }
+
+    async fn batches(
+        &self,
+        file: &File,
+        run: Run,
+        offsets: Range<u64>,
+        columns: &[&str],
+        place: Place,
+    ) -> Result<ParquetRecordBatchStream<CheckedFile>, ReadError> {
+        let checked = CheckedFile::new(&self.objects, file);
+        let known = self.footers().get(&file.key);
+        let footer = match known {
+            Some(footer) => footer,
+            None => {
+                let footer = file::footer(checked.clone(), file)
+                    .await
+                    .map_err(|error| place.unreadable(file, error))?;
+                self.footers().insert(&file.key, footer.clone());
+                footer
+            }
+        };
+        let row = |offset: u64| run.first_row + (offset - run.base);
+        let rows = row(offsets.start)..row(offsets.end);
+        file::batches(checked, footer, rows, columns).map_err(|error| place.unreadable(file, error))
+    }
+
+    /// Columns of the cold messages in `range`, in offset order; `columns` are names of
+    /// [`crate::format::envelope::schema`], and the batches have them in that order.
+    ///
+    /// The range is cut to what is cold. A damaged message ends the stream with an error.
+    pub fn scan(
+        self: &Arc<Self>,
+        topic: TopicId,
+        queue: QueueId,
+        range: Range<Offset>,
+        columns: &[&str],
+    ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
+        let manifest = self.manifest(topic);
+        let extent = manifest.as_ref().and_then(|m| m.extent(queue.0));
+        let (Some(manifest), Some(extent)) = (manifest, extent) else {
+            return stream::empty().boxed();
+        };
+        let scan = Scan {
+            cold: Arc::clone(self),
+            manifest,
+            place: Place {
+                topic,
+                queue,
+                at: range.start.0.max(extent.start),
+            },
+            end: range.end.0.min(extent.end),
+            columns: columns.iter().map(|&name| name.to_owned()).collect(),
+            open: None,
+        };
+        stream::try_unfold(scan, |mut scan| async move {
+            let batch = scan.next().await?;
+            Ok(batch.map(|batch| (batch, scan)))
+        })
+        .boxed()
+    }
+}
+
+/// What is being read, for lookups and errors.
+#[derive(Clone, Copy)]
+struct Place {
+    topic: TopicId,
+    queue: QueueId,
+    at: u64,
+}
+
+impl Place {
+    fn find<'a>(&self, manifest: &'a Index) -> Result<(&'a File, Run), ReadError> {
+        manifest
+            .find(self.queue.0, self.at)
+            .ok_or_else(|| self.damaged("the log it was moved from"))
+    }
+
+    fn damaged(&self, place: &str) -> ReadError {
+        ReadError::Damaged {
+            topic: self.topic,
+            queue: self.queue,
+            offset: Offset(self.at),
+            place: place.to_owned(),
+        }
+    }
+
+    fn unreadable(&self, file: &File, error: ParquetError) -> ReadError {
+        match file::store_error(error) {
+            Some(source) => ReadError::Objects {
+                place: file.key.clone(),
+                source: Arc::new(source),
+            },
+            None => self.damaged(&file.key),
+        }
+    }
+}
+
+/// A scan on its way; it keeps the manifest that it began with.
+struct Scan {
+    cold: Arc<Cold>,
+    manifest: Arc<Index>,
+    place: Place,
+    end: u64,
+    columns: Vec<String>,
+    open: Option<(ParquetRecordBatchStream<CheckedFile>, File, u64)>,
+}
+
+impl Scan {
+    async fn next(&mut self) -> Result<Option<RecordBatch>, ReadError> {
+        while self.place.at < self.end {
+            let Some((batches, file, until)) = &mut self.open else {
+                let (cold, manifest) = (Arc::clone(&self.cold), Arc::clone(&self.manifest));
+                let (file, run) = self.place.find(&manifest)?;
+                let until = run.offsets().end.min(self.end);
+                let names: Vec<&str> = self.columns.iter().map(String::as_str).collect();
+                let place = self.place;
+                let batches = cold
+                    .batches(file, run, place.at..until, &names, place)
+                    .await?;
+                self.open = Some((batches, file.clone(), until));
+                continue;
+            };
+            let Some(batch) = batches.next().await else {
+                if self.place.at != *until {
+                    return Err(self.place.damaged(&file.key));
+                }
+                self.open = None;
+                continue;
+            };
+            let batch = batch
+                .and_then(|batch| file::arrange(&batch, &self.columns))
+                .map_err(|error| self.place.unreadable(file, error))?;
+            self.place.at += batch.num_rows() as u64;
+            return Ok(Some(batch));
+        }
+        Ok(None)
+    }
+}
+
+fn names_taken(what: String) -> TierError {
+    TierError::Objects {
+        what,
+        source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(format!(
+            "{NAMES_TRIED_MAX} names in a row are taken"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

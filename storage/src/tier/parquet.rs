@@ -1,0 +1,439 @@
+//! One Parquet file of the cold tier: making it, and reading rows of it with every byte checked.
+//!
+//! **Invariants.** Rows keep the order of the messages. A row group holds at most
+//! [`GROUP_BYTES_MAX`] of messages (or one larger message) and [`GROUP_ROWS_MAX`] rows. A reader gets
+//! bytes only in whole blocks whose CRC32C is the manifest's, so a damaged file is an error and never
+//! other data.
+//!
+//! Bytes: `storage/FORMAT.md`, Parquet file.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use millpond_proto::message::TopicId;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector,
+};
+use parquet::arrow::arrow_writer::ArrowWriter;
+use parquet::arrow::async_reader::{
+    AsyncFileReader, ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder,
+};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{
+    KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, SortingColumn,
+};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+use prost::Message as _;
+
+use crate::format::columns::{projected_schema, schema, to_batch};
+use crate::format::envelope::Envelope;
+use crate::format::manifest::{BLOCK_BYTES, File, Run, block_checksums, crc32c};
+
+/// Most bytes of messages in a row group: what a reader holds in memory at once.
+const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most rows in a row group.
+const GROUP_ROWS_MAX: usize = 65_536;
+/// Size at which a page is closed: a reader of one message decompresses this much.
+const PAGE_BYTES: usize = 128 * 1024;
+/// Values between two looks at the page's size.
+const WRITE_BATCH: usize = 64;
+/// Bytes read at the end of a file in the hope that they hold its footer.
+const FOOTER_HINT_BYTES: usize = 64 * 1024;
+/// Rows decoded at once.
+const BATCH_ROWS: usize = 8192;
+
+/// A file that was made and not put anywhere yet.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// Its bytes.
+    pub(crate) bytes: Bytes,
+    /// What a manifest says of it.
+    pub(crate) file: File,
+}
+
+/// Makes the file that holds `messages` of one topic, sorted by queue and offset.
+pub(crate) fn make(
+    key: String,
+    topic: TopicId,
+    messages: &[Envelope],
+) -> Result<Made, ParquetError> {
+    let columns: Vec<String> = schema().fields().iter().map(|f| f.name().clone()).collect();
+    let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+    let mut writer = ArrowWriter::try_new(Vec::new(), schema(), Some(properties(topic)?))?;
+    let mut rest = messages;
+    while !rest.is_empty() {
+        let (group, after) = rest.split_at(group_rows(rest));
+        writer.write(&to_batch(group, &columns))?;
+        writer.flush()?;
+        rest = after;
+    }
+    let bytes = writer.into_inner()?;
+    let file = File {
+        key,
+        bytes: bytes.len() as u64,
+        rows: messages.len() as u64,
+        runs: runs(messages),
+        blocks: block_checksums(&bytes),
+    };
+    Ok(Made {
+        bytes: bytes.into(),
+        file,
+    })
+}
+
+/// How many of the messages go into the next row group; at least one.
+fn group_rows(messages: &[Envelope]) -> usize {
+    let mut bytes = 0;
+    let fits = messages.iter().take(GROUP_ROWS_MAX).take_while(|message| {
+        bytes += message.encoded_len();
+        bytes <= GROUP_BYTES_MAX
+    });
+    fits.count().max(1)
+}
+
+/// The runs of dense offsets in `messages`.
+///
+/// # Panics
+/// When they are not sorted by queue and offset: the manifest would then point to other rows.
+fn runs(messages: &[Envelope]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (message, row) in messages.iter().zip(0_u64..) {
+        match runs.last_mut() {
+            Some(run) if run.queue == message.queue && run.offsets().end == message.offset => {
+                run.count += 1;
+            }
+            last => {
+                assert!(
+                    last.is_none_or(
+                        |run| (run.queue, run.offsets().end) < (message.queue, message.offset)
+                    ),
+                    "messages are moved in the order of queue and offset"
+                );
+                runs.push(Run {
+                    queue: message.queue,
+                    base: message.offset,
+                    first_row: row,
+                    count: 1,
+                });
+            }
+        }
+    }
+    runs
+}
+
+fn properties(topic: TopicId) -> Result<WriterProperties, ParquetError> {
+    let path = |name: &str| ColumnPath::new(name.split('.').map(str::to_owned).collect());
+    let sorted = |column_idx| SortingColumn {
+        column_idx,
+        descending: false,
+        nulls_first: false,
+    };
+    let mut builder = WriterProperties::builder()
+        .set_created_by(concat!("millpond ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_max_row_group_row_count(Some(GROUP_ROWS_MAX))
+        .set_data_page_size_limit(PAGE_BYTES)
+        .set_write_batch_size(WRITE_BATCH)
+        .set_dictionary_enabled(false)
+        .set_column_dictionary_enabled(path("tag"), true)
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_sorting_columns(Some(vec![sorted(0), sorted(1)]))
+        .set_key_value_metadata(Some(vec![
+            KeyValue::new("millpond.format".to_owned(), "1".to_owned()),
+            KeyValue::new("millpond.topic".to_owned(), topic.to_string()),
+        ]));
+    for name in ["queue", "offset", "stored_at", "born_at"] {
+        builder = builder
+            .set_column_encoding(path(name), Encoding::DELTA_BINARY_PACKED)
+            .set_column_statistics_enabled(path(name), EnabledStatistics::Page);
+    }
+    for name in ["flags", "schema_id"] {
+        builder = builder.set_column_encoding(path(name), Encoding::DELTA_BINARY_PACKED);
+    }
+    for name in [
+        "body",
+        "keys.list.element",
+        "properties.list.element.key",
+        "properties.list.element.text",
+        "properties.list.element.binary",
+    ] {
+        builder = builder.set_column_statistics_enabled(path(name), EnabledStatistics::None);
+    }
+    Ok(builder.build())
+}
+
+/// Bytes that are not those that were written.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}; restore the file from a copy")]
+struct Damage {
+    what: &'static str,
+}
+
+fn damage(what: &'static str) -> ParquetError {
+    ParquetError::External(Box::new(Damage { what }))
+}
+
+/// What the object store said, when that is why a file could not be read; otherwise the file is damaged.
+pub(crate) fn store_error(error: ParquetError) -> Option<object_store::Error> {
+    match error {
+        ParquetError::External(source) => source.downcast().ok().map(|source| *source),
+        _ => None,
+    }
+}
+
+/// Reads a file in blocks whose checksums hold.
+#[derive(Clone, Debug)]
+pub(crate) struct CheckedFile {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    bytes: u64,
+    blocks: Arc<[u32]>,
+}
+
+impl CheckedFile {
+    pub(crate) fn new(store: &Arc<dyn ObjectStore>, file: &File) -> Self {
+        Self {
+            store: Arc::clone(store),
+            path: Path::from(file.key.as_str()),
+            bytes: file.bytes,
+            blocks: file.blocks.as_slice().into(),
+        }
+    }
+
+    async fn fetch(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>, ParquetError> {
+        let spans = self.spans(&ranges)?;
+        let fetched = self
+            .store
+            .get_ranges(&self.path, &spans)
+            .await
+            .map_err(|error| ParquetError::External(Box::new(error)))?;
+        if fetched.len() != spans.len() {
+            return Err(damage("the store answered fewer ranges than asked for"));
+        }
+        for (span, bytes) in spans.iter().zip(&fetched) {
+            self.check(span, bytes)?;
+        }
+        let cut = |range: Range<u64>| {
+            let (span, bytes) = spans
+                .iter()
+                .zip(&fetched)
+                .find(|(span, _)| span.start <= range.start && range.end <= span.end)
+                .ok_or_else(|| damage("a range lies outside the file"))?;
+            let index = |at: u64| usize::try_from(at - span.start).map_err(|_| damage("too long"));
+            Ok(bytes.slice(index(range.start)?..index(range.end)?))
+        };
+        ranges.into_iter().map(cut).collect()
+    }
+
+    /// The whole blocks that cover the ranges, neighbours joined.
+    fn spans(&self, ranges: &[Range<u64>]) -> Result<Vec<Range<u64>>, ParquetError> {
+        let mut blocks = BTreeSet::new();
+        for range in ranges {
+            if range.start > range.end || range.end > self.bytes {
+                return Err(damage("a range lies outside the file"));
+            }
+            blocks.extend(range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES));
+        }
+        let mut spans: Vec<Range<u64>> = Vec::new();
+        for block in blocks {
+            let start = block * BLOCK_BYTES;
+            let end = (start + BLOCK_BYTES).min(self.bytes);
+            match spans.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ => spans.push(start..end),
+            }
+        }
+        Ok(spans)
+    }
+
+    fn check(&self, span: &Range<u64>, bytes: &Bytes) -> Result<(), ParquetError> {
+        if bytes.len() as u64 != span.end - span.start {
+            return Err(damage("the file is shorter than it was written"));
+        }
+        let block = usize::try_from(BLOCK_BYTES).expect("a block fits in memory");
+        let first = usize::try_from(span.start / BLOCK_BYTES).map_err(|_| damage("too long"))?;
+        let expected = self.blocks.iter().skip(first);
+        let mut chunks = bytes.chunks(block);
+        let checked = chunks.by_ref().zip(expected);
+        for (chunk, expected) in checked {
+            if crc32c(chunk) != *expected {
+                return Err(damage("a checksum differs"));
+            }
+        }
+        match chunks.next() {
+            None => Ok(()),
+            Some(_) => Err(damage("a checksum is missing")),
+        }
+    }
+}
+
+impl AsyncFileReader for CheckedFile {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
+        async move {
+            let mut bytes = self.fetch(vec![range]).await?;
+            bytes.pop().ok_or_else(|| damage("nothing was read"))
+        }
+        .boxed()
+    }
+
+    fn get_byte_ranges(
+        &mut self,
+        ranges: Vec<Range<u64>>,
+    ) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
+        self.fetch(ranges).boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
+        async move {
+            let bytes = self.bytes;
+            let reader = ParquetMetaDataReader::new()
+                .with_offset_index_policy(PageIndexPolicy::Required)
+                .with_column_index_policy(PageIndexPolicy::Skip)
+                .with_prefetch_hint(Some(FOOTER_HINT_BYTES));
+            Ok(Arc::new(reader.load_and_finish(self, bytes).await?))
+        }
+        .boxed()
+    }
+}
+
+/// Reads and checks the footer of a file.
+pub(crate) async fn footer(
+    mut checked: CheckedFile,
+    file: &File,
+) -> Result<ArrowReaderMetadata, ParquetError> {
+    let footer = ArrowReaderMetadata::load_async(&mut checked, ArrowReaderOptions::new()).await?;
+    if u64::try_from(footer.metadata().file_metadata().num_rows()) != Ok(file.rows) {
+        return Err(damage("the footer counts other rows than the manifest"));
+    }
+    Ok(footer)
+}
+
+/// Batches of `rows` of a file, each with the columns named, in that order.
+pub(crate) fn batches(
+    checked: CheckedFile,
+    footer: ArrowReaderMetadata,
+    rows: Range<u64>,
+    columns: &[&str],
+) -> Result<ParquetRecordBatchStream<CheckedFile>, ParquetError> {
+    let count = |rows: u64| usize::try_from(rows).map_err(|_| damage("too many rows"));
+    let mask = ProjectionMask::columns(footer.parquet_schema(), columns.iter().copied());
+    // Only the row groups that hold rows asked for: the others need no selectors then.
+    let (mut groups, mut first, mut start) = (Vec::new(), None, 0);
+    for (index, group) in footer.metadata().row_groups().iter().enumerate() {
+        let end = start + u64::try_from(group.num_rows()).map_err(|_| damage("negative rows"))?;
+        if start < rows.end && rows.start < end {
+            groups.push(index);
+            first.get_or_insert(start);
+        }
+        start = end;
+    }
+    let first = first.ok_or_else(|| damage("its rows end early"))?;
+    let selection = RowSelection::from(vec![
+        RowSelector::skip(count(rows.start - first)?),
+        RowSelector::select(count(rows.end - rows.start)?),
+    ]);
+    ParquetRecordBatchStreamBuilder::new_with_metadata(checked, footer)
+        .with_row_groups(groups)
+        .with_row_selection(selection)
+        .with_projection(mask)
+        .with_batch_size(BATCH_ROWS)
+        .build()
+}
+
+/// Brings the columns of a batch as read into the order asked for.
+pub(crate) fn arrange(
+    batch: &RecordBatch,
+    columns: &[String],
+) -> Result<RecordBatch, ParquetError> {
+    let names: Vec<&str> = columns.iter().map(String::as_str).collect();
+    let arrays = names
+        .iter()
+        .map(|name| batch.column_by_name(name).cloned())
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| damage("a column is missing"))?;
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(
+        projected_schema(&names),
+        arrays,
+        &options,
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(queue: u32, offset: u64, body: usize) -> Envelope {
+        Envelope {
+            queue,
+            offset,
+            body: Some(vec![7; body].into()),
+            ..Envelope::default()
+        }
+    }
+
+    #[test]
+    fn a_lost_message_begins_another_run() {
+        let runs = runs(&[
+            message(0, 5, 0),
+            message(0, 6, 0),
+            message(0, 8, 0),
+            message(1, 0, 0),
+        ]);
+        let found: Vec<_> = runs
+            .iter()
+            .map(|r| (r.queue, r.offsets(), r.first_row))
+            .collect();
+        assert_eq!(found, [(0, 5..7, 0), (0, 8..9, 2), (1, 0..1, 3)]);
+    }
+
+    #[test]
+    fn a_row_group_ends_before_it_is_too_large() {
+        let large = vec![message(0, 0, GROUP_BYTES_MAX / 3); 4];
+        assert_eq!(group_rows(&large), 2);
+        assert_eq!(group_rows(&[message(0, 0, GROUP_BYTES_MAX + 1)]), 1);
+        assert_eq!(
+            group_rows(&vec![Envelope::default(); GROUP_ROWS_MAX + 1]),
+            GROUP_ROWS_MAX
+        );
+    }
+
+    #[test]
+    fn only_the_tag_has_a_dictionary_and_bodies_have_no_statistics() {
+        let messages: Vec<_> = (0..1000).map(|offset| message(0, offset, 1000)).collect();
+        let made = make("a".to_owned(), TopicId(7), &messages).unwrap();
+        let read = ParquetMetaDataReader::new()
+            .with_page_index_policy(PageIndexPolicy::Required)
+            .parse_and_finish(&made.bytes)
+            .unwrap();
+        let group = read.row_group(0);
+        for column in group.columns() {
+            let name = column.column_path().string();
+            let dictionary = column.dictionary_page_offset().is_some();
+            assert!(!dictionary || name == "tag", "{name}");
+            if name == "body" || name.starts_with("properties") || name.starts_with("keys.") {
+                assert!(column.statistics().is_none(), "{name}");
+            }
+        }
+        let body = schema().index_of("body").unwrap();
+        let leaf = group
+            .columns()
+            .iter()
+            .position(|c| c.column_path().string() == "body");
+        let pages = read.offset_index().unwrap()[0][leaf.unwrap()].page_locations();
+        assert!(pages.len() >= 6, "{} pages of column {body}", pages.len());
+    }
+}
