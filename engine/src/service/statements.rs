@@ -139,8 +139,12 @@ pub fn job(status: JobStatus) -> pb::Job {
 #[must_use]
 pub fn status(error: &SqlError) -> Status {
     let code = match error {
-        SqlError::Syntax(_) | SqlError::Invalid(_) | SqlError::Data { .. } => Code::InvalidArgument,
-        SqlError::NotAllowed(_) => Code::Unimplemented,
+        // A statement that is not allowed is one to rewrite: gRPC's UNIMPLEMENTED would say that the call
+        // itself is missing.
+        SqlError::Syntax(_)
+        | SqlError::NotAllowed(_)
+        | SqlError::Invalid(_)
+        | SqlError::Data { .. } => Code::InvalidArgument,
         SqlError::Unknown(_) => Code::NotFound,
         SqlError::Limit { .. } => Code::ResourceExhausted,
         SqlError::Topics(topics) => of_remedy(topics.remedy()),
