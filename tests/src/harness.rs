@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::fs::File;
-use std::future::Future;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -43,11 +42,7 @@ pub fn workspace() -> PathBuf {
 }
 
 /// Waits until `condition` holds, looking every few milliseconds; fails the test after `limit`.
-pub async fn eventually<F, R>(what: &str, limit: Duration, mut condition: F)
-where
-    F: FnMut() -> R,
-    R: Future<Output = bool>,
-{
+pub async fn eventually(what: &str, limit: Duration, mut condition: impl AsyncFnMut() -> bool) {
     let clock = SystemClock;
     let waiting = async {
         while !condition().await {
