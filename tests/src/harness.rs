@@ -158,18 +158,14 @@ fn addresses(child: &mut Child) -> (Option<(SocketAddr, SocketAddr)>, String) {
             let _ = sender.try_send(line);
         }
     });
-    let (mut grpc, mut http): (Option<SocketAddr>, Option<SocketAddr>) = (None, None);
-    let mut said = String::new();
+    let (mut grpc, mut http, mut said) = (None, None, String::new());
     while grpc.is_none() || http.is_none() {
         let Ok(line) = lines.recv_timeout(START_LIMIT) else {
             break;
         };
-        let mut words = line.split_whitespace();
-        match (words.next(), words.next()) {
-            (Some("gRPC"), Some(address)) => grpc = address.parse().ok(),
-            (Some("HTTP"), Some(url)) => http = url.trim_start_matches("http://").parse().ok(),
-            _ => {}
-        }
+        let address = |prefix: &str| line.strip_prefix(prefix)?.trim().parse().ok();
+        grpc = grpc.or_else(|| address("grpc listening on "));
+        http = http.or_else(|| address("http listening on "));
         said.push_str(&line);
         said.push('\n');
     }

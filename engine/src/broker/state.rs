@@ -171,7 +171,8 @@ impl ShardState {
             let room = (pop.limit as usize).saturating_sub(reply.leases.len());
             let end = Offset(self.end((pop.topic, queue)));
             let known = self.cursors.get(&(pop.group, pop.topic, queue));
-            if known.is_none() && pop.from_latest && end > Offset(0) {
+            // Also in an empty queue: the first message that comes is then new to the group.
+            if known.is_none() && pop.from_latest {
                 records.push(Record::State(
                     Change::Started(Started {
                         group: pop.group,

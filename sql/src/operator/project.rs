@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::{filter_record_batch, prep_null_mask_filter};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::cast::as_boolean_array;
 use datafusion::error::DataFusionError;
@@ -74,9 +74,10 @@ impl Transform {
                 Step::Filter(predicate) => {
                     let rows = batch.num_rows();
                     let mask = predicate.evaluate(&batch)?.into_array(rows)?;
-                    let mask = prep_null_mask_filter(as_boolean_array(&mask)?);
-                    batch = filter_record_batch(&batch, &mask)?;
-                    let left = arrow::compute::filter(&kept, &mask)?;
+                    // A row whose predicate is NULL does not pass, as in any SQL.
+                    let mask = as_boolean_array(&mask)?;
+                    batch = filter_record_batch(&batch, mask)?;
+                    let left = arrow::compute::filter(&kept, mask)?;
                     kept = UInt32Array::from(left.to_data());
                 }
                 Step::Project {
