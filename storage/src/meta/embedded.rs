@@ -49,13 +49,12 @@ impl EmbeddedMeta {
     /// # Errors
     /// [`MetaError`] when the file can not be made or read, or is not one of ours.
     pub fn open(disk: Arc<dyn Disk>, path: &str) -> Result<Self, MetaError> {
-        let file = open_file(disk.as_ref(), path).map_err(|error| MetaError {
+        let explained = |error: io::Error| MetaError {
             detail: format!("{path}: {error}"),
-        })?;
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create_with_backend(Backend(file))
-            .map_err(failed)?;
+        };
+        prepare(disk.as_ref(), path)?;
+        let file = disk.open(path).map_err(explained)?;
+        let database = database(file)?;
         Ok(Self {
             database,
             path: path.to_owned(),
@@ -70,6 +69,9 @@ impl EmbeddedMeta {
     ) -> Result<bool, redb::Error> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
+        // In one phase redb relies on checksums to see a torn commit, and takes pages that it wrote
+        // beyond the old end of the file for damage when the new length was lost with a crash.
+        transaction.set_two_phase_commit(true);
         let mut changed = false;
         {
             let mut facts = transaction.open_table(FACTS)?;
@@ -131,6 +133,66 @@ impl EmbeddedMeta {
     }
 }
 
+fn database(file: Box<dyn DiskFile>) -> Result<Database, MetaError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder.create_with_backend(Backend(file)).map_err(failed)
+}
+
+/// Lays out a new store, or repairs one that was not closed, in a copy that takes the name once all of
+/// it is durable.
+///
+/// redb does both in place, and a second crash meanwhile can leave what it then takes for a foreign
+/// file or for damage. The facts are small, so the copy costs little.
+fn prepare(disk: &dyn Disk, path: &str) -> Result<(), MetaError> {
+    let explained = |error: io::Error| MetaError {
+        detail: format!("{path}: {error}"),
+    };
+    let copy = format!("{path}.new");
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    if !folder.is_empty() {
+        disk.create_folder(folder).map_err(explained)?;
+    }
+    match disk.remove(&copy) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(explained(error)),
+        _ => {}
+    }
+    let file = disk.create(&copy).map_err(explained)?;
+    match disk.open(path) {
+        Ok(store) => copy_all(store.as_ref(), file.as_ref()).map_err(explained)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(explained(error)),
+    }
+    // Closed again at once, so that redb has written all of it.
+    drop(database(file)?);
+    disk.open(&copy)
+        .and_then(|file| file.sync())
+        .map_err(explained)?;
+    disk.sync_folder(folder).map_err(explained)?;
+    disk.rename(&copy, path).map_err(explained)?;
+    disk.sync_folder(folder).map_err(explained)?;
+    // The folders above are new too, perhaps.
+    let mut above = folder;
+    while let Some((next, _)) = above.rsplit_once('/') {
+        disk.sync_folder(next).map_err(explained)?;
+        above = next;
+    }
+    disk.sync_folder("").map_err(explained)
+}
+
+fn copy_all(from: &dyn DiskFile, to: &dyn DiskFile) -> io::Result<()> {
+    let mut buffer = vec![0; 1024 * 1024];
+    let mut offset = 0;
+    loop {
+        let count = from.read_at(&mut buffer, offset)?;
+        let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else {
+            return Ok(());
+        };
+        to.write_at(bytes, offset)?;
+        offset += count as u64;
+    }
+}
+
 fn split(key: &str, stored: &[u8]) -> Result<Versioned, redb::Error> {
     match stored.split_first_chunk::<8>() {
         Some((version, value)) => Ok(Versioned {
@@ -157,30 +219,6 @@ impl MetaStore for EmbeddedMeta {
 
     fn keys(&self, prefix: &str) -> Result<Vec<String>, MetaError> {
         self.find_keys(prefix).map_err(failed)
-    }
-}
-
-fn open_file(disk: &dyn Disk, path: &str) -> io::Result<Box<dyn DiskFile>> {
-    match disk.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-            if !folder.is_empty() {
-                disk.create_folder(folder)?;
-            }
-            let file = disk.create(path)?;
-            disk.sync_folder(folder)?;
-            // The folders above are new too, perhaps.
-            let mut above = folder;
-            while let Some((next, _)) = above.rsplit_once('/') {
-                disk.sync_folder(next)?;
-                above = next;
-            }
-            if !folder.is_empty() {
-                disk.sync_folder("")?;
-            }
-            Ok(file)
-        }
-        other => other,
     }
 }
 
