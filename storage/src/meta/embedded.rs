@@ -1,13 +1,14 @@
 //! The metadata store of a single broker: a redb file on the broker's own disk.
 //!
 //! **Invariants.** A change is durable when its call returns. Versions come from one counter of the
-//! store and are never used twice, so a key that was removed and made anew has a higher version.
+//! store and are never used twice, so a key that was removed and made anew has a higher version. The
+//! file is there whole or not at all: a new one gets its name when it is durable.
 //!
 //! Bytes: `storage/FORMAT.md`, Metadata keys.
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use redb::{
@@ -27,7 +28,8 @@ const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Facts in a redb file.
 pub struct EmbeddedMeta {
-    database: Database,
+    /// None once closed.
+    database: RwLock<Option<Database>>,
     path: String,
 }
 
@@ -49,86 +51,105 @@ impl EmbeddedMeta {
     /// # Errors
     /// [`MetaError`] when the file can not be made or read, or is not one of ours.
     pub fn open(disk: Arc<dyn Disk>, path: &str) -> Result<Self, MetaError> {
-        let file = open_file(disk.as_ref(), path).map_err(|error| MetaError {
+        let told = |error: io::Error| MetaError {
             detail: format!("{path}: {error}"),
-        })?;
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create_with_backend(Backend(file))
-            .map_err(failed)?;
+        };
+        let file = match disk.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make(disk.as_ref(), path, told)?;
+                disk.open(path)
+            }
+            other => other,
+        };
         Ok(Self {
-            database,
+            database: RwLock::new(Some(database(file.map_err(told)?)?)),
             path: path.to_owned(),
         })
     }
 
-    fn change(
+    /// Does something with the open database.
+    fn with<T>(
         &self,
-        key: &str,
-        expected: Option<u64>,
-        value: Option<&[u8]>,
-    ) -> Result<bool, redb::Error> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        let mut changed = false;
-        {
-            let mut facts = transaction.open_table(FACTS)?;
-            let found = match facts.get(key)? {
-                Some(found) => Some(split(key, found.value())?.version),
-                None => None,
-            };
-            if found == expected {
-                changed = true;
-                let mut counter = transaction.open_table(VERSION)?;
-                let version = counter.get(())?.map_or(0, |last| last.value()) + 1;
-                counter.insert((), version)?;
-                match value {
-                    Some(value) => {
-                        let stored = [&version.to_le_bytes(), value].concat();
-                        facts.insert(key, stored.as_slice())?;
-                    }
-                    None => {
-                        facts.remove(key)?;
-                    }
+        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, MetaError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        match database.as_ref() {
+            Some(database) => work(database).map_err(failed),
+            None => Err(MetaError {
+                detail: format!("{} was closed", self.path),
+            }),
+        }
+    }
+}
+
+fn change(
+    database: &Database,
+    key: &str,
+    expected: Option<u64>,
+    value: Option<&[u8]>,
+) -> Result<bool, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    // Two syncs, so that a torn commit is never even looked at; facts change seldom.
+    transaction.set_two_phase_commit(true);
+    let mut changed = false;
+    {
+        let mut facts = transaction.open_table(FACTS)?;
+        let found = match facts.get(key)? {
+            Some(found) => Some(split(key, found.value())?.version),
+            None => None,
+        };
+        if found == expected {
+            changed = true;
+            let mut counter = transaction.open_table(VERSION)?;
+            let version = counter.get(())?.map_or(0, |last| last.value()) + 1;
+            counter.insert((), version)?;
+            match value {
+                Some(value) => {
+                    let stored = [&version.to_le_bytes(), value].concat();
+                    facts.insert(key, stored.as_slice())?;
+                }
+                None => {
+                    facts.remove(key)?;
                 }
             }
         }
-        if changed {
-            transaction.commit()?;
-        } else {
-            transaction.abort()?;
-        }
-        Ok(changed)
     }
+    if changed {
+        transaction.commit()?;
+    } else {
+        transaction.abort()?;
+    }
+    Ok(changed)
+}
 
-    fn find(&self, key: &str) -> Result<Option<Versioned>, redb::Error> {
-        let transaction = self.database.begin_read()?;
-        let facts = match transaction.open_table(FACTS) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
-            other => other?,
-        };
-        match facts.get(key)? {
-            Some(found) => split(key, found.value()).map(Some),
-            None => Ok(None),
-        }
+fn find(database: &Database, key: &str) -> Result<Option<Versioned>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let facts = match transaction.open_table(FACTS) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        other => other?,
+    };
+    match facts.get(key)? {
+        Some(found) => split(key, found.value()).map(Some),
+        None => Ok(None),
     }
+}
 
-    fn find_keys(&self, prefix: &str) -> Result<Vec<String>, redb::Error> {
-        let transaction = self.database.begin_read()?;
-        let facts = match transaction.open_table(FACTS) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            other => other?,
-        };
-        let mut keys = Vec::new();
-        for entry in facts.range(prefix..)? {
-            let (key, _) = entry?;
-            if !key.value().starts_with(prefix) {
-                break;
-            }
-            keys.push(key.value().to_owned());
+fn find_keys(database: &Database, prefix: &str) -> Result<Vec<String>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let facts = match transaction.open_table(FACTS) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut keys = Vec::new();
+    for entry in facts.range(prefix..)? {
+        let (key, _) = entry?;
+        if !key.value().starts_with(prefix) {
+            break;
         }
-        Ok(keys)
+        keys.push(key.value().to_owned());
     }
+    Ok(keys)
 }
 
 fn split(key: &str, stored: &[u8]) -> Result<Versioned, redb::Error> {
@@ -143,7 +164,7 @@ fn split(key: &str, stored: &[u8]) -> Result<Versioned, redb::Error> {
 
 impl MetaStore for EmbeddedMeta {
     fn get(&self, key: &str) -> Result<Option<Versioned>, MetaError> {
-        self.find(key).map_err(failed)
+        self.with(|database| find(database, key))
     }
 
     fn compare_and_swap(
@@ -152,36 +173,62 @@ impl MetaStore for EmbeddedMeta {
         expected: Option<u64>,
         value: Option<&[u8]>,
     ) -> Result<bool, MetaError> {
-        self.change(key, expected, value).map_err(failed)
+        self.with(|database| change(database, key, expected, value))
     }
 
     fn keys(&self, prefix: &str) -> Result<Vec<String>, MetaError> {
-        self.find_keys(prefix).map_err(failed)
+        self.with(|database| find_keys(database, prefix))
+    }
+
+    fn close(&self) {
+        // Dropping it writes what redb keeps for the next start.
+        let mut database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(database.take());
     }
 }
 
-fn open_file(disk: &dyn Disk, path: &str) -> io::Result<Box<dyn DiskFile>> {
-    match disk.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-            if !folder.is_empty() {
-                disk.create_folder(folder)?;
-            }
-            let file = disk.create(path)?;
-            disk.sync_folder(folder)?;
-            // The folders above are new too, perhaps.
-            let mut above = folder;
-            while let Some((next, _)) = above.rsplit_once('/') {
-                disk.sync_folder(next)?;
-                above = next;
-            }
-            if !folder.is_empty() {
-                disk.sync_folder("")?;
-            }
-            Ok(file)
-        }
-        other => other,
+fn database(file: Box<dyn DiskFile>) -> Result<Database, MetaError> {
+    Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create_with_backend(Backend(file))
+        .map_err(failed)
+}
+
+/// Makes an empty store beside its place and moves it there once it is durable.
+fn make(
+    disk: &dyn Disk,
+    path: &str,
+    told: impl Fn(io::Error) -> MetaError,
+) -> Result<(), MetaError> {
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let new = format!("{path}.new");
+    if !folder.is_empty() {
+        disk.create_folder(folder).map_err(&told)?;
     }
+    // What a crash left of an earlier attempt.
+    match disk.remove(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(told(error)),
+        _ => {}
+    }
+    drop(database(disk.create(&new).map_err(&told)?)?);
+    // What redb leaves unsynced when it closes must not be what the name points to.
+    let file = disk.open(&new).map_err(&told)?;
+    file.sync().map_err(&told)?;
+    disk.rename(&new, path).map_err(&told)?;
+    disk.sync_folder(folder).map_err(&told)?;
+    // The folders above are new too, perhaps.
+    let mut above = folder;
+    while let Some((next, _)) = above.rsplit_once('/') {
+        disk.sync_folder(next).map_err(&told)?;
+        above = next;
+    }
+    if !folder.is_empty() {
+        disk.sync_folder("").map_err(&told)?;
+    }
+    Ok(())
 }
 
 /// What redb reads and writes.
