@@ -123,6 +123,9 @@ impl MemoryNetwork {
     ///
     /// # Errors
     /// `ConnectionRefused` when nobody listens there, or when too many wait to be accepted.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
     pub fn connect(&self, to: SocketAddr, peer: SocketAddr) -> io::Result<DuplexStream> {
         let doors = self.doors.lock().expect("no holder panics");
         let door = doors

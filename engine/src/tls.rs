@@ -84,6 +84,9 @@ struct CutState {
 
 impl Cut {
     /// Ends them; later ones end at once.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
     pub fn now(&self) {
         self.0.done.store(true, Ordering::SeqCst);
         let readers = std::mem::take(&mut *self.0.readers.lock().expect("no holder panics"));

@@ -5,6 +5,7 @@
     unused_qualifications,
     clippy::all,
     clippy::allow_attributes_without_reason,
+    clippy::missing_errors_doc,
     clippy::clone_on_ref_ptr,
     reason = "generated; the contracts in proto/api carry the documentation"
 )]

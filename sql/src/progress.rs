@@ -56,6 +56,9 @@ impl Watermark {
 
     /// Ends a tick in which `greatest_ms` was the greatest event time; rows of that tick were judged
     /// by the watermark before it.
+    ///
+    /// # Panics
+    /// When the watermark would go back, which is a bug here.
     pub fn end_tick(&mut self, greatest_ms: Option<i64>) {
         let before = self.greatest_ms;
         self.greatest_ms = before.max(greatest_ms);

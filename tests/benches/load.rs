@@ -8,6 +8,8 @@
 //! $ cargo build --release && cargo bench -p millpond-tests --bench load
 //! ```
 
+#![expect(clippy::unwrap_used, reason = "a bench that fails ends")]
+
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
@@ -28,7 +30,10 @@ const BODY_BYTES: usize = 1024;
 const ROWS: usize = 200_000;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(run());
 }
 
@@ -94,7 +99,11 @@ async fn pops(server: &Server, out: &mut impl std::io::Write) {
     };
     let (a, b) = tokio::join!(consume(), consume());
     let elapsed = started.elapsed().saturating_sub(Duration::from_millis(500));
-    assert_eq!(a + b, PRODUCERS * MESSAGES, "each message is delivered once");
+    assert_eq!(
+        a + b,
+        PRODUCERS * MESSAGES,
+        "each message is delivered once"
+    );
     let count = (a + b) as f64;
     writeln!(
         out,
@@ -132,7 +141,12 @@ async fn queries(server: &Server, out: &mut impl std::io::Write) {
     measure(server, "JSON bodies in the log", sql, out);
     server.admin().tier().await.unwrap();
     measure(server, "JSON bodies in Parquet", sql, out);
-    measure(server, "system columns in Parquet", "SELECT _queue, count(*), max(_stored_at) FROM rows GROUP BY _queue", out);
+    measure(
+        server,
+        "system columns in Parquet",
+        "SELECT _queue, count(*), max(_stored_at) FROM rows GROUP BY _queue",
+        out,
+    );
 }
 
 fn measure(server: &Server, what: &str, sql: &str, out: &mut impl std::io::Write) {
@@ -163,11 +177,16 @@ async fn create(server: &Server, name: &str, columns: Vec<millpond_proto::wire::
 fn raw_writes(folder: &Folder) -> f64 {
     const COUNT: u32 = 500;
     let path = folder.beside("raw");
-    let file = OpenOptions::new().create_new(true).write(true).open(&path).unwrap();
+    let file = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
     let block = vec![7_u8; 64 * 1024];
     let started = now();
     for turn in 0..COUNT {
-        file.write_all_at(&block, u64::from(turn) * block.len() as u64).unwrap();
+        file.write_all_at(&block, u64::from(turn) * block.len() as u64)
+            .unwrap();
         file.sync_data().unwrap();
     }
     let rate = f64::from(COUNT) / started.elapsed().as_secs_f64();
@@ -180,12 +199,20 @@ fn cpu(server: &Server) -> Duration {
     const TICKS_A_SECOND: u64 = 100;
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.id())).unwrap();
     // The name stands in brackets and may hold blanks; what follows it does not.
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     Duration::from_millis(ticks * 1000 / TICKS_A_SECOND)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a bench measures the real passing of time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a bench measures the real passing of time"
+)]
 fn now() -> Instant {
     Instant::now()
 }

@@ -8,7 +8,13 @@ use millpond_tests::history::Tally;
 use millpond_tests::sim::{GROUPS, LATE_GROUP, Plan};
 
 /// Seeds that once found a bug, with the number of WALs of that run.
-const REGRESSIONS: [(u64, u16); 0] = [];
+const REGRESSIONS: [(u64, u16); 4] = [
+    // A crash while the metadata store was laid out, or repaired in place, left one that did not open.
+    (0, 1),
+    (7, 1),
+    (4, 2),
+    (7, 2),
+];
 
 const SEEDS_DEFAULT: u64 = 40;
 const CRASHES: u32 = 4;

@@ -4,6 +4,14 @@
 //! (rules a program can check), [`simulation`] (one seed, one run), [`flights`] (the main job on real
 //! data), [`errors`] (bad input), [`readme`] (what the README promises).
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by a panic, and tells its seed on the way"
+)]
+
 mod errors;
 mod flights;
 mod readme;

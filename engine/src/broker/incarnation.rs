@@ -39,6 +39,9 @@ impl Incarnation {
     ///
     /// # Errors
     /// [`OpenError`] when the folder can not be opened.
+    ///
+    /// # Panics
+    /// When there are more shards than 16 bits count, which opening refuses.
     pub async fn open(parts: &Parts, settings: &Settings) -> Result<Arc<Self>, OpenError> {
         let (storage, recovered) =
             Storage::open::<ShardState>(parts.clone(), settings.clone()).await?;
@@ -118,6 +121,9 @@ impl Incarnation {
     }
 
     /// The shard that owns a queue.
+    ///
+    /// # Panics
+    /// When there are more shards than 16 bits count, which opening refuses.
     #[must_use]
     pub fn shard(&self, topic: u64, queue: u32) -> ShardId {
         let shards = u16::try_from(self.doors.len()).expect("shards are counted in 16 bits");
@@ -131,6 +137,9 @@ impl Incarnation {
     }
 
     /// All shards.
+    ///
+    /// # Panics
+    /// When there are more shards than 16 bits count, which opening refuses.
     pub fn shards(&self) -> impl Iterator<Item = ShardId> {
         let shards = u16::try_from(self.doors.len()).expect("shards are counted in 16 bits");
         (0..shards).map(ShardId)

@@ -35,6 +35,15 @@ impl Terminal<'_> {
         self.out.flush().map_err(CliError::output)?;
         writeln!(self.err, "{what}").map_err(CliError::output)
     }
+
+    /// Prints a line of the command's own result, at once: whoever started it may wait for it.
+    ///
+    /// # Errors
+    /// [`CliError::Stream`].
+    pub fn tell(&mut self, what: &str) -> Result<(), CliError> {
+        writeln!(self.out, "{what}").map_err(CliError::output)?;
+        self.out.flush().map_err(CliError::output)
+    }
 }
 
 /// Does a command against the server that `client` is connected to. `serve` is not one of them.

@@ -83,7 +83,7 @@ pub async fn serve(
     let parts = Parts::local(&args.data, background.lanes())?;
     let running = Server::start(config, parts).await?;
     let (grpc, http) = (dialled(running.grpc_addr), dialled(running.http_addr));
-    terminal.say(&format!(
+    terminal.tell(&format!(
         "Millpond {} serves {}\ngrpc listening on {grpc}\nhttp listening on {http}\nCtrl-C stops it",
         env!("CARGO_PKG_VERSION"),
         args.data.display()
@@ -111,7 +111,7 @@ pub async fn serve(
                 running.stop().await;
                 return Ok(());
             }
-            Some(Ok(_)) => terminal.say(&format!("\n{}", demo::guide(&program)))?,
+            Some(Ok(_)) => terminal.tell(&format!("\n{}", demo::guide(&program)))?,
             // The server is whole without its demo.
             Some(Err(error)) => {
                 terminal.say("\nthe demo could not be filled; the server runs without it")?;

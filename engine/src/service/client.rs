@@ -50,6 +50,9 @@ impl Clients {
     ///
     /// # Errors
     /// `TOO_MANY_REQUESTS` when there are too many clients.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
     pub fn remember(&self, id: &str, client: Client, now: Timestamp) -> Result<(), Refusal> {
         let mut known = self.0.lock().expect("no holder panics");
         let full = known.clients.len() >= limits::CLIENTS_MAX;
@@ -74,6 +77,9 @@ impl Clients {
     }
 
     /// Notes that a client called, and tells what is known of it.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
     pub fn heard(&self, id: &str, now: Timestamp) -> Option<Client> {
         let mut known = self.0.lock().expect("no holder panics");
         let (client, heard) = known.clients.get_mut(id)?;
@@ -82,11 +88,17 @@ impl Clients {
     }
 
     /// Forgets a client.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
     pub fn forget(&self, id: &str) {
         self.0.lock().expect("no holder panics").clients.remove(id);
     }
 
     /// How many are known.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.lock().expect("no holder panics").clients.len()

@@ -32,6 +32,9 @@ const CLIENT_PROPERTIES_BYTES_MAX: usize = 4096;
 /// # Errors
 /// `BAD_REQUEST` when they say neither what is published nor what is subscribed, or contradict
 /// themselves; `INVALID_CLIENT_PROPERTIES` by the rules of the contract.
+///
+/// # Panics
+/// Never: a constant of ours fits its type.
 pub fn merge(mut settings: pb::Settings) -> Result<(pb::Settings, Client), Refusal> {
     if settings.encoded_len() > SETTINGS_BYTES_MAX {
         return Err(bad(format!(

@@ -19,6 +19,9 @@ const TIMEOUT_MS_MAX: u64 = 100 * 366 * 24 * 60 * 60 * 1000;
 const POLLING_CODE_SINCE: [u32; 3] = [5, 0, 3];
 
 /// A timestamp as protobuf has it.
+///
+/// # Panics
+/// Never: what is left of a second fits.
 #[must_use]
 pub fn to_wire(at: Timestamp) -> prost_types::Timestamp {
     let nanos = at.0.rem_euclid(1000) * 1_000_000;
@@ -43,6 +46,9 @@ pub fn duration_ms(duration: &prost_types::Duration) -> i64 {
 }
 
 /// A protobuf duration of so many milliseconds.
+///
+/// # Panics
+/// Never: what is left of a second fits.
 #[must_use]
 pub fn wire_duration(ms: i64) -> prost_types::Duration {
     prost_types::Duration {
@@ -178,7 +184,10 @@ mod tests {
         let sixty_years = header("525960H").unwrap();
         assert_eq!(sixty_years.as_secs(), 525_960 * 3600);
         let longest = header("99999999H").unwrap();
-        assert_eq!(wait(None, Some(longest.as_millis() as u64)), Ok(20_000));
+        assert_eq!(
+            wait(None, Some(u64::try_from(longest.as_millis()).unwrap())),
+            Ok(20_000)
+        );
         assert_eq!(wait(Some(i64::MAX), Some(u64::MAX)), Ok(20_000));
     }
 

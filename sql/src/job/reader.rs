@@ -195,6 +195,9 @@ impl QueueReader {
     }
 
     /// Hands out the rows before a tick; [`QueueReader::complete_before`] has reached it.
+    ///
+    /// # Panics
+    /// When a batch was queued without offsets, which is a bug here.
     pub fn take_before(&mut self, tick_ms: i64) -> Vec<RecordBatch> {
         let mut taken = Vec::new();
         while let Some(mut first) = self.ahead.pop_front() {

@@ -232,7 +232,7 @@ impl World {
     fn send_some(&self) {
         let now_ms = self.clock.now().as_ms();
         for _ in 0..self.chance.below(6) {
-            let carrier = ["AA", "B6", "UA"][self.chance.below(3) as usize];
+            let carrier = ["AA", "B6", "UA"][usize::try_from(self.chance.below(3)).unwrap()];
             let delay = self.chance.below(1000) as f64 / 7.0;
             let at = now_ms - i64::try_from(self.chance.below(3000)).unwrap();
             let body = match self.chance.below(20) {

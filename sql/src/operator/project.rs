@@ -65,6 +65,9 @@ impl Transform {
     ///
     /// # Errors
     /// What DataFusion says when an expression fails on a row.
+    ///
+    /// # Panics
+    /// When a batch has more rows than fit a `u32`.
     pub fn run(&self, batch: &RecordBatch) -> Result<(RecordBatch, Vec<u32>), DataFusionError> {
         let count = u32::try_from(batch.num_rows()).expect("a tick has fewer rows than a u32");
         let mut kept = UInt32Array::from_iter_values(0..count);

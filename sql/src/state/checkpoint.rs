@@ -134,6 +134,9 @@ impl Checkpoint {
     ///
     /// # Errors
     /// What Arrow says when the state can not be written.
+    ///
+    /// # Panics
+    /// When the facts are larger than 4 GiB.
     pub fn encode(&self) -> Result<Bytes, arrow::error::ArrowError> {
         let facts = serde_json::to_vec(&self.facts)
             .map_err(|error| arrow::error::ArrowError::ExternalError(Box::new(error)))?;
@@ -158,6 +161,9 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`CheckpointError::Damaged`] and [`CheckpointError::Newer`].
+    ///
+    /// # Panics
+    /// On a machine whose addresses are shorter than 32 bits.
     pub fn decode(key: &str, object: &[u8]) -> Result<Self, CheckpointError> {
         let damaged = |detail: &str| CheckpointError::Damaged {
             key: key.to_owned(),

@@ -1,8 +1,7 @@
 //! The metadata store of a single broker: a redb file on the broker's own disk.
 //!
 //! **Invariants.** A change is durable when its call returns. Versions come from one counter of the
-//! store and are never used twice, so a key that was removed and made anew has a higher version. The
-//! file is there whole or not at all: a new one gets its name when it is durable.
+//! store and are never used twice, so a key that was removed and made anew has a higher version.
 //!
 //! Bytes: `storage/FORMAT.md`, Metadata keys.
 
@@ -51,18 +50,13 @@ impl EmbeddedMeta {
     /// # Errors
     /// [`MetaError`] when the file can not be made or read, or is not one of ours.
     pub fn open(disk: Arc<dyn Disk>, path: &str) -> Result<Self, MetaError> {
-        let told = |error: io::Error| MetaError {
+        let explained = |error: io::Error| MetaError {
             detail: format!("{path}: {error}"),
         };
-        let file = match disk.open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make(disk.as_ref(), path, told)?;
-                disk.open(path)
-            }
-            other => other,
-        };
+        prepare(disk.as_ref(), path)?;
+        let file = disk.open(path).map_err(explained)?;
         Ok(Self {
-            database: RwLock::new(Some(database(file.map_err(told)?)?)),
+            database: RwLock::new(Some(database(file)?)),
             path: path.to_owned(),
         })
     }
@@ -90,7 +84,8 @@ fn change(
 ) -> Result<bool, redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
-    // Two syncs, so that a torn commit is never even looked at; facts change seldom.
+    // In one phase redb relies on checksums to see a torn commit, and takes pages that it wrote
+    // beyond the old end of the file for damage when the new length was lost with a crash.
     transaction.set_two_phase_commit(true);
     let mut changed = false;
     {
@@ -151,6 +146,65 @@ fn find_keys(database: &Database, prefix: &str) -> Result<Vec<String>, redb::Err
     }
     Ok(keys)
 }
+fn database(file: Box<dyn DiskFile>) -> Result<Database, MetaError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder.create_with_backend(Backend(file)).map_err(failed)
+}
+
+/// Lays out a new store, or repairs one that was not closed, in a copy that takes the name once all of
+/// it is durable.
+///
+/// redb does both in place, and a second crash meanwhile can leave what it then takes for a foreign
+/// file or for damage. The facts are small, so the copy costs little.
+fn prepare(disk: &dyn Disk, path: &str) -> Result<(), MetaError> {
+    let explained = |error: io::Error| MetaError {
+        detail: format!("{path}: {error}"),
+    };
+    let copy = format!("{path}.new");
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    if !folder.is_empty() {
+        disk.create_folder(folder).map_err(explained)?;
+    }
+    match disk.remove(&copy) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(explained(error)),
+        _ => {}
+    }
+    let file = disk.create(&copy).map_err(explained)?;
+    match disk.open(path) {
+        Ok(store) => copy_all(store.as_ref(), file.as_ref()).map_err(explained)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(explained(error)),
+    }
+    // Closed again at once, so that redb has written all of it.
+    drop(database(file)?);
+    disk.open(&copy)
+        .and_then(|file| file.sync())
+        .map_err(explained)?;
+    disk.sync_folder(folder).map_err(explained)?;
+    disk.rename(&copy, path).map_err(explained)?;
+    disk.sync_folder(folder).map_err(explained)?;
+    // The folders above are new too, perhaps.
+    let mut above = folder;
+    while let Some((next, _)) = above.rsplit_once('/') {
+        disk.sync_folder(next).map_err(explained)?;
+        above = next;
+    }
+    disk.sync_folder("").map_err(explained)
+}
+
+fn copy_all(from: &dyn DiskFile, to: &dyn DiskFile) -> io::Result<()> {
+    let mut buffer = vec![0; 1024 * 1024];
+    let mut offset = 0;
+    loop {
+        let count = from.read_at(&mut buffer, offset)?;
+        let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else {
+            return Ok(());
+        };
+        to.write_at(bytes, offset)?;
+        offset += count as u64;
+    }
+}
 
 fn split(key: &str, stored: &[u8]) -> Result<Versioned, redb::Error> {
     match stored.split_first_chunk::<8>() {
@@ -188,47 +242,6 @@ impl MetaStore for EmbeddedMeta {
             .unwrap_or_else(PoisonError::into_inner);
         drop(database.take());
     }
-}
-
-fn database(file: Box<dyn DiskFile>) -> Result<Database, MetaError> {
-    Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create_with_backend(Backend(file))
-        .map_err(failed)
-}
-
-/// Makes an empty store beside its place and moves it there once it is durable.
-fn make(
-    disk: &dyn Disk,
-    path: &str,
-    told: impl Fn(io::Error) -> MetaError,
-) -> Result<(), MetaError> {
-    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let new = format!("{path}.new");
-    if !folder.is_empty() {
-        disk.create_folder(folder).map_err(&told)?;
-    }
-    // What a crash left of an earlier attempt.
-    match disk.remove(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(told(error)),
-        _ => {}
-    }
-    drop(database(disk.create(&new).map_err(&told)?)?);
-    // What redb leaves unsynced when it closes must not be what the name points to.
-    let file = disk.open(&new).map_err(&told)?;
-    file.sync().map_err(&told)?;
-    disk.rename(&new, path).map_err(&told)?;
-    disk.sync_folder(folder).map_err(&told)?;
-    // The folders above are new too, perhaps.
-    let mut above = folder;
-    while let Some((next, _)) = above.rsplit_once('/') {
-        disk.sync_folder(next).map_err(&told)?;
-        above = next;
-    }
-    if !folder.is_empty() {
-        disk.sync_folder("").map_err(&told)?;
-    }
-    Ok(())
 }
 
 /// What redb reads and writes.
