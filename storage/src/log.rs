@@ -361,7 +361,8 @@ impl Storage {
         &self.meta
     }
 
-    /// Writes what is queued, then stops the writers. Later appends answer [`AppendError::Closed`].
+    /// Writes what is queued, then stops the writers. Later appends answer [`AppendError::Closed`], and
+    /// nothing else is written either, so that the folder may be opened again while this is still held.
     pub async fn close(&self) {
         for sender in &self.senders {
             // A writer that is gone needs no telling.
@@ -376,6 +377,9 @@ impl Storage {
                 tracing::error!(%error, "a writer ended badly");
             }
         }
+        // Calls that still hold this log must not write beside its successor.
+        self.checkpoints.lock().await.end();
+        self.meta.close();
     }
 
     /// The durable extents of a topic's queues, by queue; those that never stored anything are left out.

@@ -32,6 +32,8 @@ pub(crate) struct Checkpoints {
     sequence: u64,
     last: BTreeMap<ShardId, Saved>,
     closed: BTreeSet<ShardId>,
+    /// The log was closed: its successor makes the checkpoints now.
+    is_over: bool,
 }
 
 impl Checkpoints {
@@ -40,7 +42,13 @@ impl Checkpoints {
             sequence,
             last: BTreeMap::new(),
             closed: BTreeSet::new(),
+            is_over: false,
         }
+    }
+
+    /// Allows no further checkpoint.
+    pub(crate) fn end(&mut self) {
+        self.is_over = true;
     }
 
     /// Keeps a shard's last snapshot. That of a closed shard is carried along unchanged, so that
@@ -102,6 +110,11 @@ impl Storage {
         snapshots: Vec<ShardSnapshot>,
     ) -> Result<(), TierError> {
         let mut checkpoints = self.checkpoints.lock().await;
+        if checkpoints.is_over {
+            let source = io::Error::other("the log was closed");
+            let what = "write a checkpoint".to_owned();
+            return Err(TierError::Disk { what, source });
+        }
         let mut shards = checkpoints.last.clone();
         for snapshot in snapshots {
             if !checkpoints.closed.contains(&snapshot.shard) {

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use redb::{
@@ -27,7 +27,8 @@ const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Facts in a redb file.
 pub struct EmbeddedMeta {
-    database: Database,
+    /// None once closed.
+    database: RwLock<Option<Database>>,
     path: String,
 }
 
@@ -54,85 +55,97 @@ impl EmbeddedMeta {
         };
         prepare(disk.as_ref(), path)?;
         let file = disk.open(path).map_err(explained)?;
-        let database = database(file)?;
         Ok(Self {
-            database,
+            database: RwLock::new(Some(database(file)?)),
             path: path.to_owned(),
         })
     }
 
-    fn change(
+    /// Does something with the open database.
+    fn with<T>(
         &self,
-        key: &str,
-        expected: Option<u64>,
-        value: Option<&[u8]>,
-    ) -> Result<bool, redb::Error> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        // In one phase redb relies on checksums to see a torn commit, and takes pages that it wrote
-        // beyond the old end of the file for damage when the new length was lost with a crash.
-        transaction.set_two_phase_commit(true);
-        let mut changed = false;
-        {
-            let mut facts = transaction.open_table(FACTS)?;
-            let found = match facts.get(key)? {
-                Some(found) => Some(split(key, found.value())?.version),
-                None => None,
-            };
-            if found == expected {
-                changed = true;
-                let mut counter = transaction.open_table(VERSION)?;
-                let version = counter.get(())?.map_or(0, |last| last.value()) + 1;
-                counter.insert((), version)?;
-                match value {
-                    Some(value) => {
-                        let stored = [&version.to_le_bytes(), value].concat();
-                        facts.insert(key, stored.as_slice())?;
-                    }
-                    None => {
-                        facts.remove(key)?;
-                    }
-                }
-            }
+        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, MetaError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        match database.as_ref() {
+            Some(database) => work(database).map_err(failed),
+            None => Err(MetaError {
+                detail: format!("{} was closed", self.path),
+            }),
         }
-        if changed {
-            transaction.commit()?;
-        } else {
-            transaction.abort()?;
-        }
-        Ok(changed)
-    }
-
-    fn find(&self, key: &str) -> Result<Option<Versioned>, redb::Error> {
-        let transaction = self.database.begin_read()?;
-        let facts = match transaction.open_table(FACTS) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
-            other => other?,
-        };
-        match facts.get(key)? {
-            Some(found) => split(key, found.value()).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    fn find_keys(&self, prefix: &str) -> Result<Vec<String>, redb::Error> {
-        let transaction = self.database.begin_read()?;
-        let facts = match transaction.open_table(FACTS) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            other => other?,
-        };
-        let mut keys = Vec::new();
-        for entry in facts.range(prefix..)? {
-            let (key, _) = entry?;
-            if !key.value().starts_with(prefix) {
-                break;
-            }
-            keys.push(key.value().to_owned());
-        }
-        Ok(keys)
     }
 }
 
+fn change(
+    database: &Database,
+    key: &str,
+    expected: Option<u64>,
+    value: Option<&[u8]>,
+) -> Result<bool, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    // In one phase redb relies on checksums to see a torn commit, and takes pages that it wrote
+    // beyond the old end of the file for damage when the new length was lost with a crash.
+    transaction.set_two_phase_commit(true);
+    let mut changed = false;
+    {
+        let mut facts = transaction.open_table(FACTS)?;
+        let found = match facts.get(key)? {
+            Some(found) => Some(split(key, found.value())?.version),
+            None => None,
+        };
+        if found == expected {
+            changed = true;
+            let mut counter = transaction.open_table(VERSION)?;
+            let version = counter.get(())?.map_or(0, |last| last.value()) + 1;
+            counter.insert((), version)?;
+            match value {
+                Some(value) => {
+                    let stored = [&version.to_le_bytes(), value].concat();
+                    facts.insert(key, stored.as_slice())?;
+                }
+                None => {
+                    facts.remove(key)?;
+                }
+            }
+        }
+    }
+    if changed {
+        transaction.commit()?;
+    } else {
+        transaction.abort()?;
+    }
+    Ok(changed)
+}
+
+fn find(database: &Database, key: &str) -> Result<Option<Versioned>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let facts = match transaction.open_table(FACTS) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        other => other?,
+    };
+    match facts.get(key)? {
+        Some(found) => split(key, found.value()).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn find_keys(database: &Database, prefix: &str) -> Result<Vec<String>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let facts = match transaction.open_table(FACTS) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut keys = Vec::new();
+    for entry in facts.range(prefix..)? {
+        let (key, _) = entry?;
+        if !key.value().starts_with(prefix) {
+            break;
+        }
+        keys.push(key.value().to_owned());
+    }
+    Ok(keys)
+}
 fn database(file: Box<dyn DiskFile>) -> Result<Database, MetaError> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
@@ -205,7 +218,7 @@ fn split(key: &str, stored: &[u8]) -> Result<Versioned, redb::Error> {
 
 impl MetaStore for EmbeddedMeta {
     fn get(&self, key: &str) -> Result<Option<Versioned>, MetaError> {
-        self.find(key).map_err(failed)
+        self.with(|database| find(database, key))
     }
 
     fn compare_and_swap(
@@ -214,11 +227,20 @@ impl MetaStore for EmbeddedMeta {
         expected: Option<u64>,
         value: Option<&[u8]>,
     ) -> Result<bool, MetaError> {
-        self.change(key, expected, value).map_err(failed)
+        self.with(|database| change(database, key, expected, value))
     }
 
     fn keys(&self, prefix: &str) -> Result<Vec<String>, MetaError> {
-        self.find_keys(prefix).map_err(failed)
+        self.with(|database| find_keys(database, prefix))
+    }
+
+    fn close(&self) {
+        // Dropping it writes what redb keeps for the next start.
+        let mut database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(database.take());
     }
 }
 

@@ -53,6 +53,12 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`MetaError`] when the store can not be read.
     fn keys(&self, prefix: &str) -> Result<Vec<String>, MetaError>;
+
+    /// Lets go of what lies below; nothing is written any more, and every later call fails.
+    ///
+    /// A failed incarnation may still be held by calls that it is answering. Its successor opens the same
+    /// store, so the store is closed before, whoever holds it.
+    fn close(&self);
 }
 
 /// Checks that a store keeps the contract of [`MetaStore`]; `open` opens the same store again and again,
@@ -101,6 +107,12 @@ pub(crate) fn contract(open: impl Fn() -> std::sync::Arc<dyn MetaStore>) {
     assert!(!store.compare_and_swap("a", second, Some(b"4")).unwrap());
     assert!(store.compare_and_swap("a", None, Some(b"4")).unwrap());
     assert!(version(&*store, "a") > second);
+    // Whoever still holds a closed store reads and changes nothing, not even when it lets go.
+    store.close();
+    let successor = open();
+    assert!(store.get("a").is_err() && store.keys("").is_err());
+    assert!(store.compare_and_swap("z", None, Some(b"")).is_err());
     drop(store);
-    assert_eq!(open().get("a").unwrap().unwrap().value, "4");
+    assert_eq!(successor.get("a").unwrap().unwrap().value, "4");
+    assert_eq!(successor.get("z").unwrap(), None);
 }

@@ -307,6 +307,10 @@ impl ObjectStore for Handle {
 }
 
 impl MetaStore for Handle {
+    fn close(&self) {
+        self.0.meta.close();
+    }
+
     fn get(&self, key: &str) -> Result<Option<crate::meta::Versioned>, MetaError> {
         self.0.meta.get(key)
     }
