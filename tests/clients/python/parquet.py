@@ -23,7 +23,7 @@ def main(exported, source):
     columns = "carrier, flight, tailnum, origin, dest, dep_delay"
     db.execute(f"CREATE VIEW ours AS SELECT {columns} FROM read_parquet('{exported}')")
     db.execute(f"CREATE VIEW theirs AS SELECT {columns} FROM read_csv('{source}', nullstr = 'NA')")
-    counts = [db.sql(f"SELECT count(*) FROM {view}").fetchone()[0] for view in ("ours", "theirs")]
+    counts = [db.sql(f"SELECT count(*) FROM {view}").fetchall()[0][0] for view in ("ours", "theirs")]
     check("the exported file has as many rows as its source", counts[0] == counts[1] > 0, counts)
     for one, other in (("ours", "theirs"), ("theirs", "ours")):
         missing = db.sql(f"SELECT * FROM {one} EXCEPT ALL SELECT * FROM {other}").fetchall()
