@@ -8,12 +8,18 @@ use millpond_tests::history::Tally;
 use millpond_tests::sim::{GROUPS, LATE_GROUP, Plan};
 
 /// Seeds that once found a bug, with the number of WALs of that run.
-const REGRESSIONS: [(u64, u16); 4] = [
+const REGRESSIONS: [(u64, u16); 9] = [
     // A crash while the metadata store was laid out, or repaired in place, left one that did not open.
     (0, 1),
     (7, 1),
     (4, 2),
     (7, 2),
+    // A torn commit of it, and a failed log that wrote on beside its successor.
+    (5, 1),
+    (6, 1),
+    (33, 1),
+    (40, 1),
+    (48, 1),
 ];
 
 const SEEDS_DEFAULT: u64 = 40;
