@@ -34,6 +34,33 @@ pub struct TopicRecord {
     /// The continuous query that writes it.
     #[prost(string, optional, tag = "8")]
     pub written_by: Option<String>,
+    /// Which messages it takes.
+    #[prost(enumeration = "TopicKind", tag = "9")]
+    pub kind: i32,
+    /// Messages stored longer ago may be deleted; none: kept for ever.
+    #[prost(int64, optional, tag = "10")]
+    pub retention_ms: Option<i64>,
+    /// The oldest messages above so many bytes may be deleted; none: no bound.
+    #[prost(uint64, optional, tag = "11")]
+    pub retention_bytes: Option<u64>,
+}
+
+/// Which messages a topic takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum TopicKind {
+    /// Messages without special properties.
+    Normal = 0,
+    /// Messages with a message group, delivered in order within it.
+    Fifo = 1,
+    /// Messages with a delivery time.
+    Delay = 2,
+    /// Messages that become visible when their transaction commits.
+    Transaction = 3,
+    /// Messages with a priority.
+    Priority = 4,
+    /// Messages of lite topics.
+    Lite = 5,
 }
 
 /// A declared column.
@@ -62,6 +89,35 @@ pub struct GroupRecord {
     /// Whether it starts behind the last message instead of at the first.
     #[prost(bool, tag = "3")]
     pub from_latest: bool,
+    /// Deliveries before a message is dead; 0: as the server's default.
+    #[prost(uint32, tag = "4")]
+    pub attempts_max: u32,
+    /// Invisible time after each failed delivery; none: as the server's default.
+    #[prost(message, optional, tag = "5")]
+    pub backoff: Option<Backoff>,
+    /// Whether messages of one message group wait for the one before.
+    #[prost(bool, tag = "6")]
+    pub fifo: bool,
+    /// Whether nothing is delivered for the time being.
+    #[prost(bool, tag = "7")]
+    pub paused: bool,
+}
+
+/// How long a message stays invisible after a failed delivery.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Backoff {
+    /// One entry per delivery, the last one for all that follow; empty: exponential.
+    #[prost(int64, repeated, tag = "1")]
+    pub list_ms: Vec<i64>,
+    /// Exponential: after the first delivery.
+    #[prost(int64, tag = "2")]
+    pub initial_ms: i64,
+    /// Exponential: never more.
+    #[prost(int64, tag = "3")]
+    pub max_ms: i64,
+    /// Exponential: each is so many times the one before.
+    #[prost(double, tag = "4")]
+    pub multiplier: f64,
 }
 
 /// A continuous query as the catalog keeps it.

@@ -62,6 +62,7 @@ impl Broker {
             watermark_delay_ms: topic.watermark.as_ref().map_or(0, |w| w.delay_ms),
             primary_key: topic.primary_key,
             written_by: topic.written_by,
+            ..TopicRecord::default()
         };
         match self.ask_catalog(Request::CreateTopic(record)).await? {
             Reply::Topic(record) => Ok(Topic::of(&record)),
@@ -401,6 +402,7 @@ impl Group {
             id: 0,
             name: self.name.to_string(),
             from_latest,
+            ..GroupRecord::default()
         }
     }
 }

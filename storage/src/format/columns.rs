@@ -15,6 +15,7 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryBuilder, Int32Array, Int64Array, ListArray, RecordBatch,
     RecordBatchOptions, StringArray, StringBuilder, StructArray, TimestampMillisecondArray,
+    new_null_array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{
@@ -62,6 +63,11 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         field("body", DataType::Binary, true, 14),
         field("born_host", DataType::Utf8, false, 15),
         field("trace_context", DataType::Utf8, true, 16),
+        field("due_at", time(), true, 17),
+        field("priority", DataType::Int32, true, 18),
+        field("lite_topic", DataType::Utf8, true, 19),
+        field("producer_id", DataType::Utf8, true, 20),
+        field("producer_sequence", DataType::Int64, true, 21),
     ]))
 });
 
@@ -91,7 +97,9 @@ fn property_fields() -> Fields {
 /// `queue: Int32`, `offset: Int64`, `stored_at` and `born_at: Timestamp(ms, UTC)`, `message_id: Utf8`,
 /// `message_group: Utf8?`, `key: Binary?`, `keys: List<Utf8>`, `tag: Utf8?`,
 /// `properties: List<Struct{key: Utf8, text: Utf8?, binary: Binary?}>`, `flags: Int32`,
-/// `schema_id: Int32?`, `body: Binary?`, `born_host: Utf8`, `trace_context: Utf8?`; `?` is nullable.
+/// `schema_id: Int32?`, `body: Binary?`, `born_host: Utf8`, `trace_context: Utf8?`,
+/// `due_at: Timestamp(ms, UTC)?`, `priority: Int32?`, `lite_topic: Utf8?`, `producer_id: Utf8?`,
+/// `producer_sequence: Int64?`; `?` is nullable.
 ///
 /// Bytes: `storage/FORMAT.md`, Envelope as columns.
 #[must_use]
@@ -171,6 +179,24 @@ fn column(messages: &[Envelope], name: &str) -> ArrayRef {
             each.map(|m| m.trace_context.as_deref())
                 .collect::<StringArray>(),
         ),
+        "due_at" => Arc::new(
+            each.map(|m| m.due_at_ms)
+                .collect::<TimestampMillisecondArray>()
+                .with_timezone("UTC"),
+        ),
+        "priority" => Arc::new(each.map(|m| m.priority).collect::<Int32Array>()),
+        "lite_topic" => Arc::new(
+            each.map(|m| m.lite_topic.as_deref())
+                .collect::<StringArray>(),
+        ),
+        "producer_id" => Arc::new(
+            each.map(|m| m.producer_id.as_deref())
+                .collect::<StringArray>(),
+        ),
+        "producer_sequence" => Arc::new(
+            each.map(|m| m.producer_sequence.map(u64::cast_signed))
+                .collect::<Int64Array>(),
+        ),
         _ => unreachable!("columns are named as in the envelope's schema"),
     }
 }
@@ -231,10 +257,11 @@ fn properties(messages: &[Envelope]) -> ArrayRef {
     ))
 }
 
-/// The messages of a batch that has every column of [`schema`], found by name.
+/// The messages of a batch that has every column of [`schema`], found by name. A nullable column that a
+/// file of an earlier version does not have reads as nulls.
 ///
 /// # Errors
-/// [`ColumnsError`] when a column is missing, has another type, or holds a null where none may be.
+/// [`ColumnsError`] when a column that may not be null is missing or holds a null, or one has another type.
 pub fn from_batch(batch: &RecordBatch, topic: TopicId) -> Result<Vec<Envelope>, ColumnsError> {
     let queue = get(batch, "queue")?;
     let queue = queue.as_primitive::<Int32Type>();
@@ -244,17 +271,38 @@ pub fn from_batch(batch: &RecordBatch, topic: TopicId) -> Result<Vec<Envelope>, 
     let stored_at = stored_at.as_primitive::<TimestampMillisecondType>();
     let born_at = get(batch, "born_at")?;
     let born_at = born_at.as_primitive::<TimestampMillisecondType>();
-    let message_id = get(batch, "message_id")?.as_string::<i32>();
-    let message_group = get(batch, "message_group")?.as_string::<i32>();
-    let key = get(batch, "key")?.as_binary::<i32>();
-    let keys = get(batch, "keys")?.as_list::<i32>();
-    let tag = get(batch, "tag")?.as_string::<i32>();
-    let properties = get(batch, "properties")?.as_list::<i32>();
-    let flags = get(batch, "flags")?.as_primitive::<Int32Type>();
-    let schema_id = get(batch, "schema_id")?.as_primitive::<Int32Type>();
-    let body = get(batch, "body")?.as_binary::<i32>();
-    let born_host = get(batch, "born_host")?.as_string::<i32>();
-    let trace_context = get(batch, "trace_context")?.as_string::<i32>();
+    let message_id = get(batch, "message_id")?;
+    let message_id = message_id.as_string::<i32>();
+    let message_group = get(batch, "message_group")?;
+    let message_group = message_group.as_string::<i32>();
+    let key = get(batch, "key")?;
+    let key = key.as_binary::<i32>();
+    let keys = get(batch, "keys")?;
+    let keys = keys.as_list::<i32>();
+    let tag = get(batch, "tag")?;
+    let tag = tag.as_string::<i32>();
+    let properties = get(batch, "properties")?;
+    let properties = properties.as_list::<i32>();
+    let flags = get(batch, "flags")?;
+    let flags = flags.as_primitive::<Int32Type>();
+    let schema_id = get(batch, "schema_id")?;
+    let schema_id = schema_id.as_primitive::<Int32Type>();
+    let body = get(batch, "body")?;
+    let body = body.as_binary::<i32>();
+    let born_host = get(batch, "born_host")?;
+    let born_host = born_host.as_string::<i32>();
+    let trace_context = get(batch, "trace_context")?;
+    let trace_context = trace_context.as_string::<i32>();
+    let due_at = get(batch, "due_at")?;
+    let due_at = due_at.as_primitive::<TimestampMillisecondType>();
+    let priority = get(batch, "priority")?;
+    let priority = priority.as_primitive::<Int32Type>();
+    let lite_topic = get(batch, "lite_topic")?;
+    let lite_topic = lite_topic.as_string::<i32>();
+    let producer_id = get(batch, "producer_id")?;
+    let producer_id = producer_id.as_string::<i32>();
+    let producer_sequence = get(batch, "producer_sequence")?;
+    let producer_sequence = producer_sequence.as_primitive::<Int64Type>();
 
     (0..batch.num_rows())
         .map(|row| {
@@ -277,23 +325,32 @@ pub fn from_batch(batch: &RecordBatch, topic: TopicId) -> Result<Vec<Envelope>, 
                 body: bytes_at(body, row),
                 born_host: born_host.value(row).to_owned(),
                 trace_context: text_at(trace_context, row),
+                due_at_ms: due_at.is_valid(row).then(|| due_at.value(row)),
+                priority: priority.is_valid(row).then(|| priority.value(row)),
+                lite_topic: text_at(lite_topic, row),
+                producer_id: text_at(producer_id, row),
+                producer_sequence: producer_sequence
+                    .is_valid(row)
+                    .then(|| producer_sequence.value(row).cast_unsigned()),
             })
         })
         .collect()
 }
 
 /// The column, once its type and nulls are known to be as in the schema: what reads it can then not panic.
-fn get<'a>(batch: &'a RecordBatch, name: &'static str) -> Result<&'a ArrayRef, ColumnsError> {
+fn get(batch: &RecordBatch, name: &'static str) -> Result<ArrayRef, ColumnsError> {
     let wrong = |detail| ColumnsError {
         column: name,
         detail,
     };
-    let array = batch
-        .column_by_name(name)
-        .ok_or_else(|| wrong("is missing"))?;
     let expected = SCHEMA
         .field_with_name(name)
         .map_err(|_| wrong("is unknown"))?;
+    let array = match batch.column_by_name(name) {
+        Some(array) => Arc::clone(array),
+        None if expected.is_nullable() => new_null_array(expected.data_type(), batch.num_rows()),
+        None => return Err(wrong("is missing")),
+    };
     if !array.data_type().equals_datatype(expected.data_type()) {
         return Err(wrong("has another type"));
     }
@@ -389,7 +446,14 @@ pub(crate) mod tests {
             ".{0,8}",
             option::of(".{0,8}"),
         );
-        (place, names, rest).prop_map(|(place, names, rest)| Envelope {
+        let kinds = (
+            option::of(any::<i64>()),
+            option::of(any::<i32>()),
+            option::of(".{0,8}"),
+            option::of(".{0,8}"),
+            option::of(any::<u64>()),
+        );
+        (place, names, rest, kinds).prop_map(|(place, names, rest, kinds)| Envelope {
             topic: 7,
             queue: place.0,
             offset: place.1,
@@ -406,6 +470,11 @@ pub(crate) mod tests {
             body: rest.4.map(Bytes::from),
             born_host: rest.5,
             trace_context: rest.6,
+            due_at_ms: kinds.0,
+            priority: kinds.1,
+            lite_topic: kinds.2,
+            producer_id: kinds.3,
+            producer_sequence: kinds.4,
         })
     }
 
@@ -442,8 +511,20 @@ pub(crate) mod tests {
         assert_eq!(
             ids.join(" "),
             "queue=2 offset=3 stored_at=4 born_at=5 message_id=6 message_group=7 key=8 keys=9 tag=10 \
-             properties=11 flags=12 schema_id=13 body=14 born_host=15 trace_context=16"
+             properties=11 flags=12 schema_id=13 body=14 born_host=15 trace_context=16 \
+             due_at=17 priority=18 lite_topic=19 producer_id=20 producer_sequence=21"
         );
+    }
+
+    #[test]
+    fn a_nullable_column_of_a_later_version_reads_as_nulls() {
+        let first: Vec<_> = all_columns()
+            .into_iter()
+            .filter(|name| *name != "due_at")
+            .collect();
+        let messages = vec![Envelope::default(); 2];
+        let batch = to_batch(&messages, &first);
+        assert_eq!(from_batch(&batch, TopicId(0)).unwrap(), messages);
     }
 
     #[test]

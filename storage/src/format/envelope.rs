@@ -1,7 +1,7 @@
 //! The message as it is stored: what the producer sent, plus where and when it was stored.
 //!
-//! Encoded as Protobuf. **Field numbers are fixed for ever**; numbers 17 to 31 are kept for what later
-//! wires bring (producer id and sequence, due time, transaction state, trace context).
+//! Encoded as Protobuf. **Field numbers are fixed for ever**; numbers 22 to 31 are kept for what later
+//! wires bring.
 
 use bytes::Bytes;
 use millpond_proto::message::{Offset, QueueId, TopicId};
@@ -35,6 +35,8 @@ pub enum PropertyValue {
 pub mod flags {
     /// The producer compressed the body with gzip; it is stored and handed out as it came.
     pub const BODY_GZIP: u32 = 1;
+    /// The message was prepared in a transaction that was committed.
+    pub const TRANSACTION: u32 = 2;
 }
 
 /// A stored message.
@@ -88,6 +90,21 @@ pub struct Envelope {
     /// W3C trace context.
     #[prost(string, optional, tag = "16")]
     pub trace_context: Option<String>,
+    /// When the producer wants it delivered, ms since the epoch; kept once it was.
+    #[prost(sint64, optional, tag = "17")]
+    pub due_at_ms: Option<i64>,
+    /// Greater is delivered first.
+    #[prost(int32, optional, tag = "18")]
+    pub priority: Option<i32>,
+    /// Name of the lite topic inside the topic.
+    #[prost(string, optional, tag = "19")]
+    pub lite_topic: Option<String>,
+    /// An idempotent producer's id of itself.
+    #[prost(string, optional, tag = "20")]
+    pub producer_id: Option<String>,
+    /// An idempotent producer's number of the message.
+    #[prost(uint64, optional, tag = "21")]
+    pub producer_sequence: Option<u64>,
 }
 
 impl Envelope {
