@@ -3,7 +3,7 @@
 //! The binary is `main.rs`: it parses arguments, loads the configuration, starts tracing and calls
 //! `server::run`. Tests start the same server in-process.
 //!
-//! Reading order: [`config`], [`server`], [`parts`], [`net`] and [`tls`] (connections), [`authorize`], [`service`]
+//! Reading order: [`config`], [`server`], [`parts`], [`process`], [`net`] and [`tls`] (connections), [`authorize`], [`service`]
 //! (what is on the wire), [`broker`], [`cli`] and [`demo`] (the command line).
 
 pub mod authorize;
@@ -13,6 +13,7 @@ pub mod config;
 pub mod demo;
 pub mod net;
 pub mod parts;
+pub mod process;
 pub mod server;
 pub mod service;
 pub mod tls;

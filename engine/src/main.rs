@@ -23,7 +23,9 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let mut runtime = match &cli.command {
-        None | Some(Command::Serve(_)) => tokio::runtime::Builder::new_multi_thread(),
+        None | Some(Command::Serve(_) | Command::Bench(_)) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
         Some(_) => tokio::runtime::Builder::new_current_thread(),
     };
     match runtime.enable_all().build() {

@@ -89,6 +89,28 @@ impl Clock for SystemClock {
     }
 }
 
+/// Measures how long something takes, in steps finer than a [`Timestamp`]; for figures, never for decisions.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(std::time::Instant);
+
+impl Stopwatch {
+    /// Starts to measure.
+    #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the clock"
+    )]
+    pub fn start() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    /// Time since the start.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
 /// Runs `future`, but for no longer than `limit`; `None` when the time ran out.
 pub async fn within<T>(
     clock: &dyn Clock,

@@ -64,6 +64,9 @@ pub enum CliError {
         /// Cause.
         cause: io::Error,
     },
+    /// A worker of a run ended without its figures.
+    #[error("a worker ended before the run did; see its message above")]
+    Worker,
     /// The server's rows can not be read.
     #[error("the server's rows can not be read: {0}")]
     Rows(#[from] ArrowError),
@@ -102,7 +105,7 @@ impl CliError {
             Self::Usage { .. } | Self::File { .. } | Self::Exists { .. } | Self::Stream { .. } => {
                 Remedy::FixRequest
             }
-            Self::Rows(_) | Self::Parquet(_) => Remedy::Bug,
+            Self::Worker | Self::Rows(_) | Self::Parquet(_) => Remedy::Bug,
         }
     }
 

@@ -5,9 +5,10 @@
 //! passed in: results to the first, everything else to the second.
 //!
 //! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`], [`group`],
-//! [`job`], [`sql`], [`import`], [`export`], [`storage`], and [`serve`], which is the server itself.
+//! [`job`], [`sql`], [`import`], [`export`], [`storage`], [`bench`], and [`serve`], which is the server itself.
 
 pub mod args;
+pub mod bench;
 pub mod error;
 pub mod export;
 pub mod group;

@@ -6,7 +6,7 @@ use millpond_proto::client::Client;
 
 use crate::cli::args::{Command, StorageCommand};
 use crate::cli::error::CliError;
-use crate::cli::{export, group, import, job, sql, storage, topic};
+use crate::cli::{bench, export, group, import, job, sql, storage, topic};
 
 /// Where a command reads and writes.
 pub struct Terminal<'a> {
@@ -66,6 +66,7 @@ pub async fn run(
         Command::Sql(args) => sql::run(client, args, terminal).await,
         Command::Import(args) => import::run(client, args, terminal).await,
         Command::Export(args) => export::run(client, args, terminal).await,
+        Command::Bench(command) => bench::run(client, command, terminal).await,
         Command::Storage(StorageCommand::Tier) => storage::tier(client, terminal).await,
     }?;
     terminal.out.flush().map_err(CliError::output)

@@ -9,6 +9,7 @@ use millpond_proto::limits;
 use millpond_proto::message::{Offset, QueueId};
 use millpond_proto::name::{GroupName, NameError, TopicName};
 use millpond_proto::task::Spawn;
+use millpond_proto::time::Timestamp;
 use millpond_proto::wire::admin as pb;
 use millpond_proto::wire::admin::admin_server::Admin;
 use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
@@ -18,6 +19,7 @@ use tonic::{Request, Response, Status};
 
 use crate::authorize::{Action, Resource};
 use crate::broker::{BrokerError, Group, GroupProgress, GroupStart, NewTopic, Topic, TopicType};
+use crate::process;
 use crate::service::code::{explain, grpc, of_remedy};
 use crate::service::gate::{Admitted, Gate};
 use crate::service::query;
@@ -31,13 +33,19 @@ const READ_MESSAGES_DEFAULT: usize = 32;
 pub struct Administration {
     gate: Arc<Gate>,
     spawn: Arc<dyn Spawn>,
+    started_at: Timestamp,
 }
 
 impl Administration {
     /// The service; statements run on `spawn`'s background lane.
     #[must_use]
     pub fn new(gate: Arc<Gate>, spawn: Arc<dyn Spawn>) -> Self {
-        Self { gate, spawn }
+        let started_at = gate.clock().now();
+        Self {
+            gate,
+            spawn,
+            started_at,
+        }
     }
 
     fn admit<T>(
@@ -281,6 +289,24 @@ impl Admin for Administration {
             messages: tiered.messages,
             bytes: tiered.bytes,
         }))
+    }
+
+    async fn describe_server(
+        &self,
+        request: Request<pb::DescribeServerRequest>,
+    ) -> Answered<pb::Server> {
+        self.admit(&request, Action::Describe, Resource::Server)?;
+        Ok(Response::new(server_to_wire(self.started_at)))
+    }
+}
+
+fn server_to_wire(started_at: Timestamp) -> pb::Server {
+    let cpu_ms = process::cpu_time().unwrap_or_default().as_millis();
+    pb::Server {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: Some(to_wire(started_at)),
+        cpu_ms: u64::try_from(cpu_ms).unwrap_or(u64::MAX),
+        memory_bytes: process::memory_bytes().unwrap_or_default(),
     }
 }
 

@@ -12,9 +12,10 @@ use crate::wire::admin::query_response::Content;
 use crate::wire::admin::{
     AlterGroupRequest, AlterTopicRequest, CancelJobRequest, CreateGroupRequest, CreateTopicRequest,
     DeleteGroupRequest, DeleteTopicRequest, DescribeGroupRequest, DescribeGroupResponse,
-    DescribeJobRequest, DescribeTopicRequest, DescribeTopicResponse, Group, Job, ListGroupsRequest,
-    ListJobsRequest, ListTopicsRequest, QueryRequest, QueryResponse, QuerySummary, ReadRequest,
-    ReadResponse, SubmitJobRequest, TierRequest, TierResponse, Topic,
+    DescribeJobRequest, DescribeServerRequest, DescribeTopicRequest, DescribeTopicResponse, Group,
+    Job, ListGroupsRequest, ListJobsRequest, ListTopicsRequest, QueryRequest, QueryResponse,
+    QuerySummary, ReadRequest, ReadResponse, Server, SubmitJobRequest, TierRequest, TierResponse,
+    Topic,
 };
 
 /// Administers a server over a client's connection.
@@ -282,6 +283,18 @@ impl Admin {
             .await;
         answer
             .map(|_| ())
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// The server's process: version, CPU time, memory.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn describe_server(&self) -> Result<Server, ClientError> {
+        let mut admin = self.client.admin();
+        let answer = admin.describe_server(DescribeServerRequest {}).await;
+        answer
+            .map(tonic::Response::into_inner)
             .map_err(|status| self.client.status_error(&status))
     }
 
