@@ -15,6 +15,8 @@ pub const PROPERTIES_MAX: usize = 128;
 pub const PROPERTIES_BYTES_MAX: usize = 16 * 1024;
 /// Longest message group, in UTF-8 bytes.
 pub const MESSAGE_GROUP_BYTES_MAX: usize = 63;
+/// Longest name of a lite topic, in UTF-8 bytes.
+pub const LITE_TOPIC_BYTES_MAX: usize = 64;
 /// Longest message id.
 pub const MESSAGE_ID_BYTES_MAX: usize = 255;
 /// Most messages in one send.

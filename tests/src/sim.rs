@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millpond_engine::broker::{
-    Broker, BrokerError, Delivery, NewTopic, ReceiptHandle, Receive, Topic,
+    Broker, BrokerError, Delivery, NewTopic, ReceiptHandle, Receive, Topic, TopicType,
 };
 use millpond_proto::chance::{Chance, Seeded};
 use millpond_proto::message::{Offset, QueueId, stable_hash};
@@ -186,6 +186,7 @@ impl World {
     async fn make_topic(&self, broker: &Broker) -> Result<(), String> {
         let topic = NewTopic {
             name: topic_name(),
+            kind: TopicType::Normal,
             queues: Some(QUEUES),
             columns: Vec::new(),
             watermark: None,

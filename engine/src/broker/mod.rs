@@ -38,12 +38,81 @@ use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::Parts;
 
 use crate::broker::incarnation::Incarnation;
+use crate::broker::record::TopicKind;
 
 /// What a topic carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TopicType {
     /// Independent messages.
+    #[default]
     Normal,
+    /// Messages with a message group, in order within it.
+    Fifo,
+    /// Messages with a delivery time.
+    Delay,
+    /// Messages that become visible when their transaction commits.
+    Transaction,
+    /// Messages with a priority.
+    Priority,
+    /// Messages of lite topics.
+    Lite,
+}
+
+impl TopicType {
+    /// All of them, in the order of the contract.
+    pub const ALL: [Self; 6] = [
+        Self::Normal,
+        Self::Fifo,
+        Self::Delay,
+        Self::Transaction,
+        Self::Priority,
+        Self::Lite,
+    ];
+
+    /// The word of the API and of the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Fifo => "fifo",
+            Self::Delay => "delay",
+            Self::Transaction => "transaction",
+            Self::Priority => "priority",
+            Self::Lite => "lite",
+        }
+    }
+
+    /// The type of that name, in any case; empty is normal.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        if name.is_empty() {
+            return Some(Self::Normal);
+        }
+        let mut all = Self::ALL.into_iter();
+        all.find(|kind| kind.as_str().eq_ignore_ascii_case(name))
+    }
+
+    fn of(kind: TopicKind) -> Self {
+        match kind {
+            TopicKind::Normal => Self::Normal,
+            TopicKind::Fifo => Self::Fifo,
+            TopicKind::Delay => Self::Delay,
+            TopicKind::Transaction => Self::Transaction,
+            TopicKind::Priority => Self::Priority,
+            TopicKind::Lite => Self::Lite,
+        }
+    }
+
+    fn kind(self) -> TopicKind {
+        match self {
+            Self::Normal => TopicKind::Normal,
+            Self::Fifo => TopicKind::Fifo,
+            Self::Delay => TopicKind::Delay,
+            Self::Transaction => TopicKind::Transaction,
+            Self::Priority => TopicKind::Priority,
+            Self::Lite => TopicKind::Lite,
+        }
+    }
 }
 
 /// A topic as the broker knows it.
@@ -72,6 +141,8 @@ pub struct Topic {
 pub struct NewTopic {
     /// Name.
     pub name: TopicName,
+    /// What it carries; fixed for its life.
+    pub kind: TopicType,
     /// Number of queues; `None` for the default.
     pub queues: Option<u32>,
     /// Declared columns.

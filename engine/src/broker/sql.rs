@@ -25,7 +25,7 @@ use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 use crate::broker::record::{CutRecord, JobRecord, QueueOffset, Saved, TopicRecord};
 use crate::broker::request::{Effect, Reply, Request};
 use crate::broker::topic::accepted;
-use crate::broker::{Broker, BrokerError, Topic};
+use crate::broker::{Broker, BrokerError, Topic, TopicType};
 
 /// Bytes of rows in one part of an effect: well below the largest append.
 const PART_BYTES: usize = 4 * 1024 * 1024;
@@ -104,6 +104,7 @@ impl Topics for Broker {
     async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError> {
         let topic = crate::broker::NewTopic {
             name: TopicName::new(&topic.name).map_err(BrokerError::from)?,
+            kind: TopicType::Normal,
             queues: topic.queues,
             columns: topic.columns,
             watermark: topic.watermark,

@@ -50,6 +50,7 @@ fn group() -> GroupName {
 fn new_topic() -> NewTopic {
     NewTopic {
         name: topic(),
+        kind: TopicType::Normal,
         queues: Some(4),
         columns: Vec::new(),
         watermark: None,

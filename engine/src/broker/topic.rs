@@ -54,6 +54,7 @@ impl Broker {
             id: 0,
             name: topic.name.to_string(),
             queues,
+            kind: topic.kind.kind().into(),
             columns: topic.columns.iter().map(column_record).collect(),
             watermark_column: topic
                 .watermark
@@ -373,7 +374,7 @@ impl Topic {
         Self {
             name: TopicName::new(&record.name).expect("checked when the topic was made"),
             id: TopicId(record.id),
-            kind: TopicType::Normal,
+            kind: TopicType::of(record.kind()),
             queues: record.queues,
             columns: columns.collect(),
             watermark,

@@ -275,6 +275,12 @@ pub struct ProduceArgs {
     /// Equal keys share a queue and keep their order.
     #[arg(long)]
     pub key: Option<String>,
+    /// Message group, for a fifo topic: its messages are delivered in order.
+    #[arg(long, value_name = "GROUP")]
+    pub message_group: Option<String>,
+    /// Priority, for a priority topic: greater is delivered first.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    pub priority: Option<i32>,
     /// Tag for filters.
     #[arg(long)]
     pub tag: Option<String>,

@@ -176,6 +176,9 @@ async fn produce(
         keys: Vec::new(),
         tag: args.tag.clone(),
         properties: args.properties.iter().cloned().collect::<BTreeMap<_, _>>(),
+        message_group: args.message_group.clone(),
+        priority: args.priority,
+        deliver_at: None,
         body: body.into(),
     };
     let producer = Producer::new(client);

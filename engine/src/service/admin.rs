@@ -68,9 +68,9 @@ impl Admin for Administration {
         let resource = Resource::Topic(&request.get_ref().name);
         let admitted = self.admit(&request, Action::Manage, resource)?;
         let request = request.into_inner();
-        check_type(&request.r#type)?;
         let topic = NewTopic {
             name: topic_name(&request.name)?,
+            kind: topic_type(&request.r#type)?,
             queues: Some(request.queues).filter(|queues| *queues != 0),
             columns: request.columns.into_iter().map(column).collect(),
             watermark: request.watermark.map(watermark).transpose()?,
@@ -330,14 +330,17 @@ fn name_status(error: NameError) -> Status {
     grpc(&BrokerError::Name(error))
 }
 
-fn check_type(kind: &str) -> Result<(), Status> {
-    match kind.to_ascii_lowercase().as_str() {
-        "" | "normal" => Ok(()),
-        "fifo" | "delay" | "transaction" | "priority" | "lite" => Err(Status::unimplemented(
-            format!("topics of type {kind:?} are not served yet; create it with type \"normal\""),
-        )),
-        _ => Err(Status::invalid_argument(format!(
-            "topic type {kind:?} is unknown; served is \"normal\""
+fn topic_type(name: &str) -> Result<TopicType, Status> {
+    const SERVED: &str = "served are \"normal\", \"fifo\" and \"priority\"";
+    match TopicType::from_name(name) {
+        Some(kind @ (TopicType::Normal | TopicType::Fifo | TopicType::Priority)) => Ok(kind),
+        Some(TopicType::Delay | TopicType::Transaction | TopicType::Lite) => {
+            Err(Status::unimplemented(format!(
+                "topics of type {name:?} are not served yet; {SERVED}"
+            )))
+        }
+        None => Err(Status::invalid_argument(format!(
+            "topic type {name:?} is unknown; {SERVED}"
         ))),
     }
 }
@@ -367,9 +370,7 @@ fn topic_to_wire(topic: Topic) -> pb::Topic {
     pb::Topic {
         name: topic.name.to_string(),
         id: topic.id.0,
-        r#type: match topic.kind {
-            TopicType::Normal => "normal".to_owned(),
-        },
+        r#type: topic.kind.as_str().to_owned(),
         queues: topic.queues,
         columns: topic
             .columns
@@ -457,13 +458,13 @@ mod tests {
 
     #[test]
     fn types_that_are_not_served_say_what_is() {
-        assert!(check_type("").is_ok());
-        assert!(check_type("NORMAL").is_ok());
-        let fifo = check_type("FIFO").unwrap_err();
-        assert_eq!(fifo.code(), tonic::Code::Unimplemented);
-        assert!(fifo.message().contains("normal"), "{fifo}");
+        assert_eq!(topic_type("").unwrap(), TopicType::Normal);
+        assert_eq!(topic_type("FIFO").unwrap(), TopicType::Fifo);
+        let lite = topic_type("LITE").unwrap_err();
+        assert_eq!(lite.code(), tonic::Code::Unimplemented);
+        assert!(lite.message().contains("fifo"), "{lite}");
         assert_eq!(
-            check_type("x").unwrap_err().code(),
+            topic_type("x").unwrap_err().code(),
             tonic::Code::InvalidArgument
         );
     }

@@ -1,10 +1,12 @@
 //! A stored message as consumers get it.
 
 use md5::{Digest as _, Md5};
+use millpond_proto::time::Timestamp;
 use millpond_proto::wire::rocketmq as pb;
 use millpond_storage::format::envelope::{Envelope, PropertyValue, flags};
 
-use crate::broker::Delivery;
+use crate::broker::{Delivery, TopicType};
+use crate::service::route;
 use crate::service::time::to_wire;
 
 /// The message of a delivery.
@@ -40,7 +42,9 @@ pub fn message(delivery: Delivery, topic: Option<pb::Resource>, store_host: &str
         } else {
             pb::Encoding::Identity.into()
         },
-        message_type: pb::MessageType::Normal.into(),
+        message_type: route::message_type(type_of(&envelope)).into(),
+        delivery_timestamp: envelope.due_at_ms.map(|ms| to_wire(Timestamp(ms))),
+        priority: envelope.priority,
         born_timestamp: Some(to_wire(envelope.born_at())),
         store_timestamp: Some(to_wire(envelope.stored_at())),
         store_host: store_host.to_owned(),
@@ -54,6 +58,7 @@ pub fn message(delivery: Delivery, topic: Option<pb::Resource>, store_host: &str
         born_host: envelope.born_host,
         message_group: envelope.message_group,
         trace_context: envelope.trace_context,
+        lite_topic: envelope.lite_topic,
         ..pb::SystemProperties::default()
     };
     pb::Message {
@@ -61,6 +66,25 @@ pub fn message(delivery: Delivery, topic: Option<pb::Resource>, store_host: &str
         user_properties,
         system_properties: Some(system),
         body,
+    }
+}
+
+/// The kind that a message was sent as: what its properties say, in the order in which a send reads
+/// them.
+#[must_use]
+pub fn type_of(envelope: &Envelope) -> TopicType {
+    if envelope.flags & flags::TRANSACTION != 0 {
+        TopicType::Transaction
+    } else if envelope.due_at_ms.is_some() {
+        TopicType::Delay
+    } else if envelope.message_group.is_some() {
+        TopicType::Fifo
+    } else if envelope.priority.is_some() {
+        TopicType::Priority
+    } else if envelope.lite_topic.is_some() {
+        TopicType::Lite
+    } else {
+        TopicType::Normal
     }
 }
 
@@ -111,5 +135,38 @@ mod tests {
         let sent_back = ReceiptHandle::from_text(&system.receipt_handle.unwrap()).unwrap();
         assert_eq!(sent_back, handle);
         assert_eq!(message.user_properties["a"], "1");
+    }
+
+    #[test]
+    fn a_delivery_says_what_kind_of_message_it_is() {
+        type Change = fn(&mut Envelope);
+        let cases: [(pb::MessageType, Change); 6] = [
+            (pb::MessageType::Normal, |_| {}),
+            (pb::MessageType::Fifo, |e| {
+                e.message_group = Some("g".into())
+            }),
+            (pb::MessageType::Delay, |e| e.due_at_ms = Some(2500)),
+            (pb::MessageType::Transaction, |e| {
+                e.flags = flags::TRANSACTION
+            }),
+            (pb::MessageType::Priority, |e| e.priority = Some(3)),
+            (pb::MessageType::Lite, |e| e.lite_topic = Some("l".into())),
+        ];
+        for (kind, change) in cases {
+            let mut envelope = Envelope::default();
+            change(&mut envelope);
+            let delivery = Delivery {
+                envelope: envelope.clone(),
+                handle: ReceiptHandle::default(),
+                attempt: 1,
+            };
+            let system = message(delivery, None, "").system_properties.unwrap();
+            assert_eq!(system.message_type(), kind);
+            assert_eq!(system.message_group, envelope.message_group);
+            assert_eq!(system.priority, envelope.priority);
+            assert_eq!(system.lite_topic, envelope.lite_topic);
+            let due = system.delivery_timestamp.map(|at| (at.seconds, at.nanos));
+            assert_eq!(due, envelope.due_at_ms.map(|_| (2, 500_000_000)));
+        }
     }
 }

@@ -9,6 +9,7 @@ use millpond_proto::wire::rocketmq::Code;
 use tonic::Request;
 
 use crate::authorize::{Action, Resource};
+use crate::broker::TopicType;
 use crate::service::client::client_id;
 use crate::service::code::{self, Refusal};
 use crate::service::gate::Gate;
@@ -38,6 +39,19 @@ pub fn group_name(group: Option<&pb::Resource>) -> Result<GroupName, Refusal> {
     )?)
 }
 
+/// The type of the messages that a topic takes, as the wire names it.
+#[must_use]
+pub fn message_type(kind: TopicType) -> pb::MessageType {
+    match kind {
+        TopicType::Normal => pb::MessageType::Normal,
+        TopicType::Fifo => pb::MessageType::Fifo,
+        TopicType::Delay => pb::MessageType::Delay,
+        TopicType::Transaction => pb::MessageType::Transaction,
+        TopicType::Priority => pb::MessageType::Priority,
+        TopicType::Lite => pb::MessageType::Lite,
+    }
+}
+
 /// Every queue of a topic.
 ///
 /// # Errors
@@ -58,7 +72,7 @@ pub fn query_route(
         id,
         permission: pb::Permission::ReadWrite.into(),
         broker: Some(broker(endpoints)),
-        accept_message_types: vec![pb::MessageType::Normal.into()],
+        accept_message_types: vec![message_type(topic.kind).into()],
     };
     let queues = i32::try_from(topic.queues).unwrap_or(i32::MAX);
     Ok(pb::QueryRouteResponse {

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use millpond_proto::limits;
+use millpond_proto::name::TopicName;
 use millpond_proto::time::Timestamp;
 use millpond_proto::wire::rocketmq as pb;
 use millpond_proto::wire::rocketmq::Code;
@@ -12,7 +13,7 @@ use millpond_storage::format::envelope::{Envelope, Property, PropertyValue, flag
 use tonic::Request;
 
 use crate::authorize::{Action, Resource};
-use crate::broker::{BrokerError, Sent};
+use crate::broker::{BrokerError, Sent, TopicType};
 use crate::service::client::client_id;
 use crate::service::code::{self, Refusal};
 use crate::service::gate::Gate;
@@ -112,13 +113,18 @@ pub async fn send_message(
     let now = gate.clock().now();
     let mut ids = Vec::with_capacity(messages.len());
     let mut envelopes = Vec::with_capacity(messages.len());
+    let mut kinds = Vec::with_capacity(messages.len());
     for message in messages {
-        let envelope = check(message, now)?;
+        let (envelope, kind) = check(message, now)?;
         ids.push(envelope.message_id.clone());
         envelopes.push(envelope);
+        kinds.push(kind);
     }
     let broker = admitted.broker()?;
     let topic = broker.topic(&name)?;
+    if let Some(kind) = kinds.into_iter().find(|kind| *kind != topic.kind) {
+        return Err(conflict(&topic.name, topic.kind, kind));
+    }
     if let Some(job) = topic.written_by {
         return Err(BrokerError::WrittenBy {
             name: name.to_string(),
@@ -170,8 +176,8 @@ fn one_topic(messages: &[pb::Message]) -> Result<&str, Refusal> {
     Ok(first.topic.as_ref().map_or("", |topic| topic.name.as_str()))
 }
 
-/// Checks one message against everything but its topic, and puts it into an envelope.
-fn check(message: pb::Message, now: Timestamp) -> Result<Envelope, Refusal> {
+/// Checks one message against everything but its topic, puts it into an envelope and tells its kind.
+fn check(message: pb::Message, now: Timestamp) -> Result<(Envelope, TopicType), Refusal> {
     let body = message.body;
     check_body(&body)?;
     let properties = message.user_properties;
@@ -222,13 +228,14 @@ fn check(message: pb::Message, now: Timestamp) -> Result<Envelope, Refusal> {
         ));
     }
     check_system(&system, now)?;
+    let kind = effective_type(&system);
     let message_group = system.message_group.filter(|group| !group.is_empty());
     let key = message_group
         .as_ref()
         .or_else(|| system.keys.iter().find(|key| !key.is_empty()))
         .map(|key| Bytes::copy_from_slice(key.as_bytes()));
     let gzip = system.body_encoding == i32::from(pb::Encoding::Gzip);
-    Ok(Envelope {
+    let envelope = Envelope {
         born_at_ms: system.born_timestamp.as_ref().map_or(now, from_wire).0,
         message_id: system.message_id,
         message_group,
@@ -246,8 +253,12 @@ fn check(message: pb::Message, now: Timestamp) -> Result<Envelope, Refusal> {
         body: Some(body),
         born_host: system.born_host,
         trace_context: system.trace_context,
+        due_at_ms: system.delivery_timestamp.as_ref().map(|at| from_wire(at).0),
+        priority: system.priority,
+        lite_topic: system.lite_topic.filter(|name| !name.is_empty()),
         ..Envelope::default()
-    })
+    };
+    Ok((envelope, kind))
 }
 
 fn check_body(body: &Bytes) -> Result<(), Refusal> {
@@ -327,14 +338,20 @@ fn check_system(system: &pb::SystemProperties, now: Timestamp) -> Result<(), Ref
             ),
         ));
     }
-    let kind = effective_type(system);
-    if kind != pb::MessageType::Normal {
+    if let Some(priority) = system.priority.filter(|priority| *priority < 0) {
         return Err(Refusal::new(
-            Code::MessagePropertyConflictWithType,
+            Code::BadRequest,
+            format!("the priority is {priority}, allowed is 0 and above"),
+        ));
+    }
+    if let Some(name) = &system.lite_topic
+        && (name.len() > limits::LITE_TOPIC_BYTES_MAX || has_control(name))
+    {
+        return Err(Refusal::new(
+            Code::IllegalLiteTopic,
             format!(
-                "the topic takes normal messages, this one is {}; send it without {}",
-                kind.as_str_name(),
-                what_makes_it(kind)
+                "lite topic: at most {} bytes, no control characters",
+                limits::LITE_TOPIC_BYTES_MAX
             ),
         ));
     }
@@ -353,32 +370,47 @@ fn check_system(system: &pb::SystemProperties, now: Timestamp) -> Result<(), Ref
 }
 
 /// The kind that a message's properties make it; what it calls itself counts for transactions alone.
-fn effective_type(system: &pb::SystemProperties) -> pb::MessageType {
+fn effective_type(system: &pb::SystemProperties) -> TopicType {
     let some = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     if system.message_type == i32::from(pb::MessageType::Transaction) {
-        pb::MessageType::Transaction
+        TopicType::Transaction
     } else if system.delivery_timestamp.is_some() {
-        pb::MessageType::Delay
+        TopicType::Delay
     } else if some(&system.message_group) {
-        pb::MessageType::Fifo
+        TopicType::Fifo
     } else if system.priority.is_some() {
-        pb::MessageType::Priority
+        TopicType::Priority
     } else if some(&system.lite_topic) {
-        pb::MessageType::Lite
+        TopicType::Lite
     } else {
-        pb::MessageType::Normal
+        TopicType::Normal
     }
 }
 
-fn what_makes_it(kind: pb::MessageType) -> &'static str {
-    match kind {
-        pb::MessageType::Transaction => "a transaction",
-        pb::MessageType::Delay => "a delivery timestamp",
-        pb::MessageType::Fifo => "a message group",
-        pb::MessageType::Priority => "a priority",
-        pb::MessageType::Lite => "a lite topic",
-        pb::MessageType::Normal | pb::MessageType::Unspecified => "what makes it so",
-    }
+/// Refuses a message of another kind than its topic takes, and names both ways out.
+fn conflict(topic: &TopicName, takes: TopicType, found: TopicType) -> Refusal {
+    let what = |kind| match kind {
+        TopicType::Transaction => "a transaction",
+        TopicType::Delay => "a delivery timestamp",
+        TopicType::Fifo => "a message group",
+        TopicType::Priority => "a priority",
+        TopicType::Lite => "a lite topic",
+        TopicType::Normal => "any of these properties",
+    };
+    let mend = match (takes, found) {
+        (TopicType::Normal, found) => format!("send it without {}", what(found)),
+        (takes, TopicType::Normal) => format!("give it {}", what(takes)),
+        (takes, found) => format!("give it {} and not {}", what(takes), what(found)),
+    };
+    let (takes, found) = (takes.as_str(), found.as_str());
+    Refusal::new(
+        Code::MessagePropertyConflictWithType,
+        format!(
+            "topic {topic:?} takes {takes} messages, this one is a {found} message; {mend}, or \
+             send it to a {found} topic, made with: millpond topic create NAME --type {found}",
+            topic = topic.as_str(),
+        ),
+    )
 }
 
 fn has_control(text: &str) -> bool {
@@ -415,7 +447,6 @@ mod tests {
         type Change = fn(&mut pb::Message, &mut pb::SystemProperties);
         let later = |ms: i64| Some(crate::service::time::to_wire(Timestamp(NOW.0 + ms)));
         let far = later(DELAY_MS_MAX + 1);
-        let soon = later(1000);
         let cases: Vec<(Code, Change)> = vec![
             (Code::MessageBodyEmpty, |m, _| m.body = Bytes::new()),
             (Code::MessageBodyTooLarge, |m, _| {
@@ -452,28 +483,57 @@ mod tests {
             (Code::IllegalMessageGroup, |_, s| {
                 s.message_group = Some("g".repeat(64))
             }),
-            (Code::MessagePropertyConflictWithType, |_, s| {
-                s.message_group = Some("g".to_owned());
-            }),
-            (Code::MessagePropertyConflictWithType, |_, s| {
-                s.message_type = pb::MessageType::Transaction.into();
-            }),
-            (Code::MessagePropertyConflictWithType, |_, s| {
-                s.priority = Some(1)
-            }),
-            (Code::MessagePropertyConflictWithType, |_, s| {
-                s.lite_topic = Some("l".to_owned());
+            (Code::BadRequest, |_, s| s.priority = Some(-1)),
+            (Code::IllegalLiteTopic, |_, s| {
+                s.lite_topic = Some("l".repeat(65));
             }),
         ];
         for (index, (code, change)) in cases.into_iter().enumerate() {
             let refusal = check(message(change), NOW).unwrap_err();
             assert_eq!(refusal.code, code, "case {index}: {refusal}");
         }
-        let delayed = check(message(|_, s| s.delivery_timestamp = soon), NOW).unwrap_err();
-        assert_eq!(delayed.code, Code::MessagePropertyConflictWithType);
-        assert!(delayed.message.contains("normal messages"), "{delayed}");
         let too_far = check(message(|_, s| s.delivery_timestamp = far), NOW).unwrap_err();
         assert_eq!(too_far.code, Code::IllegalDeliveryTime);
+    }
+
+    #[test]
+    fn what_a_message_carries_makes_its_kind() {
+        type Change = fn(&mut pb::SystemProperties);
+        let cases: [(TopicType, Change); 7] = [
+            (TopicType::Normal, |_| {}),
+            // What it calls itself does not count.
+            (TopicType::Normal, |s| {
+                s.message_type = pb::MessageType::Fifo.into()
+            }),
+            (TopicType::Fifo, |s| s.message_group = Some("g".to_owned())),
+            (TopicType::Delay, |s| {
+                s.message_group = Some("g".to_owned());
+                s.delivery_timestamp = Some(crate::service::time::to_wire(NOW));
+            }),
+            (TopicType::Transaction, |s| {
+                s.message_type = pb::MessageType::Transaction.into();
+            }),
+            (TopicType::Priority, |s| s.priority = Some(0)),
+            (TopicType::Lite, |s| s.lite_topic = Some("l".to_owned())),
+        ];
+        for (kind, change) in cases {
+            let (_, found) = check(message(|_, s| change(s)), NOW).unwrap();
+            assert_eq!(found, kind);
+        }
+    }
+
+    #[test]
+    fn a_message_of_another_kind_is_told_where_to_go() {
+        let topic = TopicName::new("orders").unwrap();
+        for takes in TopicType::ALL {
+            for found in TopicType::ALL.into_iter().filter(|found| *found != takes) {
+                let refusal = conflict(&topic, takes, found);
+                assert_eq!(refusal.code, Code::MessagePropertyConflictWithType);
+                let command = format!("topic create NAME --type {}", found.as_str());
+                assert!(refusal.message.contains(&command), "{refusal}");
+                assert!(refusal.message.contains(takes.as_str()), "{refusal}");
+            }
+        }
     }
 
     #[test]
@@ -481,7 +541,7 @@ mod tests {
         let all_wrong = message(|m, s| {
             m.body = Bytes::new();
             s.message_id.clear();
-            s.priority = Some(1);
+            s.priority = Some(-1);
         });
         assert_eq!(
             check(all_wrong, NOW).unwrap_err().code,
@@ -491,7 +551,7 @@ mod tests {
 
     #[test]
     fn a_message_keeps_what_its_producer_said() {
-        let envelope = check(
+        let (envelope, _) = check(
             message(|m, s| {
                 m.user_properties.insert("b".to_owned(), "2".to_owned());
                 m.user_properties.insert("a".to_owned(), "1".to_owned());

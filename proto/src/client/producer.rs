@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::client::connection::Client;
 use crate::client::error::ClientError;
+use crate::time::Timestamp;
 use crate::wire::rocketmq::{
     Code, Encoding, Message, MessageType, Resource, SendMessageRequest, SystemProperties,
 };
@@ -21,6 +22,12 @@ pub struct OutgoingMessage {
     pub tag: Option<String>,
     /// User properties.
     pub properties: BTreeMap<String, String>,
+    /// For a fifo topic: messages of one group are delivered in order.
+    pub message_group: Option<String>,
+    /// For a priority topic: greater is delivered first, from 0.
+    pub priority: Option<i32>,
+    /// For a delay topic: not delivered before.
+    pub deliver_at: Option<Timestamp>,
     /// The body; may not be empty.
     pub body: Bytes,
 }
@@ -60,6 +67,27 @@ impl OutgoingMessage {
     #[must_use]
     pub fn with_tag(mut self, tag: impl Into<String>) -> Self {
         self.tag = Some(tag.into());
+        self
+    }
+
+    /// Sets the message group.
+    #[must_use]
+    pub fn with_message_group(mut self, group: impl Into<String>) -> Self {
+        self.message_group = Some(group.into());
+        self
+    }
+
+    /// Sets the priority.
+    #[must_use]
+    pub fn with_priority(mut self, priority: i32) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// Sets when it may be delivered first.
+    #[must_use]
+    pub fn deliver_at(mut self, at: Timestamp) -> Self {
+        self.deliver_at = Some(at);
         self
     }
 
@@ -147,11 +175,14 @@ impl Producer {
             keys.retain(|other| *other != key);
             keys.insert(0, key);
         }
-        let now_ms = self.client.now().as_ms();
-        let born = prost_types::Timestamp {
-            seconds: now_ms.div_euclid(1000),
-            nanos: i32::try_from(now_ms.rem_euclid(1000) * 1_000_000)
-                .expect("less than a second in nanoseconds fits"),
+        let message_type = if message.deliver_at.is_some() {
+            MessageType::Delay
+        } else if message.message_group.is_some() {
+            MessageType::Fifo
+        } else if message.priority.is_some() {
+            MessageType::Priority
+        } else {
+            MessageType::Normal
         };
         Message {
             topic: Some(topic.clone()),
@@ -161,9 +192,12 @@ impl Producer {
                 keys,
                 message_id: self.client.next_message_id(),
                 body_encoding: Encoding::Identity as i32,
-                message_type: MessageType::Normal as i32,
-                born_timestamp: Some(born),
+                message_type: message_type as i32,
+                born_timestamp: Some(to_wire(self.client.now())),
                 born_host: "millpond-client".to_owned(),
+                message_group: message.message_group,
+                priority: message.priority,
+                delivery_timestamp: message.deliver_at.map(to_wire),
                 ..SystemProperties::default()
             }),
             body: message.body,
@@ -171,9 +205,35 @@ impl Producer {
     }
 }
 
+fn to_wire(at: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: at.as_ms().div_euclid(1000),
+        nanos: i32::try_from(at.as_ms().rem_euclid(1000) * 1_000_000)
+            .expect("less than a second in nanoseconds fits"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_message_carries_makes_its_type() {
+        let producer = Producer::new(&Client::connect("localhost:1").unwrap());
+        let system = |message| {
+            let wire = producer.on_the_wire(&Resource::default(), message);
+            wire.system_properties.unwrap()
+        };
+        let fifo = system(OutgoingMessage::new("body").with_message_group("g"));
+        assert_eq!(fifo.message_type(), MessageType::Fifo);
+        assert_eq!(fifo.message_group.as_deref(), Some("g"));
+        let urgent = system(OutgoingMessage::new("body").with_priority(7));
+        assert_eq!(urgent.message_type(), MessageType::Priority);
+        let delayed = system(OutgoingMessage::new("body").deliver_at(Timestamp(-1)));
+        assert_eq!(delayed.message_type(), MessageType::Delay);
+        let at = delayed.delivery_timestamp.unwrap();
+        assert_eq!((at.seconds, at.nanos), (-1, 999_000_000));
+    }
 
     #[tokio::test]
     async fn the_key_comes_first_among_the_keys_and_only_once() {
