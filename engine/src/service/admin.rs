@@ -295,7 +295,7 @@ impl Admin for Administration {
         &self,
         request: Request<pb::DescribeServerRequest>,
     ) -> Answered<pb::Server> {
-        self.admit(&request, Action::Describe, Resource::Server)?;
+        let _admitted = self.admit(&request, Action::Describe, Resource::Server)?;
         Ok(Response::new(server_to_wire(self.started_at)))
     }
 }
