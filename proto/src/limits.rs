@@ -27,6 +27,10 @@ pub const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const RECEIVE_BATCH_MAX: usize = 32;
 /// Largest sum of bodies in one receive; at least one message is always delivered.
 pub const RECEIVE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Longest filter expression of a consumer.
+pub const FILTER_BYTES_MAX: usize = 16 * 1024;
+/// Deepest nesting of parentheses and NOT in a filter.
+pub const FILTER_DEPTH_MAX: usize = 64;
 /// Shortest invisible time that a receive may ask for.
 pub const INVISIBLE_MS_MIN: i64 = 10_000;
 /// Longest invisible time.

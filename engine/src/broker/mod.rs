@@ -7,9 +7,10 @@
 //! [`topic`] (topics and groups), [`incarnation`] and [`supervisor`] (one run, and what happens when
 //! it ends), [`shard`] (the owner), [`request`] (what it is asked), [`state`] (decide and apply),
 //! [`group`] (a group's cursor), [`catalog`], [`record`] (what goes to the log), [`waiting`] (parked
-//! polls), [`sql`] (the broker as SQL sees it).
+//! polls), [`filter`] (what a consumer wants), [`sql`] (the broker as SQL sees it).
 
 pub mod catalog;
+pub mod filter;
 pub mod group;
 pub mod incarnation;
 pub mod message;
