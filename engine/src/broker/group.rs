@@ -122,6 +122,15 @@ impl Cursor {
         chosen
     }
 
+    /// How many messages could be delivered at `now`, counted up to `most`.
+    #[must_use]
+    pub fn available(&self, now: Timestamp, end: Offset, most: usize) -> usize {
+        let again = self.due.range(..=(now, u64::MAX)).take(most).count();
+        let room = limits::IN_FLIGHT_MAX.saturating_sub(self.pending.len()) as u64;
+        let fresh = end.0.saturating_sub(self.next).min(room);
+        most.min(again + usize::try_from(fresh).unwrap_or(most))
+    }
+
     /// What the handle of a delivery is worth at `now`.
     #[must_use]
     pub fn held(&self, offset: Offset, lease: u64, now: Timestamp) -> Held {

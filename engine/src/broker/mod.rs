@@ -3,8 +3,8 @@
 //! Every call finds the shard that owns what it is about and hands it a request; the shard decides,
 //! appends, applies and replies. Nothing here knows the wire.
 //!
-//! Reading order: this file (the vocabulary and the refusals), [`message`] (send, receive, ack),
-//! [`topic`] (topics and groups), [`incarnation`] and [`supervisor`] (one run, and what happens when
+//! Reading order: this file (the vocabulary and the refusals), [`message`] (send, ack),
+//! [`poll`] (receive), [`topic`] (topics and groups), [`incarnation`] and [`supervisor`] (one run, and what happens when
 //! it ends), [`shard`] (the owner), [`request`] (what it is asked), [`state`] (decide and apply),
 //! [`group`] (a group's cursor), [`catalog`], [`record`] (what goes to the log), [`waiting`] (parked
 //! polls), [`filter`] (what a consumer wants), [`sql`] (the broker as SQL sees it).
@@ -14,6 +14,7 @@ pub mod filter;
 pub mod group;
 pub mod incarnation;
 pub mod message;
+pub mod poll;
 pub mod record;
 pub mod request;
 pub mod shard;

@@ -241,6 +241,9 @@ pub struct Leases {
     /// When the next invisible message of these queues comes back, ms.
     #[prost(sint64, optional, tag = "2")]
     pub next_due_ms: Option<i64>,
+    /// How many more could be delivered now; at least one when there is one.
+    #[prost(uint32, tag = "3")]
+    pub more: u32,
 }
 
 /// One answer per handle, in order.
@@ -434,6 +437,7 @@ mod tests {
             reply: Some(Reply::Leases(Leases {
                 leases: vec![lease],
                 next_due_ms: Some(-1),
+                more: 7,
             })),
         };
         assert_eq!(

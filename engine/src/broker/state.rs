@@ -187,6 +187,9 @@ impl ShardState {
             let new = Cursor::default();
             let cursor = known.unwrap_or(&new);
             let chosen = cursor.decide_pop(moment.now, end, room);
+            let most = chosen.len() + limits::RECEIVE_BATCH_MAX;
+            let available = cursor.available(moment.now, end, most);
+            reply.more += u32::try_from(available - chosen.len()).expect("counted up to a bound");
             if !chosen.is_empty() {
                 let (again, fresh): (Vec<_>, Vec<_>) = chosen
                     .iter()

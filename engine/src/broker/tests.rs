@@ -338,3 +338,56 @@ async fn no_row_is_stored_before_a_closed_tick_even_when_the_clock_was_set_back(
     assert_eq!(next, Offset(1));
     assert!(read[0].stored_at() >= future);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_over_many_shards_gives_what_there_is_and_never_more_than_asked() {
+    let broker = open(&SimulatedDisk::new()).await;
+    broker.create_topic(new_topic()).await.unwrap();
+    // Keyed: most of them in one queue, some elsewhere.
+    let names: Vec<String> = (0..40).map(|n| format!("{}", n % 3)).collect();
+    send(
+        &broker,
+        &names.iter().map(String::as_str).collect::<Vec<_>>(),
+    )
+    .await;
+    let mut seen = 0;
+    for limit in [1, 5, 32, 32] {
+        let receive = Receive {
+            group: group(),
+            topic: topic(),
+            limit,
+            invisible: Duration::from_secs(30),
+            poll: Duration::ZERO,
+        };
+        let found = broker.receive(receive).await.unwrap().len();
+        assert_eq!(
+            found,
+            limit.min(40 - seen),
+            "a full batch while there is one"
+        );
+        seen += found;
+    }
+    assert_eq!(seen, 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_idle_polls_each_get_one_of_the_messages_that_come_at_once() {
+    let broker = open(&SimulatedDisk::new()).await;
+    broker.create_topic(new_topic()).await.unwrap();
+    let poll = || {
+        broker.receive(Receive {
+            group: group(),
+            topic: topic(),
+            limit: 1,
+            invisible: Duration::from_secs(30),
+            poll: Duration::from_secs(20),
+        })
+    };
+    let polls = futures::future::join_all((0..10).map(|_| poll()));
+    let (found, _) = tokio::join!(polls, async {
+        broker.parts.clock.sleep(Duration::from_secs(5)).await;
+        send(&broker, &["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]).await
+    });
+    assert!(found.iter().all(|found| found.as_ref().unwrap().len() == 1));
+    assert!(broker.now() < Timestamp(1_000_000 + 6_000), "nobody waited");
+}
