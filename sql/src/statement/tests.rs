@@ -1,4 +1,6 @@
 use super::*;
+use crate::error::SqlError;
+use crate::topic::WatermarkSpec;
 
 fn refused(sql: &str) -> String {
     match parse(sql) {

@@ -1,0 +1,267 @@
+//! `CREATE` and its parts: topics with their columns, views and jobs.
+
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr};
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Token;
+use millpond_proto::limits;
+
+use crate::dialect::is_word;
+use crate::error::{Refusal, SqlError, nearest};
+use crate::statement::interval::interval_ms;
+use crate::statement::kind::{ContinuousJob, ContinuousView, CreateTopic, Emit, Statement};
+use crate::statement::name::name_of;
+use crate::statement::parser::StatementParser;
+use crate::statement::refusal::{ALLOWED, at_token, place, position_of};
+use crate::topic::{ColumnSpec, WatermarkSpec};
+
+impl StatementParser<'_> {
+    pub(super) fn create(&mut self) -> Result<Statement, SqlError> {
+        if self.word("TOPIC") {
+            return self.create_topic().map(Statement::CreateTopic);
+        }
+        if self.word("MATERIALIZED") {
+            self.expect_word("VIEW")?;
+            return self.create_view();
+        }
+        if self.word("JOB") {
+            return self.create_job();
+        }
+        let found = self.parser.peek_token();
+        let suggestion = match &found.token {
+            token if is_word(token, "TABLE") => {
+                "tables are topics here: write CREATE TOPIC name (column TYPE, …)".to_owned()
+            }
+            token if is_word(token, "VIEW") => {
+                "views are continuous here: write CREATE MATERIALIZED VIEW name AS SELECT …"
+                    .to_owned()
+            }
+            Token::Word(word) => nearest(&word.value, ["TOPIC", "MATERIALIZED", "JOB"])
+                .map_or_else(
+                    || ALLOWED.to_owned(),
+                    |near| format!("did you mean CREATE {near}?"),
+                ),
+            _ => ALLOWED.to_owned(),
+        };
+        Err(SqlError::NotAllowed(Refusal {
+            position: position_of(&found),
+            cause: format!("CREATE {} is not a statement of this server", found.token),
+            suggestion: Some(suggestion),
+        }))
+    }
+
+    fn create_topic(&mut self) -> Result<CreateTopic, SqlError> {
+        let if_not_exists = self.if_not_exists()?;
+        let name = self.name()?;
+        let mut columns: Vec<ColumnSpec> = Vec::new();
+        let mut watermark = None;
+        if self.parser.consume_token(&Token::LParen) {
+            loop {
+                if is_word(&self.parser.peek_token_ref().token, "WATERMARK")
+                    && is_word(&self.parser.peek_nth_token_ref(1).token, "FOR")
+                {
+                    let at = self.parser.peek_token();
+                    let declared = self.watermark()?;
+                    if watermark.replace(declared).is_some() {
+                        return Err(at_token(
+                            &at,
+                            "a topic has one watermark",
+                            "remove one of them",
+                        ));
+                    }
+                } else {
+                    let at = self.parser.peek_token();
+                    let column = self.column()?;
+                    if columns.iter().any(|other| other.name == column.name) {
+                        return Err(at_token(
+                            &at,
+                            &format!("column {} is declared twice", column.name),
+                            "remove or rename one of them",
+                        ));
+                    }
+                    columns.push(column);
+                }
+                if self.parser.consume_token(&Token::RParen) {
+                    break;
+                }
+                if !self.parser.consume_token(&Token::Comma) {
+                    return Err(self.unexpected("a comma or a closing parenthesis"));
+                }
+            }
+        }
+        if columns.len() > limits::COLUMNS_MAX {
+            return Err(SqlError::Limit {
+                limit: "COLUMNS_MAX",
+                value: limits::COLUMNS_MAX.to_string(),
+                advice: "declare fewer columns; _body holds the rest",
+            });
+        }
+        if let Some(declared) = &watermark {
+            let known = columns.iter().map(|column| column.name.as_str());
+            if !columns.iter().any(|column| column.name == declared.column) {
+                return Err(SqlError::unknown("column", &declared.column, None, known));
+            }
+        }
+        let queues = self.with_queues()?;
+        Ok(CreateTopic {
+            name,
+            if_not_exists,
+            columns,
+            watermark,
+            queues,
+        })
+    }
+
+    fn column(&mut self) -> Result<ColumnSpec, SqlError> {
+        let at = self.parser.peek_token();
+        let ident = self.sub(Parser::parse_identifier)?;
+        let name = name_of(&ident);
+        if name != ident.value {
+            return Err(at_token(
+                &at,
+                &format!(
+                    "column {} has capital letters and is not quoted, so it would be {name}",
+                    ident.value
+                ),
+                &format!(
+                    "write \"{}\" if the field is called so in the messages, or {name}",
+                    ident.value
+                ),
+            ));
+        }
+        if name.starts_with('_') && crate::catalog::is_system_column(&name) {
+            return Err(at_token(
+                &at,
+                &format!("column {name} is a system column"),
+                "choose another name",
+            ));
+        }
+        let sql_type = if is_word(&self.parser.peek_token_ref().token, "AS") {
+            String::new()
+        } else {
+            let at = self.parser.peek_token();
+            let parsed = self.sub(Parser::parse_data_type)?;
+            crate::catalog::arrow_type(&parsed).map_err(|error| place(error, &at))?;
+            parsed.to_string()
+        };
+        let expression = if self.word("AS") {
+            self.expect(&Token::LParen)?;
+            let expr = self.sub(Parser::parse_expr)?;
+            self.expect(&Token::RParen)?;
+            Some(expr.to_string())
+        } else {
+            None
+        };
+        Ok(ColumnSpec {
+            name,
+            sql_type,
+            expression,
+        })
+    }
+
+    fn watermark(&mut self) -> Result<WatermarkSpec, SqlError> {
+        self.expect_word("WATERMARK")?;
+        self.expect_word("FOR")?;
+        let column = self.name()?;
+        self.expect_word("AS")?;
+        let at = self.parser.peek_token();
+        let expr = self.sub(Parser::parse_expr)?;
+        let is_column =
+            |expr: &Expr| matches!(expr, Expr::Identifier(ident) if name_of(ident) == column);
+        let delay_ms = match &expr {
+            expr if is_column(expr) => 0,
+            Expr::BinaryOp {
+                left,
+                op: BinaryOperator::Minus,
+                right,
+            } if is_column(left) => interval_ms(right).map_err(|error| place(error, &at))?,
+            _ => {
+                return Err(at_token(
+                    &at,
+                    &format!("a watermark is the column less a constant delay, not {expr}"),
+                    &format!("write {column} - INTERVAL '1 hour', or {column} for no delay"),
+                ));
+            }
+        };
+        if delay_ms < 0 {
+            return Err(at_token(
+                &at,
+                "a watermark can not run ahead of its column",
+                "use a delay of zero or more",
+            ));
+        }
+        Ok(WatermarkSpec { column, delay_ms })
+    }
+
+    fn with_queues(&mut self) -> Result<Option<u32>, SqlError> {
+        if !self.word("WITH") {
+            return Ok(None);
+        }
+        self.expect(&Token::LParen)?;
+        let at = self.parser.peek_token();
+        let option = self.name()?;
+        if option != "queues" {
+            return Err(at_token(
+                &at,
+                &format!("there is no option {option}"),
+                "the one option of a topic is queues, as in WITH (queues = 8)",
+            ));
+        }
+        self.expect(&Token::Eq)?;
+        let at = self.parser.peek_token();
+        let queues = self.sub(Parser::parse_literal_uint)?;
+        self.expect(&Token::RParen)?;
+        match u32::try_from(queues) {
+            Ok(queues) if (1..=limits::QUEUES_MAX).contains(&queues) => Ok(Some(queues)),
+            _ => Err(at_token(
+                &at,
+                &format!(
+                    "a topic has 1 to {} queues, not {queues}",
+                    limits::QUEUES_MAX
+                ),
+                "choose a number in that range",
+            )),
+        }
+    }
+
+    fn create_view(&mut self) -> Result<Statement, SqlError> {
+        let name = self.name()?;
+        self.expect_word("AS")?;
+        let query = self.sub(Parser::parse_query)?;
+        let emit = if self.word("EMIT") {
+            if self.word("CHANGES") {
+                Emit::Changes
+            } else if self.word("ON") {
+                self.expect_word("WINDOW")?;
+                self.expect_word("CLOSE")?;
+                Emit::OnWindowClose
+            } else {
+                return Err(self.unexpected("CHANGES or ON WINDOW CLOSE"));
+            }
+        } else {
+            Emit::Changes
+        };
+        Ok(Statement::CreateMaterializedView(Box::new(
+            ContinuousView {
+                name,
+                query: *query,
+                emit,
+                sql: self.text(),
+            },
+        )))
+    }
+
+    fn create_job(&mut self) -> Result<Statement, SqlError> {
+        let name = self.name()?;
+        self.expect_word("AS")?;
+        self.expect_word("INSERT")?;
+        self.expect_word("INTO")?;
+        let target = self.name()?;
+        let query = self.sub(Parser::parse_query)?;
+        Ok(Statement::CreateJob(Box::new(ContinuousJob {
+            name,
+            target,
+            query: *query,
+            sql: self.text(),
+        })))
+    }
+}

@@ -1,0 +1,121 @@
+//! What a user may ask, as trees.
+
+use datafusion::sql::sqlparser::ast::Query;
+
+use crate::topic::{ColumnSpec, WatermarkSpec};
+
+/// When a view's rows leave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emit {
+    /// After every epoch, the groups that changed.
+    Changes,
+    /// Once per window, when the watermark has passed it.
+    OnWindowClose,
+}
+
+/// `CREATE TOPIC`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateTopic {
+    /// Name.
+    pub name: String,
+    /// Whether an existing topic of that name is no error.
+    pub if_not_exists: bool,
+    /// Declared columns.
+    pub columns: Vec<ColumnSpec>,
+    /// Event time.
+    pub watermark: Option<WatermarkSpec>,
+    /// Number of queues.
+    pub queues: Option<u32>,
+}
+
+/// `CREATE MATERIALIZED VIEW`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContinuousView {
+    /// Name of the view, and of the topic that holds it.
+    pub name: String,
+    /// What it keeps computing; window functions not yet rewritten.
+    pub query: Query,
+    /// When rows leave.
+    pub emit: Emit,
+    /// The whole statement.
+    pub sql: String,
+}
+
+/// `CREATE JOB … AS INSERT INTO …`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContinuousJob {
+    /// Name.
+    pub name: String,
+    /// The topic that it writes.
+    pub target: String,
+    /// What it keeps computing.
+    pub query: Query,
+    /// The whole statement.
+    pub sql: String,
+}
+
+/// Everything that a user may ask.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Statement {
+    /// `SELECT`, `WITH`, `VALUES`: reads up to now and ends.
+    Query(Box<Query>),
+    /// `EXPLAIN [ANALYZE] query`.
+    Explain {
+        /// Whether the query is run as well.
+        analyze: bool,
+        /// The query.
+        query: Box<Query>,
+    },
+    /// Makes a topic.
+    CreateTopic(CreateTopic),
+    /// Deletes a topic.
+    DropTopic {
+        /// Name.
+        name: String,
+        /// Whether its absence is no error.
+        if_exists: bool,
+    },
+    /// Starts a continuous query whose result is a topic of its own.
+    CreateMaterializedView(Box<ContinuousView>),
+    /// Ends a view and deletes its topic.
+    DropMaterializedView {
+        /// Name.
+        name: String,
+        /// Whether its absence is no error.
+        if_exists: bool,
+    },
+    /// Starts a continuous query that writes into a topic.
+    CreateJob(Box<ContinuousJob>),
+    /// `DROP JOB`, `CANCEL JOB`.
+    DropJob {
+        /// Name.
+        name: String,
+    },
+    /// Writes the rows of a query to a Parquet file of the export folder.
+    Copy {
+        /// What is written.
+        query: Box<Query>,
+        /// The path as the user wrote it; not yet checked.
+        path: String,
+    },
+    /// Sends the rows of a query as messages.
+    Insert {
+        /// The topic.
+        topic: String,
+        /// Columns that the rows fill, in order; empty: all declared ones.
+        columns: Vec<String>,
+        /// The rows.
+        source: Box<Query>,
+    },
+    /// `SHOW TOPICS`.
+    ShowTopics,
+    /// `SHOW JOBS`.
+    ShowJobs,
+    /// `SHOW GROUPS`.
+    ShowGroups,
+    /// `DESCRIBE name`: a topic, view or job.
+    Describe {
+        /// Name.
+        name: String,
+    },
+}

@@ -1,0 +1,30 @@
+//! Statements: text in, one of an allow-list out.
+//!
+//! **Invariant.** What is not a variant of [`Statement`] does not exist: it is refused here, by name,
+//! before anything is planned. So no statement reaches files, settings or the network.
+//!
+//! Unquoted names are folded to lower case, as in PostgreSQL. Queries are sqlparser's syntax trees;
+//! the statements around them are parsed here.
+//!
+//! Reading order: [`kind`] (what may be asked), [`parser`] (the first word), then one file per statement:
+//! [`create`], [`remove`], [`write`], [`show`]; their parts: [`name`], [`interval`]; and [`refusal`] (what
+//! is said when the text is none of it).
+
+pub mod create;
+pub mod interval;
+pub mod kind;
+pub mod name;
+pub mod parser;
+pub mod refusal;
+pub mod remove;
+pub mod show;
+pub mod write;
+
+pub use interval::interval_ms;
+pub use kind::{ContinuousJob, ContinuousView, CreateTopic, Emit, Statement};
+pub use name::{name_of, quoted};
+pub use parser::{DEPTH_MAX, parse, parse_expression, parse_query, parse_type};
+pub use refusal::CHAIN_TOKENS_MAX;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+//! Refusals of the parser: where the text went wrong, and what may have been meant.
+
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::ParserError;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+
+use crate::error::{Position, Refusal, SqlError, nearest};
+use crate::statement::parser::{DEPTH_MAX, StatementParser};
+
+/// What is allowed, as a refusal lists it.
+pub(super) const ALLOWED: &str = "allowed are SELECT, WITH, VALUES, EXPLAIN, CREATE TOPIC, CREATE MATERIALIZED VIEW, \
+     CREATE JOB, DROP TOPIC, DROP MATERIALIZED VIEW, DROP JOB, CANCEL JOB, COPY … TO, INSERT INTO, \
+     SHOW TOPICS, SHOW JOBS, SHOW GROUPS, DESCRIBE";
+
+/// First words of statements, for suggestions.
+const FIRST_WORDS: [&str; 13] = [
+    "SELECT", "WITH", "VALUES", "EXPLAIN", "CREATE", "DROP", "CANCEL", "COPY", "INSERT", "SHOW",
+    "DESCRIBE", "DESC", "TABLE",
+];
+
+/// Words that a misspelt one may have meant where the parser stopped.
+const CLAUSE_WORDS: [&str; 24] = [
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "GROUP",
+    "ORDER",
+    "HAVING",
+    "LIMIT",
+    "OFFSET",
+    "JOIN",
+    "UNION",
+    "BETWEEN",
+    "VALUES",
+    "WATERMARK",
+    "TUMBLE",
+    "DESCRIPTOR",
+    "INTERVAL",
+    "EMIT",
+    "CHANGES",
+    "WINDOW",
+    "CLOSE",
+    "TOPIC",
+    "MATERIALIZED",
+    "VIEW",
+    "WITH",
+];
+
+/// How many words may follow each other without comma or parenthesis.
+pub const CHAIN_TOKENS_MAX: usize = 2000;
+
+impl StatementParser<'_> {
+    pub(super) fn syntax(&self, error: ParserError) -> SqlError {
+        let text = match error {
+            ParserError::RecursionLimitExceeded => {
+                return SqlError::Limit {
+                    limit: "DEPTH_MAX",
+                    value: format!("{DEPTH_MAX} levels"),
+                    advice: "nest fewer parentheses and subqueries",
+                };
+            }
+            ParserError::TokenizerError(text) | ParserError::ParserError(text) => text,
+        };
+        let (cause, position) = split_position(&text);
+        // The word that stopped the parser, or the one before it, may be a misspelt keyword.
+        let near = [
+            self.parser.peek_token(),
+            self.parser.get_current_token().clone(),
+        ]
+        .iter()
+        .find_map(|token| keyword_meant(&token.token));
+        SqlError::Syntax(Refusal {
+            position,
+            cause,
+            suggestion: near.map(|near| format!("did you mean {near}?")),
+        })
+    }
+
+    pub(super) fn unexpected(&self, expected: &str) -> SqlError {
+        let found = self.parser.peek_token();
+        let suggestion = match &found.token {
+            Token::Word(word) if word.quote_style.is_none() => {
+                nearest(&word.value, [expected]).or_else(|| keyword_meant(&found.token))
+            }
+            _ => None,
+        };
+        SqlError::Syntax(Refusal {
+            position: position_of(&found),
+            cause: format!("expected {expected}, found {}", shown(&found.token)),
+            suggestion: suggestion.map(|near| format!("did you mean {near}?")),
+        })
+    }
+
+    pub(super) fn not_allowed(&self, first: &TokenWithSpan) -> SqlError {
+        let suggestion = match &first.token {
+            Token::Word(word) => nearest(&word.value, FIRST_WORDS).map_or_else(
+                || ALLOWED.to_owned(),
+                |near| format!("did you mean {near}?"),
+            ),
+            _ => ALLOWED.to_owned(),
+        };
+        SqlError::NotAllowed(Refusal {
+            position: position_of(first),
+            cause: format!("{} does not begin a statement of this server", first.token),
+            suggestion: Some(suggestion),
+        })
+    }
+}
+
+/// Refuses chains like `1 + 1 + 1 + …`: the parser takes them in a loop, but the tree they become is as deep
+/// as they are long, and whatever walks or drops it needs stack for each level.
+pub(super) fn check_chains(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
+    let mut levels = vec![0_usize];
+    for token in tokens {
+        match &token.token {
+            Token::Whitespace(_) => {}
+            Token::LParen => levels.push(0),
+            Token::RParen if levels.len() > 1 => {
+                levels.pop();
+            }
+            Token::Comma | Token::SemiColon => {
+                if let Some(level) = levels.last_mut() {
+                    *level = 0;
+                }
+            }
+            _ => {
+                let Some(level) = levels.last_mut() else {
+                    continue;
+                };
+                *level += 1;
+                if *level > CHAIN_TOKENS_MAX {
+                    return Err(SqlError::Limit {
+                        limit: "CHAIN_TOKENS_MAX",
+                        value: format!("{CHAIN_TOKENS_MAX} words between two commas"),
+                        advice: "use IN (…) or VALUES instead of a long chain of operators",
+                    });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The clause word that a token misspells; a token that is a keyword already misspells nothing.
+pub(super) fn keyword_meant(token: &Token) -> Option<String> {
+    match token {
+        Token::Word(word) if word.quote_style.is_none() && word.keyword == Keyword::NoKeyword => {
+            nearest(&word.value, CLAUSE_WORDS)
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn shown(token: &Token) -> String {
+    match token {
+        Token::EOF => "the end".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+pub(super) fn position_of(token: &TokenWithSpan) -> Option<Position> {
+    let start = token.span.start;
+    (start.line > 0).then_some(Position {
+        line: start.line,
+        column: start.column,
+    })
+}
+
+pub(super) fn at_token(token: &TokenWithSpan, cause: &str, suggestion: &str) -> SqlError {
+    SqlError::Invalid(Refusal {
+        position: position_of(token),
+        cause: cause.to_owned(),
+        suggestion: Some(suggestion.to_owned()),
+    })
+}
+
+pub(super) fn place(error: SqlError, token: &TokenWithSpan) -> SqlError {
+    match error {
+        SqlError::Invalid(mut refusal) => {
+            refusal.position = refusal.position.or(position_of(token));
+            SqlError::Invalid(refusal)
+        }
+        other => other,
+    }
+}
+
+/// Takes ` at Line: 1, Column: 2` off the end of the parser's message.
+pub(super) fn split_position(text: &str) -> (String, Option<Position>) {
+    let Some((cause, place)) = text.rsplit_once(" at Line: ") else {
+        return (text.to_owned(), None);
+    };
+    let position = place.split_once(", Column: ").and_then(|(line, column)| {
+        Some(Position {
+            line: line.trim().parse().ok()?,
+            column: column.trim().parse().ok()?,
+        })
+    });
+    (cause.to_owned(), position)
+}
