@@ -1,0 +1,81 @@
+//! How a continuous query is refused: by the name of the construct, with what to write instead.
+
+use datafusion::logical_expr::LogicalPlan;
+
+use crate::error::SqlError;
+use crate::plan::window::Window;
+use crate::topic::TopicInfo;
+
+pub(crate) fn unsupported(plan: &LogicalPlan) -> SqlError {
+    match plan {
+        LogicalPlan::Join(_) => joins(),
+        LogicalPlan::Sort(_) => refused(
+            "ORDER BY",
+            "leave it out, and sort where the view is read: SELECT … FROM view ORDER BY …",
+        ),
+        LogicalPlan::Limit(_) => refused(
+            "LIMIT",
+            "leave it out, and limit where the view is read: SELECT … FROM view LIMIT …",
+        ),
+        LogicalPlan::Distinct(_) => distinct(),
+        LogicalPlan::Union(_) => refused("UNION", "write one query per topic"),
+        LogicalPlan::Window(_) => refused(
+            "OVER",
+            "group by a window, or compute it where the view is read",
+        ),
+        LogicalPlan::Unnest(_) => refused("UNNEST", "compute it where the view is read"),
+        LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => refused(
+            "a query without a topic",
+            "read a topic: SELECT … FROM topic",
+        ),
+        LogicalPlan::RecursiveQuery(_) => {
+            refused("WITH RECURSIVE", "compute it where the view is read")
+        }
+        other => refused(
+            &format!("{}", other.display()),
+            "write one SELECT over one topic, with WHERE, GROUP BY and HAVING",
+        ),
+    }
+}
+
+pub(crate) fn refused(what: &str, instead: &str) -> SqlError {
+    SqlError::invalid(format!("a continuous query does not take {what}"), instead)
+}
+
+pub(crate) fn joins() -> SqlError {
+    refused(
+        "JOIN",
+        "read one topic, and join where the view is read: SELECT … FROM view JOIN …",
+    )
+}
+
+pub(crate) fn distinct() -> SqlError {
+    refused(
+        "DISTINCT",
+        "group by the columns and count: SELECT a, count(*) FROM topic GROUP BY a",
+    )
+}
+
+pub(crate) fn without_window() -> SqlError {
+    SqlError::invalid(
+        "EMIT ON WINDOW CLOSE needs groups with a window, and the query has none",
+        "group by window_start, window_end over TUMBLE(TABLE topic, DESCRIPTOR(time_column), \
+         INTERVAL '1 hour'), or write EMIT CHANGES",
+    )
+}
+
+pub(crate) fn without_watermark(source: &TopicInfo, window: &Window) -> SqlError {
+    let (topic, column) = (&source.name, &window.time_column);
+    let declared = match &source.watermark {
+        Some(declared) => format!("its watermark is for {}", declared.column),
+        None => "it declares no watermark".to_owned(),
+    };
+    SqlError::invalid(
+        format!(
+            "a window over {column} needs to know how late rows of topic {topic} may come, and {declared}"
+        ),
+        format!(
+            "make the topic with CREATE TOPIC {topic} (…, WATERMARK FOR {column} AS {column} - INTERVAL '5 minutes')"
+        ),
+    )
+}
