@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use millpond_proto::client::Client;
+use millpond_proto::remedy::Remedy;
 use millpond_storage::error::OpenError;
 
 use crate::cli::args::{SERVER_DEFAULT, ServeArgs};
@@ -44,6 +45,20 @@ pub enum ServeFailure {
     /// Standard output.
     #[error(transparent)]
     Output(#[from] CliError),
+}
+
+impl ServeFailure {
+    /// What to do next.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Server(error) => error.remedy(),
+            Self::Open(error) => error.remedy(),
+            Self::Config(error) => error.remedy(),
+            Self::Threads(_) => Remedy::Operator,
+            Self::Output(error) => error.remedy(),
+        }
+    }
 }
 
 impl Demo {
