@@ -30,12 +30,15 @@ use crate::log::checkpoint::Checkpoints;
 use crate::meta::MetaStore;
 use crate::queue::view::View;
 use crate::tier::cold::Cold;
+use crate::tier::cold::compaction::{Compacted, Compaction};
+use crate::tier::cold::retention::ColdSizes;
 use crate::wal::writer::{Append, Command};
 
 mod checkpoint;
 mod identity;
 mod open;
 pub(crate) mod read;
+mod retention;
 mod tiering;
 
 /// The outside world, passed in.
@@ -202,6 +205,39 @@ pub struct Tiered {
     pub messages: u64,
     /// Bytes of Parquet written.
     pub bytes: u64,
+    /// Messages that were damaged in the log and are gaps from now on.
+    pub damaged: u64,
+}
+
+/// What to keep of a topic; what is not said does not matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Messages stored before, ms since the epoch, may go.
+    pub stored_from_ms: Option<i64>,
+    /// The oldest messages go while there are more bytes.
+    pub bytes_max: Option<u64>,
+}
+
+/// What was let go of a topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Messages.
+    pub messages: u64,
+    /// Parquet files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// How much a topic holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TopicSizes {
+    /// Messages in the log.
+    pub hot_messages: u64,
+    /// Their bytes.
+    pub hot_bytes: u64,
+    /// What lies in Parquet.
+    pub cold: ColdSizes,
 }
 
 /// How much an open folder holds.
@@ -343,6 +379,37 @@ impl Storage {
     /// [`TierError`]; what was not moved stays in the log.
     pub async fn tier(&self) -> Result<Tiered, TierError> {
         self.tier_all().await
+    }
+
+    /// Lets go of the oldest messages of a topic that need not be kept. First offsets rise and never fall;
+    /// a read below answers [`ReadError::Trimmed`].
+    ///
+    /// # Errors
+    /// [`TierError`]; the next call goes on.
+    pub async fn retain(&self, topic: TopicId, keep: Keep) -> Result<Trimmed, TierError> {
+        self.retain_within(topic, keep).await
+    }
+
+    /// Merges small Parquet files of a topic to large ones; offsets and bytes stay as they are.
+    ///
+    /// # Errors
+    /// [`TierError`]; what was merged before stays merged.
+    pub async fn compact(&self, topic: TopicId, how: Compaction) -> Result<Compacted, TierError> {
+        self.compact_topic(topic, how).await
+    }
+
+    /// Removes objects that a crash left behind, and answers how many.
+    ///
+    /// # Errors
+    /// [`TierError`]; the next call goes on.
+    pub async fn sweep(&self) -> Result<u64, TierError> {
+        self.cold.sweep().await
+    }
+
+    /// How much a topic holds.
+    #[must_use]
+    pub fn sizes_of(&self, topic: TopicId) -> TopicSizes {
+        self.sizes_of_topic(topic)
     }
 
     /// Drops index, manifest and objects of a deleted topic; doing it again changes nothing.

@@ -42,6 +42,24 @@ pub struct Manifest {
     /// The files, oldest first.
     #[prost(message, repeated, tag = "4")]
     pub files: Vec<File>,
+    /// Queues of which more or less is kept than the runs say, by queue.
+    #[prost(message, repeated, tag = "5")]
+    pub bounds: Vec<Bounds>,
+}
+
+/// What is kept of a queue, where the runs alone do not say it: offsets were deleted at its beginning, or
+/// messages at its ends were damaged before they could be moved.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Bounds {
+    /// The queue.
+    #[prost(uint32, tag = "1")]
+    pub queue: u32,
+    /// First offset kept; what the runs hold below it is deleted.
+    #[prost(uint64, tag = "2")]
+    pub first: u64,
+    /// One past the last offset that was ever here.
+    #[prost(uint64, tag = "3")]
+    pub end: u64,
 }
 
 /// A Parquet file.
@@ -62,6 +80,12 @@ pub struct File {
     /// CRC32C of each [`BLOCK_BYTES`] of it, the last block being shorter.
     #[prost(fixed32, repeated, tag = "5")]
     pub blocks: Vec<u32>,
+    /// Least store time of its messages, ms since the epoch.
+    #[prost(sint64, optional, tag = "6")]
+    pub stored_first_ms: Option<i64>,
+    /// Greatest store time of its messages; a file without one never grows too old.
+    #[prost(sint64, optional, tag = "7")]
+    pub stored_last_ms: Option<i64>,
 }
 
 /// Rows of one queue with dense offsets (a message lost before it was moved begins another run): row = `first_row` + offset - `base`.
@@ -182,7 +206,70 @@ impl Manifest {
                 return Err("a file's rows do not add up");
             }
         }
+        let mut last = None;
+        for bounds in &self.bounds {
+            if last.is_some_and(|last| last >= bounds.queue) {
+                return Err("the bounds of queues are not in order");
+            }
+            last = Some(bounds.queue);
+            let end = ends.get(&bounds.queue).copied().unwrap_or(0);
+            if bounds.first > bounds.end || end > bounds.end {
+                return Err("a queue ends before what is kept of it");
+            }
+        }
         Ok(())
+    }
+
+    /// What is kept of every queue, by queue.
+    #[must_use]
+    pub fn extents(&self) -> BTreeMap<u32, Range<u64>> {
+        let mut extents: BTreeMap<u32, Range<u64>> = BTreeMap::new();
+        for run in self.files.iter().flat_map(|file| &file.runs) {
+            let offsets = run.offsets();
+            let extent = extents.entry(run.queue).or_insert_with(|| offsets.clone());
+            extent.end = offsets.end;
+        }
+        for bounds in &self.bounds {
+            extents.insert(bounds.queue, bounds.first..bounds.end);
+        }
+        extents
+    }
+
+    /// Says which offsets are kept. What the runs alone say is left out of [`Manifest::bounds`].
+    pub fn set_extents(&mut self, kept: &BTreeMap<u32, Range<u64>>) {
+        self.bounds.clear();
+        let by_runs = self.extents();
+        let differing = kept
+            .iter()
+            .filter(|(queue, kept)| by_runs.get(queue) != Some(kept));
+        self.bounds = differing
+            .map(|(&queue, kept)| Bounds {
+                queue,
+                first: kept.start,
+                end: kept.end,
+            })
+            .collect();
+    }
+
+    /// Offsets that are kept and lie in no file: messages that were lost before they could be moved.
+    #[must_use]
+    pub fn gaps(&self) -> Vec<(u32, Range<u64>)> {
+        let mut next: BTreeMap<u32, Range<u64>> = self.extents();
+        let mut gaps = Vec::new();
+        for run in self.files.iter().flat_map(|file| &file.runs) {
+            let offsets = run.offsets();
+            let Some(left) = next.get_mut(&run.queue).filter(|l| l.start < offsets.end) else {
+                continue; // Deleted.
+            };
+            if left.start < offsets.start {
+                gaps.push((run.queue, left.start..offsets.start));
+            }
+            left.start = offsets.end;
+        }
+        let behind = next.into_iter().filter(|(_, left)| left.start < left.end);
+        gaps.extend(behind);
+        gaps.sort_by_key(|(queue, gap)| (*queue, gap.start));
+        gaps
     }
 }
 
@@ -190,6 +277,7 @@ impl Manifest {
 #[derive(Debug, Default)]
 pub struct Index {
     manifest: Manifest,
+    extents: BTreeMap<u32, Range<u64>>,
     /// Runs by queue, each with its file's index.
     queues: BTreeMap<u32, Vec<(usize, Run)>>,
 }
@@ -202,7 +290,11 @@ impl From<Manifest> for Index {
                 queues.entry(run.queue).or_default().push((index, *run));
             }
         }
-        Self { manifest, queues }
+        Self {
+            extents: manifest.extents(),
+            manifest,
+            queues,
+        }
     }
 }
 
@@ -213,17 +305,15 @@ impl Index {
         &self.manifest
     }
 
-    /// The offsets of a queue, from its first to one past its last.
+    /// The offsets of a queue, from the first one kept to one past the last that was ever here.
     #[must_use]
     pub fn extent(&self, queue: u32) -> Option<Range<u64>> {
-        let runs = self.queues.get(&queue)?;
-        let ((_, first), (_, last)) = (runs.first()?, runs.last()?);
-        Some(first.base..last.offsets().end)
+        self.extents.get(&queue).cloned()
     }
 
-    /// Every queue that has messages, in order.
+    /// Every queue that has or had messages, in order.
     pub fn queues(&self) -> impl Iterator<Item = u32> {
-        self.queues.keys().copied()
+        self.extents.keys().copied()
     }
 
     /// The file and run that hold an offset of a queue.
@@ -255,6 +345,8 @@ mod tests {
             rows: runs.iter().map(|r| r.count).sum(),
             runs,
             blocks: vec![1, 2],
+            stored_first_ms: Some(-5),
+            stored_last_ms: Some(9),
         };
         Manifest {
             topic: 7,
@@ -264,6 +356,11 @@ mod tests {
                 file("a", vec![run(0, 5, 0, 10), run(2, 0, 10, 1)]),
                 file("b", vec![run(0, 15, 0, 3)]),
             ],
+            bounds: vec![Bounds {
+                queue: 9,
+                first: 4,
+                end: 4,
+            }],
         }
     }
 
@@ -289,7 +386,9 @@ mod tests {
                     count: 2,
                 }],
                 blocks: vec![0xdead_beef],
+                ..File::default()
             }],
+            ..Manifest::default()
         };
         let bytes: String = example
             .encode()
@@ -328,11 +427,40 @@ mod tests {
         let index = Index::from(manifest());
         assert_eq!(index.extent(0), Some(5..18));
         assert_eq!(index.extent(1), None);
-        assert!(index.queues().eq([0, 2]));
+        assert!(index.queues().eq([0, 2, 9]));
+        assert_eq!(index.extent(9), Some(4..4), "all of it was deleted");
         let found = |queue, offset| index.find(queue, offset).map(|(f, _)| f.key.as_str());
         assert_eq!(found(0, 14), Some("a"));
         assert_eq!(found(0, 15), Some("b"));
         assert_eq!(found(2, 0), Some("a"));
         assert_eq!((found(0, 4), found(0, 18), found(1, 0)), (None, None, None));
+    }
+
+    #[test]
+    fn what_is_kept_is_said_only_where_the_runs_do_not_say_it() {
+        let mut manifest = manifest();
+        let mut kept = manifest.extents();
+        assert_eq!(kept[&0], 5..18);
+        manifest.set_extents(&kept);
+        assert_eq!(manifest.bounds.len(), 1);
+        kept.insert(0, 7..20);
+        manifest.set_extents(&kept);
+        assert_eq!(manifest.bounds.len(), 2);
+        assert_eq!(manifest.extents(), kept);
+        assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest.clone()));
+        manifest.bounds[0].end = 17;
+        assert!(Manifest::decode(&manifest.encode()).is_err());
+    }
+
+    #[test]
+    fn gaps_are_what_is_kept_and_lies_in_no_file() {
+        let mut manifest = manifest();
+        assert_eq!(manifest.gaps(), []);
+        manifest.files[1].runs[0].base = 16;
+        let kept = [(0, 3..21), (2, 0..1)].into();
+        manifest.set_extents(&kept);
+        assert_eq!(manifest.gaps(), [(0, 3..5), (0, 15..16), (0, 19..21)]);
+        manifest.set_extents(&[(0, 16..21), (2, 1..1)].into());
+        assert_eq!(manifest.gaps(), [(0, 19..21)]);
     }
 }

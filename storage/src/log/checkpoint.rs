@@ -140,7 +140,14 @@ impl Storage {
             self.trim(wal, &checkpoints.last)
                 .map_err(failed("remove segments that are no longer needed"))?;
         }
-        Ok(())
+        let wals = self.view.wals().iter();
+        let (durable, begins): (Vec<u64>, Vec<u64>) = wals
+            .map(|wal| {
+                let durable = wal.durable();
+                (durable, durable - wal.segments.bytes_up_to(durable))
+            })
+            .unzip();
+        self.cold.unbury(&durable, &begins)
     }
 
     /// Removes the segments that neither a shard's state nor a hot message needs.

@@ -283,7 +283,7 @@ impl<P: Projection> Rebuild<'_, P> {
             .cold
             .extent(topic, queue)
             .is_some_and(|cold| entry.offset < cold.end.0);
-        if !is_cold {
+        if !is_cold && !self.cold.is_gone(topic) {
             let place = Place {
                 position,
                 length: entry.length,

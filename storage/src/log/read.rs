@@ -44,8 +44,7 @@ impl Storage {
             let index = self.view.index();
             index.queues_of(topic).map(|(queue, _)| queue).collect()
         };
-        let cold = self.cold.queues().into_iter();
-        queues.extend(cold.filter(|cold| cold.0 == topic).map(|cold| cold.1));
+        queues.extend(self.cold.queues_of(topic));
         queues.sort_unstable();
         queues.dedup();
         let with_extent = |queue| Some((queue, self.extent_of(topic, queue)?));

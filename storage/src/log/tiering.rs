@@ -1,7 +1,10 @@
 //! Moving what is durable in the WAL into Parquet.
 //!
 //! First the file and its manifest are durable, then the places are dropped: at any moment each offset
-//! is readable in one tier at least.
+//! is readable in one tier at least. A message that is damaged in the log is stepped over: its offset is kept
+//! as a gap, which answers damage for ever.
+
+use std::ops::Range;
 
 use millpond_proto::message::{Offset, QueueId, TopicId};
 
@@ -17,8 +20,9 @@ const FILE_MESSAGES_MAX: usize = 1_000_000;
 
 struct Batch {
     messages: Vec<Envelope>,
-    /// New cold ends.
-    ends: Vec<(QueueId, Offset)>,
+    /// Offsets taken over, damaged ones included.
+    moved: Vec<(QueueId, Range<u64>)>,
+    damaged: u64,
     is_full: bool,
 }
 
@@ -28,16 +32,25 @@ impl Storage {
         let mut tiered = Tiered::default();
         let topics = self.view.index().topics();
         for topic in topics {
+            if self.cold.is_gone(topic) {
+                // Sent while the topic was deleted, or read back from a log that remembers it.
+                self.view.index_mut().forget(topic);
+                continue;
+            }
             loop {
                 let batch = self.collect(topic).await?;
-                if batch.messages.is_empty() {
+                if batch.moved.is_empty() {
                     break;
                 }
-                tiered.bytes += self.cold.write(topic, &batch.messages).await?;
+                tiered.bytes += self
+                    .cold
+                    .write(topic, &batch.messages, &batch.moved)
+                    .await?;
                 tiered.messages += batch.messages.len() as u64;
+                tiered.damaged += batch.damaged;
                 let mut index = self.view.index_mut();
-                for (queue, end) in batch.ends {
-                    index.drop_below((topic, queue), end.0);
+                for (queue, moved) in batch.moved {
+                    index.drop_below((topic, queue), moved.end);
                 }
                 drop(index);
                 if !batch.is_full {
@@ -45,15 +58,16 @@ impl Storage {
                 }
             }
         }
+        self.cold.remove_garbage().await;
         Ok(tiered)
     }
 
-    /// Hot messages of a topic by queue and offset, up to the bounds of a file. A damaged message stops
-    /// its queue: what follows it stays in the log.
+    /// Hot messages of a topic by queue and offset, up to the bounds of a file.
     async fn collect(&self, topic: TopicId) -> Result<Batch, TierError> {
         let mut batch = Batch {
             messages: Vec::new(),
-            ends: Vec::new(),
+            moved: Vec::new(),
+            damaged: 0,
             is_full: false,
         };
         let mut bytes = 0;
@@ -71,7 +85,13 @@ impl Storage {
                 }
                 let messages = match self.read_hot(topic, queue, next, limit).await {
                     Ok(Hot::Messages(messages)) => messages,
-                    Ok(Hot::Elsewhere) | Err(ReadError::Damaged { .. }) => break,
+                    Ok(Hot::Elsewhere) => break,
+                    Err(error @ ReadError::Damaged { .. }) => {
+                        tracing::error!(%error, "a damaged message is kept as a gap");
+                        batch.damaged += 1;
+                        next = next.next();
+                        continue;
+                    }
                     Err(error) => return Err(error.into()),
                 };
                 let Some(last) = messages.last() else {
@@ -82,7 +102,7 @@ impl Storage {
                 batch.messages.extend(messages);
             }
             if next.0 > offsets.start {
-                batch.ends.push((queue, next));
+                batch.moved.push((queue, offsets.start..next.0));
             }
         }
         Ok(batch)

@@ -32,6 +32,14 @@ impl Place {
     pub(crate) fn is_lost(self) -> bool {
         self.length == Self::LOST_LENGTH
     }
+
+    fn bytes(self) -> u64 {
+        if self.is_lost() {
+            0
+        } else {
+            u64::from(self.length)
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -120,11 +128,7 @@ impl Index {
             .range(skip.min(row.places.len())..)
             .take(messages)
         {
-            let length = if place.is_lost() {
-                0
-            } else {
-                place.length as usize
-            };
+            let length = usize::try_from(place.bytes()).unwrap_or(usize::MAX);
             sum = sum.saturating_add(length);
             if sum > bytes && !places.is_empty() {
                 break;
@@ -161,9 +165,43 @@ impl Index {
         &self,
         topic: TopicId,
     ) -> impl Iterator<Item = (QueueId, Range<u64>)> + '_ {
+        self.rows_of(topic)
+            .map(|(queue, row)| (queue, row.base..row.next()))
+    }
+
+    /// Bytes of the hot messages of a topic.
+    pub(crate) fn bytes_of(&self, topic: TopicId) -> u64 {
+        let rows = self.rows_of(topic).flat_map(|(_, row)| &row.places);
+        rows.map(|place| place.bytes()).sum()
+    }
+
+    /// Where each hot queue of a topic would begin if only the newest messages of up to `bytes_max` were
+    /// kept; queues that lose nothing are left out.
+    pub(crate) fn newest(&self, topic: TopicId, bytes_max: u64) -> BTreeMap<u32, u64> {
+        let places = self.rows_of(topic).flat_map(|(_, row)| &row.places);
+        let mut places: Vec<(u64, u64)> = places
+            .map(|place| (place.position, place.bytes()))
+            .collect();
+        places.sort_unstable_by(|a, b| b.cmp(a));
+        let mut sum = 0;
+        let kept = places.iter().take_while(|(_, bytes)| {
+            sum += bytes;
+            sum <= bytes_max
+        });
+        let from = kept.last().map_or(u64::MAX, |&(position, _)| position);
+        let first = |row: &Row| {
+            let older = row.places.partition_point(|place| place.position < from);
+            (older > 0).then(|| row.base + older as u64)
+        };
+        let rows = self.rows_of(topic);
+        rows.filter_map(|(queue, row)| Some((queue.0, first(row)?)))
+            .collect()
+    }
+
+    fn rows_of(&self, topic: TopicId) -> impl Iterator<Item = (QueueId, &Row)> {
         self.rows
             .range((topic, QueueId(0))..=(topic, QueueId(u32::MAX)))
-            .map(|(&(_, queue), row)| (queue, row.base..row.next()))
+            .map(|(&(_, queue), row)| (queue, row))
     }
 
     /// Topics with hot messages, ascending.

@@ -1,9 +1,12 @@
 //! What lies in the cold tier, topic by topic: adding files, reading offsets, forgetting topics.
 //!
 //! **Invariants.** A manifest is the only thing that makes a file part of a topic, and the metadata
-//! store's pointer the only thing that makes a manifest valid. [`Cold::write`] puts the file, puts the
+//! store's pointer the only thing that makes a manifest valid. Every change puts its file, puts the
 //! manifest, swaps the pointer, in this order, and never writes to a name that is taken, so a late
-//! writer of another incarnation can not change what a valid manifest names.
+//! writer of another incarnation can not change what a valid manifest names. What a manifest no longer
+//! names is removed once nobody reads by an older one; what a crash left behind, at the next start.
+//!
+//! Reading order: this file, `retention`, `compaction`, `garbage`, `verify`.
 //!
 //! Bytes: `storage/FORMAT.md`, Manifest and Metadata keys.
 
@@ -14,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _};
 use millpond_proto::message::{Offset, QueueId, TopicId};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
@@ -23,12 +26,18 @@ use parquet::arrow::async_reader::ParquetRecordBatchStream;
 use parquet::errors::ParquetError;
 
 use crate::error::{OpenError, ReadError, TierError};
-use crate::format::columns::{from_batch, schema};
+use crate::format::columns::from_batch;
 use crate::format::envelope::Envelope;
 use crate::format::manifest::{File, Index, Manifest, ManifestError, Run};
 use crate::log::ReadLimit;
 use crate::meta::{MetaError, MetaStore};
-use crate::tier::parquet::{self as file, CheckedFile};
+use crate::tier::cold::garbage::Garbage;
+use crate::tier::parquet::{self as file, CheckedFile, Made};
+
+pub mod compaction;
+mod garbage;
+pub mod retention;
+pub(crate) mod verify;
 
 /// Footers kept in memory.
 const FOOTERS_MAX: usize = 256;
@@ -46,6 +55,7 @@ pub struct Cold {
     meta: Arc<dyn MetaStore>,
     manifests: Mutex<HashMap<TopicId, Arc<Index>>>,
     footers: Mutex<Footers>,
+    garbage: Mutex<Garbage>,
     /// Held by whoever changes something.
     turn: tokio::sync::Mutex<()>,
 }
@@ -69,6 +79,10 @@ impl Footers {
         let (footer, used) = self.by_key.get_mut(key)?;
         *used = self.uses;
         Some(footer.clone())
+    }
+
+    fn remove(&mut self, key: &str) {
+        self.by_key.remove(key);
     }
 
     fn insert(&mut self, key: &str, footer: ArrowReaderMetadata) {
@@ -171,15 +185,19 @@ impl Cold {
             meta,
             manifests: Mutex::default(),
             footers: Mutex::default(),
+            garbage: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
         };
         for key in cold.meta.keys("topic/")? {
+            if let Some(topic) = garbage::topic_of_tombstone(&key) {
+                cold.garbage().bury(topic);
+            }
             let Some(topic) = topic_of_pointer(&key) else {
                 continue;
             };
             if let Some(pointer) = cold.meta.get(&key)? {
                 let manifest = cold.load(topic, &pointer.value).await?;
-                cold.manifests().insert(topic, manifest);
+                cold.show(topic, &manifest);
             }
         }
         Ok(cold)
@@ -197,6 +215,12 @@ impl Cold {
 
     fn manifest(&self, topic: TopicId) -> Option<Arc<Index>> {
         self.manifests().get(&topic).map(Arc::clone)
+    }
+
+    /// What readers find from now on.
+    fn show(&self, topic: TopicId, manifest: &Arc<Index>) {
+        self.garbage().shown(topic, manifest);
+        self.manifests().insert(topic, Arc::clone(manifest));
     }
 
     async fn load(&self, topic: TopicId, pointer: &[u8]) -> Result<Arc<Index>, LoadError> {
@@ -225,7 +249,15 @@ impl Cold {
             .map(|e| Offset(e.start)..Offset(e.end))
     }
 
-    /// Every queue that has cold offsets, by topic and queue.
+    /// Every queue of a topic that has or had cold offsets, in order.
+    #[must_use]
+    pub fn queues_of(&self, topic: TopicId) -> Vec<QueueId> {
+        let manifest = self.manifest(topic);
+        let queues = manifest.iter().flat_map(|manifest| manifest.queues());
+        queues.map(QueueId).collect()
+    }
+
+    /// Every queue that has or had cold offsets, by topic and queue.
     #[must_use]
     pub fn queues(&self) -> Vec<(TopicId, QueueId, Range<Offset>)> {
         let manifests: Vec<_> = self.manifests().values().map(Arc::clone).collect();
@@ -251,19 +283,29 @@ impl Cold {
     ///
     /// They are sorted by queue and offset, and each queue goes on at its cold end, or starts anywhere
     /// when it has none. What is cold already is passed over, so a write whose outcome was unknown is
-    /// simply written again; an offset that is left out is damaged from then on.
+    /// simply written again. An offset that is left out is damaged from then on; `moved` names the
+    /// offsets of each queue that are taken over, so that those left out at its ends are known too.
+    /// Of a topic that was forgotten nothing is written.
     ///
     /// # Errors
     /// [`TierError`]; then the messages are cold or not, which the next write finds out.
     ///
     /// # Panics
     /// When the messages are not sorted, or are of another topic.
-    pub async fn write(&self, topic: TopicId, messages: &[Envelope]) -> Result<u64, TierError> {
+    pub async fn write(
+        &self,
+        topic: TopicId,
+        messages: &[Envelope],
+        moved: &[(QueueId, Range<u64>)],
+    ) -> Result<u64, TierError> {
         assert!(
             messages.iter().all(|m| m.topic == topic.0),
             "a file belongs to one topic"
         );
         let _turn = self.turn.lock().await;
+        if self.is_gone(topic) {
+            return Ok(0);
+        }
         let (current, expected) = self.current(topic).await?;
         let cold = |m: &Envelope| current.extent(m.queue).is_some_and(|e| m.offset < e.end);
         let kept: Vec<Envelope>;
@@ -273,19 +315,45 @@ impl Cold {
         } else {
             messages
         };
-        if messages.is_empty() {
+
+        let mut next = current.manifest().clone();
+        let mut bytes = 0;
+        if !messages.is_empty() {
+            let made = file::make(file_key(topic, next.next_file), topic, messages)
+                .map_err(parquet_failed(topic))?;
+            let file = self.put_file(topic, &mut next.next_file, made).await?;
+            bytes = file.bytes;
+            next.files.push(file);
+        }
+        let mut extents = current.manifest().extents();
+        for (queue, extent) in next.extents() {
+            let known = extents.entry(queue).or_insert_with(|| extent.clone());
+            known.end = known.end.max(extent.end);
+        }
+        for (queue, range) in moved {
+            let known = extents.entry(queue.0).or_insert_with(|| range.clone());
+            if current.extent(queue.0).is_none() {
+                known.start = known.start.min(range.start);
+            }
+            known.end = known.end.max(range.end);
+        }
+        next.set_extents(&extents);
+        if next == *current.manifest() {
             return Ok(0);
         }
+        self.swap(topic, current, expected, next).await?;
+        Ok(bytes)
+    }
 
-        let (number, file) = self
-            .put_file(topic, current.manifest().next_file, messages)
-            .await?;
-        let bytes = file.bytes;
-        let mut next = current.manifest().clone();
-        next.next_file = number + 1;
-        next.files.push(file);
+    /// Makes `next` the valid manifest, and lets go of what only `current` names.
+    async fn swap(
+        &self,
+        topic: TopicId,
+        current: Arc<Index>,
+        expected: Option<u64>,
+        mut next: Manifest,
+    ) -> Result<(), TierError> {
         self.put_manifest(topic, &mut next).await?;
-
         let pointer = format!("{:020}", next.version);
         let swapped =
             self.meta
@@ -295,15 +363,22 @@ impl Cold {
                 detail: format!("{} was changed by another process", pointer_key(topic)),
             }));
         }
-        let old = current.manifest().version;
-        self.manifests().insert(topic, Arc::new(next.into()));
+        let mut objects: Vec<Path> = current
+            .manifest()
+            .files
+            .iter()
+            .filter(|file| !next.files.iter().any(|kept| kept.key == file.key))
+            .map(|file| Path::from(file.key.as_str()))
+            .collect();
         if expected.is_some() {
-            // Best effort: an old manifest that stays is only bytes.
-            if let Err(error) = self.objects.delete(&manifest_path(topic, old)).await {
-                tracing::debug!(%topic, version = old, %error, "an old manifest stays");
-            }
+            objects.push(manifest_path(topic, current.manifest().version));
         }
-        Ok(bytes)
+        let version = next.version;
+        drop(current);
+        self.show(topic, &Arc::new(next.into()));
+        self.garbage().retire(topic, version, objects);
+        self.remove_garbage().await;
+        Ok(())
     }
 
     /// The manifest that the metadata store names now, and the version to swap it by.
@@ -324,7 +399,7 @@ impl Cold {
             Some(known) => known,
             None => {
                 let loaded = self.load(topic, &pointer.value).await?;
-                self.manifests().insert(topic, Arc::clone(&loaded));
+                self.show(topic, &loaded);
                 loaded
             }
         };
@@ -335,22 +410,20 @@ impl Cold {
     async fn put_file(
         &self,
         topic: TopicId,
-        first: u64,
-        messages: &[Envelope],
-    ) -> Result<(u64, File), TierError> {
-        let what = || format!("write a file of topic {topic}");
-        let failed = |source: ParquetError| TierError::Objects {
-            what: what(),
-            source: Arc::new(source),
-        };
-        let mut made = file::make(file_key(topic, first), topic, messages).map_err(failed)?;
+        next_file: &mut u64,
+        mut made: Made,
+    ) -> Result<File, TierError> {
         let path = |number| Path::from(file_key(topic, number));
-        let number = self.put_new(first, path, &made.bytes, &what()).await?;
+        let what = format!("write a file of topic {topic}");
+        let number = self.put_new(*next_file, path, &made.bytes, &what).await?;
         made.file.key = file_key(topic, number);
         let checked = CheckedFile::new(&self.objects, &made.file);
-        let footer = file::footer(checked, &made.file).await.map_err(failed)?;
+        let footer = file::footer(checked, &made.file)
+            .await
+            .map_err(parquet_failed(topic))?;
         self.footers().insert(&made.file.key, footer);
-        Ok((number, made.file))
+        *next_file = number + 1;
+        Ok(made.file)
     }
 
     async fn put_manifest(&self, topic: TopicId, next: &mut Manifest) -> Result<(), TierError> {
@@ -388,40 +461,6 @@ impl Cold {
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
             Err(source) => Err(objects_failed(what)(source)),
         }
-    }
-
-    /// Forgets a topic: its pointer first, then every object below its folder. Doing it again changes
-    /// nothing.
-    ///
-    /// # Errors
-    /// [`TierError`] when something is left: call it again.
-    pub async fn forget(&self, topic: TopicId) -> Result<(), TierError> {
-        let _turn = self.turn.lock().await;
-        let key = pointer_key(topic);
-        while let Some(pointer) = self.meta.get(&key)? {
-            self.meta
-                .compare_and_swap(&key, Some(pointer.version), None)?;
-        }
-        if let Some(manifest) = self.manifests().remove(&topic) {
-            let mut footers = self.footers();
-            for file in &manifest.manifest().files {
-                footers.by_key.remove(&file.key);
-            }
-        }
-        let what = || format!("remove the files of topic {topic}");
-        let listed: Vec<_> = self
-            .objects
-            .list(Some(&topic_folder(topic)))
-            .try_collect()
-            .await
-            .map_err(objects_failed(what()))?;
-        for object in listed {
-            match self.objects.delete(&object.location).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(source) => return Err(objects_failed(what())(source)),
-            }
-        }
-        Ok(())
     }
 
     /// Reads whole messages from `from` on, oldest first. Empty at and above the cold end.
@@ -499,8 +538,7 @@ impl Cold {
         place: Place,
         count: u64,
     ) -> Result<Vec<Envelope>, ReadError> {
-        let schema = schema();
-        let columns: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+        let columns = file::column_names();
         let offsets = place.at..place.at + count;
         let mut batches = self
             .batches(file, run, offsets.clone(), &columns, place)
@@ -605,11 +643,11 @@ impl Place {
 
     fn unreadable(&self, file: &File, error: ParquetError) -> ReadError {
         match file::store_error(error) {
-            Some(source) => ReadError::Objects {
+            Ok(source) => ReadError::Objects {
                 place: file.key.clone(),
                 source: Arc::new(source),
             },
-            None => self.damaged(&file.key),
+            Err(_) => self.damaged(&file.key),
         }
     }
 }
@@ -653,6 +691,13 @@ impl Scan {
             return Ok(Some(batch));
         }
         Ok(None)
+    }
+}
+
+fn parquet_failed(topic: TopicId) -> impl FnOnce(ParquetError) -> TierError {
+    move |source| TierError::Objects {
+        what: format!("write a file of topic {topic}"),
+        source: Arc::new(source),
     }
 }
 

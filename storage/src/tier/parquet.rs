@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -68,8 +68,7 @@ pub(crate) fn make(
     topic: TopicId,
     messages: &[Envelope],
 ) -> Result<Made, ParquetError> {
-    let columns: Vec<String> = schema().fields().iter().map(|f| f.name().clone()).collect();
-    let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+    let columns = column_names();
     let mut writer = ArrowWriter::try_new(Vec::new(), schema(), Some(properties(topic)?))?;
     let mut rest = messages;
     while !rest.is_empty() {
@@ -78,18 +77,121 @@ pub(crate) fn make(
         writer.flush()?;
         rest = after;
     }
+    let times = || messages.iter().map(|message| message.stored_at_ms);
+    finish(writer, key, runs(messages), times().min(), times().max())
+}
+
+fn finish(
+    writer: ArrowWriter<Vec<u8>>,
+    key: String,
+    runs: Vec<Run>,
+    stored_first_ms: Option<i64>,
+    stored_last_ms: Option<i64>,
+) -> Result<Made, ParquetError> {
     let bytes = writer.into_inner()?;
     let file = File {
         key,
         bytes: bytes.len() as u64,
-        rows: messages.len() as u64,
-        runs: runs(messages),
+        rows: runs.iter().map(|run| run.count).sum(),
+        runs,
         blocks: block_checksums(&bytes),
+        stored_first_ms,
+        stored_last_ms,
     };
     Ok(Made {
         bytes: bytes.into(),
         file,
     })
+}
+
+/// Every column of a file, in order.
+pub(crate) fn column_names() -> Vec<&'static str> {
+    static SCHEMA: std::sync::LazyLock<arrow::datatypes::SchemaRef> =
+        std::sync::LazyLock::new(schema);
+    SCHEMA.fields().iter().map(|f| f.name().as_str()).collect()
+}
+
+/// A file that is made of rows of others, without making messages of them.
+pub(crate) struct Merge {
+    writer: ArrowWriter<Vec<u8>>,
+    runs: Vec<Run>,
+    rows: u64,
+    group_bytes: usize,
+    group_rows: usize,
+}
+
+impl Merge {
+    pub(crate) fn new(topic: TopicId) -> Result<Self, ParquetError> {
+        Ok(Self {
+            writer: ArrowWriter::try_new(Vec::new(), schema(), Some(properties(topic)?))?,
+            runs: Vec::new(),
+            rows: 0,
+            group_bytes: 0,
+            group_rows: 0,
+        })
+    }
+
+    /// Adds rows, with all columns, that must be the offsets of `queue` from `base` on. Queues come in
+    /// ascending order, and so do the offsets of each.
+    pub(crate) fn add(
+        &mut self,
+        queue: u32,
+        base: u64,
+        batch: &RecordBatch,
+    ) -> Result<(), ParquetError> {
+        let holds = |column: &str, is: &dyn Fn(usize, i128) -> bool| {
+            let values = batch.column_by_name(column)?;
+            let values = arrow::compute::cast(values, &arrow::datatypes::DataType::Int64).ok()?;
+            let values = values
+                .as_primitive_opt::<arrow::datatypes::Int64Type>()?
+                .values();
+            let mut rows = values.iter().enumerate();
+            Some(rows.all(|(row, &value)| is(row, i128::from(value))))
+        };
+        // Unsigned numbers are stored as the signed ones of the same bits.
+        let is_queue = |_, value| value == i128::from(queue.cast_signed());
+        let is_offset =
+            |row, value| value == i128::from((base.wrapping_add(row as u64)).cast_signed());
+        if holds("queue", &is_queue) != Some(true) || holds("offset", &is_offset) != Some(true) {
+            return Err(damage("its rows are not those that the manifest names"));
+        }
+        let bytes: usize = batch
+            .columns()
+            .iter()
+            .map(|column| column.to_data().get_slice_memory_size())
+            .sum::<Result<usize, _>>()?;
+        let is_full = self.group_bytes + bytes > GROUP_BYTES_MAX
+            || self.group_rows + batch.num_rows() > GROUP_ROWS_MAX;
+        if self.group_rows > 0 && is_full {
+            self.writer.flush()?;
+            (self.group_bytes, self.group_rows) = (0, 0);
+        }
+        self.writer.write(batch)?;
+        self.group_bytes += bytes;
+        self.group_rows += batch.num_rows();
+        let count = batch.num_rows() as u64;
+        match self.runs.last_mut() {
+            Some(run) if run.queue == queue && run.offsets().end == base => run.count += count,
+            _ => self.runs.push(Run {
+                queue,
+                base,
+                first_row: self.rows,
+                count,
+            }),
+        }
+        self.rows += count;
+        Ok(())
+    }
+
+    /// The file, with the least and greatest store time of what it was made of.
+    pub(crate) fn finish(
+        self,
+        key: String,
+        stored_first_ms: Option<i64>,
+        stored_last_ms: Option<i64>,
+    ) -> Result<Made, ParquetError> {
+        finish(self.writer, key, self.runs, stored_first_ms, stored_last_ms)
+    }
 }
 
 /// How many of the messages go into the next row group; at least one.
@@ -185,10 +287,13 @@ fn damage(what: &'static str) -> ParquetError {
 }
 
 /// What the object store said, when that is why a file could not be read; otherwise the file is damaged.
-pub(crate) fn store_error(error: ParquetError) -> Option<object_store::Error> {
+pub(crate) fn store_error(error: ParquetError) -> Result<object_store::Error, ParquetError> {
     match error {
-        ParquetError::External(source) => source.downcast().ok().map(|source| *source),
-        _ => None,
+        ParquetError::External(source) => match source.downcast() {
+            Ok(source) => Ok(*source),
+            Err(source) => Err(ParquetError::External(source)),
+        },
+        error => Err(error),
     }
 }
 
@@ -209,6 +314,12 @@ impl CheckedFile {
             bytes: file.bytes,
             blocks: file.blocks.as_slice().into(),
         }
+    }
+
+    /// The whole file.
+    pub(crate) async fn all(&self) -> Result<Bytes, ParquetError> {
+        let mut bytes = self.fetch(vec![0..self.bytes]).await?;
+        bytes.pop().ok_or_else(|| damage("nothing was read"))
     }
 
     async fn fetch(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>, ParquetError> {

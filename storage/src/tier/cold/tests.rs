@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use futures::TryStreamExt as _;
 use millpond_proto::chance::Seeded;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
@@ -14,6 +15,7 @@ use crate::disk::simulated::SimulatedDisk;
 use crate::format::columns::tests::{all_columns, envelope};
 use crate::format::columns::{projected_schema, to_batch};
 use crate::meta::embedded::EmbeddedMeta;
+use crate::tier::cold::compaction::Compaction;
 use crate::tier::objects::DiskObjectStore;
 
 const TOPIC: TopicId = TopicId(7);
@@ -77,8 +79,8 @@ async fn offsets_come_back_from_several_files_and_queues() {
     let cold = open(&disk).await;
     let first = [messages(0, 5..300), messages(3, 0..40)].concat();
     let second = [messages(0, 300..420), messages(1, 7..9)].concat();
-    assert!(cold.write(TOPIC, &first).await.unwrap() > 0);
-    assert!(cold.write(TOPIC, &second).await.unwrap() > 0);
+    assert!(cold.write(TOPIC, &first, &[]).await.unwrap() > 0);
+    assert!(cold.write(TOPIC, &second, &[]).await.unwrap() > 0);
     for cold in [Arc::clone(&cold), {
         drop(cold);
         open(&disk).await
@@ -131,10 +133,16 @@ async fn offsets_come_back_from_several_files_and_queues() {
 async fn a_scan_gives_the_columns_asked_for_in_their_order() {
     let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
-    cold.write(TOPIC, &[messages(0, 0..100), messages(1, 0..50)].concat())
+    cold.write(
+        TOPIC,
+        &[messages(0, 0..100), messages(1, 0..50)].concat(),
+        &[],
+    )
+    .await
+    .unwrap();
+    cold.write(TOPIC, &messages(0, 100..150), &[])
         .await
         .unwrap();
-    cold.write(TOPIC, &messages(0, 100..150)).await.unwrap();
     let all = all_columns();
     for columns in [&["body", "offset"][..], &[], &["properties", "keys"], &all] {
         let range = Offset(90)..Offset(1000);
@@ -160,9 +168,12 @@ async fn a_scan_gives_the_columns_asked_for_in_their_order() {
 async fn writing_what_is_cold_already_changes_nothing() {
     let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
-    cold.write(TOPIC, &messages(0, 0..10)).await.unwrap();
-    assert_eq!(cold.write(TOPIC, &messages(0, 0..10)).await.unwrap(), 0);
-    cold.write(TOPIC, &messages(0, 5..15)).await.unwrap();
+    cold.write(TOPIC, &messages(0, 0..10), &[]).await.unwrap();
+    assert_eq!(
+        cold.write(TOPIC, &messages(0, 0..10), &[]).await.unwrap(),
+        0
+    );
+    cold.write(TOPIC, &messages(0, 5..15), &[]).await.unwrap();
     assert_eq!(read(&cold, 0, 0, ALL).await.unwrap(), messages(0, 0..15));
 }
 
@@ -170,7 +181,7 @@ async fn writing_what_is_cold_already_changes_nothing() {
 async fn a_message_that_was_lost_before_is_damaged_and_its_neighbours_are_not() {
     let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
-    cold.write(TOPIC, &[messages(0, 0..3), messages(0, 4..6)].concat())
+    cold.write(TOPIC, &[messages(0, 0..3), messages(0, 4..6)].concat(), &[])
         .await
         .unwrap();
     assert_eq!(read(&cold, 0, 0, ALL).await.unwrap(), messages(0, 0..3));
@@ -192,10 +203,12 @@ async fn a_message_that_was_lost_before_is_damaged_and_its_neighbours_are_not() 
 async fn forgetting_leaves_nothing_and_may_be_repeated() {
     let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
-    cold.write(TOPIC, &messages(0, 0..10)).await.unwrap();
+    cold.write(TOPIC, &messages(0, 0..10), &[]).await.unwrap();
     let mut other = message(0, 0);
     other.topic = 70;
-    cold.write(TopicId(70), &[other.clone()]).await.unwrap();
+    cold.write(TopicId(70), &[other.clone()], &[])
+        .await
+        .unwrap();
     for _ in 0..2 {
         cold.forget(TOPIC).await.unwrap();
         assert_eq!(cold.extent(TOPIC, QueueId(0)), None);
@@ -347,7 +360,7 @@ async fn a_crash_anywhere_in_a_write_leaves_the_old_state_or_the_new_one() {
     for (seed, (dies_at, happens)) in seeds.flat_map(|seed| cases.clone().map(move |c| (seed, c))) {
         let disk = Arc::new(SimulatedDisk::default());
         let cold = open(&disk).await;
-        cold.write(TOPIC, &messages(0, 0..10)).await.unwrap();
+        cold.write(TOPIC, &messages(0, 0..10), &[]).await.unwrap();
         drop(cold);
 
         let shared = Arc::clone(&disk) as Arc<dyn Disk>;
@@ -361,7 +374,7 @@ async fn a_crash_anywhere_in_a_write_leaves_the_old_state_or_the_new_one() {
         let cold = Cold::open(Arc::new(dying.clone()), Arc::new(dying.clone()))
             .await
             .unwrap();
-        let written = cold.write(TOPIC, &messages(0, 10..20)).await.is_ok();
+        let written = cold.write(TOPIC, &messages(0, 10..20), &[]).await.is_ok();
         let disk = Arc::new(disk.crash(&Seeded::new(seed)));
         drop(cold);
         drop(dying);
@@ -374,8 +387,8 @@ async fn a_crash_anywhere_in_a_write_leaves_the_old_state_or_the_new_one() {
         );
         assert_eq!(read(&cold, 0, 0, ALL).await.unwrap(), messages(0, 0..end));
         // The log still has them and moves them again.
-        cold.write(TOPIC, &messages(0, 10..20)).await.unwrap();
-        cold.write(TOPIC, &messages(0, 20..30)).await.unwrap();
+        cold.write(TOPIC, &messages(0, 10..20), &[]).await.unwrap();
+        cold.write(TOPIC, &messages(0, 20..30), &[]).await.unwrap();
         assert_eq!(read(&cold, 0, 0, ALL).await.unwrap(), messages(0, 0..30));
     }
 }
@@ -395,9 +408,14 @@ async fn a_swap_without_an_answer_is_found_out_by_the_next_write() {
     let objects = Arc::new(DiskObjectStore::new(shared, "cold"));
     dying.0.calls.store(2, Ordering::Relaxed);
     let cold = Cold::open(objects, Arc::new(dying)).await.unwrap();
-    cold.write(TOPIC, &messages(0, 0..10)).await.unwrap_err();
+    cold.write(TOPIC, &messages(0, 0..10), &[])
+        .await
+        .unwrap_err();
     assert_eq!(cold.extent(TOPIC, QueueId(0)), None);
-    assert_eq!(cold.write(TOPIC, &messages(0, 0..10)).await.unwrap(), 0);
+    assert_eq!(
+        cold.write(TOPIC, &messages(0, 0..10), &[]).await.unwrap(),
+        0
+    );
     assert_eq!(read(&cold, 0, 0, ALL).await.unwrap(), messages(0, 0..10));
 }
 
@@ -405,7 +423,7 @@ async fn a_swap_without_an_answer_is_found_out_by_the_next_write() {
 async fn a_flipped_bit_in_a_file_is_damage_and_never_data() {
     let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
-    cold.write(TOPIC, &messages(0, 0..8)).await.unwrap();
+    cold.write(TOPIC, &messages(0, 0..8), &[]).await.unwrap();
     let path = paths(&disk, "cold/topics/7/data").remove(0);
     let length = disk.snapshot()[&path].len();
     drop(cold);
@@ -448,7 +466,7 @@ async fn damage_in_one_block_spares_messages_of_others() {
     let cold = open(&disk).await;
     // About a megabyte of bodies: several blocks, one row group.
     let all = messages(0, 0..6000);
-    cold.write(TOPIC, &all).await.unwrap();
+    cold.write(TOPIC, &all, &[]).await.unwrap();
     let path = paths(&disk, "cold/topics/7/data").remove(0);
     let length = disk.snapshot()[&path].len();
     assert!(length > 1_000_000, "{length} bytes");
@@ -469,7 +487,7 @@ async fn damage_in_one_block_spares_messages_of_others() {
 async fn a_damaged_manifest_is_named_when_opening() {
     let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
-    cold.write(TOPIC, &messages(0, 0..2)).await.unwrap();
+    cold.write(TOPIC, &messages(0, 0..2), &[]).await.unwrap();
     drop(cold);
     let path = paths(&disk, "cold/topics/7/manifest").remove(0);
     disk.flip_bit(&path, 160);
@@ -493,7 +511,7 @@ fn any_message_comes_back_from_a_file_as_it_went_in() {
         let found = runtime.block_on(async {
             let disk = Arc::new(SimulatedDisk::default());
             let cold = open(&disk).await;
-            cold.write(TOPIC, &many).await.unwrap();
+            cold.write(TOPIC, &many, &[]).await.unwrap();
             let mut found = Vec::new();
             for queue in 0..queues {
                 found.extend(read(&cold, queue, 100, ALL).await.unwrap_or_default());
@@ -502,4 +520,175 @@ fn any_message_comes_back_from_a_file_as_it_went_in() {
         });
         prop_assert_eq!(found, many);
     });
+}
+
+async fn whole(cold: &Cold, queue: u32, from: u64) -> Vec<Envelope> {
+    let mut found: Vec<Envelope> = Vec::new();
+    let mut at = from;
+    loop {
+        let read = read(cold, queue, at, ALL).await.unwrap();
+        let Some(last) = read.last() else {
+            return found;
+        };
+        at = last.offset + 1;
+        found.extend(read);
+    }
+}
+
+#[tokio::test]
+async fn small_files_become_one_and_readers_in_flight_read_on() {
+    let disk = Arc::new(SimulatedDisk::default());
+    let cold = open(&disk).await;
+    for file in 0..12_u64 {
+        let two = [
+            messages(0, file * 10..file * 10 + 10),
+            messages(5, file..file + 1),
+        ];
+        cold.write(TOPIC, &two.concat(), &[]).await.unwrap();
+    }
+    let columns = ["offset", "body"];
+    let range = Offset(0)..Offset(120);
+    let mut scan = cold.scan(TOPIC, QueueId(0), range, &columns);
+    let first = scan.next().await.unwrap().unwrap();
+    let few = Compaction {
+        files_min: 13,
+        ..Compaction::default()
+    };
+    assert_eq!(cold.compact(TOPIC, few).await.unwrap().files_made, 0);
+    let done = cold.compact(TOPIC, Compaction::default()).await.unwrap();
+    assert_eq!((done.files_merged, done.files_made), (12, 1));
+    assert_eq!(
+        paths(&disk, "cold/topics/7/data").len(),
+        13,
+        "a reader holds the old ones"
+    );
+    let mut rows = first.num_rows();
+    while let Some(batch) = scan.next().await {
+        rows += batch.unwrap().num_rows();
+    }
+    assert_eq!(rows, 120);
+    drop(scan);
+    cold.remove_garbage().await;
+    assert_eq!(paths(&disk, "cold/topics/7/data").len(), 1);
+    assert_eq!(paths(&disk, "cold/topics/7/manifest").len(), 1);
+    assert_eq!(whole(&cold, 0, 0).await, messages(0, 0..120));
+    drop(cold);
+    let cold = open(&disk).await;
+    assert_eq!(whole(&cold, 0, 0).await, messages(0, 0..120));
+    assert_eq!(whole(&cold, 5, 0).await, messages(5, 0..12));
+}
+
+#[test]
+fn compaction_changes_no_offset_and_no_byte() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    // Files of messages; each message goes to a queue and may be preceded by a gap.
+    let file = proptest::collection::vec((envelope(), 0..3_u32, 0..3_u64), 1..12);
+    let files = proptest::collection::vec(file, 2..6);
+    proptest!(ProptestConfig::with_cases(48), |(files in files, dropped in 0..4_u64)| {
+        runtime.block_on(async {
+            let disk = Arc::new(SimulatedDisk::default());
+            let cold = open(&disk).await;
+            let mut next = [100_u64; 3];
+            let mut all = Vec::new();
+            for file in files {
+                let mut messages = Vec::new();
+                for (mut message, queue, gap) in file {
+                    let at = &mut next[queue as usize];
+                    *at += gap;
+                    (message.topic, message.queue, message.offset) = (TOPIC.0, queue, *at);
+                    *at += 1;
+                    messages.push(message);
+                }
+                messages.sort_by_key(|m| (m.queue, m.offset));
+                cold.write(TOPIC, &messages, &[]).await.unwrap();
+                all.extend(messages);
+            }
+            let firsts = [(0, 100 + dropped)].into();
+            cold.trim(TOPIC, 0, &firsts).await.unwrap();
+            let before = cold.queues();
+            let done = cold.compact(TOPIC, Compaction::default()).await.unwrap();
+            assert!(done.files_made <= 1);
+            let cold = open(&disk).await;
+            assert_eq!(cold.queues(), before);
+            for message in &all {
+                let (queue, offset) = (message.queue, message.offset);
+                let one = ReadLimit { messages: 1, ..ALL };
+                match read(&cold, queue, offset, one).await {
+                    Ok(found) => assert_eq!(&found[..], std::slice::from_ref(message)),
+                    Err(ReadError::Trimmed { .. }) => {
+                        assert!(queue == 0 && offset < 100 + dropped);
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+    });
+}
+
+#[tokio::test]
+async fn a_crash_anywhere_in_a_change_leaves_what_is_kept_readable_and_no_orphan_after_a_sweep() {
+    for trims in [false, true] {
+        for (dies_at, happens) in (0..8).flat_map(|at| [(at, false), (at, true)]) {
+            let disk = Arc::new(SimulatedDisk::default());
+            let cold = open(&disk).await;
+            for file in 0..4 {
+                cold.write(TOPIC, &messages(0, file * 10..file * 10 + 10), &[])
+                    .await
+                    .unwrap();
+            }
+            drop(cold);
+            let shared = Arc::clone(&disk) as Arc<dyn Disk>;
+            let dying = Handle(Arc::new(Dying {
+                objects: DiskObjectStore::new(Arc::clone(&shared), "cold"),
+                meta: EmbeddedMeta::open(shared, "facts").unwrap(),
+                calls: AtomicUsize::new(0),
+                dies_at,
+                happens,
+            }));
+            let cold = Cold::open(Arc::new(dying.clone()), Arc::new(dying.clone()))
+                .await
+                .unwrap();
+            let answered = if trims {
+                cold.trim(TOPIC, 2, &[(0, 25)].into()).await.is_ok()
+            } else {
+                cold.compact(TOPIC, Compaction::default()).await.is_ok()
+            };
+            let disk = Arc::new(disk.crash(&Seeded::new(dies_at as u64)));
+            drop(cold);
+            drop(dying);
+            let cold = open(&disk).await;
+            let first = cold.extent(TOPIC, QueueId(0)).unwrap().start.0;
+            if trims {
+                assert!(first == 25 || (first == 0 && !answered));
+            }
+            assert_eq!(whole(&cold, 0, first).await, messages(0, first..40));
+            cold.sweep().await.unwrap();
+            let files = cold.ages(TOPIC).len();
+            assert_eq!(paths(&disk, "cold/topics/").len(), files + 1);
+            assert_eq!(whole(&cold, 0, first).await, messages(0, first..40));
+            // What was begun can be done again.
+            cold.compact(TOPIC, Compaction::default()).await.unwrap();
+            assert_eq!(whole(&cold, 0, first).await, messages(0, first..40));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_left_out_of_a_merge() {
+    let disk = Arc::new(SimulatedDisk::default());
+    let cold = open(&disk).await;
+    for file in 0..5 {
+        cold.write(TOPIC, &messages(0, file * 10..file * 10 + 10), &[])
+            .await
+            .unwrap();
+    }
+    let path = paths(&disk, "cold/topics/7/data").remove(2);
+    disk.flip_bit(&path, 999);
+    let done = cold.compact(TOPIC, Compaction::default()).await.unwrap();
+    assert_eq!((done.files_merged, done.files_made), (4, 2));
+    assert_eq!(read(&cold, 0, 0, ALL).await.unwrap(), messages(0, 0..20));
+    assert!(read(&cold, 0, 20, ALL).await.is_err());
+    assert_eq!(whole(&cold, 0, 30).await, messages(0, 30..50));
 }

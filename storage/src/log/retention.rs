@@ -1,0 +1,157 @@
+//! Keeping a topic within a time or a size: choosing what to let go, and letting go of it.
+//!
+//! **Invariants.** What is chosen is the oldest: whole files at the front first, and only behind the last of
+//! them what is still in the log. The cold tier's manifest says what is kept, also of the log, before anything
+//! is dropped; so a crash leaves the old first offset or the new one, and no offset returns.
+//!
+//! Files are kept or dropped whole: a topic may hold up to one file more than it should.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use millpond_proto::message::{Offset, QueueId, TopicId};
+
+use crate::error::{ReadError, TierError};
+use crate::log::read::Hot;
+use crate::log::{Keep, ReadLimit, Storage, TopicSizes, Trimmed};
+use crate::tier::cold::compaction::{Compacted, Compaction};
+
+impl Storage {
+    pub(crate) async fn retain_within(
+        &self,
+        topic: TopicId,
+        keep: Keep,
+    ) -> Result<Trimmed, TierError> {
+        let _not_while_tiering = self.tiering.lock().await;
+        let ages = self.cold.ages(topic);
+        let before = self.extents(topic);
+        let is_old = |at: Option<i64>| {
+            keep.stored_from_ms
+                .zip(at)
+                .is_some_and(|(from, at)| at < from)
+        };
+        let mut files = ages
+            .iter()
+            .take_while(|file| is_old(file.stored_last_ms))
+            .count();
+
+        let mut firsts = BTreeMap::new();
+        if let Some(bytes_max) = keep.bytes_max {
+            let hot_bytes = self.view.index().bytes_of(topic);
+            let behind = |files: usize| ages.iter().skip(files).map(|f| f.bytes).sum::<u64>();
+            while files < ages.len() && hot_bytes + behind(files) > bytes_max {
+                files += 1;
+            }
+            if files == ages.len() && hot_bytes > bytes_max {
+                firsts = self.view.index().newest(topic, bytes_max);
+            }
+        }
+        if files == ages.len()
+            && let Some(from) = keep.stored_from_ms
+        {
+            let hot: Vec<_> = self.view.index().queues_of(topic).collect();
+            for (queue, offsets) in hot {
+                let first = self
+                    .first_stored_from(topic, queue, offsets.clone(), from)
+                    .await?;
+                if first > offsets.start {
+                    let known = firsts.entry(queue.0).or_insert(first);
+                    *known = first.max(*known);
+                }
+            }
+        }
+        if files == 0 && firsts.is_empty() {
+            return Ok(Trimmed::default());
+        }
+        self.cold.trim(topic, files, &firsts).await?;
+        {
+            let mut index = self.view.index_mut();
+            for (&queue, &first) in &firsts {
+                index.drop_below((topic, QueueId(queue)), first);
+            }
+        }
+        let after = self.extents(topic);
+        let gone = before.iter().filter_map(|(queue, before)| {
+            let first = after.get(queue).map_or(before.end, |after| after.start);
+            Some(first.saturating_sub(before.start))
+        });
+        Ok(Trimmed {
+            messages: gone.sum(),
+            files: files as u64,
+            bytes: ages.iter().take(files).map(|file| file.bytes).sum(),
+        })
+    }
+
+    fn extents(&self, topic: TopicId) -> BTreeMap<QueueId, Range<u64>> {
+        let queues = self.queues(topic).into_iter();
+        queues
+            .map(|(queue, extent)| (queue, extent.first.0..extent.next.0))
+            .collect()
+    }
+
+    /// The first hot offset stored at or after a time. Store times of a queue never fall, so it is searched
+    /// for in halves; of a damaged message the one behind it is asked.
+    async fn first_stored_from(
+        &self,
+        topic: TopicId,
+        queue: QueueId,
+        offsets: Range<u64>,
+        from_ms: i64,
+    ) -> Result<u64, TierError> {
+        let one = ReadLimit {
+            messages: 1,
+            bytes: usize::MAX,
+        };
+        let Range { mut start, mut end } = offsets;
+        while start < end {
+            // The first one is asked first: mostly nothing is old enough.
+            let middle = if start == offsets.start {
+                start
+            } else {
+                start + (end - start) / 2
+            };
+            let mut at = middle;
+            let stored_at_ms = loop {
+                if at >= end {
+                    break None;
+                }
+                match self.read_hot(topic, queue, Offset(at), one).await {
+                    Ok(Hot::Messages(messages)) => {
+                        break messages.first().map(|message| message.stored_at_ms);
+                    }
+                    Ok(Hot::Elsewhere) => return Ok(start),
+                    Err(ReadError::Damaged { .. }) => at += 1,
+                    Err(error) => return Err(error.into()),
+                }
+            };
+            match stored_at_ms {
+                Some(stored_at_ms) if stored_at_ms < from_ms => start = at + 1,
+                _ => end = middle,
+            }
+        }
+        Ok(start)
+    }
+
+    pub(crate) async fn compact_topic(
+        &self,
+        topic: TopicId,
+        how: Compaction,
+    ) -> Result<Compacted, TierError> {
+        let _not_while_tiering = self.tiering.lock().await;
+        self.cold.compact(topic, how).await
+    }
+
+    pub(crate) fn sizes_of_topic(&self, topic: TopicId) -> TopicSizes {
+        let (hot_messages, hot_bytes) = {
+            let index = self.view.index();
+            let queues = index.queues_of(topic);
+            let hot_messages = queues.map(|(_, hot)| hot.end - hot.start).sum();
+            (hot_messages, index.bytes_of(topic))
+        };
+        TopicSizes {
+            hot_messages,
+            hot_bytes,
+            cold: self.cold.sizes(topic),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Letting go of the oldest messages of a topic: whole files at the front, and what was hot below an offset.
+//!
+//! **Invariants.** The first offset of a queue only rises, and what lies below it is never answered again,
+//! whatever files still hold it. The manifest says so first; objects are removed after.
+
+use std::collections::BTreeMap;
+
+use millpond_proto::message::TopicId;
+
+use crate::error::TierError;
+use crate::tier::cold::Cold;
+
+/// What lies in the cold tier of a topic, for choosing what to let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileAge {
+    /// Its bytes.
+    pub bytes: u64,
+    /// Greatest store time of its messages, when it is known.
+    pub stored_last_ms: Option<i64>,
+}
+
+/// How much a topic has in the cold tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ColdSizes {
+    /// Parquet files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Messages that are kept and can be read.
+    pub messages: u64,
+    /// Messages that are kept and were lost before they could be moved.
+    pub lost: u64,
+}
+
+impl Cold {
+    /// The files of a topic, oldest first.
+    #[must_use]
+    pub fn ages(&self, topic: TopicId) -> Vec<FileAge> {
+        let manifest = self.manifest(topic);
+        let files = manifest.iter().flat_map(|m| &m.manifest().files);
+        files
+            .map(|file| FileAge {
+                bytes: file.bytes,
+                stored_last_ms: file.stored_last_ms,
+            })
+            .collect()
+    }
+
+    /// How much a topic has here.
+    #[must_use]
+    pub fn sizes(&self, topic: TopicId) -> ColdSizes {
+        let Some(manifest) = self.manifest(topic) else {
+            return ColdSizes::default();
+        };
+        let manifest = manifest.manifest();
+        let extents = manifest.extents();
+        let kept: u64 = extents.values().map(|e| e.end - e.start).sum();
+        let gaps = manifest.gaps();
+        let lost: u64 = gaps.iter().map(|(_, gap)| gap.end - gap.start).sum();
+        ColdSizes {
+            files: manifest.files.len() as u64,
+            bytes: manifest.files.iter().map(|file| file.bytes).sum(),
+            messages: kept - lost,
+            lost,
+        }
+    }
+
+    /// Lets go of the first `files` files, and of everything below `firsts`, offsets by queue, also where
+    /// it was never cold. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// [`TierError`]; then it is done or not, which the next call finds out.
+    pub async fn trim(
+        &self,
+        topic: TopicId,
+        files: usize,
+        firsts: &BTreeMap<u32, u64>,
+    ) -> Result<(), TierError> {
+        let _turn = self.turn.lock().await;
+        if self.is_gone(topic) {
+            return Ok(());
+        }
+        let (current, expected) = self.current(topic).await?;
+        let mut next = current.manifest().clone();
+        let mut extents = next.extents();
+        for run in next
+            .files
+            .drain(..files.min(next.files.len()))
+            .flat_map(|f| f.runs)
+        {
+            if let Some(extent) = extents.get_mut(&run.queue) {
+                extent.start = extent.start.max(run.offsets().end);
+            }
+        }
+        for (&queue, &first) in firsts {
+            let extent = extents.entry(queue).or_insert(first..first);
+            extent.start = extent.start.max(first);
+            extent.end = extent.end.max(first);
+        }
+        let is_kept = |run: &crate::format::manifest::Run| {
+            extents
+                .get(&run.queue)
+                .is_some_and(|e| run.offsets().end > e.start)
+        };
+        next.files.retain(|file| file.runs.iter().any(is_kept));
+        next.set_extents(&extents);
+        if next == *current.manifest() {
+            return Ok(());
+        }
+        self.swap(topic, current, expected, next).await
+    }
+}
