@@ -126,7 +126,8 @@ impl Dialect for MillpondDialect {
         explicit || (!RESERVED_FOR_TABLE_ALIAS.contains(keyword) && !at_emit(parser))
     }
 
-    /// `TABLE t` where a value may stand: the argument of `TUMBLE`. It reads as the bare name.
+    /// `TABLE t` where a value may stand: the argument of a window function. It reads as the bare name,
+    /// and with `PARTITION BY k` or `PARTITION BY (k, l)` as the tuple of all names.
     fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
         let is_table = matches!(
             &parser.peek_token_ref().token,
@@ -136,8 +137,24 @@ impl Dialect for MillpondDialect {
             return None;
         }
         parser.advance_token();
-        Some(parser.parse_identifier().map(Expr::Identifier))
+        Some(table_argument(parser))
     }
+}
+
+fn table_argument(parser: &mut Parser) -> Result<Expr, ParserError> {
+    let table = parser.parse_identifier()?;
+    if !parser.parse_keywords(&[Keyword::PARTITION, Keyword::BY]) {
+        return Ok(Expr::Identifier(table));
+    }
+    let keys = if parser.consume_token(&Token::LParen) {
+        let keys = parser.parse_comma_separated(Parser::parse_identifier)?;
+        parser.expect_token(&Token::RParen)?;
+        keys
+    } else {
+        vec![parser.parse_identifier()?]
+    };
+    let names = std::iter::once(table).chain(keys);
+    Ok(Expr::Tuple(names.map(Expr::Identifier).collect()))
 }
 
 /// Whether the word just read is `EMIT` and begins our clause rather than naming something.

@@ -75,10 +75,16 @@ impl MemoryTopics {
     /// An empty broker.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Self::with_batch_rows(clock, BATCH_ROWS)
+    }
+
+    /// An empty broker whose scans answer batches of so many rows.
+    #[must_use]
+    pub fn with_batch_rows(clock: Arc<dyn Clock>, batch_rows: usize) -> Arc<Self> {
         Arc::new(Self {
             clock,
             state: Mutex::default(),
-            batch_rows: BATCH_ROWS,
+            batch_rows,
         })
     }
 

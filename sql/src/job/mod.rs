@@ -15,4 +15,6 @@ pub mod runner;
 pub mod runtime;
 
 #[cfg(test)]
+mod equality;
+#[cfg(test)]
 mod tests;

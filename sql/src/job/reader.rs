@@ -15,7 +15,7 @@ use millpond_proto::message::{Offset, QueueId, TopicId};
 
 use crate::error::SqlError;
 use crate::job::error::JobError;
-use crate::operator::window::milliseconds;
+use crate::operator::key::milliseconds;
 use crate::progress::tick_of;
 use crate::topic::{Scan, Topics};
 

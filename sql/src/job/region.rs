@@ -23,7 +23,7 @@ use crate::decode::TopicDecoder;
 use crate::error::SqlError;
 use crate::job::error::JobError;
 use crate::job::reader::{missing, offsets};
-use crate::operator::window::milliseconds;
+use crate::operator::key::milliseconds;
 use crate::operator::{Emission, Keys, Late, Operator, OperatorError, Output};
 use crate::plan::continuous::ContinuousPlan;
 use crate::progress::{Watermark, tick_of};
@@ -99,7 +99,7 @@ impl Region {
         self.watermark = Watermark::resumed(delay_ms, greatest_ms);
         self.counts = counts;
         match state {
-            Some(state) => self.operator.restore(state),
+            Some(state) => self.operator.restore(state, self.watermark.at()),
             None => Ok(()),
         }
     }

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use millpond_proto::chance::Seeded;
 use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId};
+use millpond_proto::remedy::Remedy;
 use millpond_proto::task::Runtimes;
 use millpond_proto::time::{Clock, SimulatedClock, Timestamp};
 use object_store::memory::InMemory;
@@ -41,7 +42,7 @@ const AGGREGATES: &str = "SELECT carrier, window_start, window_end, count(*) AS 
 
 /// Where a broker stands still, as the process does that dies there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     BeforeCommit,
     AfterCommit,
     AfterAppend,
@@ -49,7 +50,7 @@ enum Step {
     AfterCheckpointed,
 }
 
-const STEPS: [Step; 5] = [
+pub(super) const STEPS: [Step; 5] = [
     Step::BeforeCommit,
     Step::AfterCommit,
     Step::AfterAppend,
@@ -59,9 +60,11 @@ const STEPS: [Step; 5] = [
 
 /// A broker whose callers never hear from it again after a step was reached so many times.
 #[derive(Debug)]
-struct Dying {
+pub(super) struct Dying {
     inner: Arc<MemoryTopics>,
     fuse: Mutex<Option<(Step, u32)>>,
+    /// How many commits it refuses before it takes one.
+    troubles: Mutex<u32>,
 }
 
 impl Dying {
@@ -124,6 +127,16 @@ impl Topics for Dying {
     }
     async fn commit(&self, job: JobId, cut: EpochCut) -> Result<(), TopicsError> {
         self.reach(Step::BeforeCommit).await;
+        {
+            let mut troubles = self.troubles.lock().unwrap();
+            if *troubles > 0 {
+                *troubles -= 1;
+                return Err(TopicsError {
+                    message: "the disk is busy; try again".to_owned(),
+                    remedy: Remedy::Retry,
+                });
+            }
+        }
         self.inner.commit(job, cut).await?;
         self.reach(Step::AfterCommit).await;
         Ok(())
@@ -157,15 +170,15 @@ impl Topics for Dying {
 }
 
 /// A broker, its clock and its state store; all outlive the jobs.
-struct World {
-    clock: Arc<SimulatedClock>,
-    topics: Arc<MemoryTopics>,
-    state: Arc<InMemory>,
-    chance: Seeded,
+pub(super) struct World {
+    pub(super) clock: Arc<SimulatedClock>,
+    pub(super) topics: Arc<MemoryTopics>,
+    pub(super) state: Arc<InMemory>,
+    pub(super) chance: Seeded,
 }
 
 impl World {
-    async fn new(seed: u64) -> Self {
+    pub(super) async fn new(seed: u64) -> Self {
         let clock = Arc::new(SimulatedClock::starting_at(Timestamp(START_MS)));
         let topics = MemoryTopics::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let world = Self {
@@ -202,11 +215,16 @@ impl World {
         self.topics.create_topic(topic).await.unwrap();
     }
 
-    fn jobs(&self, fuse: Option<(Step, u32)>) -> Arc<Jobs> {
+    pub(super) fn jobs(&self, fuse: Option<(Step, u32)>) -> Arc<Jobs> {
+        self.troubled_jobs(fuse, 0)
+    }
+
+    fn troubled_jobs(&self, fuse: Option<(Step, u32)>, troubles: u32) -> Arc<Jobs> {
         Jobs::start(JobParts {
             topics: Arc::new(Dying {
                 inner: Arc::clone(&self.topics),
                 fuse: Mutex::new(fuse),
+                troubles: Mutex::new(troubles),
             }),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             spawn: Arc::new(Runtimes::single()),
@@ -214,7 +232,7 @@ impl World {
         })
     }
 
-    async fn wait_ms(&self, ms: u64) {
+    pub(super) async fn wait_ms(&self, ms: u64) {
         self.clock.sleep(Duration::from_millis(ms)).await;
     }
 
@@ -271,7 +289,7 @@ impl World {
     }
 }
 
-async fn create(jobs: &Jobs, sql: &str) -> Result<(), SqlError> {
+pub(super) async fn create(jobs: &Jobs, sql: &str) -> Result<(), SqlError> {
     match parse(sql)? {
         Statement::CreateMaterializedView(view) => jobs.create_view(&view).await,
         Statement::CreateJob(job) => jobs.create_job(&job).await,
@@ -291,7 +309,7 @@ async fn create_both(jobs: &Jobs, suffix: &str) {
     create(jobs, &on_close).await.unwrap();
 }
 
-fn status(jobs: &Jobs, name: &str) -> JobStatus {
+pub(super) fn status(jobs: &Jobs, name: &str) -> JobStatus {
     jobs.describe(name).unwrap()
 }
 
@@ -754,7 +772,10 @@ async fn what_a_continuous_query_does_not_take_is_refused_by_name() {
         ),
         ("SELECT carrier FROM flights ORDER BY carrier", "ORDER BY"),
         ("SELECT carrier FROM flights LIMIT 3", "LIMIT"),
-        ("SELECT DISTINCT carrier FROM flights", "DISTINCT"),
+        (
+            "SELECT DISTINCT ON (carrier) carrier FROM flights",
+            "DISTINCT ON",
+        ),
         ("SELECT count(*) AS n FROM flights", "without GROUP BY"),
         (
             "SELECT carrier, rank() OVER (ORDER BY delay) AS r FROM flights",
@@ -793,5 +814,92 @@ async fn what_a_continuous_query_does_not_take_is_refused_by_name() {
         let error = error.expect_err(query).to_string();
         assert!(error.contains(expected), "{query}: {error}");
         assert!(world.topics.topic("refused").is_none(), "{query}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trouble_that_passes_is_waited_out_and_changes_no_row() {
+    for troubles in [1, 5] {
+        let world = World::new(7).await;
+        let jobs = world.jobs(None);
+        create_both(&jobs, "").await;
+        drop(jobs);
+        let jobs = world.troubled_jobs(None, troubles);
+        for _ in 0..20 {
+            world.send_some();
+            world.wait_ms(50).await;
+        }
+        world.wait_ms(30_000).await;
+        check(&world, &jobs, &format!("{troubles} troubles"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_takes_updates_for_a_year_and_is_forgotten_then() {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    for sql in [
+        AGGREGATES.to_owned(),
+        AGGREGATES
+            .replace(
+                "INTERVAL '1 second'",
+                "INTERVAL '500 milliseconds', INTERVAL '1 second'",
+            )
+            .replace("TUMBLE", "HOP"),
+        AGGREGATES
+            .replace("TABLE flights", "TABLE flights PARTITION BY carrier")
+            .replace("TUMBLE", "SESSION"),
+    ] {
+        let world = World::new(1).await;
+        let jobs = world.jobs(None);
+        create(&jobs, &format!("CREATE MATERIALIZED VIEW changes AS {sql}"))
+            .await
+            .unwrap();
+        let send = |days: i64| {
+            let at = START_MS + days * DAY_MS;
+            world.send(
+                0,
+                &format!("{{\"carrier\":\"AA\",\"delay\":1,\"at\":{at}}}"),
+            );
+        };
+        send(0);
+        world.wait_ms(300).await;
+        let rows = world.view("changes").len();
+        let one = status(&jobs, "changes").state_bytes;
+        send(364);
+        world.wait_ms(300).await;
+        send(0);
+        world.wait_ms(300).await;
+        assert_eq!(status(&jobs, "changes").rows_late, 0, "{sql}");
+        assert!(status(&jobs, "changes").state_bytes > one);
+        assert_eq!(
+            world
+                .view("changes")
+                .values()
+                .filter(|body| body.contains("\"n\":2"))
+                .count(),
+            rows
+        );
+        send(366);
+        world.wait_ms(300).await;
+        send(0);
+        world.wait_ms(300).await;
+        let after = status(&jobs, "changes");
+        assert_eq!(
+            (after.rows_late, after.state),
+            (1, JobState::Running),
+            "{sql}"
+        );
+        assert_eq!(
+            world.view("changes").len(),
+            3 * rows,
+            "what was counted stays in the view"
+        );
+        let late = world.topics.messages("changes_late");
+        assert!(
+            late[0]
+                .1
+                .properties
+                .contains(&("late_reason".to_owned(), "state_expired".to_owned()))
+        );
     }
 }

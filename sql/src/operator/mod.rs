@@ -5,9 +5,16 @@
 //! a tick, so what it computes is a function of the log alone: the same whatever the epochs were.
 //! DataFusion's expressions and accumulators are kernels inside.
 //!
-//! Reading order: [`project`] (filter and projection), [`window`] (grouped aggregates).
+//! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows),
+//! [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`group`] (what grouped aggregates
+//! share), [`window`] (windows told beforehand), [`session`] (windows that rows make).
 
+pub mod assign;
+pub mod group;
+pub mod kernel;
+pub(crate) mod key;
 pub mod project;
+pub mod session;
 pub mod window;
 
 use std::fmt;
@@ -54,11 +61,16 @@ pub trait Operator: Send + fmt::Debug {
     /// [`OperatorError`] when the state can not be put into columns.
     fn save(&self) -> Result<Option<RecordBatch>, OperatorError>;
 
-    /// Takes the state back that [`Operator::save`] gave; called once, before any row.
+    /// Takes the state back that [`Operator::save`] gave, with the watermark that stood then; called
+    /// once, before any row.
     ///
     /// # Errors
     /// [`OperatorError::OtherState`] when it was saved by another query or version.
-    fn restore(&mut self, state: &RecordBatch) -> Result<(), OperatorError>;
+    fn restore(
+        &mut self,
+        state: &RecordBatch,
+        watermark: Option<Timestamp>,
+    ) -> Result<(), OperatorError>;
 
     /// Memory that the state takes, about.
     fn state_bytes(&self) -> usize;

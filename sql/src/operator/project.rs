@@ -1,4 +1,4 @@
-//! Filters and projections: rows in, fewer or other rows out, no state.
+//! Filters, projections and windows of rows: rows in, fewer, more or other rows out, no state.
 //!
 //! Input: any columns. Output: the columns of the last projection, or those of the input. The order of
 //! rows is kept, and each row knows which input row it was made of, so that a late row finds its
@@ -6,14 +6,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{filter_record_batch, take, take_record_batch};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::cast::as_boolean_array;
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 use millpond_proto::time::Timestamp;
 
+use crate::operator::assign::Windows;
+use crate::operator::key::{milliseconds, times};
 use crate::operator::{Emission, Keys, Operator, OperatorError, Output};
 
 /// One filter or projection.
@@ -26,6 +28,19 @@ pub enum Step {
         /// One expression a column.
         expressions: Vec<Arc<dyn PhysicalExpr>>,
         /// The columns.
+        schema: SchemaRef,
+    },
+    /// Repeats each row for each of its windows, with two more columns: start and end. A row without
+    /// time goes.
+    Windows {
+        /// When a row happened.
+        time: Arc<dyn PhysicalExpr>,
+        /// Its windows.
+        kind: Windows,
+        /// Whether a row is kept once, with the bounds of its slice; an aggregate above puts windows
+        /// together.
+        slices: bool,
+        /// The columns of the input, then start and end.
         schema: SchemaRef,
     },
 }
@@ -49,10 +64,57 @@ impl Transform {
 
     /// Adds a step at the end.
     pub fn push(&mut self, step: Step) {
-        if let Step::Project { schema, .. } = &step {
+        if let Step::Project { schema, .. } | Step::Windows { schema, .. } = &step {
             self.schema = Arc::clone(schema);
         }
         self.steps.push(step);
+    }
+
+    /// Adds the windows of the rows; their two columns come last.
+    ///
+    /// # Errors
+    /// What DataFusion says when `time` is not over these rows.
+    pub fn push_windows(
+        &mut self,
+        time: Arc<dyn PhysicalExpr>,
+        kind: Windows,
+    ) -> Result<(), DataFusionError> {
+        let data_type = time.data_type(&self.schema)?;
+        let mut fields: Vec<Field> = self
+            .schema
+            .fields()
+            .iter()
+            .map(|field| field.as_ref().clone())
+            .collect();
+        fields.push(Field::new(
+            crate::plan::window::START,
+            data_type.clone(),
+            true,
+        ));
+        fields.push(Field::new(crate::plan::window::END, data_type, true));
+        self.push(Step::Windows {
+            time,
+            kind,
+            slices: false,
+            schema: Arc::new(Schema::new(fields)),
+        });
+        Ok(())
+    }
+
+    /// Leaves the windows to an aggregate above, see [`Step::Windows`].
+    pub fn leave_slices(&mut self) {
+        for step in &mut self.steps {
+            if let Step::Windows { slices, .. } = step {
+                *slices = true;
+            }
+        }
+    }
+
+    /// Whether rows may be left out.
+    #[must_use]
+    pub fn filters(&self) -> bool {
+        let mut steps = self.steps.iter();
+        steps.any(|step| matches!(step, Step::Filter(_)))
     }
 
     /// Columns of the rows that come out.
@@ -87,6 +149,17 @@ impl Transform {
                     expressions,
                     schema,
                 } => batch = project(&batch, expressions, schema)?,
+                Step::Windows {
+                    time,
+                    kind,
+                    slices,
+                    schema,
+                } => {
+                    let (rows, origin) = windows(&batch, time, *kind, *slices, schema)?;
+                    batch = rows;
+                    let repeated = take(&kept, &origin, None)?;
+                    kept = UInt32Array::from(repeated.to_data());
+                }
             }
         }
         Ok((batch, kept.values().to_vec()))
@@ -145,7 +218,11 @@ impl Operator for Project {
         Ok(None)
     }
 
-    fn restore(&mut self, _state: &RecordBatch) -> Result<(), OperatorError> {
+    fn restore(
+        &mut self,
+        _state: &RecordBatch,
+        _watermark: Option<Timestamp>,
+    ) -> Result<(), OperatorError> {
         Err(OperatorError::OtherState {
             detail: "a query without aggregates has no state".to_owned(),
         })
@@ -173,6 +250,41 @@ fn project(
         columns,
         &options,
     )?)
+}
+
+/// Rows with their windows or slices; and for each the index of its input row.
+fn windows(
+    batch: &RecordBatch,
+    time: &Arc<dyn PhysicalExpr>,
+    kind: Windows,
+    slices: bool,
+    schema: &SchemaRef,
+) -> Result<(RecordBatch, UInt32Array), DataFusionError> {
+    let column = time.evaluate(batch)?.into_array(batch.num_rows())?;
+    let at = milliseconds(&column)?;
+    let (mut origin, mut starts, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+    for (row, at_ms) in (0_u32..).zip(at.iter()) {
+        let Some(at_ms) = at_ms else { continue };
+        let slice = kind.slice_of(at_ms);
+        if slices {
+            origin.push(row);
+            starts.push(Some(slice));
+            ends.push(Some(slice.saturating_add(kind.slice_ms())));
+            continue;
+        }
+        for end in kind.ends_of(slice) {
+            origin.push(row);
+            starts.push(Some(kind.window_to(end).start));
+            ends.push(Some(end));
+        }
+    }
+    let origin = UInt32Array::from(origin);
+    let mut columns = take_record_batch(batch, &origin)?.columns().to_vec();
+    columns.push(times(starts.into_iter(), column.data_type())?);
+    columns.push(times(ends.into_iter(), column.data_type())?);
+    let options = RecordBatchOptions::new().with_row_count(Some(origin.len()));
+    let rows = RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?;
+    Ok((rows, origin))
 }
 
 #[cfg(test)]

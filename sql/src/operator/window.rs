@@ -1,114 +1,45 @@
-//! Aggregates over groups, most often the groups of tumbling windows.
+//! Aggregates over groups, most often the groups of windows that are told beforehand.
 //!
-//! Input: the rows that the query's filters and projections leave, among them the group columns.
-//! Output: one row per group, group columns first, then one column per aggregate, put through the
-//! query's HAVING and select list. Updating: at the end of an epoch, one row per group that changed, in
-//! the order of the group's key, and a deletion for a group that HAVING now refuses. On close: each
-//! group once, when the watermark reaches the end of its window, in the order (window end, key).
+//! Columns as in [`crate::operator::group`]. Updating: at the end of an epoch, one row per group that
+//! changed, in the order of the group's key, and a deletion for a group that HAVING now refuses. On
+//! close: each group once, when the watermark reaches the end of its window, in the order (window end,
+//! key).
 //!
-//! DataFusion's accumulators do not retract and their `state` and `evaluate` use them up. So the state
-//! of a group rests as plain values between ticks; for each tick fresh accumulators take first the
-//! rested state of the groups that the tick touches, then the tick's rows in log order. The tick being
-//! the unit, sums of floats come out the same to the last bit, however epochs were cut.
-//!
-//! A row whose group column of the window is NULL belongs to no window and is passed over here.
+//! The state holds slices, see [`crate::operator::assign`]: a row is added once, however many windows it
+//! belongs to, and a window is put together when it is emitted. A row is late when the last of its
+//! windows is over; a window that was emitted on close does not change when a row still comes for a
+//! later one. A row whose time is NULL belongs to no window and is passed over here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::{cast, take, take_record_batch};
-use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef, TimeUnit};
-use arrow::row::{RowConverter, SortField};
-use bytes::Bytes;
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::common::cast::as_boolean_array;
-use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
-use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
-use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
 use millpond_proto::limits::JOB_STATE_BYTES_MAX;
 use millpond_proto::time::Timestamp;
 
-use crate::operator::project::Transform;
-use crate::operator::{Emission, Keys, Late, LateReason, Operator, OperatorError, Output};
-
-/// How long an updating query keeps the state of a window after its end, in event time: rows that
-/// come even later are late.
-pub const STATE_TTL_MS: i64 = 365 * 24 * 60 * 60 * 1000;
-
-/// What the maps take per group besides keys and values, about.
-const GROUP_BYTES: usize = 160;
-
-/// When rows of a group are emitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Emit {
-    /// At the end of each epoch in which the group changed.
-    Changes,
-    /// Once, when its window is over.
-    OnClose,
-}
-
-/// The group column that tells the window, and how to get from its value to start and end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WindowColumn {
-    /// Index among the group columns.
-    pub column: usize,
-    /// Whether it holds the end; otherwise the start.
-    pub is_end: bool,
-    /// Length of the window.
-    pub size_ms: i64,
-}
-
-/// One aggregate of the query.
-#[derive(Clone, Debug)]
-pub struct Kernel {
-    /// The function with its arguments.
-    pub function: Arc<AggregateFunctionExpr>,
-    /// Its FILTER clause.
-    pub filter: Option<Arc<dyn PhysicalExpr>>,
-}
-
-/// What the operator computes.
-#[derive(Clone, Debug)]
-pub struct Grouping {
-    /// From the topic's columns to the aggregate's input.
-    pub input: Transform,
-    /// The group columns' expressions over that input.
-    pub groups: Vec<Arc<dyn PhysicalExpr>>,
-    /// The aggregates over that input.
-    pub aggregates: Vec<Kernel>,
-    /// Columns of the aggregate: groups, then aggregates.
-    pub schema: SchemaRef,
-    /// From those to the output: HAVING and select list.
-    pub output: Transform,
-    /// The window, if the groups have one.
-    pub window: Option<WindowColumn>,
-    /// When groups are emitted.
-    pub emit: Emit,
-}
-
-/// Bytes of a group's columns; they sort as the columns do.
-type Key = Arc<[u8]>;
-
-#[derive(Debug)]
-struct Group {
-    /// The rested state of each aggregate, one value per state column.
-    state: Vec<ScalarValue>,
-    /// Whether a row of it was emitted that was not deleted since.
-    emitted: bool,
-}
+use crate::operator::assign::Windows;
+use crate::operator::group::{Emit, Grouping, Groups, Unit, group_bytes};
+use crate::operator::kernel::{State, accumulate, state_at, state_columns};
+use crate::operator::key::{Key, key_at, split_key, write_key_at};
+use crate::operator::{Emission, Keys, Late, Operator, OperatorError, Output};
 
 /// The operator.
 #[derive(Debug)]
 pub struct Window {
-    grouping: Grouping,
-    converter: RowConverter,
+    groups: Groups,
     state_schema: SchemaRef,
-    groups: BTreeMap<Key, Group>,
-    /// Windowed groups by the end of their window.
+    /// By key and start of the slice; 0 without windows.
+    slices: BTreeMap<Key, State>,
+    /// Windows that have rows, by their end.
     by_end: BTreeSet<(i64, Key)>,
+    /// Key and window end of what changed in this epoch.
     touched: BTreeSet<Key>,
+    /// Key and window end of what is out; kept only where HAVING may take it back.
+    emitted: BTreeSet<Key>,
     state_bytes: usize,
     state_bytes_max: usize,
 }
@@ -119,20 +50,18 @@ impl Window {
     /// # Errors
     /// [`OperatorError::Compute`] when a group column's type can not be a key.
     pub fn new(grouping: Grouping) -> Result<Self, OperatorError> {
-        let group_fields = &grouping.schema.fields()[..grouping.groups.len()];
-        let sort_fields = group_fields
-            .iter()
-            .map(|field| SortField::new(field.data_type().clone()))
-            .collect();
-        let converter = RowConverter::new(sort_fields)?;
-        let state_schema = state_schema(&grouping)?;
+        let groups = Groups::new(grouping)?;
+        let mut fields = groups.key_fields();
+        fields.push(Arc::new(Field::new("at_ms", DataType::Int64, false)));
+        fields.push(Arc::new(Field::new("emitted", DataType::Boolean, false)));
+        fields.extend(groups.state_fields().iter().map(Arc::clone));
         Ok(Self {
-            grouping,
-            converter,
-            state_schema,
-            groups: BTreeMap::new(),
+            groups,
+            state_schema: Arc::new(Schema::new(fields)),
+            slices: BTreeMap::new(),
             by_end: BTreeSet::new(),
             touched: BTreeSet::new(),
+            emitted: BTreeSet::new(),
             state_bytes: 0,
             state_bytes_max: JOB_STATE_BYTES_MAX,
         })
@@ -145,101 +74,41 @@ impl Window {
         self
     }
 
-    /// Start and end of the window that a group column's value tells.
-    fn bounds(window: WindowColumn, value_ms: i64) -> (Timestamp, Timestamp) {
-        if window.is_end {
-            (Timestamp(value_ms - window.size_ms), Timestamp(value_ms))
-        } else {
-            (Timestamp(value_ms), Timestamp(value_ms + window.size_ms))
-        }
+    fn emit_mode(&self) -> Emit {
+        self.groups.grouping.emit
     }
 
-    /// Whether rows of the window that ends at `end` come too late at this watermark.
-    fn lateness(&self, end: Timestamp, watermark: Timestamp) -> Option<LateReason> {
-        match self.grouping.emit {
-            Emit::OnClose => (end <= watermark).then_some(LateReason::WindowClosed),
-            Emit::Changes => {
-                let expiry_ms = end.as_ms().saturating_add(STATE_TTL_MS);
-                (expiry_ms < watermark.as_ms()).then_some(LateReason::StateExpired)
-            }
-        }
+    fn windows(&self) -> Option<Windows> {
+        let window = self.groups.grouping.window.as_ref();
+        window.map(|window| window.kind)
     }
 
-    /// Adds the rows to their groups: rested state first, then the rows in order, then to rest again.
-    fn accumulate(
+    fn takes_back(&self) -> bool {
+        self.emit_mode() == Emit::Changes && self.groups.grouping.output.filters()
+    }
+
+    /// Adds rows to slices; `indices` tells the slice of each row.
+    fn add(
         &mut self,
         rows: &RecordBatch,
-        group_columns: &[ArrayRef],
-        ends_ms: Option<&Int64Array>,
+        keys: &[Key],
+        indices: &[usize],
+        watermark: Option<Timestamp>,
     ) -> Result<(), OperatorError> {
-        let encoded = self.converter.convert_columns(group_columns)?;
-        let mut index_of: HashMap<Key, usize> = HashMap::new();
-        let mut keys: Vec<(Key, Option<i64>)> = Vec::new();
-        let mut group_indices = Vec::with_capacity(rows.num_rows());
-        for row in 0..rows.num_rows() {
-            let bytes = encoded.row(row).data();
-            let index = match index_of.get(bytes) {
-                Some(index) => *index,
-                None => {
-                    let key: Key = Arc::from(bytes);
-                    index_of.insert(Arc::clone(&key), keys.len());
-                    keys.push((key, ends_ms.map(|ends| ends.value(row))));
-                    keys.len() - 1
-                }
-            };
-            group_indices.push(index);
-        }
-
-        let rested: Vec<(usize, &Group)> = keys
+        let rested: Vec<(usize, &State)> = keys
             .iter()
             .enumerate()
-            .filter_map(|(index, (key, _))| Some((index, self.groups.get(key)?)))
+            .filter_map(|(index, key)| Some((index, self.slices.get(key)?)))
             .collect();
-        let mut states: Vec<Vec<ScalarValue>> = vec![Vec::new(); keys.len()];
-        let mut first_column = 0;
-        for kernel in &self.grouping.aggregates {
-            let mut accumulator = accumulator(&kernel.function)?;
-            let width = kernel.function.state_fields()?.len();
-            merge_rested(
-                accumulator.as_mut(),
-                &rested,
-                first_column,
-                width,
-                keys.len(),
-            )?;
-            update(
-                accumulator.as_mut(),
-                kernel,
-                rows,
-                &group_indices,
-                keys.len(),
-            )?;
-            for column in accumulator.state(EmitTo::All)? {
-                for (index, state) in states.iter_mut().enumerate() {
-                    state.push(ScalarValue::try_from_array(&column, index)?.compacted());
-                }
+        let kernels = &self.groups.grouping.aggregates;
+        let states = accumulate(kernels, &rested, rows, indices, keys.len())?;
+        for (key, state) in keys.iter().zip(states) {
+            self.state_bytes += group_bytes(key, &state);
+            match self.slices.insert(Arc::clone(key), state) {
+                Some(before) => self.state_bytes -= group_bytes(key, &before),
+                None => self.expect_windows(key, watermark),
             }
-            first_column += width;
-        }
-
-        for ((key, end_ms), state) in keys.into_iter().zip(states) {
-            let emitted = match self.groups.get(&key) {
-                Some(group) => {
-                    self.state_bytes -= group_bytes(&key, &group.state);
-                    group.emitted
-                }
-                None => {
-                    if let Some(end_ms) = end_ms {
-                        self.by_end.insert((end_ms, Arc::clone(&key)));
-                    }
-                    false
-                }
-            };
-            self.state_bytes += group_bytes(&key, &state);
-            if self.grouping.emit == Emit::Changes {
-                self.touched.insert(Arc::clone(&key));
-            }
-            self.groups.insert(key, Group { state, emitted });
+            self.touch(key, watermark);
         }
         if self.state_bytes > self.state_bytes_max {
             return Err(OperatorError::StateTooLarge {
@@ -250,94 +119,115 @@ impl Window {
         Ok(())
     }
 
-    /// One row per group, in the order of `keys`: group columns, then aggregates.
-    fn evaluate(&self, keys: &[Key]) -> Result<RecordBatch, OperatorError> {
-        let rested: Vec<(usize, &Group)> = keys
-            .iter()
-            .map(|key| {
-                self.groups
-                    .get(key)
-                    .expect("only groups that are kept are emitted")
-            })
-            .enumerate()
-            .collect();
-        let parser = self.converter.parser();
-        let mut columns = self
-            .converter
-            .convert_rows(keys.iter().map(|key| parser.parse(key)))?;
-        let mut first_column = 0;
-        for kernel in &self.grouping.aggregates {
-            let mut accumulator = accumulator(&kernel.function)?;
-            let width = kernel.function.state_fields()?.len();
-            merge_rested(
-                accumulator.as_mut(),
-                &rested,
-                first_column,
-                width,
-                keys.len(),
-            )?;
-            columns.push(accumulator.evaluate(EmitTo::All)?);
-            first_column += width;
-        }
-        Ok(RecordBatch::try_new(
-            Arc::clone(&self.grouping.schema),
-            columns,
-        )?)
+    /// Ends of the windows of a slice that are not over.
+    fn open_ends(&self, slice_ms: i64, watermark: Option<Timestamp>) -> Vec<i64> {
+        let Some(kind) = self.windows() else {
+            return vec![0];
+        };
+        let emit = self.emit_mode();
+        let is_open = |end: &i64| watermark.is_none_or(|at| emit.lateness(*end, at).is_none());
+        kind.ends_of(slice_ms).filter(is_open).collect()
     }
 
-    /// Puts the groups through HAVING and the select list; what HAVING refuses is deleted if a row of it
-    /// is out.
-    fn emit(&mut self, keys: &[Key], out: &mut Output) -> Result<(), OperatorError> {
-        if keys.is_empty() {
+    fn expect_windows(&mut self, slice: &Key, watermark: Option<Timestamp>) {
+        if self.windows().is_none() {
+            return;
+        }
+        let (row, slice_ms) = split_key(slice);
+        for end in self.open_ends(slice_ms, watermark) {
+            self.by_end.insert((end, key_at(row, end)));
+        }
+    }
+
+    fn touch(&mut self, slice: &Key, watermark: Option<Timestamp>) {
+        if self.emit_mode() == Emit::Changes {
+            let (row, slice_ms) = split_key(slice);
+            for end in self.open_ends(slice_ms, watermark) {
+                self.touched.insert(key_at(row, end));
+            }
+        }
+    }
+
+    /// Emits windows, told by key and end; what HAVING refuses is deleted if a row of it is out.
+    fn emit(&mut self, windows: &[Key], out: &mut Output) -> Result<(), OperatorError> {
+        if windows.is_empty() {
             return Ok(());
         }
-        let groups = self.evaluate(keys)?;
-        let (rows, kept) = self.grouping.output.run(&groups)?;
-        let count = self.grouping.groups.len();
-        let messages = message_keys(&groups.project(&(0..count).collect::<Vec<_>>())?)?;
-        let mut passes = vec![false; keys.len()];
-        for index in &kept {
-            passes[*index as usize] = true;
+        let kind = self.windows();
+        let mut units = Vec::with_capacity(windows.len());
+        let mut rested = Vec::with_capacity(windows.len());
+        for (index, key) in windows.iter().enumerate() {
+            let (row, end_ms) = split_key(key);
+            let range = match kind {
+                Some(kind) => kind.window_to(end_ms),
+                None => 0..1,
+            };
+            let last = match kind {
+                // Whole windows may overlap where a query computes with their bounds.
+                Some(Windows::Tumble { .. }) => range.start.saturating_add(1),
+                _ => range.end,
+            };
+            let slices = key_at(row, range.start)..key_at(row, last);
+            let states = self.slices.range(slices).map(|(_, state)| (index, state));
+            rested.extend(states);
+            units.push(Unit {
+                row,
+                start_ms: range.start,
+                end_ms,
+            });
         }
-        let mut kept_keys = Vec::with_capacity(kept.len());
+        let finished = self.groups.finish(&units, &rested)?;
+        let mut keys = Vec::with_capacity(windows.len());
         let mut deleted = Vec::new();
-        for ((key, passes), message) in keys.iter().zip(passes).zip(messages) {
-            let group = self.groups.get_mut(key).expect("it was just evaluated");
+        let takes_back = self.takes_back();
+        for ((key, passes), message) in windows.iter().zip(finished.passes).zip(finished.messages) {
             if passes {
-                kept_keys.push(message);
-            } else if group.emitted {
+                keys.push(message);
+                if takes_back {
+                    self.emitted.insert(Arc::clone(key));
+                }
+            } else if self.emitted.remove(key) {
                 deleted.push(message);
             }
-            group.emitted = passes;
         }
-        if rows.num_rows() > 0 || !deleted.is_empty() {
+        if finished.rows.num_rows() > 0 || !deleted.is_empty() {
             out.emissions.push(Emission {
-                rows,
-                keys: Keys::Group(kept_keys),
+                rows: finished.rows,
+                keys: Keys::Group(keys),
                 deleted,
             });
         }
         Ok(())
     }
 
-    /// Takes groups whose window ends before or at `end_ms` out of `by_end`, in order.
+    /// Takes windows that end before or at `end_ms` out of `by_end`, in order.
     fn take_ended(&mut self, end_ms: i64) -> Vec<Key> {
         let mut ended = Vec::new();
-        while let Some((end, _)) = self.by_end.first() {
-            if *end > end_ms {
-                break;
-            }
+        while self.by_end.first().is_some_and(|(end, _)| *end <= end_ms) {
             let (_, key) = self.by_end.pop_first().expect("it was just looked at");
             ended.push(key);
         }
         ended
     }
 
-    fn forget(&mut self, key: &Key) {
-        if let Some(group) = self.groups.remove(key) {
-            self.state_bytes -= group_bytes(key, &group.state);
+    /// Forgets a window, and its slices that no later window needs.
+    fn forget(&mut self, window: &Key) {
+        self.touched.remove(window);
+        self.emitted.remove(window);
+        let Some(kind) = self.windows() else { return };
+        let (row, end_ms) = split_key(window);
+        let range = kind.window_to(end_ms);
+        let over: Vec<Key> = self
+            .slices
+            .range(key_at(row, range.start)..key_at(row, range.end))
+            .map(|(key, _)| Arc::clone(key))
+            .filter(|key| kind.last_end_of(split_key(key).1) <= end_ms)
+            .collect();
+        for key in over {
+            if let Some(state) = self.slices.remove(&key) {
+                self.state_bytes -= group_bytes(&key, &state);
+            }
         }
-        self.touched.remove(key);
     }
 }
 
@@ -348,56 +238,61 @@ impl Operator for Window {
         watermark: Option<Timestamp>,
         out: &mut Output,
     ) -> Result<(), OperatorError> {
-        let (rows, origin) = self.grouping.input.run(batch)?;
-        if rows.num_rows() == 0 {
+        let arrived = self.groups.arrive(batch)?;
+        let count = arrived.rows.num_rows();
+        if count == 0 {
             return Ok(());
         }
-        let group_columns = self
-            .grouping
-            .groups
-            .iter()
-            .map(|group| group.evaluate(&rows)?.into_array(rows.num_rows()))
-            .collect::<Result<Vec<_>, DataFusionError>>()?;
-        let Some(window) = self.grouping.window else {
-            return self.accumulate(&rows, &group_columns, None);
-        };
-
-        let values = milliseconds(&group_columns[window.column])?;
-        let mut on_time = Vec::with_capacity(rows.num_rows());
-        let mut ends_ms = Vec::with_capacity(rows.num_rows());
-        for (index, row) in origin.iter().enumerate() {
-            if values.is_null(index) {
-                continue;
-            }
-            let (start, end) = Self::bounds(window, values.value(index));
-            let lateness = watermark.and_then(|at| Some((self.lateness(end, at)?, at)));
-            if let Some((reason, watermark)) = lateness {
-                out.late.push(Late {
-                    row: *row,
-                    reason,
-                    window_start: start,
-                    window_end: end,
-                    watermark,
-                });
-            } else {
-                on_time.push(u32::try_from(index).expect("a tick has fewer rows than a u32"));
-                ends_ms.push(end.as_ms());
-            }
+        let mut on_time = Vec::with_capacity(count);
+        let mut keys: Vec<Key> = Vec::new();
+        let mut indices = Vec::with_capacity(count);
+        let mut index_of: HashMap<Key, usize> = HashMap::new();
+        let mut bytes = Vec::new();
+        for row in 0..count {
+            let slice_ms = match (&arrived.slices_ms, self.windows()) {
+                (Some(slices), Some(kind)) => {
+                    if slices.is_null(row) {
+                        continue;
+                    }
+                    let slice_ms = slices.value(row);
+                    let end_ms = kind.last_end_of(slice_ms);
+                    let emit = self.emit_mode();
+                    let late = watermark.and_then(|at| Some((emit.lateness(end_ms, at)?, at)));
+                    if let Some((reason, watermark)) = late {
+                        out.late.push(Late {
+                            row: arrived.origin[row],
+                            reason,
+                            window_start: Timestamp(kind.window_to(end_ms).start),
+                            window_end: Timestamp(end_ms),
+                            watermark,
+                        });
+                        continue;
+                    }
+                    slice_ms
+                }
+                _ => 0,
+            };
+            write_key_at(&mut bytes, arrived.keys.row(row), slice_ms);
+            let index = match index_of.get(bytes.as_slice()) {
+                Some(index) => *index,
+                None => {
+                    let key: Key = Arc::from(bytes.as_slice());
+                    keys.push(Arc::clone(&key));
+                    index_of.insert(key, keys.len() - 1);
+                    keys.len() - 1
+                }
+            };
+            on_time.push(u32::try_from(row).expect("a tick has fewer rows than a u32"));
+            indices.push(index);
         }
         if on_time.is_empty() {
             return Ok(());
         }
-        let ends_ms = Int64Array::from(ends_ms);
-        if on_time.len() == rows.num_rows() {
-            return self.accumulate(&rows, &group_columns, Some(&ends_ms));
+        if on_time.len() == count {
+            return self.add(&arrived.rows, &keys, &indices, watermark);
         }
-        let on_time = UInt32Array::from(on_time);
-        let rows = take_record_batch(&rows, &on_time)?;
-        let group_columns = group_columns
-            .iter()
-            .map(|column| take(column, &on_time, None))
-            .collect::<Result<Vec<_>, _>>()?;
-        self.accumulate(&rows, &group_columns, Some(&ends_ms))
+        let rows = take_record_batch(&arrived.rows, &UInt32Array::from(on_time))?;
+        self.add(&rows, &keys, &indices, watermark)
     }
 
     fn on_watermark(
@@ -405,28 +300,18 @@ impl Operator for Window {
         watermark: Timestamp,
         out: &mut Output,
     ) -> Result<(), OperatorError> {
-        match self.grouping.emit {
-            Emit::OnClose => {
-                let closed = self.take_ended(watermark.as_ms());
-                self.emit(&closed, out)?;
-                for key in &closed {
-                    self.forget(key);
-                }
-            }
+        let emit = self.emit_mode();
+        let over = self.take_ended(emit.over_to_ms(watermark));
+        let emitted: Vec<Key> = match emit {
+            Emit::OnClose => over.clone(),
             Emit::Changes => {
-                // Expired when end + TTL < watermark, so the last end to go is one below.
-                let expired_ms = watermark.as_ms().saturating_sub(STATE_TTL_MS + 1);
-                let expired = self.take_ended(expired_ms);
-                let changed: Vec<Key> = expired
-                    .iter()
-                    .filter(|key| self.touched.contains(*key))
-                    .map(Arc::clone)
-                    .collect();
-                self.emit(&changed, out)?;
-                for key in &expired {
-                    self.forget(key);
-                }
+                let changed = over.iter().filter(|key| self.touched.contains(*key));
+                changed.map(Arc::clone).collect()
             }
+        };
+        self.emit(&emitted, out)?;
+        for key in &over {
+            self.forget(key);
         }
         Ok(())
     }
@@ -437,68 +322,60 @@ impl Operator for Window {
     }
 
     fn schema(&self) -> SchemaRef {
-        self.grouping.output.schema()
+        self.groups.grouping.output.schema()
     }
 
+    /// One row per slice, and one per window that is out and may be taken back.
     fn save(&self) -> Result<Option<RecordBatch>, OperatorError> {
         assert!(self.touched.is_empty(), "state is saved between epochs");
-        if self.groups.is_empty() {
+        let count = self.slices.len() + self.emitted.len();
+        if count == 0 {
             return Ok(Some(RecordBatch::new_empty(Arc::clone(&self.state_schema))));
         }
-        let parser = self.converter.parser();
-        let mut columns = self
-            .converter
-            .convert_rows(self.groups.keys().map(|key| parser.parse(key)))?;
-        let emitted = self.groups.values().map(|group| Some(group.emitted));
+        let all = || self.slices.keys().chain(&self.emitted);
+        let keys = self.groups.keys();
+        let mut columns = keys.decode(all().map(|key| split_key(key).0))?;
+        let at_ms = all().map(|key| split_key(key).1);
+        columns.push(Arc::new(Int64Array::from_iter_values(at_ms)));
+        let emitted = (0..count).map(|row| Some(row >= self.slices.len()));
         columns.push(Arc::new(BooleanArray::from_iter(emitted)));
-        let width = self.state_schema.fields().len() - columns.len();
-        for column in 0..width {
-            let values = self
-                .groups
-                .values()
-                .map(|group| group.state[column].clone());
-            columns.push(ScalarValue::iter_to_array(values)?);
-        }
+        let fields = self.groups.state_fields();
+        let none = empty_state(fields)?;
+        let none = std::iter::repeat_n(&none, self.emitted.len());
+        let states = self.slices.values().chain(none);
+        columns.extend(state_columns(states, fields)?);
         Ok(Some(RecordBatch::try_new(
             Arc::clone(&self.state_schema),
             columns,
         )?))
     }
 
-    fn restore(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
-        assert!(self.groups.is_empty(), "state is restored before any row");
+    fn restore(
+        &mut self,
+        state: &RecordBatch,
+        watermark: Option<Timestamp>,
+    ) -> Result<(), OperatorError> {
+        assert!(self.slices.is_empty(), "state is restored before any row");
         if state.schema().fields() != self.state_schema.fields() {
             return Err(OperatorError::OtherState {
                 detail: "its columns differ".to_owned(),
             });
         }
-        if state.num_rows() == 0 {
-            return Ok(());
-        }
-        let count = self.grouping.groups.len();
-        let group_columns = &state.columns()[..count];
-        let emitted = as_boolean_array(state.column(count))?;
-        let encoded = self.converter.convert_columns(group_columns)?;
-        let ends = match self.grouping.window {
-            Some(window) => Some((window, milliseconds(&group_columns[window.column])?)),
-            None => None,
-        };
+        let width = self.state_schema.fields().len() - self.groups.state_fields().len() - 2;
+        let columns: &[ArrayRef] = state.columns();
+        let encoded = self.groups.keys().encode(&columns[..width])?;
+        let at_ms = arrow::array::AsArray::as_primitive::<Int64Type>(&columns[width]);
+        let emitted = as_boolean_array(&columns[width + 1])?;
         for row in 0..state.num_rows() {
-            let key: Key = Arc::from(encoded.row(row).data());
-            let values = state.columns()[count + 1..]
-                .iter()
-                .map(|column| Ok(ScalarValue::try_from_array(column, row)?.compacted()))
-                .collect::<Result<Vec<_>, DataFusionError>>()?;
-            if let Some((window, values)) = &ends {
-                let (_, end) = Self::bounds(*window, values.value(row));
-                self.by_end.insert((end.as_ms(), Arc::clone(&key)));
+            let key = key_at(encoded.row(row), at_ms.value(row));
+            if emitted.value(row) {
+                self.emitted.insert(key);
+                continue;
             }
+            let values = state_at(&columns[width + 2..], row)?;
             self.state_bytes += group_bytes(&key, &values);
-            let group = Group {
-                state: values,
-                emitted: emitted.value(row),
-            };
-            self.groups.insert(key, group);
+            self.expect_windows(&key, watermark);
+            self.slices.insert(key, values);
         }
         Ok(())
     }
@@ -508,128 +385,10 @@ impl Operator for Window {
     }
 }
 
-/// Milliseconds since the epoch of a date or timestamp column.
-///
-/// # Errors
-/// What Arrow says when the column holds no time.
-pub(crate) fn milliseconds(column: &ArrayRef) -> Result<Int64Array, arrow::error::ArrowError> {
-    let zone = match column.data_type() {
-        DataType::Timestamp(_, zone) => zone.clone(),
-        _ => None,
-    };
-    let column = cast(column, &DataType::Timestamp(TimeUnit::Millisecond, zone))?;
-    let column = cast(&column, &DataType::Int64)?;
-    Ok(arrow::array::cast::AsArray::as_primitive::<Int64Type>(&column).clone())
-}
-
-/// Group columns, whether it was emitted, then the state columns of each aggregate.
-fn state_schema(grouping: &Grouping) -> Result<SchemaRef, OperatorError> {
-    let mut fields: Vec<FieldRef> = Vec::new();
-    for (index, field) in grouping.schema.fields().iter().enumerate() {
-        if index < grouping.groups.len() {
-            let name = format!("group_{index}");
-            fields.push(Arc::new(Field::new(name, field.data_type().clone(), true)));
-        }
+fn empty_state(fields: &[FieldRef]) -> Result<State, OperatorError> {
+    let mut state = State::new();
+    for field in fields {
+        state.push(ScalarValue::try_from(field.data_type())?);
     }
-    fields.push(Arc::new(Field::new("emitted", DataType::Boolean, false)));
-    for (index, kernel) in grouping.aggregates.iter().enumerate() {
-        for (part, field) in kernel.function.state_fields()?.iter().enumerate() {
-            let name = format!("state_{index}_{part}");
-            fields.push(Arc::new(Field::new(name, field.data_type().clone(), true)));
-        }
-    }
-    Ok(Arc::new(Schema::new(fields)))
-}
-
-fn accumulator(
-    function: &Arc<AggregateFunctionExpr>,
-) -> Result<Box<dyn GroupsAccumulator>, DataFusionError> {
-    if function.groups_accumulator_supported() {
-        return function.create_groups_accumulator();
-    }
-    let function = Arc::clone(function);
-    Ok(Box::new(GroupsAccumulatorAdapter::new(move || {
-        function.create_accumulator()
-    })))
-}
-
-fn merge_rested(
-    accumulator: &mut dyn GroupsAccumulator,
-    rested: &[(usize, &Group)],
-    first_column: usize,
-    width: usize,
-    groups: usize,
-) -> Result<(), DataFusionError> {
-    if rested.is_empty() {
-        return Ok(());
-    }
-    let indices: Vec<usize> = rested.iter().map(|(index, _)| *index).collect();
-    let columns = (first_column..first_column + width)
-        .map(|column| {
-            let values = rested.iter().map(|(_, group)| group.state[column].clone());
-            ScalarValue::iter_to_array(values)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    accumulator.merge_batch(&columns, &indices, None, groups)
-}
-
-fn update(
-    accumulator: &mut dyn GroupsAccumulator,
-    kernel: &Kernel,
-    rows: &RecordBatch,
-    group_indices: &[usize],
-    groups: usize,
-) -> Result<(), DataFusionError> {
-    let count = rows.num_rows();
-    let order = kernel.function.order_bys().iter();
-    let arguments = kernel
-        .function
-        .expressions()
-        .into_iter()
-        .chain(order.map(|sort| Arc::clone(&sort.expr)))
-        .map(|argument| argument.evaluate(rows)?.into_array(count))
-        .collect::<Result<Vec<_>, _>>()?;
-    let filter = match &kernel.filter {
-        Some(filter) => Some(filter.evaluate(rows)?.into_array(count)?),
-        None => None,
-    };
-    let filter = filter
-        .as_ref()
-        .map(|mask| as_boolean_array(mask))
-        .transpose()?;
-    accumulator.update_batch(&arguments, group_indices, filter, groups)
-}
-
-fn group_bytes(key: &Key, state: &[ScalarValue]) -> usize {
-    let values: usize = state.iter().map(ScalarValue::size).sum();
-    GROUP_BYTES + 2 * key.len() + values
-}
-
-/// The message key of each group: its columns as the text of a JSON array.
-fn message_keys(groups: &RecordBatch) -> Result<Vec<Bytes>, OperatorError> {
-    let options = arrow::json::writer::EncoderOptions::default();
-    let schema = groups.schema();
-    let mut columns = schema
-        .fields()
-        .iter()
-        .zip(groups.columns())
-        .map(|(field, column)| arrow::json::writer::make_encoder(field, column.as_ref(), &options))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut keys = Vec::with_capacity(groups.num_rows());
-    for row in 0..groups.num_rows() {
-        let mut text = vec![b'['];
-        for (index, column) in columns.iter_mut().enumerate() {
-            if index > 0 {
-                text.push(b',');
-            }
-            if column.is_null(row) {
-                text.extend_from_slice(b"null");
-            } else {
-                column.encode(row, &mut text);
-            }
-        }
-        text.push(b']');
-        keys.push(Bytes::from(text));
-    }
-    Ok(keys)
+    Ok(state)
 }

@@ -3,27 +3,36 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema};
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::ExecutionProps;
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Operator as Sign, Volatility};
+use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Projection, Volatility};
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
 use crate::error::SqlError;
+use crate::operator::assign::Windows;
+use crate::operator::kernel::Kernel;
 use crate::operator::project::{Step, Transform};
-use crate::operator::window::Kernel;
-use crate::plan::refuse::{distinct, refused, unsupported};
-use crate::plan::window::Window;
+use crate::plan::refuse::{refused, unsupported};
+use crate::plan::window::{END, START, Window};
 
 /// Where a column comes from, as far as the query only passes it on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Computed,
+    /// A column of the topic's table, by its place there.
+    Column(usize),
     WindowStart,
     WindowEnd,
     Group(usize),
+}
+
+impl Origin {
+    fn is_window(self) -> bool {
+        matches!(self, Self::WindowStart | Self::WindowEnd)
+    }
 }
 
 /// The chain up to a node of the plan.
@@ -31,6 +40,10 @@ pub(crate) struct Chain {
     /// Since the topic, or since the aggregate.
     pub(crate) transform: Transform,
     pub(crate) origins: Vec<Origin>,
+    /// Whether rows were given their windows.
+    pub(crate) has_windows: bool,
+    /// Whether something was computed of a window's bounds, so that slices can not stand for them.
+    pub(crate) computes_with_bounds: bool,
     pub(crate) aggregate: Option<Grouped>,
 }
 
@@ -42,6 +55,8 @@ pub(crate) struct Grouped {
     pub(crate) origins: Vec<Origin>,
     pub(crate) aggregates: Vec<Kernel>,
     pub(crate) schema: SchemaRef,
+    /// Windows, if groups have them: how rows come to the aggregate.
+    pub(crate) windows: Option<Windows>,
 }
 
 pub(crate) struct Walk<'a> {
@@ -54,90 +69,154 @@ impl Walk<'_> {
     pub(crate) fn chain(&self, plan: &LogicalPlan) -> Result<Chain, SqlError> {
         match plan {
             LogicalPlan::TableScan(scan) => {
-                let schema = match &scan.projection {
-                    Some(columns) => Arc::new(self.source_schema.project(columns)?),
-                    None => Arc::clone(self.source_schema),
+                let (schema, columns) = match &scan.projection {
+                    Some(columns) => (
+                        Arc::new(self.source_schema.project(columns)?),
+                        columns.clone(),
+                    ),
+                    None => (
+                        Arc::clone(self.source_schema),
+                        (0..self.source_schema.fields().len()).collect(),
+                    ),
                 };
                 Ok(Chain {
-                    origins: vec![Origin::Computed; schema.fields().len()],
+                    origins: columns.into_iter().map(Origin::Column).collect(),
                     transform: Transform::over(schema),
+                    has_windows: false,
+                    computes_with_bounds: false,
                     aggregate: None,
                 })
             }
             LogicalPlan::SubqueryAlias(alias) => self.chain(&alias.input),
             LogicalPlan::Filter(filter) => {
                 let mut chain = self.chain(&filter.input)?;
-                let predicate = self.physical(&filter.predicate, filter.input.schema())?;
+                let input = filter.input.schema();
+                chain.computes_with_bounds |= reads_bounds(&filter.predicate, input, &chain)?;
+                let predicate = self.physical(&filter.predicate, input)?;
                 chain.transform.push(Step::Filter(predicate));
                 Ok(chain)
             }
-            LogicalPlan::Projection(projection) => {
-                let mut chain = self.chain(&projection.input)?;
-                let input = projection.input.schema();
-                let mut origins = Vec::new();
-                let mut expressions = Vec::new();
-                let mut fields = Vec::new();
-                for (expr, field) in projection.expr.iter().zip(projection.schema.fields()) {
-                    origins.push(self.origin(expr, input, &chain)?);
-                    let expression = self.physical(expr, input)?;
-                    let data_type = expression.data_type(&chain.transform.schema())?;
-                    fields.push(Field::new(field.name(), data_type, true));
-                    expressions.push(expression);
-                }
-                chain.transform.push(Step::Project {
-                    expressions,
-                    schema: Arc::new(Schema::new(fields)),
-                });
-                chain.origins = origins;
-                Ok(chain)
+            LogicalPlan::Projection(projection) => self.project(projection),
+            LogicalPlan::Distinct(Distinct::All(input)) => {
+                let groups: Vec<Expr> = input
+                    .schema()
+                    .iter()
+                    .map(|(qualifier, field)| Expr::Column((qualifier, field).into()))
+                    .collect();
+                self.aggregate(input, &groups, &[], plan.schema())
             }
-            LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
+            LogicalPlan::Aggregate(aggregate) => self.aggregate(
+                &aggregate.input,
+                &aggregate.group_expr,
+                &aggregate.aggr_expr,
+                &aggregate.schema,
+            ),
             other => Err(unsupported(other)),
         }
     }
 
-    fn aggregate(&self, aggregate: &Aggregate) -> Result<Chain, SqlError> {
-        let chain = self.chain(&aggregate.input)?;
+    fn project(&self, projection: &Projection) -> Result<Chain, SqlError> {
+        let mut chain = self.chain(&projection.input)?;
+        let mut input = projection.input.schema().as_ref().clone();
+        let mut exprs = projection.expr.clone();
+        if let Some(time) = exprs.iter().find_map(marked_time) {
+            let Some(window) = self.window else {
+                return Err(refused(
+                    &format!("{START}() and {END}()"),
+                    "write a window function in FROM",
+                ));
+            };
+            let time = self.physical(&time, &input)?;
+            chain.transform.push_windows(time, window.kind)?;
+            chain
+                .origins
+                .extend([Origin::WindowStart, Origin::WindowEnd]);
+            chain.has_windows = true;
+            let schema = chain.transform.schema();
+            let added = schema.fields().iter().skip(schema.fields().len() - 2);
+            let added = added
+                .map(|field| field.as_ref().clone())
+                .collect::<Vec<_>>();
+            let added = DFSchema::try_from(Schema::new(added))?;
+            input = input.join(&added)?;
+            exprs = exprs
+                .into_iter()
+                .map(unmarked)
+                .collect::<Result<Vec<_>, _>>()?;
+        }
+        let mut origins = Vec::new();
+        let mut expressions = Vec::new();
+        let mut fields = Vec::new();
+        for (expr, field) in exprs.iter().zip(projection.schema.fields()) {
+            let origin = origin(expr, &input, &chain)?;
+            if origin == Origin::Computed {
+                chain.computes_with_bounds |= reads_bounds(expr, &input, &chain)?;
+            }
+            origins.push(origin);
+            let expression = self.physical(expr, &input)?;
+            let data_type = expression.data_type(&chain.transform.schema())?;
+            fields.push(Field::new(field.name(), data_type, true));
+            expressions.push(expression);
+        }
+        chain.transform.push(Step::Project {
+            expressions,
+            schema: Arc::new(Schema::new(fields)),
+        });
+        chain.origins = origins;
+        Ok(chain)
+    }
+
+    fn aggregate(
+        &self,
+        below: &LogicalPlan,
+        group_expr: &[Expr],
+        aggr_expr: &[Expr],
+        schema: &DFSchema,
+    ) -> Result<Chain, SqlError> {
+        let mut chain = self.chain(below)?;
         if chain.aggregate.is_some() {
             return Err(refused(
                 "an aggregate over an aggregate",
                 "create a materialized view of the inner one and read it in a second query",
             ));
         }
-        if aggregate.aggr_expr.is_empty() {
-            return Err(distinct());
-        }
-        if aggregate.group_expr.is_empty() {
+        if group_expr.is_empty() {
             return Err(refused(
                 "an aggregate without GROUP BY",
                 "group by a window, for example GROUP BY window_start, window_end over \
                  TUMBLE(TABLE topic, DESCRIPTOR(time_column), INTERVAL '1 hour')",
             ));
         }
-        let input = aggregate.input.schema();
+        let input = below.schema();
         let rows = chain.transform.schema();
         let mut groups = Vec::new();
         let mut names = Vec::new();
         let mut origins = Vec::new();
         let mut fields = Vec::new();
-        for (expr, field) in aggregate.group_expr.iter().zip(aggregate.schema.fields()) {
+        for (expr, field) in group_expr.iter().zip(schema.fields()) {
             if matches!(expr, Expr::GroupingSet(_)) {
                 return Err(refused("GROUPING SETS", "write one query per grouping"));
             }
             let group = self.physical(expr, input)?;
-            origins.push(self.origin(expr, input, &chain)?);
+            let origin = origin(expr, input, &chain)?;
+            if origin == Origin::Computed {
+                chain.computes_with_bounds |= reads_bounds(expr, input, &chain)?;
+            }
+            origins.push(origin);
             fields.push(Field::new(field.name(), group.data_type(&rows)?, true));
             names.push(field.name().clone());
             groups.push(group);
         }
         let mut aggregates = Vec::new();
-        for expr in &aggregate.aggr_expr {
+        for expr in aggr_expr {
+            chain.computes_with_bounds |= reads_bounds(expr, input, &chain)?;
             let kernel = self.kernel(expr, input, &rows)?;
             let name = format!("aggregate_{}", aggregates.len());
             let data_type = kernel.function.field().data_type().clone();
             fields.push(Field::new(name, data_type, true));
             aggregates.push(kernel);
         }
+        let windows = self.group_windows(&mut chain, &origins, &aggregates)?;
         let schema: SchemaRef = Arc::new(Schema::new(fields));
         let count = groups.len();
         let passed = (0..count).map(Origin::Group);
@@ -145,6 +224,8 @@ impl Walk<'_> {
         Ok(Chain {
             transform: Transform::over(Arc::clone(&schema)),
             origins: passed.chain(computed).collect(),
+            has_windows: chain.has_windows,
+            computes_with_bounds: false,
             aggregate: Some(Grouped {
                 input: chain.transform,
                 groups,
@@ -152,8 +233,87 @@ impl Walk<'_> {
                 origins,
                 aggregates,
                 schema,
+                windows,
             }),
         })
+    }
+
+    /// Decides how rows come to groups with windows: as slices where the windows can be put together
+    /// of them, else once for each window.
+    fn group_windows(
+        &self,
+        chain: &mut Chain,
+        origins: &[Origin],
+        aggregates: &[Kernel],
+    ) -> Result<Option<Windows>, SqlError> {
+        let Some(window) = self.window.filter(|_| chain.has_windows) else {
+            return Ok(None);
+        };
+        let by_window = origins.iter().any(|origin| origin.is_window());
+        let by_end = origins.contains(&Origin::WindowEnd);
+        match window.kind {
+            Windows::Session { .. } => self.check_session(window, chain, origins)?,
+            _ if !by_window => return Ok(None),
+            Windows::Tumble { .. } => {}
+            Windows::Hop { size_ms, .. } if chain.computes_with_bounds => {
+                return Ok(Some(Windows::Tumble { size_ms }));
+            }
+            Windows::Hop { .. } => {}
+            Windows::Cumulate { .. } if chain.computes_with_bounds => {
+                return Err(refused(
+                    "an expression of window_start or window_end below the aggregate of CUMULATE",
+                    "compare the time column, or write the condition after HAVING",
+                ));
+            }
+            Windows::Cumulate { .. } if !by_end => {
+                return Err(refused(
+                    "GROUP BY window_start without window_end over CUMULATE, whose windows begin together",
+                    "group by window_start, window_end",
+                ));
+            }
+            Windows::Cumulate { .. } => {}
+        }
+        if !matches!(window.kind, Windows::Tumble { .. })
+            && let Some(name) = aggregates.iter().find_map(depends_on_order)
+        {
+            return Err(refused(
+                &format!(
+                    "{name} over windows that are put together of parts, since it depends on the order of rows"
+                ),
+                "use TUMBLE, or an aggregate that does not",
+            ));
+        }
+        chain.transform.leave_slices();
+        Ok(Some(window.kind))
+    }
+
+    fn check_session(
+        &self,
+        window: &Window,
+        chain: &Chain,
+        origins: &[Origin],
+    ) -> Result<(), SqlError> {
+        let mut keys = Vec::new();
+        for key in &window.keys {
+            keys.push(Origin::Column(self.source_schema.index_of(key)?));
+        }
+        let plain = origins.iter().filter(|origin| !origin.is_window());
+        let is_exact = plain.clone().all(|origin| keys.contains(origin))
+            && keys.iter().all(|key| origins.contains(key))
+            && origins.iter().any(|origin| origin.is_window());
+        if !is_exact || chain.computes_with_bounds {
+            let columns = match window.keys.as_slice() {
+                [] => String::new(),
+                keys => format!("{}, ", keys.join(", ")),
+            };
+            return Err(refused(
+                "SESSION unless its rows are grouped by exactly its PARTITION BY, window_start and window_end",
+                &format!(
+                    "write GROUP BY {columns}window_start, window_end, with the columns as they are"
+                ),
+            ));
+        }
+        Ok(())
     }
 
     fn kernel(&self, expr: &Expr, input: &DFSchema, rows: &Schema) -> Result<Kernel, SqlError> {
@@ -162,10 +322,14 @@ impl Walk<'_> {
         let function = lowered.aggregate;
         let name = function.fun().name();
         // Other functions would see the distinct values in the order of a hash table.
-        if function.is_distinct() && !matches!(name, "count" | "min" | "max") {
+        let is_exact = !function.field().data_type().is_floating();
+        if function.is_distinct()
+            && !matches!(name, "count" | "min" | "max")
+            && !(name == "sum" && is_exact)
+        {
             return Err(refused(
                 &format!("DISTINCT in {name}"),
-                "DISTINCT is taken in count, min and max",
+                "DISTINCT is taken in count, min, max, and sum of whole numbers or decimals",
             ));
         }
         let needs_sorted = function.order_sensitivity().hard_requires();
@@ -185,66 +349,83 @@ impl Walk<'_> {
         deterministic(expr)?;
         Ok(create_physical_expr(expr, input, &self.properties)?)
     }
+}
 
-    /// What an expression passes on unchanged.
-    fn origin(&self, expr: &Expr, input: &DFSchema, below: &Chain) -> Result<Origin, SqlError> {
-        let mut inner = expr;
-        while let Expr::Alias(alias) = inner {
-            inner = &alias.expr;
+/// What an expression passes on unchanged.
+fn origin(expr: &Expr, input: &DFSchema, below: &Chain) -> Result<Origin, SqlError> {
+    let mut inner = expr;
+    while let Expr::Alias(alias) = inner {
+        inner = &alias.expr;
+    }
+    Ok(match inner {
+        Expr::Column(column) => below.origins[input.index_of_column(column)?],
+        _ => Origin::Computed,
+    })
+}
+
+/// Whether an expression reads the start or end of a window.
+fn reads_bounds(expr: &Expr, input: &DFSchema, below: &Chain) -> Result<bool, SqlError> {
+    let mut reads = false;
+    expr.apply(|expr| {
+        if let Expr::Column(column) = expr {
+            reads |= below.origins[input.index_of_column(column)?].is_window();
         }
-        if let Expr::Column(column) = inner {
-            let index = input.index_of_column(column)?;
-            return Ok(below.origins[index]);
+        Ok::<_, DataFusionError>(TreeNodeRecursion::Continue)
+    })?;
+    Ok(reads)
+}
+
+/// The time that a mark of a window is over, if the expression has one.
+fn marked_time(expr: &Expr) -> Option<Expr> {
+    let mut time = None;
+    let walked = expr.apply(|expr| {
+        if let Expr::ScalarFunction(function) = expr
+            && [START, END].contains(&function.func.name())
+        {
+            time = function.args.first().cloned();
+            return Ok::<_, DataFusionError>(TreeNodeRecursion::Stop);
         }
-        // What the rewrite of the window function wrote, wherever projections were merged to.
-        Ok(match (self.window, inner) {
-            (Some(window), inner) if is_start(inner, window) => Origin::WindowStart,
-            (Some(window), Expr::BinaryExpr(sum))
-                if sum.op == Sign::Plus
-                    && is_start(&sum.left, window)
-                    && interval_ms(&sum.right) == Some(window.size_ms) =>
-            {
-                Origin::WindowEnd
+        Ok(TreeNodeRecursion::Continue)
+    });
+    walked.ok().and(time)
+}
+
+/// Reads the windows' columns where the marks were.
+fn unmarked(expr: Expr) -> Result<Expr, DataFusionError> {
+    let replaced = expr.transform(|expr| {
+        Ok(match &expr {
+            Expr::ScalarFunction(function) if [START, END].contains(&function.func.name()) => {
+                let column = Column::new_unqualified(function.func.name());
+                Transformed::yes(Expr::Column(column))
             }
-            _ => Origin::Computed,
+            _ => Transformed::no(expr),
         })
-    }
+    })?;
+    Ok(replaced.data)
 }
 
-/// Whether an expression is the start of the window, as the rewrite writes it.
-pub(crate) fn is_start(expr: &Expr, window: &Window) -> bool {
-    let Expr::ScalarFunction(function) = bare(expr) else {
-        return false;
-    };
-    let [size, time] = function.args.as_slice() else {
-        return false;
-    };
-    function.func.name() == "date_bin"
-        && interval_ms(size) == Some(window.size_ms)
-        && matches!(bare(time), Expr::Column(column) if column.name == window.time_column)
+/// The name of a function whose result depends on the order of its rows.
+fn depends_on_order(kernel: &Kernel) -> Option<String> {
+    let name = kernel.function.fun().name();
+    let depends = matches!(
+        name,
+        "array_agg" | "string_agg" | "first_value" | "last_value" | "nth_value"
+    );
+    depends.then(|| name.to_owned())
 }
 
-pub(crate) fn bare(mut expr: &Expr) -> &Expr {
-    loop {
-        expr = match expr {
-            Expr::Alias(alias) => &alias.expr,
-            Expr::Cast(cast) => &cast.expr,
-            other => return other,
-        };
-    }
+/// Whether a plan gives rows their windows.
+pub(crate) fn has_marks(plan: &LogicalPlan) -> bool {
+    let mut found = false;
+    let walked = plan.apply(|node| {
+        found |= node
+            .expressions()
+            .iter()
+            .any(|expr| marked_time(expr).is_some());
+        Ok::<_, DataFusionError>(TreeNodeRecursion::Continue)
+    });
+    walked.is_ok() && found
 }
-
-pub(crate) fn interval_ms(expr: &Expr) -> Option<i64> {
-    match bare(expr) {
-        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(length)), _) if length.months == 0 => {
-            Some(i64::from(length.days) * DAY_MS + length.nanoseconds / NANOSECONDS_PER_MS)
-        }
-        _ => None,
-    }
-}
-
-pub(crate) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
-pub(crate) const NANOSECONDS_PER_MS: i64 = 1_000_000;
 
 /// Refuses what is not a function of the row.
 pub(crate) fn deterministic(expr: &Expr) -> Result<(), SqlError> {

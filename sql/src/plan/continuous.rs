@@ -15,10 +15,13 @@ use datafusion::sql::sqlparser::ast::Query;
 
 use crate::catalog;
 use crate::error::SqlError;
-use crate::operator::Operator;
+use crate::operator::assign::Windows;
+use crate::operator::group::{self, Bound, Grouping, WindowKey};
 use crate::operator::project::{Project, Step, Transform};
-use crate::operator::window::{self, Grouping, WindowColumn};
-use crate::plan::chain::{Chain, Origin, Walk};
+use crate::operator::session::Session;
+use crate::operator::window;
+use crate::operator::{Operator, OperatorError};
+use crate::plan::chain::{Chain, Origin, Walk, has_marks};
 use crate::plan::output::{columns_of, primary_key};
 use crate::plan::refuse::{refused, without_watermark, without_window};
 use crate::plan::source::{Input, analyse, source_of};
@@ -63,10 +66,17 @@ impl ContinuousPlan {
         Ok(match &self.shape {
             Shape::Rows(transform) => Box::new(Project::new(transform.clone())),
             Shape::Groups(grouping) => {
-                let operator = window::Window::new(grouping.as_ref().clone());
-                Box::new(operator.map_err(|error| {
+                let grouping = grouping.as_ref().clone();
+                let kind = grouping.window.as_ref().map(|window| window.kind);
+                let keyed = |error: OperatorError| {
                     SqlError::invalid(error.to_string(), "group by columns of plain types")
-                })?)
+                };
+                match kind {
+                    Some(Windows::Session { gap_ms }) => {
+                        Box::new(Session::new(grouping, gap_ms).map_err(keyed)?)
+                    }
+                    _ => Box::new(window::Window::new(grouping).map_err(keyed)?),
+                }
             }
         })
     }
@@ -74,7 +84,7 @@ impl ContinuousPlan {
     /// Whether it emits each group once, when its window is over.
     #[must_use]
     pub fn emits_on_close(&self) -> bool {
-        matches!(&self.shape, Shape::Groups(grouping) if grouping.emit == window::Emit::OnClose)
+        matches!(&self.shape, Shape::Groups(grouping) if grouping.emit == group::Emit::OnClose)
     }
 
     /// Whether it groups rows.
@@ -176,6 +186,12 @@ pub async fn plan(
         }
     };
     let logical = analyse(query, &source, &source_schema).await?;
+    if window.is_some() && !has_marks(&logical) {
+        return Err(refused(
+            "a window function whose windows nobody reads",
+            "group by window_start, window_end, or read the topic itself",
+        ));
+    }
     let walk = Walk {
         source_schema: &source_schema,
         window: window.as_ref(),
@@ -202,6 +218,14 @@ fn finish(
         if emit == Emit::OnWindowClose {
             return Err(without_window());
         }
+        if let Some(window) = window
+            && matches!(window.kind, Windows::Session { .. })
+        {
+            return Err(refused(
+                "SESSION without GROUP BY",
+                "group by its PARTITION BY, window_start and window_end",
+            ));
+        }
         return Ok(ContinuousPlan {
             source,
             decoded: input.decoded,
@@ -215,19 +239,18 @@ fn finish(
         });
     };
 
-    let windowed = window.and_then(|window| {
-        let column = grouped
-            .origins
-            .iter()
-            .position(|origin| matches!(origin, Origin::WindowStart | Origin::WindowEnd))?;
-        let key = WindowColumn {
-            column,
-            is_end: grouped.origins[column] == Origin::WindowEnd,
-            size_ms: window.size_ms,
-        };
-        Some((window, key))
+    let key = grouped.windows.map(|kind| WindowKey {
+        kind,
+        bounds: (0..)
+            .zip(&grouped.origins)
+            .filter_map(|(column, origin)| match origin {
+                Origin::WindowStart => Some((column, Bound::Start)),
+                Origin::WindowEnd => Some((column, Bound::End)),
+                _ => None,
+            })
+            .collect(),
     });
-    if let Some((window, _)) = windowed {
+    if let (Some(window), Some(_)) = (window, &key) {
         let declared = source.watermark.as_ref();
         if declared.is_none_or(|declared| declared.column != window.time_column) {
             return Err(without_watermark(&source, window));
@@ -245,7 +268,7 @@ fn finish(
         query_columns: input.query_columns,
         time_column: input.time_column,
         reads_undecodable: input.reads_undecodable,
-        windowed: windowed.is_some(),
+        windowed: key.is_some(),
         columns,
         primary_key,
         shape: Shape::Groups(Box::new(Grouping {
@@ -254,11 +277,98 @@ fn finish(
             aggregates: grouped.aggregates,
             schema: grouped.schema,
             output: chain.transform,
-            window: windowed.map(|(_, key)| key),
+            window: key,
             emit: match emit {
-                Emit::Changes => window::Emit::Changes,
-                Emit::OnWindowClose => window::Emit::OnClose,
+                Emit::Changes => group::Emit::Changes,
+                Emit::OnWindowClose => group::Emit::OnClose,
             },
         })),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, StringArray, TimestampMillisecondArray};
+    use arrow::record_batch::RecordBatch;
+    use millpond_proto::remedy::Remedy;
+    use millpond_proto::time::{SimulatedClock, Timestamp};
+
+    use super::*;
+    use crate::operator::Output;
+    use crate::statement::parse_query;
+    use crate::testing::MemoryTopics;
+    use crate::topic::{NewTopic, WatermarkSpec};
+
+    #[tokio::test]
+    async fn state_over_its_bound_is_an_error_that_says_what_to_do() {
+        let clock = Arc::new(SimulatedClock::starting_at(Timestamp(0)));
+        let topics = MemoryTopics::new(clock);
+        let column = |name: &str, sql_type: &str| ColumnSpec {
+            name: name.to_owned(),
+            sql_type: sql_type.to_owned(),
+            expression: None,
+        };
+        let topic = NewTopic {
+            name: "t".to_owned(),
+            queues: Some(1),
+            columns: vec![column("k", "VARCHAR"), column("at", "TIMESTAMP")],
+            watermark: Some(WatermarkSpec {
+                column: "at".to_owned(),
+                delay_ms: 0,
+            }),
+            primary_key: Vec::new(),
+            written_by: None,
+        };
+        topics.create_topic(topic).await.unwrap();
+        for from in [
+            "TUMBLE(TABLE t, DESCRIPTOR(at), INTERVAL '1 second')",
+            "SESSION(TABLE t PARTITION BY k, DESCRIPTOR(at), INTERVAL '1 second')",
+        ] {
+            let query = format!(
+                "SELECT k, window_start, window_end, count(*) AS n FROM {from} GROUP BY k, window_start, window_end"
+            );
+            let query = parse_query(&query).unwrap();
+            let planned = plan(&query, Emit::Changes, topics.as_ref()).await.unwrap();
+            let Shape::Groups(grouping) = planned.shape.clone() else {
+                panic!("it groups");
+            };
+            let bounded = |bytes: usize| -> Box<dyn Operator> {
+                let grouping = grouping.as_ref().clone();
+                match grouping.window.as_ref().unwrap().kind {
+                    Windows::Session { gap_ms } => Box::new(
+                        Session::new(grouping, gap_ms)
+                            .unwrap()
+                            .with_state_bytes_max(bytes),
+                    ),
+                    _ => Box::new(
+                        window::Window::new(grouping)
+                            .unwrap()
+                            .with_state_bytes_max(bytes),
+                    ),
+                }
+            };
+            let schema = catalog::table_schema(&planned.source).unwrap();
+            let columns = &planned.decoded[..planned.query_columns];
+            let schema = Arc::new(schema.project(columns).unwrap());
+            let keys: ArrayRef = Arc::new(StringArray::from_iter_values(
+                (0..100).map(|n| format!("k{n}")),
+            ));
+            let times: ArrayRef = Arc::new(TimestampMillisecondArray::from_iter_values(0..100));
+            let batch = RecordBatch::try_new(schema, vec![keys, times]).unwrap();
+            let mut out = Output::default();
+            bounded(1 << 20).on_batch(&batch, None, &mut out).unwrap();
+            let error = bounded(2000).on_batch(&batch, None, &mut out).unwrap_err();
+            assert!(
+                matches!(error, OperatorError::StateTooLarge { .. }),
+                "{error}"
+            );
+            assert!(
+                error
+                    .to_string()
+                    .contains("limit 2000; use shorter windows"),
+                "{error}"
+            );
+            assert_eq!(error.remedy(), Remedy::FixRequest);
+        }
+    }
 }

@@ -17,7 +17,10 @@ pub(crate) fn unsupported(plan: &LogicalPlan) -> SqlError {
             "LIMIT",
             "leave it out, and limit where the view is read: SELECT … FROM view LIMIT …",
         ),
-        LogicalPlan::Distinct(_) => distinct(),
+        LogicalPlan::Distinct(_) => refused(
+            "DISTINCT ON",
+            "group by the columns, with first_value(…) for the others",
+        ),
         LogicalPlan::Union(_) => refused("UNION", "write one query per topic"),
         LogicalPlan::Window(_) => refused(
             "OVER",
@@ -46,13 +49,6 @@ pub(crate) fn joins() -> SqlError {
     refused(
         "JOIN",
         "read one topic, and join where the view is read: SELECT … FROM view JOIN …",
-    )
-}
-
-pub(crate) fn distinct() -> SqlError {
-    refused(
-        "DISTINCT",
-        "group by the columns and count: SELECT a, count(*) FROM topic GROUP BY a",
     )
 }
 

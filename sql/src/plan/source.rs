@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::TableReference;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{TableReference, not_impl_err};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{LogicalPlan, Volatility, create_udf};
 use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::prelude::SessionContext;
@@ -20,6 +20,7 @@ use millpond_proto::limits;
 use crate::catalog;
 use crate::error::SqlError;
 use crate::plan::refuse::{joins, refused};
+use crate::plan::window::{END, START};
 use crate::runtime;
 use crate::topic::{TopicInfo, Topics};
 
@@ -130,6 +131,15 @@ pub(crate) async fn analyse(
         TableReference::bare(source.name.as_str()),
         Arc::new(EmptyTable::new(Arc::clone(schema))),
     )?;
+    for mark in [START, END] {
+        context.register_udf(create_udf(
+            mark,
+            vec![catalog::timestamp()],
+            catalog::timestamp(),
+            Volatility::Immutable,
+            Arc::new(|_| not_impl_err!("windows are given by the operators of a continuous query")),
+        ));
+    }
     let state = context.state();
     let statement = EngineStatement::Statement(Box::new(SyntaxTree::Query(Box::new(query))));
     let plan = state.statement_to_plan(statement).await?;

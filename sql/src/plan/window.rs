@@ -1,10 +1,13 @@
 //! Window functions in `FROM` become derived tables with `window_start` and `window_end`.
 //!
-//! `TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '1 day')`, bare or within `TABLE(…)`, becomes
-//! `(SELECT *, date_bin(INTERVAL '1 day', c) AS window_start, … AS window_end FROM t)`. Windows are
-//! aligned to 1970-01-01 00:00. Bounded and continuous queries share this rewrite, so they mean the
-//! same windows; a row without event time belongs to no window, which a bounded query says with a
-//! `WHERE` and a continuous one by counting such rows.
+//! `TUMBLE(TABLE t, DESCRIPTOR(c), size)`, `HOP(TABLE t, DESCRIPTOR(c), slide, size)`,
+//! `CUMULATE(TABLE t, DESCRIPTOR(c), step, size)` and
+//! `SESSION(TABLE t PARTITION BY k, DESCRIPTOR(c), gap)`, bare or within `TABLE(…)`. Windows are half
+//! open and aligned to 1970-01-01 00:00; a session goes on while its next row comes at most the gap
+//! later, and ends the gap after its last row. Bounded and continuous queries share the meaning: a
+//! bounded one gets plain SQL, a continuous one gets [`START`] and [`END`], which the planner takes for
+//! what they mark. A row without event time belongs to no window: a bounded query leaves it out with a
+//! `WHERE`, a continuous one counts it.
 
 use std::ops::ControlFlow;
 
@@ -14,7 +17,13 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::error::{SqlError, nearest};
+use crate::operator::assign::Windows;
 use crate::statement::{interval_ms, name_of, parse_query, quoted};
+
+/// Stands for the start of a row's window in the plan of a continuous query.
+pub const START: &str = "millpond_window_start";
+/// Stands for its end.
+pub const END: &str = "millpond_window_end";
 
 /// A window over a topic, found in a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +32,10 @@ pub struct Window {
     pub topic: String,
     /// Its column that says when a row happened.
     pub time_column: String,
-    /// Length of a window.
-    pub size_ms: i64,
+    /// Which windows a row belongs to.
+    pub kind: Windows,
+    /// For sessions: the columns that each have sessions of their own.
+    pub keys: Vec<String>,
 }
 
 /// What becomes of rows whose event time is NULL.
@@ -108,8 +119,30 @@ impl VisitorMut for Rewriter {
     }
 }
 
-/// How a window function is written.
-const FORM: &str = "write TUMBLE(TABLE topic, DESCRIPTOR(time_column), INTERVAL '1 hour')";
+/// The window functions, and how each is written.
+const FORMS: [(&str, &str); 4] = [
+    (
+        "TUMBLE",
+        "write TUMBLE(TABLE topic, DESCRIPTOR(time_column), INTERVAL '1 hour')",
+    ),
+    (
+        "HOP",
+        "write HOP(TABLE topic, DESCRIPTOR(time_column), INTERVAL '5 minutes', INTERVAL '1 hour'), \
+         first how far windows lie apart, then how long they are",
+    ),
+    (
+        "CUMULATE",
+        "write CUMULATE(TABLE topic, DESCRIPTOR(time_column), INTERVAL '1 hour', INTERVAL '1 day'), \
+         first the step, then the longest window",
+    ),
+    (
+        "SESSION",
+        "write SESSION(TABLE topic PARTITION BY key, DESCRIPTOR(time_column), INTERVAL '30 minutes')",
+    ),
+];
+
+/// Most windows that one row may belong to.
+pub const WINDOWS_PER_ROW_MAX: i64 = 1000;
 
 impl Rewriter {
     fn replace(
@@ -118,46 +151,58 @@ impl Rewriter {
         args: &[FunctionArg],
         alias: Option<TableAlias>,
     ) -> Result<TableFactor, SqlError> {
-        if !name.to_string().eq_ignore_ascii_case("tumble") {
+        let written = name.to_string().to_uppercase();
+        let Some((function, form)) = FORMS.into_iter().find(|(known, _)| *known == written) else {
             return Err(not_a_window(name));
-        }
-        let [table, column, size] = args else {
-            return Err(SqlError::invalid(
-                format!(
-                    "TUMBLE takes a table, a time column and a size, not {} arguments",
-                    args.len()
-                ),
-                FORM,
-            ));
         };
-        let topic = ident_arg(table).ok_or_else(|| {
+        let wanted = if matches!(function, "HOP" | "CUMULATE") {
+            2
+        } else {
+            1
+        };
+        let [table, column, lengths @ ..] = args else {
+            return Err(wrong_count(function, args.len(), form));
+        };
+        if lengths.len() != wanted {
+            return Err(wrong_count(function, args.len(), form));
+        }
+        let (topic, keys) = table_arg(table).ok_or_else(|| {
             SqlError::invalid(
-                format!("the first argument of TUMBLE is a topic, not {table}"),
-                FORM,
+                format!("the first argument of {function} is a topic, not {table}"),
+                form,
             )
         })?;
+        if !keys.is_empty() && function != "SESSION" {
+            return Err(SqlError::invalid(
+                format!("{function} takes no PARTITION BY, which says whose sessions they are"),
+                "leave it out, and group by the columns",
+            ));
+        }
         let time_column = descriptor_arg(column).ok_or_else(|| {
             SqlError::invalid(
-                format!("the second argument of TUMBLE names its time column, not {column}"),
-                FORM,
+                format!("the second argument of {function} names its time column, not {column}"),
+                form,
             )
         })?;
-        let size_ms = match size {
-            FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => interval_ms(expr)?,
-            other => {
+        let mut lengths_ms = Vec::new();
+        for length in lengths {
+            let FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) = length else {
                 return Err(SqlError::invalid(
-                    format!("the third argument of TUMBLE is its size, not {other}"),
-                    FORM,
+                    format!("{length} is no length of {function}"),
+                    form,
                 ));
+            };
+            let length_ms = interval_ms(expr)?;
+            if length_ms <= 0 {
+                return Err(SqlError::invalid("a window is longer than nothing", form));
             }
-        };
-        if size_ms <= 0 {
-            return Err(SqlError::invalid("a window is longer than nothing", FORM));
+            lengths_ms.push(length_ms);
         }
         let window = Window {
             topic: name_of(&topic),
             time_column: name_of(&time_column),
-            size_ms,
+            kind: windows_of(function, &lengths_ms, form)?,
+            keys: keys.iter().map(name_of).collect(),
         };
         let derived = derive(&window, self.without_time, alias)?;
         self.windows.push(window);
@@ -165,22 +210,55 @@ impl Rewriter {
     }
 }
 
+fn wrong_count(function: &str, count: usize, form: &str) -> SqlError {
+    SqlError::invalid(
+        format!("{function} takes a table, a time column and its lengths, not {count} arguments"),
+        form,
+    )
+}
+
+fn windows_of(function: &str, lengths_ms: &[i64], form: &str) -> Result<Windows, SqlError> {
+    let (first, last) = match lengths_ms {
+        [one] => (*one, *one),
+        [first, last] => (*first, *last),
+        _ => return Err(wrong_count(function, lengths_ms.len() + 2, form)),
+    };
+    if last % first != 0 {
+        return Err(SqlError::invalid(
+            format!("the size of {function} is not a multiple of its step"),
+            "choose a size that is, so that windows begin and end at steps",
+        ));
+    }
+    if last / first > WINDOWS_PER_ROW_MAX {
+        return Err(SqlError::invalid(
+            format!("each row would belong to {} windows", last / first),
+            format!("choose a step that leaves at most {WINDOWS_PER_ROW_MAX}"),
+        ));
+    }
+    Ok(match function {
+        "TUMBLE" => Windows::Tumble { size_ms: last },
+        "HOP" => Windows::Hop {
+            slide_ms: first,
+            size_ms: last,
+        },
+        "CUMULATE" => Windows::Cumulate {
+            step_ms: first,
+            size_ms: last,
+        },
+        _ => Windows::Session { gap_ms: last },
+    })
+}
+
 fn derive(
     window: &Window,
     without_time: WithoutTime,
     alias: Option<TableAlias>,
 ) -> Result<TableFactor, SqlError> {
-    let size = format!("INTERVAL '{} milliseconds'", window.size_ms);
-    let column = quoted(&window.time_column);
-    let filter = match without_time {
-        WithoutTime::Stay => String::new(),
-        WithoutTime::Leave => format!(" WHERE {column} IS NOT NULL"),
+    let subquery = match without_time {
+        WithoutTime::Stay => marked(window),
+        WithoutTime::Leave => plain(window),
     };
-    let subquery = parse_query(&format!(
-        "SELECT *, date_bin({size}, {column}) AS window_start, \
-         date_bin({size}, {column}) + {size} AS window_end FROM {topic}{filter}",
-        topic = quoted(&window.topic),
-    ))?;
+    let subquery = parse_query(&subquery)?;
     debug_assert!(matches!(subquery.body.as_ref(), SetExpr::Select(_)));
     // Without an alias of its own the derived table goes by the topic's name, so that
     // `flights.carrier` still means the column.
@@ -196,6 +274,93 @@ fn derive(
         alias: Some(alias),
         sample: None,
     })
+}
+
+/// What the planner of continuous queries takes for the window.
+fn marked(window: &Window) -> String {
+    let column = quoted(&window.time_column);
+    let topic = quoted(&window.topic);
+    format!(
+        "SELECT *, {START}({column}) AS window_start, {END}({column}) AS window_end FROM {topic}"
+    )
+}
+
+/// The windows in plain SQL.
+fn plain(window: &Window) -> String {
+    let interval = |ms: i64| format!("INTERVAL '{ms} milliseconds'");
+    let topic = quoted(&window.topic);
+    let column = quoted(&window.time_column);
+    let at = format!("{topic}.{column}");
+    let steps = |from: i64, step: i64, count: i64| {
+        let values: Vec<String> = (0..count)
+            .map(|index| format!("({})", interval(from + step * index)))
+            .collect();
+        format!("(VALUES {}) AS __window(shift)", values.join(", "))
+    };
+    match window.kind {
+        Windows::Tumble { size_ms } => {
+            let size = interval(size_ms);
+            format!(
+                "SELECT *, date_bin({size}, {column}) AS window_start, \
+                 date_bin({size}, {column}) + {size} AS window_end FROM {topic} \
+                 WHERE {column} IS NOT NULL"
+            )
+        }
+        Windows::Hop { slide_ms, size_ms } => {
+            let (slide, size) = (interval(slide_ms), interval(size_ms));
+            let shifts = steps(0, slide_ms, size_ms / slide_ms);
+            format!(
+                "SELECT {topic}.*, date_bin({slide}, {at}) - __window.shift AS window_start, \
+                 date_bin({slide}, {at}) - __window.shift + {size} AS window_end \
+                 FROM {topic} CROSS JOIN {shifts} WHERE {at} IS NOT NULL"
+            )
+        }
+        Windows::Cumulate { step_ms, size_ms } => {
+            let size = interval(size_ms);
+            let shifts = steps(step_ms, step_ms, size_ms / step_ms);
+            format!(
+                "SELECT {topic}.*, date_bin({size}, {at}) AS window_start, \
+                 date_bin({size}, {at}) + __window.shift AS window_end \
+                 FROM {topic} CROSS JOIN {shifts} \
+                 WHERE {at} IS NOT NULL AND {at} < date_bin({size}, {at}) + __window.shift"
+            )
+        }
+        Windows::Session { gap_ms } => {
+            let gap = interval(gap_ms);
+            let keys: Vec<String> = window.keys.iter().map(|key| quoted(key)).collect();
+            let by = match keys.as_slice() {
+                [] => String::new(),
+                keys => format!("PARTITION BY {} ", keys.join(", ")),
+            };
+            let within = match keys.as_slice() {
+                [] => "PARTITION BY __session".to_owned(),
+                keys => format!("PARTITION BY {}, __session", keys.join(", ")),
+            };
+            // Rows of equal time are peers in both sorts, so they end up in one session.
+            format!(
+                "SELECT * EXCEPT (__first, __session), min({column}) OVER ({within}) AS window_start, \
+                 max({column}) OVER ({within}) + {gap} AS window_end FROM (\
+                 SELECT *, sum(__first) OVER ({by}ORDER BY {column}) AS __session FROM (\
+                 SELECT *, CASE WHEN {column} <= lag({column}) OVER ({by}ORDER BY {column}) + {gap} \
+                 THEN 0 ELSE 1 END AS __first FROM {topic} WHERE {column} IS NOT NULL))"
+            )
+        }
+    }
+}
+
+/// A topic, with the columns after `PARTITION BY` if there are any.
+fn table_arg(arg: &FunctionArg) -> Option<(Ident, Vec<Ident>)> {
+    match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Tuple(parts))) => {
+            let mut idents = parts.iter().map(|part| match part {
+                Expr::Identifier(ident) => Some(ident.clone()),
+                _ => None,
+            });
+            let topic = idents.next()??;
+            Some((topic, idents.collect::<Option<Vec<_>>>()?))
+        }
+        other => Some((ident_arg(other)?, Vec::new())),
+    }
 }
 
 fn ident_arg(arg: &FunctionArg) -> Option<Ident> {
@@ -224,9 +389,9 @@ fn descriptor_arg(arg: &FunctionArg) -> Option<Ident> {
 }
 
 fn not_a_window(name: &ObjectName) -> SqlError {
-    let suggestion = match nearest(&name.to_string(), ["TUMBLE"]) {
+    let suggestion = match nearest(&name.to_string(), FORMS.map(|(function, _)| function)) {
         Some(near) => format!("did you mean {near}?"),
-        None => "the one table function is TUMBLE".to_owned(),
+        None => "the table functions are TUMBLE, HOP, CUMULATE and SESSION".to_owned(),
     };
     SqlError::NotAllowed(crate::error::Refusal {
         position: None,
@@ -253,7 +418,8 @@ mod tests {
             vec![Window {
                 topic: "flights".to_owned(),
                 time_column: "departure".to_owned(),
-                size_ms: DAY_MS
+                kind: Windows::Tumble { size_ms: DAY_MS },
+                keys: Vec::new(),
             }]
         );
         assert!(bare.to_string().contains("AS window_start"), "{bare}");
@@ -285,11 +451,11 @@ mod tests {
         for (sql, expected) in [
             (
                 "SELECT 1 FROM read_csv('/etc/passwd')",
-                "the one table function is TUMBLE",
+                "the table functions are TUMBLE",
             ),
             (
                 "SELECT 1 FROM TABLE(generate_series(1, 9))",
-                "the one table function is TUMBLE",
+                "the table functions are TUMBLE",
             ),
             (
                 "SELECT 1 FROM TUMBEL(TABLE t, DESCRIPTOR(c), INTERVAL '1 hour')",
@@ -304,6 +470,22 @@ mod tests {
                 "longer than nothing",
             ),
             ("SELECT 1 FROM TUMBLE(TABLE t)", "1 arguments"),
+            (
+                "SELECT 1 FROM HOP(TABLE t, DESCRIPTOR(c), INTERVAL '2 hours', INTERVAL '3 hours')",
+                "not a multiple",
+            ),
+            (
+                "SELECT 1 FROM CUMULATE(TABLE t, DESCRIPTOR(c), INTERVAL '1 second', INTERVAL '1 day')",
+                "86400 windows",
+            ),
+            (
+                "SELECT 1 FROM HOP(TABLE t, DESCRIPTOR(c), INTERVAL '1 hour')",
+                "3 arguments",
+            ),
+            (
+                "SELECT 1 FROM TUMBLE(TABLE t PARTITION BY k, DESCRIPTOR(c), INTERVAL '1 hour')",
+                "takes no PARTITION BY",
+            ),
         ] {
             let error = rewrite(&parse_query(sql).unwrap()).unwrap_err();
             assert!(error.to_string().contains(expected), "{sql}: {error}");

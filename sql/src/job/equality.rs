@@ -1,0 +1,268 @@
+//! A continuous query against the same SQL asked once: equal rows at any batch size, under any crash.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millpond_connectors::format::json::encode_rows;
+use millpond_proto::task::Runtimes;
+use millpond_proto::time::{Clock, Timestamp};
+use object_store::memory::InMemory;
+
+use super::runtime::Jobs;
+use super::tests::{STEPS, Step, World, create, status};
+use crate::continuous::{JobState, NoJobs};
+use crate::sql::{Sql, SqlParts};
+use crate::testing::MemoryTopics;
+use crate::topic::Topics;
+
+/// Trips of planes; every row comes within the delay of its watermark, so none is late.
+const TRIPS: &str = "CREATE TOPIC trips (carrier VARCHAR, plane BIGINT, n BIGINT, x DOUBLE, at TIMESTAMP, \
+     WATERMARK FOR at AS at - INTERVAL '700 milliseconds') WITH (queues = 3)";
+
+/// What is stored under a name; the query, and whether it can be emitted on close.
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    pub(super) query: &'static str,
+    pub(super) on_close: bool,
+}
+
+pub(super) fn sql_over(world: &World) -> Sql {
+    Sql::new(SqlParts {
+        topics: Arc::clone(&world.topics) as Arc<dyn Topics>,
+        clock: Arc::clone(&world.clock) as Arc<dyn Clock>,
+        spawn: Arc::new(Runtimes::single()),
+        export: Arc::new(InMemory::new()),
+        state: Arc::new(InMemory::new()),
+        jobs: Arc::new(NoJobs),
+    })
+    .unwrap()
+}
+
+/// The rows of a bounded statement as JSON, sorted.
+pub(super) async fn ask(sql: &Sql, query: &str) -> Vec<String> {
+    let finished = match sql.execute(query).await {
+        Ok(answer) => answer.finish().await,
+        Err(error) => Err(error),
+    };
+    let finished = finished.unwrap_or_else(|error| panic!("{query}: {error}"));
+    let mut rows: Vec<String> = Vec::new();
+    for batch in &finished.batches {
+        let bodies: Vec<Bytes> = encode_rows(batch).unwrap();
+        rows.extend(
+            bodies
+                .iter()
+                .map(|body| String::from_utf8_lossy(body).into_owned()),
+        );
+    }
+    rows.sort();
+    rows
+}
+
+pub(super) async fn world_of(seed: u64, batch_rows: usize, topics: &[&str]) -> World {
+    let mut world = World::new(seed).await;
+    let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
+    world.topics = MemoryTopics::with_batch_rows(clock, batch_rows);
+    let sql = sql_over(&world);
+    for topic in topics {
+        sql.execute(topic).await.unwrap();
+    }
+    world
+}
+
+fn send_trips(world: &World) {
+    let now_ms = world.clock.now().as_ms();
+    for _ in 0..world.chance.below(5) {
+        let carrier = ["AA", "B6", "UA"][usize::try_from(world.chance.below(3)).unwrap()];
+        let plane = world.chance.below(4);
+        let n = world.chance.below(40);
+        let at = now_ms - i64::try_from(world.chance.below(600)).unwrap();
+        let x = f64::from(u32::try_from(world.chance.below(64)).unwrap()) / 4.0;
+        let body = match world.chance.below(12) {
+            0 => format!("{{\"carrier\":\"{carrier}\",\"plane\":{plane},\"n\":{n},\"x\":{x}}}"),
+            1 => format!("{{\"plane\":{plane},\"at\":{at}}}"),
+            _ => format!(
+                "{{\"carrier\":\"{carrier}\",\"plane\":{plane},\"n\":{n},\"x\":{x},\"at\":{at}}}"
+            ),
+        };
+        world.topics.send("trips", None, Some(&body));
+    }
+}
+
+/// Runs the cases under crashes and compares each with its bounded answer.
+pub(super) async fn check(
+    world: &World,
+    cases: &[Case],
+    crashes: &[(Step, u32)],
+    send: impl Fn(&World),
+) {
+    let jobs = world.jobs(None);
+    for case in cases {
+        let Case { name, query, .. } = case;
+        let sql = format!("CREATE MATERIALIZED VIEW {name} AS {query}");
+        let made = create(&jobs, &sql).await;
+        made.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        if case.on_close {
+            let sql =
+                format!("CREATE MATERIALIZED VIEW {name}_closed AS {query} EMIT ON WINDOW CLOSE");
+            create(&jobs, &sql).await.unwrap();
+        }
+    }
+    jobs.stop().await;
+    for crash in crashes.iter().map(|crash| Some(*crash)).chain([None]) {
+        let jobs = world.jobs(crash);
+        for _ in 0..25 {
+            send(world);
+            let ms = match world.chance.below(10) {
+                0 => 900,
+                _ => world.chance.below(160),
+            };
+            world.wait_ms(ms).await;
+        }
+        drop(jobs);
+    }
+    let jobs = world.jobs(None);
+    world.wait_ms(30_000).await;
+    compare(world, &jobs, cases).await;
+    jobs.stop().await;
+}
+
+async fn compare(world: &World, jobs: &Jobs, cases: &[Case]) {
+    let sql = sql_over(world);
+    for case in cases {
+        let Case { name, query, .. } = case;
+        let state = status(jobs, name);
+        assert_eq!(state.state, JobState::Running, "{name}: {state:?}");
+        let columns: Vec<String> = world
+            .topics
+            .topic(name)
+            .unwrap()
+            .columns
+            .into_iter()
+            .map(|column| column.name)
+            .collect();
+        let columns = columns.join(", ");
+        let asked = ask(&sql, &format!("SELECT {columns} FROM ({query})")).await;
+        let view = ask(&sql, &format!("SELECT {columns} FROM {name}")).await;
+        assert!(!asked.is_empty(), "{name} tests nothing");
+        assert_same(name, &view, &asked);
+        if case.on_close {
+            let closed = format!("{name}_closed");
+            let state = status(jobs, &closed);
+            assert_eq!(state.rows_late, 0, "{closed}");
+            let Timestamp(watermark) = state.watermark.unwrap();
+            let over = format!(
+                "SELECT {columns} FROM ({query}) WHERE window_end <= to_timestamp_millis({watermark})"
+            );
+            let asked = ask(&sql, &over).await;
+            let view = ask(&sql, &format!("SELECT {columns} FROM {closed}")).await;
+            assert!(!asked.is_empty(), "{closed} tests nothing");
+            assert_same(&closed, &view, &asked);
+        }
+    }
+}
+
+fn assert_same(name: &str, view: &[String], asked: &[String]) {
+    let only = |these: &[String], those: &[String]| -> Vec<String> {
+        let mut rest = those.to_vec();
+        let mut only = Vec::new();
+        for row in these {
+            match rest.iter().position(|other| other == row) {
+                Some(at) => drop(rest.swap_remove(at)),
+                None => only.push(row.clone()),
+            }
+        }
+        only.truncate(8);
+        only
+    };
+    assert!(
+        view == asked,
+        "{name}: only in the view {:#?}, only asked {:#?}",
+        only(view, asked),
+        only(asked, view)
+    );
+}
+
+const WINDOWS: &[Case] = &[
+    Case {
+        name: "hops",
+        query: "SELECT carrier, window_start, window_end, count(*) AS rows, sum(n) AS total, avg(x) AS mean, \
+                min(n) AS least, max(n) AS most, count(DISTINCT plane) AS planes, \
+                sum(n) FILTER (WHERE plane > 1) AS some, bool_or(n > 35) AS large \
+                FROM HOP(TABLE trips, DESCRIPTOR(at), INTERVAL '200 milliseconds', INTERVAL '1 second') \
+                GROUP BY carrier, window_start, window_end",
+        on_close: true,
+    },
+    Case {
+        name: "hops_by_start",
+        query: "SELECT window_start, count(*) + 1 AS more FROM \
+                HOP(TABLE trips, DESCRIPTOR(at), INTERVAL '500 milliseconds', INTERVAL '1 second') \
+                WHERE n > 3 GROUP BY window_start HAVING count(*) < 6",
+        on_close: false,
+    },
+    Case {
+        name: "hops_with_bounds",
+        query: "SELECT window_end, plane, sum(n) AS total FROM \
+                HOP(TABLE trips, DESCRIPTOR(at), INTERVAL '250 milliseconds', INTERVAL '500 milliseconds') \
+                WHERE window_start < at GROUP BY window_end, plane",
+        on_close: true,
+    },
+    Case {
+        name: "cumulated",
+        query: "SELECT window_start, window_end, plane, count(*) AS rows, sum(n) AS total FROM \
+                CUMULATE(TABLE trips, DESCRIPTOR(at), INTERVAL '300 milliseconds', INTERVAL '900 milliseconds') \
+                GROUP BY window_start, window_end, plane",
+        on_close: true,
+    },
+    Case {
+        name: "sessions",
+        query: "SELECT plane, window_start, window_end, count(*) AS rows, sum(n) AS total, max(carrier) AS last FROM \
+                SESSION(TABLE trips PARTITION BY plane, DESCRIPTOR(at), INTERVAL '250 milliseconds') \
+                GROUP BY plane, window_start, window_end",
+        on_close: true,
+    },
+    Case {
+        name: "sessions_by_end",
+        query: "SELECT window_end, plane, carrier, sum(n) AS total FROM \
+                SESSION(TABLE trips PARTITION BY (carrier, plane), DESCRIPTOR(at), INTERVAL '400 milliseconds') \
+                GROUP BY carrier, plane, window_end HAVING sum(n) > 20",
+        on_close: true,
+    },
+    Case {
+        name: "one_session",
+        query: "SELECT window_start, count(*) AS rows FROM \
+                SESSION(TABLE trips, DESCRIPTOR(at), INTERVAL '100 milliseconds') GROUP BY window_start",
+        on_close: false,
+    },
+    Case {
+        name: "tumbled_rows",
+        query: "SELECT plane, window_end, n FROM TUMBLE(TABLE trips, DESCRIPTOR(at), INTERVAL '1 second') WHERE n > 10",
+        on_close: false,
+    },
+    Case {
+        name: "hopped_rows",
+        query: "SELECT plane, window_start, n FROM \
+                HOP(TABLE trips, DESCRIPTOR(at), INTERVAL '1 second', INTERVAL '3 seconds')",
+        on_close: false,
+    },
+    Case {
+        name: "kinds",
+        query: "SELECT DISTINCT carrier, plane FROM trips",
+        on_close: false,
+    },
+];
+
+#[tokio::test(start_paused = true)]
+async fn windows_equal_their_bounded_answer_at_any_batch_size() {
+    for (seed, batch_rows) in [(1, 1), (2, 7), (3, 4096)] {
+        let world = world_of(seed, batch_rows, &[TRIPS]).await;
+        check(&world, WINDOWS, &[], send_trips).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn windows_equal_their_bounded_answer_after_a_crash_at_any_step() {
+    for (seed, step) in (10..).zip(STEPS) {
+        let world = world_of(seed, 7, &[TRIPS]).await;
+        check(&world, WINDOWS, &[(step, 2), (step, 9)], send_trips).await;
+    }
+}

@@ -1,0 +1,189 @@
+//! Keys of groups: as bytes that sort like the columns, and as the text of message keys.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Int64Type, TimeUnit};
+use arrow::row::{RowConverter, Rows, SortField};
+use bytes::Bytes;
+
+use crate::operator::OperatorError;
+
+/// Bytes of some columns of a group and then a time: they sort as the columns, then as the time does.
+pub(crate) type Key = Arc<[u8]>;
+
+/// Turns columns to bytes and back.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    /// `None` for no columns at all, which the converter does not take.
+    converter: Option<RowConverter>,
+}
+
+/// The bytes of some rows' columns.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    rows: Option<Rows>,
+}
+
+impl Encoded {
+    /// The bytes of a row.
+    pub(crate) fn row(&self, row: usize) -> &[u8] {
+        match &self.rows {
+            Some(rows) => rows.row(row).data(),
+            None => &[],
+        }
+    }
+}
+
+impl Keys {
+    /// Keys of columns of these types.
+    ///
+    /// # Errors
+    /// When a type can not be a key.
+    pub(crate) fn new<'a>(
+        types: impl Iterator<Item = &'a DataType>,
+    ) -> Result<Self, OperatorError> {
+        let fields: Vec<SortField> = types.map(|kind| SortField::new(kind.clone())).collect();
+        Ok(Self {
+            converter: match fields.as_slice() {
+                [] => None,
+                _ => Some(RowConverter::new(fields)?),
+            },
+        })
+    }
+
+    /// Columns to bytes.
+    ///
+    /// # Errors
+    /// What Arrow says when the types are others.
+    pub(crate) fn encode(&self, columns: &[ArrayRef]) -> Result<Encoded, OperatorError> {
+        Ok(Encoded {
+            rows: match &self.converter {
+                Some(converter) => Some(converter.convert_columns(columns)?),
+                None => None,
+            },
+        })
+    }
+
+    /// Bytes back to columns.
+    ///
+    /// # Errors
+    /// What Arrow says when the bytes are others.
+    pub(crate) fn decode<'a>(
+        &self,
+        rows: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<ArrayRef>, OperatorError> {
+        let Some(converter) = &self.converter else {
+            return Ok(Vec::new());
+        };
+        let parser = converter.parser();
+        Ok(converter.convert_rows(rows.map(|bytes| parser.parse(bytes)))?)
+    }
+}
+
+const AT_BYTES: usize = size_of::<i64>();
+
+/// Puts the bytes of columns and a time into one key.
+pub(crate) fn key_at(row: &[u8], at_ms: i64) -> Key {
+    let mut key = Vec::with_capacity(row.len() + AT_BYTES);
+    write_key_at(&mut key, row, at_ms);
+    Arc::from(key)
+}
+
+/// As [`key_at`], into a buffer that is emptied first.
+pub(crate) fn write_key_at(key: &mut Vec<u8>, row: &[u8], at_ms: i64) {
+    key.clear();
+    key.extend_from_slice(row);
+    // With the sign turned, bytes sort as the numbers do.
+    key.extend_from_slice(&(at_ms ^ i64::MIN).to_be_bytes());
+}
+
+/// Takes a key apart: the bytes of the columns, and the time.
+pub(crate) fn split_key(key: &[u8]) -> (&[u8], i64) {
+    let (row, at) = key
+        .split_last_chunk::<AT_BYTES>()
+        .expect("every key ends with a time");
+    (row, i64::from_be_bytes(*at) ^ i64::MIN)
+}
+
+/// Milliseconds since the epoch of a date or timestamp column.
+///
+/// # Errors
+/// What Arrow says when the column holds no time.
+pub(crate) fn milliseconds(column: &ArrayRef) -> Result<Int64Array, arrow::error::ArrowError> {
+    let zone = match column.data_type() {
+        DataType::Timestamp(_, zone) => zone.clone(),
+        _ => None,
+    };
+    let column = cast(column, &DataType::Timestamp(TimeUnit::Millisecond, zone))?;
+    let column = cast(&column, &DataType::Int64)?;
+    Ok(arrow::array::cast::AsArray::as_primitive::<Int64Type>(&column).clone())
+}
+
+/// Milliseconds as a column of a type of time.
+///
+/// # Errors
+/// What Arrow says when the type is none of time.
+pub(crate) fn times(
+    values: impl Iterator<Item = Option<i64>>,
+    kind: &DataType,
+) -> Result<ArrayRef, arrow::error::ArrowError> {
+    let zone = match kind {
+        DataType::Timestamp(_, zone) => zone.clone(),
+        _ => None,
+    };
+    let values: ArrayRef = Arc::new(values.collect::<Int64Array>());
+    let values = cast(&values, &DataType::Timestamp(TimeUnit::Millisecond, zone))?;
+    cast(&values, kind)
+}
+
+/// The message key of each group: its columns as the text of a JSON array.
+///
+/// # Errors
+/// What Arrow says when a column can not be written as JSON.
+pub(crate) fn message_keys(groups: &RecordBatch) -> Result<Vec<Bytes>, OperatorError> {
+    let options = arrow::json::writer::EncoderOptions::default();
+    let fields: Vec<Arc<Field>> = groups.schema().fields().iter().map(Arc::clone).collect();
+    let mut columns = fields
+        .iter()
+        .zip(groups.columns())
+        .map(|(field, column)| arrow::json::writer::make_encoder(field, column.as_ref(), &options))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut keys = Vec::with_capacity(groups.num_rows());
+    for row in 0..groups.num_rows() {
+        let mut text = vec![b'['];
+        for (index, column) in columns.iter_mut().enumerate() {
+            if index > 0 {
+                text.push(b',');
+            }
+            if column.is_null(row) {
+                text.extend_from_slice(b"null");
+            } else {
+                column.encode(row, &mut text);
+            }
+        }
+        text.push(b']');
+        keys.push(Bytes::from(text));
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_sort_by_their_columns_and_then_by_time() {
+        let times = [i64::MIN, -5, -1, 0, 1, 700, i64::MAX];
+        let mut keys = Vec::new();
+        for row in [b"a".as_slice(), b"b"] {
+            for at in times {
+                let key = key_at(row, at);
+                assert_eq!(split_key(&key), (row, at));
+                keys.push(key);
+            }
+        }
+        assert!(keys.is_sorted());
+    }
+}
