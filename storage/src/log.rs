@@ -64,8 +64,12 @@ pub struct Settings {
     /// WALs that the shards are spread over; fixed when the folder is made. More than one is for tests:
     /// nothing may lean on one WAL for atomicity across shards.
     pub wals: u16,
-    /// Size at which a WAL segment is closed and the next one begun.
+    /// Largest WAL segment; they begin at 1 MiB and double.
     pub segment_bytes: u64,
+    /// Durable writes of one WAL that may be in flight at once.
+    pub writes_in_flight: u16,
+    /// Bytes that must wait before a write starts beside one that is in flight.
+    pub overlap_bytes: usize,
     /// Memory for the tail cache.
     pub cache_bytes: usize,
 }
@@ -76,6 +80,8 @@ impl Default for Settings {
             shards: millpond_proto::limits::SHARDS_DEFAULT,
             wals: 1,
             segment_bytes: 64 * 1024 * 1024,
+            writes_in_flight: 4,
+            overlap_bytes: 256 * 1024,
             cache_bytes: 128 * 1024 * 1024,
         }
     }

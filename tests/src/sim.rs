@@ -59,6 +59,7 @@ impl Plan {
         let history = Arc::new(History::default());
         let chance = Arc::new(Seeded::new(self.seed));
         let mut disk = SimulatedDisk::new();
+        disk.reorder(self.seed);
         let mut now = Timestamp(1_700_000_000_000);
         let known = Arc::default();
         let calls = Arc::default();
@@ -155,6 +156,8 @@ impl World {
             shards: 4,
             wals: self.plan.wals,
             segment_bytes: 64 * 1024,
+            writes_in_flight: 3,
+            overlap_bytes: 0,
             cache_bytes: 128 * 1024,
         };
         let started = Broker::start(parts, settings).await;
@@ -665,6 +668,20 @@ impl DiskFile for MortalFile {
     fn sync(&self) -> io::Result<()> {
         self.power.change()?;
         self.inner.sync()
+    }
+
+    fn write_durable(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(bytes, offset)?;
+        self.sync()
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.power.change()?;
+        self.inner.allocate(bytes)
+    }
+
+    fn turns(&self) -> u32 {
+        self.inner.turns()
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -16,6 +16,9 @@ pub const LOCK_FILE: &str = "LOCK";
 /// Name of the file that tells a data folder from any other.
 pub const IDENTITY_FILE: &str = "MILLPOND";
 
+/// Zeros are written in pieces of this size.
+const ZEROS_BYTES: usize = 1024 * 1024;
+
 /// A data folder of this machine, held by this process alone.
 #[derive(Debug)]
 pub struct LocalDisk {
@@ -142,6 +145,25 @@ impl DiskFile for LocalFile {
 
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        // Takes the room at once, so that a full disk says so before anything is written.
+        #[cfg(target_os = "linux")]
+        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Room that was never written costs a change of metadata with each first write.
+        let zeros = vec![0; ZEROS_BYTES];
+        let mut done = 0;
+        while done < bytes {
+            let count = usize::try_from(bytes - done).map_or(ZEROS_BYTES, |n| n.min(ZEROS_BYTES));
+            let piece = zeros.get(..count).unwrap_or(&zeros);
+            self.0.write_all_at(piece, done)?;
+            done += count as u64;
+        }
+        self.0.sync_all()
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -80,6 +80,30 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// What the operating system says; what was written since the last sync must then be taken as lost.
     fn sync(&self) -> io::Result<()>;
 
+    /// Writes all of `bytes` at `offset` and makes them durable. Several may be under way at once, each
+    /// through a handle of its own: a handle that others sync may not learn of a failure.
+    ///
+    /// # Errors
+    /// What the operating system says; any part may have been written, and nothing that was not durable
+    /// before may be taken for durable.
+    fn write_durable(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(bytes, offset)?;
+        self.sync()
+    }
+
+    /// Makes a new file `bytes` long, all zeros, durably and with its room on the disk taken, so that
+    /// later writes inside need none and change nothing but contents.
+    ///
+    /// # Errors
+    /// What the operating system says; `StorageFull` when there is no room.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
+
+    /// How many other pieces of work go first when something is written durably: none on a real disk,
+    /// where threads race; as many as the seed says on a simulated one.
+    fn turns(&self) -> u32 {
+        0
+    }
+
     /// Current length in bytes.
     ///
     /// # Errors

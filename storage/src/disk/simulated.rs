@@ -14,6 +14,8 @@ use millpond_proto::chance::Seeded;
 use crate::disk::{Disk, DiskFile};
 
 const SECTOR_BYTES: usize = 512;
+/// Most turns that a durable write waits for others.
+const TURNS_MAX: u64 = 8;
 
 /// A handle on a simulated disk; clones share its state.
 #[derive(Clone, Debug)]
@@ -33,6 +35,10 @@ struct State {
     /// Changes of entries since their folder was synced, in order.
     pending: Vec<EntryChange>,
     folders: BTreeSet<String>,
+    /// Decides which of several durable writes lands first.
+    order: Option<Seeded>,
+    /// Bytes that all files together may have.
+    room_bytes: Option<usize>,
     syncs_to_fail: u32,
     writes_to_fail: u32,
     sync_count: u64,
@@ -141,6 +147,16 @@ impl SimulatedDisk {
         }
     }
 
+    /// Lets durable writes that are under way at once land in an order that the seed says.
+    pub fn reorder(&self, seed: u64) {
+        locked(&self.state).order = Some(Seeded::new(seed));
+    }
+
+    /// Bounds the bytes of all files together, or lifts the bound.
+    pub fn limit_room(&self, bytes: Option<usize>) {
+        locked(&self.state).room_bytes = bytes;
+    }
+
     /// Lets the next sync of a file fail.
     pub fn fail_next_sync(&self) {
         locked(&self.state).syncs_to_fail += 1;
@@ -223,6 +239,22 @@ impl State {
     fn change(&mut self, change: EntryChange) {
         change.apply(&mut self.entries);
         self.pending.push(change);
+    }
+
+    /// Refuses to let a file grow to `len` when the disk has no room for it.
+    fn check_room(&self, file: usize, len: usize) -> io::Result<()> {
+        let Some(room) = self.room_bytes else {
+            return Ok(());
+        };
+        let files: BTreeSet<usize> = self.entries.values().copied().collect();
+        let bytes = |&file: &usize| self.files[file].seen.len();
+        let used: usize = files.iter().map(bytes).sum();
+        let more = len.saturating_sub(bytes(&file));
+        if more > 0 && used + more > room {
+            let full = format!("no room for {more} more bytes");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, full));
+        }
+        Ok(())
     }
 }
 
@@ -419,6 +451,7 @@ impl DiskFile for SimulatedFile {
         } else {
             bytes.len()
         };
+        state.check_room(self.file, place(offset) + done)?;
         let change = Change::Write {
             offset: place(offset),
             bytes: bytes[..done].to_vec(),
@@ -443,6 +476,28 @@ impl DiskFile for SimulatedFile {
             change.apply(&mut file.durable);
         }
         Ok(())
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.state()?;
+        state.check_room(self.file, place(bytes))?;
+        let file = &mut state.files[self.file];
+        for change in std::mem::take(&mut file.pending) {
+            change.apply(&mut file.durable);
+        }
+        let change = Change::Length(place(bytes));
+        change.apply(&mut file.seen);
+        change.apply(&mut file.durable);
+        Ok(())
+    }
+
+    fn turns(&self) -> u32 {
+        let state = locked(&self.state);
+        let turns = state
+            .order
+            .as_ref()
+            .map_or(0, |chance| chance.below(TURNS_MAX));
+        u32::try_from(turns).unwrap_or(0)
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -18,11 +18,16 @@ pub const VERSION: u16 = 1;
 pub const HEADER_BYTES: usize = 56;
 /// One entry of the directory.
 pub const ENTRY_BYTES: usize = 32;
-/// A block takes no further append once it has this size.
-pub const TARGET_BYTES: usize = 4 * 1024 * 1024;
+/// A block takes no further append once it has this size: large enough that a disk is busy with it,
+/// small enough that several are under way at once.
+pub const TARGET_BYTES: usize = 1024 * 1024;
+/// Blocks begin at multiples of this in their file and are filled up with zeros: what a disk and the
+/// system's cache write at once never holds bytes of two blocks.
+pub const ALIGN_BYTES: usize = 4096;
 /// Largest append, payloads and directory; it has a block to itself when it is above the target.
 pub const APPEND_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+const LENGTHS_AT: usize = 40;
 const CHECKSUM_AT: usize = HEADER_BYTES - 4;
 
 const _: () = assert!(TARGET_BYTES <= APPEND_BYTES_MAX);
@@ -87,6 +92,30 @@ pub fn head_bytes(records: usize) -> usize {
     HEADER_BYTES + records * ENTRY_BYTES
 }
 
+/// Bytes of a block of so many records and bytes of payload, filled up.
+#[must_use]
+pub fn block_bytes(records: usize, body: usize) -> usize {
+    (2 * head_bytes(records) + body).next_multiple_of(ALIGN_BYTES)
+}
+
+impl Header {
+    /// What the beginning of a head says, unchecked: to pass over what can not be ours at small cost.
+    #[must_use]
+    pub fn peek(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        if reader.take::<4>()? != MAGIC || reader.u16()? != VERSION {
+            return None;
+        }
+        Some(Self {
+            wal: reader.u16()?,
+            term: reader.u64()?,
+            sequence: reader.u64()?,
+            position: reader.u64()?,
+            durable: reader.u64()?,
+        })
+    }
+}
+
 impl Head {
     /// Bytes of header and directory.
     #[must_use]
@@ -94,10 +123,16 @@ impl Head {
         head_bytes(self.entries.len())
     }
 
-    /// Bytes of the whole block.
+    /// Bytes of the whole block, filled up.
     #[must_use]
     pub fn block_bytes(&self) -> usize {
-        2 * self.bytes() + self.body_bytes as usize
+        block_bytes(self.entries.len(), self.body_bytes as usize)
+    }
+
+    /// Bytes up to the copy of the head, counted from the start of the block.
+    #[must_use]
+    pub fn copy_at(&self) -> usize {
+        self.bytes() + self.body_bytes as usize
     }
 
     /// Position behind the block.
@@ -125,18 +160,8 @@ impl Head {
     /// Reads a head at the beginning of `bytes`; `None` when there is no whole, valid one.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader(bytes.get(..HEADER_BYTES)?);
-        if reader.take::<4>()? != MAGIC || reader.u16()? != VERSION {
-            return None;
-        }
-        let wal = reader.u16()?;
-        let header = Header {
-            wal,
-            term: reader.u64()?,
-            sequence: reader.u64()?,
-            position: reader.u64()?,
-            durable: reader.u64()?,
-        };
+        let header = Header::peek(bytes.get(..HEADER_BYTES)?)?;
+        let mut reader = Reader(bytes.get(LENGTHS_AT..HEADER_BYTES)?);
         let (body_bytes, count, reserved) = (reader.u32()?, reader.u32()?, reader.u32()?);
         let checksum = reader.u32()?;
         let directory_bytes = (count as usize).checked_mul(ENTRY_BYTES)?;
@@ -189,7 +214,8 @@ impl Entry {
     }
 }
 
-/// Makes a block of appends, each with its entries and their payloads in a row.
+/// Makes a block of appends, each with its entries and their payloads in a row. Its bytes begin at a
+/// multiple of [`ALIGN_BYTES`] in memory, as writing past the system's cache asks for.
 ///
 /// # Panics
 /// When the payloads are not as long as the entries say, or above 4 GiB.
@@ -209,7 +235,11 @@ pub fn encode<'a>(
         entries,
         body_bytes: u32::try_from(body).expect("an append is far below 4 GiB"),
     };
-    let mut out = BytesMut::with_capacity(head.block_bytes());
+    let mut out = BytesMut::with_capacity(head.block_bytes() + ALIGN_BYTES);
+    // Bytes move no more once there is room for all of them, so what is aligned now stays so.
+    let skipped = out.as_ptr().align_offset(ALIGN_BYTES).min(ALIGN_BYTES);
+    out.put_bytes(0, skipped);
+    let mut out = out.split_off(skipped);
     out.put_slice(&MAGIC);
     out.put_u16_le(VERSION);
     out.put_u16_le(header.wal);
@@ -232,6 +262,7 @@ pub fn encode<'a>(
         out.put_slice(payload);
     }
     out.put_slice(&copy);
+    out.put_bytes(0, head.block_bytes() - out.len());
     (head, out.freeze())
 }
 
@@ -302,8 +333,10 @@ mod tests {
         ];
         let (head, bytes) = encode(header(), std::iter::once((&entries[..], &b"pond"[..])));
         assert_eq!(bytes.len(), head.block_bytes());
+        assert_eq!(bytes.len() % ALIGN_BYTES, 0);
+        assert_eq!(bytes.as_ptr().align_offset(ALIGN_BYTES), 0);
         assert_eq!(Head::decode(&bytes), Some(head.clone()));
-        assert_eq!(Head::decode(&bytes[head.bytes() + 4..]), Some(head.clone()));
+        assert_eq!(Head::decode(&bytes[head.copy_at()..]), Some(head.clone()));
         let places: Vec<usize> = head.payloads().map(|(_, at)| at).collect();
         assert_eq!(places, [head.bytes(), head.bytes() + 4]);
         assert!(head.record_position(0) < head.record_position(1));
@@ -329,7 +362,8 @@ mod tests {
             .filter(|word| word.bytes().all(|byte| byte.is_ascii_hexdigit()))
             .collect();
         let written: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(bytes.len(), 178);
+        assert_eq!(bytes.len(), ALIGN_BYTES);
+        assert!(bytes[178..].iter().all(|&byte| byte == 0));
         assert!(written.starts_with(&hex) && hex.len() == 180, "{written}");
     }
 

@@ -11,7 +11,6 @@ use crate::error::{OpenError, TierError};
 use crate::format::checkpoint::{self, Saved};
 use crate::log::identity::{read_file, replace_file};
 use crate::log::{ShardSnapshot, Storage};
-use crate::wal::segment;
 
 /// Folder of the checkpoints.
 pub(crate) const FOLDER: &str = "checkpoint";
@@ -138,7 +137,7 @@ impl Storage {
         remove_older(disk, sequence).map_err(failed("remove the checkpoint before"))?;
         for wal in 0..self.settings.wals {
             self.trim(wal, &checkpoints.last)
-                .map_err(failed("remove segments that are no longer needed"))?;
+                .map_err(failed("let go of segments that are no longer needed"))?;
         }
         let wals = self.view.wals().iter();
         let (durable, begins): (Vec<u64>, Vec<u64>) = wals
@@ -150,7 +149,7 @@ impl Storage {
         self.cold.unbury(&durable, &begins)
     }
 
-    /// Removes the segments that neither a shard's state nor a hot message needs.
+    /// Lets go of the segments that neither a shard's state nor a hot message needs.
     fn trim(&self, wal: u16, saved: &BTreeMap<ShardId, Saved>) -> io::Result<()> {
         let shards = (wal..self.settings.shards).step_by(usize::from(self.settings.wals));
         let positions = shards.map(|shard| saved.get(&ShardId(shard)).map_or(0, |s| s.position));
@@ -163,11 +162,7 @@ impl Storage {
         if segments.is_empty() {
             return Ok(());
         }
-        let disk = &*self.parts.disk;
-        for segment in &segments {
-            disk.remove(&segment.path)?;
-        }
-        disk.sync_folder(&segment::folder(wal))
+        view.spares.keep(segments)
     }
 }
 

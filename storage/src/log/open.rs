@@ -24,6 +24,7 @@ use crate::queue::view::{View, Wal};
 use crate::tier::cold::Cold;
 use crate::wal::recovery::{self, Found, Recovery};
 use crate::wal::segment::{self, Segments};
+use crate::wal::spare::Spares;
 use crate::wal::writer::{self, Start, Writer};
 
 const META_FOLDER: &str = "meta";
@@ -140,18 +141,32 @@ fn start(
             term: term.0,
             position: recovery.tail,
             sequence: recovery.sequence,
-            segment_bytes: settings.segment_bytes,
+            overlap_bytes: settings.overlap_bytes,
         };
+        let failed = |what: &str| {
+            let what = format!("{what} {}", segment::folder(wal));
+            move |source| OpenError::Disk { what, source }
+        };
+        let disk = Arc::clone(&parts.disk);
+        let spares = Spares::open(disk, wal, settings.segment_bytes)
+            .map_err(failed("look for spare segments in"))?;
         let segment = start
-            .create_segment(&*parts.disk)
-            .map_err(|source| OpenError::Disk {
-                what: format!("begin a segment in {}", segment::folder(wal)),
-                source,
-            })?;
+            .create_segment(&*parts.disk, &spares)
+            .map_err(failed("begin a segment in"))?;
+        // Now that the next one is durable, what was cut can not come back.
+        let first = segment.first;
+        let mut unused = recovery.unused;
+        unused.extend(recovery.segments.pop_if(|last| last.first == first));
+        if !unused.is_empty() {
+            spares
+                .keep(unused)
+                .map_err(failed("let go of what was cut in"))?;
+        }
         recovery.segments.push(segment.clone());
         let cache_bytes = settings.cache_bytes / usize::from(settings.wals);
         wals.push(Wal::new(
             Segments::new(recovery.segments),
+            Arc::new(spares),
             cache_bytes,
             recovery.tail,
         ));
@@ -163,9 +178,17 @@ fn start(
     for (start, segment) in starts {
         let (sender, commands) = mpsc::channel(writer::QUEUE_MAX);
         let disk = Arc::clone(&parts.disk);
-        let writer = Writer::new(disk, Arc::clone(&view), start, segment, commands);
+        let (wanted, asked) = mpsc::channel(1);
+        let spares = Arc::clone(&view.wal(start.wal).spares);
+        let mut spawn = |work| writers.push(parts.spawn.spawn(Lane::Dedicated, work));
+        let writer = Writer::new(disk, Arc::clone(&view), start, segment, commands, wanted);
+        let writer = Arc::new(writer);
+        for _ in 0..settings.writes_in_flight.max(1) {
+            spawn(Box::pin(Arc::clone(&writer).run()));
+        }
+        // It ends when the last lane has let go of the writer.
+        spawn(Box::pin(spares.run(asked)));
         senders.push(sender);
-        writers.push(parts.spawn.spawn(Lane::Dedicated, Box::pin(writer.run())));
     }
     Ok(Storage {
         parts,

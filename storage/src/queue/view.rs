@@ -14,11 +14,13 @@ use crate::format::block::{Head, Kind};
 use crate::queue::cache::Cache;
 use crate::queue::index::{Index, Place};
 use crate::wal::segment::Segments;
+use crate::wal::spare::Spares;
 
 /// The readers' side of one WAL.
 #[derive(Debug)]
 pub(crate) struct Wal {
     pub(crate) segments: Segments,
+    pub(crate) spares: Arc<Spares>,
     cache: Mutex<Cache>,
     durable: AtomicU64,
 }
@@ -32,9 +34,15 @@ pub(crate) struct View {
 }
 
 impl Wal {
-    pub(crate) fn new(segments: Segments, cache_bytes: usize, durable: u64) -> Self {
+    pub(crate) fn new(
+        segments: Segments,
+        spares: Arc<Spares>,
+        cache_bytes: usize,
+        durable: u64,
+    ) -> Self {
         Self {
             segments,
+            spares,
             cache: Mutex::new(Cache::new(cache_bytes)),
             durable: AtomicU64::new(durable),
         }

@@ -1,8 +1,9 @@
-//! The write-ahead log: segment files that only grow, one writer each, and what a restart makes of them.
+//! The write-ahead log: segment files, the writer with its writes in flight, and what a restart makes of them.
 //!
-//! Reading order: [`segment`], [`writer`], `reader`, `recovery`.
+//! Reading order: [`segment`], [`spare`], [`writer`], `reader`, `recovery`.
 
 pub(crate) mod reader;
 pub(crate) mod recovery;
 pub mod segment;
+pub mod spare;
 pub mod writer;

@@ -1,13 +1,13 @@
 //! What a WAL holds after a restart, record by record, and where it goes on.
 //!
 //! **Rules.** Everything below the highest durable mark was acknowledged, so what can not be read there
-//! is damage: it is reported and stepped over, never cut. What can not be read at or above the mark is
-//! the torn tail of the last write: it is cut, block by block, because an append is atomic. The next
-//! incarnation begins a new segment at the cut, and its header carries the mark.
+//! is damage: it is reported and stepped over, never cut. The first block at or above the mark that can not
+//! be read whole is where the log ends: it was torn, or never landed while later ones did, because several
+//! writes are in flight at once. It and all that follows is cut, block by block, because an append is
+//! atomic. The next incarnation begins a new segment at the cut, and its header carries the mark.
 //!
-//! The last block before a crash has no later block that carries a mark for it. There, a record that
-//! fails its checksum is damage if every sector was written, and a torn write if a sector is all zeros:
-//! segments only grow, so what never reached the disk reads as zeros or lies behind the end of the file.
+//! What a file holds from its life before is passed over without a word: it says so itself, by its term
+//! and its positions.
 
 #![deny(clippy::indexing_slicing)]
 
@@ -17,11 +17,9 @@ use bytes::Bytes;
 
 use crate::disk::Disk;
 use crate::error::OpenError;
-use crate::format::block::{self, Entry, Head};
+use crate::format::block::{self, Entry, Head, Header};
 use crate::format::checksum::crc32c;
 use crate::wal::segment::{self, Segment};
-
-const SECTOR_BYTES: usize = 512;
 
 /// One thing that recovery finds, in order.
 #[derive(Debug)]
@@ -44,8 +42,11 @@ pub(crate) enum Found<'a> {
 #[derive(Debug)]
 pub(crate) struct Recovery {
     pub(crate) segments: Vec<Segment>,
+    /// Segments without a byte that counts: they may be used again once the next one is durable.
+    pub(crate) unused: Vec<Segment>,
     pub(crate) tail: u64,
     pub(crate) sequence: u64,
+    /// Bytes of blocks that were begun, but are behind the end.
     pub(crate) torn_bytes: u64,
     pub(crate) damage: Vec<String>,
 }
@@ -54,6 +55,23 @@ pub(crate) struct Recovery {
 enum Stretch {
     Block { head: Head, from: usize },
     Unreadable { from: usize, to: usize },
+}
+
+/// A segment that was read, up to where the next one begins.
+struct Scan {
+    wal: u16,
+    header: Option<segment::Header>,
+    body: Bytes,
+    stretches: Vec<Stretch>,
+}
+
+/// How reading a segment ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The log goes on in the next one, if there is one.
+    Open,
+    /// The log ends here.
+    Cut,
 }
 
 /// Reads a WAL from its oldest kept segment on and hands `found` what it finds.
@@ -65,112 +83,183 @@ pub(crate) fn recover(
     wal: u16,
     mut found: impl FnMut(Found<'_>),
 ) -> Result<Recovery, OpenError> {
-    let failed = |what: String| move |source| OpenError::Disk { what, source };
-    let segments =
-        Segment::list(disk, wal).map_err(failed(format!("list {}", segment::folder(wal))))?;
+    let listed = Segment::list(disk, wal)
+        .map_err(|source| failed(format!("list {}", segment::folder(wal)), source))?;
+    let (mut segments, unused) = without_superseded(listed);
     let mut recovery = Recovery {
         tail: segments.first().map_or(0, |segment| segment.first),
         sequence: 0,
         torn_bytes: 0,
         damage: Vec::new(),
         segments: Vec::new(),
+        unused,
     };
-    for (segment, limit) in with_limits(&segments) {
-        if limit == Some(segment.first) {
-            continue; // Nothing of it was kept.
+    let mut mark = 0;
+    let mut kept = segments.len();
+    for (number, segment) in segments.iter().enumerate() {
+        let later = segments.get(number + 1..).unwrap_or_default();
+        let scan = Scan::read(segment, wal, later.first())?;
+        mark = mark.max(scan.mark()).max(next_term_begins(segment, later));
+        if recovery.read_segment(segment, &scan, &mut mark, later, &mut found)? == End::Cut {
+            kept = number + 1;
+            break;
         }
-        let bytes = segment
-            .read_all()
-            .map_err(failed(format!("read {}", segment.path)))?;
-        recovery.read_segment(wal, segment, limit, &bytes, &mut found)?;
     }
+    recovery.unused.extend(segments.drain(kept..));
     // What was read may not be durable yet if only the process crashed: the mark that the next segment
     // carries says it is, so it must be.
-    if let Some(last) = segments.last() {
-        last.file
-            .sync()
-            .map_err(failed(format!("sync {}", last.path)))?;
+    let ends = segments.iter().skip(1).map(|next| next.first);
+    for (segment, end) in segments.iter().zip(ends.chain([u64::MAX])) {
+        if end > mark {
+            let synced = segment.file.sync();
+            synced.map_err(|source| failed(format!("sync {}", segment.path), source))?;
+        }
     }
     recovery.segments = segments;
     Ok(recovery)
 }
 
-fn with_limits(segments: &[Segment]) -> impl Iterator<Item = (&Segment, Option<u64>)> {
-    let limits = segments.iter().skip(1).map(|next| Some(next.first));
-    segments.iter().zip(limits.chain([None]))
+fn failed(what: String, source: std::io::Error) -> OpenError {
+    OpenError::Disk { what, source }
 }
 
-impl Recovery {
-    fn read_segment(
-        &mut self,
-        wal: u16,
-        segment: &Segment,
-        limit: Option<u64>,
-        bytes: &Bytes,
-        found: &mut impl FnMut(Found<'_>),
-    ) -> Result<(), OpenError> {
-        let header = segment::Header::decode(bytes).map_err(|version| OpenError::NewerFormat {
+/// Sets aside the segments that count no more: a later term has begun at or below their beginning, so
+/// what they hold was cut.
+fn without_superseded(segments: Vec<Segment>) -> (Vec<Segment>, Vec<Segment>) {
+    let mut counting: Vec<Segment> = Vec::new();
+    let mut superseded = Vec::new();
+    for segment in segments {
+        match counting.last() {
+            Some(last) if last.term > segment.term => superseded.push(segment),
+            Some(last) if last.first == segment.first => {
+                superseded.extend(counting.pop());
+                counting.push(segment);
+            }
+            _ => counting.push(segment),
+        }
+    }
+    (counting, superseded)
+}
+
+/// Where a later incarnation has begun to write: all below was made durable first.
+fn next_term_begins(segment: &Segment, later: &[Segment]) -> u64 {
+    let next = later.iter().find(|next| next.term > segment.term);
+    next.map_or(0, |next| next.first)
+}
+
+impl Scan {
+    fn read(segment: &Segment, wal: u16, next: Option<&Segment>) -> Result<Self, OpenError> {
+        let end = next.map(|next| segment.file_offset(next.first));
+        let bytes = segment
+            .read(end)
+            .map_err(|source| failed(format!("read {}", segment.path), source))?;
+        let header = segment::Header::decode(&bytes).map_err(|version| OpenError::NewerFormat {
             found: u32::from(version),
             known: u32::from(segment::VERSION),
         })?;
         let header =
             header.filter(|h| (h.wal, h.first, h.term) == (wal, segment.first, segment.term));
-        let body_end = limit.map_or(bytes.len(), |limit| {
-            usize::try_from(segment.file_offset(limit))
-                .map_or(bytes.len(), |end| end.min(bytes.len()))
-        });
-        let body = bytes.slice(..body_end);
-        let stretches = stretches(&body, wal, segment);
-        let blocks = || {
-            stretches.iter().filter_map(|stretch| match stretch {
-                Stretch::Block { head, .. } => Some(head),
-                Stretch::Unreadable { .. } => None,
-            })
-        };
-        match header {
+        Ok(Self {
+            wal,
+            header,
+            stretches: stretches(&bytes, wal, segment),
+            body: bytes,
+        })
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = &Head> {
+        self.stretches.iter().filter_map(|stretch| match stretch {
+            Stretch::Block { head, .. } => Some(head),
+            Stretch::Unreadable { .. } => None,
+        })
+    }
+
+    /// The highest durable mark in it.
+    fn mark(&self) -> u64 {
+        let marks = self.blocks().map(|head| head.header.durable);
+        let header = self.header.map(|header| header.durable);
+        marks.chain(header).max().unwrap_or(0)
+    }
+
+    fn block_bytes(&self) -> u64 {
+        self.blocks().map(|head| head.block_bytes() as u64).sum()
+    }
+
+    fn block(&self, head: &Head, from: usize) -> Bytes {
+        let end = (from + head.block_bytes()).min(self.body.len());
+        self.body.slice(from.min(end)..end)
+    }
+}
+
+impl Recovery {
+    /// Takes in a segment. `mark` is the highest durable mark known; it is raised by what lies in `later`
+    /// only when that decides.
+    fn read_segment(
+        &mut self,
+        segment: &Segment,
+        scan: &Scan,
+        mark: &mut u64,
+        later: &[Segment],
+        found: &mut impl FnMut(Found<'_>),
+    ) -> Result<End, OpenError> {
+        let next = later.first();
+        match scan.header {
             Some(header) => self.sequence = self.sequence.max(header.sequence),
-            // A header is durable before its segment is used: without a block, the making of the file
-            // was cut short and nothing was ever in it.
-            None if limit.is_none() && blocks().next().is_none() => return Ok(()),
             None => self.damage.push(format!(
                 "the header of {} is damaged; its blocks were read without it",
                 segment.path
             )),
         }
-        let marks = blocks().map(|head| head.header.durable);
-        let mark = marks
-            .chain(limit)
-            .chain(header.map(|h| h.durable))
-            .max()
-            .unwrap_or(0);
         if segment.first > self.tail {
             self.gap(self.tail..segment.first, segment, found);
         }
         self.tail = segment.first;
-        for stretch in &stretches {
+        for (number, stretch) in scan.stretches.iter().enumerate() {
+            let (from, to, readable) = match stretch {
+                Stretch::Block { head, from } => {
+                    let block = scan.block(head, *from);
+                    let is_whole = is_whole(head, &block);
+                    let to = from + head.block_bytes();
+                    (
+                        *from,
+                        to,
+                        Some((head, block)).filter(|_| is_whole || head.end() <= *mark),
+                    )
+                }
+                Stretch::Unreadable { from, to } => (*from, *to, None),
+            };
+            if let Some((head, block)) = readable {
+                self.read_block(head, &block, segment, found);
+                continue;
+            }
+            let position = |at: usize| segment.first + (at - segment::HEADER_BYTES) as u64;
+            if position(from) >= *mark {
+                let beyond = Beyond::read(scan.wal, segment, later, position(from))?;
+                *mark = (*mark).max(beyond.mark);
+                if position(from) >= *mark {
+                    let rest = scan.stretches.get(number..).unwrap_or_default();
+                    let begun = rest.iter().map(|stretch| match stretch {
+                        Stretch::Block { head, .. } => head.block_bytes() as u64,
+                        Stretch::Unreadable { .. } => 0,
+                    });
+                    self.torn_bytes += begun.sum::<u64>() + beyond.block_bytes;
+                    return Ok(End::Cut);
+                }
+            }
             match stretch {
                 Stretch::Block { head, from } => {
-                    let block = body.slice(*from..(*from + head.block_bytes()).min(body.len()));
-                    if head.end() > mark && is_torn(head, &block, *from) {
-                        self.torn_bytes += (body.len() - from) as u64;
-                        return Ok(());
-                    }
-                    self.read_block(head, &block, segment, found);
+                    self.read_block(head, &scan.block(head, *from), segment, found);
                 }
-                Stretch::Unreadable { from, to } => {
-                    let position = |at: usize| segment.first + (at - segment::HEADER_BYTES) as u64;
-                    if position(*from) >= mark {
-                        self.torn_bytes += (body.len() - from) as u64;
-                        return Ok(());
-                    }
-                    self.gap(position(*from)..position(*to), segment, found);
+                Stretch::Unreadable { .. } => {
+                    self.gap(position(from)..position(to), segment, found)
                 }
             }
         }
-        if let Some(limit) = limit.filter(|&limit| self.tail < limit) {
-            self.gap(self.tail..limit, segment, found);
+        if let Some(next) = next.filter(|next| self.tail < next.first) {
+            // The file is shorter than it must be.
+            self.gap(self.tail..next.first, segment, found);
         }
-        Ok(())
+        Ok(End::Open)
     }
 
     fn read_block(
@@ -232,22 +321,41 @@ fn payload(block: &Bytes, entry: &Entry, at: usize) -> Option<Bytes> {
     (crc32c(&[payload]) == entry.checksum).then(|| block.slice(at..end))
 }
 
-/// Whether a block, the last one, was not written whole.
-fn is_torn(head: &Head, block: &Bytes, file_offset: usize) -> bool {
-    if block.len() < head.bytes() + head.body_bytes as usize {
-        return true;
-    }
-    let is_whole = head
-        .payloads()
-        .all(|(entry, at)| payload(block, entry, at).is_some());
-    !is_whole && (block.len() < head.block_bytes() || has_unwritten_sector(block, file_offset))
+/// Whether all payloads are there and are what was written.
+fn is_whole(head: &Head, block: &Bytes) -> bool {
+    let mut payloads = head.payloads();
+    payloads.all(|(entry, at)| payload(block, entry, at).is_some())
 }
 
-fn has_unwritten_sector(block: &[u8], file_offset: usize) -> bool {
-    let first = (SECTOR_BYTES - file_offset % SECTOR_BYTES).min(block.len());
-    let (first, rest) = block.split_at(first);
-    let is_zero = |sector: &[u8]| sector.iter().all(|&byte| byte == 0);
-    is_zero(first) || rest.chunks(SECTOR_BYTES).any(is_zero)
+/// What the segments behind one say that matters for its end.
+struct Beyond {
+    mark: u64,
+    block_bytes: u64,
+}
+
+impl Beyond {
+    /// Reads on until a mark lies above `position`, which shows that it was durable.
+    fn read(
+        wal: u16,
+        segment: &Segment,
+        later: &[Segment],
+        position: u64,
+    ) -> Result<Self, OpenError> {
+        let mut beyond = Self {
+            mark: next_term_begins(segment, later),
+            block_bytes: 0,
+        };
+        let same_term = later.iter().take_while(|next| next.term == segment.term);
+        for (number, next) in same_term.enumerate() {
+            if beyond.mark > position {
+                break;
+            }
+            let scan = Scan::read(next, wal, later.get(number + 1))?;
+            beyond.mark = beyond.mark.max(scan.mark());
+            beyond.block_bytes += scan.block_bytes();
+        }
+        Ok(beyond)
+    }
 }
 
 /// Splits a segment into blocks and what lies unreadable between them.
@@ -283,24 +391,39 @@ fn head_at(body: &[u8], at: usize, wal: u16, segment: &Segment) -> Option<Head> 
     (segment.file_offset(head.header.position) == at as u64).then_some(head)
 }
 
+/// A valid head of this segment, in this life of its file.
 fn head_near(body: &[u8], at: usize, wal: u16, segment: &Segment) -> Option<Head> {
-    let head = Head::decode(body.get(at..)?)?;
-    let is_ours = head.header.wal == wal
-        && head.header.term == segment.term
-        && head.header.position >= segment.first;
-    is_ours.then_some(head)
+    let bytes = body.get(at..)?;
+    let seen = Header::peek(bytes)?;
+    let is_ours = seen.wal == wal && seen.term == segment.term && seen.position >= segment.first;
+    // What is left from a life before is passed over without looking at all of it.
+    if is_ours { Head::decode(bytes) } else { None }
 }
 
 /// The next block behind damage: by its own head, or by the copy behind its payloads.
 fn next_block(body: &[u8], damaged: usize, wal: u16, segment: &Segment) -> Option<(Head, usize)> {
-    let mut at = damaged + 1;
+    let places = (damaged..body.len()).step_by(block::ALIGN_BYTES).skip(1);
+    let by_head = |at| Some((head_at(body, at, wal, segment)?, at));
+    let behind = places.into_iter().find_map(by_head);
+    let until = behind.as_ref().map_or(body.len(), |&(_, from)| from);
+    next_copy(body, damaged, until, wal, segment).or(behind)
+}
+
+/// The first block of which the copy of the head can be read and the head itself can not.
+fn next_copy(
+    body: &[u8],
+    damaged: usize,
+    until: usize,
+    wal: u16,
+    segment: &Segment,
+) -> Option<(Head, usize)> {
+    let mut at = damaged;
     loop {
-        let rest = body.get(at..)?;
+        let rest = body.get(at..until)?;
         at += rest.windows(4).position(|window| window == block::MAGIC)?;
         if let Some(head) = head_near(body, at, wal, segment) {
             let from = usize::try_from(segment.file_offset(head.header.position)).ok()?;
-            let copy_at = from + head.bytes() + head.body_bytes as usize;
-            if from >= damaged && (from == at || copy_at == at) {
+            if from >= damaged && from + head.copy_at() == at {
                 return Some((head, from));
             }
         }

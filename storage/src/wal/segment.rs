@@ -1,7 +1,11 @@
 //! Segment files: names, headers, and finding the one that holds a position.
 //!
-//! A segment is `wal/<wal>/<first position>-<term>.log`. It ends where the next one begins; bytes behind
-//! that place in the older file are a torn tail that was cut. Bytes: `FORMAT.md`, Segment.
+//! A segment is `wal/<wal>/<first position>-<term>.log`. It ends where the next one begins; what the file
+//! holds behind that place is a torn tail that was cut, or is left from the file's life before: its room
+//! is taken when it is made, and it is used again for another segment once nobody needs it.
+//!
+//! **Invariant.** What is left from a life before never passes for a block of this one: a block says its
+//! term and its position, and in one term positions only grow. Bytes: `FORMAT.md`, Segment.
 
 #![deny(clippy::indexing_slicing)]
 
@@ -11,15 +15,15 @@ use std::sync::{Arc, RwLock};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::disk::{Disk, DiskFile};
-use crate::format::block::Reader;
+use crate::format::block::{ALIGN_BYTES, Reader};
 use crate::format::checksum::crc32c;
 
 /// First bytes of a segment.
 pub const MAGIC: [u8; 4] = *b"MPSG";
 /// Version of this format.
 pub const VERSION: u16 = 1;
-/// Header of a segment; the first block follows.
-pub const HEADER_BYTES: usize = 64;
+/// Header of a segment, filled up so that the first block, which follows, is aligned.
+pub const HEADER_BYTES: usize = ALIGN_BYTES;
 
 const CHECKSUMMED_BYTES: usize = 40;
 
@@ -94,23 +98,61 @@ pub(crate) struct Segment {
     pub(crate) term: u64,
     pub(crate) path: String,
     pub(crate) file: Arc<dyn DiskFile>,
+    /// Length of the file when it was opened: blocks have this room, less the header.
+    pub(crate) file_bytes: u64,
+}
+
+/// Where a new segment gets its file from.
+#[derive(Debug)]
+pub(crate) enum Room {
+    /// A file that is there already.
+    Spare(Spare),
+    /// A new one of so many bytes.
+    Fresh(u64),
+}
+
+/// A file, zeros or left from a segment, that waits to become one.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    pub(crate) path: String,
+    pub(crate) file_bytes: u64,
 }
 
 impl Segment {
-    /// Makes a segment that is durable, header and name, before it is used.
-    pub(crate) fn create(disk: &dyn Disk, header: &Header) -> io::Result<Self> {
+    /// Makes a segment that is durable, header and name, before it is used. It has its name only once the
+    /// header is durable, so a crash on the way leaves a spare, or a file that was not finished.
+    pub(crate) fn create(disk: &dyn Disk, header: &Header, room: Room) -> io::Result<Self> {
         let folder = folder(header.wal);
-        let path = format!("{folder}/{:020}-{:010}.log", header.first, header.term);
-        let file: Arc<dyn DiskFile> = disk.create(&path)?.into();
-        file.write_at(&header.encode(), 0)?;
-        file.sync()?;
+        let name = format!("{folder}/{:020}-{:010}", header.first, header.term);
+        let path = format!("{name}.log");
+        let (file, from, file_bytes): (Arc<dyn DiskFile>, _, _) = match room {
+            Room::Spare(Spare { path, file_bytes }) => (disk.open(&path)?.into(), path, file_bytes),
+            Room::Fresh(file_bytes) => {
+                let new = format!("{name}.new");
+                let file = disk.create(&new)?;
+                if let Err(error) = file.allocate(file_bytes) {
+                    // Half of a file helps nobody, least of all on a full disk.
+                    let _ = disk.remove(&new);
+                    return Err(describe_full(&path, file_bytes, error));
+                }
+                (file.into(), new, file_bytes)
+            }
+        };
+        file.write_durable(&header.encode(), 0)?;
+        disk.rename(&from, &path)?;
         disk.sync_folder(&folder)?;
         Ok(Self {
             first: header.first,
             term: header.term,
             path,
             file,
+            file_bytes,
         })
+    }
+
+    /// Whether a block of `block_bytes` fits behind the first `used` bytes of blocks.
+    pub(crate) fn has_room(&self, used: u64, block_bytes: u64) -> bool {
+        HEADER_BYTES as u64 + used + block_bytes <= self.file_bytes
     }
 
     /// All segments of a WAL, oldest first. Names that are not ours are passed over.
@@ -124,12 +166,14 @@ impl Segment {
             };
             if let (Ok(first), Ok(term)) = (first.parse(), term.parse()) {
                 let path = format!("{folder}/{name}");
-                let file = disk.open(&path)?.into();
+                let file: Arc<dyn DiskFile> = disk.open(&path)?.into();
+                let file_bytes = file.len()?;
                 segments.push(Self {
                     first,
                     term,
                     path,
                     file,
+                    file_bytes,
                 });
             }
         }
@@ -142,13 +186,24 @@ impl Segment {
         position - self.first + HEADER_BYTES as u64
     }
 
-    /// The whole file.
-    pub(crate) fn read_all(&self) -> io::Result<Bytes> {
-        let len = usize::try_from(self.file.len()?).map_err(io::Error::other)?;
+    /// The first `bytes` of the file, or all of it.
+    pub(crate) fn read(&self, bytes: Option<u64>) -> io::Result<Bytes> {
+        let len = self.file.len()?;
+        let len = usize::try_from(bytes.map_or(len, |b| b.min(len))).map_err(io::Error::other)?;
         let mut bytes = BytesMut::zeroed(len);
         let count = self.file.read_at(&mut bytes, 0)?;
         bytes.truncate(count);
         Ok(bytes.freeze())
+    }
+}
+
+/// Says which file there is no room for, and what to do.
+pub(crate) fn describe_full(path: &str, bytes: u64, error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::StorageFull {
+        let what = format!("no room on the disk for {path} of {bytes} bytes; free some ({error})");
+        io::Error::new(io::ErrorKind::StorageFull, what)
+    } else {
+        error
     }
 }
 
@@ -223,7 +278,7 @@ mod tests {
         let disk = SimulatedDisk::new();
         disk.create_folder("wal/0").unwrap();
         for (first, term) in [(0, 1), (100, 1), (100, 2), (300, 2)] {
-            Segment::create(&disk, &header(first, term)).unwrap();
+            Segment::create(&disk, &header(first, term), Room::Fresh(8192)).unwrap();
         }
         let segments = Segments::new(Segment::list(&disk, 0).unwrap());
         let found = |position| segments.holding(position).map(|s| (s.first, s.term));

@@ -1,23 +1,32 @@
-//! The writer of a WAL: everything that waits becomes one block, one write, one sync.
+//! The writer of a WAL: a few lanes that take turns, so that several durable writes are in flight.
 //!
-//! There is no timer. While a sync runs, appends gather; the next block takes them all. So a lone
-//! append waits for nobody, and under load the blocks grow by themselves.
+//! One lane at a time holds the intake: it takes what waits, gives it a place in the log, and lets go of
+//! the intake before it writes. Then the next lane takes what has come meanwhile. So a lone append waits
+//! for nobody and crosses from thread to thread only once, and a disk that does more with several writes
+//! at once gets them.
 //!
-//! **Invariant.** After a failed write or sync nothing is answered OK any more, and no sync is tried
-//! again: the kernel may have dropped what it could not write.
+//! There is no timer. While a write is in flight, appends gather; a further write starts beside it once
+//! [`Start::overlap_bytes`] wait, because many small writes at once are slower than one that holds them all.
+//!
+//! **Invariants.** Blocks are shown and answered in their order, whatever order they land in. After a
+//! failed write or sync nothing is answered OK any more, and no sync is tried again: the kernel may have
+//! dropped what it could not write. Each lane has a handle of its own on the segment, because a handle
+//! tells of a failed write only once.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use crate::error::AppendError;
 use crate::format::block::{self, Entry, Head};
 use crate::log::Position;
 use crate::queue::view::View;
-use crate::wal::segment::{self, Segment};
+use crate::wal::segment::{self, HEADER_BYTES, Room, Segment};
+use crate::wal::spare::{FIRST_BYTES, Spares};
 
 /// Appends that may wait for the writer.
 pub const QUEUE_MAX: usize = 4096;
@@ -61,43 +70,105 @@ pub(crate) struct Start {
     pub(crate) term: u64,
     pub(crate) position: u64,
     pub(crate) sequence: u64,
-    pub(crate) segment_bytes: u64,
+    /// Bytes that must wait before a write starts beside one that is in flight.
+    pub(crate) overlap_bytes: usize,
 }
 
-/// The one who writes a WAL.
+impl Start {
+    /// Makes the first segment of this incarnation.
+    pub(crate) fn create_segment(&self, disk: &dyn Disk, spares: &Spares) -> io::Result<Segment> {
+        let header = segment::Header {
+            wal: self.wal,
+            term: self.term,
+            first: self.position,
+            durable: self.position,
+            sequence: self.sequence,
+        };
+        create_segment(disk, spares, &header, 0, FIRST_BYTES)
+    }
+}
+
+/// Makes a segment of a spare of `least` bytes, or else of a new file of up to `wanted`.
+fn create_segment(
+    disk: &dyn Disk,
+    spares: &Spares,
+    header: &segment::Header,
+    least: u64,
+    wanted: u64,
+) -> io::Result<Segment> {
+    if let Some(spare) = spares.take(least) {
+        return Segment::create(disk, header, Room::Spare(spare));
+    }
+    let [wanted, least] = spares.fresh_sizes(wanted, least);
+    match Segment::create(disk, header, Room::Fresh(wanted)) {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull && least < wanted => {
+            Segment::create(disk, header, Room::Fresh(least))
+        }
+        made => made,
+    }
+}
+
+/// The one who writes a WAL; every lane has a share in it.
 #[derive(Debug)]
 pub(crate) struct Writer {
     disk: Arc<dyn Disk>,
     view: Arc<View>,
     start: Start,
+    /// Asks for spares of a size.
+    wanted: mpsc::Sender<u64>,
+    intake: tokio::sync::Mutex<Intake>,
+    landing: Mutex<Landing>,
+    /// Something has landed.
+    landed: Notify,
+}
+
+/// Where the next block goes, and what waits for it.
+#[derive(Debug)]
+struct Intake {
+    commands: mpsc::Receiver<Command>,
+    /// Did not fit into the block before.
+    held: Option<Append>,
     segment: Segment,
     next: u64,
     sequence: u64,
-    commands: mpsc::Receiver<Command>,
+    /// Number of the next flight.
+    ticket: u64,
+    /// What the incarnation ends with.
+    ending: Option<Ending>,
+    is_over: bool,
 }
 
-impl Start {
-    /// Makes the first segment of this incarnation.
-    pub(crate) fn create_segment(&self, disk: &dyn Disk) -> io::Result<Segment> {
-        create_segment(disk, self, self.position, self.sequence)
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// It was told to close.
+    Closed,
+    /// Nobody can append any more.
+    Abandoned,
 }
 
-fn create_segment(
-    disk: &dyn Disk,
-    start: &Start,
+/// A group of appends on its way to the disk.
+#[derive(Debug)]
+struct Flight {
+    ticket: u64,
+    /// Nothing to write without.
+    block: Option<block::Header>,
+    segment: Segment,
+    group: Vec<Append>,
+    /// Where the log stood when it took off.
     position: u64,
-    sequence: u64,
-) -> io::Result<Segment> {
-    let header = segment::Header {
-        wal: start.wal,
-        term: start.term,
-        first: position,
-        durable: position,
-        sequence,
-    };
-    Segment::create(disk, &header)
+    /// The last, empty block, which nobody waits for.
+    is_closing_mark: bool,
 }
+
+#[derive(Debug, Default)]
+struct Landing {
+    /// The ticket that is answered next.
+    next: u64,
+    landed: BTreeMap<u64, (Flight, io::Result<Option<(Head, Bytes)>>)>,
+}
+
+/// A lane's own handle on the segment it writes.
+type Handle = Option<(String, Box<dyn DiskFile>)>;
 
 impl Writer {
     /// A writer that goes on in `segment`, which is the last one that `view` shows.
@@ -107,161 +178,295 @@ impl Writer {
         start: Start,
         segment: Segment,
         commands: mpsc::Receiver<Command>,
+        wanted: mpsc::Sender<u64>,
     ) -> Self {
-        Self {
+        let writer = Self {
             disk,
             view,
             start,
-            segment,
-            next: start.position,
-            sequence: start.sequence,
-            commands,
-        }
+            wanted,
+            intake: tokio::sync::Mutex::new(Intake {
+                commands,
+                held: None,
+                segment: segment.clone(),
+                next: start.position,
+                sequence: start.sequence,
+                ticket: 0,
+                ending: None,
+                is_over: false,
+            }),
+            landing: Mutex::default(),
+            landed: Notify::new(),
+        };
+        writer.want_next(segment.file_bytes);
+        writer
     }
 
-    /// Writes until it is told to close, all senders are gone, or the disk fails.
-    pub(crate) async fn run(mut self) {
-        let mut first = None;
+    /// One lane: writes until the writer is told to close, all senders are gone, or the disk fails.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let mut handle = None;
         loop {
-            let command = match first.take() {
-                Some(append) => Some(Command::Append(append)),
-                None => self.commands.recv().await,
+            let flight = {
+                let mut intake = self.intake.lock().await;
+                match self.next_flight(&mut intake).await {
+                    Some(flight) => flight,
+                    None => return,
+                }
             };
-            match command {
-                Some(Command::Append(append)) => {
-                    let (group, rest, is_closing) = self.gather(append);
-                    if let Err(error) = self.commit(group) {
-                        return self.refuse(rest, &error);
-                    }
-                    first = rest;
-                    if is_closing {
-                        return self.close();
-                    }
-                }
-                Some(Command::Close) => return self.close(),
-                None => return,
-            }
+            let result = self.write(&flight, &mut handle).await;
+            self.land(flight, result);
         }
     }
 
-    /// Takes what waits, up to the size of a block; what does not fit is the first of the next one.
-    fn gather(&mut self, first: Append) -> (Vec<Append>, Option<Append>, bool) {
-        let mut bytes = first.bytes();
-        let mut group = vec![first];
-        while bytes < block::TARGET_BYTES {
-            match self.commands.try_recv() {
-                Ok(Command::Append(append)) => {
-                    bytes += append.bytes();
-                    if bytes > block::TARGET_BYTES {
-                        return (group, Some(append), false);
-                    }
-                    group.push(append);
-                }
-                Ok(Command::Close) => return (group, None, true),
-                Err(_) => break,
-            }
+    async fn next_flight(&self, intake: &mut Intake) -> Option<Flight> {
+        if intake.is_over {
+            return None;
         }
-        (group, None, false)
-    }
-
-    /// Makes a group durable and answers it.
-    fn commit(&mut self, group: Vec<Append>) -> Result<(), AppendError> {
-        // Another WAL's failure ends the whole incarnation.
+        let group = self.gather(intake).await;
         if let Some(error) = self.view.failure() {
-            return Err(answer_all(group, error));
+            self.end(intake, group, &error);
+            return None;
         }
-        let start = self.next;
-        if group.iter().any(|append| !append.entries.is_empty()) {
-            let appends = group
-                .iter()
-                .map(|append| (&append.entries[..], &append.payload[..]));
-            if let Err(error) = self.write(appends) {
-                return Err(answer_all(group, self.view.fail(error)));
+        if group.is_empty() {
+            return self.last_flight(intake).await;
+        }
+        match self.take_off(intake, group, false) {
+            Ok(flight) => Some(flight),
+            Err((group, error)) => {
+                let error = self.view.fail(error);
+                self.end(intake, group, &error);
+                None
             }
         }
-        let is_written = self.next > start;
+    }
+
+    /// Takes what waits, up to the size of a block. Empty once nothing comes any more.
+    async fn gather(&self, intake: &mut Intake) -> Vec<Append> {
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        if let Some(held) = intake.held.take() {
+            bytes = held.bytes();
+            group.push(held);
+        }
+        let mut received = None;
+        loop {
+            while bytes < block::TARGET_BYTES && intake.ending.is_none() {
+                let next = received
+                    .take()
+                    .map_or_else(|| intake.commands.try_recv(), Ok);
+                match next {
+                    Ok(Command::Append(append)) => {
+                        bytes += append.bytes();
+                        if bytes > block::TARGET_BYTES && !group.is_empty() {
+                            intake.held = Some(append);
+                        } else {
+                            group.push(append);
+                        }
+                    }
+                    Ok(Command::Close) => intake.ending = Some(Ending::Closed),
+                    Err(mpsc::error::TryRecvError::Disconnected) => {
+                        intake.ending = Some(Ending::Abandoned);
+                    }
+                    Err(mpsc::error::TryRecvError::Empty) => break,
+                }
+            }
+            // Another WAL's failure ends the whole incarnation.
+            let is_ending = intake.ending.is_some() || self.view.failure().is_some();
+            let in_flight = intake.ticket - self.landing().next;
+            let overlap_bytes = self.start.overlap_bytes.min(block::TARGET_BYTES);
+            let is_enough = in_flight == 0 || bytes >= overlap_bytes || is_ending;
+            if is_enough && (is_ending || !group.is_empty()) {
+                return group;
+            }
+            tokio::select! {
+                biased;
+                () = self.landed.notified(), if in_flight > 0 => {}
+                command = intake.commands.recv() => match command {
+                    Some(command) => received = Some(command),
+                    None => intake.ending = Some(Ending::Abandoned),
+                },
+            }
+        }
+    }
+
+    /// Gives a group its place in the log.
+    fn take_off(
+        &self,
+        intake: &mut Intake,
+        group: Vec<Append>,
+        is_closing_mark: bool,
+    ) -> Result<Flight, (Vec<Append>, io::Error)> {
+        let records = group.iter().map(|append| append.entries.len()).sum();
+        let body = group.iter().map(|append| append.payload.len()).sum();
+        let position = intake.next;
+        let mut block = None;
+        if records > 0 || is_closing_mark {
+            let block_bytes = block::block_bytes(records, body) as u64;
+            if let Err(error) = self.make_room(intake, block_bytes) {
+                return Err((group, error));
+            }
+            block = Some(block::Header {
+                wal: self.start.wal,
+                term: self.start.term,
+                sequence: intake.sequence,
+                position,
+                durable: self.view.wal(self.start.wal).durable(),
+            });
+            intake.next += block_bytes;
+            intake.sequence += 1;
+        }
+        intake.ticket += 1;
+        Ok(Flight {
+            ticket: intake.ticket - 1,
+            block,
+            segment: intake.segment.clone(),
+            group,
+            position,
+            is_closing_mark,
+        })
+    }
+
+    /// Goes on in a new segment when this one has no room for the block. Writes that are in flight go on
+    /// meanwhile, so the new header does not say that they are durable.
+    fn make_room(&self, intake: &mut Intake, block_bytes: u64) -> io::Result<()> {
+        let used = intake.next - intake.segment.first;
+        if used == 0 || intake.segment.has_room(used, block_bytes) {
+            return Ok(());
+        }
+        let wal = self.view.wal(self.start.wal);
+        let header = segment::Header {
+            wal: self.start.wal,
+            term: self.start.term,
+            first: intake.next,
+            durable: wal.durable(),
+            sequence: intake.sequence,
+        };
+        let least = HEADER_BYTES as u64 + block_bytes;
+        let wanted = wal.spares.next_size(intake.segment.file_bytes);
+        // A smaller spare is used when no other is there: segments grow again while the log has time.
+        intake.segment = create_segment(&*self.disk, &wal.spares, &header, least, wanted)?;
+        wal.segments.push(intake.segment.clone());
+        self.want_next(intake.segment.file_bytes);
+        Ok(())
+    }
+
+    /// Asks for a spare that the next segment can be made of; it is no loss when nobody has the time.
+    fn want_next(&self, file_bytes: u64) {
+        let wanted = self.view.wal(self.start.wal).spares.next_size(file_bytes);
+        let _ = self.wanted.try_send(wanted);
+    }
+
+    async fn write(
+        &self,
+        flight: &Flight,
+        handle: &mut Handle,
+    ) -> io::Result<Option<(Head, Bytes)>> {
+        let Some(header) = flight.block else {
+            return Ok(None);
+        };
+        let appends = flight.group.iter();
+        let appends = appends.map(|append| (&append.entries[..], &append.payload[..]));
+        let (head, block) = block::encode(header, appends);
+        let segment = &flight.segment;
+        if handle
+            .as_ref()
+            .is_none_or(|(path, _)| *path != segment.path)
+        {
+            *handle = Some((segment.path.clone(), self.disk.open(&segment.path)?));
+        }
+        let (_, file) = handle.as_ref().expect("just opened");
+        for _ in 0..file.turns() {
+            tokio::task::yield_now().await;
+        }
+        file.write_durable(&block, segment.file_offset(header.position))?;
+        Ok(Some((head, block)))
+    }
+
+    /// Shows and answers what has landed, as far as all before it has landed too.
+    fn land(&self, flight: Flight, result: io::Result<Option<(Head, Bytes)>>) {
+        let result = match result {
+            Err(error) if flight.is_closing_mark => {
+                tracing::warn!(%error, "the closing mark was not written; everything acknowledged is safe");
+                Ok(None)
+            }
+            Err(error) => Err(self.view.fail(error)).map_err(io::Error::other),
+            written => written,
+        };
+        {
+            let mut landing = self.landing();
+            landing.landed.insert(flight.ticket, (flight, result));
+            loop {
+                let next = landing.next;
+                let Some((flight, result)) = landing.landed.remove(&next) else {
+                    break;
+                };
+                landing.next += 1;
+                self.answer(flight, result.unwrap_or_default());
+            }
+        }
+        self.landed.notify_one();
+    }
+
+    fn answer(&self, flight: Flight, written: Option<(Head, Bytes)>) {
+        if let Some(error) = self.view.failure() {
+            return answer_all(flight.group, &error);
+        }
+        let has_block = written.is_some();
+        if let Some((head, block)) = written {
+            self.view.publish(&head, block);
+        }
         let mut records = 0;
-        for append in group {
+        for append in flight.group {
             records += append.entries.len();
-            let bytes = if is_written {
+            let bytes = if has_block {
                 block::head_bytes(records)
             } else {
                 0
             };
             // The sender may have left; the data stays.
-            let _ = append.reply.send(Ok(Position(start + bytes as u64)));
+            let _ = append
+                .reply
+                .send(Ok(Position(flight.position + bytes as u64)));
         }
-        Ok(())
     }
 
-    fn write<'a>(
-        &mut self,
-        appends: impl Iterator<Item = (&'a [Entry], &'a [u8])> + Clone,
-    ) -> io::Result<()> {
-        let header = block::Header {
-            wal: self.start.wal,
-            term: self.start.term,
-            sequence: self.sequence,
-            position: self.next,
-            durable: self.next,
+    fn landing(&self) -> MutexGuard<'_, Landing> {
+        self.landing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends with an empty block, once all has landed: its mark says that everything before it was durable.
+    async fn last_flight(&self, intake: &mut Intake) -> Option<Flight> {
+        while intake.ticket > self.landing().next {
+            self.landed.notified().await;
+        }
+        let is_closed = intake.ending == Some(Ending::Closed);
+        let has_written = intake.next > self.start.position;
+        let mark = if is_closed && has_written && self.view.failure().is_none() {
+            self.take_off(intake, Vec::new(), true).ok()
+        } else {
+            None
         };
-        let (head, block) = block::encode(header, appends);
-        self.make_room(block.len() as u64)?;
-        self.segment
-            .file
-            .write_at(&block, self.segment.file_offset(self.next))?;
-        self.segment.file.sync()?;
-        assert!(head.end() > self.next, "a block advances the log");
-        self.publish(&head, block);
-        Ok(())
-    }
-
-    fn publish(&mut self, head: &Head, block: Bytes) {
-        self.next = head.end();
-        self.sequence += 1;
-        self.view.publish(head, block);
-    }
-
-    /// Goes on in a new segment when the block would make this one too large.
-    fn make_room(&mut self, block_bytes: u64) -> io::Result<()> {
-        let used = self.next - self.segment.first;
-        if used > 0 && used + block_bytes > self.start.segment_bytes {
-            self.segment = create_segment(&*self.disk, &self.start, self.next, self.sequence)?;
-            let segments = &self.view.wal(self.start.wal).segments;
-            segments.push(self.segment.clone());
-        }
-        Ok(())
-    }
-
-    /// Ends with an empty block: its mark says that everything before it was durable.
-    fn close(mut self) {
-        self.commands.close();
-        if self.view.failure().is_none()
-            && self.next > self.start.position
-            && let Err(error) = self.write(std::iter::empty())
-        {
-            tracing::warn!(%error, "the closing mark was not written; everything acknowledged is safe");
-        }
         let error = self.view.failure().unwrap_or(AppendError::Closed);
-        self.refuse(None, &error);
+        self.end(intake, Vec::new(), &error);
+        mark
     }
 
-    fn refuse(mut self, rest: Option<Append>, error: &AppendError) {
-        self.commands.close();
-        if let Some(append) = rest {
-            let _ = append.reply.send(Err(error.clone()));
-        }
-        while let Ok(command) = self.commands.try_recv() {
+    /// Refuses all that waits; the lanes end as they find out.
+    fn end(&self, intake: &mut Intake, group: Vec<Append>, error: &AppendError) {
+        intake.is_over = true;
+        intake.commands.close();
+        answer_all(group, error);
+        answer_all(intake.held.take(), error);
+        while let Ok(command) = intake.commands.try_recv() {
             if let Command::Append(append) = command {
-                let _ = append.reply.send(Err(error.clone()));
+                answer_all([append], error);
             }
         }
     }
 }
 
-fn answer_all(group: Vec<Append>, error: AppendError) -> AppendError {
+fn answer_all(group: impl IntoIterator<Item = Append>, error: &AppendError) {
     for append in group {
         let _ = append.reply.send(Err(error.clone()));
     }
-    error
 }
