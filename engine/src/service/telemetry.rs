@@ -2,9 +2,10 @@
 //!
 //! Headers leave before the first command is read (the Rust client waits for them). The first command
 //! must be settings; each settings command is answered, and the first answer is sent once more a moment
-//! later, because the Node client can miss one that comes too fast. The stream stays open when the
-//! client closes its half, and ends when the server stops. Other commands of clients answer commands
-//! that this server never sends; they are passed over.
+//! later, because the Node client can miss one that comes too fast. The stream ends when the server stops,
+//! or after that repetition when the client has closed its half: the Java client's shutdown waits for
+//! the end without a limit. The settings stay, for calls that come after. Other commands of clients
+//! answer commands that this server never sends; they are passed over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +70,9 @@ where
         let stopping = std::pin::pin!(gate.stopping());
         let mut stopping = stopping;
         loop {
+            if self.inbound.is_none() && self.repeat.is_none() {
+                return None;
+            }
             let command = tokio::select! {
                 biased;
                 () = &mut stopping => return None,
@@ -193,14 +197,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn half_closing_keeps_the_stream_until_the_server_stops() {
-        let (gate, clients, sender, mut commands) = begin();
+    async fn a_half_closed_stream_ends_after_its_last_settings_and_the_settings_stay() {
+        let (_gate, clients, sender, mut commands) = begin();
         sender.send(Ok(settings())).await.unwrap();
         drop(sender);
         assert!(commands.next().await.unwrap().is_ok());
         assert!(commands.next().await.unwrap().is_ok());
-        assert!(commands.next().now_or_never().is_none(), "still open");
+        assert!(commands.next().await.is_none());
         assert_eq!(clients.count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_stream_ends_when_the_server_stops() {
+        let (gate, _clients, sender, mut commands) = begin();
+        sender.send(Ok(settings())).await.unwrap();
+        assert!(commands.next().await.unwrap().is_ok());
+        assert!(commands.next().await.unwrap().is_ok());
+        assert!(commands.next().now_or_never().is_none(), "still open");
         gate.stop();
         assert!(commands.next().await.is_none());
     }
