@@ -61,6 +61,8 @@ pub const SHARD_QUEUE_MAX: usize = 1024;
 pub const IN_FLIGHT_MAX: usize = 100_000;
 /// Most messages in one administrative read.
 pub const READ_MESSAGES_MAX: usize = 1024;
+/// Most messages that one pull looks at before it answers, when its filter passes none of them.
+pub const PULL_SCAN_MAX: usize = 10_000;
 /// Deliveries before a consumer is told to give up (first delivery included).
 pub const DELIVERY_ATTEMPTS_MAX: i32 = 17;
 /// Longest SQL statement.

@@ -3,8 +3,8 @@
 //! Every call finds the shard that owns what it is about and hands it a request; the shard decides,
 //! appends, applies and replies. Nothing here knows the wire.
 //!
-//! Reading order: this file (the vocabulary and the refusals), [`message`] (send, ack),
-//! [`poll`] (receive), [`topic`] (topics and groups), [`incarnation`] and [`supervisor`] (one run, and what happens when
+//! Reading order: this file (the vocabulary and the refusals), [`message`] (send, ack), [`poll`]
+//! (receive), [`pull`] (streams by offset), [`topic`] (topics and groups), [`incarnation`] and [`supervisor`] (one run, and what happens when
 //! it ends), [`shard`] (the owner), [`request`] (what it is asked), [`state`] (decide and apply),
 //! [`group`] (a group's cursor), [`catalog`], [`record`] (what goes to the log), [`waiting`] (parked
 //! polls), [`filter`] (what a consumer wants), [`sql`] (the broker as SQL sees it).
@@ -15,6 +15,7 @@ pub mod group;
 pub mod incarnation;
 pub mod message;
 pub mod poll;
+pub mod pull;
 pub mod record;
 pub mod request;
 pub mod shard;
@@ -291,6 +292,23 @@ pub enum BrokerError {
         /// The bound in words.
         allowed: String,
     },
+    /// An offset that is not kept, or behind the end.
+    #[error(
+        "offset {offset} of queue {queue} of topic {topic:?} is not there; kept are {first} to \
+         {next}, go on at one of them"
+    )]
+    OffsetOutside {
+        /// Topic.
+        topic: String,
+        /// Queue.
+        queue: QueueId,
+        /// Offset asked for.
+        offset: Offset,
+        /// The first one kept.
+        first: Offset,
+        /// The one that the next message gets.
+        next: Offset,
+    },
     /// The handle is malformed, of another topic, or its invisible time is over.
     #[error("the receipt handle is no longer valid: {why}; receive the message again")]
     InvalidHandle {
@@ -341,6 +359,7 @@ impl BrokerError {
             | Self::WrittenBy { .. }
             | Self::OutOfBounds { .. }
             | Self::BadChange { .. }
+            | Self::OffsetOutside { .. }
             | Self::InvalidHandle { .. } => Remedy::FixRequest,
             Self::Confused(_) => Remedy::Bug,
             Self::TooMany { .. } => Remedy::Retry,

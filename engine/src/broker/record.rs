@@ -285,6 +285,23 @@ pub struct Saved {
     pub key: String,
 }
 
+/// The offset that a group's reader noted for a queue.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct GroupOffset {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// The next offset that it wants.
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
+}
+
 /// One state record.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum Change {
@@ -342,6 +359,9 @@ pub enum Change {
     /// This shard forgets a job.
     #[prost(fixed64, tag = "26")]
     JobForgotten(u64),
+    /// See [`GroupOffset`].
+    #[prost(message, tag = "80")]
+    OffsetNoted(GroupOffset),
 }
 
 /// The frame of a [`Change`] in the log.
@@ -349,7 +369,7 @@ pub enum Change {
 struct StateRecord {
     #[prost(
         oneof = "Change",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 80"
     )]
     change: Option<Change>,
 }
@@ -444,6 +464,9 @@ pub struct ShardSnapshotRecord {
     /// The catalog (catalog shard only).
     #[prost(message, optional, tag = "6")]
     pub catalog: Option<CatalogSnapshot>,
+    /// Offsets that readers noted.
+    #[prost(message, repeated, tag = "19")]
+    pub noted: Vec<GroupOffset>,
 }
 
 /// The catalog.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use millpond_storage::format::envelope::Envelope;
 
 use crate::broker::record::{
-    ColumnRecord, CutRecord, GroupRecord, JobRecord, JobSnapshot, Saved, TopicRecord,
+    ColumnRecord, CutRecord, GroupOffset, GroupRecord, JobRecord, JobSnapshot, Saved, TopicRecord,
 };
 
 /// Messages to store; topic and queue are set, offset and store time are the shard's to give.
@@ -120,6 +120,20 @@ pub struct AlterTopic {
     pub add_columns: Vec<ColumnRecord>,
 }
 
+/// Which noted offset.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct OffsetOf {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+}
+
 /// Nothing further to say.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct Empty {}
@@ -200,6 +214,12 @@ pub enum Request {
     /// Answers [`Reply::Done`].
     #[prost(fixed64, tag = "29")]
     DropJob(u64),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "80")]
+    NoteOffset(GroupOffset),
+    /// Answers [`Reply::NotedOffset`].
+    #[prost(message, tag = "81")]
+    OffsetOf(OffsetOf),
 }
 
 /// A request on the wire.
@@ -208,7 +228,7 @@ pub struct ShardRequest {
     /// The request.
     #[prost(
         oneof = "Request",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 80, 81"
     )]
     pub request: Option<Request>,
 }
@@ -283,6 +303,14 @@ pub struct Progress {
     /// By topic and queue.
     #[prost(message, repeated, tag = "1")]
     pub queues: Vec<QueueProgress>,
+}
+
+/// The offset that a reader noted, if it did.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct NotedOffset {
+    /// Offset.
+    #[prost(uint64, optional, tag = "1")]
+    pub offset: Option<u64>,
 }
 
 /// A shard's state.
@@ -376,13 +404,16 @@ pub enum Reply {
     /// Nothing was done.
     #[prost(message, tag = "12")]
     Refused(Refused),
+    /// See [`NotedOffset`].
+    #[prost(message, tag = "41")]
+    NotedOffset(NotedOffset),
 }
 
 /// A reply on the wire.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ShardReply {
     /// The reply.
-    #[prost(oneof = "Reply", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Reply", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 41")]
     pub reply: Option<Reply>,
 }
 

@@ -17,12 +17,12 @@ use prost::Message as _;
 use crate::broker::catalog::Catalog;
 use crate::broker::group::{Cursor, Held};
 use crate::broker::record::{
-    Acked, Change, CursorSnapshot, EffectDone, JobSnapshot, Moved, Popped, QueueOffset,
-    ShardSnapshotRecord, Started,
+    Acked, Change, CursorSnapshot, EffectDone, GroupOffset, JobSnapshot, Moved, Popped,
+    QueueOffset, ShardSnapshotRecord, Started,
 };
 use crate::broker::request::{
-    Ack, Acks, Effect, Handle, Lease, Leases, Move, Pop, Progress, QueueProgress, Reason, Reply,
-    Request, Send, Snapshot, Stored,
+    Ack, Acks, Effect, Handle, Lease, Leases, Move, NotedOffset, Pop, Progress, QueueProgress,
+    Reason, Reply, Request, Send, Snapshot, Stored,
 };
 
 /// The shard that holds the catalog.
@@ -75,6 +75,8 @@ pub struct ShardState {
     /// Last (epoch, part) appended, by job and topic.
     effects: BTreeMap<(u64, u64), (u64, u32)>,
     jobs: BTreeMap<u64, JobSnapshot>,
+    /// What readers noted, by group, topic and queue.
+    noted: BTreeMap<(u64, u64, u32), u64>,
     catalog: Catalog,
 }
 
@@ -120,16 +122,27 @@ impl ShardState {
                 &Change::TopicForgotten(topic),
                 self.queues.keys().any(|&(t, _)| t == topic)
                     || self.cursors.keys().any(|&(_, t, _)| t == topic)
-                    || self.effects.keys().any(|&(_, t)| t == topic),
+                    || self.effects.keys().any(|&(_, t)| t == topic)
+                    || self.noted.keys().any(|&(_, t, _)| t == topic),
             ),
             Request::ForgetGroup(group) => self.decide_forget(
                 &Change::GroupForgotten(group),
-                self.cursors.keys().any(|&(g, _, _)| g == group),
+                self.cursors.keys().any(|&(g, _, _)| g == group)
+                    || self.noted.keys().any(|&(g, _, _)| g == group),
             ),
             Request::ForgetJob(job) => self.decide_forget(
                 &Change::JobForgotten(job),
                 self.jobs.contains_key(&job) || self.effects.keys().any(|&(j, _)| j == job),
             ),
+            Request::NoteOffset(noted) => {
+                Decision::change(&Change::OffsetNoted(noted), Reply::done())
+            }
+            Request::OffsetOf(of) => {
+                let noted = self.noted.get(&(of.group, of.topic, of.queue));
+                Decision::reply(Reply::NotedOffset(NotedOffset {
+                    offset: noted.copied(),
+                }))
+            }
             Request::Snapshot(_) => Decision::reply(Reply::Snapshot(Snapshot {
                 state: self.snapshot().encode_to_vec().into(),
                 position: 0,
@@ -413,8 +426,12 @@ impl ShardState {
                 self.queues.retain(|&(t, _), _| t != topic);
                 self.cursors.retain(|&(_, t, _), _| t != topic);
                 self.effects.retain(|&(_, t), _| t != topic);
+                self.noted.retain(|&(_, t, _), _| t != topic);
             }
-            Change::GroupForgotten(group) => self.cursors.retain(|&(g, _, _), _| g != group),
+            Change::GroupForgotten(group) => {
+                self.cursors.retain(|&(g, _, _), _| g != group);
+                self.noted.retain(|&(g, _, _), _| g != group);
+            }
             Change::JobForgotten(job) => {
                 self.jobs.remove(&job);
                 self.effects.retain(|&(j, _), _| j != job);
@@ -424,6 +441,10 @@ impl ShardState {
                 let job = self.job_log(saved.job);
                 job.cuts.retain(|cut| cut.epoch > saved.epoch);
                 job.saved = Some(saved);
+            }
+            Change::OffsetNoted(noted) => {
+                let key = (noted.group, noted.topic, noted.queue);
+                self.noted.insert(key, noted.offset);
             }
             catalog => self.catalog.apply(&catalog),
         }
@@ -468,6 +489,15 @@ impl ShardState {
                 epoch,
                 part,
             });
+        let noted = self
+            .noted
+            .iter()
+            .map(|(&(group, topic, queue), &offset)| GroupOffset {
+                group,
+                topic,
+                queue,
+                offset,
+            });
         ShardSnapshotRecord {
             queues: queues.collect(),
             cursors: cursors.collect(),
@@ -475,6 +505,7 @@ impl ShardState {
             jobs: self.jobs.values().cloned().collect(),
             stored_at_ms: self.stored_at.as_ms(),
             catalog: (self.shard == CATALOG_SHARD).then(|| self.catalog.snapshot()),
+            noted: noted.collect(),
         }
     }
 }
@@ -510,6 +541,11 @@ impl Projection for ShardState {
                 .jobs
                 .into_iter()
                 .map(|job| (job.job, job))
+                .collect(),
+            noted: snapshot
+                .noted
+                .iter()
+                .map(|one| ((one.group, one.topic, one.queue), one.offset))
                 .collect(),
             catalog: snapshot.catalog.map(Catalog::restore).unwrap_or_default(),
         })

@@ -95,6 +95,7 @@ impl From<BrokerError> for Refusal {
             | BrokerError::BadChange { .. } => Code::BadRequest,
             BrokerError::WrittenBy { .. } => Code::Forbidden,
             BrokerError::InvalidHandle { .. } => Code::InvalidReceiptHandle,
+            BrokerError::OffsetOutside { .. } => Code::IllegalOffset,
             BrokerError::TooMany { .. } => Code::TooManyRequests,
             BrokerError::ShardDamaged(_) | BrokerError::Confused(_) => Code::InternalServerError,
             BrokerError::Append(append) => match append {
@@ -152,6 +153,7 @@ pub fn grpc(error: &BrokerError) -> tonic::Status {
         BrokerError::WrittenBy { .. }
         | BrokerError::BadChange { .. }
         | BrokerError::InvalidHandle { .. } => tonic::Code::FailedPrecondition,
+        BrokerError::OffsetOutside { .. } => tonic::Code::OutOfRange,
         BrokerError::Confused(_) => tonic::Code::Internal,
         BrokerError::TooMany { .. } => tonic::Code::ResourceExhausted,
         BrokerError::ShardDamaged(_) => tonic::Code::DataLoss,

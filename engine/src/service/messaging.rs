@@ -15,7 +15,7 @@ use crate::authorize::{Action, Resource};
 use crate::service::client::{Clients, client_id};
 use crate::service::code::{self, Refusal};
 use crate::service::gate::Gate;
-use crate::service::{ack, receive, route, send, telemetry};
+use crate::service::{ack, pull, receive, route, send, telemetry};
 
 /// The service over one gate.
 #[derive(Clone, Debug)]
@@ -111,8 +111,7 @@ fn answer<T: Answer>(result: Result<T, Refusal>) -> Answered<T> {
 #[tonic::async_trait]
 impl MessagingService for Messaging {
     type ReceiveMessageStream = receive::Frames;
-    type PullMessageStream =
-        futures::stream::Iter<std::array::IntoIter<Result<pb::PullMessageResponse, Status>, 1>>;
+    type PullMessageStream = pull::Frames;
     type TelemetryStream = telemetry::Commands;
 
     async fn query_route(
@@ -178,36 +177,30 @@ impl MessagingService for Messaging {
         &self,
         request: Request<pb::PullMessageRequest>,
     ) -> Answered<Self::PullMessageStream> {
-        let what = "pulling by offset is not served yet; receive messages with a consumer group";
-        let status = self.missing(&request, what).into_status();
-        let frame = pb::PullMessageResponse {
-            content: Some(pb::pull_message_response::Content::Status(status)),
-        };
-        Ok(Response::new(futures::stream::iter([Ok(frame)])))
+        let store_host = Arc::clone(&self.store_host);
+        let frames = pull::pull_message(&self.gate, &self.clients, store_host, request);
+        Ok(Response::new(frames))
     }
 
     async fn update_offset(
         &self,
         request: Request<pb::UpdateOffsetRequest>,
     ) -> Answered<pb::UpdateOffsetResponse> {
-        let what = "offsets of groups are not set from outside yet; acknowledge messages instead";
-        answer(Err(self.missing(&request, what)))
+        answer(pull::update_offset(&self.gate, request).await)
     }
 
     async fn get_offset(
         &self,
         request: Request<pb::GetOffsetRequest>,
     ) -> Answered<pb::GetOffsetResponse> {
-        let what = "offsets of groups are not served here yet; see: millpond group info NAME";
-        answer(Err(self.missing(&request, what)))
+        answer(pull::get_offset(&self.gate, request).await)
     }
 
     async fn query_offset(
         &self,
         request: Request<pb::QueryOffsetRequest>,
     ) -> Answered<pb::QueryOffsetResponse> {
-        let what = "offsets of queues are not served here yet; see: millpond topic info NAME";
-        answer(Err(self.missing(&request, what)))
+        answer(pull::query_offset(&self.gate, request).await)
     }
 
     async fn end_transaction(

@@ -6,7 +6,7 @@
 //! Reading order: [`gate`] (who may pass, and the way to the broker), [`code`] (errors on the wire),
 //! [`time`] (deadlines and durations), then the messaging service [`messaging`] with its calls
 //! ([`route`], [`telemetry`] over [`client`] and [`settings`], [`send`], [`receive`] over
-//! [`delivery`], [`ack`]), our own [`admin`] with [`query`] over [`statements`], and [`http`].
+//! [`delivery`], [`ack`], [`pull`]), our own [`admin`] with [`query`] over [`statements`], and [`http`].
 
 pub mod ack;
 pub mod admin;
@@ -16,6 +16,7 @@ pub mod delivery;
 pub mod gate;
 pub mod http;
 pub mod messaging;
+pub mod pull;
 pub mod query;
 pub mod receive;
 pub mod route;
