@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use crate::net::{Network, TcpNetwork};
 
 /// Folder of the cold tier below the data folder.
-const OBJECTS: &str = "objects";
+pub const OBJECTS: &str = "objects";
 
 /// The outside world, passed in.
 #[derive(Clone, Debug)]

@@ -53,6 +53,10 @@ pub const TOPICS_MAX: usize = 10_000;
 pub const GROUPS_MAX: usize = 10_000;
 /// Most columns of a topic.
 pub const COLUMNS_MAX: usize = 1000;
+/// Shortest time that messages of a topic can be kept.
+pub const RETENTION_MS_MIN: i64 = 1000;
+/// Longest time that messages of a topic can be kept, unless for ever: a hundred years.
+pub const RETENTION_MS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1000;
 /// Shards of a broker; fixed when its data folder is made.
 pub const SHARDS_DEFAULT: u16 = 64;
 /// Requests that may wait for one shard.

@@ -35,11 +35,15 @@ use crate::tier::cold::retention::ColdSizes;
 use crate::wal::writer::{Append, Command};
 
 mod checkpoint;
+pub mod folder;
 mod identity;
 mod open;
 pub(crate) mod read;
 mod retention;
 mod tiering;
+mod verify;
+
+pub use crate::log::verify::Findings;
 
 /// The outside world, passed in.
 #[derive(Clone, Debug)]
@@ -410,6 +414,14 @@ impl Storage {
     /// [`TierError`]; the next call goes on.
     pub async fn sweep(&self) -> Result<u64, TierError> {
         self.cold.sweep().await
+    }
+
+    /// Checks everything that is stored, and says what it found.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the disk or a store does not answer; damage is a finding.
+    pub async fn verify(&self) -> Result<Findings, OpenError> {
+        self.verify_all().await
     }
 
     /// How much a topic holds.

@@ -461,6 +461,10 @@ impl Client {
     /// Everything reads the same before and after, wherever it lies.
     async fn tier(&self) {
         self.read_everything().await;
+        self.broker.care().await;
+        if let Err(error) = self.broker.compact(None).await {
+            self.note(Event::Note(format!("compact: {error}")));
+        }
         match self.broker.tier().await {
             Ok(tiered) => self.note(Event::Note(format!("tiered {}", tiered.messages))),
             Err(error) => self.note(Event::Note(format!("tier: {error}"))),

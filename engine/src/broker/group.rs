@@ -184,6 +184,15 @@ impl Cursor {
         }
     }
 
+    /// Applies that offsets below `first` are no longer kept: they are neither delivered nor waited for.
+    pub fn trimmed(&mut self, first: Offset) {
+        let kept = self.pending.split_off(&first.0);
+        for (offset, gone) in std::mem::replace(&mut self.pending, kept) {
+            self.due.remove(&(gone.visible_at, offset));
+        }
+        self.next = self.next.max(first.0);
+    }
+
     /// The pending messages, for a snapshot.
     pub fn pending(&self) -> impl Iterator<Item = PendingSnapshot> {
         self.pending
@@ -302,6 +311,21 @@ mod tests {
         assert_eq!(cursor.next_due(), Some(Timestamp(500)));
         assert_eq!(cursor.in_flight(Timestamp(499)), 1);
         assert_eq!(cursor.in_flight(Timestamp(500)), 0);
+    }
+
+    #[test]
+    fn what_is_no_longer_kept_is_neither_delivered_nor_waited_for() {
+        let mut cursor = Cursor::default();
+        pop(&mut cursor, 0, 9, 3, 1);
+        cursor.trimmed(Offset(2));
+        assert_eq!((cursor.ack_floor(), cursor.lag(Offset(9))), (Offset(2), 7));
+        assert_eq!(cursor.held(Offset(0), 1, Timestamp(1)), Held::Acknowledged);
+        assert_eq!(cursor.held(Offset(2), 1, Timestamp(1)), Held::Current);
+        cursor.trimmed(Offset(6));
+        assert_eq!((cursor.next(), cursor.next_due()), (Offset(6), None));
+        assert_eq!(cursor.lag(Offset(9)), 3);
+        cursor.trimmed(Offset(1));
+        assert_eq!(cursor.next(), Offset(6), "it only rises");
     }
 
     proptest! {

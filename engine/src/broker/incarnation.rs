@@ -15,6 +15,7 @@ use millpond_storage::error::{AppendError, OpenError, TierError};
 use millpond_storage::log::{Parts, Position, Settings, ShardSnapshot, Storage, Tiered};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
+use crate::broker::care::Care;
 use crate::broker::catalog::Catalog;
 use crate::broker::request::{Empty, Reason, Refused, Reply, Request};
 use crate::broker::shard::{Call, Shard};
@@ -32,6 +33,7 @@ pub struct Incarnation {
     catalog: watch::Receiver<Arc<Catalog>>,
     waiting: Arc<Waiting>,
     owners: Mutex<FuturesUnordered<Task>>,
+    care: Care,
 }
 
 impl Incarnation {
@@ -99,6 +101,7 @@ impl Incarnation {
             catalog,
             waiting,
             owners,
+            care: Care::default(),
         }))
     }
 
@@ -240,6 +243,11 @@ impl Incarnation {
         let tiered = self.storage.tier().await?;
         self.checkpoint().await?;
         Ok(tiered)
+    }
+
+    /// What the last turns of retention did.
+    pub(super) fn care_taken(&self) -> &Care {
+        &self.care
     }
 
     /// Resolves when this incarnation has ended by a failure, with the reason in words.

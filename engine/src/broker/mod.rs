@@ -6,9 +6,10 @@
 //! Reading order: this file (the vocabulary and the refusals), [`message`] (send, ack), [`poll`]
 //! (receive), [`pull`] (streams by offset), [`topic`] (topics and groups), [`incarnation`] and [`supervisor`] (one run, and what happens when
 //! it ends), [`shard`] (the owner), [`request`] (what it is asked), [`state`] (decide and apply),
-//! [`group`] (a group's cursor), [`catalog`], [`record`] (what goes to the log), [`waiting`] (parked
+//! [`group`] (a group's cursor), [`catalog`], [`record`] (what goes to the log), [`care`] (retention and the merging of files), [`waiting`] (parked
 //! polls), [`filter`] (what a consumer wants), [`sql`] (the broker as SQL sees it).
 
+pub mod care;
 pub mod catalog;
 pub mod filter;
 pub mod group;
@@ -118,6 +119,24 @@ impl TopicType {
     }
 }
 
+/// How long and how much of a topic is kept; what is not said has no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Messages stored longer ago may be deleted.
+    pub ms: Option<i64>,
+    /// The oldest messages above so many bytes may be deleted.
+    pub bytes: Option<u64>,
+}
+
+/// A change of a [`Retention`]; what is not said stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NewRetention {
+    /// 0 for ever.
+    pub ms: Option<i64>,
+    /// 0 without bound.
+    pub bytes: Option<u64>,
+}
+
 /// A topic as the broker knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Topic {
@@ -137,6 +156,8 @@ pub struct Topic {
     pub primary_key: Vec<String>,
     /// The continuous query that writes it; producers may not.
     pub written_by: Option<String>,
+    /// How long and how much of it is kept.
+    pub retention: Retention,
 }
 
 /// A topic to be made; checked by [`Broker::create_topic`].

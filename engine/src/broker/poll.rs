@@ -200,7 +200,12 @@ impl Poll<'_> {
             let queue = QueueId(first.handle.queue);
             let read = match storage.read(topic, queue, from, limit).await {
                 Ok(messages) => messages,
-                Err(error @ (ReadError::Damaged { .. } | ReadError::Trimmed { .. })) => {
+                // Retention has let go of it; the shard is told next.
+                Err(ReadError::Trimmed { .. }) => {
+                    left = &left[1..];
+                    continue;
+                }
+                Err(error @ ReadError::Damaged { .. }) => {
                     tracing::error!(%error, "a message could not be delivered");
                     left = &left[1..];
                     continue;

@@ -45,6 +45,14 @@ pub struct TopicRecord {
     pub retention_bytes: Option<u64>,
 }
 
+/// The first messages of queues are no longer kept.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Trimmed {
+    /// First offset kept, per queue.
+    #[prost(message, repeated, tag = "1")]
+    pub firsts: Vec<QueueOffset>,
+}
+
 /// Which messages a topic takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
@@ -362,6 +370,9 @@ pub enum Change {
     /// See [`GroupOffset`].
     #[prost(message, tag = "80")]
     OffsetNoted(GroupOffset),
+    /// See [`Trimmed`].
+    #[prost(message, tag = "60")]
+    Trimmed(Trimmed),
 }
 
 /// The frame of a [`Change`] in the log.
@@ -369,7 +380,7 @@ pub enum Change {
 struct StateRecord {
     #[prost(
         oneof = "Change",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 80"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 60, 80"
     )]
     change: Option<Change>,
 }
@@ -467,6 +478,9 @@ pub struct ShardSnapshotRecord {
     /// Offsets that readers noted.
     #[prost(message, repeated, tag = "19")]
     pub noted: Vec<GroupOffset>,
+    /// First offset kept, of queues that do not begin at 0.
+    #[prost(message, repeated, tag = "25")]
+    pub firsts: Vec<QueueOffset>,
 }
 
 /// The catalog.

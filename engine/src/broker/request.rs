@@ -8,6 +8,7 @@ use millpond_storage::format::envelope::Envelope;
 
 use crate::broker::record::{
     ColumnRecord, CutRecord, GroupOffset, GroupRecord, JobRecord, JobSnapshot, Saved, TopicRecord,
+    Trimmed,
 };
 
 /// Messages to store; topic and queue are set, offset and store time are the shard's to give.
@@ -118,6 +119,12 @@ pub struct AlterTopic {
     /// Columns to add.
     #[prost(message, repeated, tag = "3")]
     pub add_columns: Vec<ColumnRecord>,
+    /// New time to keep messages; 0: for ever; none: as it is.
+    #[prost(int64, optional, tag = "9")]
+    pub retention_ms: Option<i64>,
+    /// New number of bytes to keep; 0: no bound; none: as it is.
+    #[prost(uint64, optional, tag = "10")]
+    pub retention_bytes: Option<u64>,
 }
 
 /// Which noted offset.
@@ -220,6 +227,9 @@ pub enum Request {
     /// Answers [`Reply::NotedOffset`].
     #[prost(message, tag = "81")]
     OffsetOf(OffsetOf),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "60")]
+    Trim(Trimmed),
 }
 
 /// A request on the wire.
@@ -228,7 +238,7 @@ pub struct ShardRequest {
     /// The request.
     #[prost(
         oneof = "Request",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 80, 81"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 60, 80, 81"
     )]
     pub request: Option<Request>,
 }

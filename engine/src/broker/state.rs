@@ -18,7 +18,7 @@ use crate::broker::catalog::Catalog;
 use crate::broker::group::{Cursor, Held};
 use crate::broker::record::{
     Acked, Change, CursorSnapshot, EffectDone, GroupOffset, JobSnapshot, Moved, Popped,
-    QueueOffset, ShardSnapshotRecord, Started,
+    QueueOffset, ShardSnapshotRecord, Started, Trimmed,
 };
 use crate::broker::request::{
     Ack, Acks, Effect, Handle, Lease, Leases, Move, NotedOffset, Pop, Progress, QueueProgress,
@@ -70,6 +70,8 @@ pub struct ShardState {
     stored_at: Timestamp,
     /// Next offset by topic and queue.
     queues: BTreeMap<(u64, u32), u64>,
+    /// First offset kept, of queues that do not begin at 0.
+    firsts: BTreeMap<(u64, u32), u64>,
     /// By group, topic and queue.
     cursors: BTreeMap<(u64, u64, u32), Cursor>,
     /// Last (epoch, part) appended, by job and topic.
@@ -143,6 +145,7 @@ impl ShardState {
                     offset: noted.copied(),
                 }))
             }
+            Request::Trim(trimmed) => self.decide_trim(trimmed),
             Request::Snapshot(_) => Decision::reply(Reply::Snapshot(Snapshot {
                 state: self.snapshot().encode_to_vec().into(),
                 position: 0,
@@ -197,7 +200,7 @@ impl ShardState {
                 ));
                 continue;
             }
-            let new = Cursor::default();
+            let new = Cursor::starting_at(self.first((pop.topic, queue)));
             let cursor = known.unwrap_or(&new);
             let chosen = cursor.decide_pop(moment.now, end, room);
             let most = chosen.len() + limits::RECEIVE_BATCH_MAX;
@@ -335,6 +338,19 @@ impl ShardState {
         }
     }
 
+    /// Keeps what is new of it, of queues that this shard has messages of.
+    fn decide_trim(&self, trimmed: Trimmed) -> Decision {
+        let mut firsts = trimmed.firsts;
+        firsts.retain(|first| {
+            let queue = (first.topic, first.queue);
+            self.queues.contains_key(&queue) && self.first(queue).0 < first.offset
+        });
+        if firsts.is_empty() {
+            return Decision::reply(Reply::done());
+        }
+        Decision::change(&Change::Trimmed(Trimmed { firsts }), Reply::done())
+    }
+
     fn held(&self, group: u64, topic: u64, handle: &Handle, now: Timestamp) -> Held {
         let cursor = self.cursors.get(&(group, topic, handle.queue));
         cursor.map_or(Held::Unknown, |c| {
@@ -369,6 +385,10 @@ impl ShardState {
 
     fn end(&self, queue: (u64, u32)) -> u64 {
         self.queues.get(&queue).copied().unwrap_or(0)
+    }
+
+    fn first(&self, queue: (u64, u32)) -> Offset {
+        Offset(self.firsts.get(&queue).copied().unwrap_or(0))
     }
 
     /// Applies a record that was just decided on here.
@@ -424,6 +444,7 @@ impl ShardState {
             }
             Change::TopicForgotten(topic) => {
                 self.queues.retain(|&(t, _), _| t != topic);
+                self.firsts.retain(|&(t, _), _| t != topic);
                 self.cursors.retain(|&(_, t, _), _| t != topic);
                 self.effects.retain(|&(_, t), _| t != topic);
                 self.noted.retain(|&(_, t, _), _| t != topic);
@@ -432,6 +453,7 @@ impl ShardState {
                 self.cursors.retain(|&(g, _, _), _| g != group);
                 self.noted.retain(|&(g, _, _), _| g != group);
             }
+            Change::Trimmed(trimmed) => self.trim(&trimmed),
             Change::JobForgotten(job) => {
                 self.jobs.remove(&job);
                 self.effects.retain(|&(j, _), _| j != job);
@@ -451,7 +473,21 @@ impl ShardState {
     }
 
     fn cursor(&mut self, group: u64, topic: u64, queue: u32) -> &mut Cursor {
-        self.cursors.entry((group, topic, queue)).or_default()
+        let first = self.first((topic, queue));
+        let cursor = self.cursors.entry((group, topic, queue));
+        cursor.or_insert_with(|| Cursor::starting_at(first))
+    }
+
+    fn trim(&mut self, trimmed: &Trimmed) {
+        for first in &trimmed.firsts {
+            self.firsts.insert((first.topic, first.queue), first.offset);
+        }
+        let firsts = &self.firsts;
+        for (&(_, topic, queue), cursor) in &mut self.cursors {
+            if let Some(&first) = firsts.get(&(topic, queue)) {
+                cursor.trimmed(Offset(first));
+            }
+        }
     }
 
     fn job_log(&mut self, job: u64) -> &mut JobSnapshot {
@@ -506,6 +542,15 @@ impl ShardState {
             stored_at_ms: self.stored_at.as_ms(),
             catalog: (self.shard == CATALOG_SHARD).then(|| self.catalog.snapshot()),
             noted: noted.collect(),
+            firsts: self
+                .firsts
+                .iter()
+                .map(|(&(topic, queue), &offset)| QueueOffset {
+                    topic,
+                    queue,
+                    offset,
+                })
+                .collect(),
         }
     }
 }
@@ -532,6 +577,11 @@ impl Projection for ShardState {
                 .map(|q| ((q.topic, q.queue), q.offset))
                 .collect(),
             cursors: cursors.collect(),
+            firsts: snapshot
+                .firsts
+                .iter()
+                .map(|q| ((q.topic, q.queue), q.offset))
+                .collect(),
             effects: snapshot
                 .effects
                 .iter()
@@ -604,6 +654,12 @@ impl Catalog {
                         return refused(Reason::BadChange, "a column of that name exists");
                     }
                     topic.columns.push(column);
+                }
+                if let Some(ms) = change.retention_ms {
+                    topic.retention_ms = Some(ms).filter(|ms| *ms > 0);
+                }
+                if let Some(bytes) = change.retention_bytes {
+                    topic.retention_bytes = Some(bytes).filter(|bytes| *bytes > 0);
                 }
                 Decision::change(&Change::TopicSet(topic.clone()), Reply::Topic(topic))
             }

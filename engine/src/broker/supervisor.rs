@@ -135,8 +135,14 @@ async fn supervise(
     }
 }
 
-/// Finishes deletions, tiers and checkpoints as the log grows; never ends by itself.
+/// Finishes deletions, tiers and checkpoints as the log grows, keeps topics within their retention, merges
+/// small files; never ends by itself.
 async fn upkeep(broker: &Broker, incarnation: &Incarnation) {
+    match incarnation.storage().sweep().await {
+        Ok(0) => {}
+        Ok(objects) => tracing::info!(objects, "removed what a crash had left in the cold tier"),
+        Err(error) => tracing::warn!(%error, "the cold tier was not swept; the next start does it"),
+    }
     loop {
         if let Err(error) = incarnation.finish_deletions().await {
             tracing::debug!(%error, "deletions wait for the next incarnation");
@@ -147,6 +153,7 @@ async fn upkeep(broker: &Broker, incarnation: &Incarnation) {
                 Err(error) => tracing::warn!(%error, "could not tier; the log keeps the messages"),
             }
         }
+        incarnation.care(broker.now()).await;
         broker.parts.clock.sleep(UPKEEP_PAUSE).await;
     }
 }

@@ -247,6 +247,92 @@ async fn a_topic_made_anew_shares_nothing_with_the_one_before() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn retention_skips_what_is_gone_for_every_group_and_after_a_restart() {
+    let disk = SimulatedDisk::new();
+    let broker = open(&disk).await;
+    let one_queue = NewTopic {
+        queues: Some(1),
+        ..new_topic()
+    };
+    let hour = Retention {
+        ms: Some(3_600_000),
+        bytes: None,
+    };
+    let made = broker.create_topic_keeping(one_queue, hour).await.unwrap();
+    assert_eq!(made.retention, hour);
+    send(&broker, &["a", "b", "c"]).await;
+    let held = receive(&broker, 7200, 0).await;
+    assert!(ack(&broker, &held[..1]).await[0].is_ok());
+    broker.tier().await.unwrap();
+    broker.parts.clock.sleep(Duration::from_secs(3000)).await;
+    send(&broker, &["d"]).await;
+    broker.parts.clock.sleep(Duration::from_secs(1000)).await;
+    broker.care().await;
+    let extent = |broker: &Broker| broker.extents(&made)[0].1;
+    assert_eq!(extent(&broker).first, Offset(3));
+    let progress = broker.group_progress(&group()).await.unwrap();
+    assert_eq!((progress[0].ack_floor, progress[0].lag), (Offset(3), 1));
+    assert!(
+        ack(&broker, &held[1..]).await.iter().all(Result::is_ok),
+        "nothing is left to do"
+    );
+    let below = broker.read(&topic(), QueueId(0), Offset(1), 9).await;
+    assert!(matches!(
+        below,
+        Err(BrokerError::Read(ReadError::Trimmed {
+            first: Offset(3),
+            ..
+        }))
+    ));
+    broker.close().await;
+    let broker = open(&disk).await;
+    broker.parts.clock.sleep(Duration::from_secs(1)).await;
+    assert_eq!(extent(&broker).first, Offset(3));
+    assert_eq!(bodies(&receive(&broker, 30, 0).await), ["d"]);
+    let other = Receive {
+        group: GroupName::new("other").unwrap(),
+        topic: topic(),
+        limit: 32,
+        invisible: Duration::from_secs(30),
+        poll: Duration::ZERO,
+    };
+    assert_eq!(bodies(&broker.receive(other).await.unwrap()), ["d"]);
+    // For ever again.
+    let forever = NewRetention {
+        ms: Some(0),
+        bytes: None,
+    };
+    let altered = broker.set_retention(&topic(), forever).await.unwrap();
+    assert_eq!(altered.retention, Retention::default());
+    broker.parts.clock.sleep(Duration::from_secs(10_000)).await;
+    assert_eq!(extent(&broker).first, Offset(3));
+    let short = NewRetention {
+        ms: Some(1),
+        bytes: None,
+    };
+    assert!(broker.set_retention(&topic(), short).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn upkeep_merges_small_files_and_nothing_changes_for_readers() {
+    let disk = SimulatedDisk::new();
+    let broker = open(&disk).await;
+    let made = broker.create_topic(new_topic()).await.unwrap();
+    for round in 0..9 {
+        send(&broker, &[&format!("m{round}")]).await;
+        broker.tier().await.unwrap();
+    }
+    broker.care().await;
+    let sizes = broker.sizes_of(made.id).cold;
+    assert!(sizes.files < 9 && sizes.messages == 9, "{sizes:?}");
+    let done = broker.compact(Some(made.id)).await.unwrap();
+    assert!(done.files_made <= 1);
+    assert_eq!(broker.sizes_of(made.id).cold.files, 1);
+    assert_eq!(receive(&broker, 30, 0).await.len(), 9);
+    assert!(broker.verify().await.unwrap().damage.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_group_from_latest_sees_only_what_comes_after_its_first_poll() {
     let broker = open(&SimulatedDisk::new()).await;
     broker.create_topic(new_topic()).await.unwrap();

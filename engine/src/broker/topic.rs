@@ -15,7 +15,8 @@ use crate::broker::record::{ColumnRecord, GroupRecord, TopicRecord};
 use crate::broker::request::{AlterTopic, Reason, Refused, Reply, Request};
 use crate::broker::state::CATALOG_SHARD;
 use crate::broker::{
-    Broker, BrokerError, Group, GroupProgress, GroupStart, NewTopic, Topic, TopicType,
+    Broker, BrokerError, Group, GroupProgress, GroupStart, NewRetention, NewTopic, Retention,
+    Topic, TopicType,
 };
 
 impl Broker {
@@ -47,6 +48,19 @@ impl Broker {
     /// # Errors
     /// [`BrokerError`] when the name is taken or a number is out of bounds.
     pub async fn create_topic(&self, topic: NewTopic) -> Result<Topic, BrokerError> {
+        self.create_topic_keeping(topic, Retention::default()).await
+    }
+
+    /// Makes a topic of which only so much is kept.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when the name is taken or a number is out of bounds.
+    pub async fn create_topic_keeping(
+        &self,
+        topic: NewTopic,
+        retention: Retention,
+    ) -> Result<Topic, BrokerError> {
+        check_retention(retention.ms)?;
         let queues = topic.queues.unwrap_or(limits::QUEUES_DEFAULT);
         check_queues(queues)?;
         check_columns(topic.columns.len())?;
@@ -63,6 +77,8 @@ impl Broker {
             watermark_delay_ms: topic.watermark.as_ref().map_or(0, |w| w.delay_ms),
             primary_key: topic.primary_key,
             written_by: topic.written_by,
+            retention_ms: retention.ms,
+            retention_bytes: retention.bytes,
             ..TopicRecord::default()
         };
         match self.ask_catalog(Request::CreateTopic(record)).await? {
@@ -89,6 +105,29 @@ impl Broker {
             name: name.to_string(),
             queues: queues.unwrap_or(0),
             add_columns: add_columns.iter().map(column_record).collect(),
+            ..AlterTopic::default()
+        };
+        match self.ask_catalog(Request::AlterTopic(change)).await? {
+            Reply::Topic(record) => Ok(Topic::of(&record)),
+            _ => Err(BrokerError::Confused("alter topic")),
+        }
+    }
+
+    /// Changes how long and how much of a topic is kept.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when there is no such topic or a number is out of bounds.
+    pub async fn set_retention(
+        &self,
+        name: &TopicName,
+        retention: NewRetention,
+    ) -> Result<Topic, BrokerError> {
+        check_retention(retention.ms.filter(|ms| *ms != 0))?;
+        let change = AlterTopic {
+            name: name.to_string(),
+            retention_ms: retention.ms,
+            retention_bytes: retention.bytes,
+            ..AlterTopic::default()
         };
         match self.ask_catalog(Request::AlterTopic(change)).await? {
             Reply::Topic(record) => Ok(Topic::of(&record)),
@@ -338,6 +377,18 @@ fn check_queues(queues: u32) -> Result<(), BrokerError> {
     })
 }
 
+fn check_retention(ms: Option<i64>) -> Result<(), BrokerError> {
+    let allowed = limits::RETENTION_MS_MIN..=limits::RETENTION_MS_MAX;
+    match ms.filter(|ms| !allowed.contains(ms)) {
+        None => Ok(()),
+        Some(ms) => Err(BrokerError::OutOfBounds {
+            what: "the time to keep messages",
+            found: format!("{ms} ms"),
+            allowed: format!("{} to {} ms", allowed.start(), allowed.end()),
+        }),
+    }
+}
+
 fn check_columns(columns: usize) -> Result<(), BrokerError> {
     if columns <= limits::COLUMNS_MAX {
         return Ok(());
@@ -380,6 +431,10 @@ impl Topic {
             watermark,
             primary_key: record.primary_key.clone(),
             written_by: record.written_by.clone(),
+            retention: Retention {
+                ms: record.retention_ms,
+                bytes: record.retention_bytes,
+            },
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use millpond_proto::limits;
 
+use crate::cli::keep;
 use crate::cli::output::Format;
 
 /// Where the server is when nobody says.
@@ -224,6 +225,23 @@ Examples:
         /// How far event time may lag: "column - INTERVAL '5 minutes'".
         #[arg(long, value_name = "EXPR", requires = "schema")]
         watermark: Option<String>,
+        /// How long and how much to keep.
+        #[command(flatten)]
+        keep: KeepArgs,
+    },
+    /// Change a topic: more queues, another retention.
+    #[command(
+        after_help = "Example: millpond topic alter orders --retention 7d --retention-bytes 10GiB"
+    )]
+    Alter {
+        /// Name of the topic.
+        name: String,
+        /// Number of queues; it can only grow.
+        #[arg(long, value_name = "N")]
+        queues: Option<u32>,
+        /// How long and how much to keep.
+        #[command(flatten)]
+        keep: KeepArgs,
     },
     /// List topics.
     #[command(visible_alias = "list")]
@@ -262,6 +280,17 @@ Examples:
   millpond topic consume orders --group billing  receive as the group billing and acknowledge"
     )]
     Consume(ConsumeArgs),
+}
+
+/// How long and how much of a topic is kept.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct KeepArgs {
+    /// Delete messages when they are older: 7d, 12h, 30m, none.
+    #[arg(long, value_name = "TIME", value_parser = keep::time)]
+    pub retention: Option<u64>,
+    /// Delete the oldest messages when the topic holds more: 10GiB, 500MB, none.
+    #[arg(long, value_name = "SIZE", value_parser = keep::size)]
+    pub retention_bytes: Option<u64>,
 }
 
 /// `millpond topic produce`.
@@ -438,8 +467,52 @@ pub struct ExportArgs {
 /// `millpond storage …`.
 #[derive(Debug, Subcommand)]
 pub enum StorageCommand {
+    /// Show how much every topic holds, in the log and in Parquet.
+    #[command(visible_alias = "list")]
+    Ls {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
     /// Move everything durable in the log into Parquet now.
     Tier,
+    /// Merge small Parquet files to large ones now.
+    Compact {
+        /// Only this topic.
+        topic: Option<String>,
+    },
+    /// Check every checksum, manifest and gap; exits with 1 when something is damaged.
+    #[command(after_help = "\
+Examples:
+  millpond storage verify                        ask the server that runs
+  millpond storage verify --data ./data          check a folder that no server uses")]
+    Verify {
+        /// A data folder that no server uses.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
+    /// Print stored records in words.
+    #[command(after_help = "\
+Examples:
+  millpond storage dump orders 0 100             messages of queue 0 from offset 100 on
+  millpond storage dump orders --data ./data     the same without a server
+  millpond storage dump wal/0/00000000000000000000-0000000001.log --data ./data")]
+    Dump {
+        /// Name of a topic; with --data also a segment of the log, below the folder.
+        what: String,
+        /// Queue.
+        #[arg(default_value_t = 0)]
+        queue: u32,
+        /// First offset.
+        #[arg(default_value_t = 0)]
+        from: u64,
+        /// Most records.
+        #[arg(long, default_value_t = 100)]
+        max: u64,
+        /// A data folder that no server uses.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
 }
 
 fn property(text: &str) -> Result<(String, String), String> {
@@ -576,6 +649,7 @@ mod tests {
         assert!(parse("millpond topic consume t --no-ack").is_err());
         assert!(parse("millpond topic consume t --group g --from 5").is_err());
         assert!(parse("millpond topic create t --watermark x").is_err());
+        assert!(parse("millpond topic alter t --retention 7").is_err());
     }
 
     #[test]

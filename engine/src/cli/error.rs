@@ -9,6 +9,7 @@ use millpond_connectors::import::ImportError;
 use millpond_proto::client::ClientError;
 use millpond_proto::remedy::Remedy;
 use millpond_sql::sort::SortError;
+use millpond_storage::error::{OpenError, ReadError};
 use parquet::errors::ParquetError;
 
 /// A command did not do all that was asked.
@@ -67,6 +68,18 @@ pub enum CliError {
     /// A worker of a run ended without its figures.
     #[error("a worker ended before the run did; see its message above")]
     Worker,
+    /// A data folder.
+    #[error(transparent)]
+    Folder(#[from] OpenError),
+    /// A stored message.
+    #[error(transparent)]
+    Stored(#[from] ReadError),
+    /// Something that is stored is damaged.
+    #[error("{count} findings of damage, see above; what is not named there is whole")]
+    Damage {
+        /// How many.
+        count: usize,
+    },
     /// The server's rows can not be read.
     #[error("the server's rows can not be read: {0}")]
     Rows(#[from] ArrowError),
@@ -101,6 +114,9 @@ impl CliError {
             Self::Client(error) => error.remedy(),
             Self::Import(error) => error.remedy(),
             Self::Sort(error) => error.remedy(),
+            Self::Folder(error) => error.remedy(),
+            Self::Stored(error) => error.remedy(),
+            Self::Damage { .. } => Remedy::Operator,
             Self::Stopped { cause, .. } => cause.remedy(),
             Self::Usage { .. } | Self::File { .. } | Self::Exists { .. } | Self::Stream { .. } => {
                 Remedy::FixRequest

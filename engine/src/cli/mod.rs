@@ -14,6 +14,7 @@ pub mod export;
 pub mod group;
 pub mod import;
 pub mod job;
+pub mod keep;
 pub mod output;
 pub mod run;
 pub mod serve;

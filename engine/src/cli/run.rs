@@ -4,7 +4,7 @@ use std::io::Write;
 
 use millpond_proto::client::Client;
 
-use crate::cli::args::{Command, StorageCommand};
+use crate::cli::args::Command;
 use crate::cli::error::CliError;
 use crate::cli::{bench, export, group, import, job, sql, storage, topic};
 
@@ -67,7 +67,7 @@ pub async fn run(
         Command::Import(args) => import::run(client, args, terminal).await,
         Command::Export(args) => export::run(client, args, terminal).await,
         Command::Bench(command) => bench::run(client, command, terminal).await,
-        Command::Storage(StorageCommand::Tier) => storage::tier(client, terminal).await,
+        Command::Storage(command) => storage::run(client, command, terminal).await,
     }?;
     terminal.out.flush().map_err(CliError::output)
 }

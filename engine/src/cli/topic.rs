@@ -7,10 +7,13 @@ use std::time::Duration;
 use millpond_proto::client::consumer::ReceivedMessage;
 use millpond_proto::client::{Admin, Client, OutgoingMessage, Producer, SimpleConsumer};
 use millpond_proto::limits;
-use millpond_proto::wire::admin::{CreateTopicRequest, DescribeTopicResponse, ReadRequest, Topic};
+use millpond_proto::wire::admin::{
+    AlterTopicRequest, CreateTopicRequest, DescribeTopicResponse, ReadRequest, Topic,
+};
 
-use crate::cli::args::{ConsumeArgs, ProduceArgs, TopicCommand, TopicType};
+use crate::cli::args::{ConsumeArgs, KeepArgs, ProduceArgs, TopicCommand, TopicType};
 use crate::cli::error::CliError;
+use crate::cli::keep;
 use crate::cli::output::{Cell, Format, Table};
 use crate::cli::run::Terminal;
 use crate::cli::sql;
@@ -41,6 +44,7 @@ pub async fn run(
             queues,
             schema,
             watermark,
+            keep,
         } => {
             match schema {
                 None => {
@@ -48,6 +52,8 @@ pub async fn run(
                         name: name.clone(),
                         r#type: r#type.as_str().to_owned(),
                         queues: queues.unwrap_or_default(),
+                        retention_ms: keep.retention.unwrap_or_default(),
+                        retention_bytes: keep.retention_bytes.unwrap_or_default(),
                         ..CreateTopicRequest::default()
                     };
                     admin.create_topic(request).await?;
@@ -55,9 +61,20 @@ pub async fn run(
                 Some(columns) => {
                     let statement = create(name, *r#type, *queues, columns, watermark.as_deref())?;
                     sql::collect(&admin, &statement).await?;
+                    if keep.retention.is_some() || keep.retention_bytes.is_some() {
+                        admin.alter_topic(altered(name, None, *keep)).await?;
+                    }
                 }
             }
             terminal.say(&format!("created topic {name}"))
+        }
+        TopicCommand::Alter { name, queues, keep } => {
+            let topic = admin.alter_topic(altered(name, *queues, *keep)).await?;
+            terminal.say(&format!(
+                "topic {name}: {} queues, {}",
+                topic.queues,
+                kept(&topic)
+            ))
         }
         TopicCommand::Ls { output } => list(&admin.list_topics().await?)
             .print(*output, terminal.out)
@@ -71,6 +88,29 @@ pub async fn run(
         }
         TopicCommand::Produce(args) => produce(client, args, terminal).await,
         TopicCommand::Consume(args) => consume(client, args, terminal).await,
+    }
+}
+
+fn altered(name: &str, queues: Option<u32>, keep: KeepArgs) -> AlterTopicRequest {
+    AlterTopicRequest {
+        name: name.to_owned(),
+        queues: queues.unwrap_or_default(),
+        retention_ms: keep.retention,
+        retention_bytes: keep.retention_bytes,
+        ..AlterTopicRequest::default()
+    }
+}
+
+fn kept(topic: &Topic) -> String {
+    match (topic.retention_ms, topic.retention_bytes) {
+        (0, 0) => "kept for ever".to_owned(),
+        (ms, 0) => format!("kept for {}", keep::time_in_words(ms)),
+        (0, bytes) => format!("kept up to {}", keep::size_in_words(bytes)),
+        (ms, bytes) => format!(
+            "kept for {} and up to {}",
+            keep::time_in_words(ms),
+            keep::size_in_words(bytes)
+        ),
     }
 }
 
@@ -149,6 +189,17 @@ fn info(
             text.push_str(&format!(
                 "\n  WATERMARK FOR {} lags {delay:?}",
                 watermark.column
+            ));
+        }
+        text.push_str(&format!("\n  {}", kept(&topic)));
+        if let Some(sizes) = answer.sizes {
+            text.push_str(&format!(
+                "\n  hot {} in {} messages, cold {} in {} messages and {} files",
+                keep::size_in_words(sizes.hot_bytes),
+                sizes.hot_messages,
+                keep::size_in_words(sizes.cold_bytes),
+                sizes.cold_messages,
+                sizes.files
             ));
         }
         writeln!(terminal.out, "{text}\n").map_err(CliError::output)?;

@@ -8,17 +8,21 @@ use std::sync::Arc;
 use millpond_proto::limits;
 use millpond_proto::message::{Offset, QueueId};
 use millpond_proto::name::{GroupName, NameError, TopicName};
-use millpond_proto::task::Spawn;
+use millpond_proto::task::{Lane, Spawn};
 use millpond_proto::time::Timestamp;
 use millpond_proto::wire::admin as pb;
 use millpond_proto::wire::admin::admin_server::Admin;
 use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
 use millpond_storage::error::TierError;
 use millpond_storage::format::envelope::{Envelope, PropertyValue};
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
 use crate::authorize::{Action, Resource};
-use crate::broker::{BrokerError, Group, GroupProgress, GroupStart, NewTopic, Topic, TopicType};
+use crate::broker::{
+    Broker, BrokerError, Group, GroupProgress, GroupStart, NewRetention, NewTopic, Retention,
+    Topic, TopicType,
+};
 use crate::process;
 use crate::service::code::{explain, grpc, of_remedy};
 use crate::service::gate::{Admitted, Gate};
@@ -77,9 +81,13 @@ impl Admin for Administration {
             primary_key: Vec::new(),
             written_by: None,
         };
+        let retention = Retention {
+            ms: retention_ms(request.retention_ms)?.filter(|ms| *ms != 0),
+            bytes: Some(request.retention_bytes).filter(|bytes| *bytes != 0),
+        };
         let made = admitted
             .broker()?
-            .create_topic(topic)
+            .create_topic_keeping(topic, retention)
             .await
             .map_err(|e| grpc(&e))?;
         Ok(Response::new(topic_to_wire(made)))
@@ -92,8 +100,21 @@ impl Admin for Administration {
         let name = topic_name(&request.name)?;
         let queues = Some(request.queues).filter(|queues| *queues != 0);
         let columns = request.add_columns.into_iter().map(column).collect();
-        let altered = admitted.broker()?.alter_topic(&name, queues, columns).await;
-        Ok(Response::new(topic_to_wire(altered.map_err(|e| grpc(&e))?)))
+        let retention = NewRetention {
+            ms: match request.retention_ms {
+                Some(ms) => retention_ms(ms)?,
+                None => None,
+            },
+            bytes: request.retention_bytes,
+        };
+        let broker = admitted.broker()?;
+        let altered = broker.alter_topic(&name, queues, columns).await;
+        let mut altered = altered.map_err(|e| grpc(&e))?;
+        if retention != NewRetention::default() {
+            let changed = broker.set_retention(&name, retention).await;
+            altered = changed.map_err(|e| grpc(&e))?;
+        }
+        Ok(Response::new(topic_to_wire(altered)))
     }
 
     async fn list_topics(
@@ -125,8 +146,10 @@ impl Admin for Administration {
                 tiered: extent.tiered.0,
             })
             .collect();
+        let sizes = topic_sizes(broker, &topic);
         Ok(Response::new(pb::DescribeTopicResponse {
             topic: Some(topic_to_wire(topic)),
+            sizes: Some(sizes),
             ranges,
         }))
     }
@@ -288,6 +311,65 @@ impl Admin for Administration {
         Ok(Response::new(pb::TierResponse {
             messages: tiered.messages,
             bytes: tiered.bytes,
+            damaged: tiered.damaged,
+        }))
+    }
+
+    async fn compact(&self, request: Request<pb::CompactRequest>) -> Answered<pb::CompactResponse> {
+        let name = &request.get_ref().topic;
+        let resource = match name.as_str() {
+            "" => Resource::Server,
+            name => Resource::Topic(name),
+        };
+        let admitted = self.admit(&request, Action::Manage, resource)?;
+        let broker = admitted.broker()?;
+        let only = match name.as_str() {
+            "" => None,
+            name => Some(broker.topic(&topic_name(name)?).map_err(|e| grpc(&e))?.id),
+        };
+        let done = broker.compact(only).await.map_err(|e| tier_status(&e))?;
+        Ok(Response::new(pb::CompactResponse {
+            files_merged: done.files_merged,
+            files_made: done.files_made,
+            bytes_merged: done.bytes_merged,
+            bytes_made: done.bytes_made,
+        }))
+    }
+
+    async fn list_storage(
+        &self,
+        request: Request<pb::ListStorageRequest>,
+    ) -> Answered<pb::ListStorageResponse> {
+        let admitted = self.admit(&request, Action::Describe, Resource::Server)?;
+        let broker = admitted.broker()?;
+        let topics = broker.topics();
+        Ok(Response::new(pb::ListStorageResponse {
+            topics: topics
+                .iter()
+                .map(|topic| topic_sizes(broker, topic))
+                .collect(),
+            log_bytes: broker.log_bytes(),
+        }))
+    }
+
+    async fn verify(&self, request: Request<pb::VerifyRequest>) -> Answered<pb::VerifyResponse> {
+        let admitted = self.admit(&request, Action::Manage, Resource::Server)?;
+        let broker = Arc::clone(admitted.broker()?);
+        let (reply, answer) = oneshot::channel();
+        let work = async move {
+            // The asker may have left.
+            let _ = reply.send(broker.verify().await);
+        };
+        // Held until the answer is there: dropping the task would stop it.
+        let _task = self.spawn.spawn(Lane::Background, Box::pin(work));
+        let found = answer
+            .await
+            .map_err(|_| Status::unavailable("the server is closing; try again once it is back"))?
+            .map_err(|error| Status::new(of_remedy(error.remedy()), explain(&error)))?;
+        Ok(Response::new(pb::VerifyResponse {
+            whole: found.whole,
+            damage: found.damage,
+            notes: found.notes,
         }))
     }
 
@@ -307,6 +389,28 @@ fn server_to_wire(started_at: Timestamp) -> pb::Server {
         started_at: Some(to_wire(started_at)),
         cpu_ms: u64::try_from(cpu_ms).unwrap_or(u64::MAX),
         memory_bytes: process::memory_bytes().unwrap_or_default(),
+    }
+}
+
+fn retention_ms(ms: u64) -> Result<Option<i64>, Status> {
+    let too_long =
+        |_| Status::invalid_argument(format!("{ms} ms is too long; choose a shorter time"));
+    i64::try_from(ms).map(Some).map_err(too_long)
+}
+
+fn topic_sizes(broker: &Broker, topic: &Topic) -> pb::TopicSizes {
+    let sizes = broker.sizes_of(topic.id);
+    let extents = broker.extents(topic);
+    pb::TopicSizes {
+        topic: topic.name.to_string(),
+        hot_messages: sizes.hot_messages,
+        hot_bytes: sizes.hot_bytes,
+        cold_messages: sizes.cold.messages,
+        cold_bytes: sizes.cold.bytes,
+        files: sizes.cold.files,
+        lost: sizes.cold.lost,
+        first: extents.iter().map(|(_, e)| e.first.0).min().unwrap_or(0),
+        next: extents.iter().map(|(_, e)| e.next.0).max().unwrap_or(0),
     }
 }
 
@@ -387,6 +491,11 @@ fn topic_to_wire(topic: Topic) -> pb::Topic {
         }),
         written_by: topic.written_by.unwrap_or_default(),
         primary_key: topic.primary_key,
+        retention_ms: topic
+            .retention
+            .ms
+            .map_or(0, |ms| u64::try_from(ms).unwrap_or(0)),
+        retention_bytes: topic.retention.bytes.unwrap_or(0),
     }
 }
 

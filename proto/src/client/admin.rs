@@ -10,12 +10,13 @@ use crate::client::connection::Client;
 use crate::client::error::ClientError;
 use crate::wire::admin::query_response::Content;
 use crate::wire::admin::{
-    AlterGroupRequest, AlterTopicRequest, CancelJobRequest, CreateGroupRequest, CreateTopicRequest,
-    DeleteGroupRequest, DeleteTopicRequest, DescribeGroupRequest, DescribeGroupResponse,
-    DescribeJobRequest, DescribeServerRequest, DescribeTopicRequest, DescribeTopicResponse, Group,
-    Job, ListGroupsRequest, ListJobsRequest, ListTopicsRequest, QueryRequest, QueryResponse,
+    AlterGroupRequest, AlterTopicRequest, CancelJobRequest, CompactRequest, CompactResponse,
+    CreateGroupRequest, CreateTopicRequest, DeleteGroupRequest, DeleteTopicRequest,
+    DescribeGroupRequest, DescribeGroupResponse, DescribeJobRequest, DescribeServerRequest,
+    DescribeTopicRequest, DescribeTopicResponse, Group, Job, ListGroupsRequest, ListJobsRequest,
+    ListStorageRequest, ListStorageResponse, ListTopicsRequest, QueryRequest, QueryResponse,
     QuerySummary, ReadRequest, ReadResponse, Server, SubmitJobRequest, TierRequest, TierResponse,
-    Topic,
+    Topic, VerifyRequest, VerifyResponse,
 };
 
 /// Administers a server over a client's connection.
@@ -304,6 +305,44 @@ impl Admin {
     /// Any [`ClientError`].
     pub async fn tier(&self) -> Result<TierResponse, ClientError> {
         let answer = self.client.admin().tier(TierRequest {}).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Merges small Parquet files of a topic, or of all topics when it is empty, now.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn compact(&self, topic: &str) -> Result<CompactResponse, ClientError> {
+        let topic = topic.to_owned();
+        let answer = self.client.admin().compact(CompactRequest { topic }).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// How much every topic holds.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn list_storage(&self) -> Result<ListStorageResponse, ClientError> {
+        let answer = self
+            .client
+            .admin()
+            .list_storage(ListStorageRequest {})
+            .await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Checks every byte that the server stores.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn verify(&self) -> Result<VerifyResponse, ClientError> {
+        let answer = self.client.admin().verify(VerifyRequest {}).await;
         answer
             .map(tonic::Response::into_inner)
             .map_err(|status| self.client.status_error(&status))

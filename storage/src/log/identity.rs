@@ -81,7 +81,24 @@ fn text(settings: &Settings) -> String {
     format!("{text}crc32c {checksum:08x}\n")
 }
 
-fn check(bytes: &[u8], settings: &Settings) -> Result<(), OpenError> {
+/// What a folder was made with.
+pub(crate) struct Stored {
+    pub(crate) shards: u64,
+    pub(crate) wals: u16,
+}
+
+/// What a folder says of itself, without comparing it with anything.
+pub(crate) fn stored(disk: &dyn Disk) -> Result<Stored, OpenError> {
+    match read_file(disk, IDENTITY_FILE) {
+        Ok(bytes) => decode(&bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NotOurs {
+            folder: "the folder without a file MILLPOND".to_owned(),
+        }),
+        Err(error) => Err(disk_error("read the file MILLPOND")(error)),
+    }
+}
+
+fn decode(bytes: &[u8]) -> Result<Stored, OpenError> {
     let damaged = |detail: &str| OpenError::Damaged {
         what: "the file MILLPOND".to_owned(),
         detail: detail.to_owned(),
@@ -105,9 +122,18 @@ fn check(bytes: &[u8], settings: &Settings) -> Result<(), OpenError> {
             known: FORMAT,
         });
     }
+    let wals = u16::try_from(number("wals ")?);
+    Ok(Stored {
+        shards: number("shards ")?,
+        wals: wals.map_err(|_| damaged("it names too many WALs"))?,
+    })
+}
+
+fn check(bytes: &[u8], settings: &Settings) -> Result<(), OpenError> {
+    let stored = decode(bytes)?;
     let fixed = [
-        ("shards", number("shards ")?, settings.shards),
-        ("wals", number("wals ")?, settings.wals),
+        ("shards", stored.shards, settings.shards),
+        ("wals", u64::from(stored.wals), settings.wals),
     ];
     for (setting, stored, asked) in fixed {
         if stored != u64::from(asked) {

@@ -28,7 +28,7 @@ use crate::wal::spare::Spares;
 use crate::wal::writer::{self, Start, Writer};
 
 const META_FOLDER: &str = "meta";
-const META_FILE: &str = "meta/millpond.redb";
+pub(crate) const META_FILE: &str = "meta/millpond.redb";
 const TERM_KEY: &str = "term";
 
 /// A shard while it is rebuilt.

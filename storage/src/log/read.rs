@@ -185,6 +185,12 @@ impl Storage {
                         let batch = envelope::to_batch(&messages, &columns);
                         Some((Ok(batch), Some(next..left.end)))
                     }
+                    // Retention let go of messages meanwhile: the range is cut to what is kept.
+                    Err(ReadError::Trimmed { first, .. }) => {
+                        let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+                        let nothing = envelope::to_batch(&[], &columns);
+                        Some((Ok(nothing), Some(first..left.end)))
+                    }
                     Err(error) => Some((Err(error), None)),
                 }
             }

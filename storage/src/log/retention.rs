@@ -138,6 +138,9 @@ impl Storage {
         how: Compaction,
     ) -> Result<Compacted, TierError> {
         let _not_while_tiering = self.tiering.lock().await;
+        if self.cold.ages(topic).len() < how.files_min.max(2) {
+            return Ok(Compacted::default());
+        }
         self.cold.compact(topic, how).await
     }
 

@@ -919,6 +919,69 @@ async fn a_deleted_topic_stays_deleted_whatever_the_log_remembers() {
     assert_eq!(gone(&storage), 0);
 }
 
+#[tokio::test]
+async fn a_check_says_what_is_whole_and_what_is_damaged_with_and_without_a_server() {
+    let disk = SimulatedDisk::new();
+    let (storage, _) = open(&disk).await;
+    send_at(&storage, 0..10).await;
+    storage.tier().await.unwrap();
+    send_at(&storage, 10..20).await;
+    let found = storage.verify().await.unwrap();
+    assert_eq!((&found.damage[..], &found.notes[..]), (&[][..], &[][..]));
+    assert!(found.whole[1].starts_with("log 0: "), "{:?}", found.whole);
+    assert!(
+        found.whole[3].contains("1 files with 10 messages"),
+        "{:?}",
+        found.whole
+    );
+    storage.close().await;
+    let folder = |disk: &SimulatedDisk| {
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        let objects = Arc::new(DiskObjectStore::new(Arc::clone(&disk), "objects"));
+        folder::Folder::open(disk, objects).unwrap()
+    };
+    let before = disk.snapshot();
+    let at_rest = folder(&disk).verify().await.unwrap();
+    assert_eq!(at_rest.whole[3], found.whole[3]);
+    assert!(at_rest.damage.is_empty());
+    for (from, expected) in [(3, 3..10), (12, 12..20)] {
+        let read = folder(&disk)
+            .read(TOPIC, QueueId(1), Offset(from), 99)
+            .await;
+        let offsets: Vec<u64> = read.unwrap().unwrap().iter().map(|m| m.offset).collect();
+        assert_eq!(offsets, expected.collect::<Vec<u64>>());
+    }
+    let seen = folder(&disk).project::<Seen>(ShardId(1)).unwrap().unwrap();
+    assert_eq!(seen.0.len(), 20);
+    assert!(before == disk.snapshot(), "looking changes nothing");
+
+    let files: Vec<String> = before.into_keys().collect();
+    let file = |part: &str| {
+        files
+            .iter()
+            .find(|path| path.contains(part))
+            .unwrap()
+            .clone()
+    };
+    disk.flip_bit(&file("/data/"), 800);
+    let found = folder(&disk).verify().await.unwrap();
+    assert_eq!(found.damage.len(), 1, "{:?}", found.damage);
+    assert!(
+        found.damage[0].contains("offsets 0 to 9 of queue 1"),
+        "{:?}",
+        found.damage
+    );
+    disk.flip_bit(&file("/manifest/"), 800);
+    let path = wal_files(&disk).into_keys().find(|path| {
+        let bytes = &wal_files(&disk)[path];
+        bytes.windows(9).any(|window| window == b"body 1 15")
+    });
+    let path = path.unwrap();
+    disk.flip_bit(&path, bit_of(&wal_files(&disk)[&path], "body 1 15"));
+    let found = folder(&disk).verify().await.unwrap();
+    assert_eq!(found.damage.len(), 2, "{:?}", found.damage);
+}
+
 async fn send_to_0(storage: &Storage, offset: u64) {
     let filler = Envelope {
         topic: 9,

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
+use redb::backends::InMemoryBackend;
 use redb::{
     Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend,
     TableDefinition, TableError,
@@ -57,6 +58,37 @@ impl EmbeddedMeta {
         let file = disk.open(path).map_err(explained)?;
         Ok(Self {
             database: RwLock::new(Some(database(file)?)),
+            path: path.to_owned(),
+        })
+    }
+
+    /// The facts of a store that nobody has open, in memory: its file stays as it is, and what is
+    /// changed here is forgotten. Empty when there is no such file.
+    ///
+    /// # Errors
+    /// [`MetaError`] when the file can not be read, or is not one of ours.
+    pub fn copy_of(disk: &dyn Disk, path: &str) -> Result<Self, MetaError> {
+        let explained = |error: io::Error| MetaError {
+            detail: format!("{path}: {error}"),
+        };
+        let backend = InMemoryBackend::new();
+        match disk.open(path) {
+            Ok(file) => {
+                let length = file.len().map_err(explained)?;
+                let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+                file.read_at(&mut bytes, 0).map_err(explained)?;
+                backend.set_len(length).map_err(explained)?;
+                backend.write(0, &bytes).map_err(explained)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(explained(error)),
+        }
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(backend)
+            .map_err(failed)?;
+        Ok(Self {
+            database: RwLock::new(Some(database)),
             path: path.to_owned(),
         })
     }

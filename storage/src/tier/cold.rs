@@ -171,6 +171,27 @@ impl From<LoadError> for TierError {
     }
 }
 
+/// Reads the manifest that a pointer names.
+async fn load(
+    objects: &dyn ObjectStore,
+    topic: TopicId,
+    pointer: &[u8],
+) -> Result<Manifest, LoadError> {
+    let version = version_of(pointer).ok_or_else(|| LoadError::Pointer(pointer_key(topic)))?;
+    let path = manifest_path(topic, version);
+    let read = async { objects.get(&path).await?.bytes().await };
+    let bytes: Bytes = read
+        .await
+        .map_err(|source| LoadError::Objects(path.to_string(), source))?;
+    Manifest::decode(&bytes)
+        .and_then(|m| {
+            let ours = m.topic == topic.0 && m.version == version;
+            ours.then_some(m)
+                .ok_or(ManifestError::Damaged("it belongs elsewhere"))
+        })
+        .map_err(|source| LoadError::Manifest(path.to_string(), source))
+}
+
 impl Cold {
     /// Loads the manifest of every topic.
     ///
@@ -224,20 +245,7 @@ impl Cold {
     }
 
     async fn load(&self, topic: TopicId, pointer: &[u8]) -> Result<Arc<Index>, LoadError> {
-        let version = version_of(pointer).ok_or_else(|| LoadError::Pointer(pointer_key(topic)))?;
-        let path = manifest_path(topic, version);
-        let read = async { self.objects.get(&path).await?.bytes().await };
-        let bytes: Bytes = read
-            .await
-            .map_err(|source| LoadError::Objects(path.to_string(), source))?;
-        let manifest = Manifest::decode(&bytes)
-            .and_then(|m| {
-                let ours = m.topic == topic.0 && m.version == version;
-                ours.then_some(m)
-                    .ok_or(ManifestError::Damaged("it belongs elsewhere"))
-            })
-            .map_err(|source| LoadError::Manifest(path.to_string(), source))?;
-        Ok(Arc::new(manifest.into()))
+        Ok(Arc::new(load(&*self.objects, topic, pointer).await?.into()))
     }
 
     /// Offsets of a queue that are cold; `None` when there are none.
@@ -317,18 +325,19 @@ impl Cold {
         };
 
         let mut next = current.manifest().clone();
+        let mut extents = next.extents();
         let mut bytes = 0;
         if !messages.is_empty() {
             let made = file::make(file_key(topic, next.next_file), topic, messages)
                 .map_err(parquet_failed(topic))?;
             let file = self.put_file(topic, &mut next.next_file, made).await?;
             bytes = file.bytes;
+            for run in &file.runs {
+                let offsets = run.offsets();
+                let known = extents.entry(run.queue).or_insert_with(|| offsets.clone());
+                known.end = known.end.max(offsets.end);
+            }
             next.files.push(file);
-        }
-        let mut extents = current.manifest().extents();
-        for (queue, extent) in next.extents() {
-            let known = extents.entry(queue).or_insert_with(|| extent.clone());
-            known.end = known.end.max(extent.end);
         }
         for (queue, range) in moved {
             let known = extents.entry(queue.0).or_insert_with(|| range.clone());

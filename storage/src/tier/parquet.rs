@@ -139,22 +139,7 @@ impl Merge {
         base: u64,
         batch: &RecordBatch,
     ) -> Result<(), ParquetError> {
-        let holds = |column: &str, is: &dyn Fn(usize, i128) -> bool| {
-            let values = batch.column_by_name(column)?;
-            let values = arrow::compute::cast(values, &arrow::datatypes::DataType::Int64).ok()?;
-            let values = values
-                .as_primitive_opt::<arrow::datatypes::Int64Type>()?
-                .values();
-            let mut rows = values.iter().enumerate();
-            Some(rows.all(|(row, &value)| is(row, i128::from(value))))
-        };
-        // Unsigned numbers are stored as the signed ones of the same bits.
-        let is_queue = |_, value| value == i128::from(queue.cast_signed());
-        let is_offset =
-            |row, value| value == i128::from((base.wrapping_add(row as u64)).cast_signed());
-        if holds("queue", &is_queue) != Some(true) || holds("offset", &is_offset) != Some(true) {
-            return Err(damage("its rows are not those that the manifest names"));
-        }
+        Self::check(queue, base, batch)?;
         let bytes: usize = batch
             .columns()
             .iter()
@@ -180,6 +165,27 @@ impl Merge {
             }),
         }
         self.rows += count;
+        Ok(())
+    }
+
+    /// Whether a batch has the offsets of `queue` from `base` on.
+    pub(crate) fn check(queue: u32, base: u64, batch: &RecordBatch) -> Result<(), ParquetError> {
+        let holds = |column: &str, is: &dyn Fn(usize, i128) -> bool| {
+            let values = batch.column_by_name(column)?;
+            let values = arrow::compute::cast(values, &arrow::datatypes::DataType::Int64).ok()?;
+            let values = values
+                .as_primitive_opt::<arrow::datatypes::Int64Type>()?
+                .values();
+            let mut rows = values.iter().enumerate();
+            Some(rows.all(|(row, &value)| is(row, i128::from(value))))
+        };
+        // Unsigned numbers are stored as the signed ones of the same bits.
+        let is_queue = |_, value| value == i128::from(queue.cast_signed());
+        let is_offset =
+            |row, value| value == i128::from((base.wrapping_add(row as u64)).cast_signed());
+        if holds("queue", &is_queue) != Some(true) || holds("offset", &is_offset) != Some(true) {
+            return Err(damage("its rows are not those that the manifest names"));
+        }
         Ok(())
     }
 

@@ -217,7 +217,8 @@ impl Cold {
     /// # Errors
     /// [`TierError`] when the metadata store does not answer.
     pub(crate) fn unbury(&self, durable: &[u64], begins: &[u64]) -> Result<(), TierError> {
-        let gone: Vec<TopicId> = self.garbage().gone.iter().copied().collect();
+        let mut gone: Vec<TopicId> = self.garbage().gone.iter().copied().collect();
+        gone.sort_unstable();
         for topic in gone {
             let key = tombstone_key(topic);
             let Some(tombstone) = self.meta.get(&key)? else {

@@ -1,1 +1,177 @@
+//! Checking the cold tier: every manifest, every byte of every file, every gap.
+//!
+//! Believes only the metadata store's pointers. Changes nothing, and goes on behind whatever it finds.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use millpond_proto::message::TopicId;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStoreExt as _, PutPayload};
+
+use crate::error::OpenError;
+use crate::format::manifest::{File, Manifest};
+use crate::log::Findings;
+use crate::meta::MetaStore;
+use crate::tier::cold::{LoadError, load, manifest_path, topic_of_pointer};
+use crate::tier::parquet::{self as file, CheckedFile, Merge};
+
+/// Checks all topics.
+///
+/// # Errors
+/// [`OpenError`] when a store does not answer; damage is a finding.
+pub(crate) async fn verify(
+    objects: &Arc<dyn ObjectStore>,
+    meta: &dyn MetaStore,
+    findings: &mut Findings,
+) -> Result<(), OpenError> {
+    let mut needed: HashSet<Path> = HashSet::new();
+    let (mut files, mut bytes, mut messages) = (0_u64, 0_u64, 0_u64);
+    let mut topics = 0_u64;
+    let mut is_known = true;
+    for key in meta.keys("topic/")? {
+        let Some(topic) = topic_of_pointer(&key) else {
+            continue;
+        };
+        let Some(pointer) = meta.get(&key)? else {
+            continue;
+        };
+        topics += 1;
+        let manifest = match load(&**objects, topic, &pointer.value).await {
+            Ok(manifest) => manifest,
+            Err(LoadError::Objects(place, source))
+                if !matches!(source, object_store::Error::NotFound { .. }) =>
+            {
+                return Err(LoadError::Objects(place, source).into());
+            }
+            Err(error) => {
+                let error = OpenError::from(error);
+                findings.damage.push(format!("topic {topic}: {error}"));
+                is_known = false;
+                continue;
+            }
+        };
+        needed.insert(manifest_path(topic, manifest.version));
+        for file in &manifest.files {
+            needed.insert(Path::from(file.key.as_str()));
+            match check(objects, topic, file).await? {
+                Ok(()) => {
+                    files += 1;
+                    bytes += file.bytes;
+                    messages += file.rows;
+                }
+                Err(why) => findings.damage.push(format!(
+                    "{} is damaged ({why}): up to {} messages of topic {topic} can not be read, {}",
+                    file.key,
+                    file.rows,
+                    offsets(file)
+                )),
+            }
+        }
+        report_gaps(topic, &manifest, findings);
+    }
+    findings.whole.push(format!(
+        "cold tier: {topics} topics, {files} files with {messages} messages and {bytes} bytes"
+    ));
+    let listed: Vec<_> = objects
+        .list(Some(&Path::from("topics")))
+        .try_collect()
+        .await
+        .map_err(|source| OpenError::Objects {
+            what: "list the files of topics".to_owned(),
+            source,
+        })?;
+    let orphans = listed.iter().filter(|o| !needed.contains(&o.location));
+    let count = orphans.count();
+    if is_known && count > 0 {
+        findings.notes.push(format!(
+            "{count} objects belong to no topic: a reader still holds them, or the next start removes them"
+        ));
+    }
+    Ok(())
+}
+
+fn report_gaps(topic: TopicId, manifest: &Manifest, findings: &mut Findings) {
+    for (queue, gap) in manifest.gaps() {
+        findings.damage.push(format!(
+            "topic {topic}, queue {queue}: offsets {} to {} were damaged before they could be moved",
+            gap.start,
+            gap.end - 1
+        ));
+    }
+}
+
+fn offsets(file: &File) -> String {
+    let runs: Vec<String> = file
+        .runs
+        .iter()
+        .take(3)
+        .map(|run| {
+            let offsets = run.offsets();
+            format!(
+                "offsets {} to {} of queue {}",
+                offsets.start,
+                offsets.end - 1,
+                run.queue
+            )
+        })
+        .collect();
+    let more = if file.runs.len() > runs.len() {
+        " and more"
+    } else {
+        ""
+    };
+    format!("{}{more}", runs.join(", "))
+}
+
+/// Whether every byte of a file is what was written and every row what the manifest names; else why not.
+async fn check(
+    objects: &Arc<dyn ObjectStore>,
+    topic: TopicId,
+    known: &File,
+) -> Result<Result<(), String>, OpenError> {
+    let bytes = match CheckedFile::new(objects, known).all().await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            return match file::store_error(error) {
+                Ok(object_store::Error::NotFound { .. }) => Ok(Err("it is missing".to_owned())),
+                Ok(source) => Err(OpenError::Objects {
+                    what: format!("read {}", known.key),
+                    source,
+                }),
+                Err(error) => Ok(Err(error.to_string())),
+            };
+        }
+    };
+    let rows = async {
+        let copy: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let path = Path::from(known.key.as_str());
+        copy.put(&path, PutPayload::from(bytes))
+            .await
+            .map_err(|error| parquet::errors::ParquetError::External(Box::new(error)))?;
+        let copy = CheckedFile::new(&copy, known);
+        let footer = file::footer(copy.clone(), known).await?;
+        for run in &known.runs {
+            let rows = run.first_row..run.first_row + run.count;
+            let columns = file::column_names();
+            let mut batches = file::batches(copy.clone(), footer.clone(), rows, &columns)?;
+            let mut at = run.base;
+            while let Some(batch) = batches.next().await {
+                let batch = batch?;
+                Merge::check(run.queue, at, &batch)?;
+                crate::format::columns::from_batch(&batch, topic)
+                    .map_err(|error| parquet::errors::ParquetError::General(error.to_string()))?;
+                at += batch.num_rows() as u64;
+            }
+            if at != run.offsets().end {
+                let ends = "its rows end early".to_owned();
+                return Err(parquet::errors::ParquetError::General(ends));
+            }
+        }
+        Ok(())
+    };
+    Ok(rows.await.map_err(|error| error.to_string()))
+}

@@ -1,0 +1,124 @@
+//! The tools that look after what is stored, as an operator types them: with a server and without one.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use millpond_tests::harness::{Folder, Server, binary};
+
+fn said(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+/// Everything that a command says, when it succeeds.
+fn told(server: &Server, arguments: &[&str]) -> String {
+    let output = server.try_millpond(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+    said(&output)
+}
+
+fn without_a_server(arguments: &[&str]) -> Output {
+    let mut command = std::process::Command::new(binary());
+    command.arg("storage").args(arguments).output().unwrap()
+}
+
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(below(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn what_is_stored_can_be_listed_merged_checked_and_printed() {
+    let folder = Folder::new();
+    let server = folder.serve();
+    let create = ["topic", "create", "o", "--queues", "1", "--retention", "7d"];
+    told(&server, &create);
+    for body in ["first", "second", "third"] {
+        told(
+            &server,
+            &["topic", "produce", "o", "--body", body, "--key", "k"],
+        );
+        if body != "third" {
+            told(&server, &["storage", "tier"]);
+        }
+    }
+    let altered = told(
+        &server,
+        &["topic", "alter", "o", "--retention-bytes", "1GiB"],
+    );
+    assert!(altered.contains("kept for 7d and up to 1 GiB"), "{altered}");
+    let info = told(&server, &["topic", "info", "o"]);
+    assert!(
+        info.contains("cold") && info.contains("in 2 messages and 2 files"),
+        "{info}"
+    );
+    let merged = told(&server, &["storage", "compact", "o"]);
+    assert!(merged.contains("merged 2 files"), "{merged}");
+    let listed = told(&server, &["storage", "ls", "-o", "csv"]);
+    let row: Vec<&str> = listed
+        .lines()
+        .find(|l| l.starts_with("o,"))
+        .unwrap()
+        .split(',')
+        .collect();
+    assert_eq!(row[3..], ["1", "1", "2", "0", "0", "3"], "{listed}");
+    let dumped = told(&server, &["storage", "dump", "o", "0", "1"]);
+    assert!(!dumped.contains("first"), "{dumped}");
+    assert!(
+        dumped.contains("offset 1") && dumped.contains("body of 6 bytes \"second\""),
+        "{dumped}"
+    );
+    let checked = told(&server, &["storage", "verify"]);
+    assert!(checked.contains("1 files with 2 messages"), "{checked}");
+
+    let data = folder.data();
+    let at = data.to_str().unwrap();
+    let in_use = without_a_server(&["verify", "--data", at]);
+    assert!(
+        !in_use.status.success() && said(&in_use).contains("stop that one"),
+        "{}",
+        said(&in_use)
+    );
+    assert!(server.stop());
+
+    let whole = without_a_server(&["verify", "--data", at]);
+    assert!(whole.status.success(), "{}", said(&whole));
+    let dumped = said(&without_a_server(&["dump", "o", "--data", at]));
+    let bodies: Vec<bool> = ["first", "second", "third"]
+        .map(|b| dumped.contains(b))
+        .into();
+    assert_eq!(bodies, [true, true, true], "{dumped}");
+    let files = below(&data);
+    let find = |end: &str| {
+        files
+            .iter()
+            .find(|path| path.to_str().unwrap().ends_with(end))
+            .unwrap()
+    };
+    let segment = find(".log").strip_prefix(&data).unwrap().to_str().unwrap();
+    let records = said(&without_a_server(&["dump", segment, "--data", at]));
+    assert!(records.contains("change TopicSet"), "{records}");
+
+    let parquet = find(".parquet");
+    let mut bytes = std::fs::read(parquet).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(parquet, bytes).unwrap();
+    let damaged = without_a_server(&["verify", "--data", at]);
+    assert_eq!(damaged.status.code(), Some(1));
+    assert!(
+        said(&damaged).contains("offsets 0 to 1 of queue 0"),
+        "{}",
+        said(&damaged)
+    );
+    let nowhere = without_a_server(&["verify", "--data", "nowhere-at-all"]);
+    assert!(!nowhere.status.success() && !Path::new("nowhere-at-all").exists());
+}
