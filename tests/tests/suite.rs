@@ -2,7 +2,8 @@
 //!
 //! One binary, because each further one would link the whole product again. Reading order: [`tidy`]
 //! (rules a program can check), [`simulation`] (one seed, one run), [`flights`] (the main job on real
-//! data), [`errors`] (bad input), [`streams`] (reading by offset), [`readme`] (what the README promises).
+//! data), [`slt`] (SQL, statement by statement), [`errors`] (bad input), [`streams`] (reading by offset), [`readme`]
+//! (what the README promises).
 
 #![expect(
     clippy::unwrap_used,
@@ -16,5 +17,6 @@ mod errors;
 mod flights;
 mod readme;
 mod simulation;
+mod slt;
 mod streams;
 mod tidy;

@@ -125,7 +125,7 @@ impl Kind {
             Self::Boolean => "BOOLEAN".into(),
             Self::Timestamp => "TIMESTAMP".into(),
             Self::Date => "DATE".into(),
-            Self::Bytes => "BYTES as hex".into(),
+            Self::Bytes => "text of hex digits".into(),
         }
     }
 
