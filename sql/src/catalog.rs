@@ -133,7 +133,7 @@ impl Table {
             .cloned()
             .collect();
         let input = Arc::new(Schema::new(input));
-        let planned = DFSchema::try_from(input.as_ref().clone())?;
+        let names = DFSchema::try_from(input.as_ref().clone())?;
 
         let mut fields = Vec::with_capacity(columns.len() + SYSTEM.len());
         let mut computed = Vec::with_capacity(columns.len());
@@ -144,7 +144,9 @@ impl Table {
                 computed.push(None);
                 continue;
             };
-            let mut expression = plan_expression(text, &planned)?;
+            // A position would count in the expression, not in the statement.
+            let planned = plan_expression(text, &names);
+            let mut expression = planned.map_err(SqlError::without_position)?;
             let mut data_type = expression.data_type(&input)?;
             if !column.sql_type.is_empty() {
                 data_type = arrow_type(&parse_type(&column.sql_type)?)?;
@@ -180,6 +182,28 @@ fn plan_expression(text: &str, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr
     let logical =
         state.create_logical_expr_from_sql_expr(ExprWithAlias { expr, alias: None }, schema)?;
     Ok(state.create_physical_expr(logical, schema)?)
+}
+
+/// The SQL name of a type that a table has.
+#[must_use]
+pub fn sql_type(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Utf8 => "VARCHAR".to_owned(),
+        DataType::Int8 => "TINYINT".to_owned(),
+        DataType::Int16 => "SMALLINT".to_owned(),
+        DataType::Int32 => "INT".to_owned(),
+        DataType::Int64 => "BIGINT".to_owned(),
+        DataType::Float32 => "FLOAT".to_owned(),
+        DataType::Float64 => "DOUBLE".to_owned(),
+        DataType::Boolean => "BOOLEAN".to_owned(),
+        DataType::Date32 => "DATE".to_owned(),
+        DataType::Binary => "BYTES".to_owned(),
+        DataType::Timestamp(_, _) => "TIMESTAMP".to_owned(),
+        DataType::Decimal128(precision, scale) => format!("DECIMAL({precision}, {scale})"),
+        DataType::List(field) => format!("{}[]", sql_type(field.data_type())),
+        DataType::Map(_, _) => "MAP(VARCHAR, VARCHAR)".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// Most digits of a decimal.

@@ -1,8 +1,9 @@
 //! Envelopes to rows: from what the log holds to the columns of a topic's table.
 //!
-//! Bodies are parsed only when a declared column is asked for, and then always as all declared columns:
-//! whether a body is good must not depend on which columns a query happens to name. A body that does
-//! not parse is NULL in every declared column, is counted, and says why in `_decode_error`.
+//! Bodies are parsed only when a declared column is asked for, and then checked as all declared columns:
+//! whether a body is good must not depend on which columns a query happens to name. Columns are built only of
+//! what is asked for. A body that does not parse is NULL in every declared column, is counted, and says why in
+//! `_decode_error`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -55,6 +56,7 @@ impl TopicDecoder {
         let declared = table.computed.len();
         let mut fields = Vec::with_capacity(projection.len());
         let mut system = BTreeSet::new();
+        let mut wanted = BTreeSet::new();
         let mut parses = false;
         for &at in projection {
             let field = table.schema.fields().get(at).ok_or_else(|| SqlError::Bug {
@@ -64,8 +66,16 @@ impl TopicDecoder {
             if let Some(expression) = table.computed.get(at) {
                 // Whether a computed column is NULL depends on whether the body parses.
                 parses = true;
-                for column in expression.iter().flat_map(collect_columns) {
-                    system.extend(system_name(column.name()));
+                match expression {
+                    None => {
+                        wanted.insert(field.name().clone());
+                    }
+                    Some(expression) => {
+                        for column in collect_columns(expression) {
+                            system.extend(system_name(column.name()));
+                            wanted.insert(column.name().to_owned());
+                        }
+                    }
                 }
             } else {
                 system.extend(system_name(field.name()));
@@ -77,7 +87,9 @@ impl TopicDecoder {
         if parses && !envelope.contains(&"body") {
             envelope.push("body");
         }
-        let json = parses.then(|| JsonDecoder::new(Arc::clone(&table.body)));
+        let json = parses.then(|| {
+            JsonDecoder::new(Arc::clone(&table.body)).with_wanted(|name| wanted.contains(name))
+        });
         Ok(Self {
             schema: Arc::new(Schema::new(fields)),
             projection: projection.to_vec(),

@@ -97,6 +97,14 @@ impl Dialect for MillpondDialect {
         true
     }
 
+    fn supports_bitwise_shift_operators(&self) -> bool {
+        true
+    }
+
+    fn support_map_literal_syntax(&self) -> bool {
+        true
+    }
+
     fn supports_notnull_operator(&self) -> bool {
         true
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use datafusion::common::{Column, TableReference};
 use datafusion::error::DataFusionError;
 use millpond_proto::remedy::Remedy;
 
@@ -157,7 +158,43 @@ impl SqlError {
         })
     }
 
-    /// Sorts an error of the query engine into ours; `known_tables` feeds the suggestions.
+    /// Adds the nearest known name where there is no suggestion yet.
+    fn or_near<'a>(mut self, name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        if let Self::Unknown(refusal) = &mut self
+            && refusal.suggestion.is_none()
+        {
+            refusal.suggestion = nearest(name, known).map(|near| format!("did you mean {near}?"));
+        }
+        self
+    }
+
+    /// Adds a suggestion where there is none yet.
+    #[must_use]
+    pub fn or_say(mut self, suggestion: &str) -> Self {
+        if let Self::Unknown(refusal) | Self::Invalid(refusal) | Self::NotAllowed(refusal) =
+            &mut self
+        {
+            refusal
+                .suggestion
+                .get_or_insert_with(|| suggestion.to_owned());
+        }
+        self
+    }
+
+    /// Takes the position away: it counts in another text than the statement.
+    #[must_use]
+    pub fn without_position(mut self) -> Self {
+        if let Self::Syntax(refusal)
+        | Self::NotAllowed(refusal)
+        | Self::Unknown(refusal)
+        | Self::Invalid(refusal) = &mut self
+        {
+            refusal.position = None;
+        }
+        self
+    }
+
+    /// Sorts an error of the query engine into ours.
     #[must_use]
     pub fn from_engine(error: DataFusionError) -> Self {
         engine_error(error)
@@ -242,12 +279,7 @@ fn classify(error: Arc<DataFusionError>) -> SqlError {
             SchemaError::FieldNotFound {
                 field,
                 valid_fields,
-            } => SqlError::unknown(
-                "column",
-                &field.name,
-                None,
-                valid_fields.iter().map(|field| field.name.as_str()),
-            ),
+            } => unknown_column(field, valid_fields),
             other => SqlError::Invalid(Refusal {
                 position: None,
                 cause: first_line(&other.to_string()),
@@ -260,11 +292,10 @@ fn classify(error: Arc<DataFusionError>) -> SqlError {
             advice: "read fewer rows or columns, or group by fewer keys",
         },
         DataFusionError::Plan(text) | DataFusionError::Configuration(text) => {
-            SqlError::Invalid(Refusal {
-                position: None,
-                cause: first_line(text),
-                suggestion: None,
-            })
+            plan_error(&first_line(text))
+        }
+        DataFusionError::NotImplemented(text) if misplaced(text).is_some() => {
+            SqlError::Invalid(misplaced(text).expect("it was looked at just now"))
         }
         DataFusionError::NotImplemented(text) => SqlError::NotAllowed(Refusal {
             position: None,
@@ -288,6 +319,105 @@ fn classify(error: Arc<DataFusionError>) -> SqlError {
             cause: first_line(&other.to_string()),
         },
     }
+}
+
+/// A column that is not there, or a table before it that the query does not name.
+fn unknown_column(field: &Column, valid: &[Column]) -> SqlError {
+    if let Some(relation) = &field.relation {
+        let table = relation.table();
+        let tables: Vec<&str> = valid
+            .iter()
+            .filter_map(|column| column.relation.as_ref().map(TableReference::table))
+            .collect();
+        if !tables.contains(&table) {
+            return SqlError::unknown("table or alias", table, None, tables);
+        }
+        let of_table = valid
+            .iter()
+            .filter(|column| column.relation.as_ref().map(TableReference::table) == Some(table));
+        let names = of_table.map(|column| column.name.as_str());
+        return SqlError::unknown("column", &format!("{table}.{}", field.name), None, [""; 0])
+            .or_near(&field.name, names);
+    }
+    let names = valid.iter().map(|column| column.name.as_str());
+    SqlError::unknown("column", &field.name, None, names)
+}
+
+/// The planner's sentences that we can say better.
+fn plan_error(text: &str) -> SqlError {
+    let invalid = |cause: String, suggestion: Option<&str>| {
+        SqlError::Invalid(Refusal {
+            position: None,
+            cause,
+            suggestion: suggestion.map(str::to_owned),
+        })
+    };
+    if let Some(name) = between(text, "Invalid function '", "'") {
+        return SqlError::unknown("function", name, None, crate::runtime::function_names());
+    }
+    if let Some((_, rest)) = text.split_once("Function '")
+        && rest.contains("failed to match any signature")
+        && let Some((name, _)) = rest.split_once('\'')
+    {
+        return invalid(
+            format!("function {name} does not take arguments of these types"),
+            Some("cast them, for example CAST(x AS DOUBLE)"),
+        );
+    }
+    if let Some(call) = between(text, "the given name and argument types '", "'")
+        && let Some((name, types)) = call.split_once('(')
+    {
+        return invalid(
+            format!("function {name} does not take ({types}"),
+            Some("see what it takes, and cast the arguments, for example CAST(x AS DOUBLE)"),
+        );
+    }
+    if let Some(name) = between(text, "table 'main.", "' not found")
+        && let Some((schema, _)) = name.split_once('.')
+    {
+        let schemas = [crate::runtime::TOPICS_SCHEMA, crate::runtime::SYSTEM_SCHEMA];
+        if !schemas.contains(&schema) {
+            return SqlError::unknown("schema", schema, None, schemas)
+                .or_say("topics are named without a schema, system tables as millpond.name");
+        }
+    }
+    if let Some((_, rest)) = text.split_once("While expanding wildcard, ") {
+        return invalid(
+            rest.split(", currently").next().unwrap_or(rest).to_owned(),
+            None,
+        );
+    }
+    invalid(text.to_owned(), None)
+}
+
+/// A subquery or an aggregate where the engine can not compute one.
+fn misplaced(text: &str) -> Option<Refusal> {
+    let (_, what) = text.split_once("Physical plan does not support logical expression ")?;
+    let (cause, suggestion) = if what.starts_with("AggregateFunction") {
+        (
+            "an aggregate can not stand here",
+            "aggregate in a subquery first, and use its column here",
+        )
+    } else if what.starts_with("InSubquery") || what.starts_with("Exists") {
+        (
+            "IN and EXISTS with a subquery can not stand here",
+            "move them to WHERE, or join with the subquery",
+        )
+    } else {
+        return None;
+    };
+    Some(Refusal {
+        position: None,
+        cause: cause.to_owned(),
+        suggestion: Some(suggestion.to_owned()),
+    })
+}
+
+fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    text.split_once(before)?
+        .1
+        .split_once(after)
+        .map(|(found, _)| found)
 }
 
 /// The known name nearest to a misspelt one, if one is near enough to be meant.

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`topic`] (what is asked from above), [`statement`] and [`dialect`] (text in),
 //! [`catalog`] (a topic as a table), [`decode`] (envelopes to rows), [`plan`] (rewrites), [`runtime`]
-//! (what queries run in), [`batch`] (bounded queries), [`continuous`] (what is asked of the job runtime),
+//! (what queries run in), [`function`] (functions of ours), [`batch`] (bounded queries), [`continuous`] (what is asked of the job runtime),
 //! [`sql`] (the way in), [`answer`], [`error`].
 
 pub mod answer;
@@ -16,11 +16,14 @@ pub mod continuous;
 pub mod decode;
 pub mod dialect;
 pub mod error;
+pub mod function;
 pub mod job;
 pub mod operator;
 pub mod plan;
 pub mod progress;
 pub mod runtime;
+#[cfg(any(test, feature = "test-util"))]
+pub mod slt;
 pub mod sort;
 pub mod sql;
 pub mod state;

@@ -17,6 +17,9 @@ use datafusion::prelude::SessionConfig;
 use millpond_proto::limits;
 use object_store::ObjectStore;
 
+use crate::function::all::all;
+use crate::function::json::Arrows;
+
 /// Knows no store and takes none.
 #[derive(Debug)]
 struct NoStores;
@@ -79,14 +82,18 @@ pub fn config(partitions: usize) -> SessionConfig {
     config
 }
 
-/// A fresh session: all functions over values, none over files.
+/// A fresh session: all functions over values, the engine's and ours, none over files.
 #[must_use]
 pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
+    let mut planners = SessionStateDefaults::default_expr_planners();
+    planners.insert(0, Arc::new(Arrows));
+    let mut functions = SessionStateDefaults::default_scalar_functions();
+    functions.extend(all());
     SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
-        .with_expr_planners(SessionStateDefaults::default_expr_planners())
-        .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
+        .with_expr_planners(planners)
+        .with_scalar_functions(functions)
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .build()
@@ -98,6 +105,16 @@ static EXPRESSIONS: LazyLock<SessionState> = LazyLock::new(|| {
         .expect("a runtime without files and stores needs nothing from outside");
     session_state(config(1), runtime)
 });
+
+/// Names of all functions, for suggestions.
+pub(crate) fn function_names() -> Vec<String> {
+    let state = expressions();
+    let mut names: Vec<String> = state.scalar_functions().keys().cloned().collect();
+    names.extend(state.aggregate_functions().keys().cloned());
+    names.extend(state.window_functions().keys().cloned());
+    names.sort();
+    names
+}
 
 /// The session that expressions outside of queries are planned with.
 pub(crate) fn expressions() -> &'static SessionState {

@@ -9,12 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
-use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use datafusion::prelude::DataFrame;
 use datafusion::sql::sqlparser::ast::Query;
 use futures::StreamExt;
-use millpond_connectors::format::json::encode_rows;
 use millpond_proto::limits;
 use millpond_proto::task::{Lane, Spawn, Task};
 use millpond_proto::time::{Clock, within};
@@ -24,14 +22,16 @@ use tokio::sync::mpsc;
 
 use crate::answer::Answer;
 use crate::batch::copy;
+use crate::batch::insert::Target;
 use crate::batch::notices::Notices;
 use crate::batch::session::{Sessions, jobs_batch};
+use crate::batch::view;
 use crate::catalog::{self, check_columns, table_schema, timestamp};
 use crate::continuous::Continuous;
 use crate::error::SqlError;
 use crate::runtime::locked_runtime;
-use crate::statement::{CreateTopic, Statement, parse, parse_query, quoted};
-use crate::topic::{ColumnSpec, NewTopic, OutputRow, TopicInfo, Topics};
+use crate::statement::{AlterTopic, CreateTopic, Shown, Statement, parse, parse_query};
+use crate::topic::{NewTopic, TopicInfo, Topics};
 
 /// What SQL is made of.
 #[derive(Clone, Debug)]
@@ -76,10 +76,7 @@ type Events = mpsc::Sender<Result<Event, SqlError>>;
 enum Sink {
     Answer,
     Parquet(Path),
-    Topic {
-        topic: TopicInfo,
-        columns: Vec<Field>,
-    },
+    Topic(Target),
 }
 
 impl Sql {
@@ -133,12 +130,13 @@ impl Sql {
                 self.run(*query, None, Sink::Parquet(path), "COPY").await
             }
             Statement::Insert {
-                topic,
+                topic: name,
                 columns,
                 source,
             } => {
-                let (topic, columns) = self.insert_target(&topic, &columns)?;
-                let sink = Sink::Topic { topic, columns };
+                let topic = self.parts.topics.topic(&name);
+                let topic = topic.ok_or_else(|| self.unknown_topic(&name))?;
+                let sink = Sink::Topic(Target::new(topic, &columns)?);
                 self.run(*source, None, sink, "INSERT").await
             }
             Statement::CreateTopic(topic) => self.create_topic(topic).await,
@@ -161,18 +159,36 @@ impl Sql {
                 self.drop_job(&name).await?;
                 done("DROP JOB", &name)
             }
-            Statement::ShowTopics => self.show("topics").await,
-            Statement::ShowGroups => self.show("groups").await,
-            Statement::ShowJobs => {
-                let batch = jobs_batch(&self.parts.jobs.list())?;
-                Ok(Answer::ready(batch, "SHOW", Notices::default()))
+            Statement::AlterTopic(change) => self.alter_topic(change).await,
+            Statement::CreateView(view) => {
+                // Planning it now is how it is known to be a query that can be answered.
+                Box::pin(self.sessions.plan(&view.query, &Notices::default())).await?;
+                view::create(self.parts.topics.as_ref(), &view).await?;
+                done("CREATE VIEW", &view.name)
             }
-            Statement::Describe { name } => self.describe(&name),
+            Statement::DropView { name, if_exists } => {
+                view::remove(self.parts.topics.as_ref(), &name, if_exists).await?;
+                done("DROP VIEW", &name)
+            }
+            Statement::Show(Shown::Table(table)) => {
+                self.show(&format!("SELECT * FROM millpond.{table}")).await
+            }
+            Statement::Show(Shown::Columns(topic)) => {
+                let Some(topic) = self.parts.topics.topic(&topic) else {
+                    return Err(self.unknown_topic(&topic));
+                };
+                let text = topic.name.replace('\'', "''");
+                self.show(&format!(
+                    "SELECT name, type, kind, expression FROM millpond.columns WHERE topic = '{text}' ORDER BY position"
+                ))
+                .await
+            }
+            Statement::Describe { name } => self.describe(&name).await,
         }
     }
 
-    async fn show(&self, table: &str) -> Result<Answer, SqlError> {
-        let query = parse_query(&format!("SELECT * FROM millpond.{table}"))?;
+    async fn show(&self, sql: &str) -> Result<Answer, SqlError> {
+        let query = parse_query(sql)?;
         self.run(*query, None, Sink::Answer, "SHOW").await
     }
 
@@ -279,6 +295,12 @@ impl Sql {
                 ));
             }
         }
+        if view::view(self.parts.topics.as_ref(), &topic.name).is_some() {
+            return Err(SqlError::invalid(
+                format!("a view {} exists already", topic.name),
+                "choose another name, or drop that view",
+            ));
+        }
         if topic.if_not_exists && self.parts.topics.topic(&topic.name).is_some() {
             let answer = done("CREATE TOPIC", &topic.name)?;
             answer.notices.add(format!(
@@ -294,11 +316,47 @@ impl Sql {
                 queues: topic.queues,
                 columns: topic.columns,
                 watermark: topic.watermark,
-                primary_key: Vec::new(),
+                primary_key: topic.primary_key,
                 written_by: None,
             })
             .await?;
         done("CREATE TOPIC", &topic.name)
+    }
+
+    async fn alter_topic(&self, change: AlterTopic) -> Result<Answer, SqlError> {
+        let topics = &self.parts.topics;
+        let topic = topics.topic(&change.name);
+        let topic = topic.ok_or_else(|| self.unknown_topic(&change.name))?;
+        if let Some(job) = topic.written_by {
+            return Err(SqlError::invalid(
+                format!("topic {} is what {job} makes of it", topic.name),
+                "change that query instead",
+            ));
+        }
+        let mut columns = topic.columns;
+        for column in &change.add_columns {
+            if columns.iter().any(|known| known.name == column.name) {
+                return Err(SqlError::invalid(
+                    format!("topic {} has a column {} already", topic.name, column.name),
+                    "choose another name",
+                ));
+            }
+        }
+        columns.extend(change.add_columns.iter().cloned());
+        check_columns(&columns)?;
+        if let Some(queues) = change.queues.filter(|queues| *queues < topic.queues) {
+            return Err(SqlError::invalid(
+                format!(
+                    "topic {} has {} queues, more than {queues}",
+                    topic.name, topic.queues
+                ),
+                "queues can only be added",
+            ));
+        }
+        topics
+            .alter_topic(&topic.name, change.queues, change.add_columns)
+            .await?;
+        done("ALTER TOPIC", &topic.name)
     }
 
     async fn drop_topic(&self, name: &str, if_exists: bool) -> Result<Answer, SqlError> {
@@ -329,13 +387,20 @@ impl Sql {
         self.parts.jobs.end(name).await
     }
 
-    fn describe(&self, name: &str) -> Result<Answer, SqlError> {
+    async fn describe(&self, name: &str) -> Result<Answer, SqlError> {
         if let Some(topic) = self.parts.topics.topic(name) {
             return Ok(Answer::ready(
                 describe_topic(&topic)?,
                 "DESCRIBE",
                 Notices::default(),
             ));
+        }
+        if let Some(view) = view::view(self.parts.topics.as_ref(), name) {
+            let notices = Notices::default();
+            let frame = Box::pin(self.sessions.plan(&view.query, &notices)).await;
+            let frame = frame.map_err(SqlError::without_position)?;
+            let described = describe_view(frame.schema().as_arrow())?;
+            return Ok(Answer::ready(described, "DESCRIBE", Notices::default()));
         }
         match self.parts.jobs.describe(name) {
             Some(job) => Ok(Answer::ready(
@@ -351,66 +416,7 @@ impl Sql {
         let known = self.parts.topics.topics();
         SqlError::unknown("topic", name, None, known.iter().map(|topic| &topic.name))
     }
-
-    /// The columns that an insert fills, with the types they are sent as.
-    fn insert_target(
-        &self,
-        name: &str,
-        columns: &[String],
-    ) -> Result<(TopicInfo, Vec<Field>), SqlError> {
-        let topic = self
-            .parts
-            .topics
-            .topic(name)
-            .ok_or_else(|| self.unknown_topic(name))?;
-        if let Some(job) = &topic.written_by {
-            return Err(SqlError::invalid(
-                format!("topic {name} is written by {job} and by nobody else"),
-                "insert into the topic that it reads instead",
-            ));
-        }
-        let plain = |column: &&ColumnSpec| column.expression.is_none();
-        let stored: Vec<&str> = topic
-            .columns
-            .iter()
-            .filter(plain)
-            .map(|c| c.name.as_str())
-            .collect();
-        if stored.is_empty() {
-            return Err(SqlError::invalid(
-                format!("topic {name} has no declared columns to insert into"),
-                format!(
-                    "make one that has: CREATE TOPIC {} (column TYPE, …)",
-                    quoted("name")
-                ),
-            ));
-        }
-        let wanted: Vec<&str> = if columns.is_empty() {
-            stored.clone()
-        } else {
-            columns.iter().map(String::as_str).collect()
-        };
-        let schema = table_schema(&topic)?;
-        let mut fields = Vec::with_capacity(wanted.len());
-        for (at, column) in wanted.iter().enumerate() {
-            if wanted[..at].contains(column) {
-                return Err(SqlError::invalid(
-                    format!("column {column} is filled twice"),
-                    "name it once",
-                ));
-            }
-            if *column != KEY && !stored.contains(column) {
-                return Err(SqlError::unknown("stored column", column, None, stored));
-            }
-            let field = schema.field_with_name(column).map_err(SqlError::from)?;
-            fields.push(field.clone());
-        }
-        Ok((topic, fields))
-    }
 }
-
-/// The system column that an insert may fill: the routing key.
-const KEY: &str = "_key";
 
 /// Everything that a query needs while it runs in the background.
 struct Work {
@@ -436,8 +442,8 @@ impl Work {
                 let count = copy::copy(rows, &self.export, &path).await?;
                 counted(count, events).await
             }
-            Sink::Topic { topic, columns } => {
-                let count = insert(frame, self.topics.as_ref(), &topic, &columns).await?;
+            Sink::Topic(target) => {
+                let count = target.insert(frame, self.topics.as_ref()).await?;
                 counted(count, events).await
             }
         }
@@ -476,73 +482,6 @@ async fn counted(rows: u64, events: &Events) -> Result<(), SqlError> {
     Ok(())
 }
 
-async fn insert(
-    frame: DataFrame,
-    topics: &dyn Topics,
-    topic: &TopicInfo,
-    fields: &[Field],
-) -> Result<u64, SqlError> {
-    let found = frame.schema().fields().len();
-    if found != fields.len() {
-        return Err(SqlError::invalid(
-            format!(
-                "{} columns are to be filled and the query answers {found}",
-                fields.len()
-            ),
-            format!(
-                "name the columns: INSERT INTO {} (column, …) …",
-                quoted(&topic.name)
-            ),
-        ));
-    }
-    let mut rows = frame.execute_stream().await?;
-    let mut count = 0;
-    while let Some(batch) = rows.next().await {
-        let messages = messages(&batch?, fields)?;
-        if !messages.is_empty() {
-            count += topics.insert(topic.id, messages).await?;
-        }
-    }
-    Ok(count)
-}
-
-/// Rows as messages: each column as its declared type, then one JSON object per row.
-fn messages(batch: &RecordBatch, fields: &[Field]) -> Result<Vec<OutputRow>, SqlError> {
-    // A value that does not fit its column is an error and not a NULL.
-    let strict = CastOptions {
-        safe: false,
-        ..CastOptions::default()
-    };
-    let mut keys: Option<ArrayRef> = None;
-    let mut kept = Vec::with_capacity(fields.len());
-    let mut columns: Vec<ArrayRef> = Vec::with_capacity(fields.len());
-    for (field, column) in fields.iter().zip(batch.columns()) {
-        let value = cast_with_options(column, field.data_type(), &strict)?;
-        if field.name() == KEY {
-            keys = Some(value);
-        } else {
-            kept.push(field.clone().with_nullable(true));
-            columns.push(value);
-        }
-    }
-    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    let body = RecordBatch::try_new_with_options(Arc::new(Schema::new(kept)), columns, &options)?;
-    let keys = keys
-        .as_ref()
-        .and_then(|keys| keys.as_any().downcast_ref::<StringArray>());
-    let rows = encode_rows(&body)?
-        .into_iter()
-        .enumerate()
-        .map(|(row, body)| OutputRow {
-            key: keys
-                .and_then(|keys| keys.iter().nth(row).flatten())
-                .map(|key| bytes::Bytes::copy_from_slice(key.as_bytes())),
-            body: Some(body),
-            properties: Vec::new(),
-        });
-    Ok(rows.collect())
-}
-
 fn describe_topic(topic: &TopicInfo) -> Result<RecordBatch, SqlError> {
     let schema = table_schema(topic)?;
     let fields = schema.fields();
@@ -568,13 +507,30 @@ fn describe_topic(topic: &TopicInfo) -> Result<RecordBatch, SqlError> {
         .collect();
     let types = fields.iter().map(|field| match declared(field.name()) {
         Some(column) if !column.sql_type.is_empty() => column.sql_type.clone(),
-        _ => field.data_type().to_string(),
+        _ => catalog::sql_type(field.data_type()),
     });
+    described(fields, types.collect(), notes)
+}
+
+/// The columns that a plain view answers.
+fn describe_view(schema: &Schema) -> Result<RecordBatch, SqlError> {
+    let fields = schema.fields();
+    let types = fields
+        .iter()
+        .map(|field| catalog::sql_type(field.data_type()));
+    described(fields, types.collect(), vec![None; fields.len()])
+}
+
+fn described(
+    fields: &Fields,
+    types: Vec<String>,
+    notes: Vec<Option<String>>,
+) -> Result<RecordBatch, SqlError> {
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(
             fields.iter().map(|field| field.name()),
         )),
-        Arc::new(StringArray::from_iter_values(types)),
+        Arc::new(StringArray::from(types)),
         Arc::new(BooleanArray::from_iter(
             fields.iter().map(|field| Some(field.is_nullable())),
         )),

@@ -23,8 +23,8 @@ use millpond_proto::remedy::Remedy;
 use millpond_proto::time::{Clock, Timestamp};
 
 use crate::topic::{
-    EpochCut, JobProgress, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo, Topics,
-    TopicsError,
+    ColumnSpec, EpochCut, JobProgress, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo,
+    Topics, TopicsError,
 };
 
 /// A message as the broker in memory holds it.
@@ -228,6 +228,24 @@ impl Topics for MemoryTopics {
         };
         state.topics.insert(topic.name, info.clone());
         Ok(info)
+    }
+
+    async fn alter_topic(
+        &self,
+        name: &str,
+        queues: Option<u32>,
+        add_columns: Vec<ColumnSpec>,
+    ) -> Result<TopicInfo, TopicsError> {
+        let mut state = self.state();
+        let Some(info) = state.topics.get_mut(name) else {
+            return Err(refuse(format!("there is no topic {name}")));
+        };
+        if queues.is_some_and(|queues| queues < info.queues) {
+            return Err(refuse("queues can only be added".to_owned()));
+        }
+        info.queues = queues.unwrap_or(info.queues);
+        info.columns.extend(add_columns);
+        Ok(info.clone())
     }
 
     async fn drop_topic(&self, name: &str) -> Result<(), TopicsError> {

@@ -181,6 +181,20 @@ pub trait Topics: Send + Sync + fmt::Debug {
     /// Makes a topic.
     async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError>;
 
+    /// Adds columns behind the declared ones, and queues (`None`: as many as there are).
+    async fn alter_topic(
+        &self,
+        name: &str,
+        queues: Option<u32>,
+        add_columns: Vec<ColumnSpec>,
+    ) -> Result<TopicInfo, TopicsError> {
+        let _ = (queues, add_columns);
+        Err(TopicsError {
+            message: format!("topic {name} can not be changed here; make another one"),
+            remedy: Remedy::FixRequest,
+        })
+    }
+
     /// Deletes a topic and its messages.
     async fn drop_topic(&self, name: &str) -> Result<(), TopicsError>;
 
@@ -225,10 +239,18 @@ pub trait Topics: Send + Sync + fmt::Debug {
     /// Facts for the system tables; `table` is one of [`FACTS`]. The batch's columns are the table's.
     fn facts(&self, table: &str) -> RecordBatch;
 
+    /// As [`Topics::facts`], for every table of [`FACTS`], also one whose facts shards have to be asked for.
+    async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError> {
+        Ok(self.facts(table))
+    }
+
     /// The schema of a system table.
     fn facts_schema(&self, table: &str) -> arrow::datatypes::SchemaRef;
 }
 
 /// System tables that the broker fills, found as `millpond.<name>`. (`millpond.jobs` is filled by the
 /// job runtime itself.)
-pub const FACTS: [&str; 3] = ["topics", "queues", "groups"];
+pub const FACTS: [&str; 4] = ["topics", "queues", "groups", GROUP_PROGRESS];
+
+/// The system table whose facts have to be asked for: see [`Topics::ask_facts`].
+pub const GROUP_PROGRESS: &str = "group_progress";

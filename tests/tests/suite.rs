@@ -2,8 +2,8 @@
 //!
 //! One binary, because each further one would link the whole product again. Reading order: [`tidy`]
 //! (rules a program can check), [`simulation`] (one seed, one run), [`flights`] (the main job on real
-//! data), [`errors`] (bad input), [`streams`] (reading by offset), [`storage`] (an operator's tools),
-//! [`readme`] (what the README promises).
+//! data), [`slt`] (SQL, statement by statement), [`errors`] (bad input), [`streams`] (reading by offset),
+//! [`storage`] (an operator's tools), [`readme`] (what the README promises).
 
 #![expect(
     clippy::unwrap_used,
@@ -17,6 +17,7 @@ mod errors;
 mod flights;
 mod readme;
 mod simulation;
+mod slt;
 mod storage;
 mod streams;
 mod tidy;

@@ -17,15 +17,15 @@ use millpond_proto::name::TopicName;
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
 use millpond_sql::topic::{
-    EpochCut, JobProgress, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo, Topics,
-    TopicsError,
+    ColumnSpec, EpochCut, GROUP_PROGRESS, JobProgress, JobSpec, NewTopic, OutputRow, QueueExtent,
+    Scan, TopicInfo, Topics, TopicsError,
 };
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 
 use crate::broker::record::{CutRecord, JobRecord, QueueOffset, Saved, TopicRecord};
 use crate::broker::request::{Effect, Reply, Request};
 use crate::broker::topic::accepted;
-use crate::broker::{Broker, BrokerError, Topic, TopicType};
+use crate::broker::{Broker, BrokerError, GroupProgress, Topic, TopicType};
 
 /// Bytes of rows in one part of an effect: well below the largest append.
 const PART_BYTES: usize = 4 * 1024 * 1024;
@@ -112,6 +112,18 @@ impl Topics for Broker {
             written_by: topic.written_by,
         };
         Ok(Self::create_topic(self, topic).await?.into())
+    }
+
+    async fn alter_topic(
+        &self,
+        name: &str,
+        queues: Option<u32>,
+        add_columns: Vec<ColumnSpec>,
+    ) -> Result<TopicInfo, TopicsError> {
+        let name = TopicName::new(name).map_err(BrokerError::from)?;
+        Ok(Self::alter_topic(self, &name, queues, add_columns)
+            .await?
+            .into())
     }
 
     async fn drop_topic(&self, name: &str) -> Result<(), TopicsError> {
@@ -293,6 +305,8 @@ impl Topics for Broker {
                     )),
                 ]
             }
+            // Only the shards know; see `ask_facts`.
+            GROUP_PROGRESS => return RecordBatch::new_empty(self.facts_schema(table)),
             _ => {
                 let groups: Vec<_> = catalog.groups().collect();
                 let start = |latest| Some(if latest { "latest" } else { "earliest" });
@@ -304,6 +318,41 @@ impl Topics for Broker {
         };
         RecordBatch::try_new(self.facts_schema(table), columns)
             .expect("the columns are those of the schema beside it")
+    }
+
+    async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError> {
+        if table != GROUP_PROGRESS {
+            return Ok(Topics::facts(self, table));
+        }
+        let mut rows = Vec::new();
+        for group in self.groups() {
+            match self.group_progress(&group.name).await {
+                Ok(progress) => {
+                    rows.extend(progress.into_iter().map(|at| (group.name.clone(), at)))
+                }
+                // It was deleted while the others were asked.
+                Err(BrokerError::GroupNotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let numbers = |value: fn(&GroupProgress) -> u64| -> ArrayRef {
+            Arc::new(UInt64Array::from_iter_values(
+                rows.iter().map(|(_, at)| value(at)),
+            ))
+        };
+        let columns = vec![
+            strings(rows.iter().map(|(group, _)| Some(group.as_str()))),
+            strings(rows.iter().map(|(_, at)| Some(at.topic.as_str()))),
+            Arc::new(UInt32Array::from_iter_values(
+                rows.iter().map(|(_, at)| at.queue.0),
+            )),
+            numbers(|at| at.ack_floor.0),
+            numbers(|at| at.next.0),
+            numbers(|at| at.in_flight),
+            numbers(|at| at.lag),
+        ];
+        Ok(RecordBatch::try_new(self.facts_schema(table), columns)
+            .expect("the columns are those of the schema below"))
     }
 
     fn facts_schema(&self, table: &str) -> SchemaRef {
@@ -327,6 +376,15 @@ impl Topics for Broker {
                     large("tiered"),
                 ]
             }
+            GROUP_PROGRESS => vec![
+                text("group"),
+                text("topic"),
+                small("queue"),
+                large("ack_floor"),
+                large("next"),
+                large("in_flight"),
+                large("lag"),
+            ],
             _ => vec![text("name"), text("start")],
         }))
     }

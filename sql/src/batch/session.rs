@@ -7,8 +7,9 @@ use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMillisecondArr
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::CatalogProviderList;
+use datafusion::catalog::view::ViewTable;
 use datafusion::catalog::{
-    CatalogProvider, MemTable, MemoryCatalogProviderList, SchemaProvider, TableProvider,
+    CatalogProvider, MemoryCatalogProviderList, SchemaProvider, TableProvider,
 };
 use datafusion::error::Result as EngineResult;
 use datafusion::execution::context::SQLOptions;
@@ -22,13 +23,15 @@ use datafusion::sql::sqlparser::ast::{self, Query, visit_relations};
 use crate::batch::latest::external;
 use crate::batch::notices::Notices;
 use crate::batch::provider::TopicTable;
+use crate::batch::system::SystemSchema;
+use crate::batch::view::{VIEWS_DEEP_MAX, view, views};
 use crate::catalog::timestamp;
 use crate::continuous::{Continuous, JobStatus};
 use crate::error::{Position, SqlError};
 use crate::plan::window;
 use crate::runtime::{self, CATALOG, SYSTEM_SCHEMA, TOPICS_SCHEMA};
 use crate::statement::name_of;
-use crate::topic::{FACTS, Topics};
+use crate::topic::Topics;
 
 /// Most tables that one query may name; each costs planning time.
 pub const RELATIONS_MAX: usize = 64;
@@ -52,14 +55,7 @@ impl Sessions {
     /// # Errors
     /// [`SqlError`] of any kind that names what can not be planned.
     pub async fn plan(&self, query: &Query, notices: &Notices) -> Result<DataFrame, SqlError> {
-        check_relations(query)?;
-        let (query, _) = window::rewrite_bounded(query)?;
-        let state = self.state(notices);
-        let statement = ast::Statement::Query(Box::new(query.clone()));
-        let plan: LogicalPlan = state
-            .statement_to_plan(EngineStatement::Statement(Box::new(statement)))
-            .await
-            .map_err(|error| located(SqlError::from(error), &query))?;
+        let (state, plan) = self.logical(query, notices, 0).await?;
         SQLOptions::new()
             .with_allow_ddl(false)
             .with_allow_dml(false)
@@ -74,7 +70,33 @@ impl Sessions {
         Ok(DataFrame::new(state, plan))
     }
 
-    fn state(&self, notices: &Notices) -> SessionState {
+    /// A query as a plan; `depth` counts the views around it.
+    async fn logical(
+        &self,
+        query: &Query,
+        notices: &Notices,
+        depth: usize,
+    ) -> Result<(SessionState, LogicalPlan), SqlError> {
+        check_relations(query)?;
+        let (rewritten, windows) = window::rewrite_bounded(query)?;
+        let state = self.state(notices, depth);
+        let statement = ast::Statement::Query(Box::new(rewritten));
+        let plan = state
+            .statement_to_plan(EngineStatement::Statement(Box::new(statement)))
+            .await
+            .map_err(|error| {
+                let error = SqlError::from(error);
+                // A rewritten window is another text, and so are the places in it.
+                let error = match windows.is_empty() {
+                    true => error,
+                    false => error.without_position(),
+                };
+                located(error, query)
+            })?;
+        Ok((state, plan))
+    }
+
+    fn state(&self, notices: &Notices, depth: usize) -> SessionState {
         let state =
             runtime::session_state(runtime::config(self.partitions), Arc::clone(&self.runtime));
         let context = SessionContext::new_with_state(state);
@@ -83,8 +105,9 @@ impl Sessions {
             CATALOG.to_owned(),
             Arc::new(Catalog {
                 topics: Arc::new(TopicsSchema {
-                    topics: Arc::clone(&self.topics),
+                    sessions: self.clone(),
                     notices: notices.clone(),
+                    depth,
                 }),
                 system: Arc::new(SystemSchema {
                     topics: Arc::clone(&self.topics),
@@ -158,77 +181,55 @@ impl CatalogProvider for Catalog {
 
 #[derive(Debug)]
 struct TopicsSchema {
-    topics: Arc<dyn Topics>,
+    sessions: Sessions,
     notices: Notices,
+    /// How many views stand around the query that asks.
+    depth: usize,
 }
 
 #[async_trait]
 impl SchemaProvider for TopicsSchema {
     fn table_names(&self) -> Vec<String> {
-        self.topics
+        let topics = self.sessions.topics.as_ref();
+        let views = views(topics).into_iter().map(|view| view.name);
+        let mut names: Vec<String> = topics
             .topics()
             .into_iter()
             .map(|topic| topic.name)
-            .collect()
+            .collect();
+        names.extend(views);
+        names
     }
 
     async fn table(&self, name: &str) -> EngineResult<Option<Arc<dyn TableProvider>>> {
-        let Some(topic) = self.topics.topic(name) else {
-            return Err(external(SqlError::unknown(
-                "topic",
-                name,
-                None,
-                self.table_names(),
-            )));
+        let topics = &self.sessions.topics;
+        if let Some(topic) = topics.topic(name) {
+            let table = TopicTable::new(Arc::clone(topics), topic, self.notices.clone());
+            return Ok(Some(Arc::new(table.map_err(external)?)));
+        }
+        let Some(view) = view(topics.as_ref(), name) else {
+            let known = self.table_names();
+            return Err(external(SqlError::unknown("topic", name, None, known)));
         };
-        let table = TopicTable::new(Arc::clone(&self.topics), topic, self.notices.clone())
-            .map_err(external)?;
-        Ok(Some(Arc::new(table)))
+        if self.depth >= VIEWS_DEEP_MAX {
+            return Err(external(SqlError::Limit {
+                limit: "VIEWS_DEEP_MAX",
+                value: format!("{VIEWS_DEEP_MAX} views on views"),
+                advice: "write the innermost query out",
+            }));
+        }
+        // A position within the view's text means nothing in the statement that names it.
+        let (_, plan) = self
+            .sessions
+            .logical(&view.query, &self.notices, self.depth + 1)
+            .await
+            .map_err(|error| external(error.without_position()))?;
+        Ok(Some(Arc::new(ViewTable::new(plan, Some(view.sql)))))
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.topics.topic(name).is_some()
-    }
-}
-
-/// The system table that the job runtime fills.
-const JOBS: &str = "jobs";
-
-#[derive(Debug)]
-struct SystemSchema {
-    topics: Arc<dyn Topics>,
-    jobs: Arc<dyn Continuous>,
-}
-
-#[async_trait]
-impl SchemaProvider for SystemSchema {
-    fn table_names(&self) -> Vec<String> {
-        FACTS
-            .iter()
-            .chain([&JOBS])
-            .map(|name| (*name).to_owned())
-            .collect()
-    }
-
-    async fn table(&self, name: &str) -> EngineResult<Option<Arc<dyn TableProvider>>> {
-        let batch = if name == JOBS {
-            jobs_batch(&self.jobs.list())?
-        } else if FACTS.contains(&name) {
-            self.topics.facts(name)
-        } else {
-            return Err(external(SqlError::unknown(
-                "system table",
-                name,
-                None,
-                self.table_names(),
-            )));
-        };
-        let table = MemTable::try_new(batch.schema(), vec![vec![batch]])?;
-        Ok(Some(Arc::new(table)))
-    }
-
-    fn table_exist(&self, name: &str) -> bool {
-        name == JOBS || FACTS.contains(&name)
+        let topics = self.sessions.topics.as_ref();
+        topics.topic(name).is_some() || view(topics, name).is_some()
     }
 }
 

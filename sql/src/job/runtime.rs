@@ -15,6 +15,7 @@ use millpond_proto::time::Clock;
 use object_store::ObjectStore;
 use tokio::sync::watch;
 
+use crate::batch::view::is_view;
 use crate::continuous::{Continuous, JobState, JobStatus};
 use crate::error::SqlError;
 use crate::job::runner::{Runner, Shared, delete_checkpoints, late_topic, late_topic_of, plan_of};
@@ -63,7 +64,9 @@ impl Jobs {
             running: Mutex::new(BTreeMap::new()),
         });
         for spec in jobs.parts.topics.jobs() {
-            jobs.run(spec);
+            if !is_view(&spec) {
+                jobs.run(spec);
+            }
         }
         jobs
     }

@@ -7,7 +7,9 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema};
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::ExecutionProps;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Projection, Volatility};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
@@ -318,7 +320,8 @@ impl Walk<'_> {
 
     fn kernel(&self, expr: &Expr, input: &DFSchema, rows: &Schema) -> Result<Kernel, SqlError> {
         deterministic(expr)?;
-        let lowered = LoweredAggregateBuilder::new(expr, input, rows, &self.properties).build()?;
+        let expr = simplified(expr, input)?;
+        let lowered = LoweredAggregateBuilder::new(&expr, input, rows, &self.properties).build()?;
         let function = lowered.aggregate;
         let name = function.fun().name();
         // Other functions would see the distinct values in the order of a hash table.
@@ -347,8 +350,21 @@ impl Walk<'_> {
 
     fn physical(&self, expr: &Expr, input: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, SqlError> {
         deterministic(expr)?;
-        Ok(create_physical_expr(expr, input, &self.properties)?)
+        let expr = simplified(expr, input)?;
+        Ok(create_physical_expr(&expr, input, &self.properties)?)
     }
+}
+
+/// Writes out functions that the engine leaves to its optimiser and can not compute as they stand, such as `coalesce`.
+/// It comes after [`deterministic`], so that no reading of a clock is folded into a constant here.
+fn simplified(expr: &Expr, input: &DFSchema) -> Result<Expr, SqlError> {
+    let context = SimplifyContext::builder().with_schema(Arc::new(input.clone()));
+    let simplifier = ExprSimplifier::new(context.build());
+    let written_out = expr.clone().transform_up(|expr| match expr {
+        Expr::ScalarFunction(_) => Ok(Transformed::yes(simplifier.simplify(expr)?)),
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(written_out.data)
 }
 
 /// What an expression passes on unchanged.

@@ -12,6 +12,7 @@ use super::*;
 use crate::answer::Finished;
 use crate::continuous::NoJobs;
 use crate::testing::MemoryTopics;
+use crate::topic::ColumnSpec;
 
 struct World {
     sql: Sql,

@@ -2,22 +2,35 @@
 
 use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr};
 use datafusion::sql::sqlparser::parser::Parser;
-use datafusion::sql::sqlparser::tokenizer::Token;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use millpond_proto::limits;
 
 use crate::dialect::is_word;
 use crate::error::{Refusal, SqlError, nearest};
 use crate::statement::interval::interval_ms;
-use crate::statement::kind::{ContinuousJob, ContinuousView, CreateTopic, Emit, Statement};
+use crate::statement::kind::{
+    ContinuousJob, ContinuousView, CreateTopic, Emit, PlainView, Statement,
+};
 use crate::statement::name::name_of;
 use crate::statement::parser::StatementParser;
 use crate::statement::refusal::{ALLOWED, at_token, place, position_of};
 use crate::topic::{ColumnSpec, WatermarkSpec};
 
+/// The option that sets the number of queues.
+const QUEUES: &str = "queues";
+
 impl StatementParser<'_> {
     pub(super) fn create(&mut self) -> Result<Statement, SqlError> {
         if self.word("TOPIC") {
             return self.create_topic().map(Statement::CreateTopic);
+        }
+        if self.word("VIEW") {
+            return self.create_plain_view(false);
+        }
+        if self.word("OR") {
+            self.expect_word("REPLACE")?;
+            self.expect_word("VIEW")?;
+            return self.create_plain_view(true);
         }
         if self.word("MATERIALIZED") {
             self.expect_word("VIEW")?;
@@ -31,11 +44,7 @@ impl StatementParser<'_> {
             token if is_word(token, "TABLE") => {
                 "tables are topics here: write CREATE TOPIC name (column TYPE, …)".to_owned()
             }
-            token if is_word(token, "VIEW") => {
-                "views are continuous here: write CREATE MATERIALIZED VIEW name AS SELECT …"
-                    .to_owned()
-            }
-            Token::Word(word) => nearest(&word.value, ["TOPIC", "MATERIALIZED", "JOB"])
+            Token::Word(word) => nearest(&word.value, ["TOPIC", "VIEW", "MATERIALIZED", "JOB"])
                 .map_or_else(
                     || ALLOWED.to_owned(),
                     |near| format!("did you mean CREATE {near}?"),
@@ -54,6 +63,7 @@ impl StatementParser<'_> {
         let name = self.name()?;
         let mut columns: Vec<ColumnSpec> = Vec::new();
         let mut watermark = None;
+        let mut primary_key = Vec::new();
         if self.parser.consume_token(&Token::LParen) {
             loop {
                 if is_word(&self.parser.peek_token_ref().token, "WATERMARK")
@@ -68,16 +78,22 @@ impl StatementParser<'_> {
                             "remove one of them",
                         ));
                     }
+                } else if is_word(&self.parser.peek_token_ref().token, "PRIMARY")
+                    && is_word(&self.parser.peek_nth_token_ref(1).token, "KEY")
+                {
+                    let at = self.parser.peek_token();
+                    if !primary_key.is_empty() {
+                        return Err(at_token(
+                            &at,
+                            "a topic has one primary key",
+                            "remove one of them",
+                        ));
+                    }
+                    primary_key = self.primary_key()?;
                 } else {
                     let at = self.parser.peek_token();
                     let column = self.column()?;
-                    if columns.iter().any(|other| other.name == column.name) {
-                        return Err(at_token(
-                            &at,
-                            &format!("column {} is declared twice", column.name),
-                            "remove or rename one of them",
-                        ));
-                    }
+                    self.check_distinct(&columns, &column, &at)?;
                     columns.push(column);
                 }
                 if self.parser.consume_token(&Token::RParen) {
@@ -101,17 +117,65 @@ impl StatementParser<'_> {
                 return Err(SqlError::unknown("column", &declared.column, None, known));
             }
         }
-        let queues = self.with_queues()?;
+        for name in &primary_key {
+            match columns.iter().find(|column| column.name == *name) {
+                Some(column) if column.expression.is_none() => {}
+                Some(_) => {
+                    return Err(SqlError::invalid(
+                        format!("column {name} of the primary key is computed"),
+                        "choose columns that the messages hold",
+                    ));
+                }
+                None => {
+                    let known = columns.iter().map(|column| column.name.as_str());
+                    return Err(SqlError::unknown("column", name, None, known));
+                }
+            }
+        }
+        let queues = if self.word("WITH") {
+            self.options()?
+        } else {
+            None
+        };
         Ok(CreateTopic {
             name,
             if_not_exists,
             columns,
             watermark,
+            primary_key,
             queues,
         })
     }
 
-    fn column(&mut self) -> Result<ColumnSpec, SqlError> {
+    /// `PRIMARY KEY (a, b)`.
+    fn primary_key(&mut self) -> Result<Vec<String>, SqlError> {
+        self.expect_word("PRIMARY")?;
+        self.expect_word("KEY")?;
+        let columns = self.names_in_parentheses()?;
+        if self.word("NOT") {
+            self.expect_word("ENFORCED")?;
+        }
+        Ok(columns)
+    }
+
+    /// Refuses a column whose name another one has.
+    pub(super) fn check_distinct(
+        &self,
+        columns: &[ColumnSpec],
+        column: &ColumnSpec,
+        at: &TokenWithSpan,
+    ) -> Result<(), SqlError> {
+        if columns.iter().any(|other| other.name == column.name) {
+            return Err(at_token(
+                at,
+                &format!("column {} is declared twice", column.name),
+                "remove or rename one of them",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn column(&mut self) -> Result<ColumnSpec, SqlError> {
         let at = self.parser.peek_token();
         let ident = self.sub(Parser::parse_identifier)?;
         let name = name_of(&ident);
@@ -192,26 +256,47 @@ impl StatementParser<'_> {
         Ok(WatermarkSpec { column, delay_ms })
     }
 
-    fn with_queues(&mut self) -> Result<Option<u32>, SqlError> {
-        if !self.word("WITH") {
-            return Ok(None);
-        }
+    /// `(queues = 8)`, what `WITH` and `SET` take.
+    pub(super) fn options(&mut self) -> Result<Option<u32>, SqlError> {
         self.expect(&Token::LParen)?;
-        let at = self.parser.peek_token();
-        let option = self.name()?;
-        if option != "queues" {
-            return Err(at_token(
-                &at,
-                &format!("there is no option {option}"),
-                "the one option of a topic is queues, as in WITH (queues = 8)",
-            ));
+        let mut queues = None;
+        loop {
+            let at = self.parser.peek_token();
+            let option = self.name()?;
+            if option != QUEUES {
+                let near = nearest(&option, [QUEUES]);
+                return Err(at_token(
+                    &at,
+                    &format!("there is no option {option}"),
+                    &near.map_or_else(
+                        || "the one option of a topic is queues, as in (queues = 8)".to_owned(),
+                        |near| format!("did you mean {near}?"),
+                    ),
+                ));
+            }
+            self.expect(&Token::Eq)?;
+            let value = self.queues()?;
+            if queues.replace(value).is_some() {
+                return Err(at_token(
+                    &at,
+                    &format!("option {option} is set twice"),
+                    "remove one of them",
+                ));
+            }
+            if self.parser.consume_token(&Token::RParen) {
+                return Ok(queues);
+            }
+            if !self.parser.consume_token(&Token::Comma) {
+                return Err(self.unexpected("a comma or a closing parenthesis"));
+            }
         }
-        self.expect(&Token::Eq)?;
+    }
+
+    fn queues(&mut self) -> Result<u32, SqlError> {
         let at = self.parser.peek_token();
         let queues = self.sub(Parser::parse_literal_uint)?;
-        self.expect(&Token::RParen)?;
         match u32::try_from(queues) {
-            Ok(queues) if (1..=limits::QUEUES_MAX).contains(&queues) => Ok(Some(queues)),
+            Ok(queues) if (1..=limits::QUEUES_MAX).contains(&queues) => Ok(queues),
             _ => Err(at_token(
                 &at,
                 &format!(
@@ -221,6 +306,18 @@ impl StatementParser<'_> {
                 "choose a number in that range",
             )),
         }
+    }
+
+    fn create_plain_view(&mut self, or_replace: bool) -> Result<Statement, SqlError> {
+        let name = self.name()?;
+        self.expect_word("AS")?;
+        let query = self.bounded_query()?;
+        Ok(Statement::CreateView(Box::new(PlainView {
+            name,
+            or_replace,
+            query: *query,
+            sql: self.text(),
+        })))
     }
 
     fn create_view(&mut self) -> Result<Statement, SqlError> {

@@ -24,6 +24,8 @@ pub struct CreateTopic {
     pub columns: Vec<ColumnSpec>,
     /// Event time.
     pub watermark: Option<WatermarkSpec>,
+    /// Columns of the primary key: the last row per key counts; empty: every row does.
+    pub primary_key: Vec<String>,
     /// Number of queues.
     pub queues: Option<u32>,
 }
@@ -54,6 +56,39 @@ pub struct ContinuousJob {
     pub sql: String,
 }
 
+/// `CREATE VIEW`: a name for a query, which is planned anew wherever the name is used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlainView {
+    /// Name.
+    pub name: String,
+    /// Whether an existing view of that name is replaced.
+    pub or_replace: bool,
+    /// What the name stands for.
+    pub query: Query,
+    /// The whole statement.
+    pub sql: String,
+}
+
+/// `ALTER TOPIC`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlterTopic {
+    /// Name.
+    pub name: String,
+    /// Columns that are added behind the declared ones.
+    pub add_columns: Vec<ColumnSpec>,
+    /// The new number of queues, which only grows.
+    pub queues: Option<u32>,
+}
+
+/// What `SHOW` lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// A system table, as it is.
+    Table(&'static str),
+    /// The columns of one topic.
+    Columns(String),
+}
+
 /// Everything that a user may ask.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Statement {
@@ -70,6 +105,17 @@ pub enum Statement {
     CreateTopic(CreateTopic),
     /// Deletes a topic.
     DropTopic {
+        /// Name.
+        name: String,
+        /// Whether its absence is no error.
+        if_exists: bool,
+    },
+    /// Adds columns or queues to a topic.
+    AlterTopic(AlterTopic),
+    /// Names a query.
+    CreateView(Box<PlainView>),
+    /// Forgets the name of a query.
+    DropView {
         /// Name.
         name: String,
         /// Whether its absence is no error.
@@ -107,13 +153,9 @@ pub enum Statement {
         /// The rows.
         source: Box<Query>,
     },
-    /// `SHOW TOPICS`.
-    ShowTopics,
-    /// `SHOW JOBS`.
-    ShowJobs,
-    /// `SHOW GROUPS`.
-    ShowGroups,
-    /// `DESCRIBE name`: a topic, view or job.
+    /// `SHOW …`.
+    Show(Shown),
+    /// `DESCRIBE name`: a topic, a view or a job.
     Describe {
         /// Name.
         name: String,

@@ -7,9 +7,10 @@
 //! the statements around them are parsed here.
 //!
 //! Reading order: [`kind`] (what may be asked), [`parser`] (the first word), then one file per statement:
-//! [`create`], [`remove`], [`write`], [`show`]; their parts: [`name`], [`interval`]; and [`refusal`] (what
+//! [`create`], [`alter`], [`remove`], [`write`], [`show`]; their parts: [`name`], [`interval`]; and [`refusal`] (what
 //! is said when the text is none of it).
 
+pub mod alter;
 pub mod create;
 pub mod interval;
 pub mod kind;
@@ -21,7 +22,9 @@ pub mod show;
 pub mod write;
 
 pub use interval::interval_ms;
-pub use kind::{ContinuousJob, ContinuousView, CreateTopic, Emit, Statement};
+pub use kind::{
+    AlterTopic, ContinuousJob, ContinuousView, CreateTopic, Emit, PlainView, Shown, Statement,
+};
 pub use name::{name_of, quoted};
 pub use parser::{DEPTH_MAX, parse, parse_expression, parse_query, parse_type};
 pub use refusal::CHAIN_TOKENS_MAX;

@@ -5,7 +5,7 @@
 
 use datafusion::sql::sqlparser::ast::{self, Expr, Query};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use millpond_proto::limits;
 
 use crate::dialect::{MillpondDialect, is_word};
@@ -83,6 +83,14 @@ pub(super) struct StatementParser<'a> {
     pub(super) parser: Parser<'a>,
 }
 
+/// A number without the underscores that group its digits, which the planner does not know.
+fn plain_number(mut token: TokenWithSpan) -> TokenWithSpan {
+    if let Token::Number(digits, _) = &mut token.token {
+        digits.retain(|digit| digit != '_');
+    }
+    token
+}
+
 static DIALECT: MillpondDialect = MillpondDialect;
 
 impl<'a> StatementParser<'a> {
@@ -100,6 +108,7 @@ impl<'a> StatementParser<'a> {
                 })
             })?;
         check_chains(&tokens)?;
+        let tokens = tokens.into_iter().map(plain_number).collect();
         let parser = Parser::new(&DIALECT)
             .with_recursion_limit(DEPTH_MAX)
             .with_tokens_with_locations(tokens);
@@ -124,6 +133,9 @@ impl<'a> StatementParser<'a> {
         }
         if self.word("CREATE") {
             return self.create();
+        }
+        if self.word("ALTER") {
+            return self.alter();
         }
         if self.word("DROP") {
             return self.drop_something();
@@ -186,6 +198,19 @@ impl<'a> StatementParser<'a> {
         }
         self.expect_word("EXISTS")?;
         Ok(true)
+    }
+
+    /// `(a, b)`.
+    pub(super) fn names_in_parentheses(&mut self) -> Result<Vec<String>, SqlError> {
+        self.expect(&Token::LParen)?;
+        let mut names = Vec::new();
+        loop {
+            names.push(self.name()?);
+            if self.parser.consume_token(&Token::RParen) {
+                return Ok(names);
+            }
+            self.expect(&Token::Comma)?;
+        }
     }
 
     pub(super) fn name(&mut self) -> Result<String, SqlError> {

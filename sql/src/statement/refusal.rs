@@ -8,14 +8,14 @@ use crate::error::{Position, Refusal, SqlError, nearest};
 use crate::statement::parser::{DEPTH_MAX, StatementParser};
 
 /// What is allowed, as a refusal lists it.
-pub(super) const ALLOWED: &str = "allowed are SELECT, WITH, VALUES, EXPLAIN, CREATE TOPIC, CREATE MATERIALIZED VIEW, \
-     CREATE JOB, DROP TOPIC, DROP MATERIALIZED VIEW, DROP JOB, CANCEL JOB, COPY … TO, INSERT INTO, \
-     SHOW TOPICS, SHOW JOBS, SHOW GROUPS, DESCRIBE";
+pub(super) const ALLOWED: &str = "allowed are SELECT, WITH, VALUES, EXPLAIN, CREATE TOPIC, CREATE VIEW, \
+     CREATE MATERIALIZED VIEW, CREATE JOB, ALTER TOPIC, DROP TOPIC, DROP VIEW, DROP MATERIALIZED VIEW, DROP JOB, \
+     CANCEL JOB, COPY … TO, INSERT INTO, SHOW TOPICS, SHOW COLUMNS and other SHOW, DESCRIBE";
 
 /// First words of statements, for suggestions.
-const FIRST_WORDS: [&str; 13] = [
-    "SELECT", "WITH", "VALUES", "EXPLAIN", "CREATE", "DROP", "CANCEL", "COPY", "INSERT", "SHOW",
-    "DESCRIBE", "DESC", "TABLE",
+const FIRST_WORDS: [&str; 14] = [
+    "SELECT", "WITH", "VALUES", "EXPLAIN", "CREATE", "ALTER", "DROP", "CANCEL", "COPY", "INSERT",
+    "SHOW", "DESCRIBE", "DESC", "TABLE",
 ];
 
 /// Words that a misspelt one may have meant where the parser stopped.
@@ -80,7 +80,11 @@ impl StatementParser<'_> {
         let found = self.parser.peek_token();
         let suggestion = match &found.token {
             Token::Word(word) if word.quote_style.is_none() => {
-                nearest(&word.value, [expected]).or_else(|| keyword_meant(&found.token))
+                nearest(&word.value, [expected])
+                    .or_else(|| keyword_meant(&found.token))
+                    .or_else(|| self.without_by(&found.token))
+                    // What was taken for an alias may have been meant as a keyword.
+                    .or_else(|| keyword_meant(&self.parser.get_current_token().token))
             }
             _ => None,
         };
@@ -89,6 +93,20 @@ impl StatementParser<'_> {
             cause: format!("expected {expected}, found {}", shown(&found.token)),
             suggestion: suggestion.map(|near| format!("did you mean {near}?")),
         })
+    }
+
+    /// `GROUP x`, `ORDER x`: their `BY` was left out.
+    fn without_by(&self, found: &Token) -> Option<String> {
+        let is_by = matches!(&self.parser.peek_nth_token_ref(1).token, Token::Word(word) if word.keyword == Keyword::BY);
+        match found {
+            Token::Word(word) if word.keyword == Keyword::GROUP && !is_by => {
+                Some("GROUP BY".into())
+            }
+            Token::Word(word) if word.keyword == Keyword::ORDER && !is_by => {
+                Some("ORDER BY".into())
+            }
+            _ => None,
+        }
     }
 
     pub(super) fn not_allowed(&self, first: &TokenWithSpan) -> SqlError {

@@ -16,6 +16,11 @@ impl StatementParser<'_> {
             let name = self.name()?;
             return Ok(Statement::DropTopic { name, if_exists });
         }
+        if is_word(&what.token, "VIEW") {
+            let if_exists = self.if_exists()?;
+            let name = self.name()?;
+            return Ok(Statement::DropView { name, if_exists });
+        }
         if is_word(&what.token, "MATERIALIZED") {
             self.expect_word("VIEW")?;
             let if_exists = self.if_exists()?;
@@ -29,8 +34,7 @@ impl StatementParser<'_> {
             token if is_word(token, "TABLE") => {
                 "tables are topics here: write DROP TOPIC name".to_owned()
             }
-            token if is_word(token, "VIEW") => "write DROP MATERIALIZED VIEW name".to_owned(),
-            Token::Word(word) => nearest(&word.value, ["TOPIC", "MATERIALIZED", "JOB"])
+            Token::Word(word) => nearest(&word.value, ["TOPIC", "VIEW", "MATERIALIZED", "JOB"])
                 .map_or_else(
                     || ALLOWED.to_owned(),
                     |near| format!("did you mean DROP {near}?"),

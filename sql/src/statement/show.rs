@@ -1,38 +1,50 @@
-//! `SHOW`.
+//! `SHOW`: the system tables by name, and the columns of a topic.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use crate::dialect::is_word;
 use crate::error::{Refusal, SqlError, nearest};
-use crate::statement::kind::Statement;
+use crate::statement::kind::{Shown, Statement};
 use crate::statement::parser::StatementParser;
 use crate::statement::refusal::position_of;
+
+/// What `SHOW` lists, and the system table that answers it.
+const TABLES: [(&str, &str); 7] = [
+    ("TOPICS", "topics"),
+    ("TABLES", "topics"),
+    ("QUEUES", "queues"),
+    ("GROUPS", "groups"),
+    ("JOBS", "jobs"),
+    ("VIEWS", "views"),
+    ("LIMITS", "limits"),
+];
 
 impl StatementParser<'_> {
     pub(super) fn show(&mut self) -> Result<Statement, SqlError> {
         let what = self.parser.next_token();
-        for (word, statement) in [
-            ("TOPICS", Statement::ShowTopics),
-            ("TABLES", Statement::ShowTopics),
-            ("JOBS", Statement::ShowJobs),
-            ("GROUPS", Statement::ShowGroups),
-        ] {
+        if is_word(&what.token, "COLUMNS") {
+            if !self.word("FROM") {
+                self.expect_word("IN")?;
+            }
+            return Ok(Statement::Show(Shown::Columns(self.name()?)));
+        }
+        for (word, table) in TABLES {
             if is_word(&what.token, word) {
-                return Ok(statement);
+                return Ok(Statement::Show(Shown::Table(table)));
             }
         }
+        let known = TABLES.iter().map(|(word, _)| *word).chain(["COLUMNS"]);
         let suggestion = match &what.token {
-            Token::Word(word) => nearest(&word.value, ["TOPICS", "JOBS", "GROUPS"])
-                .map(|near| format!("did you mean SHOW {near}?")),
+            Token::Word(word) => {
+                nearest(&word.value, known).map(|near| format!("did you mean SHOW {near}?"))
+            }
             _ => None,
         };
+        let all = "write SHOW TOPICS, QUEUES, GROUPS, JOBS, VIEWS, LIMITS or COLUMNS FROM topic";
         Err(SqlError::NotAllowed(Refusal {
             position: position_of(&what),
             cause: format!("SHOW {} is not a statement of this server", what.token),
-            suggestion: Some(
-                suggestion
-                    .unwrap_or_else(|| "write SHOW TOPICS, SHOW JOBS or SHOW GROUPS".to_owned()),
-            ),
+            suggestion: Some(suggestion.unwrap_or_else(|| all.to_owned())),
         }))
     }
 }

@@ -50,14 +50,7 @@ impl StatementParser<'_> {
             && matches!(&self.parser.peek_nth_token_ref(1).token,
                 Token::Word(word) if !matches!(word.keyword, Keyword::SELECT | Keyword::WITH | Keyword::VALUES | Keyword::TABLE));
         if lists_columns {
-            self.expect(&Token::LParen)?;
-            loop {
-                columns.push(self.name()?);
-                if self.parser.consume_token(&Token::RParen) {
-                    break;
-                }
-                self.expect(&Token::Comma)?;
-            }
+            columns = self.names_in_parentheses()?;
         }
         let source = self.bounded_query()?;
         Ok(Statement::Insert {

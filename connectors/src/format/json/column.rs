@@ -1,0 +1,377 @@
+//! Tokens as values of one column: which texts and numbers a type takes, exactly.
+//!
+//! | type | takes |
+//! |---|---|
+//! | VARCHAR | text |
+//! | integers | numbers and texts without a fraction that fit; `2.0` and `1e3` have none |
+//! | DOUBLE, FLOAT | numbers, texts of numbers |
+//! | DECIMAL | numbers, texts of numbers; digits behind the scale are rounded |
+//! | BOOLEAN | `true`, `false` |
+//! | TIMESTAMP | ISO 8601 text; whole numbers of milliseconds since 1970 |
+//! | DATE | ISO 8601 text; whole numbers of days since 1970 |
+//! | BYTES | hex text |
+//!
+//! NULL everywhere. Everything else makes the whole body one that does not parse.
+
+use std::borrow::Cow;
+use std::str::FromStr as _;
+use std::sync::Arc;
+
+use arrow::array::timezone::Tz;
+use arrow::array::{
+    ArrayRef, BinaryBuilder, BooleanBuilder, Decimal128Builder, PrimitiveBuilder, StringBuilder,
+};
+use arrow::compute::kernels::cast_utils::{Parser as _, string_to_datetime};
+use arrow::datatypes::{
+    DataType, Date32Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    TimeUnit, TimestampMillisecondType,
+};
+use arrow::error::ArrowError;
+
+use crate::format::json::scan::{Bad, Token};
+
+/// A checked value of a row that is not yet known to be good as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Slot<'a> {
+    Null,
+    Boolean(bool),
+    Integer(i64),
+    Float(f64),
+    Decimal(i128),
+    Text(Cow<'a, str>),
+    Bytes(Vec<u8>),
+}
+
+/// What a column takes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Kind {
+    Text,
+    /// Between two bounds; the word names the type in refusals.
+    Integer(i64, i64, &'static str),
+    Float,
+    Decimal(u8, i8),
+    Boolean,
+    Timestamp,
+    Date,
+    Bytes,
+}
+
+impl Kind {
+    pub(crate) fn of(data_type: &DataType) -> Result<Self, ArrowError> {
+        Ok(match data_type {
+            DataType::Utf8 => Self::Text,
+            DataType::Int8 => Self::Integer(i8::MIN.into(), i8::MAX.into(), "TINYINT"),
+            DataType::Int16 => Self::Integer(i16::MIN.into(), i16::MAX.into(), "SMALLINT"),
+            DataType::Int32 => Self::Integer(i32::MIN.into(), i32::MAX.into(), "INT"),
+            DataType::Int64 => Self::Integer(i64::MIN, i64::MAX, "BIGINT"),
+            DataType::Float32 | DataType::Float64 => Self::Float,
+            DataType::Decimal128(precision, scale) => Self::Decimal(*precision, *scale),
+            DataType::Boolean => Self::Boolean,
+            DataType::Timestamp(TimeUnit::Millisecond, None) => Self::Timestamp,
+            DataType::Date32 => Self::Date,
+            DataType::Binary => Self::Bytes,
+            other => {
+                return Err(ArrowError::NotYetImplemented(format!(
+                    "a column of {other} can not be read from JSON"
+                )));
+            }
+        })
+    }
+
+    /// The value of a token, or why it is none of this type.
+    pub(crate) fn read<'a>(&self, token: Token<'a>) -> Result<Slot<'a>, Bad> {
+        let (text, is_number) = match (self, token) {
+            (_, Token::Null) => return Ok(Slot::Null),
+            (Self::Boolean, Token::Boolean(value)) => return Ok(Slot::Boolean(value)),
+            (Self::Text, Token::Text(text)) => return Ok(Slot::Text(text)),
+            (Self::Text | Self::Boolean, token) => return Err(self.refuse(&token)),
+            (_, Token::Text(text)) => (text, false),
+            (Self::Bytes, token) => return Err(self.refuse(&token)),
+            (_, Token::Number(text)) => (Cow::Borrowed(text), true),
+            (_, token) => return Err(self.refuse(&token)),
+        };
+        let value = match self {
+            Self::Integer(min, max, name) => {
+                let value = whole(&text).ok_or_else(|| self.refuse_text(&text, is_number))?;
+                match i64::try_from(value) {
+                    Ok(value) if (*min..=*max).contains(&value) => Some(Slot::Integer(value)),
+                    _ => return Err(format!("{text} does not fit {name}").into()),
+                }
+            }
+            Self::Float => text.parse().ok().map(Slot::Float),
+            Self::Decimal(precision, scale) => {
+                decimal(&text, *precision, *scale).map(Slot::Decimal)
+            }
+            Self::Timestamp if is_number => whole(&text)
+                .and_then(|ms| i64::try_from(ms).ok())
+                .map(Slot::Integer),
+            Self::Timestamp => timestamp_ms(&text).map(Slot::Integer),
+            Self::Date if is_number => whole(&text)
+                .and_then(|days| i32::try_from(days).ok())
+                .map(|days| Slot::Integer(days.into())),
+            Self::Date => Date32Type::parse(&text).map(|days| Slot::Integer(days.into())),
+            Self::Bytes => unhex(&text).map(Slot::Bytes),
+            Self::Text | Self::Boolean => None,
+        };
+        value.ok_or_else(|| self.refuse_text(&text, is_number))
+    }
+
+    fn name(&self) -> Cow<'static, str> {
+        match self {
+            Self::Text => "VARCHAR".into(),
+            Self::Integer(_, _, name) => (*name).into(),
+            Self::Float => "DOUBLE".into(),
+            Self::Decimal(precision, scale) => format!("DECIMAL({precision}, {scale})").into(),
+            Self::Boolean => "BOOLEAN".into(),
+            Self::Timestamp => "TIMESTAMP".into(),
+            Self::Date => "DATE".into(),
+            Self::Bytes => "text of hex digits".into(),
+        }
+    }
+
+    fn refuse(&self, token: &Token<'_>) -> Bad {
+        match token {
+            Token::Text(text) => self.refuse_text(text, false),
+            Token::Number(text) => self.refuse_text(text, true),
+            Token::Boolean(value) => format!("{value} is not a {}", self.name()).into(),
+            Token::Object => format!("an object is not a {}", self.name()).into(),
+            Token::Array => format!("an array is not a {}", self.name()).into(),
+            Token::Null => "NULL is taken by every type".into(),
+        }
+    }
+
+    fn refuse_text(&self, text: &str, is_number: bool) -> Bad {
+        let name = self.name();
+        if is_number {
+            format!("{text} is not a {name}").into()
+        } else {
+            format!("{text:?} is not a {name}").into()
+        }
+    }
+}
+
+/// A number as digits times a power of ten; no float comes in between, so no digit is lost.
+fn digits_of(text: &str) -> Option<(i128, i32)> {
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
+        None => (text, 0),
+    };
+    let (units, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let all_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let unsigned = units.strip_prefix('-').unwrap_or(units);
+    if unsigned.is_empty() || !all_digits(unsigned) || !all_digits(fraction) {
+        return None;
+    }
+    let fraction = fraction.trim_end_matches('0');
+    let digits: i128 = format!("{units}{fraction}").parse().ok()?;
+    if digits == 0 {
+        return Some((0, 0));
+    }
+    Some((
+        digits,
+        exponent.checked_sub(i32::try_from(fraction.len()).ok()?)?,
+    ))
+}
+
+/// The value of a number without fraction, however it is written.
+fn whole(text: &str) -> Option<i128> {
+    if let Ok(value) = text.parse() {
+        return Some(value);
+    }
+    let (digits, exponent) = digits_of(text)?;
+    match u32::try_from(exponent) {
+        Ok(exponent) => digits.checked_mul(10_i128.checked_pow(exponent)?),
+        Err(_) => {
+            let divisor = 10_i128.checked_pow(exponent.unsigned_abs())?;
+            (digits % divisor == 0).then_some(digits / divisor)
+        }
+    }
+}
+
+/// A number in units of its scale, rounded to it as a cast does: half away from zero.
+fn decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
+    let (digits, exponent) = digits_of(text)?;
+    let shift = exponent.checked_add(scale.into())?;
+    let value = match u32::try_from(shift) {
+        Ok(shift) => digits.checked_mul(10_i128.checked_pow(shift)?)?,
+        Err(_) => match 10_i128.checked_pow(shift.unsigned_abs()) {
+            Some(divisor) => {
+                let rest = digits % divisor;
+                let away = i128::from(rest.unsigned_abs() >= divisor.unsigned_abs().div_ceil(2));
+                digits / divisor + away * digits.signum()
+            }
+            // So many digits behind the scale that nothing is left.
+            None => 0,
+        },
+    };
+    let bound = 10_i128.checked_pow(precision.into())?;
+    (value.abs() < bound).then_some(value)
+}
+
+/// Milliseconds since 1970 of a time in ISO 8601; without a zone it is UTC.
+fn timestamp_ms(text: &str) -> Option<i64> {
+    let utc = Tz::from_str("+00:00").ok()?;
+    let at = string_to_datetime(&utc, text).ok()?;
+    Some(at.timestamp_millis())
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    if !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let mut bytes = Vec::with_capacity(digits.len() / 2);
+    for pair in digits.chunks_exact(2) {
+        let [high, low] = pair else { return None };
+        let value = digit(*high)? * 16 + digit(*low)?;
+        bytes.push(u8::try_from(value).ok()?);
+    }
+    Some(bytes)
+}
+
+/// A column being built.
+#[derive(Debug)]
+pub(crate) enum Builder {
+    Text(StringBuilder),
+    Int8(PrimitiveBuilder<Int8Type>),
+    Int16(PrimitiveBuilder<Int16Type>),
+    Int32(PrimitiveBuilder<Int32Type>),
+    Int64(PrimitiveBuilder<Int64Type>),
+    Float32(PrimitiveBuilder<Float32Type>),
+    Float64(PrimitiveBuilder<Float64Type>),
+    Decimal(Decimal128Builder),
+    Boolean(BooleanBuilder),
+    Timestamp(PrimitiveBuilder<TimestampMillisecondType>),
+    Date(PrimitiveBuilder<Date32Type>),
+    Bytes(BinaryBuilder),
+}
+
+impl Builder {
+    pub(crate) fn new(data_type: &DataType, rows: usize) -> Result<Self, ArrowError> {
+        Ok(match data_type {
+            DataType::Utf8 => Self::Text(StringBuilder::with_capacity(rows, rows * 8)),
+            DataType::Int8 => Self::Int8(PrimitiveBuilder::with_capacity(rows)),
+            DataType::Int16 => Self::Int16(PrimitiveBuilder::with_capacity(rows)),
+            DataType::Int32 => Self::Int32(PrimitiveBuilder::with_capacity(rows)),
+            DataType::Int64 => Self::Int64(PrimitiveBuilder::with_capacity(rows)),
+            DataType::Float32 => Self::Float32(PrimitiveBuilder::with_capacity(rows)),
+            DataType::Float64 => Self::Float64(PrimitiveBuilder::with_capacity(rows)),
+            DataType::Decimal128(precision, scale) => Self::Decimal(
+                Decimal128Builder::with_capacity(rows)
+                    .with_precision_and_scale(*precision, *scale)?,
+            ),
+            DataType::Boolean => Self::Boolean(BooleanBuilder::with_capacity(rows)),
+            DataType::Timestamp(TimeUnit::Millisecond, None) => {
+                Self::Timestamp(PrimitiveBuilder::with_capacity(rows))
+            }
+            DataType::Date32 => Self::Date(PrimitiveBuilder::with_capacity(rows)),
+            DataType::Binary => Self::Bytes(BinaryBuilder::with_capacity(rows, rows * 8)),
+            other => {
+                return Err(ArrowError::NotYetImplemented(format!(
+                    "a column of {other} can not be read from JSON"
+                )));
+            }
+        })
+    }
+
+    /// Appends a value of the builder's kind; anything else is NULL.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "integers were checked against the bounds of their type; a FLOAT is the nearest to its number"
+    )]
+    pub(crate) fn append(&mut self, slot: Slot<'_>) {
+        match (self, slot) {
+            (Self::Text(builder), Slot::Text(value)) => builder.append_value(value),
+            (Self::Int8(builder), Slot::Integer(value)) => builder.append_value(value as i8),
+            (Self::Int16(builder), Slot::Integer(value)) => builder.append_value(value as i16),
+            (Self::Int32(builder), Slot::Integer(value)) => builder.append_value(value as i32),
+            (Self::Int64(builder), Slot::Integer(value)) => builder.append_value(value),
+            (Self::Float32(builder), Slot::Float(value)) => builder.append_value(value as f32),
+            (Self::Float64(builder), Slot::Float(value)) => builder.append_value(value),
+            (Self::Decimal(builder), Slot::Decimal(value)) => builder.append_value(value),
+            (Self::Boolean(builder), Slot::Boolean(value)) => builder.append_value(value),
+            (Self::Timestamp(builder), Slot::Integer(value)) => builder.append_value(value),
+            (Self::Date(builder), Slot::Integer(value)) => builder.append_value(value as i32),
+            (Self::Bytes(builder), Slot::Bytes(value)) => builder.append_value(value),
+            (Self::Text(builder), _) => builder.append_null(),
+            (Self::Int8(builder), _) => builder.append_null(),
+            (Self::Int16(builder), _) => builder.append_null(),
+            (Self::Int32(builder), _) => builder.append_null(),
+            (Self::Int64(builder), _) => builder.append_null(),
+            (Self::Float32(builder), _) => builder.append_null(),
+            (Self::Float64(builder), _) => builder.append_null(),
+            (Self::Decimal(builder), _) => builder.append_null(),
+            (Self::Boolean(builder), _) => builder.append_null(),
+            (Self::Timestamp(builder), _) => builder.append_null(),
+            (Self::Date(builder), _) => builder.append_null(),
+            (Self::Bytes(builder), _) => builder.append_null(),
+        }
+    }
+
+    pub(crate) fn finish(self) -> ArrayRef {
+        match self {
+            Self::Text(mut builder) => Arc::new(builder.finish()),
+            Self::Int8(mut builder) => Arc::new(builder.finish()),
+            Self::Int16(mut builder) => Arc::new(builder.finish()),
+            Self::Int32(mut builder) => Arc::new(builder.finish()),
+            Self::Int64(mut builder) => Arc::new(builder.finish()),
+            Self::Float32(mut builder) => Arc::new(builder.finish()),
+            Self::Float64(mut builder) => Arc::new(builder.finish()),
+            Self::Decimal(mut builder) => Arc::new(builder.finish()),
+            Self::Boolean(mut builder) => Arc::new(builder.finish()),
+            Self::Timestamp(mut builder) => Arc::new(builder.finish()),
+            Self::Date(mut builder) => Arc::new(builder.finish()),
+            Self::Bytes(mut builder) => Arc::new(builder.finish()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_whole_however_it_is_written_and_loses_no_digit() {
+        for (text, expected) in [
+            ("7", Some(7)),
+            ("-7", Some(-7)),
+            ("2.0", Some(2)),
+            ("-0.0", Some(0)),
+            ("1e3", Some(1000)),
+            ("15e-1", None),
+            ("150e-1", Some(15)),
+            ("1.5", None),
+            ("1.5e1", Some(15)),
+            ("9223372036854775807.0", Some(i128::from(i64::MAX))),
+            ("1e400", None),
+            ("0e400", Some(0)),
+            ("", None),
+            ("-", None),
+            ("1.", Some(1)),
+            (".5", None),
+            ("x", None),
+        ] {
+            assert_eq!(whole(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_decimal_is_rounded_to_its_scale_and_bounded_by_its_precision() {
+        for (text, expected) in [
+            ("1.25", Some(125)),
+            ("1.255", Some(126)),
+            ("1.2549999", Some(125)),
+            ("-1.255", Some(-126)),
+            ("-0.004", Some(0)),
+            ("1e2", Some(10_000)),
+            ("999.99", Some(99_999)),
+            ("999.995", None),
+            ("1000", None),
+            ("1e-60", Some(0)),
+            ("much", None),
+        ] {
+            assert_eq!(decimal(text, 5, 2), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! `INSERT`: the rows of a query as messages.
+//!
+//! A row fills declared columns, of which its body is made in the topic's format, or `_body` itself; beside
+//! either, `_key` and `_properties`. Where a primary key is declared the message key follows from it: the
+//! text of its one column, or else its columns as the text of a JSON array, as in the topics of views.
+//! A value that does not fit its column is an error and never a NULL.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array as _, ArrayRef, AsArray as _, BinaryArray, MapArray, RecordBatch, RecordBatchOptions,
+    StringArray,
+};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::json::writer::{EncoderOptions, make_encoder};
+use bytes::Bytes;
+use datafusion::prelude::DataFrame;
+use futures::StreamExt as _;
+use millpond_connectors::format::json::encode_rows;
+
+use crate::catalog::table_schema;
+use crate::error::SqlError;
+use crate::statement::quoted;
+use crate::topic::{OutputRow, TopicInfo, Topics};
+
+/// The system columns that an insert may fill.
+const KEY: &str = "_key";
+const BODY: &str = "_body";
+const PROPERTIES: &str = "_properties";
+
+/// A topic and the columns that an insert fills, with the types they are sent as.
+#[derive(Clone, Debug)]
+pub struct Target {
+    topic: TopicInfo,
+    fields: Vec<Field>,
+}
+
+impl Target {
+    /// The target of an insert that names these columns; none: all that are stored.
+    ///
+    /// # Errors
+    /// [`SqlError`] that names the column which can not be filled, and why.
+    pub fn new(topic: TopicInfo, columns: &[String]) -> Result<Self, SqlError> {
+        if let Some(job) = &topic.written_by {
+            return Err(SqlError::invalid(
+                format!(
+                    "topic {} is written by {job} and by nobody else",
+                    topic.name
+                ),
+                "insert into the topic that it reads instead",
+            ));
+        }
+        let stored: Vec<&str> = topic
+            .columns
+            .iter()
+            .filter(|column| column.expression.is_none())
+            .map(|column| column.name.as_str())
+            .collect();
+        let wanted: Vec<&str> = match (columns, stored.as_slice()) {
+            ([], []) => vec![BODY],
+            ([], stored) => stored.to_vec(),
+            (named, _) => named.iter().map(String::as_str).collect(),
+        };
+        let schema = table_schema(&topic)?;
+        let mut fields = Vec::with_capacity(wanted.len());
+        for (at, column) in wanted.iter().enumerate() {
+            if wanted[..at].contains(column) {
+                return Err(SqlError::invalid(
+                    format!("column {column} is filled twice"),
+                    "name it once",
+                ));
+            }
+            let is_system = [KEY, BODY, PROPERTIES].contains(column);
+            if !is_system && !stored.contains(column) {
+                let fillable = stored.iter().copied().chain([KEY, BODY, PROPERTIES]);
+                return Err(SqlError::unknown("stored column", column, None, fillable));
+            }
+            let field = schema.field_with_name(column).map_err(SqlError::from)?;
+            fields.push(match *column {
+                BODY => field.clone().with_data_type(DataType::Binary),
+                _ => field.clone(),
+            });
+        }
+        let target = Self { topic, fields };
+        target.check_body_and_key()?;
+        Ok(target)
+    }
+
+    fn fills(&self, column: &str) -> bool {
+        self.fields.iter().any(|field| field.name() == column)
+    }
+
+    fn check_body_and_key(&self) -> Result<(), SqlError> {
+        let fills_body = self.fills(BODY);
+        let mut stored = self.topic.columns.iter().map(|column| &column.name);
+        if fills_body && let Some(column) = stored.find(|column| self.fills(column)) {
+            return Err(SqlError::invalid(
+                format!("column {column} is a part of _body, and both are filled"),
+                "fill either _body or columns",
+            ));
+        }
+        let key = &self.topic.primary_key;
+        if key.is_empty() {
+            return Ok(());
+        }
+        if fills_body {
+            if self.fills(KEY) {
+                return Ok(());
+            }
+            return Err(SqlError::invalid(
+                format!(
+                    "topic {} has a primary key, and _key is not filled",
+                    self.topic.name
+                ),
+                "fill _key beside _body, or the columns instead of both",
+            ));
+        }
+        if self.fills(KEY) {
+            return Err(SqlError::invalid(
+                format!(
+                    "the key of topic {} follows from its primary key",
+                    self.topic.name
+                ),
+                "leave _key out",
+            ));
+        }
+        match key.iter().find(|column| !self.fills(column)) {
+            Some(column) => Err(SqlError::invalid(
+                format!("column {column} is a part of the primary key and is not filled"),
+                "fill it",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends all rows of a query and answers how many they were.
+    ///
+    /// # Errors
+    /// Those of the query, of a value that does not fit its column, and of the broker.
+    pub async fn insert(&self, frame: DataFrame, topics: &dyn Topics) -> Result<u64, SqlError> {
+        let found = frame.schema().fields().len();
+        if found != self.fields.len() {
+            return Err(SqlError::invalid(
+                format!(
+                    "{} columns are to be filled and the query answers {found}",
+                    self.fields.len()
+                ),
+                format!(
+                    "name the columns: INSERT INTO {} (column, …) …",
+                    quoted(&self.topic.name)
+                ),
+            ));
+        }
+        let mut rows = frame.execute_stream().await?;
+        let mut count = 0;
+        while let Some(batch) = rows.next().await {
+            let messages = self.messages(&batch?)?;
+            if !messages.is_empty() {
+                count += topics.insert(self.topic.id, messages).await?;
+            }
+        }
+        Ok(count)
+    }
+
+    fn messages(&self, batch: &RecordBatch) -> Result<Vec<OutputRow>, SqlError> {
+        let strict = CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        };
+        let mut system: [Option<ArrayRef>; 3] = [None, None, None];
+        let mut kept = Vec::with_capacity(self.fields.len());
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.fields.len());
+        for (field, column) in self.fields.iter().zip(batch.columns()) {
+            let value = cast_with_options(column, field.data_type(), &strict)?;
+            match [KEY, BODY, PROPERTIES]
+                .iter()
+                .position(|name| field.name() == name)
+            {
+                Some(at) => system[at] = Some(value),
+                None => {
+                    kept.push(field.clone().with_nullable(true));
+                    columns.push(value);
+                }
+            }
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let body =
+            RecordBatch::try_new_with_options(Arc::new(Schema::new(kept)), columns, &options)?;
+        let [keys, bodies, properties] = system;
+        let bodies: Vec<Option<Bytes>> = match &bodies {
+            Some(bodies) => bytes_of(bodies.as_binary::<i32>()),
+            None => encode_rows(&body)?.into_iter().map(Some).collect(),
+        };
+        let keys: Vec<Option<Bytes>> = match &keys {
+            Some(keys) => texts_of(keys.as_string::<i32>()),
+            None if self.topic.primary_key.is_empty() => vec![None; bodies.len()],
+            None => self.keys(&body)?,
+        };
+        let properties = properties.as_ref().map(|properties| properties.as_map());
+        let rows = keys.into_iter().zip(bodies).enumerate();
+        rows.map(|(row, (key, body))| {
+            Ok(OutputRow {
+                key,
+                body,
+                properties: properties.map_or(Ok(Vec::new()), |all| properties_of(all, row))?,
+            })
+        })
+        .collect()
+    }
+
+    /// The message key of each row, made of the columns of the primary key.
+    fn keys(&self, body: &RecordBatch) -> Result<Vec<Option<Bytes>>, SqlError> {
+        let schema = body.schema();
+        let mut columns = Vec::with_capacity(self.topic.primary_key.len());
+        for name in &self.topic.primary_key {
+            let at = schema.index_of(name).map_err(SqlError::from)?;
+            let column = body.column(at);
+            if column.null_count() > 0 {
+                return Err(SqlError::invalid(
+                    format!("column {name} is a part of the primary key and can not be NULL"),
+                    "fill it, or leave such rows out with WHERE",
+                ));
+            }
+            columns.push((Arc::clone(&schema.fields()[at]), column));
+        }
+        if let [(_, only)] = columns.as_slice()
+            && let Some(texts) = only.as_string_opt::<i32>()
+        {
+            return Ok(texts_of(texts));
+        }
+        let options = EncoderOptions::default();
+        let mut encoders = columns
+            .iter()
+            .map(|(field, column)| Ok(make_encoder(field, column.as_ref(), &options)?))
+            .collect::<Result<Vec<_>, SqlError>>()?;
+        let keys = (0..body.num_rows()).map(|row| {
+            let mut text = vec![b'['];
+            for (at, encoder) in encoders.iter_mut().enumerate() {
+                if at > 0 {
+                    text.push(b',');
+                }
+                encoder.encode(row, &mut text);
+            }
+            text.push(b']');
+            Some(Bytes::from(text))
+        });
+        Ok(keys.collect())
+    }
+}
+
+fn bytes_of(values: &BinaryArray) -> Vec<Option<Bytes>> {
+    let values = values.iter();
+    values
+        .map(|value| value.map(Bytes::copy_from_slice))
+        .collect()
+}
+
+fn texts_of(values: &StringArray) -> Vec<Option<Bytes>> {
+    let values = values.iter();
+    values
+        .map(|value| value.map(|text| Bytes::copy_from_slice(text.as_bytes())))
+        .collect()
+}
+
+/// The properties of one message; their order is that of the map.
+fn properties_of(maps: &MapArray, row: usize) -> Result<Vec<(String, String)>, SqlError> {
+    if maps.is_null(row) {
+        return Ok(Vec::new());
+    }
+    let entries = maps.value(row);
+    let (keys, values) = (
+        entries.column(0).as_string::<i32>(),
+        entries.column(1).as_string::<i32>(),
+    );
+    let pairs = keys.iter().zip(values.iter()).map(|(key, value)| {
+        let key = key.unwrap_or_default();
+        let value = value.ok_or_else(|| {
+            SqlError::invalid(
+                format!("property {key} is NULL, and a property has a text"),
+                "give it one, or leave it out",
+            )
+        })?;
+        Ok((key.to_owned(), value.to_owned()))
+    });
+    pairs.collect()
+}

@@ -1,0 +1,234 @@
+//! The schema `millpond`: what the broker, the jobs and SQL know, as tables that can be joined.
+//!
+//! | table | what it holds | filled by |
+//! |---|---|---|
+//! | `topics` | every topic | broker |
+//! | `queues` | every queue that holds or held messages: its offsets | broker |
+//! | `groups` | every consumer group | broker |
+//! | `group_progress` | where each group stands in each queue that it polled | broker, asking the shards |
+//! | `jobs` | every continuous query: state, watermark, rows, lag | job runtime |
+//! | `views` | every plain view | here |
+//! | `columns` | every column of every topic | here |
+//! | `limits` | every bound of a statement | here |
+//!
+//! A table is filled when a statement that names it is planned.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
+use async_trait::async_trait;
+use datafusion::catalog::{MemTable, SchemaProvider, TableProvider};
+use datafusion::error::Result as EngineResult;
+use millpond_proto::limits;
+
+use crate::batch::latest::external;
+use crate::batch::session::{RELATIONS_MAX, jobs_batch};
+use crate::batch::view::{VIEWS_DEEP_MAX, views};
+use crate::catalog;
+use crate::continuous::Continuous;
+use crate::error::SqlError;
+use crate::statement::{CHAIN_TOKENS_MAX, DEPTH_MAX};
+use crate::topic::{FACTS, Topics};
+
+const JOBS: &str = "jobs";
+const VIEWS: &str = "views";
+const COLUMNS: &str = "columns";
+const LIMITS: &str = "limits";
+
+/// The tables that are not the broker's.
+const OURS: [&str; 4] = [JOBS, VIEWS, COLUMNS, LIMITS];
+
+/// The schema `millpond`.
+#[derive(Debug)]
+pub(crate) struct SystemSchema {
+    pub(crate) topics: Arc<dyn Topics>,
+    pub(crate) jobs: Arc<dyn Continuous>,
+}
+
+#[async_trait]
+impl SchemaProvider for SystemSchema {
+    fn table_names(&self) -> Vec<String> {
+        let names = FACTS.iter().chain(&OURS);
+        names.map(|name| (*name).to_owned()).collect()
+    }
+
+    async fn table(&self, name: &str) -> EngineResult<Option<Arc<dyn TableProvider>>> {
+        let batch = match name {
+            JOBS => jobs_batch(&self.jobs.list())?,
+            VIEWS => views_batch(self.topics.as_ref())?,
+            COLUMNS => columns_batch(self.topics.as_ref()).map_err(external)?,
+            LIMITS => limits_batch()?,
+            name if FACTS.contains(&name) => self.topics.ask_facts(name).await.map_err(external)?,
+            _ => {
+                let known = self.table_names();
+                return Err(external(SqlError::unknown(
+                    "system table",
+                    name,
+                    None,
+                    known,
+                )));
+            }
+        };
+        let table = MemTable::try_new(batch.schema(), vec![vec![batch]])?;
+        Ok(Some(Arc::new(table)))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        FACTS.contains(&name) || OURS.contains(&name)
+    }
+}
+
+type Built = Result<RecordBatch, arrow::error::ArrowError>;
+
+fn texts<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+    Arc::new(values.collect::<StringArray>())
+}
+
+fn views_batch(topics: &dyn Topics) -> Built {
+    let views = views(topics);
+    RecordBatch::try_from_iter_with_nullable([
+        (
+            "name",
+            texts(views.iter().map(|view| Some(view.name.as_str()))),
+            false,
+        ),
+        (
+            "sql",
+            texts(views.iter().map(|view| Some(view.sql.as_str()))),
+            false,
+        ),
+    ])
+}
+
+/// Declared columns in order, then the system columns that every topic has.
+fn columns_batch(topics: &dyn Topics) -> Result<RecordBatch, SqlError> {
+    let mut topic_names = Vec::new();
+    let mut positions = Vec::new();
+    let mut names = Vec::new();
+    let mut types = Vec::new();
+    let mut kinds = Vec::new();
+    let mut expressions = Vec::new();
+    let mut keys = Vec::new();
+    let mut times = Vec::new();
+    for topic in topics.topics() {
+        let schema = catalog::table_schema(&topic)?;
+        for (at, field) in schema.fields().iter().enumerate() {
+            let declared = topic.columns.get(at);
+            let expression = declared.and_then(|column| column.expression.clone());
+            let written = declared.map(|column| column.sql_type.clone());
+            topic_names.push(topic.name.clone());
+            positions.push(i64::try_from(at).unwrap_or(i64::MAX));
+            types.push(
+                written
+                    .filter(|written| !written.is_empty())
+                    .unwrap_or_else(|| catalog::sql_type(field.data_type())),
+            );
+            kinds.push(match (declared, &expression) {
+                (None, _) => "system",
+                (Some(_), Some(_)) => "computed",
+                (Some(_), None) => "stored",
+            });
+            expressions.push(expression);
+            keys.push(topic.primary_key.contains(field.name()));
+            let watermark = topic.watermark.as_ref();
+            times.push(watermark.is_some_and(|watermark| watermark.column == *field.name()));
+            names.push(field.name().clone());
+        }
+    }
+    let text = |values: Vec<String>| -> ArrayRef { Arc::new(StringArray::from(values)) };
+    Ok(RecordBatch::try_from_iter_with_nullable([
+        ("topic", text(topic_names), false),
+        (
+            "position",
+            Arc::new(Int64Array::from(positions)) as ArrayRef,
+            false,
+        ),
+        ("name", text(names), false),
+        ("type", text(types), false),
+        (
+            "kind",
+            Arc::new(StringArray::from(kinds)) as ArrayRef,
+            false,
+        ),
+        (
+            "expression",
+            Arc::new(StringArray::from(expressions)) as ArrayRef,
+            true,
+        ),
+        (
+            "primary_key",
+            Arc::new(BooleanArray::from(keys)) as ArrayRef,
+            false,
+        ),
+        (
+            "event_time",
+            Arc::new(BooleanArray::from(times)) as ArrayRef,
+            false,
+        ),
+    ])?)
+}
+
+/// Bounds that a statement can meet, by the names that refusals give them.
+fn limits_batch() -> Built {
+    let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+    let all: [(&str, i64, &str); 11] = [
+        (
+            "CHAIN_TOKENS_MAX",
+            number(CHAIN_TOKENS_MAX),
+            "words between two commas",
+        ),
+        (
+            "COLUMNS_MAX",
+            number(limits::COLUMNS_MAX),
+            "columns of a topic",
+        ),
+        (
+            "DEPTH_MAX",
+            number(DEPTH_MAX),
+            "levels of nesting in a statement",
+        ),
+        ("GROUPS_MAX", number(limits::GROUPS_MAX), "consumer groups"),
+        (
+            "JOBS_MAX",
+            number(limits::JOBS_MAX),
+            "continuous queries and views",
+        ),
+        (
+            "QUERY_MEMORY_BYTES",
+            number(limits::QUERY_MEMORY_BYTES),
+            "bytes of all statements together",
+        ),
+        (
+            "QUERY_MS_MAX",
+            limits::QUERY_MS_MAX,
+            "milliseconds of a statement",
+        ),
+        (
+            "QUEUES_MAX",
+            i64::from(limits::QUEUES_MAX),
+            "queues of a topic",
+        ),
+        ("RELATIONS_MAX", number(RELATIONS_MAX), "tables of a query"),
+        (
+            "SQL_BYTES_MAX",
+            number(limits::SQL_BYTES_MAX),
+            "bytes of a statement",
+        ),
+        ("VIEWS_DEEP_MAX", number(VIEWS_DEEP_MAX), "views on views"),
+    ];
+    RecordBatch::try_from_iter([
+        ("name", texts(all.iter().map(|(name, ..)| Some(*name)))),
+        (
+            "value",
+            Arc::new(
+                all.iter()
+                    .map(|(_, value, _)| Some(*value))
+                    .collect::<Int64Array>(),
+            ) as ArrayRef,
+        ),
+        (
+            "meaning",
+            texts(all.iter().map(|(.., meaning)| Some(*meaning))),
+        ),
+    ])
+}

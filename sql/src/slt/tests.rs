@@ -1,0 +1,75 @@
+//! The files over the broker in memory, but for those that ask what only a real one knows.
+
+use std::fs;
+use std::path::Path;
+
+use millpond_proto::task::{Runtimes, Spawn};
+use millpond_proto::time::{SimulatedClock, Timestamp};
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+
+use super::*;
+use crate::continuous::Continuous;
+use crate::job::runtime::JobParts;
+use crate::sql::SqlParts;
+use crate::testing::MemoryTopics;
+use crate::topic::Topics;
+
+/// 2013-01-01T00:00:00Z.
+const NEW_YEAR: Timestamp = Timestamp(1_356_998_400_000);
+/// Files that begin so are for the real broker alone.
+const BROKER_ONLY: &str = "broker_";
+
+fn world() -> World {
+    let clock: Arc<dyn Clock> = Arc::new(SimulatedClock::starting_at(NEW_YEAR));
+    let spawn: Arc<dyn Spawn> = Arc::new(Runtimes::single());
+    let topics = MemoryTopics::new(Arc::clone(&clock)) as Arc<dyn Topics>;
+    let state: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let jobs = Jobs::start(JobParts {
+        topics: Arc::clone(&topics),
+        clock: Arc::clone(&clock),
+        spawn: Arc::clone(&spawn),
+        state: Arc::clone(&state),
+    });
+    let sql = Sql::new(SqlParts {
+        topics,
+        clock: Arc::clone(&clock),
+        spawn,
+        export: Arc::new(InMemory::new()),
+        state,
+        jobs: Arc::clone(&jobs) as Arc<dyn Continuous>,
+    })
+    .unwrap();
+    World { sql, jobs, clock }
+}
+
+#[test]
+fn every_file_answers_as_written_over_a_broker_in_memory() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/slt");
+    let writes = std::env::var_os("MILLPOND_SLT_WRITE").is_some();
+    let wanted = std::env::var("MILLPOND_SLT").unwrap_or_default();
+    let mut failures = Vec::new();
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    for path in paths {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if !name.ends_with(".slt") || name.starts_with(BROKER_ONLY) || !name.contains(&wanted) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let outcome = runtime.block_on(async { run(&world(), &name, &text).await });
+        failures.extend(outcome.failures);
+        if writes {
+            fs::write(&path, outcome.actual).unwrap();
+        }
+    }
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
