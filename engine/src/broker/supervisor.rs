@@ -148,5 +148,6 @@ async fn upkeep(broker: &Broker, incarnation: &Incarnation) {
             }
         }
         broker.parts.clock.sleep(UPKEEP_PAUSE).await;
+        incarnation.storage().choose_wal_io();
     }
 }
