@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -42,6 +43,7 @@ pub(crate) mod read;
 mod retention;
 mod tiering;
 mod verify;
+mod way;
 
 pub use crate::log::verify::Findings;
 
@@ -74,8 +76,22 @@ pub struct Settings {
     pub writes_in_flight: u16,
     /// Bytes that must wait before a write starts beside one that is in flight.
     pub overlap_bytes: usize,
+    /// How the WAL is written.
+    pub wal_io: WalIo,
     /// Memory for the tail cache.
     pub cache_bytes: usize,
+}
+
+/// The way that durable writes of the WAL take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WalIo {
+    /// As [`Storage::choose_wal_io`] once measured; until then through the system's cache.
+    #[default]
+    Auto,
+    /// Through the system's cache, then a sync.
+    Buffered,
+    /// Past it, where the file system can.
+    Direct,
 }
 
 impl Default for Settings {
@@ -86,6 +102,7 @@ impl Default for Settings {
             segment_bytes: 64 * 1024 * 1024,
             writes_in_flight: 4,
             overlap_bytes: 256 * 1024,
+            wal_io: WalIo::Auto,
             cache_bytes: 128 * 1024 * 1024,
         }
     }
@@ -277,6 +294,8 @@ pub struct Storage {
     writers: Mutex<Vec<Task>>,
     checkpoints: tokio::sync::Mutex<Checkpoints>,
     tiering: tokio::sync::Mutex<()>,
+    /// Whether this incarnation has looked for the best way to write.
+    was_measured: AtomicBool,
 }
 
 impl Storage {
@@ -331,6 +350,13 @@ impl Storage {
             Ok(()) => Ok(Durable(durable)),
             Err(_) => Err(self.view.failure().unwrap_or(AppendError::Closed)),
         }
+    }
+
+    /// Finds out once for a data folder how its WAL is best written, when the settings leave it open, and
+    /// remembers it; segments that begin later are written so. Takes part of a second and waits for the disk:
+    /// call it from the background, after the server is ready. What fails is logged and changes nothing.
+    pub fn choose_wal_io(&self) {
+        self.measure_ways();
     }
 
     /// Resolves once the incarnation has ended by a failed write or sync.

@@ -25,7 +25,7 @@ use millpond_proto::time::{Clock, SimulatedClock, Timestamp};
 use millpond_storage::disk::simulated::SimulatedDisk;
 use millpond_storage::disk::{Disk, DiskFile};
 use millpond_storage::format::envelope::Envelope;
-use millpond_storage::log::{Parts, Settings};
+use millpond_storage::log::{Parts, Settings, WalIo};
 use millpond_storage::tier::objects::DiskObjectStore;
 use tokio::sync::Notify;
 
@@ -158,6 +158,7 @@ impl World {
             segment_bytes: 64 * 1024,
             writes_in_flight: 3,
             overlap_bytes: 0,
+            wal_io: WalIo::Auto,
             cache_bytes: 128 * 1024,
         };
         let started = Broker::start(parts, settings).await;

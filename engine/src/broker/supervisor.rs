@@ -155,5 +155,6 @@ async fn upkeep(broker: &Broker, incarnation: &Incarnation) {
         }
         incarnation.care(broker.now()).await;
         broker.parts.clock.sleep(UPKEEP_PAUSE).await;
+        incarnation.storage().choose_wal_io();
     }
 }

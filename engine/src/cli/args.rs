@@ -154,6 +154,30 @@ pub struct ServeArgs {
     /// Let in everyone who can reach the ports, and allow addresses beyond loopback.
     #[arg(long)]
     pub insecure: bool,
+    /// How the log is written: through the system's cache, past it, or as measured once on this disk.
+    #[arg(long, value_enum, default_value_t = WalIo::Auto)]
+    pub wal_io: WalIo,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WalIo {
+    /// As measured once on this disk, and remembered with the data.
+    Auto,
+    /// Through the system's cache, then a sync.
+    Buffered,
+    /// Past the cache, where the file system can.
+    Direct,
+}
+
+impl From<WalIo> for millpond_storage::log::WalIo {
+    fn from(asked: WalIo) -> Self {
+        match asked {
+            WalIo::Auto => Self::Auto,
+            WalIo::Buffered => Self::Buffered,
+            WalIo::Direct => Self::Direct,
+        }
+    }
 }
 
 impl Default for ServeArgs {
@@ -165,6 +189,7 @@ impl Default for ServeArgs {
             demo: false,
             no_demo: false,
             insecure: false,
+            wal_io: WalIo::Auto,
         }
     }
 }

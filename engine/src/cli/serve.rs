@@ -85,7 +85,10 @@ pub async fn serve(
         grpc: args.grpc,
         http: args.http,
         insecure: args.insecure,
-        ..Config::default()
+        storage: millpond_storage::log::Settings {
+            wal_io: args.wal_io.into(),
+            ..millpond_storage::log::Settings::default()
+        },
     };
     // Before anything touches the folder: a refused address leaves nothing behind.
     config.clone().check()?;

@@ -1,14 +1,14 @@
 //! A folder of the operating system, locked for one process.
 //!
-//! Writes are buffered by the system and made durable by `fdatasync`; entries of folders by `fsync` of
-//! the folder. The lock is the system's own and ends with the process, so a crash leaves none behind.
+//! Writes are buffered by the system and made durable by `fdatasync`, or go past its cache with `O_DIRECT`
+//! and `O_DSYNC`; entries of folders are made durable by `fsync` of the folder. The lock is the system's own and ends with the process, so a crash leaves none behind.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, Way};
 use crate::error::OpenError;
 
 /// Name of the file that is locked while a process has the folder open.
@@ -91,6 +91,17 @@ impl Disk for LocalDisk {
         Ok(Box::new(LocalFile(file)))
     }
 
+    fn open_durable(&self, path: &str, way: Way) -> io::Result<Box<dyn DiskFile>> {
+        match way {
+            Way::Buffered => self.open(path),
+            Way::Direct => open_direct(&self.path(path)),
+        }
+    }
+
+    fn has_ways(&self) -> bool {
+        cfg!(target_os = "linux")
+    }
+
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         let entries = match fs::read_dir(self.path(folder)) {
             Ok(entries) => entries,
@@ -119,6 +130,63 @@ impl Disk for LocalDisk {
 
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
         File::open(self.path(folder))?.sync_all()
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn open_direct(path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let opened = OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_DIRECT | libc::O_DSYNC)
+        .open(path);
+    match opened {
+        Ok(file) => Ok(Box::new(DirectFile(file))),
+        // So do file systems say it that have no way past the cache.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            Err(io::Error::new(io::ErrorKind::Unsupported, error))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_direct(_: &Path) -> io::Result<Box<dyn DiskFile>> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// A file for durable writes past the cache.
+#[derive(Debug)]
+struct DirectFile(File);
+
+impl DiskFile for DirectFile {
+    fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn write_durable(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn allocate(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
     }
 }
 
@@ -200,6 +268,40 @@ mod tests {
             Err(OpenError::NotOurs { .. })
         ));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn both_ways_write_the_same_bytes_or_one_says_that_it_can_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = LocalDisk::open(folder.path()).unwrap();
+        let file = disk.create("one").unwrap();
+        file.allocate(16384).unwrap();
+        assert_eq!(file.len().unwrap(), 16384);
+        let aligned = |byte| {
+            let mut bytes = bytes::BytesMut::zeroed(8192);
+            let skipped = bytes.as_ptr().align_offset(4096);
+            let mut bytes = bytes.split_off(skipped);
+            bytes.truncate(4096);
+            bytes.fill(byte);
+            bytes
+        };
+        let buffered = disk.open_durable("one", Way::Buffered).unwrap();
+        buffered.write_durable(&aligned(1), 0).unwrap();
+        let second = match disk.open_durable("one", Way::Direct) {
+            Ok(direct) => {
+                direct.write_durable(&aligned(2), 4096).unwrap();
+                2
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+                0
+            }
+        };
+        let mut read = vec![9; 12288];
+        file.read_at(&mut read, 0).unwrap();
+        assert!(read[..4096].iter().all(|&byte| byte == 1));
+        assert!(read[4096..8192].iter().all(|&byte| byte == second));
+        assert!(read[8192..].iter().all(|&byte| byte == 0));
     }
 
     #[test]

@@ -11,6 +11,15 @@ pub mod local;
 #[cfg(any(test, feature = "test-util"))]
 pub mod simulated;
 
+/// The way that durable writes take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Into the system's cache, then a sync.
+    Buffered,
+    /// Past the cache, durable when the write returns: offsets, lengths and memory are multiples of 4096.
+    Direct,
+}
+
 /// A folder of files.
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Makes a new, empty file for reading and writing; an existing one is an error.
@@ -24,6 +33,20 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the operating system says; `NotFound` when there is none.
     fn open(&self, path: &str) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens an existing file for [`DiskFile::write_durable`] alone.
+    ///
+    /// # Errors
+    /// What the operating system says; `Unsupported` when there is no such way to this file.
+    fn open_durable(&self, path: &str, way: Way) -> io::Result<Box<dyn DiskFile>> {
+        let _ = way;
+        self.open(path)
+    }
+
+    /// Whether there is more than one way for durable writes, so that it is worth asking which is faster.
+    fn has_ways(&self) -> bool {
+        false
+    }
 
     /// Names (not paths) of the entries of a folder, sorted; empty when the folder does not exist.
     ///

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use millpond_proto::message::{QueueId, ShardId, Term, TopicId};
@@ -16,7 +17,7 @@ use crate::format::block::{Entry, Kind};
 use crate::format::checkpoint::Saved;
 use crate::format::envelope::Envelope;
 use crate::log::checkpoint::{self, Checkpoints};
-use crate::log::{Parts, Projection, Recovered, Replayed, Settings, Storage, identity};
+use crate::log::{Parts, Projection, Recovered, Replayed, Settings, Storage, identity, way};
 use crate::meta::embedded::EmbeddedMeta;
 use crate::meta::{MetaError, MetaStore};
 use crate::queue::index::{Index, Place};
@@ -173,6 +174,7 @@ fn start(
         starts.push((start, segment));
     }
     let view = Arc::new(View::new(index, wals));
+    view.set_way(way::at_opening(&*parts.disk, &*meta, settings.wal_io)?);
     let mut senders = Vec::new();
     let mut writers = Vec::new();
     for (start, segment) in starts {
@@ -201,6 +203,7 @@ fn start(
         writers: writers.into(),
         checkpoints: checkpoints.into(),
         tiering: tokio::sync::Mutex::new(()),
+        was_measured: AtomicBool::new(false),
     })
 }
 

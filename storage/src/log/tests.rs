@@ -46,6 +46,7 @@ fn settings() -> Settings {
         segment_bytes: 32 * 1024,
         writes_in_flight: 3,
         overlap_bytes: 0,
+        wal_io: WalIo::Auto,
         cache_bytes: 4096,
     }
 }

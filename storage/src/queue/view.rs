@@ -2,13 +2,14 @@
 //!
 //! No lock here is held across a wait.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use millpond_proto::message::{QueueId, TopicId};
 use tokio::sync::watch;
 
+use crate::disk::Way;
 use crate::error::AppendError;
 use crate::format::block::{Head, Kind};
 use crate::queue::cache::Cache;
@@ -30,6 +31,8 @@ pub(crate) struct Wal {
 pub(crate) struct View {
     index: RwLock<Index>,
     wals: Vec<Wal>,
+    /// Whether new segments are written past the system's cache.
+    is_direct: AtomicBool,
     failure: watch::Sender<Option<AppendError>>,
 }
 
@@ -66,6 +69,7 @@ impl View {
         Self {
             index: RwLock::new(index),
             wals,
+            is_direct: AtomicBool::new(false),
             failure: watch::Sender::new(None),
         }
     }
@@ -84,6 +88,20 @@ impl View {
 
     pub(crate) fn wal(&self, wal: u16) -> &Wal {
         &self.wals[usize::from(wal)]
+    }
+
+    /// The way that durable writes to new segments take.
+    pub(crate) fn way(&self) -> Way {
+        if self.is_direct.load(Ordering::Relaxed) {
+            Way::Direct
+        } else {
+            Way::Buffered
+        }
+    }
+
+    /// Sets the way; segments that are being written stay with theirs.
+    pub(crate) fn set_way(&self, way: Way) {
+        self.is_direct.store(way == Way::Direct, Ordering::Relaxed);
     }
 
     /// Shows a block that has become durable.

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, Way};
 use crate::error::AppendError;
 use crate::format::block::{self, Entry, Head};
 use crate::log::Position;
@@ -356,6 +356,18 @@ impl Writer {
         let _ = self.wanted.try_send(wanted);
     }
 
+    /// Opens a segment the way that was chosen, or else the way that every file system has.
+    fn open(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
+        match self.disk.open_durable(path, self.view.way()) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                tracing::warn!(%error, path, "no way past the system's cache; writing through it");
+                self.view.set_way(Way::Buffered);
+                self.disk.open_durable(path, Way::Buffered)
+            }
+            opened => opened,
+        }
+    }
+
     async fn write(
         &self,
         flight: &Flight,
@@ -372,7 +384,7 @@ impl Writer {
             .as_ref()
             .is_none_or(|(path, _)| *path != segment.path)
         {
-            *handle = Some((segment.path.clone(), self.disk.open(&segment.path)?));
+            *handle = Some((segment.path.clone(), self.open(&segment.path)?));
         }
         let (_, file) = handle.as_ref().expect("just opened");
         for _ in 0..file.turns() {
