@@ -29,8 +29,9 @@ use crate::batch::session::{Sessions, jobs_batch};
 use crate::catalog::{self, check_columns, table_schema, timestamp};
 use crate::continuous::Continuous;
 use crate::error::SqlError;
+use crate::plan::continuous::plan;
 use crate::runtime::locked_runtime;
-use crate::statement::{CreateTopic, Statement, parse, parse_query, quoted};
+use crate::statement::{CreateTopic, Emit, Statement, parse, parse_query, quoted};
 use crate::topic::{ColumnSpec, NewTopic, OutputRow, TopicInfo, Topics};
 
 /// What SQL is made of.
@@ -161,6 +162,15 @@ impl Sql {
                 self.drop_job(&name).await?;
                 done("DROP JOB", &name)
             }
+            Statement::PauseJob { name } => {
+                self.parts.jobs.pause(&name).await?;
+                done("PAUSE JOB", &name)
+            }
+            Statement::ResumeJob { name } => {
+                self.parts.jobs.resume(&name).await?;
+                done("RESUME JOB", &name)
+            }
+            Statement::ExplainContinuous(statement) => self.explain_continuous(&statement).await,
             Statement::ShowTopics => self.show("topics").await,
             Statement::ShowGroups => self.show("groups").await,
             Statement::ShowJobs => {
@@ -169,6 +179,30 @@ impl Sql {
             }
             Statement::Describe { name } => self.describe(&name),
         }
+    }
+
+    /// One row per step, the last first: what it does and what can happen to its rows.
+    async fn explain_continuous(&self, statement: &Statement) -> Result<Answer, SqlError> {
+        let topics = self.parts.topics.as_ref();
+        let plan = match statement {
+            Statement::CreateMaterializedView(view) => plan(&view.query, view.emit, topics).await?,
+            Statement::CreateJob(job) => {
+                let target = topics
+                    .topic(&job.target)
+                    .ok_or_else(|| self.unknown_topic(&job.target))?;
+                let plan = plan(&job.query, Emit::Changes, topics).await?;
+                plan.into_target(&target)?
+            }
+            _ => {
+                return Err(SqlError::Bug {
+                    cause: "only a continuous statement is explained so".to_owned(),
+                });
+            }
+        };
+        let steps: ArrayRef = Arc::new(StringArray::from(plan.explained));
+        let schema = Arc::new(Schema::new(vec![Field::new("step", DataType::Utf8, false)]));
+        let batch = RecordBatch::try_new(schema, vec![steps])?;
+        Ok(Answer::ready(batch, "EXPLAIN", Notices::default()))
     }
 
     async fn show(&self, table: &str) -> Result<Answer, SqlError> {

@@ -9,13 +9,13 @@ use crate::statement::parser::{DEPTH_MAX, StatementParser};
 
 /// What is allowed, as a refusal lists it.
 pub(super) const ALLOWED: &str = "allowed are SELECT, WITH, VALUES, EXPLAIN, CREATE TOPIC, CREATE MATERIALIZED VIEW, \
-     CREATE JOB, DROP TOPIC, DROP MATERIALIZED VIEW, DROP JOB, CANCEL JOB, COPY … TO, INSERT INTO, \
+     CREATE JOB, DROP TOPIC, DROP MATERIALIZED VIEW, DROP JOB, CANCEL JOB, PAUSE JOB, RESUME JOB, COPY … TO, INSERT INTO, \
      SHOW TOPICS, SHOW JOBS, SHOW GROUPS, DESCRIBE";
 
 /// First words of statements, for suggestions.
-const FIRST_WORDS: [&str; 13] = [
-    "SELECT", "WITH", "VALUES", "EXPLAIN", "CREATE", "DROP", "CANCEL", "COPY", "INSERT", "SHOW",
-    "DESCRIBE", "DESC", "TABLE",
+const FIRST_WORDS: [&str; 15] = [
+    "SELECT", "WITH", "VALUES", "EXPLAIN", "CREATE", "DROP", "CANCEL", "PAUSE", "RESUME", "COPY",
+    "INSERT", "SHOW", "DESCRIBE", "DESC", "TABLE",
 ];
 
 /// Words that a misspelt one may have meant where the parser stopped.
