@@ -15,6 +15,8 @@ use crate::statement::{ContinuousJob, ContinuousView};
 pub enum JobState {
     /// It follows its input.
     Running,
+    /// It rests until it is resumed.
+    Paused,
     /// It stopped on an error, see [`JobStatus::error`].
     Failed,
     /// It was ended by a user.
@@ -25,6 +27,7 @@ impl fmt::Display for JobState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
         })
@@ -76,6 +79,12 @@ pub trait Continuous: Send + Sync + fmt::Debug {
     /// Ends a job, or a view together with its topic.
     async fn end(&self, name: &str) -> Result<(), SqlError>;
 
+    /// Lets a query rest, also over restarts; what it gave so far stays. One that rests already does.
+    async fn pause(&self, name: &str) -> Result<(), SqlError>;
+
+    /// Lets a query that rests, or failed, go on where it stopped.
+    async fn resume(&self, name: &str) -> Result<(), SqlError>;
+
     /// All continuous queries, by name.
     fn list(&self) -> Vec<JobStatus>;
 
@@ -108,6 +117,14 @@ impl Continuous for NoJobs {
 
     async fn end(&self, name: &str) -> Result<(), SqlError> {
         Err(SqlError::unknown("job", name, None, [] as [&str; 0]))
+    }
+
+    async fn pause(&self, name: &str) -> Result<(), SqlError> {
+        self.end(name).await
+    }
+
+    async fn resume(&self, name: &str) -> Result<(), SqlError> {
+        self.end(name).await
     }
 
     fn list(&self) -> Vec<JobStatus> {

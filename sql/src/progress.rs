@@ -32,12 +32,13 @@ impl Watermark {
         }
     }
 
-    /// The watermark that goes on from `greatest_ms`, the greatest event time seen so far.
+    /// The watermark of the same delay that goes on from `greatest_ms`, the greatest event time seen so
+    /// far.
     #[must_use]
-    pub fn resumed(delay_ms: i64, greatest_ms: Option<i64>) -> Self {
+    pub fn resumed(self, greatest_ms: Option<i64>) -> Self {
         Self {
-            delay_ms,
             greatest_ms,
+            ..self
         }
     }
 

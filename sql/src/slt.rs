@@ -24,11 +24,7 @@
 //! The files lie in `tests/slt`. The tests of this crate run them over the broker in memory, the tests above
 //! the crates over the real one; each file has a broker of its own.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by a panic"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
 use std::fmt::Write as _;
 use std::sync::Arc;

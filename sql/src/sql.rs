@@ -29,8 +29,9 @@ use crate::batch::view;
 use crate::catalog::{self, check_columns, table_schema, timestamp};
 use crate::continuous::Continuous;
 use crate::error::SqlError;
+use crate::plan::continuous::plan;
 use crate::runtime::locked_runtime;
-use crate::statement::{AlterTopic, CreateTopic, Shown, Statement, parse, parse_query};
+use crate::statement::{AlterTopic, CreateTopic, Emit, Shown, Statement, parse, parse_query};
 use crate::topic::{NewTopic, TopicInfo, Topics};
 
 /// What SQL is made of.
@@ -166,6 +167,15 @@ impl Sql {
                 view::create(self.parts.topics.as_ref(), &view).await?;
                 done("CREATE VIEW", &view.name)
             }
+            Statement::PauseJob { name } => {
+                self.parts.jobs.pause(&name).await?;
+                done("PAUSE JOB", &name)
+            }
+            Statement::ResumeJob { name } => {
+                self.parts.jobs.resume(&name).await?;
+                done("RESUME JOB", &name)
+            }
+            Statement::ExplainContinuous(statement) => self.explain_continuous(&statement).await,
             Statement::DropView { name, if_exists } => {
                 view::remove(self.parts.topics.as_ref(), &name, if_exists).await?;
                 done("DROP VIEW", &name)
@@ -185,6 +195,30 @@ impl Sql {
             }
             Statement::Describe { name } => self.describe(&name).await,
         }
+    }
+
+    /// One row per step, the last first: what it does and what can happen to its rows.
+    async fn explain_continuous(&self, statement: &Statement) -> Result<Answer, SqlError> {
+        let topics = self.parts.topics.as_ref();
+        let plan = match statement {
+            Statement::CreateMaterializedView(view) => plan(&view.query, view.emit, topics).await?,
+            Statement::CreateJob(job) => {
+                let target = topics
+                    .topic(&job.target)
+                    .ok_or_else(|| self.unknown_topic(&job.target))?;
+                let plan = plan(&job.query, Emit::Changes, topics).await?;
+                plan.into_target(&target)?
+            }
+            _ => {
+                return Err(SqlError::Bug {
+                    cause: "only a continuous statement is explained so".to_owned(),
+                });
+            }
+        };
+        let steps: ArrayRef = Arc::new(StringArray::from(plan.explained));
+        let schema = Arc::new(Schema::new(vec![Field::new("step", DataType::Utf8, false)]));
+        let batch = RecordBatch::try_new(schema, vec![steps])?;
+        Ok(Answer::ready(batch, "EXPLAIN", Notices::default()))
     }
 
     async fn show(&self, sql: &str) -> Result<Answer, SqlError> {

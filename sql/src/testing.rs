@@ -275,9 +275,21 @@ impl Topics for MemoryTopics {
             name: name.to_owned(),
             sql: sql.to_owned(),
             outputs: outputs.iter().map(|id| id.0).collect(),
+            paused: false,
         };
         state.jobs.insert(job.id, job.clone());
         Ok(job)
+    }
+
+    async fn pause_job(&self, job: JobId, paused: bool) -> Result<(), TopicsError> {
+        let mut state = self.state();
+        match state.jobs.get_mut(&job.0) {
+            Some(job) => {
+                job.paused = paused;
+                Ok(())
+            }
+            None => Err(refuse(format!("there is no job {job}"))),
+        }
     }
 
     async fn drop_job(&self, job: JobId) -> Result<(), TopicsError> {

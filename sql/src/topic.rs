@@ -122,6 +122,9 @@ pub struct JobSpec {
     pub sql: String,
     /// Ids of the output topic and, if there is one, of the side topic for late rows.
     pub outputs: Vec<u64>,
+    /// Whether it rests until it is resumed.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// What a job goes on from after a restart.
@@ -205,6 +208,9 @@ pub trait Topics: Send + Sync + fmt::Debug {
         sql: &str,
         outputs: &[TopicId],
     ) -> Result<JobSpec, TopicsError>;
+
+    /// Remembers that a job rests, or goes on; doing it again changes nothing.
+    async fn pause_job(&self, job: JobId, paused: bool) -> Result<(), TopicsError>;
 
     /// Forgets a job and its progress; doing it again changes nothing.
     async fn drop_job(&self, job: JobId) -> Result<(), TopicsError>;

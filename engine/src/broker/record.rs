@@ -143,6 +143,9 @@ pub struct JobRecord {
     /// Output topics.
     #[prost(fixed64, repeated, tag = "4")]
     pub outputs: Vec<u64>,
+    /// Whether it rests until it is resumed.
+    #[prost(bool, tag = "5")]
+    pub paused: bool,
 }
 
 /// A batch was delivered.

@@ -221,6 +221,9 @@ pub enum Request {
     /// Answers [`Reply::Done`].
     #[prost(fixed64, tag = "29")]
     DropJob(u64),
+    /// Answers [`Reply::Done`], also when it was so before.
+    #[prost(message, tag = "70")]
+    PauseJob(JobPause),
     /// Answers [`Reply::Done`].
     #[prost(message, tag = "80")]
     NoteOffset(GroupOffset),
@@ -232,13 +235,24 @@ pub enum Request {
     Trim(Trimmed),
 }
 
+/// A job is to rest, or to go on.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct JobPause {
+    /// Which.
+    #[prost(fixed64, tag = "1")]
+    pub id: u64,
+    /// Whether it rests.
+    #[prost(bool, tag = "2")]
+    pub paused: bool,
+}
+
 /// A request on the wire.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ShardRequest {
     /// The request.
     #[prost(
         oneof = "Request",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 60, 80, 81"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 60, 70, 80, 81"
     )]
     pub request: Option<Request>,
 }

@@ -23,7 +23,7 @@ use millpond_sql::topic::{
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 
 use crate::broker::record::{CutRecord, JobRecord, QueueOffset, Saved, TopicRecord};
-use crate::broker::request::{Effect, Reply, Request};
+use crate::broker::request::{Effect, JobPause, Reply, Request};
 use crate::broker::topic::accepted;
 use crate::broker::{Broker, BrokerError, GroupProgress, Topic, TopicType};
 
@@ -142,11 +142,18 @@ impl Topics for Broker {
             name: name.to_owned(),
             sql: sql.to_owned(),
             outputs: outputs.iter().map(|topic| topic.0).collect(),
+            paused: false,
         };
         match self.ask_catalog(Request::CreateJob(job)).await? {
             Reply::NewJob(job) => Ok(spec(&job)),
             _ => Err(BrokerError::Confused("create job").into()),
         }
+    }
+
+    async fn pause_job(&self, job: JobId, paused: bool) -> Result<(), TopicsError> {
+        let pause = JobPause { id: job.0, paused };
+        self.ask_catalog(Request::PauseJob(pause)).await?;
+        Ok(())
     }
 
     async fn drop_job(&self, job: JobId) -> Result<(), TopicsError> {
@@ -407,6 +414,7 @@ fn spec(job: &JobRecord) -> JobSpec {
         name: job.name.clone(),
         sql: job.sql.clone(),
         outputs: job.outputs.clone(),
+        paused: job.paused,
     }
 }
 

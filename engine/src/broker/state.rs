@@ -17,7 +17,7 @@ use prost::Message as _;
 use crate::broker::catalog::Catalog;
 use crate::broker::group::{Cursor, Held};
 use crate::broker::record::{
-    Acked, Change, CursorSnapshot, EffectDone, GroupOffset, JobSnapshot, Moved, Popped,
+    Acked, Change, CursorSnapshot, EffectDone, GroupOffset, JobRecord, JobSnapshot, Moved, Popped,
     QueueOffset, ShardSnapshotRecord, Started, Trimmed,
 };
 use crate::broker::request::{
@@ -706,6 +706,15 @@ impl Catalog {
                 job.id = self.next_id();
                 Decision::change(&Change::JobSet(job.clone()), Reply::NewJob(job))
             }
+            Request::PauseJob(pause) => match self.jobs().find(|job| job.id == pause.id) {
+                Some(job) if job.paused == pause.paused => Decision::reply(Reply::done()),
+                Some(job) => {
+                    let mut job = JobRecord::clone(job);
+                    job.paused = pause.paused;
+                    Decision::change(&Change::JobSet(job), Reply::done())
+                }
+                None => refused(Reason::Malformed, "no such job"),
+            },
             Request::DropJob(id) => Decision::change(&Change::JobDropped(id), Reply::done()),
             _ => refused(Reason::Malformed, "not a request of the catalog"),
         }

@@ -381,10 +381,17 @@ async fn an_effect_asked_twice_adds_nothing_and_epochs_come_in_order() {
             .await
             .unwrap();
     }
+    for _ in 0..2 {
+        sql.pause_job(job, true).await.unwrap();
+    }
+    assert!(sql.pause_job(JobId(job.0 + 1), true).await.is_err());
     drop(broker);
     let disk = disk.crash(&Seeded::new(9));
     let broker = open(&disk).await;
     let sql: &dyn Topics = &*broker;
+    assert!(sql.jobs()[0].paused, "a job rests over a crash");
+    sql.pause_job(job, false).await.unwrap();
+    assert!(!sql.jobs()[0].paused);
     sql.append(job, output.id, Epoch(1), rows).await.unwrap();
     let stored: u64 = Topics::extents(&*broker, output.id)
         .iter()

@@ -266,3 +266,198 @@ async fn windows_equal_their_bounded_answer_after_a_crash_at_any_step() {
         check(&world, WINDOWS, &[(step, 2), (step, 9)], send_trips).await;
     }
 }
+
+/// What planes are; several rows for a plane, and planes without trips.
+const PLANES: &str = "CREATE TOPIC planes (plane BIGINT, model VARCHAR, size BIGINT, at TIMESTAMP, \
+     WATERMARK FOR at AS at - INTERVAL '700 milliseconds') WITH (queues = 2)";
+
+fn send_both(world: &World) {
+    send_trips(world);
+    if world.chance.below(3) == 0 {
+        let at = world.clock.now().as_ms() - i64::try_from(world.chance.below(600)).unwrap();
+        let plane = world.chance.below(6);
+        let size = world.chance.below(40);
+        let body = match world.chance.below(8) {
+            0 => format!("{{\"size\":{size},\"at\":{at}}}"),
+            _ => format!("{{\"plane\":{plane},\"model\":\"M{size}\",\"size\":{size},\"at\":{at}}}"),
+        };
+        world.topics.send("planes", None, Some(&body));
+    }
+}
+
+const GRAPHS: &[Case] = &[
+    Case {
+        name: "joined",
+        query: "SELECT t.carrier, t.n, p.model FROM trips t JOIN planes p ON t.plane = p.plane WHERE t.n > 5",
+        on_close: false,
+    },
+    Case {
+        name: "lefts",
+        query: "SELECT t.carrier, t.n, p.model FROM trips t LEFT JOIN planes p ON t.plane = p.plane AND p.size > t.n",
+        on_close: false,
+    },
+    Case {
+        name: "rights",
+        query: "SELECT t.n, p.model, p.plane FROM trips t RIGHT JOIN planes p ON t.plane = p.plane AND t.n > 30",
+        on_close: false,
+    },
+    Case {
+        name: "fulls",
+        query: "SELECT t.carrier, t.n, p.size FROM trips t FULL JOIN planes p ON t.n = p.size",
+        on_close: false,
+    },
+    Case {
+        name: "known",
+        query: "SELECT carrier, n FROM trips t WHERE EXISTS (SELECT 1 FROM planes p WHERE p.plane = t.plane AND p.size > 20)",
+        on_close: false,
+    },
+    Case {
+        name: "unknown",
+        query: "SELECT carrier, n FROM trips t WHERE NOT EXISTS (SELECT 1 FROM planes p WHERE p.size = t.n)",
+        on_close: false,
+    },
+    Case {
+        name: "listed",
+        query: "SELECT carrier, n FROM trips WHERE n IN (SELECT size FROM planes)",
+        on_close: false,
+    },
+    Case {
+        name: "within",
+        query: "SELECT t.carrier, t.n, p.model, t.at FROM trips t JOIN planes p ON t.plane = p.plane \
+                AND p.at BETWEEN t.at - INTERVAL '300 milliseconds' AND t.at",
+        on_close: false,
+    },
+    Case {
+        name: "same_window",
+        query: "SELECT t.window_start, t.plane, t.n, p.size \
+                FROM TUMBLE(TABLE trips, DESCRIPTOR(at), INTERVAL '500 milliseconds') t \
+                JOIN TUMBLE(TABLE planes, DESCRIPTOR(at), INTERVAL '500 milliseconds') p \
+                ON t.window_start = p.window_start AND t.window_end = p.window_end AND t.plane = p.plane",
+        on_close: false,
+    },
+    Case {
+        name: "totals",
+        query: "SELECT carrier, sum(n) AS total, count(*) AS rows FROM trips GROUP BY carrier",
+        on_close: false,
+    },
+    Case {
+        name: "of_totals",
+        query: "SELECT count(*) AS carriers, sum(total) AS total, avg(total) AS mean, max(total) AS most, \
+                min(rows) AS least, count(carrier) AS named FROM totals",
+        on_close: false,
+    },
+    Case {
+        name: "with_totals",
+        query: "SELECT t.n, s.total, s.rows FROM trips t JOIN totals s ON t.carrier = s.carrier WHERE t.n > 30",
+        on_close: false,
+    },
+    Case {
+        name: "classes",
+        query: "SELECT total % 3 AS class, count(*) AS planes, min(total) AS least, max(rows) AS most, \
+                sum(total) FILTER (WHERE rows > 2) AS some, count(DISTINCT rows) AS kinds, stddev(rows) AS spread \
+                FROM (SELECT plane, sum(n) AS total, count(*) AS rows FROM trips GROUP BY plane) GROUP BY total % 3",
+        on_close: false,
+    },
+    Case {
+        name: "sizes",
+        query: "SELECT p.model, count(*) AS trips, sum(t.n) AS total, max(t.x) AS most FROM trips t \
+                LEFT JOIN planes p ON t.plane = p.plane GROUP BY p.model HAVING count(*) > 1",
+        on_close: false,
+    },
+    Case {
+        name: "hottest",
+        query: "SELECT a.window_end, a.plane, a.rows FROM (SELECT window_end, plane, count(*) AS rows \
+                FROM HOP(TABLE trips, DESCRIPTOR(at), INTERVAL '500 milliseconds', INTERVAL '1 second') \
+                GROUP BY window_end, plane) a JOIN (SELECT window_end, max(rows) AS most FROM (\
+                SELECT window_end, plane, count(*) AS rows \
+                FROM HOP(TABLE trips, DESCRIPTOR(at), INTERVAL '500 milliseconds', INTERVAL '1 second') \
+                GROUP BY window_end, plane) GROUP BY window_end) b \
+                ON a.window_end = b.window_end AND a.rows = b.most",
+        on_close: false,
+    },
+    Case {
+        name: "largest",
+        query: "SELECT carrier, plane, n, place FROM (SELECT carrier, plane, n, ROW_NUMBER() OVER \
+                (PARTITION BY carrier ORDER BY n DESC, _queue, _offset) AS place FROM trips) WHERE place <= 3",
+        on_close: false,
+    },
+    Case {
+        name: "last_trip",
+        query: "SELECT plane, carrier, n FROM (SELECT plane, carrier, n, ROW_NUMBER() OVER \
+                (PARTITION BY plane ORDER BY at DESC NULLS LAST, _queue, _offset) AS place FROM trips) WHERE place = 1",
+        on_close: false,
+    },
+    Case {
+        name: "largest_totals",
+        query: "SELECT carrier, total FROM (SELECT carrier, total, ROW_NUMBER() OVER \
+                (ORDER BY total DESC, carrier) AS place FROM totals) WHERE place < 3 AND total > 10",
+        on_close: false,
+    },
+    Case {
+        name: "both",
+        query: "SELECT carrier AS name, n AS number FROM trips UNION ALL SELECT model, size FROM planes",
+        on_close: false,
+    },
+    Case {
+        name: "either",
+        query: "SELECT n FROM trips UNION SELECT size FROM planes",
+        on_close: false,
+    },
+];
+
+#[tokio::test(start_paused = true)]
+async fn joins_and_changing_tables_equal_their_bounded_answer_at_any_batch_size() {
+    // A step that is never reached so often: the jobs only stop and go on.
+    let restarts = [(Step::AfterCommit, u32::MAX); 2];
+    for (seed, batch_rows) in [(30, 1), (31, 7), (32, 4096)] {
+        let world = world_of(seed, batch_rows, &[TRIPS, PLANES]).await;
+        check(&world, GRAPHS, &restarts, send_both).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn joins_and_changing_tables_equal_their_bounded_answer_after_a_crash_at_any_step() {
+    for (seed, step) in (30..).zip(STEPS) {
+        let world = world_of(seed, 7, &[TRIPS, PLANES]).await;
+        check(&world, GRAPHS, &[(step, 4), (step, 20)], send_both).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_edge_is_told_as_append_upsert_or_retract() {
+    let world = world_of(1, 7, &[TRIPS, PLANES]).await;
+    let explain = async |query: &str| -> Vec<String> {
+        let query = crate::statement::parse_query(query).unwrap();
+        let topics = world.topics.as_ref();
+        let planned =
+            crate::plan::continuous::plan(&query, crate::statement::Emit::Changes, topics);
+        planned.await.unwrap().explained
+    };
+    let joined =
+        explain("SELECT t.n, p.size FROM trips t JOIN planes p ON t.plane = p.plane").await;
+    assert!(
+        joined.contains(&"Inner join: append".to_owned()),
+        "{joined:?}"
+    );
+    let left =
+        explain("SELECT t.n, p.size FROM trips t LEFT JOIN planes p ON t.plane = p.plane").await;
+    assert!(left.contains(&"Left join: retract".to_owned()), "{left:?}");
+    let sums = explain(
+        "SELECT rows, count(*) AS n FROM (SELECT plane, count(*) AS rows FROM trips GROUP BY plane) GROUP BY rows",
+    )
+    .await;
+    assert!(
+        sums.contains(&"aggregate: upsert by (plane)".to_owned()),
+        "{sums:?}"
+    );
+    assert_eq!(
+        sums.first(),
+        Some(&"project: upsert by (rows)".to_owned()),
+        "{sums:?}"
+    );
+    let chain = explain("SELECT plane, count(*) AS rows FROM trips GROUP BY plane").await;
+    assert_eq!(
+        chain[0],
+        "aggregate by plane, state by group: upsert by (plane)"
+    );
+}

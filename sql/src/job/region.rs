@@ -47,13 +47,31 @@ pub struct Effects {
 pub struct Region {
     plan: ContinuousPlan,
     operator: Box<dyn Operator>,
+    inputs: Vec<Source>,
+    counts: Counts,
+}
+
+/// One topic that is read.
+#[derive(Debug)]
+struct Source {
     decoder: TopicDecoder,
     watermark: Watermark,
-    counts: Counts,
+}
+
+/// Batches of a queue, and which input of the query it belongs to.
+#[derive(Debug)]
+pub struct Arrived {
+    /// Index of the input.
+    pub input: usize,
+    /// The queue.
+    pub queue: QueueId,
+    /// Envelopes in order.
+    pub batches: Vec<RecordBatch>,
 }
 
 /// Rows of one tick and queue.
 struct Piece {
+    input: usize,
     queue: QueueId,
     table: RecordBatch,
     envelope: RecordBatch,
@@ -63,52 +81,50 @@ impl Region {
     /// A region that has seen nothing.
     ///
     /// # Errors
-    /// [`SqlError`] when the topic's declaration can not be read.
+    /// [`SqlError`] when a topic's declaration can not be read.
     pub fn new(plan: ContinuousPlan) -> Result<Self, SqlError> {
-        let decoder = TopicDecoder::new(&plan.source, &plan.decoded)?;
-        let delay_ms = plan
-            .source
-            .watermark
-            .as_ref()
-            .map_or(0, |spec| spec.delay_ms);
+        let mut inputs = Vec::new();
+        for input in &plan.inputs {
+            let spec = input.source.watermark.as_ref();
+            inputs.push(Source {
+                decoder: TopicDecoder::new(&input.source, &input.decoded)?,
+                watermark: Watermark::new(spec.map_or(0, |spec| spec.delay_ms)),
+            });
+        }
         Ok(Self {
             operator: plan.operator()?,
-            decoder,
-            watermark: Watermark::new(delay_ms),
+            inputs,
             counts: Counts::default(),
             plan,
         })
     }
 
-    /// Goes on from a checkpoint.
+    /// Goes on from a checkpoint; the greatest event times are in the order of the inputs.
     ///
     /// # Errors
     /// [`OperatorError::OtherState`] when it was saved by another query.
     pub fn restore(
         &mut self,
-        greatest_ms: Option<i64>,
+        greatest_ms: &[Option<i64>],
         counts: Counts,
         state: Option<&RecordBatch>,
     ) -> Result<(), OperatorError> {
-        let delay_ms = self
-            .plan
-            .source
-            .watermark
-            .as_ref()
-            .map_or(0, |spec| spec.delay_ms);
-        self.watermark = Watermark::resumed(delay_ms, greatest_ms);
+        for (index, source) in self.inputs.iter_mut().enumerate() {
+            let greatest_ms = greatest_ms.get(index).copied().flatten();
+            source.watermark = source.watermark.resumed(greatest_ms);
+        }
         self.counts = counts;
         match state {
-            Some(state) => self.operator.restore(state, self.watermark.at()),
+            Some(state) => self.operator.restore(state, self.watermark()),
             None => Ok(()),
         }
     }
 
     /// Names of the envelope columns that [`Region::epoch`] must be given.
     #[must_use]
-    pub fn envelope_columns(&self) -> Vec<String> {
+    pub fn envelope_columns(&self, input: usize) -> Vec<String> {
         let mut columns: Vec<String> = ALWAYS.iter().map(|name| (*name).to_owned()).collect();
-        for name in self.decoder.envelope_columns() {
+        for name in self.inputs[input].decoder.envelope_columns() {
             if !columns.iter().any(|column| column == name) {
                 columns.push(name.to_owned());
             }
@@ -116,10 +132,18 @@ impl Region {
         columns
     }
 
-    /// Where the watermark stands.
+    /// Where the watermark stands: no input expects an earlier event. `None` before each has one.
     #[must_use]
-    pub fn watermark(&self) -> &Watermark {
-        &self.watermark
+    pub fn watermark(&self) -> Option<Timestamp> {
+        let each = self.inputs.iter().map(|source| source.watermark.at());
+        each.min().flatten()
+    }
+
+    /// The greatest event time of each input, in milliseconds.
+    #[must_use]
+    pub fn greatest_ms(&self) -> Vec<Option<i64>> {
+        let each = self.inputs.iter();
+        each.map(|source| source.watermark.greatest_ms()).collect()
     }
 
     /// What was counted.
@@ -134,16 +158,21 @@ impl Region {
         self.operator.as_ref()
     }
 
-    /// Computes the rows of one epoch: of each queue, all rows before the epoch's tick and after those
+    /// Computes the rows of one epoch, given by input and queue: of each queue, all rows before the epoch's tick and after those
     /// of the epoch before.
     ///
     /// # Errors
     /// [`JobError`] when a row can not be computed, with its place where that is known.
-    pub fn epoch(&mut self, queues: Vec<(QueueId, Vec<RecordBatch>)>) -> Result<Effects, JobError> {
+    pub fn epoch(&mut self, arrived: Vec<Arrived>) -> Result<Effects, JobError> {
         let mut ticks: BTreeMap<i64, Vec<Piece>> = BTreeMap::new();
-        for (queue, batches) in queues {
+        for Arrived {
+            input,
+            queue,
+            batches,
+        } in arrived
+        {
             for batch in batches {
-                self.cut_into_ticks(queue, &batch, &mut ticks)?;
+                self.cut_into_ticks(input, queue, &batch, &mut ticks)?;
             }
         }
         let mut effects = Effects::default();
@@ -158,6 +187,7 @@ impl Region {
 
     fn cut_into_ticks(
         &mut self,
+        input: usize,
         queue: QueueId,
         batch: &RecordBatch,
         ticks: &mut BTreeMap<i64, Vec<Piece>>,
@@ -166,7 +196,7 @@ impl Region {
             .column_by_name("stored_at")
             .ok_or_else(|| missing("stored_at"))?;
         let stored_at = milliseconds(stored_at)?;
-        let table = self.decoder.decode(batch)?.batch;
+        let table = self.inputs[input].decoder.decode(batch)?.batch;
         let rows = batch.num_rows();
         let mut start = 0;
         while start < rows {
@@ -176,6 +206,7 @@ impl Region {
             // A store time that went back would belong to an earlier tick, and the order were lost.
             assert!(count > 0, "store times of a queue never go back");
             ticks.entry(tick_ms).or_default().push(Piece {
+                input,
                 queue,
                 table: table.slice(start, count),
                 envelope: batch.slice(start, count),
@@ -185,38 +216,54 @@ impl Region {
         Ok(())
     }
 
+    /// One tick; its pieces are in the order (input, queue, offset).
     fn tick(&mut self, pieces: &[Piece], effects: &mut Effects) -> Result<(), JobError> {
-        let mut decoded = Vec::with_capacity(pieces.len());
+        let watermark = self.watermark();
+        let mut decoded: Vec<Vec<Piece>> = self.inputs.iter().map(|_| Vec::new()).collect();
         for piece in pieces {
-            decoded.push(self.without_undecodable(piece)?);
+            decoded[piece.input].push(self.without_undecodable(piece)?);
         }
-        let tables: Vec<&RecordBatch> = decoded.iter().map(|piece| &piece.table).collect();
-        let table = match tables.as_slice() {
-            [one] => (*one).clone(),
-            many => concat_batches(self.decoder.schema(), many.iter().copied())?,
-        };
-        let mut greatest_ms = None;
-        if let Some(column) = self.plan.time_column {
-            let times = milliseconds(table.column(column))?;
-            greatest_ms = max(&times);
-            if self.plan.windowed {
-                self.counts.rows_without_time += times.null_count() as u64;
+        let mut greatest_ms = vec![None; decoded.len()];
+        let mut given: Vec<(usize, RecordBatch)> = Vec::new();
+        for (input, pieces) in decoded.iter().enumerate() {
+            let planned = &self.plan.inputs[input];
+            let tables: Vec<&RecordBatch> = pieces.iter().map(|piece| &piece.table).collect();
+            let table = match tables.as_slice() {
+                [] => continue,
+                [one] => (*one).clone(),
+                many => concat_batches(self.inputs[input].decoder.schema(), many.iter().copied())?,
+            };
+            if let Some(column) = planned.time_column {
+                let times = milliseconds(table.column(column))?;
+                greatest_ms[input] = max(&times);
+                if self.plan.windowed {
+                    self.counts.rows_without_time += times.null_count() as u64;
+                }
+            }
+            let table = table.project(&(0..planned.query_columns).collect::<Vec<_>>())?;
+            if table.num_rows() > 0 {
+                given.push((input, table));
             }
         }
-        let input = table.project(&(0..self.plan.query_columns).collect::<Vec<_>>())?;
+        for (input, table) in &given {
+            let mut out = Output::default();
+            if let Err(error) = self.operator.on_batch(*input, table, watermark, &mut out) {
+                let place = self.place_of_failure(&given, &decoded);
+                return Err(JobError::Operator { error, place });
+            }
+            self.emit(out, &decoded[*input], effects)?;
+        }
         let mut out = Output::default();
-        if input.num_rows() > 0
-            && let Err(error) = self
-                .operator
-                .on_batch(&input, self.watermark.at(), &mut out)
-        {
-            let place = self.place_of_failure(&input, &decoded);
+        if let Err(error) = self.operator.on_tick_end(&mut out) {
+            let place = self.place_of_failure(&given, &decoded);
             return Err(JobError::Operator { error, place });
         }
-        self.emit(out, &decoded, effects)?;
+        self.emit(out, &[], effects)?;
 
-        self.watermark.end_tick(greatest_ms);
-        if let Some(watermark) = self.watermark.at() {
+        for (source, greatest_ms) in self.inputs.iter_mut().zip(greatest_ms) {
+            source.watermark.end_tick(greatest_ms);
+        }
+        if let Some(watermark) = self.watermark() {
             let mut out = Output::default();
             self.operator.on_watermark(watermark, &mut out)?;
             self.emit(out, &[], effects)?;
@@ -228,6 +275,7 @@ impl Region {
     fn without_undecodable(&mut self, piece: &Piece) -> Result<Piece, JobError> {
         self.counts.rows_in += piece.table.num_rows() as u64;
         let mut kept = Piece {
+            input: piece.input,
             queue: piece.queue,
             table: piece.table.clone(),
             envelope: piece.envelope.clone(),
@@ -246,37 +294,39 @@ impl Region {
         {
             let errors: &StringArray = errors.as_string();
             let offset = offsets(&piece.envelope)?.value(row);
-            let place = self.place(piece.queue, offset);
+            let place = self.place(piece, offset);
             self.counts.first_undecodable = Some(format!("{}{place}", errors.value(row)));
         }
-        if !self.plan.reads_undecodable {
+        if !self.plan.inputs[piece.input].reads_undecodable {
             kept.table = filter_record_batch(&piece.table, &good)?;
             kept.envelope = filter_record_batch(&piece.envelope, &good)?;
         }
         Ok(kept)
     }
 
-    fn place(&self, queue: QueueId, offset: u64) -> String {
-        let topic = &self.plan.source.name;
+    fn place(&self, piece: &Piece, offset: u64) -> String {
+        let topic = &self.plan.inputs[piece.input].source.name;
+        let queue = piece.queue;
         format!(" at offset {offset} in queue {queue} of topic {topic}")
     }
 
     /// Finds the row that an expression fails on by trying each alone in a fresh operator.
-    fn place_of_failure(&self, input: &RecordBatch, pieces: &[Piece]) -> String {
-        let failing = (0..input.num_rows()).find(|row| {
-            let alone = input.slice(*row, 1);
+    fn place_of_failure(&self, given: &[(usize, RecordBatch)], decoded: &[Vec<Piece>]) -> String {
+        let fails = |input: usize, row: RecordBatch| {
             self.plan.operator().is_ok_and(|mut operator| {
                 let mut out = Output::default();
-                operator.on_batch(&alone, None, &mut out).is_err()
+                operator.on_batch(input, &row, None, &mut out).is_err()
+                    || operator.on_tick_end(&mut out).is_err()
             })
+        };
+        let failing = given.iter().find_map(|(input, table)| {
+            let mut rows = 0..table.num_rows();
+            let row = rows.find(|row| fails(*input, table.slice(*row, 1)))?;
+            let (piece, row) = locate(&decoded[*input], row)?;
+            let offset = offsets(&piece.envelope).ok()?.value(row);
+            Some(self.place(piece, offset))
         });
-        failing
-            .and_then(|row| {
-                let (piece, row) = locate(pieces, row)?;
-                let offset = offsets(&piece.envelope).ok()?.value(row);
-                Some(self.place(piece.queue, offset))
-            })
-            .unwrap_or_default()
+        failing.unwrap_or_default()
     }
 
     /// Turns what the operator emitted into messages; `pieces` are the rows that it was given.
@@ -307,7 +357,10 @@ impl Region {
             ("window_start", iso(late.window_start)),
             ("window_end", iso(late.window_end)),
             ("watermark", iso(late.watermark)),
-            ("source_topic", self.plan.source.name.clone()),
+            (
+                "source_topic",
+                self.plan.inputs[piece.input].source.name.clone(),
+            ),
             ("source_queue", piece.queue.to_string()),
             ("source_offset", offset.to_string()),
         ] {
@@ -329,6 +382,7 @@ fn messages(
     let bodies = encode_rows(&emission.rows)?;
     for (index, body) in bodies.into_iter().enumerate() {
         let key = match &emission.keys {
+            Keys::None => None,
             Keys::Group(keys) => Some(keys[index].clone()),
             Keys::Source(sources) => {
                 let source = usize::try_from(sources[index]).expect("a u32 fits a usize");

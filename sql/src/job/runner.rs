@@ -23,7 +23,7 @@ use crate::continuous::{JobState, JobStatus};
 use crate::error::SqlError;
 use crate::job::error::JobError;
 use crate::job::reader::{QueueReader, Room, read_range};
-use crate::job::region::{Effects, Region};
+use crate::job::region::{Arrived, Effects, Region};
 use crate::plan::continuous::{ContinuousPlan, plan};
 use crate::progress::tick_of;
 use crate::state::checkpoint::{Checkpoint, CheckpointError, Facts, folder_of, key_of};
@@ -52,10 +52,10 @@ const PAUSE_MS_MAX: u64 = 10_000;
 pub struct Shared {
     /// Its status, but for the lag.
     pub status: JobStatus,
-    /// The topic that it reads, once it is planned.
-    pub source: Option<TopicId>,
-    /// Committed offsets by queue.
-    pub committed: BTreeMap<u32, u64>,
+    /// The topics that it reads, once it is planned.
+    pub sources: Vec<TopicId>,
+    /// Committed offsets by topic and queue.
+    pub committed: BTreeMap<(TopicId, u32), u64>,
 }
 
 /// One continuous query.
@@ -146,7 +146,8 @@ impl Runner {
 
     async fn attempt(&self) -> Result<(), JobError> {
         let plan = plan_of(&self.spec.sql, self.topics.as_ref()).await?;
-        self.update(|shared| shared.source = Some(plan.source.id));
+        let sources = plan.inputs.iter().map(|input| input.source.id);
+        self.update(|shared| shared.sources = sources.collect());
         let mut turns = Turns::recover(self, plan).await?;
         while !*self.stopping.borrow() {
             if !turns.turn().await? && self.pause(IDLE).await {
@@ -180,14 +181,19 @@ impl Runner {
     }
 }
 
+/// Offsets by input and queue.
+type Offsets = BTreeMap<(usize, u32), u64>;
+
 /// A query between two turns.
 struct Turns<'a> {
     runner: &'a Runner,
     plan: ContinuousPlan,
     output: TopicId,
     region: Region,
-    columns: Arc<[String]>,
-    readers: BTreeMap<u32, QueueReader>,
+    /// Envelope columns of each input.
+    columns: Vec<Arc<[String]>>,
+    /// By input and queue.
+    readers: BTreeMap<(usize, u32), QueueReader>,
     /// Last committed epoch and its tick.
     epoch: u64,
     tick_ms: i64,
@@ -205,7 +211,9 @@ impl<'a> Turns<'a> {
     async fn recover(runner: &'a Runner, plan: ContinuousPlan) -> Result<Self, JobError> {
         let output = output_of(runner)?;
         let region = Region::new(plan.clone())?;
-        let columns: Arc<[String]> = Arc::from(region.envelope_columns());
+        let columns = (0..plan.inputs.len())
+            .map(|input| Arc::from(region.envelope_columns(input)))
+            .collect();
         let progress = runner.topics.progress(runner.job()).await?;
         let mut turns = Self {
             runner,
@@ -235,8 +243,8 @@ impl<'a> Turns<'a> {
                 turns.append(effects).await?;
             }
         }
-        for (queue, offset) in offsets {
-            turns.reader(queue, offset);
+        for ((input, queue), offset) in offsets {
+            turns.reader(input, queue, offset);
         }
         turns.delete_other_checkpoints().await;
         turns.publish();
@@ -244,7 +252,7 @@ impl<'a> Turns<'a> {
     }
 
     /// Loads the saved state; answers the offsets that it ends at.
-    async fn load(&mut self, epoch: u64, key: String) -> Result<BTreeMap<u32, u64>, JobError> {
+    async fn load(&mut self, epoch: u64, key: String) -> Result<Offsets, JobError> {
         let object = match self.runner.state.get(&Path::from(key.as_str())).await {
             Ok(object) => object
                 .bytes()
@@ -263,8 +271,10 @@ impl<'a> Turns<'a> {
             }
             .into());
         }
+        let mut greatest_ms = vec![facts.greatest_ms];
+        greatest_ms.extend(facts.more_greatest_ms);
         self.region
-            .restore(facts.greatest_ms, facts.counts, state.as_ref())?;
+            .restore(&greatest_ms, facts.counts, state.as_ref())?;
         self.epoch = epoch;
         self.tick_ms = facts.cut.tick_ms;
         self.saved.epoch = epoch;
@@ -272,38 +282,36 @@ impl<'a> Turns<'a> {
         Ok(self.own_offsets(&facts.cut).collect())
     }
 
-    fn own_offsets(&self, cut: &EpochCut) -> impl Iterator<Item = (u32, u64)> {
-        let source = self.plan.source.id.0;
-        let own = cut
-            .offsets
-            .clone()
-            .into_iter()
-            .filter(move |(topic, _, _)| *topic == source);
-        own.map(|(_, queue, offset)| (queue, offset))
+    fn own_offsets(&self, cut: &EpochCut) -> impl Iterator<Item = ((usize, u32), u64)> {
+        let ids: Vec<u64> = self.sources().map(|id| id.0).collect();
+        let offsets = cut.offsets.clone().into_iter();
+        offsets.filter_map(move |(topic, queue, offset)| {
+            let input = ids.iter().position(|id| *id == topic)?;
+            Some(((input, queue), offset))
+        })
+    }
+
+    fn sources(&self) -> impl Iterator<Item = TopicId> {
+        self.plan.inputs.iter().map(|input| input.source.id)
     }
 
     /// Computes a recorded epoch again.
-    async fn replay(
-        &mut self,
-        cut: &EpochCut,
-        offsets: &mut BTreeMap<u32, u64>,
-    ) -> Result<Effects, JobError> {
-        let topic = self.plan.source.id;
-        let kept: BTreeMap<u32, u64> = self
-            .runner
-            .topics
-            .extents(topic)
-            .into_iter()
-            .map(|extent| (extent.queue.0, extent.first.0))
-            .collect();
-        let ends: BTreeMap<u32, u64> = self.own_offsets(cut).collect();
-        let mut queues = Vec::new();
-        for (queue, end) in ends {
-            let first = kept.get(&queue).copied().unwrap_or(0);
-            let from = match offsets.insert(queue, end) {
+    async fn replay(&mut self, cut: &EpochCut, offsets: &mut Offsets) -> Result<Effects, JobError> {
+        let topics = self.runner.topics.as_ref();
+        let mut kept: Offsets = BTreeMap::new();
+        for (input, topic) in self.sources().enumerate() {
+            let extents = topics.extents(topic).into_iter();
+            kept.extend(extents.map(|extent| ((input, extent.queue.0), extent.first.0)));
+        }
+        let ends: Offsets = self.own_offsets(cut).collect();
+        let mut arrived = Vec::new();
+        for ((input, queue), end) in ends {
+            let source = &self.plan.inputs[input].source;
+            let first = kept.get(&(input, queue)).copied().unwrap_or(0);
+            let from = match offsets.insert((input, queue), end) {
                 Some(from) if from < first && from < end => {
                     return Err(JobError::InputGone {
-                        topic: self.plan.source.name.clone(),
+                        topic: source.name.clone(),
                         queue,
                         from,
                         first,
@@ -315,43 +323,51 @@ impl<'a> Turns<'a> {
             };
             if from < end {
                 let queue = QueueId(queue);
-                let topics = self.runner.topics.as_ref();
-                let batches = read_range(topics, topic, queue, from..end, &self.columns).await?;
-                queues.push((queue, batches));
+                let columns = &self.columns[input];
+                let batches = read_range(topics, source.id, queue, from..end, columns).await?;
+                arrived.push(Arrived {
+                    input,
+                    queue,
+                    batches,
+                });
             }
         }
-        self.region.epoch(queues)
+        self.region.epoch(arrived)
     }
 
     /// One epoch, if there is anything to compute; answers whether there was.
     async fn turn(&mut self) -> Result<bool, JobError> {
         let topics = &self.runner.topics;
-        let source = self.plan.source.id;
         let until_ms = tick_of(topics.now().as_ms());
         if until_ms <= self.tick_ms {
             return Ok(false);
         }
-        if topics
-            .topic(&self.plan.source.name)
-            .is_none_or(|topic| topic.id != source)
-        {
-            let topic = self.plan.source.name.clone();
-            return Err(JobError::TopicGone { topic });
+        for input in &self.plan.inputs {
+            let found = topics.topic(&input.source.name);
+            if found.is_none_or(|topic| topic.id != input.source.id) {
+                let topic = input.source.name.clone();
+                return Err(JobError::TopicGone { topic });
+            }
         }
-        topics.close_ticks(&[source], Timestamp(until_ms)).await?;
+        let sources: Vec<TopicId> = self.sources().collect();
+        topics.close_ticks(&sources, Timestamp(until_ms)).await?;
         let Some(tick_ms) = self.read_ahead(until_ms).await? else {
             return Ok(false);
         };
 
-        let mut queues = Vec::new();
-        for reader in self.readers.values_mut() {
+        let mut arrived = Vec::new();
+        for ((input, _), reader) in &mut self.readers {
             let batches = reader.take_before(tick_ms);
             if !batches.is_empty() {
-                queues.push((reader.queue(), batches));
+                arrived.push(Arrived {
+                    input: *input,
+                    queue: reader.queue(),
+                    batches,
+                });
             }
         }
-        assert!(!queues.is_empty(), "an epoch has at least one row");
-        let effects = self.region.epoch(queues)?;
+        assert!(!arrived.is_empty(), "an epoch has at least one row");
+        let effects = self.region.epoch(arrived)?;
         let cut = self.cut(self.epoch + 1, tick_ms);
         self.runner.topics.commit(self.runner.job(), cut).await?;
         self.epoch += 1;
@@ -365,19 +381,22 @@ impl<'a> Turns<'a> {
     /// Reads until some tick up to `until_ms` is complete and has rows before it; `None` when there are none.
     async fn read_ahead(&mut self, until_ms: i64) -> Result<Option<i64>, JobError> {
         let topics = Arc::clone(&self.runner.topics);
-        let mut ends = BTreeMap::new();
-        for extent in topics.extents(self.plan.source.id) {
-            let reader = self.reader(extent.queue.0, extent.first.0);
-            let skipped = reader.skip_to(extent.first.0);
-            if skipped > 0 {
-                tracing::warn!(
-                    job = %self.runner.spec.name,
-                    queue = extent.queue.0,
-                    skipped,
-                    "rows were deleted before the query read them"
-                );
+        let mut ends: Offsets = BTreeMap::new();
+        let sources: Vec<TopicId> = self.sources().collect();
+        for (input, topic) in sources.into_iter().enumerate() {
+            for extent in topics.extents(topic) {
+                let reader = self.reader(input, extent.queue.0, extent.first.0);
+                let skipped = reader.skip_to(extent.first.0);
+                if skipped > 0 {
+                    tracing::warn!(
+                        job = %self.runner.spec.name,
+                        queue = extent.queue.0,
+                        skipped,
+                        "rows were deleted before the query read them"
+                    );
+                }
+                ends.insert((input, extent.queue.0), extent.next.0);
             }
-            ends.insert(extent.queue.0, extent.next.0);
         }
         let share = self.readers.len().max(1);
         let mut room = Room {
@@ -408,22 +427,24 @@ impl<'a> Turns<'a> {
         }
     }
 
-    fn reader(&mut self, queue: u32, from: u64) -> &mut QueueReader {
-        let topic = self.plan.source.id;
-        let columns = &self.columns;
+    fn reader(&mut self, input: usize, queue: u32, from: u64) -> &mut QueueReader {
+        let topic = self.plan.inputs[input].source.id;
+        let columns = &self.columns[input];
         self.readers
-            .entry(queue)
+            .entry((input, queue))
             .or_insert_with(|| QueueReader::new(topic, QueueId(queue), Arc::clone(columns), from))
     }
 
     fn cut(&self, epoch: u64, tick_ms: i64) -> EpochCut {
-        let source = self.plan.source.id.0;
         let offsets = self.readers.iter();
         EpochCut {
             epoch,
             tick_ms,
             offsets: offsets
-                .map(|(queue, reader)| (source, *queue, reader.taken()))
+                .map(|((input, queue), reader)| {
+                    let topic = self.plan.inputs[*input].source.id.0;
+                    (topic, *queue, reader.taken())
+                })
                 .collect(),
         }
     }
@@ -473,11 +494,13 @@ impl<'a> Turns<'a> {
     }
 
     async fn save(&mut self, now: Timestamp) -> Result<(), JobError> {
+        let mut greatest_ms = self.region.greatest_ms().into_iter();
         let checkpoint = Checkpoint {
             facts: Facts {
                 job: self.runner.spec.id,
                 cut: self.cut(self.epoch, self.tick_ms),
-                greatest_ms: self.region.watermark().greatest_ms(),
+                greatest_ms: greatest_ms.next().flatten(),
+                more_greatest_ms: greatest_ms.collect(),
                 counts: self.region.counts().clone(),
             },
             state: self.region.operator().save()?,
@@ -521,7 +544,7 @@ impl<'a> Turns<'a> {
         self.runner.update(|shared| {
             let status = &mut shared.status;
             status.epoch = self.epoch;
-            status.watermark = self.region.watermark().at();
+            status.watermark = self.region.watermark();
             status.rows_in = counts.rows_in;
             status.rows_out = counts.rows_out;
             status.rows_late = counts.rows_late;
@@ -534,7 +557,10 @@ impl<'a> Turns<'a> {
                 .map(|first| format!("first row that could not be decoded: {first}"));
             let readers = self.readers.iter();
             shared.committed = readers
-                .map(|(queue, reader)| (*queue, reader.taken()))
+                .map(|((input, queue), reader)| {
+                    let topic = self.plan.inputs[*input].source.id;
+                    ((topic, *queue), reader.taken())
+                })
                 .collect();
         });
     }
@@ -546,7 +572,7 @@ pub fn late_topic(view: &str, plan: &ContinuousPlan) -> NewTopic {
     NewTopic {
         name: late_topic_of(view),
         queues: None,
-        columns: plan.source.columns.clone(),
+        columns: plan.inputs[0].source.columns.clone(),
         watermark: None,
         primary_key: Vec::new(),
         written_by: Some(view.to_owned()),

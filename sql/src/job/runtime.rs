@@ -51,7 +51,20 @@ struct Running {
     is_view: bool,
     shared: Arc<Mutex<Shared>>,
     stop: watch::Sender<bool>,
-    task: Task,
+    /// `None` while it rests.
+    task: Option<Task>,
+}
+
+impl Running {
+    /// Stops the loop between two epochs and waits until it is still.
+    async fn stop(&mut self) {
+        // A query that ended by itself no longer listens.
+        let _ = self.stop.send(true);
+        if let Some(task) = self.task.take() {
+            // A panic was already told in the job's status.
+            let _ = task.await;
+        }
+    }
 }
 
 impl Jobs {
@@ -79,9 +92,8 @@ impl Jobs {
             // A query that ended by itself no longer listens.
             let _ = job.stop.send(true);
         }
-        for (_, job) in running {
-            // A panic was already told in the job's status.
-            let _ = job.task.await;
+        for (_, mut job) in running {
+            job.stop().await;
         }
     }
 
@@ -99,7 +111,11 @@ impl Jobs {
         let shared = Arc::new(Mutex::new(Shared {
             status: JobStatus {
                 name: spec.name.clone(),
-                state: JobState::Running,
+                state: if spec.paused {
+                    JobState::Paused
+                } else {
+                    JobState::Running
+                },
                 sql: spec.sql.clone(),
                 epoch: 0,
                 watermark: None,
@@ -113,7 +129,7 @@ impl Jobs {
                 lag: 0,
                 output_topic: target.unwrap_or_else(|| spec.name.clone()),
             },
-            source: None,
+            sources: Vec::new(),
             committed: BTreeMap::new(),
         }));
         let (stop, stopping) = watch::channel(false);
@@ -125,10 +141,8 @@ impl Jobs {
             shared: Arc::clone(&shared),
             stopping,
         };
-        let task = self
-            .parts
-            .spawn
-            .spawn(Lane::Background, Box::pin(runner.run()));
+        let spawn = &self.parts.spawn;
+        let task = (!spec.paused).then(|| spawn.spawn(Lane::Background, Box::pin(runner.run())));
         let job = Running {
             spec,
             is_view,
@@ -137,6 +151,19 @@ impl Jobs {
             task,
         };
         self.running().insert(job.spec.name.clone(), job);
+    }
+
+    fn found(&self, name: &str) -> Result<(JobSpec, JobState), SqlError> {
+        let found = self.running().get(name).map(|job| {
+            let shared = job.shared.lock().expect("no holder panics");
+            (job.spec.clone(), shared.status.state)
+        });
+        found.ok_or_else(|| self.unknown(name))
+    }
+
+    fn unknown(&self, name: &str) -> SqlError {
+        let known: Vec<String> = self.running().keys().cloned().collect();
+        SqlError::unknown("continuous query", name, None, known)
     }
 
     fn check_new(&self, name: &str) -> Result<(), SqlError> {
@@ -176,13 +203,14 @@ impl Jobs {
     }
 
     fn lag(&self, shared: &Shared) -> u64 {
-        let Some(source) = shared.source else {
-            return 0;
-        };
-        let extents = self.parts.topics.extents(source);
-        let behind = extents.into_iter().map(|extent| {
-            let committed = shared.committed.get(&extent.queue.0).copied().unwrap_or(0);
-            extent.next.0.saturating_sub(committed.max(extent.first.0))
+        let sources = shared.sources.iter();
+        let behind = sources.flat_map(|source| {
+            let extents = self.parts.topics.extents(*source).into_iter();
+            extents.map(|extent| {
+                let place = (*source, extent.queue.0);
+                let committed = shared.committed.get(&place).copied().unwrap_or(0);
+                extent.next.0.saturating_sub(committed.max(extent.first.0))
+            })
         });
         behind.sum()
     }
@@ -236,7 +264,7 @@ impl Continuous for Jobs {
                 "insert into a topic of its own",
             ));
         }
-        if target.id == plan.source.id {
+        if plan.inputs.iter().any(|input| input.source.id == target.id) {
             return Err(SqlError::invalid(
                 format!(
                     "the job would read from topic {} what it writes to it",
@@ -253,13 +281,10 @@ impl Continuous for Jobs {
     async fn end(&self, name: &str) -> Result<(), SqlError> {
         let _changing = self.changing.lock().await;
         let removed = self.running().remove(name);
-        let Some(job) = removed else {
-            let known: Vec<String> = self.running().keys().cloned().collect();
-            return Err(SqlError::unknown("continuous query", name, None, known));
+        let Some(mut job) = removed else {
+            return Err(self.unknown(name));
         };
-        // A query that ended by itself no longer listens.
-        let _ = job.stop.send(true);
-        let _ = job.task.await;
+        job.stop().await;
         let topics = &self.parts.topics;
         topics.drop_job(JobId(job.spec.id)).await?;
         if job.is_view {
@@ -274,6 +299,40 @@ impl Continuous for Jobs {
         if let Err(error) = deleted {
             tracing::warn!(job = name, %error, "the state of a dropped query was not deleted");
         }
+        Ok(())
+    }
+
+    async fn pause(&self, name: &str) -> Result<(), SqlError> {
+        let _changing = self.changing.lock().await;
+        let (spec, _) = self.found(name)?;
+        if spec.paused {
+            return Ok(());
+        }
+        self.parts.topics.pause_job(JobId(spec.id), true).await?;
+        let removed = self.running().remove(name);
+        if let Some(mut job) = removed {
+            job.stop().await;
+            job.spec.paused = true;
+            let paused = JobState::Paused;
+            job.shared.lock().expect("no holder panics").status.state = paused;
+            self.running().insert(name.to_owned(), job);
+        }
+        Ok(())
+    }
+
+    async fn resume(&self, name: &str) -> Result<(), SqlError> {
+        let _changing = self.changing.lock().await;
+        let (mut spec, state) = self.found(name)?;
+        if state == JobState::Running {
+            return Ok(());
+        }
+        self.parts.topics.pause_job(JobId(spec.id), false).await?;
+        spec.paused = false;
+        let removed = self.running().remove(name);
+        if let Some(mut job) = removed {
+            job.stop().await;
+        }
+        self.run(spec);
         Ok(())
     }
 

@@ -7,14 +7,21 @@
 //!
 //! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows),
 //! [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`group`] (what grouped aggregates
-//! share), [`window`] (windows told beforehand), [`session`] (windows that rows make).
+//! share), [`window`] (windows told beforehand), [`session`] (windows that rows make); then tables that
+//! change: [`delta`], [`latest`], [`aggregate`], [`join`], [`top`], and the [`graph`] of these.
 
+pub(crate) mod aggregate;
 pub mod assign;
+pub(crate) mod delta;
+pub(crate) mod graph;
 pub mod group;
+pub(crate) mod join;
 pub mod kernel;
 pub(crate) mod key;
+pub(crate) mod latest;
 pub mod project;
 pub mod session;
+pub(crate) mod top;
 pub mod window;
 
 use std::fmt;
@@ -28,16 +35,26 @@ use millpond_proto::time::Timestamp;
 
 /// A step of a continuous query that turns rows into other rows.
 pub trait Operator: Send + fmt::Debug {
-    /// Takes all rows of one tick, in (queue, offset) order, judged by the watermark of that tick.
+    /// Takes all rows of one tick of an input, in (queue, offset) order, judged by the watermark of that
+    /// tick. Not called for an input without rows.
     ///
     /// # Errors
     /// [`OperatorError`] when an expression fails on a row or the state outgrows its bound.
     fn on_batch(
         &mut self,
+        input: usize,
         batch: &RecordBatch,
         watermark: Option<Timestamp>,
         out: &mut Output,
     ) -> Result<(), OperatorError>;
+
+    /// Ends a tick: every input's rows were given.
+    ///
+    /// # Errors
+    /// As [`Operator::on_batch`].
+    fn on_tick_end(&mut self, _out: &mut Output) -> Result<(), OperatorError> {
+        Ok(())
+    }
 
     /// Learns that no event before `watermark` is expected any more, at the end of a tick.
     ///
@@ -99,6 +116,8 @@ pub struct Emission {
 /// Where the message keys of emitted rows come from.
 #[derive(Debug)]
 pub enum Keys {
+    /// The rows have none.
+    None,
     /// One key per row: the group's.
     Group(Vec<Bytes>),
     /// Per row the index of the input row that it was made of, whose key it takes over.

@@ -78,6 +78,7 @@ impl Transform {
         &mut self,
         time: Arc<dyn PhysicalExpr>,
         kind: Windows,
+        names: [String; 2],
     ) -> Result<(), DataFusionError> {
         let data_type = time.data_type(&self.schema)?;
         let mut fields: Vec<Field> = self
@@ -86,12 +87,8 @@ impl Transform {
             .iter()
             .map(|field| field.as_ref().clone())
             .collect();
-        fields.push(Field::new(
-            crate::plan::window::START,
-            data_type.clone(),
-            true,
-        ));
-        fields.push(Field::new(crate::plan::window::END, data_type, true));
+        let names = names.into_iter();
+        fields.extend(names.map(|name| Field::new(name, data_type.clone(), true)));
         self.push(Step::Windows {
             time,
             kind,
@@ -183,6 +180,7 @@ impl Project {
 impl Operator for Project {
     fn on_batch(
         &mut self,
+        _input: usize,
         batch: &RecordBatch,
         _watermark: Option<Timestamp>,
         out: &mut Output,

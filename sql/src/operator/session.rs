@@ -263,6 +263,7 @@ impl Session {
 impl Operator for Session {
     fn on_batch(
         &mut self,
+        _input: usize,
         batch: &RecordBatch,
         watermark: Option<Timestamp>,
         out: &mut Output,

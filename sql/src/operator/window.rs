@@ -234,6 +234,7 @@ impl Window {
 impl Operator for Window {
     fn on_batch(
         &mut self,
+        _input: usize,
         batch: &RecordBatch,
         watermark: Option<Timestamp>,
         out: &mut Output,

@@ -18,7 +18,7 @@ use crate::operator::assign::Windows;
 use crate::operator::kernel::Kernel;
 use crate::operator::project::{Step, Transform};
 use crate::plan::refuse::{refused, unsupported};
-use crate::plan::window::{END, START, Window};
+use crate::plan::window::{Window, end_mark, marked_window, start_mark};
 
 /// Where a column comes from, as far as the query only passes it on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub(crate) struct Grouped {
 
 pub(crate) struct Walk<'a> {
     pub(crate) source_schema: &'a SchemaRef,
-    pub(crate) window: Option<&'a Window>,
+    pub(crate) window: Option<Window>,
     pub(crate) properties: ExecutionProps,
 }
 
@@ -121,30 +121,16 @@ impl Walk<'_> {
         let mut chain = self.chain(&projection.input)?;
         let mut input = projection.input.schema().as_ref().clone();
         let mut exprs = projection.expr.clone();
-        if let Some(time) = exprs.iter().find_map(marked_time) {
-            let Some(window) = self.window else {
-                return Err(refused(
-                    &format!("{START}() and {END}()"),
-                    "write a window function in FROM",
-                ));
-            };
-            let time = self.physical(&time, &input)?;
-            chain.transform.push_windows(time, window.kind)?;
+        if give_windows(
+            &mut chain.transform,
+            &mut input,
+            &mut exprs,
+            self.window.as_slice(),
+        )? {
             chain
                 .origins
                 .extend([Origin::WindowStart, Origin::WindowEnd]);
             chain.has_windows = true;
-            let schema = chain.transform.schema();
-            let added = schema.fields().iter().skip(schema.fields().len() - 2);
-            let added = added
-                .map(|field| field.as_ref().clone())
-                .collect::<Vec<_>>();
-            let added = DFSchema::try_from(Schema::new(added))?;
-            input = input.join(&added)?;
-            exprs = exprs
-                .into_iter()
-                .map(unmarked)
-                .collect::<Result<Vec<_>, _>>()?;
         }
         let mut origins = Vec::new();
         let mut expressions = Vec::new();
@@ -248,7 +234,7 @@ impl Walk<'_> {
         origins: &[Origin],
         aggregates: &[Kernel],
     ) -> Result<Option<Windows>, SqlError> {
-        let Some(window) = self.window.filter(|_| chain.has_windows) else {
+        let Some(window) = self.window.as_ref().filter(|_| chain.has_windows) else {
             return Ok(None);
         };
         let by_window = origins.iter().any(|origin| origin.is_window());
@@ -319,10 +305,8 @@ impl Walk<'_> {
     }
 
     fn kernel(&self, expr: &Expr, input: &DFSchema, rows: &Schema) -> Result<Kernel, SqlError> {
-        deterministic(expr)?;
-        let expr = simplified(expr, input)?;
-        let lowered = LoweredAggregateBuilder::new(&expr, input, rows, &self.properties).build()?;
-        let function = lowered.aggregate;
+        let kernel = lower(expr, input, rows)?;
+        let function = &kernel.function;
         let name = function.fun().name();
         // Other functions would see the distinct values in the order of a hash table.
         let is_exact = !function.field().data_type().is_floating();
@@ -335,17 +319,7 @@ impl Walk<'_> {
                 "DISTINCT is taken in count, min, max, and sum of whole numbers or decimals",
             ));
         }
-        let needs_sorted = function.order_sensitivity().hard_requires();
-        if needs_sorted && !function.order_bys().is_empty() {
-            return Err(refused(
-                &format!("ORDER BY in {name}"),
-                "leave it out; rows come in the order of the log",
-            ));
-        }
-        Ok(Kernel {
-            function,
-            filter: lowered.filter,
-        })
+        Ok(kernel)
     }
 
     fn physical(&self, expr: &Expr, input: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, SqlError> {
@@ -357,7 +331,7 @@ impl Walk<'_> {
 
 /// Writes out functions that the engine leaves to its optimiser and can not compute as they stand, such as `coalesce`.
 /// It comes after [`deterministic`], so that no reading of a clock is folded into a constant here.
-fn simplified(expr: &Expr, input: &DFSchema) -> Result<Expr, SqlError> {
+pub(crate) fn simplified(expr: &Expr, input: &DFSchema) -> Result<Expr, SqlError> {
     let context = SimplifyContext::builder().with_schema(Arc::new(input.clone()));
     let simplifier = ExprSimplifier::new(context.build());
     let written_out = expr.clone().transform_up(|expr| match expr {
@@ -365,6 +339,27 @@ fn simplified(expr: &Expr, input: &DFSchema) -> Result<Expr, SqlError> {
         other => Ok(Transformed::no(other)),
     })?;
     Ok(written_out.data)
+}
+
+/// An aggregate function, ready to be computed.
+pub(crate) fn lower(expr: &Expr, input: &DFSchema, rows: &Schema) -> Result<Kernel, SqlError> {
+    deterministic(expr)?;
+    let expr = simplified(expr, input)?;
+    let properties = ExecutionProps::new();
+    let lowered = LoweredAggregateBuilder::new(&expr, input, rows, &properties).build()?;
+    let function = lowered.aggregate;
+    let name = function.fun().name();
+    let needs_sorted = function.order_sensitivity().hard_requires();
+    if needs_sorted && !function.order_bys().is_empty() {
+        return Err(refused(
+            &format!("ORDER BY in {name}"),
+            "leave it out; rows come in the order of the log",
+        ));
+    }
+    Ok(Kernel {
+        function,
+        filter: lowered.filter,
+    })
 }
 
 /// What an expression passes on unchanged.
@@ -391,26 +386,57 @@ fn reads_bounds(expr: &Expr, input: &DFSchema, below: &Chain) -> Result<bool, Sq
     Ok(reads)
 }
 
-/// The time that a mark of a window is over, if the expression has one.
-fn marked_time(expr: &Expr) -> Option<Expr> {
-    let mut time = None;
+/// Gives rows the windows that the expressions have marks of, as two more columns; the marks are read
+/// from there then. Answers whether there are any.
+pub(crate) fn give_windows(
+    transform: &mut Transform,
+    input: &mut DFSchema,
+    exprs: &mut Vec<Expr>,
+    windows: &[Window],
+) -> Result<bool, SqlError> {
+    let Some((index, time)) = exprs.iter().find_map(marked_time) else {
+        return Ok(false);
+    };
+    let window = windows.get(index).ok_or_else(|| SqlError::Bug {
+        cause: format!("there is no window {index}"),
+    })?;
+    deterministic(&time)?;
+    let time = simplified(&time, input)?;
+    let time = create_physical_expr(&time, input, &ExecutionProps::new())?;
+    transform.push_windows(time, window.kind, [start_mark(index), end_mark(index)])?;
+    let schema = transform.schema();
+    let added = schema.fields().iter().skip(schema.fields().len() - 2);
+    let added = added
+        .map(|field| field.as_ref().clone())
+        .collect::<Vec<_>>();
+    *input = input.join(&DFSchema::try_from(Schema::new(added))?)?;
+    *exprs = std::mem::take(exprs)
+        .into_iter()
+        .map(unmarked)
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(true)
+}
+
+/// The window and the time that a mark is over, if the expression has one.
+fn marked_time(expr: &Expr) -> Option<(usize, Expr)> {
+    let mut found = None;
     let walked = expr.apply(|expr| {
         if let Expr::ScalarFunction(function) = expr
-            && [START, END].contains(&function.func.name())
+            && let Some(window) = marked_window(function.func.name())
         {
-            time = function.args.first().cloned();
+            found = function.args.first().map(|time| (window, time.clone()));
             return Ok::<_, DataFusionError>(TreeNodeRecursion::Stop);
         }
         Ok(TreeNodeRecursion::Continue)
     });
-    walked.ok().and(time)
+    walked.ok().and(found)
 }
 
 /// Reads the windows' columns where the marks were.
 fn unmarked(expr: Expr) -> Result<Expr, DataFusionError> {
     let replaced = expr.transform(|expr| {
         Ok(match &expr {
-            Expr::ScalarFunction(function) if [START, END].contains(&function.func.name()) => {
+            Expr::ScalarFunction(function) if marked_window(function.func.name()).is_some() => {
                 let column = Column::new_unqualified(function.func.name());
                 Transformed::yes(Expr::Column(column))
             }
@@ -421,26 +447,13 @@ fn unmarked(expr: Expr) -> Result<Expr, DataFusionError> {
 }
 
 /// The name of a function whose result depends on the order of its rows.
-fn depends_on_order(kernel: &Kernel) -> Option<String> {
+pub(crate) fn depends_on_order(kernel: &Kernel) -> Option<String> {
     let name = kernel.function.fun().name();
     let depends = matches!(
         name,
         "array_agg" | "string_agg" | "first_value" | "last_value" | "nth_value"
     );
     depends.then(|| name.to_owned())
-}
-
-/// Whether a plan gives rows their windows.
-pub(crate) fn has_marks(plan: &LogicalPlan) -> bool {
-    let mut found = false;
-    let walked = plan.apply(|node| {
-        found |= node
-            .expressions()
-            .iter()
-            .any(|expr| marked_time(expr).is_some());
-        Ok::<_, DataFusionError>(TreeNodeRecursion::Continue)
-    });
-    walked.is_ok() && found
 }
 
 /// Refuses what is not a function of the row.
@@ -477,4 +490,21 @@ pub(crate) fn deterministic(expr: &Expr) -> Result<(), SqlError> {
         Some((what, instead)) => Err(refused(&what, instead)),
         None => Ok(()),
     }
+}
+
+/// How many windows a plan gives to rows.
+pub(crate) fn marks_of(plan: &LogicalPlan) -> usize {
+    let mut found = std::collections::BTreeSet::new();
+    let walked = plan.apply_with_subqueries(|node| {
+        let exprs = node.expressions();
+        found.extend(
+            exprs
+                .iter()
+                .filter_map(marked_time)
+                .map(|(window, _)| window),
+        );
+        Ok::<_, DataFusionError>(TreeNodeRecursion::Continue)
+    });
+    debug_assert!(walked.is_ok(), "the walk itself does not fail");
+    found.len()
 }

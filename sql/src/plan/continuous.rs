@@ -1,14 +1,18 @@
-//! From a query to what a continuous query computes: one chain from a topic to its output.
+//! From a query to what a continuous query computes: a chain from a topic to its output, or a graph.
 //!
 //! The query engine parses names, checks types and inserts casts; its analysed plan is then walked from
-//! the topic up: filters and projections, at most one aggregate, filters and projections. What is not
-//! such a chain is refused by the name of the construct, with what to do instead. Only expressions
-//! that depend on the row alone are taken, since a replay must compute the same.
+//! the topic up. Filters and projections, at most one aggregate, filters and projections over one topic
+//! are a chain ([`crate::plan::chain`]); anything else becomes a graph ([`crate::plan::graph`]) or is
+//! refused by the name of the construct, with what to do instead. Only expressions that depend on the
+//! row alone are taken, since a replay must compute the same.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::DataFusionError;
 use datafusion::execution::context::ExecutionProps;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, cast};
 use datafusion::sql::sqlparser::ast::Query;
@@ -16,15 +20,17 @@ use datafusion::sql::sqlparser::ast::Query;
 use crate::catalog;
 use crate::error::SqlError;
 use crate::operator::assign::Windows;
+use crate::operator::graph::{Graph, GraphPlan, Kind, Leaving, Planned};
 use crate::operator::group::{self, Bound, Grouping, WindowKey};
 use crate::operator::project::{Project, Step, Transform};
 use crate::operator::session::Session;
 use crate::operator::window;
 use crate::operator::{Operator, OperatorError};
-use crate::plan::chain::{Chain, Origin, Walk, has_marks};
+use crate::plan::chain::{Chain, Grouped, Origin, Walk, marks_of};
+use crate::plan::graph::build;
 use crate::plan::output::{columns_of, primary_key};
 use crate::plan::refuse::{refused, without_watermark, without_window};
-use crate::plan::source::{Input, analyse, source_of};
+use crate::plan::source::{Input, analyse, for_chain, for_graph, sources_of};
 use crate::plan::window::{Window, rewrite};
 use crate::statement::Emit;
 use crate::topic::{ColumnSpec, TopicInfo, Topics};
@@ -32,22 +38,16 @@ use crate::topic::{ColumnSpec, TopicInfo, Topics};
 /// What a continuous query computes.
 #[derive(Clone, Debug)]
 pub struct ContinuousPlan {
-    /// The topic that it reads.
-    pub source: TopicInfo,
-    /// Positions in that topic's table that are decoded: first those that the query reads.
-    pub decoded: Vec<usize>,
-    /// How many of those the query reads.
-    pub query_columns: usize,
-    /// Where the event time is among the decoded columns, if the topic declares it.
-    pub time_column: Option<usize>,
-    /// Whether the query itself deals with rows whose body does not parse.
-    pub reads_undecodable: bool,
-    /// Whether rows belong to windows; then the source declares a watermark.
+    /// What it reads, one entry a topic.
+    pub inputs: Vec<Input>,
+    /// Whether rows belong to windows that end; then the source declares a watermark.
     pub windowed: bool,
     /// Output columns, as a topic declares them.
     pub columns: Vec<ColumnSpec>,
     /// Output columns that make up the key; empty when every row counts.
     pub primary_key: Vec<String>,
+    /// How it is computed, a line a step, the last first.
+    pub explained: Vec<String>,
     shape: Shape,
 }
 
@@ -55,6 +55,7 @@ pub struct ContinuousPlan {
 enum Shape {
     Rows(Transform),
     Groups(Box<Grouping>),
+    Graph(Box<GraphPlan>),
 }
 
 impl ContinuousPlan {
@@ -78,6 +79,15 @@ impl ContinuousPlan {
                     _ => Box::new(window::Window::new(grouping).map_err(keyed)?),
                 }
             }
+            Shape::Graph(graph) => {
+                let operator = Graph::new(graph.as_ref().clone());
+                Box::new(operator.map_err(|error| {
+                    SqlError::invalid(
+                        error.to_string(),
+                        "leave out columns of type MAP, such as _properties",
+                    )
+                })?)
+            }
         })
     }
 
@@ -98,11 +108,20 @@ impl ContinuousPlan {
     /// # Errors
     /// [`SqlError`] when their number differs or a column can not be cast.
     pub fn into_target(mut self, target: &TopicInfo) -> Result<Self, SqlError> {
-        let Shape::Rows(transform) = &mut self.shape else {
-            return Err(SqlError::invalid(
-                "a job that inserts into a topic has no aggregates",
-                "write CREATE MATERIALIZED VIEW name AS SELECT …, whose result is a topic of its own",
-            ));
+        let mut cast_to_target;
+        let transform = match &mut self.shape {
+            Shape::Rows(transform) => transform,
+            Shape::Graph(graph) if graph.leaving == Leaving::Append => {
+                let last = graph.nodes.last().expect("a query has a node");
+                cast_to_target = Transform::over(Arc::clone(&last.schema));
+                &mut cast_to_target
+            }
+            Shape::Groups(_) | Shape::Graph(_) => {
+                return Err(SqlError::invalid(
+                    "a job that inserts into a topic writes rows that stay, and those of this query change",
+                    "write CREATE MATERIALIZED VIEW name AS SELECT …, whose result is a topic of its own",
+                ));
+            }
         };
         let schema = catalog::table_schema(target)?;
         let body: Vec<&ColumnSpec> = target
@@ -146,10 +165,20 @@ impl ContinuousPlan {
             fields.push(Field::new(&column.name, wanted.clone(), true));
             expressions.push(cast(value, &from, wanted)?);
         }
+        let schema = Arc::new(Schema::new(fields));
         transform.push(Step::Project {
             expressions,
-            schema: Arc::new(Schema::new(fields)),
+            schema: Arc::clone(&schema),
         });
+        let transform = transform.clone();
+        if let Shape::Graph(graph) = &mut self.shape {
+            let last = graph.nodes.len() - 1;
+            graph.nodes.push(Planned {
+                kind: Kind::Transform(transform),
+                inputs: vec![last],
+                schema,
+            });
+        }
         Ok(self)
     }
 }
@@ -164,46 +193,79 @@ pub async fn plan(
     topics: &dyn Topics,
 ) -> Result<ContinuousPlan, SqlError> {
     let (query, windows) = rewrite(query)?;
-    let source = source_of(&query, topics)?;
-    if !source.primary_key.is_empty() {
-        return Err(SqlError::invalid(
-            format!(
-                "topic {} is updated by key, and a continuous query reads topics whose rows stay",
-                source.name
-            ),
-            "read the topic that it is made of, or a view with EMIT ON WINDOW CLOSE",
-        ));
+    let sources = sources_of(&query, topics)?;
+    let (analysed, state) = analyse(query, &sources, windows.len()).await?;
+    if let ([source], true) = (sources.as_slice(), is_chain(&analysed)?)
+        && source.topic.primary_key.is_empty()
+    {
+        let logical = for_chain(analysed, &state)?;
+        check_marks(&logical, &windows)?;
+        let walk = Walk {
+            source_schema: &source.schema,
+            window: windows.first().cloned(),
+            properties: ExecutionProps::new(),
+        };
+        let chain = walk.chain(&logical)?;
+        let input = Input::of(&source.topic, &source.schema, &logical)?;
+        return finish(chain, emit, windows.first(), input);
     }
-    let source_schema = catalog::table_schema(&source)?;
-    let window = match windows.as_slice() {
-        [] => None,
-        [window] => Some(window.clone()),
-        _ => {
-            return Err(refused(
-                "more than one window function",
-                "write one query per window",
-            ));
-        }
-    };
-    let logical = analyse(query, &source, &source_schema).await?;
-    if window.is_some() && !has_marks(&logical) {
+    if emit == Emit::OnWindowClose {
         return Err(refused(
-            "a window function whose windows nobody reads",
-            "group by window_start, window_end, or read the topic itself",
+            "EMIT ON WINDOW CLOSE with joins or further aggregates",
+            "make a view of the windows with EMIT ON WINDOW CLOSE, and read that view in a second query",
         ));
     }
-    let walk = Walk {
-        source_schema: &source_schema,
-        window: window.as_ref(),
-        properties: ExecutionProps::new(),
+    let logical = for_graph(analysed, &state)?;
+    check_marks(&logical, &windows)?;
+    let built = build(&logical, &sources, &windows)?;
+    let last = built.graph.nodes.last().expect("a query has a node");
+    let columns = columns_of(&last.schema)?;
+    let name = |column: &usize| columns[*column].name.clone();
+    let primary_key = match &built.graph.leaving {
+        Leaving::Append => Vec::new(),
+        Leaving::Upsert(key) if !key.is_empty() => key.iter().map(name).collect(),
+        // One row, or rows without a key of their own: the whole row tells it.
+        Leaving::Upsert(_) | Leaving::Rows => (0..columns.len()).map(|at| name(&at)).collect(),
     };
-    let chain = walk.chain(&logical)?;
-    finish(
-        chain,
-        emit,
-        window.as_ref(),
-        Input::of(&source, &source_schema, &logical)?,
-    )
+    Ok(ContinuousPlan {
+        inputs: built.inputs,
+        windowed: false,
+        columns,
+        primary_key,
+        explained: built.explained,
+        shape: Shape::Graph(Box::new(built.graph)),
+    })
+}
+
+fn check_marks(plan: &LogicalPlan, windows: &[Window]) -> Result<(), SqlError> {
+    if windows.len() == marks_of(plan) {
+        return Ok(());
+    }
+    Err(refused(
+        "a window function whose windows nobody reads",
+        "group by window_start, window_end, or read the topic itself",
+    ))
+}
+
+/// Whether a plan is one topic with filters and projections and at most one aggregate.
+fn is_chain(plan: &LogicalPlan) -> Result<bool, SqlError> {
+    let (mut scans, mut aggregates, mut others) = (0, 0, 0);
+    plan.apply_with_subqueries(|node| {
+        match node {
+            LogicalPlan::TableScan(_) => scans += 1,
+            LogicalPlan::Distinct(_) => aggregates += 1,
+            LogicalPlan::Aggregate(aggregate) => {
+                aggregates += 1;
+                if aggregate.group_expr.is_empty() {
+                    others += 1;
+                }
+            }
+            LogicalPlan::Join(_) | LogicalPlan::Union(_) | LogicalPlan::Window(_) => others += 1,
+            _ => {}
+        }
+        Ok::<_, DataFusionError>(TreeNodeRecursion::Continue)
+    })?;
+    Ok(scans == 1 && aggregates <= 1 && others == 0)
 }
 
 fn finish(
@@ -212,7 +274,6 @@ fn finish(
     window: Option<&Window>,
     input: Input,
 ) -> Result<ContinuousPlan, SqlError> {
-    let source = input.source;
     let columns = columns_of(&chain.transform.schema())?;
     let Some(grouped) = chain.aggregate else {
         if emit == Emit::OnWindowClose {
@@ -227,11 +288,11 @@ fn finish(
             ));
         }
         return Ok(ContinuousPlan {
-            source,
-            decoded: input.decoded,
-            query_columns: input.query_columns,
-            time_column: input.time_column,
-            reads_undecodable: input.reads_undecodable,
+            explained: vec![
+                "filter and project: append".to_owned(),
+                format!("read {}: append", input.source.name),
+            ],
+            inputs: vec![input],
             windowed: false,
             columns,
             primary_key: Vec::new(),
@@ -251,9 +312,9 @@ fn finish(
             .collect(),
     });
     if let (Some(window), Some(_)) = (window, &key) {
-        let declared = source.watermark.as_ref();
+        let declared = input.source.watermark.as_ref();
         if declared.is_none_or(|declared| declared.column != window.time_column) {
-            return Err(without_watermark(&source, window));
+            return Err(without_watermark(&input.source, window));
         }
     } else if emit == Emit::OnWindowClose {
         return Err(without_window());
@@ -263,11 +324,11 @@ fn finish(
         Emit::Changes => primary_key(&grouped, &chain.origins, &columns)?,
     };
     Ok(ContinuousPlan {
-        source,
-        decoded: input.decoded,
-        query_columns: input.query_columns,
-        time_column: input.time_column,
-        reads_undecodable: input.reads_undecodable,
+        explained: vec![
+            explain_groups(&grouped, key.as_ref(), &primary_key),
+            format!("read {}: append", input.source.name),
+        ],
+        inputs: vec![input],
         windowed: key.is_some(),
         columns,
         primary_key,
@@ -284,6 +345,19 @@ fn finish(
             },
         })),
     })
+}
+
+/// A grouped chain in a line.
+fn explain_groups(grouped: &Grouped, window: Option<&WindowKey>, primary_key: &[String]) -> String {
+    let kept = match window {
+        Some(WindowKey { kind, .. }) => format!("state by group and slice of {kind:?}"),
+        None => "state by group".to_owned(),
+    };
+    let mode = match primary_key {
+        [] => "append when the window closes".to_owned(),
+        key => format!("upsert by ({})", key.join(", ")),
+    };
+    format!("aggregate by {}, {kept}: {mode}", grouped.names.join(", "))
 }
 
 #[cfg(test)]
@@ -320,44 +394,51 @@ mod tests {
             written_by: None,
         };
         topics.create_topic(topic).await.unwrap();
-        for from in [
-            "TUMBLE(TABLE t, DESCRIPTOR(at), INTERVAL '1 second')",
-            "SESSION(TABLE t PARTITION BY k, DESCRIPTOR(at), INTERVAL '1 second')",
+        for query in [
+            "SELECT k, window_start, count(*) AS n FROM TUMBLE(TABLE t, DESCRIPTOR(at), INTERVAL '1 second') \
+             GROUP BY k, window_start",
+            "SELECT k, window_start, count(*) AS n FROM SESSION(TABLE t PARTITION BY k, DESCRIPTOR(at), INTERVAL '1 second') \
+             GROUP BY k, window_start",
+            "SELECT a.k, b.at FROM t a JOIN t b ON a.k = b.k",
         ] {
-            let query = format!(
-                "SELECT k, window_start, window_end, count(*) AS n FROM {from} GROUP BY k, window_start, window_end"
-            );
-            let query = parse_query(&query).unwrap();
+            let query = parse_query(query).unwrap();
             let planned = plan(&query, Emit::Changes, topics.as_ref()).await.unwrap();
-            let Shape::Groups(grouping) = planned.shape.clone() else {
-                panic!("it groups");
-            };
             let bounded = |bytes: usize| -> Box<dyn Operator> {
-                let grouping = grouping.as_ref().clone();
-                match grouping.window.as_ref().unwrap().kind {
-                    Windows::Session { gap_ms } => Box::new(
-                        Session::new(grouping, gap_ms)
-                            .unwrap()
-                            .with_state_bytes_max(bytes),
-                    ),
-                    _ => Box::new(
-                        window::Window::new(grouping)
-                            .unwrap()
-                            .with_state_bytes_max(bytes),
-                    ),
+                match planned.shape.clone() {
+                    Shape::Graph(graph) => {
+                        Box::new(Graph::new(*graph).unwrap().with_state_bytes_max(bytes))
+                    }
+                    Shape::Groups(grouping) => match grouping.window.as_ref().unwrap().kind {
+                        Windows::Session { gap_ms } => Box::new(
+                            Session::new(*grouping, gap_ms)
+                                .unwrap()
+                                .with_state_bytes_max(bytes),
+                        ),
+                        _ => Box::new(
+                            window::Window::new(*grouping)
+                                .unwrap()
+                                .with_state_bytes_max(bytes),
+                        ),
+                    },
+                    Shape::Rows(_) => panic!("it has state"),
                 }
             };
-            let schema = catalog::table_schema(&planned.source).unwrap();
-            let columns = &planned.decoded[..planned.query_columns];
+            let input = &planned.inputs[0];
+            let schema = catalog::table_schema(&input.source).unwrap();
+            let columns = &input.decoded[..input.query_columns];
             let schema = Arc::new(schema.project(columns).unwrap());
             let keys: ArrayRef = Arc::new(StringArray::from_iter_values(
                 (0..100).map(|n| format!("k{n}")),
             ));
             let times: ArrayRef = Arc::new(TimestampMillisecondArray::from_iter_values(0..100));
             let batch = RecordBatch::try_new(schema, vec![keys, times]).unwrap();
-            let mut out = Output::default();
-            bounded(1 << 20).on_batch(&batch, None, &mut out).unwrap();
-            let error = bounded(2000).on_batch(&batch, None, &mut out).unwrap_err();
+            let run = |mut operator: Box<dyn Operator>| {
+                let mut out = Output::default();
+                operator.on_batch(0, &batch, None, &mut out)?;
+                operator.on_tick_end(&mut out)
+            };
+            run(bounded(1 << 20)).unwrap();
+            let error = run(bounded(2000)).unwrap_err();
             assert!(
                 matches!(error, OperatorError::StateTooLarge { .. }),
                 "{error}"

@@ -8,7 +8,6 @@ use crate::topic::TopicInfo;
 
 pub(crate) fn unsupported(plan: &LogicalPlan) -> SqlError {
     match plan {
-        LogicalPlan::Join(_) => joins(),
         LogicalPlan::Sort(_) => refused(
             "ORDER BY",
             "leave it out, and sort where the view is read: SELECT … FROM view ORDER BY …",
@@ -21,10 +20,9 @@ pub(crate) fn unsupported(plan: &LogicalPlan) -> SqlError {
             "DISTINCT ON",
             "group by the columns, with first_value(…) for the others",
         ),
-        LogicalPlan::Union(_) => refused("UNION", "write one query per topic"),
         LogicalPlan::Window(_) => refused(
             "OVER",
-            "group by a window, or compute it where the view is read",
+            "keep the first rows of ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) with WHERE, or compute it where the view is read",
         ),
         LogicalPlan::Unnest(_) => refused("UNNEST", "compute it where the view is read"),
         LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => refused(
@@ -43,13 +41,6 @@ pub(crate) fn unsupported(plan: &LogicalPlan) -> SqlError {
 
 pub(crate) fn refused(what: &str, instead: &str) -> SqlError {
     SqlError::invalid(format!("a continuous query does not take {what}"), instead)
-}
-
-pub(crate) fn joins() -> SqlError {
-    refused(
-        "JOIN",
-        "read one topic, and join where the view is read: SELECT … FROM view JOIN …",
-    )
 }
 
 pub(crate) fn without_window() -> SqlError {

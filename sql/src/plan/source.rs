@@ -1,4 +1,4 @@
-//! What a continuous query reads: its topic, the columns that are decoded, the analysed plan.
+//! What a continuous query reads: its topics, the columns that are decoded, the analysed plan.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -9,9 +9,15 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{TableReference, not_impl_err};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, Volatility, create_udf};
 use datafusion::optimizer::Optimizer;
+use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
+use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
+use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
+use datafusion::optimizer::push_down_filter::PushDownFilter;
+use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::{ObjectName, Query, Statement as SyntaxTree, Visit, Visitor};
@@ -19,21 +25,28 @@ use millpond_proto::limits;
 
 use crate::catalog;
 use crate::error::SqlError;
-use crate::plan::refuse::{joins, refused};
-use crate::plan::window::{END, START};
+use crate::plan::refuse::refused;
+use crate::plan::window::{end_mark, start_mark};
 use crate::runtime;
 use crate::topic::{TopicInfo, Topics};
 
-/// What is decoded of the source.
-pub(crate) struct Input {
-    pub(crate) source: TopicInfo,
-    pub(crate) decoded: Vec<usize>,
-    pub(crate) query_columns: usize,
-    pub(crate) time_column: Option<usize>,
-    pub(crate) reads_undecodable: bool,
+/// What is read and decoded of one topic.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// The topic.
+    pub source: TopicInfo,
+    /// Positions in that topic's table that are decoded: first those that the query reads.
+    pub decoded: Vec<usize>,
+    /// How many of those the query reads.
+    pub query_columns: usize,
+    /// Where the event time is among the decoded columns, if the topic declares it.
+    pub time_column: Option<usize>,
+    /// Whether the query itself deals with rows whose body does not parse.
+    pub reads_undecodable: bool,
 }
 
 impl Input {
+    /// The columns of a chain's one topic that its plan reads.
     pub(crate) fn of(
         source: &TopicInfo,
         schema: &Schema,
@@ -46,7 +59,17 @@ impl Input {
             }
             Ok::<_, DataFusionError>(TreeNodeRecursion::Continue)
         })?;
-        let mut decoded: Vec<usize> = read.unwrap_or_else(|| (0..schema.fields().len()).collect());
+        let read = read.unwrap_or_else(|| (0..schema.fields().len()).collect());
+        Self::reading(source, schema, read)
+    }
+
+    /// A topic of whose table these columns are read.
+    pub(crate) fn reading(
+        source: &TopicInfo,
+        schema: &Schema,
+        columns: Vec<usize>,
+    ) -> Result<Self, SqlError> {
+        let mut decoded = columns;
         let query_columns = decoded.len();
         let error = schema.index_of(catalog::DECODE_ERROR)?;
         let reads_undecodable = decoded.contains(&error);
@@ -72,8 +95,8 @@ impl Input {
     }
 }
 
-/// The one topic that a query reads.
-pub(crate) fn source_of(query: &Query, topics: &dyn Topics) -> Result<TopicInfo, SqlError> {
+/// The topics that a query reads, by name.
+pub(crate) fn sources_of(query: &Query, topics: &dyn Topics) -> Result<Vec<Source>, SqlError> {
     struct Tables {
         names: BTreeSet<String>,
         local: BTreeSet<String>,
@@ -105,40 +128,61 @@ pub(crate) fn source_of(query: &Query, topics: &dyn Topics) -> Result<TopicInfo,
         local: BTreeSet::new(),
     };
     let _ = query.visit(&mut tables);
-    let names: Vec<&String> = tables.names.difference(&tables.local).collect();
-    match names.as_slice() {
-        [] => Err(refused(
-            "a query without a topic",
-            "read a topic: SELECT … FROM topic",
-        )),
-        [name] => topics.topic(name).ok_or_else(|| {
+    let mut sources = Vec::new();
+    for name in tables.names.difference(&tables.local) {
+        let topic = topics.topic(name).ok_or_else(|| {
             let known = topics.topics().into_iter().map(|topic| topic.name);
             SqlError::unknown("topic", name, None, known)
-        }),
-        _ => Err(joins()),
+        })?;
+        sources.push(Source {
+            schema: catalog::table_schema(&topic)?,
+            topic,
+        });
     }
+    if sources.is_empty() {
+        return Err(refused(
+            "a query without a topic",
+            "read a topic: SELECT … FROM topic",
+        ));
+    }
+    Ok(sources)
 }
 
+/// A topic that a query reads, and its table.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) topic: TopicInfo,
+    pub(crate) schema: SchemaRef,
+}
+
+/// The query with names resolved and types checked, and what it is optimised with.
 pub(crate) async fn analyse(
     query: Query,
-    source: &TopicInfo,
-    schema: &SchemaRef,
-) -> Result<LogicalPlan, SqlError> {
+    sources: &[Source],
+    windows: usize,
+) -> Result<(LogicalPlan, SessionState), SqlError> {
     let config = runtime::config(1).with_create_default_catalog_and_schema(true);
     let runtime = runtime::locked_runtime(limits::QUERY_MEMORY_BYTES)?;
     let context = SessionContext::new_with_state(runtime::session_state(config, runtime));
-    context.register_table(
-        TableReference::bare(source.name.as_str()),
-        Arc::new(EmptyTable::new(Arc::clone(schema))),
-    )?;
-    for mark in [START, END] {
-        context.register_udf(create_udf(
-            mark,
-            vec![catalog::timestamp()],
-            catalog::timestamp(),
-            Volatility::Immutable,
-            Arc::new(|_| not_impl_err!("windows are given by the operators of a continuous query")),
-        ));
+    for source in sources {
+        context.register_table(
+            TableReference::bare(source.topic.name.as_str()),
+            Arc::new(EmptyTable::new(Arc::clone(&source.schema))),
+        )?;
+    }
+    for window in 0..windows {
+        for mark in [start_mark(window), end_mark(window)] {
+            // Volatile, so that no rule moves it away from the rows that it stands for.
+            context.register_udf(create_udf(
+                &mark,
+                vec![catalog::timestamp()],
+                catalog::timestamp(),
+                Volatility::Volatile,
+                Arc::new(|_| {
+                    not_impl_err!("windows are given by the operators of a continuous query")
+                }),
+            ));
+        }
     }
     let state = context.state();
     let statement = EngineStatement::Statement(Box::new(SyntaxTree::Query(Box::new(query))));
@@ -146,7 +190,24 @@ pub(crate) async fn analyse(
     let analysed = state
         .analyzer()
         .execute_and_check(plan, state.config_options(), |_, _| {})?;
-    // Of all optimisations only this one: do not decode what the query does not read.
+    Ok((analysed, state))
+}
+
+/// Of all optimisations only this one: do not decode what the query does not read.
+pub(crate) fn for_chain(plan: LogicalPlan, state: &SessionState) -> Result<LogicalPlan, SqlError> {
     let optimizer = Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]);
-    Ok(optimizer.optimize(analysed, &state, |_, _| {})?)
+    Ok(optimizer.optimize(plan, state, |_, _| {})?)
+}
+
+/// Subqueries become joins, joins get their keys, filters come before what they filter.
+pub(crate) fn for_graph(plan: LogicalPlan, state: &SessionState) -> Result<LogicalPlan, SqlError> {
+    let optimizer = Optimizer::with_rules(vec![
+        Arc::new(DecorrelatePredicateSubquery::new()),
+        Arc::new(ScalarSubqueryToJoin::new()),
+        Arc::new(ExtractEquijoinPredicate::new()),
+        Arc::new(EliminateCrossJoin::new()),
+        Arc::new(PushDownFilter::new()),
+        Arc::new(OptimizeProjections::new()),
+    ]);
+    Ok(optimizer.optimize(plan, state, |_, _| {})?)
 }

@@ -5,8 +5,8 @@
 //! `SESSION(TABLE t PARTITION BY k, DESCRIPTOR(c), gap)`, bare or within `TABLE(…)`. Windows are half
 //! open and aligned to 1970-01-01 00:00; a session goes on while its next row comes at most the gap
 //! later, and ends the gap after its last row. Bounded and continuous queries share the meaning: a
-//! bounded one gets plain SQL, a continuous one gets [`START`] and [`END`], which the planner takes for
-//! what they mark. A row without event time belongs to no window: a bounded query leaves it out with a
+//! bounded one gets plain SQL, a continuous one gets marks ([`start_mark`]), which the planner takes for
+//! what they stand for. A row without event time belongs to no window: a bounded query leaves it out with a
 //! `WHERE`, a continuous one counts it.
 
 use std::ops::ControlFlow;
@@ -20,10 +20,29 @@ use crate::error::{SqlError, nearest};
 use crate::operator::assign::Windows;
 use crate::statement::{interval_ms, name_of, parse_query, quoted};
 
-/// Stands for the start of a row's window in the plan of a continuous query.
-pub const START: &str = "millpond_window_start";
-/// Stands for its end.
-pub const END: &str = "millpond_window_end";
+const START: &str = "millpond_window_start";
+const END: &str = "millpond_window_end";
+
+/// What stands for the start of a row's window in the plan of a continuous query; windows are counted
+/// as they stand in the query.
+#[must_use]
+pub fn start_mark(window: usize) -> String {
+    format!("{START}_{window}")
+}
+
+/// What stands for its end.
+#[must_use]
+pub fn end_mark(window: usize) -> String {
+    format!("{END}_{window}")
+}
+
+/// The window that a function marks, if it is a mark.
+#[must_use]
+pub fn marked_window(function: &str) -> Option<usize> {
+    let marks = [START, END].into_iter();
+    let mut numbers = marks.filter_map(|mark| function.strip_prefix(mark)?.strip_prefix('_'));
+    numbers.next()?.parse().ok()
+}
 
 /// A window over a topic, found in a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,7 +223,7 @@ impl Rewriter {
             kind: windows_of(function, &lengths_ms, form)?,
             keys: keys.iter().map(name_of).collect(),
         };
-        let derived = derive(&window, self.without_time, alias)?;
+        let derived = derive(&window, self.windows.len(), self.without_time, alias)?;
         self.windows.push(window);
         Ok(derived)
     }
@@ -251,11 +270,12 @@ fn windows_of(function: &str, lengths_ms: &[i64], form: &str) -> Result<Windows,
 
 fn derive(
     window: &Window,
+    index: usize,
     without_time: WithoutTime,
     alias: Option<TableAlias>,
 ) -> Result<TableFactor, SqlError> {
     let subquery = match without_time {
-        WithoutTime::Stay => marked(window),
+        WithoutTime::Stay => marked(window, index),
         WithoutTime::Leave => plain(window),
     };
     let subquery = parse_query(&subquery)?;
@@ -277,11 +297,12 @@ fn derive(
 }
 
 /// What the planner of continuous queries takes for the window.
-fn marked(window: &Window) -> String {
+fn marked(window: &Window, index: usize) -> String {
     let column = quoted(&window.time_column);
     let topic = quoted(&window.topic);
+    let (start, end) = (start_mark(index), end_mark(index));
     format!(
-        "SELECT *, {START}({column}) AS window_start, {END}({column}) AS window_end FROM {topic}"
+        "SELECT *, {start}({column}) AS window_start, {end}({column}) AS window_end FROM {topic}"
     )
 }
 

@@ -49,8 +49,11 @@ pub struct Facts {
     pub job: u64,
     /// The cut that ends the epoch.
     pub cut: EpochCut,
-    /// Greatest event time seen, in milliseconds.
+    /// Greatest event time seen of the first input, in milliseconds.
     pub greatest_ms: Option<i64>,
+    /// The same of the inputs after it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_greatest_ms: Vec<Option<i64>>,
     /// Counts so far.
     pub counts: Counts,
 }
@@ -231,6 +234,7 @@ mod tests {
                     offsets: vec![(1, 0, 10), (1, 1, 12)],
                 },
                 greatest_ms: Some(99),
+                more_greatest_ms: vec![None, Some(3)],
                 counts: Counts {
                     rows_in: 22,
                     ..Counts::default()

@@ -137,6 +137,18 @@ pub enum Statement {
         /// Name.
         name: String,
     },
+    /// `PAUSE JOB name`: it rests until it is resumed. Takes a view as well.
+    PauseJob {
+        /// Name.
+        name: String,
+    },
+    /// `RESUME JOB name`.
+    ResumeJob {
+        /// Name.
+        name: String,
+    },
+    /// `EXPLAIN CREATE MATERIALIZED VIEW …` or `CREATE JOB …`: how it would be computed.
+    ExplainContinuous(Box<Statement>),
     /// Writes the rows of a query to a Parquet file of the export folder.
     Copy {
         /// What is written.

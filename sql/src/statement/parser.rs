@@ -126,6 +126,15 @@ impl<'a> StatementParser<'a> {
             return Ok(Statement::Query(query));
         }
         if self.word("EXPLAIN") {
+            if self.word("CREATE") {
+                let created = self.create()?;
+                return match created {
+                    Statement::CreateMaterializedView(_) | Statement::CreateJob(_) => {
+                        Ok(Statement::ExplainContinuous(Box::new(created)))
+                    }
+                    _ => Err(self.not_allowed(&first)),
+                };
+            }
             let analyze = self.word("ANALYZE");
             self.word("VERBOSE");
             let query = self.bounded_query()?;
@@ -143,6 +152,14 @@ impl<'a> StatementParser<'a> {
         if self.word("CANCEL") {
             self.expect_word("JOB")?;
             return Ok(Statement::DropJob { name: self.name()? });
+        }
+        if self.word("PAUSE") {
+            self.job_or_view()?;
+            return Ok(Statement::PauseJob { name: self.name()? });
+        }
+        if self.word("RESUME") {
+            self.job_or_view()?;
+            return Ok(Statement::ResumeJob { name: self.name()? });
         }
         if self.word("COPY") {
             return self.copy();
@@ -164,6 +181,13 @@ impl<'a> StatementParser<'a> {
             }));
         }
         Err(self.not_allowed(&first))
+    }
+
+    fn job_or_view(&mut self) -> Result<(), SqlError> {
+        if self.word("MATERIALIZED") {
+            return self.expect_word("VIEW");
+        }
+        self.expect_word("JOB")
     }
 
     /// A query that ends; one that says `EMIT` does not.

@@ -72,6 +72,16 @@ fn jobs_copies_and_inserts_are_parsed() {
         parse("CREATE JOB j AS INSERT INTO late SELECT * FROM flights WHERE dep_delay > 60").unwrap(),
         Statement::CreateJob(job) if job.target == "late" && job.name == "j"
     ));
+    assert!(matches!(parse("PAUSE JOB j").unwrap(), Statement::PauseJob { name } if name == "j"));
+    assert!(matches!(
+        parse("RESUME MATERIALIZED VIEW j").unwrap(),
+        Statement::ResumeJob { name } if name == "j"
+    ));
+    assert!(matches!(
+        parse("EXPLAIN CREATE MATERIALIZED VIEW v AS SELECT n FROM t").unwrap(),
+        Statement::ExplainContinuous(_)
+    ));
+    assert!(parse("EXPLAIN CREATE TOPIC t").is_err());
     assert!(matches!(parse("CANCEL JOB j").unwrap(), Statement::DropJob { name } if name == "j"));
     assert!(matches!(
         parse("COPY (SELECT 1) TO 'a/b.parquet'").unwrap(),

@@ -1,0 +1,375 @@
+//! Aggregates over a table that changes: rows come and go.
+//!
+//! Input: any rows with weights. Output: one row per group that has rows, group columns first, then one
+//! column per aggregate. At a tick, the old row of each group that changed goes and the new one comes.
+//!
+//! Accumulators do not take rows back. So a group keeps for each aggregate what it must: a count, a sum
+//! of whole numbers, or the bag of its arguments in order; of a bag the accumulator is computed again
+//! from the smallest argument up, for `min` and `max` from one argument. So the result is a function of
+//! the rows that are there, not of the order in which they came. Without GROUP BY there is one group,
+//! whose row comes with the first row of the input.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::cast::as_boolean_array;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::EmitTo;
+use datafusion::physical_expr::PhysicalExpr;
+
+use crate::operator::OperatorError;
+use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
+use crate::operator::kernel::{Kernel, accumulator};
+use crate::operator::key::Keys;
+
+/// What is computed.
+#[derive(Clone, Debug)]
+pub(crate) struct AggregateSpec {
+    pub(crate) groups: Vec<Arc<dyn PhysicalExpr>>,
+    pub(crate) kernels: Vec<Kernel>,
+    pub(crate) input: SchemaRef,
+    pub(crate) schema: SchemaRef,
+}
+
+/// How one aggregate keeps a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Count,
+    /// Of whole numbers.
+    Sum,
+    Least,
+    Most,
+    Bag,
+}
+
+/// What one aggregate keeps of a group.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Sum of whole numbers; may pass through values that do not fit the result.
+    total: i128,
+    /// How many arguments.
+    count: i64,
+    /// Arguments and how often.
+    bag: BTreeMap<Row, i64>,
+}
+
+#[derive(Debug)]
+struct Group {
+    rows: i64,
+    kept: Vec<Kept>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Aggregate {
+    spec: AggregateSpec,
+    ways: Vec<Way>,
+    arguments: Vec<Keys>,
+    keys: Keys,
+    output: RowCodec,
+    groups: BTreeMap<Row, Group>,
+    state_bytes: usize,
+}
+
+const GROUP_BYTES: usize = 200;
+const ENTRY_BYTES: usize = 80;
+
+impl Aggregate {
+    pub(crate) fn new(spec: AggregateSpec) -> Result<Self, OperatorError> {
+        let mut ways = Vec::new();
+        let mut arguments = Vec::new();
+        for kernel in &spec.kernels {
+            let types = kernel
+                .function
+                .expressions()
+                .iter()
+                .map(|argument| argument.data_type(&spec.input))
+                .collect::<Result<Vec<_>, _>>()?;
+            ways.push(way(kernel, &types));
+            arguments.push(Keys::new(types.iter())?);
+        }
+        let fields = spec.schema.fields();
+        let types = fields.iter().take(spec.groups.len());
+        Ok(Self {
+            keys: Keys::new(types.map(|field| field.data_type()))?,
+            output: RowCodec::new(&spec.schema)?,
+            ways,
+            arguments,
+            spec,
+            groups: BTreeMap::new(),
+            state_bytes: 0,
+        })
+    }
+
+    /// The rows of groups that have any, added with a weight.
+    fn tell(
+        &self,
+        touched: &[Row],
+        weight: i64,
+        changes: &mut BTreeMap<Row, i64>,
+    ) -> Result<(), OperatorError> {
+        let found: Vec<(&Row, &Group)> = touched
+            .iter()
+            .filter_map(|key| self.groups.get_key_value(key))
+            .collect();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut columns = self
+            .keys
+            .decode(found.iter().map(|(key, _)| key.as_ref()))?;
+        for index in 0..self.spec.kernels.len() {
+            let kept = found.iter().map(|(_, group)| &group.kept[index]);
+            columns.push(self.column(index, kept)?);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(found.len()));
+        let schema = Arc::clone(&self.spec.schema);
+        let rows = RecordBatch::try_new_with_options(schema, columns, &options)?;
+        for row in self.output.encode(&rows)? {
+            add(changes, row, weight);
+        }
+        Ok(())
+    }
+
+    /// The value of one aggregate for some groups.
+    fn column<'a>(
+        &self,
+        index: usize,
+        kept: impl ExactSizeIterator<Item = &'a Kept>,
+    ) -> Result<ArrayRef, OperatorError> {
+        let groups = kept.len();
+        let way = self.ways[index];
+        match way {
+            Way::Count => {
+                return Ok(Arc::new(Int64Array::from_iter_values(
+                    kept.map(|kept| kept.count),
+                )));
+            }
+            Way::Sum => {
+                let sums: Int64Array = kept
+                    .map(|kept| match kept.count {
+                        0 => Ok(None),
+                        _ => i64::try_from(kept.total).map(Some),
+                    })
+                    .collect::<Result<_, _>>()
+                    .map_err(|_| {
+                        DataFusionError::Execution("a sum is larger than a BIGINT".to_owned())
+                    })?;
+                return Ok(Arc::new(sums));
+            }
+            Way::Least | Way::Most | Way::Bag => {}
+        }
+        let function = &self.spec.kernels[index].function;
+        let (mut indices, mut rows): (Vec<usize>, Vec<&[u8]>) = (Vec::new(), Vec::new());
+        for (group, kept) in kept.enumerate() {
+            let mut put = |row: &'a Row, count: i64| {
+                for _ in 0..count {
+                    indices.push(group);
+                    rows.push(row.as_ref());
+                }
+            };
+            match way {
+                Way::Least => kept.bag.first_key_value().map(|(row, _)| put(row, 1)),
+                Way::Most => kept.bag.last_key_value().map(|(row, _)| put(row, 1)),
+                _ => {
+                    for (row, count) in &kept.bag {
+                        put(row, if function.is_distinct() { 1 } else { *count });
+                    }
+                    None
+                }
+            };
+        }
+        let arguments = self.arguments[index].decode(rows.iter().copied())?;
+        let mut accumulator = accumulator(function)?;
+        // A filter makes the accumulator note which groups it saw; some may have no argument.
+        let all = BooleanArray::from(vec![true; rows.len()]);
+        accumulator.update_batch(&arguments, &indices, Some(&all), groups)?;
+        Ok(accumulator.evaluate(EmitTo::All)?)
+    }
+
+    fn apply(&mut self, delta: &Delta, keys: &[Row]) -> Result<(), OperatorError> {
+        let count = delta.rows.num_rows();
+        for (row, key) in keys.iter().enumerate() {
+            let width = self.spec.kernels.len();
+            let group = self.groups.entry(Arc::clone(key)).or_insert_with(|| {
+                self.state_bytes += GROUP_BYTES + key.len();
+                Group {
+                    rows: 0,
+                    kept: (0..width).map(|_| Kept::default()).collect(),
+                }
+            });
+            group.rows += delta.weights[row];
+        }
+        for (index, kernel) in self.spec.kernels.iter().enumerate() {
+            let arguments = kernel
+                .function
+                .expressions()
+                .into_iter()
+                .map(|argument| argument.evaluate(&delta.rows)?.into_array(count))
+                .collect::<Result<Vec<_>, DataFusionError>>()?;
+            let filter = match &kernel.filter {
+                Some(filter) => Some(filter.evaluate(&delta.rows)?.into_array(count)?),
+                None => None,
+            };
+            let mask = filter
+                .as_ref()
+                .map(|mask| as_boolean_array(mask))
+                .transpose()?;
+            let way = self.ways[index];
+            let encoded = self.arguments[index].encode(&arguments)?;
+            let numbers = match way {
+                Way::Sum => Some(arrow::compute::cast(&arguments[0], &DataType::Int64)?),
+                _ => None,
+            };
+            let numbers = numbers.as_ref().map(|numbers| {
+                arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(numbers)
+            });
+            for (row, key) in keys.iter().enumerate() {
+                if mask.is_some_and(|mask| mask.is_null(row) || !mask.value(row)) {
+                    continue;
+                }
+                let has_null = arguments.iter().any(|argument| argument.is_null(row));
+                if has_null && way != Way::Bag {
+                    continue;
+                }
+                let weight = delta.weights[row];
+                let group = self.groups.get_mut(key).expect("it was just made");
+                let kept = &mut group.kept[index];
+                match way {
+                    Way::Count => kept.count += weight,
+                    Way::Sum => {
+                        kept.count += weight;
+                        let number = numbers.map_or(0, |numbers| numbers.value(row));
+                        kept.total += i128::from(number) * i128::from(weight);
+                    }
+                    Way::Least | Way::Most | Way::Bag => {
+                        let bytes = encoded.row(row);
+                        let now = match kept.bag.get_mut(bytes) {
+                            Some(now) => {
+                                *now += weight;
+                                *now
+                            }
+                            None => {
+                                self.state_bytes += ENTRY_BYTES + bytes.len();
+                                kept.bag.insert(Row::from(bytes), weight);
+                                weight
+                            }
+                        };
+                        if now == 0 {
+                            kept.bag.remove(bytes);
+                            self.state_bytes -= ENTRY_BYTES + bytes.len();
+                        }
+                    }
+                }
+            }
+        }
+        for key in keys {
+            if self.groups.get(key).is_some_and(|group| group.rows == 0) {
+                self.groups.remove(key);
+                self.state_bytes -= GROUP_BYTES + key.len();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn way(kernel: &Kernel, types: &[DataType]) -> Way {
+    let function = &kernel.function;
+    let is_whole = types.first().is_some_and(DataType::is_signed_integer);
+    match function.fun().name() {
+        "count" if !function.is_distinct() => Way::Count,
+        "sum" if is_whole && !function.is_distinct() => Way::Sum,
+        "min" if types.len() == 1 => Way::Least,
+        "max" if types.len() == 1 => Way::Most,
+        _ => Way::Bag,
+    }
+}
+
+const ROWS: i64 = -1;
+
+impl Node for Aggregate {
+    fn step(&mut self, inputs: &[&Delta]) -> Result<Delta, OperatorError> {
+        let delta = inputs[0];
+        let count = delta.rows.num_rows();
+        let mut changes = BTreeMap::new();
+        if count > 0 {
+            let columns = self
+                .spec
+                .groups
+                .iter()
+                .map(|group| group.evaluate(&delta.rows)?.into_array(count))
+                .collect::<Result<Vec<_>, DataFusionError>>()?;
+            let encoded = self.keys.encode(&columns)?;
+            let keys: Vec<Row> = (0..count).map(|row| Row::from(encoded.row(row))).collect();
+            let mut touched = keys.clone();
+            touched.sort_unstable();
+            touched.dedup();
+            self.tell(&touched, -1, &mut changes)?;
+            self.apply(delta, &keys)?;
+            self.tell(&touched, 1, &mut changes)?;
+        }
+        self.output.delta(&changes)
+    }
+
+    fn save(&self, entries: &mut Entries) {
+        for (key, group) in &self.groups {
+            entries.push(Entry {
+                part: ROWS,
+                key,
+                value: &[],
+                count: group.rows,
+                other: 0,
+            });
+            for (part, kept) in (0..).zip(&group.kept) {
+                if kept.count != 0 || kept.total != 0 {
+                    entries.push(Entry {
+                        part,
+                        key,
+                        value: &kept.total.to_be_bytes(),
+                        count: kept.count,
+                        other: 1,
+                    });
+                }
+                for (row, count) in &kept.bag {
+                    entries.push(Entry {
+                        part,
+                        key,
+                        value: row,
+                        count: *count,
+                        other: 0,
+                    });
+                }
+            }
+        }
+    }
+
+    fn restore(&mut self, entry: &Entry<'_>) -> Result<(), OperatorError> {
+        let width = self.spec.kernels.len();
+        if entry.part == ROWS {
+            self.state_bytes += GROUP_BYTES + entry.key.len();
+            let group = Group {
+                rows: entry.count,
+                kept: (0..width).map(|_| Kept::default()).collect(),
+            };
+            self.groups.insert(Row::from(entry.key), group);
+            return Ok(());
+        }
+        let group = self.groups.get_mut(entry.key).ok_or_else(other_state)?;
+        let part = usize::try_from(entry.part).map_err(|_| other_state())?;
+        let kept = group.kept.get_mut(part).ok_or_else(other_state)?;
+        if entry.other == 1 {
+            let total = entry.value.try_into().map_err(|_| other_state())?;
+            kept.total = i128::from_be_bytes(total);
+            kept.count = entry.count;
+        } else {
+            self.state_bytes += ENTRY_BYTES + entry.value.len();
+            kept.bag.insert(Row::from(entry.value), entry.count);
+        }
+        Ok(())
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.state_bytes
+    }
+}

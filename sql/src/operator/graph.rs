@@ -1,0 +1,397 @@
+//! A query that is no single chain: nodes that give deltas to each other, tick by tick.
+//!
+//! The rows of a tick go in together, one delta per input, and each node steps once, in the order in
+//! which they are listed; what the last one gives is the query's. What leaves depends on what can happen
+//! to a row ([`Mode`]): rows that stay leave at once; rows with a key leave at the end of the epoch, the
+//! last per key, with a deletion for a key that is no more; rows that go and have no key are written under
+//! a key made of the whole row and, for the second equal row on, its number.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use millpond_proto::limits::JOB_STATE_BYTES_MAX;
+use millpond_proto::time::Timestamp;
+
+use crate::operator::aggregate::{Aggregate, AggregateSpec};
+use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
+use crate::operator::join::{Join, JoinSpec};
+use crate::operator::key::message_keys;
+use crate::operator::latest::{Latest, LatestSpec};
+use crate::operator::project::Transform;
+use crate::operator::top::{Top, TopSpec};
+use crate::operator::{Emission, Keys, Operator, OperatorError, Output};
+
+/// What can happen to the rows of an edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// They stay.
+    Append,
+    /// They come and go.
+    Retract,
+}
+
+/// What a node does.
+#[derive(Clone, Debug)]
+pub(crate) enum Kind {
+    /// Rows of an input of the query, some of its columns.
+    Scan {
+        input: usize,
+        columns: Vec<usize>,
+    },
+    Latest(LatestSpec),
+    Transform(Transform),
+    Aggregate(AggregateSpec),
+    Join(JoinSpec),
+    Top(TopSpec),
+    Union,
+}
+
+/// A node, as it is planned.
+#[derive(Clone, Debug)]
+pub(crate) struct Planned {
+    pub(crate) kind: Kind,
+    /// Nodes that it takes from, all before it.
+    pub(crate) inputs: Vec<usize>,
+    pub(crate) schema: SchemaRef,
+}
+
+/// How rows leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// As they come.
+    Append,
+    /// The last per key, made of these columns.
+    Upsert(Vec<usize>),
+    /// Under a key made of all columns.
+    Rows,
+}
+
+/// A graph, as it is planned.
+#[derive(Clone, Debug)]
+pub(crate) struct GraphPlan {
+    pub(crate) nodes: Vec<Planned>,
+    pub(crate) leaving: Leaving,
+}
+
+/// The operator.
+#[derive(Debug)]
+pub(crate) struct Graph {
+    plan: GraphPlan,
+    nodes: Vec<Option<Box<dyn Node>>>,
+    arrived: BTreeMap<usize, RecordBatch>,
+    schema: SchemaRef,
+    output: RowCodec,
+    /// What this epoch changes.
+    pending: BTreeMap<Row, i64>,
+    /// How often each row is there; kept for [`Leaving::Rows`].
+    there: BTreeMap<Row, i64>,
+    there_bytes: usize,
+    state_bytes_max: usize,
+}
+
+const ROW_BYTES: usize = 64;
+
+impl Graph {
+    pub(crate) fn new(plan: GraphPlan) -> Result<Self, OperatorError> {
+        let mut nodes: Vec<Option<Box<dyn Node>>> = Vec::new();
+        for node in &plan.nodes {
+            nodes.push(match &node.kind {
+                Kind::Scan { .. } | Kind::Transform(_) | Kind::Union => None,
+                Kind::Latest(spec) => Some(Box::new(Latest::new(spec.clone())?)),
+                Kind::Aggregate(spec) => Some(Box::new(Aggregate::new(spec.clone())?)),
+                Kind::Join(spec) => Some(Box::new(Join::new(spec.clone())?)),
+                Kind::Top(spec) => Some(Box::new(Top::new(spec.clone())?)),
+            });
+        }
+        let last = plan.nodes.last().expect("a query has a node");
+        let schema = Arc::clone(&last.schema);
+        Ok(Self {
+            output: RowCodec::new(&schema)?,
+            schema,
+            nodes,
+            plan,
+            arrived: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            there: BTreeMap::new(),
+            there_bytes: 0,
+            state_bytes_max: JOB_STATE_BYTES_MAX,
+        })
+    }
+
+    /// Bounds the state by `bytes` instead of the usual limit.
+    #[cfg(test)]
+    pub(crate) fn with_state_bytes_max(mut self, bytes: usize) -> Self {
+        self.state_bytes_max = bytes;
+        self
+    }
+
+    fn step(&mut self) -> Result<Delta, OperatorError> {
+        let mut deltas: Vec<Delta> = Vec::with_capacity(self.plan.nodes.len());
+        for (index, planned) in self.plan.nodes.iter().enumerate() {
+            let inputs: Vec<&Delta> = planned.inputs.iter().map(|input| &deltas[*input]).collect();
+            let delta = match (&planned.kind, &mut self.nodes[index]) {
+                (Kind::Scan { input, columns }, _) => match self.arrived.get(input) {
+                    Some(rows) => Delta::inserted(rows.project(columns)?),
+                    None => Delta::empty(&planned.schema),
+                },
+                (Kind::Transform(transform), _) => {
+                    let (rows, kept) = transform.run(&inputs[0].rows)?;
+                    let weight = |row: &u32| inputs[0].weights[*row as usize];
+                    Delta {
+                        weights: kept.iter().map(weight).collect(),
+                        rows,
+                    }
+                }
+                (Kind::Union, _) => {
+                    let mut batches = Vec::new();
+                    for input in &inputs {
+                        let columns = input.rows.columns().to_vec();
+                        let options =
+                            RecordBatchOptions::new().with_row_count(Some(input.rows.num_rows()));
+                        let schema = Arc::clone(&planned.schema);
+                        batches.push(RecordBatch::try_new_with_options(
+                            schema, columns, &options,
+                        )?);
+                    }
+                    Delta {
+                        rows: concat_batches(&planned.schema, &batches)?,
+                        weights: inputs
+                            .iter()
+                            .flat_map(|input| input.weights.clone())
+                            .collect(),
+                    }
+                }
+                (_, Some(node)) => node.step(&inputs)?,
+                (_, None) => return Err(other_state()),
+            };
+            deltas.push(delta);
+        }
+        self.arrived.clear();
+        Ok(deltas.pop().expect("a query has a node"))
+    }
+
+    fn append(&self, delta: &Delta, out: &mut Output) -> Result<(), OperatorError> {
+        let mut indices = Vec::new();
+        for (row, weight) in (0_u32..).zip(&delta.weights) {
+            assert!(*weight > 0, "rows of an append query stay");
+            indices.extend((0..*weight).map(|_| row));
+        }
+        if indices.is_empty() {
+            return Ok(());
+        }
+        let rows = take_record_batch(&delta.rows, &UInt32Array::from(indices))?;
+        out.emissions.push(Emission {
+            rows,
+            keys: Keys::None,
+            deleted: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// Message keys of rows: all their columns, or those at `columns`.
+    fn message_keys(
+        &self,
+        rows: &RecordBatch,
+        columns: Option<&[usize]>,
+    ) -> Result<Vec<Bytes>, OperatorError> {
+        match columns {
+            // A JSON array of nothing.
+            Some([]) => Ok(vec![Bytes::from_static(b"[]"); rows.num_rows()]),
+            Some(columns) => message_keys(&rows.project(columns)?),
+            None => message_keys(rows),
+        }
+    }
+
+    fn emit(
+        &self,
+        rows: Vec<Row>,
+        keys: Vec<Bytes>,
+        deleted: Vec<Bytes>,
+        out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        if rows.is_empty() && deleted.is_empty() {
+            return Ok(());
+        }
+        out.emissions.push(Emission {
+            rows: self.output.decode(rows.iter().map(AsRef::as_ref))?,
+            keys: Keys::Group(keys),
+            deleted,
+        });
+        Ok(())
+    }
+
+    fn upsert(&mut self, columns: &[usize], out: &mut Output) -> Result<(), OperatorError> {
+        let pending = std::mem::take(&mut self.pending);
+        let delta = self.output.delta(&pending)?;
+        let keys = self.message_keys(&delta.rows, Some(columns))?;
+        let changes: Vec<(Row, i64)> = pending
+            .into_iter()
+            .filter(|(_, weight)| *weight != 0)
+            .collect();
+        let mut came: BTreeMap<Bytes, Row> = BTreeMap::new();
+        let mut went: Vec<Bytes> = Vec::new();
+        for ((row, weight), key) in changes.into_iter().zip(keys) {
+            if weight > 0 {
+                let other = came.insert(key, row);
+                assert!(other.is_none(), "a key tells its row");
+            } else {
+                went.push(key);
+            }
+        }
+        went.retain(|key| !came.contains_key(key));
+        went.sort_unstable();
+        let (keys, rows): (Vec<Bytes>, Vec<Row>) = came.into_iter().unzip();
+        self.emit(rows, keys, went, out)
+    }
+
+    fn rows(&mut self, out: &mut Output) -> Result<(), OperatorError> {
+        let pending = std::mem::take(&mut self.pending);
+        let delta = self.output.delta(&pending)?;
+        let keys = self.message_keys(&delta.rows, None)?;
+        let (mut rows, mut row_keys, mut deleted) = (Vec::new(), Vec::new(), Vec::new());
+        let changes = pending.into_iter().filter(|(_, weight)| *weight != 0);
+        for ((row, weight), key) in changes.zip(keys) {
+            let was = self.there.get(&row).copied().unwrap_or(0);
+            let now = was + weight;
+            for number in was..now {
+                rows.push(Arc::clone(&row));
+                row_keys.push(numbered(&key, number));
+            }
+            deleted.extend((now..was).map(|number| numbered(&key, number)));
+            self.put_there(row, now);
+        }
+        self.emit(rows, row_keys, deleted, out)
+    }
+
+    fn put_there(&mut self, row: Row, count: i64) {
+        let bytes = ROW_BYTES + row.len();
+        if count == 0 {
+            if self.there.remove(&row).is_some() {
+                self.there_bytes -= bytes;
+            }
+        } else if self.there.insert(row, count).is_none() {
+            self.there_bytes += bytes;
+        }
+    }
+}
+
+/// The key of the row that is there for the `number`th time again.
+fn numbered(key: &Bytes, number: i64) -> Bytes {
+    match number {
+        0 => key.clone(),
+        _ => {
+            let mut text = key.to_vec();
+            text.extend_from_slice(format!("#{number}").as_bytes());
+            Bytes::from(text)
+        }
+    }
+}
+
+impl Operator for Graph {
+    fn on_batch(
+        &mut self,
+        input: usize,
+        batch: &RecordBatch,
+        _watermark: Option<Timestamp>,
+        _out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        self.arrived.insert(input, batch.clone());
+        Ok(())
+    }
+
+    fn on_tick_end(&mut self, out: &mut Output) -> Result<(), OperatorError> {
+        if self.arrived.is_empty() {
+            return Ok(());
+        }
+        let delta = self.step()?;
+        if self.plan.leaving == Leaving::Append {
+            self.append(&delta, out)?;
+        } else {
+            for (row, weight) in self
+                .output
+                .encode(&delta.rows)?
+                .into_iter()
+                .zip(delta.weights)
+            {
+                add(&mut self.pending, row, weight);
+            }
+        }
+        let size_bytes = self.state_bytes();
+        if size_bytes > self.state_bytes_max {
+            return Err(OperatorError::StateTooLarge {
+                size_bytes,
+                limit_bytes: self.state_bytes_max,
+            });
+        }
+        Ok(())
+    }
+
+    fn on_watermark(
+        &mut self,
+        _watermark: Timestamp,
+        _out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    fn on_barrier(&mut self, out: &mut Output) -> Result<(), OperatorError> {
+        match self.plan.leaving.clone() {
+            Leaving::Append => Ok(()),
+            Leaving::Upsert(columns) => self.upsert(&columns, out),
+            Leaving::Rows => self.rows(out),
+        }
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn save(&self) -> Result<Option<RecordBatch>, OperatorError> {
+        assert!(self.pending.is_empty(), "state is saved between epochs");
+        let mut entries = Entries::default();
+        for (index, node) in self.nodes.iter().enumerate() {
+            entries.begin(index);
+            if let Some(node) = node {
+                node.save(&mut entries);
+            }
+        }
+        entries.begin(self.nodes.len());
+        for (row, count) in &self.there {
+            entries.push(Entry {
+                part: 0,
+                key: row,
+                value: &[],
+                count: *count,
+                other: 0,
+            });
+        }
+        Ok(Some(entries.batch()?))
+    }
+
+    fn restore(
+        &mut self,
+        state: &RecordBatch,
+        _watermark: Option<Timestamp>,
+    ) -> Result<(), OperatorError> {
+        let last = self.nodes.len();
+        Entries::each(state, |node, entry| {
+            if node == last {
+                self.put_there(Row::from(entry.key), entry.count);
+                return Ok(());
+            }
+            match self.nodes.get_mut(node) {
+                Some(Some(node)) => node.restore(entry),
+                _ => Err(other_state()),
+            }
+        })
+    }
+
+    fn state_bytes(&self) -> usize {
+        let nodes = self.nodes.iter().flatten();
+        nodes.map(|node| node.state_bytes()).sum::<usize>() + self.there_bytes
+    }
+}
