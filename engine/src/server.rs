@@ -155,6 +155,8 @@ struct Listening {
     stop: Option<oneshot::Sender<()>>,
     grpc: Task,
     http: Task,
+    /// Renews leases; ends by itself when the gate shuts.
+    _renewal: Task,
     grpc_addr: SocketAddr,
     http_addr: SocketAddr,
 }
@@ -298,7 +300,9 @@ impl Listening {
         // A dropped sender means the same as a sent word: stop.
         let stopped = stopped.map(|_| ()).boxed().shared();
 
-        let (health, router) = grpc_router(&gate, Arc::clone(&spawn), grpc_addr).await?;
+        let messaging = Messaging::new(Arc::clone(&gate), &grpc_addr.to_string());
+        let renewal = messaging.renewal().boxed();
+        let (health, router) = grpc_router(&gate, Arc::clone(&spawn), messaging).await?;
         let names = vec!["localhost".to_owned(), grpc_addr.ip().to_string()];
         let tls = self_signed(names)?;
         let door = Door::new(bound.grpc, Some(tls), Arc::clone(&clock), cut.clone());
@@ -320,6 +324,7 @@ impl Listening {
             stop: Some(stop),
             grpc: spawn.spawn(Lane::Service, grpc),
             http: spawn.spawn(Lane::Service, http),
+            _renewal: spawn.spawn(Lane::Service, renewal),
             grpc_addr,
             http_addr,
         })
@@ -405,7 +410,7 @@ fn serve_http(pages: Pages, door: Door, stopped: Stopped) -> BoxFuture<'static, 
 async fn grpc_router(
     gate: &Arc<Gate>,
     spawn: Arc<dyn Spawn>,
-    address: SocketAddr,
+    messaging: Messaging,
 ) -> Result<(HealthReporter, Router), ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, ServingStatus::NotServing).await;
@@ -414,7 +419,6 @@ async fn grpc_router(
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let messaging = Messaging::new(Arc::clone(gate), &address.to_string());
     let admin = Administration::new(Arc::clone(gate), spawn);
     let router = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

@@ -63,6 +63,21 @@ pub const SHARDS_DEFAULT: u16 = 64;
 pub const SHARD_QUEUE_MAX: usize = 1024;
 /// Messages in flight per group and queue.
 pub const IN_FLIGHT_MAX: usize = 100_000;
+/// Messages per group and queue that were passed over: their message group is busy, or a greater priority
+/// went first.
+pub const PARKED_MESSAGES_MAX: usize = 16_384;
+/// How many messages of a queue are looked at for the greatest priority.
+pub const PRIORITY_WINDOW: usize = 1024;
+/// Messages that one poll looks at for those that its filter accepts, before it answers what it has.
+pub const SCAN_MESSAGES_MAX: usize = 8192;
+/// Dead letters that one poll sets off per queue.
+pub const DEAD_LETTERS_AT_ONCE: usize = 256;
+/// Most deliveries that a group may allow before a message is dead.
+pub const GROUP_ATTEMPTS_MAX: u32 = 1000;
+/// Most steps of a group's back-off list.
+pub const BACKOFF_STEPS_MAX: usize = 64;
+/// Longest time for which the server renews a lease while its consumer lives.
+pub const RENEWAL_MS_MAX: i64 = 3 * 60 * 60 * 1000;
 /// Most messages in one administrative read.
 pub const READ_MESSAGES_MAX: usize = 1024;
 /// Most messages that one pull looks at before it answers, when its filter passes none of them.

@@ -9,6 +9,8 @@ use std::sync::Mutex;
 
 use millpond_proto::time::Timestamp;
 
+use crate::order::{self, Step};
+
 /// A message's place: queue and offset.
 pub type Place = (u32, u64);
 
@@ -78,6 +80,8 @@ pub enum Event {
         /// Unique name of the message.
         message: String,
     },
+    /// A client of the ordered topic did or saw something.
+    Order(Step),
     /// From here on the disk is kind and every group is drained.
     Healing,
     /// Something that only the trace needs.
@@ -125,6 +129,10 @@ pub struct Tally {
     pub acked: usize,
     /// Crashes.
     pub crashes: usize,
+    /// Deliveries of the ordered topic.
+    pub ordered: usize,
+    /// Dead letters in the end.
+    pub dead: usize,
 }
 
 impl History {
@@ -151,6 +159,8 @@ impl History {
                 Event::Received { .. } => tally.received += 1,
                 Event::Acked { .. } => tally.acked += 1,
                 Event::Ended { .. } => tally.crashes += 1,
+                Event::Order(Step::Came { .. }) => tally.ordered += 1,
+                Event::Order(Step::Dead(_)) => tally.dead += 1,
                 _ => {}
             }
         }
@@ -207,6 +217,7 @@ struct Check {
     healing: bool,
     /// Places read while healing.
     read: BTreeSet<Place>,
+    order: order::Check,
 }
 
 impl Check {
@@ -254,6 +265,7 @@ impl Check {
             }
             Event::Healing => self.healing = true,
             Event::Broken(what) => self.broken.push(what.clone()),
+            Event::Order(step) => self.order.take(step),
             Event::Started { .. } | Event::Ended { .. } | Event::Note(_) => {}
         }
     }
@@ -334,6 +346,7 @@ impl Check {
     }
 
     fn finish(&mut self, groups: &[&str]) {
+        self.broken.extend(std::mem::take(&mut self.order).finish());
         for (message, place) in &self.sent {
             if !self.read.contains(place) {
                 self.broken

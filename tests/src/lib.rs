@@ -2,7 +2,8 @@
 //!
 //! Nothing uses this crate. The tests themselves are modules of one binary, `tests/suite.rs`.
 //!
-//! Reading order: [`history`] (what happened, and what may never happen), [`sim`] (one seed, one run),
+//! Reading order: [`history`] (what happened, and what may never happen), [`order`] (the same for
+//! message groups and dead letters), [`sim`] (one seed, one run),
 //! [`harness`] (a real server as a process).
 
 #![allow(
@@ -14,4 +15,5 @@
 
 pub mod harness;
 pub mod history;
+pub mod order;
 pub mod sim;

@@ -31,6 +31,8 @@ use tokio::sync::Notify;
 
 use crate::history::{Event, History, Place};
 
+mod order;
+
 /// Groups that work through all lives.
 pub const GROUPS: [&str; 2] = ["billing", "audit"];
 /// A group that comes late and must still see everything.
@@ -198,7 +200,7 @@ impl World {
             written_by: None,
         };
         match broker.create_topic(topic).await {
-            Ok(_) | Err(BrokerError::Exists { .. }) => Ok(()),
+            Ok(_) | Err(BrokerError::Exists { .. }) => order::make(broker).await,
             Err(error) => Err(format!("the topic could not be made: {error:?}")),
         }
     }
@@ -220,6 +222,12 @@ impl World {
         for group in [GROUPS[0], GROUPS[0], GROUPS[1]] {
             let consumer = client(format!("{group}-{}-{}", self.life, tasks.len()));
             tasks.push(spawn.spawn(Lane::Service, Box::pin(consumer.consume(group))));
+        }
+        let producer = client(format!("ordering-{}", self.life));
+        tasks.push(spawn.spawn(Lane::Service, Box::pin(producer.produce_in_order())));
+        for number in 0..2 {
+            let worker = client(format!("worker-{}-{number}", self.life));
+            tasks.push(spawn.spawn(Lane::Service, Box::pin(worker.consume_in_order())));
         }
         let operator = client("operator".to_owned());
         tasks.push(spawn.spawn(Lane::Service, Box::pin(operator.operate())));
@@ -249,6 +257,7 @@ impl World {
         for group in GROUPS.into_iter().chain([LATE_GROUP]) {
             healer.drain(group).await;
         }
+        healer.drain_in_order().await;
         healer.tier().await;
         drop(healer);
         broker.close().await;

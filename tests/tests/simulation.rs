@@ -79,11 +79,17 @@ fn check_all(wals: u16) {
         sum.received += tally.received;
         sum.acked += tally.acked;
         sum.crashes += tally.crashes;
+        sum.ordered += tally.ordered;
+        sum.dead += tally.dead;
     }
     // Runs in which nothing happens would prove nothing.
     if number("MILLPOND_SEED").is_none() {
         assert!(
-            sum.sent > 1000 && sum.acked > 1000 && sum.open > 0,
+            sum.sent > 1000
+                && sum.acked > 1000
+                && sum.open > 0
+                && sum.ordered > 1000
+                && sum.dead > 20,
             "{sum:?}"
         );
     }

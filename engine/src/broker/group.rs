@@ -3,23 +3,52 @@
 //! Pure state: no I/O, no clock, no async. A decision reads it and changes nothing; applying the
 //! decision's record is the only mutation, live and in recovery alike.
 //!
-//! **Invariants.** Every offset below `next` is either in `pending` or acknowledged. A pending message
-//! whose `visible_at` has passed may be delivered again; one whose lease was replaced answers to the
-//! new lease only. Acknowledged offsets never come back.
+//! A message below `next` is *pending* (delivered, not acknowledged), *parked* (accepted and passed
+//! over: its message group is busy, or a greater priority went first) or done with. What a filter did
+//! not accept is done with when the cursor passes it. Nothing is kept of messages at `next` and behind,
+//! however many there are; their message group and priority come in with a [`Scan`].
+//!
+//! **Invariants.** A pending message whose `visible_at` has passed may be delivered again; one whose
+//! lease was replaced answers to the new lease only. What is done with never comes back. A message of a
+//! message group is delivered only when every earlier one of that group is done with, or delivered
+//! before it in the same batch.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use millpond_proto::limits;
 use millpond_proto::message::Offset;
 use millpond_proto::time::Timestamp;
 
-use crate::broker::record::{Acked, Moved, PendingSnapshot, Popped};
+use crate::broker::record::{
+    Acked, CursorSnapshot, Fact, Holder, HolderSnapshot, Moved, PendingSnapshot, Popped, Renewed,
+    Returned, Scanned,
+};
+use crate::broker::request::Scan;
+
+/// What is known of a message besides its offset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Hash of the message group; 0 for none. Two groups of one hash wait for each other.
+    pub message_group: u64,
+    /// Greater goes first.
+    pub priority: i32,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Pending {
+    /// 0 when nobody holds it.
     lease: u64,
     visible_at: Timestamp,
     attempts: u32,
+    facts: Facts,
+}
+
+/// Who holds what under one lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Lease {
+    holder: Holder,
+    offsets: BTreeSet<u64>,
 }
 
 /// Where a group stands in a queue.
@@ -29,6 +58,30 @@ pub struct Cursor {
     pending: BTreeMap<u64, Pending>,
     /// The pending ones by the time they become visible.
     due: BTreeSet<(Timestamp, u64)>,
+    parked: BTreeMap<u64, Facts>,
+    /// The parked ones that wait for no earlier message.
+    free: BTreeSet<u64>,
+    /// Pending and parked ones of each message group.
+    chains: BTreeMap<u64, BTreeSet<u64>>,
+    leases: BTreeMap<u64, Lease>,
+}
+
+/// What a poll wants of a queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// Now.
+    pub now: Timestamp,
+    /// One past the last message of the queue.
+    pub end: Offset,
+    /// Most messages.
+    pub limit: usize,
+    /// A message delivered so often is dead; 0: never.
+    pub attempts_max: u32,
+    /// Greater priorities first, as far as is looked ahead.
+    pub by_priority: bool,
+    /// What is known of the messages at `next` and behind; without it all of them are wanted, and none
+    /// has a message group.
+    pub scan: Option<&'a Scan>,
 }
 
 /// A message chosen for delivery.
@@ -38,6 +91,21 @@ pub struct Chosen {
     pub offset: Offset,
     /// Which delivery this is, from 1.
     pub attempt: u32,
+    /// What is known of it.
+    pub facts: Facts,
+}
+
+/// What a poll gets, and what becomes of the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Delivered; in offset order within a message group, greater priorities first where asked.
+    pub chosen: Vec<Chosen>,
+    /// Accepted and passed over.
+    pub parked: Vec<(u64, Facts)>,
+    /// Delivered too often: they go to the dead letters.
+    pub dead: Vec<u64>,
+    /// Where the cursor then stands.
+    pub next: u64,
 }
 
 /// What became of a handle.
@@ -52,6 +120,9 @@ pub enum Held {
     /// The message was never delivered to this group.
     Unknown,
 }
+
+/// Candidates, best first.
+type Candidates = BTreeSet<(Reverse<i32>, u64)>;
 
 impl Cursor {
     /// A group that starts at `next`.
@@ -72,7 +143,10 @@ impl Cursor {
     /// Every offset below is acknowledged.
     #[must_use]
     pub fn ack_floor(&self) -> Offset {
-        Offset(self.pending.keys().next().copied().unwrap_or(self.next))
+        let pending = self.pending.keys().next().copied();
+        let parked = self.parked.keys().next().copied();
+        let first = [pending, parked].into_iter().flatten().min();
+        Offset(first.unwrap_or(self.next))
     }
 
     /// Delivered and invisible at `now`.
@@ -85,50 +159,138 @@ impl Cursor {
     /// Not acknowledged, of a queue whose next offset is `end`.
     #[must_use]
     pub fn lag(&self, end: Offset) -> u64 {
-        self.pending.len() as u64 + end.0.saturating_sub(self.next)
+        (self.pending.len() + self.parked.len()) as u64 + end.0.saturating_sub(self.next)
     }
 
-    /// When the next pending message becomes visible.
+    /// When the next message that is invisible at `now` becomes visible.
     #[must_use]
-    pub fn next_due(&self) -> Option<Timestamp> {
-        self.due.first().map(|&(at, _)| at)
+    pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        let mut later = self.due.range((now, u64::MAX)..);
+        later.next().map(|&(at, _)| at)
     }
 
-    /// Chooses up to `limit` messages visible at `now` of a queue that ends at `end`: those that come
-    /// back first, by offset, then new ones. Changes nothing.
+    /// How many more messages may be parked.
     #[must_use]
-    pub fn decide_pop(&self, now: Timestamp, end: Offset, limit: usize) -> Vec<Chosen> {
-        let mut again: Vec<u64> = self
-            .due
-            .range(..=(now, u64::MAX))
-            .take(limit)
-            .map(|&(_, offset)| offset)
-            .collect();
-        again.sort_unstable();
-        let mut chosen: Vec<Chosen> = again
-            .into_iter()
-            .map(|offset| Chosen {
+    pub fn parking_room(&self) -> usize {
+        limits::PARKED_MESSAGES_MAX.saturating_sub(self.parked.len())
+    }
+
+    /// Chooses up to `limit` messages: those that come back first, then new ones. Changes nothing.
+    #[must_use]
+    pub fn decide(&self, wish: &Wish<'_>) -> Choice {
+        let mut choice = Choice {
+            next: self.next,
+            ..Choice::default()
+        };
+        let mut candidates = self.candidates(wish, &mut choice);
+        let mut room = limits::IN_FLIGHT_MAX.saturating_sub(self.pending.len());
+        let mut fresh = BTreeMap::new();
+        if let (true, Some(scan)) = (wish.by_priority, self.fitting(wish.scan)) {
+            let most = self.parking_room().min(limits::PRIORITY_WINDOW) + wish.limit;
+            choice.next = self.look_ahead(scan, most, &mut fresh);
+            candidates.extend(fresh.iter().map(|(&o, f)| (Reverse(f.priority), o)));
+        }
+        while choice.chosen.len() < wish.limit
+            && let Some((_, offset)) = candidates.pop_first()
+        {
+            let known = self.facts(offset);
+            let is_new = !self.pending.contains_key(&offset);
+            let facts = known.or_else(|| fresh.get(&offset).copied());
+            if is_new && room == 0 {
+                continue;
+            }
+            room -= usize::from(is_new);
+            fresh.remove(&offset);
+            choice.chosen.push(Chosen {
                 offset: Offset(offset),
                 attempt: self.attempts(offset) + 1,
-            })
-            .collect();
-        let room = limits::IN_FLIGHT_MAX.saturating_sub(self.pending.len());
-        let fresh = (limit - chosen.len()).min(room) as u64;
-        let until = end.0.min(self.next.saturating_add(fresh));
-        chosen.extend((self.next..until).map(|offset| Chosen {
-            offset: Offset(offset),
-            attempt: 1,
-        }));
-        chosen
+                facts: facts.unwrap_or_default(),
+            });
+            if let Some(successor) = self.successor(offset) {
+                self.consider(successor, wish, &mut candidates, &mut choice);
+            }
+        }
+        if wish.by_priority {
+            choice.parked.extend(fresh);
+        } else {
+            match wish.scan {
+                None => self.take_fresh(wish, room, &mut choice),
+                Some(_) => self.take_scanned(wish, room, &mut choice),
+            }
+        }
+        choice
     }
 
-    /// How many messages could be delivered at `now`, counted up to `most`.
+    /// How many messages could be delivered at `now` without a scan, counted up to `most`.
     #[must_use]
     pub fn available(&self, now: Timestamp, end: Offset, most: usize) -> usize {
         let again = self.due.range(..=(now, u64::MAX)).take(most).count();
         let room = limits::IN_FLIGHT_MAX.saturating_sub(self.pending.len()) as u64;
         let fresh = end.0.saturating_sub(self.next).min(room);
-        most.min(again + usize::try_from(fresh).unwrap_or(most))
+        let known = again + self.free.len();
+        most.min(known.saturating_add(usize::try_from(fresh).unwrap_or(most)))
+    }
+
+    /// Priorities of those below `next` that could be delivered at `now`, best first.
+    #[must_use]
+    pub fn ready(&self, wish: &Wish<'_>) -> Vec<i32> {
+        let known = Wish {
+            scan: None,
+            end: self.next(),
+            ..*wish
+        };
+        let chosen = self.decide(&known).chosen.into_iter();
+        chosen.map(|one| one.facts.priority).collect()
+    }
+
+    /// What a poll of that attempt id holds still, with the attempts and the lease of each.
+    #[must_use]
+    pub fn held_by_poll(&self, poll: u64, now: Timestamp) -> Vec<(Offset, u64, u32)> {
+        let leases = self.leases.iter();
+        let mine = leases.filter(|(_, lease)| poll != 0 && lease.holder.poll == poll);
+        let offsets = mine.flat_map(|(&id, lease)| lease.offsets.iter().map(move |&o| (o, id)));
+        let current = offsets.filter_map(|(offset, id)| {
+            let pending = self.pending.get(&offset)?;
+            (pending.visible_at > now).then_some((Offset(offset), id, pending.attempts))
+        });
+        current.collect()
+    }
+
+    /// Leases that are renewed while their holder lives and end before `before`.
+    pub fn renewable(
+        &self,
+        now: Timestamp,
+        before: Timestamp,
+    ) -> impl Iterator<Item = (u64, &Holder)> {
+        let ends = move |lease: &Lease| {
+            let first = lease.offsets.first().and_then(|o| self.pending.get(o));
+            first.is_some_and(|p| now < p.visible_at && p.visible_at <= before)
+        };
+        let leases = self.leases.iter();
+        leases
+            .filter(move |(_, lease)| lease.holder.renewed && ends(lease))
+            .map(|(&id, lease)| (id, &lease.holder))
+    }
+
+    /// Whether something is held under a lease at `now`.
+    #[must_use]
+    pub fn is_current(&self, lease: u64, now: Timestamp) -> bool {
+        let offsets = self.leases.get(&lease).map(|lease| &lease.offsets);
+        let mut pending = offsets
+            .into_iter()
+            .flatten()
+            .filter_map(|o| self.pending.get(o));
+        pending.any(|pending| pending.visible_at > now)
+    }
+
+    /// What a consumer holds under leases that are renewed while it lives.
+    #[must_use]
+    pub fn held_by(&self, consumer: &str) -> Vec<(u64, Vec<u64>)> {
+        let leases = self.leases.iter();
+        leases
+            .filter(|(_, lease)| lease.holder.renewed && lease.holder.consumer == consumer)
+            .map(|(&id, lease)| (id, lease.offsets.iter().copied().collect()))
+            .collect()
     }
 
     /// What the handle of a delivery is worth at `now`.
@@ -137,63 +299,198 @@ impl Cursor {
         match self.pending.get(&offset.0) {
             Some(pending) if pending.lease == lease && pending.visible_at > now => Held::Current,
             Some(_) => Held::Expired,
+            None if self.parked.contains_key(&offset.0) => Held::Unknown,
             None if offset.0 < self.next => Held::Acknowledged,
             None => Held::Unknown,
         }
     }
 
-    /// Applies a delivery.
+    /// Deliveries of a message so far.
+    #[must_use]
+    pub fn attempts(&self, offset: u64) -> u32 {
+        self.pending
+            .get(&offset)
+            .map_or(0, |pending| pending.attempts)
+    }
+
+    /// Offsets from `from` on that are not acknowledged, of a queue that ends at `end`.
+    pub fn outstanding(&self, from: Offset, end: Offset) -> impl Iterator<Item = u64> {
+        let known: BTreeSet<u64> = self
+            .pending
+            .keys()
+            .chain(self.parked.keys())
+            .copied()
+            .collect();
+        let known = known.into_iter().filter(move |&offset| offset >= from.0);
+        known.chain(self.next.max(from.0)..end.0)
+    }
+
+    /// Applies a delivery of whole runs.
     pub fn popped(&mut self, record: &Popped) {
         let fresh = record.fresh_from..record.fresh_from + u64::from(record.fresh);
         self.next = self.next.max(fresh.end);
+        let holder = record.holder.clone().unwrap_or_default();
+        self.leases.entry(record.lease).or_default().holder = holder;
         for offset in record.again.iter().copied().chain(fresh) {
-            let attempts = self.attempts(offset) + 1;
-            let visible_at = Timestamp(record.until_ms);
-            self.set(
-                offset,
-                Pending {
-                    lease: record.lease,
-                    visible_at,
-                    attempts,
-                },
-            );
+            self.lease(offset, record.lease, record.until_ms, Facts::default());
         }
+        self.let_go(record.lease);
+    }
+
+    /// Applies a delivery that came of a scan.
+    pub fn scanned(&mut self, record: &Scanned) {
+        self.next = self.next.max(record.next);
+        let holder = record.holder.clone().unwrap_or_default();
+        self.leases.entry(record.lease).or_default().holder = holder;
+        for &offset in &record.again {
+            self.lease(offset, record.lease, record.until_ms, Facts::default());
+        }
+        for fact in &record.fresh {
+            self.lease(fact.offset, record.lease, record.until_ms, Facts::of(fact));
+        }
+        for fact in &record.parked {
+            self.park(fact.offset, Facts::of(fact));
+        }
+        self.let_go(record.lease);
     }
 
     /// Applies acknowledgements.
     pub fn acked(&mut self, record: &Acked) {
         for offset in &record.offsets {
-            if let Some(pending) = self.pending.remove(offset) {
-                self.due.remove(&(pending.visible_at, *offset));
-            }
+            self.forget(*offset);
         }
     }
 
     /// Applies a change of invisible time.
     pub fn moved(&mut self, record: &Moved) {
         if let Some(pending) = self.pending.get(&record.offset).copied() {
+            let before = self.leases.get(&pending.lease);
+            let consumer = before.map_or_else(String::new, |l| l.holder.consumer.clone());
+            let holder = Holder {
+                consumer,
+                ..Holder::default()
+            };
+            self.leases.entry(record.lease).or_default().holder = holder;
             let visible_at = Timestamp(record.until_ms);
-            self.set(
-                record.offset,
-                Pending {
-                    lease: record.lease,
-                    visible_at,
-                    ..pending
-                },
-            );
+            let moved = Pending {
+                lease: record.lease,
+                visible_at,
+                ..pending
+            };
+            self.set(record.offset, moved);
         }
     }
 
     /// Applies that offsets below `first` are no longer kept: they are neither delivered nor waited for.
     pub fn trimmed(&mut self, first: Offset) {
-        let kept = self.pending.split_off(&first.0);
-        for (offset, gone) in std::mem::replace(&mut self.pending, kept) {
-            self.due.remove(&(gone.visible_at, offset));
+        let pending = self.pending.range(..first.0).map(|(&offset, _)| offset);
+        let parked = self.parked.range(..first.0).map(|(&offset, _)| offset);
+        let gone: Vec<u64> = pending.chain(parked).collect();
+        for offset in gone {
+            self.forget(offset);
         }
         self.next = self.next.max(first.0);
     }
 
-    /// The pending messages, for a snapshot.
+    /// Applies the renewal of a lease.
+    pub fn renewed(&mut self, record: &Renewed) {
+        let lease = self.leases.get(&record.lease);
+        let offsets = lease.map_or_else(Vec::new, |l| l.offsets.iter().copied().collect());
+        for offset in offsets {
+            if let Some(pending) = self.pending.get(&offset).copied() {
+                let visible_at = Timestamp(record.until_ms);
+                self.set(
+                    offset,
+                    Pending {
+                        visible_at,
+                        ..pending
+                    },
+                );
+            }
+        }
+    }
+
+    /// Applies the return of deliveries that reached nobody.
+    pub fn returned(&mut self, record: &Returned) {
+        for &offset in &record.offsets {
+            let Some(pending) = self.pending.get(&offset).copied() else {
+                continue;
+            };
+            if pending.lease == record.lease {
+                let back = Pending {
+                    lease: 0,
+                    visible_at: Timestamp(record.at_ms),
+                    attempts: pending.attempts - u32::from(record.unseen && pending.attempts > 0),
+                    ..pending
+                };
+                self.set(offset, back);
+            }
+        }
+    }
+
+    /// Makes a message deliverable again that was done with.
+    pub fn reopened(&mut self, fact: &Fact, attempts: u32, at: Timestamp) {
+        let offset = fact.offset;
+        if offset < self.next && self.facts(offset).is_none() {
+            let back = Pending {
+                lease: 0,
+                visible_at: at,
+                attempts,
+                facts: Facts::of(fact),
+            };
+            self.set(offset, back);
+        }
+    }
+
+    /// Takes a message out: it was acknowledged, or goes to the dead letters.
+    pub fn forget(&mut self, offset: u64) {
+        let facts = if let Some(pending) = self.pending.remove(&offset) {
+            self.due.remove(&(pending.visible_at, offset));
+            self.leave(pending.lease, offset);
+            pending.facts
+        } else if let Some(facts) = self.parked.remove(&offset) {
+            self.free.remove(&offset);
+            facts
+        } else {
+            return;
+        };
+        let group = facts.message_group;
+        if let Some(chain) = self.chains.get_mut(&group) {
+            chain.remove(&offset);
+            match chain.first().copied() {
+                None => {
+                    self.chains.remove(&group);
+                }
+                Some(head) if self.parked.contains_key(&head) => {
+                    self.free.insert(head);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// The cursor's part of a snapshot.
+    #[must_use]
+    pub fn snapshot(&self, group: u64, topic: u64, queue: u32) -> CursorSnapshot {
+        CursorSnapshot {
+            group,
+            topic,
+            queue,
+            next: self.next,
+            pending: self.pending().collect(),
+            parked: self.parked.iter().map(|(&o, f)| f.at(o)).collect(),
+            holders: self
+                .leases
+                .iter()
+                .map(|(&lease, l)| HolderSnapshot {
+                    lease,
+                    holder: Some(l.holder.clone()),
+                })
+                .collect(),
+        }
+    }
+
+    /// The pending messages.
     pub fn pending(&self) -> impl Iterator<Item = PendingSnapshot> {
         self.pending
             .iter()
@@ -202,167 +499,269 @@ impl Cursor {
                 lease: pending.lease,
                 visible_at_ms: pending.visible_at.as_ms(),
                 attempts: pending.attempts,
+                message_group: pending.facts.message_group,
+                priority: pending.facts.priority,
             })
+    }
+
+    /// Who holds a lease.
+    #[must_use]
+    pub fn holder(&self, lease: u64) -> Option<&Holder> {
+        self.leases.get(&lease).map(|lease| &lease.holder)
     }
 
     /// The cursor that a snapshot holds.
     #[must_use]
-    pub fn restore(next: Offset, pending: &[PendingSnapshot]) -> Self {
-        let mut cursor = Self::starting_at(next);
-        for one in pending {
-            let visible_at = Timestamp(one.visible_at_ms);
-            cursor.set(
-                one.offset,
-                Pending {
-                    lease: one.lease,
-                    visible_at,
-                    attempts: one.attempts,
-                },
-            );
+    pub fn restore(snapshot: &CursorSnapshot) -> Self {
+        let mut cursor = Self::starting_at(Offset(snapshot.next));
+        for one in &snapshot.holders {
+            let holder = one.holder.clone().unwrap_or_default();
+            cursor.leases.entry(one.lease).or_default().holder = holder;
+        }
+        for one in &snapshot.pending {
+            let facts = Facts {
+                message_group: one.message_group,
+                priority: one.priority,
+            };
+            let pending = Pending {
+                lease: one.lease,
+                visible_at: Timestamp(one.visible_at_ms),
+                attempts: one.attempts,
+                facts,
+            };
+            cursor.set(one.offset, pending);
+        }
+        for fact in &snapshot.parked {
+            cursor.park(fact.offset, Facts::of(fact));
         }
         cursor
     }
 
-    fn attempts(&self, offset: u64) -> u32 {
-        self.pending
-            .get(&offset)
-            .map_or(0, |pending| pending.attempts)
+    /// Those below `next` that nothing holds back, up to what the wish can use.
+    fn candidates(&self, wish: &Wish<'_>, choice: &mut Choice) -> Candidates {
+        let most = if wish.by_priority {
+            limits::PRIORITY_WINDOW
+        } else {
+            wish.limit
+        };
+        let mut candidates = Candidates::new();
+        for &(_, offset) in self.due.range(..=(wish.now, u64::MAX)) {
+            if candidates.len() >= most {
+                break;
+            }
+            if self.is_head(offset) {
+                self.consider(offset, wish, &mut candidates, choice);
+            }
+        }
+        for &offset in self.free.iter().take(most) {
+            self.consider(offset, wish, &mut candidates, choice);
+        }
+        candidates
+    }
+
+    /// Takes a message for a candidate when it is visible; one that is dead gives way to the next of its
+    /// message group.
+    fn consider(
+        &self,
+        offset: u64,
+        wish: &Wish<'_>,
+        candidates: &mut Candidates,
+        choice: &mut Choice,
+    ) {
+        let mut next = Some(offset);
+        while let Some(offset) = next {
+            let facts = match self.pending.get(&offset) {
+                Some(pending) if pending.visible_at > wish.now => return,
+                Some(pending) if wish.attempts_max > 0 && pending.attempts >= wish.attempts_max => {
+                    if choice.dead.len() >= limits::DEAD_LETTERS_AT_ONCE {
+                        return;
+                    }
+                    choice.dead.push(offset);
+                    next = self.successor(offset);
+                    continue;
+                }
+                Some(pending) => pending.facts,
+                None => self.parked.get(&offset).copied().unwrap_or_default(),
+            };
+            let rank = if wish.by_priority { facts.priority } else { 0 };
+            candidates.insert((Reverse(rank), offset));
+            return;
+        }
+    }
+
+    /// New messages, all of which are wanted.
+    fn take_fresh(&self, wish: &Wish<'_>, room: usize, choice: &mut Choice) {
+        let fresh = (wish.limit - choice.chosen.len()).min(room) as u64;
+        let until = wish
+            .end
+            .0
+            .min(self.next.saturating_add(fresh))
+            .max(self.next);
+        let new = (self.next..until).map(|offset| Chosen {
+            offset: Offset(offset),
+            attempt: 1,
+            facts: Facts::default(),
+        });
+        choice.chosen.extend(new);
+        choice.next = until;
+    }
+
+    /// New messages that a scan accepted; those of a busy message group are parked.
+    fn take_scanned(&self, wish: &Wish<'_>, mut room: usize, choice: &mut Choice) {
+        let Some(scan) = self.fitting(wish.scan) else {
+            return;
+        };
+        let mut taken: BTreeMap<u64, usize> = BTreeMap::new();
+        let gone = choice.chosen.iter().map(|one| one.offset.0);
+        for offset in gone.chain(choice.dead.iter().copied()) {
+            let group = self.facts(offset).unwrap_or_default().message_group;
+            *taken.entry(group).or_default() += 1;
+        }
+        let mut waiting = BTreeSet::new();
+        for fact in scan.accepted.iter().filter(|fact| fact.offset >= self.next) {
+            let facts = Facts::of(fact);
+            let group = facts.message_group;
+            let before = self.chains.get(&group).map_or(0, BTreeSet::len);
+            let free = group == 0
+                || (!waiting.contains(&group) && before == taken.get(&group).copied().unwrap_or(0));
+            choice.next = fact.offset;
+            if choice.chosen.len() >= wish.limit {
+                return;
+            }
+            if free {
+                if room == 0 {
+                    return;
+                }
+                room -= 1;
+                choice.chosen.push(Chosen {
+                    offset: Offset(fact.offset),
+                    attempt: 1,
+                    facts,
+                });
+            } else {
+                if choice.parked.len() >= self.parking_room() {
+                    return;
+                }
+                waiting.insert(group);
+                choice.parked.push((fact.offset, facts));
+            }
+        }
+        choice.next = scan.to;
+    }
+
+    /// Accepted messages of a scan, so many; where the look ends.
+    fn look_ahead(&self, scan: &Scan, most: usize, fresh: &mut BTreeMap<u64, Facts>) -> u64 {
+        for fact in scan.accepted.iter().filter(|fact| fact.offset >= self.next) {
+            if fresh.len() >= most {
+                return fact.offset;
+            }
+            fresh.insert(fact.offset, Facts::of(fact));
+        }
+        scan.to
+    }
+
+    /// The scan, if it goes on where the cursor stands.
+    fn fitting<'a>(&self, scan: Option<&'a Scan>) -> Option<&'a Scan> {
+        scan.filter(|scan| scan.from <= self.next && self.next < scan.to)
+    }
+
+    fn facts(&self, offset: u64) -> Option<Facts> {
+        let pending = self.pending.get(&offset).map(|pending| pending.facts);
+        pending.or_else(|| self.parked.get(&offset).copied())
+    }
+
+    /// Whether no earlier message of its message group is left.
+    fn is_head(&self, offset: u64) -> bool {
+        let group = self.facts(offset).unwrap_or_default().message_group;
+        let chain = self.chains.get(&group);
+        chain.is_none_or(|chain| chain.first() == Some(&offset))
+    }
+
+    /// The next message of the same message group.
+    fn successor(&self, offset: u64) -> Option<u64> {
+        let chain = self.chains.get(&self.facts(offset)?.message_group)?;
+        chain.range(offset + 1..).next().copied()
+    }
+
+    fn lease(&mut self, offset: u64, lease: u64, until_ms: i64, facts: Facts) {
+        let pending = Pending {
+            lease,
+            visible_at: Timestamp(until_ms),
+            attempts: self.attempts(offset) + 1,
+            facts: self.facts(offset).unwrap_or(facts),
+        };
+        self.set(offset, pending);
     }
 
     fn set(&mut self, offset: u64, pending: Pending) {
+        self.parked.remove(&offset);
+        self.free.remove(&offset);
+        self.link(offset, pending.facts);
         if let Some(before) = self.pending.insert(offset, pending) {
             self.due.remove(&(before.visible_at, offset));
+            if before.lease != pending.lease {
+                self.leave(before.lease, offset);
+            }
         }
         self.due.insert((pending.visible_at, offset));
+        if pending.lease != 0 {
+            let lease = self.leases.entry(pending.lease).or_default();
+            lease.offsets.insert(offset);
+        }
+    }
+
+    fn park(&mut self, offset: u64, facts: Facts) {
+        self.link(offset, facts);
+        self.parked.insert(offset, facts);
+        if self.is_head(offset) {
+            self.free.insert(offset);
+        }
+    }
+
+    fn link(&mut self, offset: u64, facts: Facts) {
+        if facts.message_group != 0 {
+            let chain = self.chains.entry(facts.message_group).or_default();
+            if let Some(head) = chain.first().filter(|head| offset < **head) {
+                self.free.remove(head);
+            }
+            chain.insert(offset);
+        }
+    }
+
+    fn leave(&mut self, lease: u64, offset: u64) {
+        if let Some(held) = self.leases.get_mut(&lease) {
+            held.offsets.remove(&offset);
+        }
+        self.let_go(lease);
+    }
+
+    /// Forgets a lease under which nothing is held.
+    fn let_go(&mut self, lease: u64) {
+        let held = self.leases.get(&lease);
+        if held.is_some_and(|held| held.offsets.is_empty()) {
+            self.leases.remove(&lease);
+        }
+    }
+}
+
+impl Facts {
+    fn of(fact: &Fact) -> Self {
+        Self {
+            message_group: fact.message_group,
+            priority: fact.priority,
+        }
+    }
+
+    /// As a record has it.
+    #[must_use]
+    pub fn at(self, offset: u64) -> Fact {
+        Fact {
+            offset,
+            message_group: self.message_group,
+            priority: self.priority,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn pop(cursor: &mut Cursor, now: i64, end: u64, limit: usize, lease: u64) -> Vec<Chosen> {
-        let chosen = cursor.decide_pop(Timestamp(now), Offset(end), limit);
-        let next = cursor.next;
-        let again = chosen
-            .iter()
-            .map(|c| c.offset.0)
-            .filter(|&o| o < next)
-            .collect();
-        let fresh = chosen.iter().filter(|c| c.offset.0 >= next).count();
-        cursor.popped(&Popped {
-            lease,
-            until_ms: now + 100,
-            again,
-            fresh_from: next,
-            fresh: u32::try_from(fresh).unwrap(),
-            ..Popped::default()
-        });
-        chosen
-    }
-
-    fn ack(cursor: &mut Cursor, offsets: &[u64]) {
-        cursor.acked(&Acked {
-            offsets: offsets.to_vec(),
-            ..Acked::default()
-        });
-    }
-
-    #[test]
-    fn a_popped_message_is_invisible_until_its_time_ends_and_then_returns_once_more() {
-        let mut cursor = Cursor::default();
-        assert_eq!(pop(&mut cursor, 0, 2, 32, 1).len(), 2);
-        assert_eq!(pop(&mut cursor, 99, 2, 32, 2), []);
-        let again = pop(&mut cursor, 100, 2, 32, 3);
-        assert_eq!(again.iter().map(|c| c.attempt).collect::<Vec<_>>(), [2, 2]);
-        assert_eq!(cursor.held(Offset(0), 1, Timestamp(100)), Held::Expired);
-        assert_eq!(cursor.held(Offset(0), 3, Timestamp(100)), Held::Current);
-    }
-
-    #[test]
-    fn an_acknowledged_message_never_returns_and_the_floor_follows() {
-        let mut cursor = Cursor::default();
-        pop(&mut cursor, 0, 3, 32, 1);
-        ack(&mut cursor, &[1, 2]);
-        assert_eq!(cursor.ack_floor(), Offset(0));
-        ack(&mut cursor, &[0]);
-        assert_eq!(cursor.ack_floor(), Offset(3));
-        assert_eq!(pop(&mut cursor, 1_000, 3, 32, 2), []);
-        assert_eq!(
-            cursor.held(Offset(1), 1, Timestamp(1_000)),
-            Held::Acknowledged
-        );
-    }
-
-    #[test]
-    fn moving_the_invisible_time_replaces_the_handle() {
-        let mut cursor = Cursor::default();
-        pop(&mut cursor, 0, 1, 1, 1);
-        cursor.moved(&Moved {
-            offset: 0,
-            lease: 9,
-            until_ms: 500,
-            ..Moved::default()
-        });
-        assert_eq!(cursor.held(Offset(0), 1, Timestamp(10)), Held::Expired);
-        assert_eq!(cursor.held(Offset(0), 9, Timestamp(10)), Held::Current);
-        assert_eq!(cursor.next_due(), Some(Timestamp(500)));
-        assert_eq!(cursor.in_flight(Timestamp(499)), 1);
-        assert_eq!(cursor.in_flight(Timestamp(500)), 0);
-    }
-
-    #[test]
-    fn what_is_no_longer_kept_is_neither_delivered_nor_waited_for() {
-        let mut cursor = Cursor::default();
-        pop(&mut cursor, 0, 9, 3, 1);
-        cursor.trimmed(Offset(2));
-        assert_eq!((cursor.ack_floor(), cursor.lag(Offset(9))), (Offset(2), 7));
-        assert_eq!(cursor.held(Offset(0), 1, Timestamp(1)), Held::Acknowledged);
-        assert_eq!(cursor.held(Offset(2), 1, Timestamp(1)), Held::Current);
-        cursor.trimmed(Offset(6));
-        assert_eq!((cursor.next(), cursor.next_due()), (Offset(6), None));
-        assert_eq!(cursor.lag(Offset(9)), 3);
-        cursor.trimmed(Offset(1));
-        assert_eq!(cursor.next(), Offset(6), "it only rises");
-    }
-
-    proptest! {
-        /// Against a model that writes down every message's fate.
-        #[test]
-        fn behaves_as_a_list_of_fates(steps in proptest::collection::vec((0_u8..3, 0_u64..64), 1..200)) {
-            let mut cursor = Cursor::default();
-            let mut acknowledged = BTreeSet::new();
-            let mut seen: BTreeMap<u64, (i64, u32)> = BTreeMap::new();
-            let (mut now, mut end) = (0_i64, 0_u64);
-            for (lease, (step, n)) in steps.into_iter().enumerate() {
-                match step {
-                    0 => end += n % 5,
-                    1 => {
-                        now += i64::try_from(n).unwrap();
-                        for chosen in pop(&mut cursor, now, end, 4, lease as u64) {
-                            let offset = chosen.offset.0;
-                            prop_assert!(offset < end);
-                            prop_assert!(!acknowledged.contains(&offset));
-                            let (until, attempts) = seen.get(&offset).copied().unwrap_or((now, 0));
-                            prop_assert!(until <= now, "delivered while invisible");
-                            prop_assert_eq!(chosen.attempt, attempts + 1);
-                            seen.insert(offset, (now + 100, attempts + 1));
-                        }
-                    }
-                    _ => {
-                        if seen.contains_key(&n) {
-                            ack(&mut cursor, &[n]);
-                            acknowledged.insert(n);
-                        }
-                    }
-                }
-                let floor = (0..cursor.next).find(|o| !acknowledged.contains(o)).unwrap_or(cursor.next);
-                prop_assert_eq!(cursor.ack_floor(), Offset(floor));
-                let restored = Cursor::restore(cursor.next(), &cursor.pending().collect::<Vec<_>>());
-                prop_assert_eq!(&restored, &cursor);
-            }
-        }
-    }
-}
+mod tests;

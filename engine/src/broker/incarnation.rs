@@ -8,11 +8,11 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use millpond_proto::limits;
-use millpond_proto::message::{JobId, QueueId, ShardId, TopicId, shard_of};
+use millpond_proto::message::{JobId, Offset, QueueId, ShardId, TopicId, shard_of};
 use millpond_proto::task::{Lane, Task};
 use millpond_proto::time::Timestamp;
-use millpond_storage::error::{AppendError, OpenError, TierError};
-use millpond_storage::log::{Parts, Position, Settings, ShardSnapshot, Storage, Tiered};
+use millpond_storage::error::{AppendError, OpenError, ReadError, TierError};
+use millpond_storage::log::{Parts, Position, ReadLimit, Settings, ShardSnapshot, Storage, Tiered};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use crate::broker::care::Care;
@@ -90,6 +90,7 @@ impl Incarnation {
                 floor,
                 waiting: Arc::clone(&waiting),
                 catalog: shown.clone(),
+                unclaimed: Vec::new(),
             };
             owners.push(parts.spawn.spawn(Lane::Service, Box::pin(shard.run(calls))));
             doors.push(Ok(door));
@@ -153,22 +154,71 @@ impl Incarnation {
     /// # Errors
     /// [`AppendError`] when the log failed or closed: whether it was done is unknown.
     pub async fn ask(&self, shard: ShardId, request: Request) -> Result<Reply, AppendError> {
-        let door = match self.doors.get(usize::from(shard.0)) {
-            Some(Ok(door)) => door,
+        let answer = self.call(shard, request).await?;
+        answer.await.map_err(|_| AppendError::Closed)?
+    }
+
+    /// Asks a shard; the durable answer comes over the channel.
+    ///
+    /// # Errors
+    /// [`AppendError::Closed`] when the shard takes no more.
+    pub(super) async fn call(
+        &self,
+        shard: ShardId,
+        request: Request,
+    ) -> Result<oneshot::Receiver<Result<Reply, AppendError>>, AppendError> {
+        let (reply, answer) = oneshot::channel();
+        match self.doors.get(usize::from(shard.0)) {
+            Some(Ok(door)) => door
+                .send(Call { request, reply })
+                .await
+                .map_err(|_| AppendError::Closed)?,
             Some(Err(why)) => {
                 let refused = Refused {
                     reason: Reason::Damaged.into(),
                     what: why.clone(),
                 };
-                return Ok(Reply::Refused(refused));
+                let _ = reply.send(Ok(Reply::Refused(refused)));
             }
             None => return Err(AppendError::Closed),
+        }
+        Ok(answer)
+    }
+
+    /// The first offset of a queue stored at or after a time; its end when there is none.
+    ///
+    /// Store times grow with offsets, so that halving finds it.
+    ///
+    /// # Errors
+    /// [`ReadError`] when the log can not be read there.
+    pub(super) async fn first_at(
+        &self,
+        topic: u64,
+        queue: u32,
+        at: Timestamp,
+    ) -> Result<Offset, ReadError> {
+        let (topic, queue) = (TopicId(topic), QueueId(queue));
+        let extent = self.storage.extent(topic, queue).unwrap_or_default();
+        let (mut low, mut high) = (extent.first.0, extent.next.0);
+        let one = ReadLimit {
+            messages: 1,
+            bytes: 1,
         };
-        let (reply, answer) = oneshot::channel();
-        door.send(Call { request, reply })
-            .await
-            .map_err(|_| AppendError::Closed)?;
-        answer.await.map_err(|_| AppendError::Closed)?
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.storage.read(topic, queue, Offset(middle), one).await {
+                Ok(read) => match read.first() {
+                    Some(found) if found.stored_at() >= at => high = middle,
+                    Some(found) => low = found.offset.max(middle) + 1,
+                    None => high = middle,
+                },
+                Err(ReadError::Trimmed { first, .. }) => low = first.0.max(low + 1),
+                // It can not tell; its neighbour behind can.
+                Err(ReadError::Damaged { .. }) => low = middle + 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Offset(low))
     }
 
     /// Asks every open shard the same.
@@ -261,6 +311,11 @@ impl Incarnation {
                 Ok(()) => "a shard's owner stopped".to_owned(),
             },
         }
+    }
+
+    /// Wakes one poll of every topic and group: something came back somewhere.
+    pub fn ring_all(&self) {
+        self.waiting.ring_all();
     }
 
     /// Wakes every poll that waits, so that it sees the end.

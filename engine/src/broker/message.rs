@@ -13,7 +13,7 @@ use millpond_proto::name::{GroupName, TopicName};
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::ReadLimit;
 
-use crate::broker::record::TopicRecord;
+use crate::broker::record::{TopicKind, TopicRecord};
 use crate::broker::request::{Ack, Handle, Move, Reply, Request, Send};
 use crate::broker::topic::accepted;
 use crate::broker::{Broker, BrokerError, ReceiptHandle, Sent};
@@ -147,6 +147,10 @@ impl Broker {
                 };
             }
         }
+        if topic.kind() == TopicKind::Fifo {
+            // The next ones of their message groups may go.
+            incarnation.waiting().wake(topic.id);
+        }
         Ok(results)
     }
 
@@ -162,6 +166,22 @@ impl Broker {
         handle: ReceiptHandle,
         invisible: Duration,
     ) -> Result<ReceiptHandle, BrokerError> {
+        self.change_invisible_or_back_off(group, topic, handle, Some(invisible))
+            .await
+    }
+
+    /// As [`Broker::change_invisible`]; without a time, the group's own back-off for as many deliveries as
+    /// the message had, or none when the group has none.
+    ///
+    /// # Errors
+    /// As [`Broker::change_invisible`].
+    pub async fn change_invisible_or_back_off(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        handle: ReceiptHandle,
+        invisible: Option<Duration>,
+    ) -> Result<ReceiptHandle, BrokerError> {
         let topic = self.topic_record(topic)?;
         let group = self.group_record(group)?;
         if handle.topic != topic.id {
@@ -176,7 +196,10 @@ impl Broker {
                 offset: handle.offset,
                 lease: handle.lease,
             },
-            invisible_ms: i64::try_from(invisible.as_millis()).unwrap_or(i64::MAX),
+            invisible_ms: invisible.map_or(0, |invisible| {
+                i64::try_from(invisible.as_millis()).unwrap_or(i64::MAX)
+            }),
+            backoff: group.backoff.clone().filter(|_| invisible.is_none()),
         };
         let shard = incarnation.shard(topic.id, handle.queue);
         match accepted(incarnation.ask(shard, Request::Move(change)).await?)? {

@@ -3,14 +3,17 @@
 //! Every call finds the shard that owns what it is about and hands it a request; the shard decides,
 //! appends, applies and replies. Nothing here knows the wire.
 //!
-//! Reading order: this file (the vocabulary and the refusals), [`message`] (send, ack), [`poll`]
-//! (receive), [`pull`] (streams by offset), [`topic`] (topics and groups), [`incarnation`] and [`supervisor`] (one run, and what happens when
-//! it ends), [`shard`] (the owner), [`request`] (what it is asked), [`state`] (decide and apply),
-//! [`group`] (a group's cursor), [`catalog`], [`record`] (what goes to the log), [`care`] (retention and the merging of files), [`waiting`] (parked
-//! polls), [`filter`] (what a consumer wants), [`sql`] (the broker as SQL sees it).
+//! Reading order: this file (the vocabulary and the refusals), [`message`] (send, ack), [`poll`], [`scan`]
+//! and [`undelivered`] (receive), [`filter`] (which messages a consumer wants), [`transfer`] (dead
+//! letters), [`pull`] (streams by offset), [`topic`] (topics and groups), [`standing`] (where groups
+//! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
+//! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
+//! groups have consumed, and a group's cursor), [`catalog`], [`record`] (what goes to the log), [`care`]
+//! (retention and the merging of files), [`waiting`] (parked polls), [`sql`] (the broker as SQL sees it).
 
 pub mod care;
 pub mod catalog;
+pub mod consume;
 pub mod filter;
 pub mod group;
 pub mod incarnation;
@@ -19,30 +22,36 @@ pub mod poll;
 pub mod pull;
 pub mod record;
 pub mod request;
+pub mod scan;
 pub mod shard;
 pub mod sql;
+pub mod standing;
 pub mod state;
 pub mod supervisor;
 pub mod topic;
+pub mod transfer;
+pub mod undelivered;
 pub mod waiting;
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use millpond_proto::message::{Offset, QueueId, TopicId};
 use millpond_proto::name::{GroupName, NameError, TopicName};
 use millpond_proto::remedy::Remedy;
 use millpond_proto::task::Task;
+use millpond_proto::time::Timestamp;
 use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
 use millpond_storage::error::{AppendError, ReadError};
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::Parts;
 
 use crate::broker::incarnation::Incarnation;
-use crate::broker::record::TopicKind;
+use crate::broker::record::{Backoff, TopicKind};
+use crate::broker::request::Return;
 
 /// What a topic carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,15 +196,51 @@ pub enum GroupStart {
     Earliest,
     /// Behind the last message stored when the group first polls the queue.
     Latest,
+    /// At the first message stored at or after this time.
+    At(Timestamp),
 }
 
 /// A consumer group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// Name.
     pub name: GroupName,
     /// Where it starts.
     pub start: GroupStart,
+    /// Deliveries before a message goes to the dead letters; none: the server's default.
+    pub attempts_max: Option<u32>,
+    /// How long its consumers are told to leave a failed message alone; none: the server's default.
+    pub backoff: Option<Backoff>,
+    /// Whether its consumers are told to work in order, whatever the topic.
+    pub fifo: bool,
+    /// Whether nothing is delivered for the time being.
+    pub paused: bool,
+}
+
+impl Group {
+    /// A group with every setting at its default.
+    #[must_use]
+    pub fn new(name: GroupName) -> Self {
+        Self {
+            name,
+            start: GroupStart::Earliest,
+            attempts_max: None,
+            backoff: None,
+            fifo: false,
+            paused: false,
+        }
+    }
+}
+
+/// What a group's consumers are told about failed deliveries.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeliveryPolicy {
+    /// Deliveries before a message is dead.
+    pub attempts_max: u32,
+    /// Pauses between them; none: the server's default.
+    pub backoff: Option<Backoff>,
+    /// Whether messages of one message group are worked on in order.
+    pub fifo: bool,
 }
 
 /// Where a group stands in a queue.
@@ -213,6 +258,29 @@ pub struct GroupProgress {
     pub in_flight: u64,
     /// Unacknowledged messages in all.
     pub lag: u64,
+    /// When the oldest of them was stored; none when there is none, or it can not be read.
+    pub oldest_at: Option<Timestamp>,
+}
+
+/// A message that a consumer of a group holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InFlightMessage {
+    /// Topic.
+    pub topic: TopicName,
+    /// Queue.
+    pub queue: QueueId,
+    /// Offset.
+    pub offset: Offset,
+    /// The consumer's client id; empty when it did not say.
+    pub consumer: String,
+    /// When it was delivered.
+    pub since: Timestamp,
+    /// When it comes back.
+    pub until: Timestamp,
+    /// Deliveries so far.
+    pub attempts: u32,
+    /// Whether the server renews the lease while the consumer lives.
+    pub renewed: bool,
 }
 
 /// A stored message's place.
@@ -399,6 +467,8 @@ pub struct Broker {
     supervisor: Mutex<Option<Task>>,
     stop: Notify,
     turn: AtomicU32,
+    parked: AtomicUsize,
+    returns: mpsc::Sender<Return>,
 }
 
 impl ReceiptHandle {

@@ -4,22 +4,69 @@
 //! have more for what is left: two waits for the log at most, however many queues there are. Which shard
 //! gets the larger share turns with every poll. When there is nothing it waits on the bell of the topic
 //! and group, and bodies are read once the deliveries are durable.
+//!
+//! Where order or a filter matters a poll first looks where the cursors stand and reads on from there
+//! ([`super::scan`]). What was leased for an answer that nobody waits for any more is given back
+//! ([`super::undelivered`]).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use millpond_proto::limits;
-use millpond_proto::message::{Offset, QueueId, ShardId, TopicId};
+use millpond_proto::message::{Offset, QueueId, ShardId, TopicId, stable_hash};
 use millpond_proto::time::Timestamp;
 use millpond_storage::error::ReadError;
+use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::ReadLimit;
 
+use crate::broker::filter::Filter;
 use crate::broker::incarnation::Incarnation;
-use crate::broker::record::{GroupRecord, TopicRecord};
-use crate::broker::request::{Lease, Leases, Pop, Reply, Request};
+use crate::broker::record::{GroupRecord, Holder, TopicKind, TopicRecord};
+use crate::broker::request::{Ack, Lease, Leases, Pop, Reply, Request, Reset, Scan};
 use crate::broker::topic::accepted;
+use crate::broker::transfer::dead_letter_topic;
+use crate::broker::undelivered::{Answer, Batch, Undelivered};
 use crate::broker::{Broker, BrokerError, Delivery, ReceiptHandle, Receive};
+
+/// Rounds of one visit: shares first, then the rest; more only when others take what was promised.
+const ROUNDS_MAX: usize = 4;
+
+/// Who polls, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Consumer {
+    /// Client id; empty when nobody says.
+    pub id: String,
+    /// A poll that is asked again with the same id gets the same batch, where order matters.
+    pub attempt_id: Option<String>,
+    /// Whether the server renews what it gets while the consumer lives.
+    pub renewed: bool,
+    /// Which messages are wanted; none: all.
+    pub filter: Option<Arc<Filter>>,
+}
+
+/// What a look at the shards found.
+#[derive(Debug, Default)]
+pub(super) struct Visit {
+    pub(super) leases: Vec<Lease>,
+    /// When the next invisible message comes back.
+    pub(super) next_due_ms: Option<i64>,
+    /// Whether it is worth looking again at once.
+    pub(super) advanced: bool,
+    /// Whether messages are on their way to the dead letters.
+    pub(super) buried: bool,
+    /// Messages that were read already, by queue and offset.
+    pub(super) read: BTreeMap<(u32, u64), Envelope>,
+    /// Gives the leases back when the look leads to nothing.
+    held: Vec<Undelivered>,
+}
+
+/// What a shard gave; goes back when nobody takes it on.
+pub(super) struct Found {
+    leases: Leases,
+    held: Undelivered,
+}
 
 impl Broker {
     /// Pops messages from any queue of the topic; waits up to `poll` for the first. Empty: none came.
@@ -27,12 +74,27 @@ impl Broker {
     /// # Errors
     /// [`BrokerError`] when the topic is unknown or the log failed.
     pub async fn receive(&self, receive: Receive) -> Result<Vec<Delivery>, BrokerError> {
+        let batch = self.receive_as(receive, &Consumer::default()).await?;
+        Ok(batch.take())
+    }
+
+    /// Pops messages for a consumer. What is in the batch is given back when it is dropped before it was
+    /// taken, and so is what was leased by a call that is dropped.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when the topic is unknown or the log failed.
+    pub async fn receive_as(
+        &self,
+        receive: Receive,
+        consumer: &Consumer,
+    ) -> Result<Batch, BrokerError> {
         let limit = receive.limit.clamp(1, limits::RECEIVE_BATCH_MAX);
-        let group = self.group_or_new(&receive.group).await?;
+        self.group_or_new(&receive.group).await?;
         let clock = &self.parts.clock;
         let deadline = clock.now() + receive.poll;
         loop {
             let topic = self.topic_record(&receive.topic)?;
+            let group = self.group_record(&receive.group)?;
             let incarnation = self.incarnation()?;
             // Take hold of the bell first: what arrives after the look rings it.
             let bell = incarnation.waiting().bell(topic.id, group.id);
@@ -42,90 +104,142 @@ impl Broker {
             rung.as_mut().enable();
 
             let poll = Poll {
+                broker: self,
                 incarnation: &incarnation,
                 topic: &topic,
                 group: &group,
                 receive: &receive,
+                consumer,
             };
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            let (leases, next_due_ms) = poll.visit(turn, limit).await?;
-            if !leases.is_empty() {
-                bell.pass_on();
-                let deliveries = poll.read(leases).await?;
-                if !deliveries.is_empty() {
-                    return Ok(deliveries);
+            let visit = if group.paused {
+                Visit::default()
+            } else {
+                poll.visit(limit).await?
+            };
+            let (next_due_ms, advanced) = (visit.next_due_ms, visit.advanced);
+            if visit.buried || !visit.leases.is_empty() {
+                if !visit.leases.is_empty() {
+                    bell.pass_on();
+                }
+                let batch = poll.take(visit).await?;
+                if !batch.deliveries().is_empty() {
+                    return Ok(batch);
                 }
             }
             let now = clock.now();
+            if advanced {
+                bell.stay();
+                continue;
+            }
             if now >= deadline {
-                return Ok(Vec::new());
+                return Ok(Batch::default());
             }
             let left = deadline.since(now);
             let due = next_due_ms.map(|ms| Timestamp(ms).since(now));
             // A message that is due already was taken by another poll meanwhile.
             let wait = due.map_or(left, |due| left.min(due.max(Duration::from_millis(1))));
             drop(incarnation);
+            let parked = self.park()?;
             tokio::select! {
                 biased;
                 () = &mut rung => {}
                 () = clock.sleep(wait) => {}
             }
+            drop(parked);
             bell.stay();
         }
+    }
+
+    /// Takes a place among the polls that wait.
+    fn park(&self) -> Result<Parked<'_>, BrokerError> {
+        let parked = Parked(&self.parked);
+        if self.parked.fetch_add(1, Ordering::Relaxed) >= limits::PARKED_POLLS_MAX {
+            return Err(BrokerError::TooMany {
+                what: "too many polls wait for messages",
+                limit: limits::PARKED_POLLS_MAX,
+            });
+        }
+        Ok(parked)
+    }
+}
+
+/// A place among the polls that wait.
+struct Parked<'a>(&'a AtomicUsize);
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// One look at the queues of a topic for a group.
-struct Poll<'a> {
-    incarnation: &'a Arc<Incarnation>,
-    topic: &'a TopicRecord,
-    group: &'a GroupRecord,
-    receive: &'a Receive,
+pub(super) struct Poll<'a> {
+    pub(super) broker: &'a Broker,
+    pub(super) incarnation: &'a Arc<Incarnation>,
+    pub(super) topic: &'a TopicRecord,
+    pub(super) group: &'a GroupRecord,
+    pub(super) receive: &'a Receive,
+    pub(super) consumer: &'a Consumer,
 }
 
 impl Poll<'_> {
-    /// Asks the shards of the topic for up to `limit` messages; also answers when the next invisible
-    /// message comes back.
-    async fn visit(
-        &self,
-        turn: u32,
-        limit: usize,
-    ) -> Result<(Vec<Lease>, Option<i64>), BrokerError> {
+    /// Asks the shards of the topic for up to `limit` messages.
+    async fn visit(&self, limit: usize) -> Result<Visit, BrokerError> {
+        let turn = self.broker.turn.fetch_add(1, Ordering::Relaxed);
         let shards = self.shards(turn);
+        let is_plain = matches!(
+            self.topic.kind(),
+            TopicKind::Normal | TopicKind::Delay | TopicKind::Transaction | TopicKind::Lite
+        );
+        let all = self.consumer.filter.as_ref().is_none_or(|f| f.is_all());
+        if is_plain && all {
+            self.visit_plain(&shards, limit).await
+        } else {
+            self.visit_scanning(&shards, limit).await
+        }
+    }
+
+    async fn visit_plain(
+        &self,
+        shards: &[(ShardId, Vec<u32>)],
+        limit: usize,
+    ) -> Result<Visit, BrokerError> {
+        let mut visit = Visit::default();
         let mut shares = even_shares(limit, shards.len());
-        let mut leases = Vec::new();
-        let mut next_due_ms: Option<i64> = None;
         let mut refused = None;
-        let mut first_round = true;
-        loop {
+        for round in 0..ROUNDS_MAX {
             // In the first round a share of nothing still tells how much there is.
             let asked = shards.iter().zip(&shares).enumerate();
-            let asked = asked.filter(|(_, (_, share))| first_round || **share > 0);
+            let asked = asked.filter(|(_, (_, share))| round == 0 || **share > 0);
             let asked = asked.map(|(index, ((shard, queues), share))| async move {
-                (index, self.pop(*shard, queues, *share).await)
+                let pop = self.request(queues, *share, Vec::new());
+                (index, self.pop(*shard, pop).await)
             });
             let mut more = vec![0; shards.len()];
+            let mut unstarted = Vec::new();
             for (index, found) in futures::future::join_all(asked).await {
                 match found {
                     Ok(found) => {
-                        leases.extend(found.leases);
-                        more[index] = found.more as usize;
-                        next_due_ms = [next_due_ms, found.next_due_ms].into_iter().flatten().min();
+                        more[index] = found.leases.more as usize;
+                        unstarted.extend(found.leases.unstarted.iter().copied());
+                        visit.add(found);
                     }
                     // A damaged shard does not keep the others from delivering.
                     Err(error) => refused = Some(error),
                 }
             }
-            first_round = false;
-            let room = limit.saturating_sub(leases.len());
+            // A cursor that was set to the end of its queue gives nothing now.
+            visit.advanced |= !unstarted.is_empty();
+            self.start(unstarted).await?;
+            let room = limit.saturating_sub(visit.leases.len());
             if room == 0 || more.iter().all(|more| *more == 0) {
                 break;
             }
             shares = shares_of(room, &more);
         }
         match refused {
-            Some(error) if leases.is_empty() => Err(error),
-            _ => Ok((leases, next_due_ms)),
+            Some(error) if visit.leases.is_empty() => Err(error),
+            _ => Ok(visit),
         }
     }
 
@@ -143,32 +257,121 @@ impl Poll<'_> {
         by_shard
     }
 
-    async fn pop(
-        &self,
-        shard: ShardId,
-        queues: &[u32],
-        share: usize,
-    ) -> Result<Leases, BrokerError> {
-        let pop = Pop {
+    /// What a shard is asked for its share.
+    pub(super) fn request(&self, queues: &[u32], share: usize, scans: Vec<Scan>) -> Pop {
+        Pop {
             group: self.group.id,
             topic: self.topic.id,
             queues: queues.to_vec(),
             limit: u32::try_from(share).expect("a receive is bounded"),
             invisible_ms: i64::try_from(self.receive.invisible.as_millis()).unwrap_or(i64::MAX),
             from_latest: self.group.from_latest,
-        };
-        match accepted(self.incarnation.ask(shard, Request::Pop(pop)).await?)? {
-            Reply::Leases(found) => Ok(found),
+            only_known: self.group.start_at_ms.is_some(),
+            attempts_max: self.attempts_max(),
+            holder: Some(Holder {
+                consumer: self.consumer.id.clone(),
+                poll: self.poll_id(),
+                renewed: self.consumer.renewed,
+                since_ms: 0,
+            }),
+            by_priority: self.topic.kind() == TopicKind::Priority,
+            scanned: false,
+            scans,
+        }
+    }
+
+    /// A group's dead letters that it reads itself do not die again.
+    pub(super) fn attempts_max(&self) -> u32 {
+        if self.topic.name == dead_letter_topic(&self.group.name) {
+            return 0;
+        }
+        self.group.attempts_max_or_default()
+    }
+
+    /// What tells the polls of one attempt from others; 0: nothing.
+    pub(super) fn poll_id(&self) -> u64 {
+        let id = self.consumer.attempt_id.as_deref().unwrap_or("");
+        if id.is_empty() {
+            0
+        } else {
+            stable_hash(id.as_bytes()).max(1)
+        }
+    }
+
+    pub(super) fn undelivered(&self) -> Undelivered {
+        self.broker.undelivered(self.group.id, self.topic.id)
+    }
+
+    pub(super) async fn pop(&self, shard: ShardId, pop: Pop) -> Result<Found, BrokerError> {
+        let asked = self.incarnation.call(shard, Request::Pop(pop)).await?;
+        let answer = Answer::of(asked, self.undelivered());
+        match accepted(answer.await?)? {
+            Reply::Leases(leases) => {
+                let mut held = self.undelivered();
+                held.extend(&leases.leases);
+                Ok(Found { leases, held })
+            }
             _ => Err(BrokerError::Confused("receive")),
         }
     }
 
+    /// Begins queues that the group meets at the time that it is to start at.
+    pub(super) async fn start(&self, queues: Vec<u32>) -> Result<(), BrokerError> {
+        let at = Timestamp(self.group.start_at_ms.unwrap_or(0));
+        for queue in queues {
+            let next = self.incarnation.first_at(self.topic.id, queue, at).await?;
+            let reset = Reset {
+                group: self.group.id,
+                topic: self.topic.id,
+                queue,
+                next: next.0,
+                only_new: true,
+            };
+            let shard = self.incarnation.shard(self.topic.id, queue);
+            accepted(self.incarnation.ask(shard, Request::Reset(reset)).await?)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what was leased, and sees that dead letters get where they belong.
+    async fn take(&self, mut visit: Visit) -> Result<Batch, BrokerError> {
+        let mut undelivered = self.undelivered();
+        for held in &mut visit.held {
+            undelivered.absorb(held);
+        }
+        let by_priority = self.topic.kind() == TopicKind::Priority;
+        let bury = async {
+            if visit.buried
+                && let Err(error) = self.broker.finish_transfers(self.incarnation).await
+            {
+                tracing::warn!(%error, "dead letters wait for the next turn");
+            }
+        };
+        let (deliveries, ()) = futures::join!(self.read(visit.leases, visit.read), bury);
+        let mut deliveries = deliveries?;
+        if by_priority {
+            deliveries.sort_by_key(|d| std::cmp::Reverse(d.envelope.priority.unwrap_or(0)));
+        }
+        Ok(Batch::new(deliveries, undelivered))
+    }
+
     /// Reads what the leases name. A message that can not be read is left out: it comes back when its
     /// invisible time ends.
-    async fn read(&self, leases: Vec<Lease>) -> Result<Vec<Delivery>, BrokerError> {
+    async fn read(
+        &self,
+        leases: Vec<Lease>,
+        mut known: BTreeMap<(u32, u64), Envelope>,
+    ) -> Result<Vec<Delivery>, BrokerError> {
         let mut deliveries = Vec::with_capacity(leases.len());
         let mut run: Vec<Lease> = Vec::new();
         for lease in leases {
+            let place = (lease.handle.queue, lease.handle.offset);
+            if let Some(envelope) = known.remove(&place) {
+                self.read_run(std::mem::take(&mut run), &mut deliveries)
+                    .await?;
+                deliveries.push(self.delivery(&lease, envelope));
+                continue;
+            }
             let follows = run.last().is_none_or(|last| {
                 last.handle.queue == lease.handle.queue
                     && last.handle.offset + 1 == lease.handle.offset
@@ -200,8 +403,9 @@ impl Poll<'_> {
             let queue = QueueId(first.handle.queue);
             let read = match storage.read(topic, queue, from, limit).await {
                 Ok(messages) => messages,
-                // Retention has let go of it; the shard is told next.
-                Err(ReadError::Trimmed { .. }) => {
+                Err(ReadError::Trimmed { first: kept, .. }) => {
+                    // The topic no longer keeps it, so there is nothing to wait for.
+                    self.drop_trimmed(first, kept).await?;
                     left = &left[1..];
                     continue;
                 }
@@ -217,17 +421,7 @@ impl Poll<'_> {
             }
             let count = read.len().min(left.len());
             for (lease, envelope) in left[..count].iter().zip(read) {
-                let handle = ReceiptHandle {
-                    topic: self.topic.id,
-                    queue: lease.handle.queue,
-                    offset: lease.handle.offset,
-                    lease: lease.handle.lease,
-                };
-                deliveries.push(Delivery {
-                    envelope,
-                    handle,
-                    attempt: lease.attempt,
-                });
+                deliveries.push(self.delivery(lease, envelope));
             }
             left = &left[count..];
         }
@@ -235,8 +429,64 @@ impl Poll<'_> {
     }
 }
 
+impl Poll<'_> {
+    fn delivery(&self, lease: &Lease, envelope: Envelope) -> Delivery {
+        Delivery {
+            envelope,
+            handle: ReceiptHandle {
+                topic: self.topic.id,
+                queue: lease.handle.queue,
+                offset: lease.handle.offset,
+                lease: lease.handle.lease,
+            },
+            attempt: lease.attempt,
+        }
+    }
+
+    /// Is done with a message that is no longer kept, and with all before the first one that is.
+    async fn drop_trimmed(&self, lease: &Lease, kept: Offset) -> Result<(), BrokerError> {
+        let queue = lease.handle.queue;
+        let ack = Ack {
+            group: self.group.id,
+            topic: self.topic.id,
+            handles: vec![lease.handle.clone()],
+        };
+        let nothing = Scan {
+            queue,
+            from: 0,
+            to: kept.0,
+            accepted: Vec::new(),
+        };
+        let mut skip = self.request(&[queue], 0, vec![nothing]);
+        skip.scanned = true;
+        let shard = self.incarnation.shard(self.topic.id, queue);
+        for request in [Request::Ack(ack), Request::Pop(skip)] {
+            accepted(self.incarnation.ask(shard, request).await?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Visit {
+    /// Adds what a shard gave.
+    pub(super) fn add(&mut self, found: Found) {
+        let Found {
+            leases: found,
+            held,
+        } = found;
+        self.held.push(held);
+        self.leases.extend(found.leases);
+        self.advanced |= found.advanced;
+        self.buried |= found.buried;
+        self.next_due_ms = [self.next_due_ms, found.next_due_ms]
+            .into_iter()
+            .flatten()
+            .min();
+    }
+}
+
 /// The limit spread over so many shards; the first ones get what does not divide.
-fn even_shares(limit: usize, shards: usize) -> Vec<usize> {
+pub(super) fn even_shares(limit: usize, shards: usize) -> Vec<usize> {
     let shards_or_one = shards.max(1);
     (0..shards)
         .map(|index| limit / shards_or_one + usize::from(index < limit % shards_or_one))
@@ -244,7 +494,7 @@ fn even_shares(limit: usize, shards: usize) -> Vec<usize> {
 }
 
 /// What is left of the limit, to those that have more, in order.
-fn shares_of(mut room: usize, more: &[usize]) -> Vec<usize> {
+pub(super) fn shares_of(mut room: usize, more: &[usize]) -> Vec<usize> {
     let share = |more: &usize| {
         let share = room.min(*more);
         room -= share;

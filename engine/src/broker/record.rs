@@ -5,6 +5,7 @@
 //! application needs and never asks a clock or a dice. Field numbers are fixed for ever.
 
 use bytes::Bytes;
+use millpond_proto::limits;
 use prost::Message as _;
 
 /// A topic as the catalog keeps it.
@@ -109,6 +110,20 @@ pub struct GroupRecord {
     /// Whether nothing is delivered for the time being.
     #[prost(bool, tag = "7")]
     pub paused: bool,
+    /// It starts at the first message stored at or after this time (ms), in queues that it meets.
+    #[prost(sint64, optional, tag = "8")]
+    pub start_at_ms: Option<i64>,
+}
+
+impl GroupRecord {
+    /// Deliveries before a message is dead.
+    #[must_use]
+    pub fn attempts_max_or_default(&self) -> u32 {
+        match self.attempts_max {
+            0 => limits::DELIVERY_ATTEMPTS_MAX.unsigned_abs(),
+            attempts => attempts,
+        }
+    }
 }
 
 /// How long a message stays invisible after a failed delivery.
@@ -175,6 +190,204 @@ pub struct Popped {
     /// How many offsets from there on.
     #[prost(uint32, tag = "8")]
     pub fresh: u32,
+    /// Who holds them; none in logs of early versions.
+    #[prost(message, optional, tag = "9")]
+    pub holder: Option<Holder>,
+}
+
+/// Who holds a lease, and how.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Holder {
+    /// The consumer's client id.
+    #[prost(string, tag = "1")]
+    pub consumer: String,
+    /// Hash of the poll's attempt id; 0: none.
+    #[prost(fixed64, tag = "2")]
+    pub poll: u64,
+    /// Whether the server renews the lease while the consumer lives.
+    #[prost(bool, tag = "3")]
+    pub renewed: bool,
+    /// When the batch was delivered.
+    #[prost(sint64, tag = "4")]
+    pub since_ms: i64,
+}
+
+/// What is kept of a message besides its place.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Fact {
+    /// Offset.
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    /// Hash of its message group; 0: none.
+    #[prost(fixed64, tag = "2")]
+    pub message_group: u64,
+    /// Greater goes first.
+    #[prost(sint32, tag = "3")]
+    pub priority: i32,
+}
+
+/// A batch was delivered after a look at the messages. What lies between the cursor and `next` and is
+/// not named here was not accepted, and is done with.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Scanned {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// The lease that the whole batch shares.
+    #[prost(fixed64, tag = "4")]
+    pub lease: u64,
+    /// When the messages become visible again.
+    #[prost(sint64, tag = "5")]
+    pub until_ms: i64,
+    /// Where the cursor then stands.
+    #[prost(uint64, tag = "6")]
+    pub next: u64,
+    /// Delivered; known to the cursor before.
+    #[prost(uint64, repeated, tag = "7")]
+    pub again: Vec<u64>,
+    /// Delivered for the first time.
+    #[prost(message, repeated, tag = "8")]
+    pub fresh: Vec<Fact>,
+    /// Passed over until their turn comes.
+    #[prost(message, repeated, tag = "9")]
+    pub parked: Vec<Fact>,
+    /// Who holds what was delivered.
+    #[prost(message, optional, tag = "10")]
+    pub holder: Option<Holder>,
+}
+
+/// A lease ends later than it would have.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Renewed {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// Lease; stays what it is.
+    #[prost(fixed64, tag = "4")]
+    pub lease: u64,
+    /// When its messages become visible again.
+    #[prost(sint64, tag = "5")]
+    pub until_ms: i64,
+}
+
+/// Deliveries ended early: nobody got them, or whoever did is gone.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Returned {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// Lease that ends.
+    #[prost(fixed64, tag = "4")]
+    pub lease: u64,
+    /// Offsets under it.
+    #[prost(uint64, repeated, tag = "5")]
+    pub offsets: Vec<u64>,
+    /// When they become visible.
+    #[prost(sint64, tag = "6")]
+    pub at_ms: i64,
+    /// Whether no consumer can have seen them, so that the attempt does not count.
+    #[prost(bool, tag = "7")]
+    pub unseen: bool,
+}
+
+/// A message leaves its group here and arrives somewhere else: the intent. The effect is keyed by the
+/// sequence.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Transfer {
+    /// Numbers the transfers of a shard, from 1.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// Where to.
+    #[prost(enumeration = "TransferKind", tag = "2")]
+    pub kind: i32,
+    /// Group.
+    #[prost(fixed64, tag = "3")]
+    pub group: u64,
+    /// Topic that it leaves.
+    #[prost(fixed64, tag = "4")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "5")]
+    pub queue: u32,
+    /// Offset.
+    #[prost(uint64, tag = "6")]
+    pub offset: u64,
+    /// Deliveries so far.
+    #[prost(uint32, tag = "7")]
+    pub attempts: u32,
+    /// Whether a consumer asked for it; otherwise the attempts were used up.
+    #[prost(bool, tag = "8")]
+    pub requested: bool,
+}
+
+/// Where a transfer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum TransferKind {
+    /// To the group's dead letters.
+    Bury = 0,
+    /// From the dead letters back to where the message came from.
+    Redrive = 1,
+}
+
+/// Transfers began, in order.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TransfersBegun {
+    /// All of one queue.
+    #[prost(message, repeated, tag = "1")]
+    pub transfers: Vec<Transfer>,
+}
+
+/// The effects of transfers are durable, or can not be had.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TransfersEnded {
+    /// Which.
+    #[prost(uint64, repeated, tag = "1")]
+    pub sequences: Vec<u64>,
+    /// Whether the messages are back where they were, because there is nowhere to go.
+    #[prost(bool, tag = "2")]
+    pub back: bool,
+    /// When they are visible there.
+    #[prost(sint64, tag = "3")]
+    pub at_ms: i64,
+}
+
+/// A message that was done with is delivered again.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Reopened {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// The message.
+    #[prost(message, required, tag = "4")]
+    pub fact: Fact,
+    /// When it is visible.
+    #[prost(sint64, tag = "5")]
+    pub at_ms: i64,
 }
 
 /// A group met a queue and starts behind what it holds.
@@ -376,6 +589,27 @@ pub enum Change {
     /// See [`Trimmed`].
     #[prost(message, tag = "60")]
     Trimmed(Trimmed),
+    /// See [`Scanned`].
+    #[prost(message, tag = "30")]
+    Scanned(Scanned),
+    /// See [`Renewed`].
+    #[prost(message, tag = "31")]
+    Renewed(Renewed),
+    /// See [`Returned`].
+    #[prost(message, tag = "32")]
+    Returned(Returned),
+    /// See [`TransfersBegun`].
+    #[prost(message, tag = "33")]
+    TransfersBegun(TransfersBegun),
+    /// See [`TransfersEnded`].
+    #[prost(message, tag = "34")]
+    TransfersEnded(TransfersEnded),
+    /// See [`Reopened`].
+    #[prost(message, tag = "35")]
+    Reopened(Reopened),
+    /// A cursor as it stands from now on, whatever it was.
+    #[prost(message, tag = "36")]
+    CursorSet(CursorSnapshot),
 }
 
 /// The frame of a [`Change`] in the log.
@@ -383,7 +617,7 @@ pub enum Change {
 struct StateRecord {
     #[prost(
         oneof = "Change",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 60, 80"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 60, 80"
     )]
     change: Option<Change>,
 }
@@ -421,6 +655,23 @@ pub struct PendingSnapshot {
     /// Deliveries so far.
     #[prost(uint32, tag = "4")]
     pub attempts: u32,
+    /// Hash of its message group; 0: none.
+    #[prost(fixed64, tag = "5")]
+    pub message_group: u64,
+    /// Greater goes first.
+    #[prost(sint32, tag = "6")]
+    pub priority: i32,
+}
+
+/// Who holds a lease.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HolderSnapshot {
+    /// Lease.
+    #[prost(fixed64, tag = "1")]
+    pub lease: u64,
+    /// Who.
+    #[prost(message, optional, tag = "2")]
+    pub holder: Option<Holder>,
 }
 
 /// Where one group stands in one queue.
@@ -441,6 +692,12 @@ pub struct CursorSnapshot {
     /// Delivered, not acknowledged.
     #[prost(message, repeated, tag = "5")]
     pub pending: Vec<PendingSnapshot>,
+    /// Accepted and passed over.
+    #[prost(message, repeated, tag = "6")]
+    pub parked: Vec<Fact>,
+    /// Who holds the leases.
+    #[prost(message, repeated, tag = "7")]
+    pub holders: Vec<HolderSnapshot>,
 }
 
 /// A job's log in its home shard.
@@ -484,6 +741,12 @@ pub struct ShardSnapshotRecord {
     /// First offset kept, of queues that do not begin at 0.
     #[prost(message, repeated, tag = "25")]
     pub firsts: Vec<QueueOffset>,
+    /// Transfers whose effect is not known to be durable.
+    #[prost(message, repeated, tag = "7")]
+    pub transfers: Vec<Transfer>,
+    /// Number of the last transfer.
+    #[prost(uint64, tag = "8")]
+    pub last_transfer: u64,
 }
 
 /// The catalog.

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use millpond_storage::format::envelope::Envelope;
 
 use crate::broker::record::{
-    ColumnRecord, CutRecord, GroupOffset, GroupRecord, JobRecord, JobSnapshot, Saved, TopicRecord,
-    Trimmed,
+    Backoff, ColumnRecord, CutRecord, Fact, GroupOffset, GroupRecord, Holder, JobRecord,
+    JobSnapshot, Saved, TopicRecord, Transfer, Trimmed,
 };
 
 /// Messages to store; topic and queue are set, offset and store time are the shard's to give.
@@ -40,6 +40,251 @@ pub struct Pop {
     /// Whether a group that meets a queue starts behind what it holds.
     #[prost(bool, tag = "6")]
     pub from_latest: bool,
+    /// Whether a queue that the group meets is left alone and named in the answer.
+    #[prost(bool, tag = "7")]
+    pub only_known: bool,
+    /// A message delivered so often goes to the dead letters; 0: never.
+    #[prost(uint32, tag = "8")]
+    pub attempts_max: u32,
+    /// Who will hold what is delivered.
+    #[prost(message, optional, tag = "9")]
+    pub holder: Option<Holder>,
+    /// Greater priorities first.
+    #[prost(bool, tag = "10")]
+    pub by_priority: bool,
+    /// Whether messages are taken by `scans` only.
+    #[prost(bool, tag = "11")]
+    pub scanned: bool,
+    /// What was read from where the cursors stand, by queue.
+    #[prost(message, repeated, tag = "12")]
+    pub scans: Vec<Scan>,
+}
+
+/// A look at the messages of one queue: which a group wants, and what must be known of them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Scan {
+    /// Queue.
+    #[prost(uint32, tag = "1")]
+    pub queue: u32,
+    /// First offset looked at.
+    #[prost(uint64, tag = "2")]
+    pub from: u64,
+    /// One past the last.
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
+    /// Those that the filter accepts, in order; the others in between are not wanted.
+    #[prost(message, repeated, tag = "4")]
+    pub accepted: Vec<Fact>,
+}
+
+/// Where the cursors of a group stand, for a poll that must read before it takes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Look {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queues.
+    #[prost(uint32, repeated, tag = "3")]
+    pub queues: Vec<u32>,
+    /// Most messages that the poll wants.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+    /// Hash of the poll's attempt id; 0: none.
+    #[prost(fixed64, tag = "5")]
+    pub poll: u64,
+    /// Greater priorities first.
+    #[prost(bool, tag = "6")]
+    pub by_priority: bool,
+    /// As in [`Pop`].
+    #[prost(uint32, tag = "7")]
+    pub attempts_max: u32,
+}
+
+/// A lease to be renewed.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Renew {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// Lease.
+    #[prost(fixed64, tag = "4")]
+    pub lease: u64,
+    /// Invisible from now on for.
+    #[prost(int64, tag = "5")]
+    pub invisible_ms: i64,
+}
+
+/// Deliveries that reached nobody.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Return {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Deliveries.
+    #[prost(message, repeated, tag = "3")]
+    pub handles: Vec<Handle>,
+    /// Whether no consumer can have seen them.
+    #[prost(bool, tag = "4")]
+    pub unseen: bool,
+}
+
+/// A delivery whose message is to become a dead letter.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Bury {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Delivery.
+    #[prost(message, required, tag = "3")]
+    pub handle: Handle,
+}
+
+/// The effect of burials: messages for the dead letter topic.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Place {
+    /// Whose sequences these are.
+    #[prost(fixed64, tag = "1")]
+    pub origin: u64,
+    /// Dead letter topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// One per message, growing.
+    #[prost(uint64, repeated, tag = "3")]
+    pub sequences: Vec<u64>,
+    /// Queue is set.
+    #[prost(message, repeated, tag = "4")]
+    pub messages: Vec<Envelope>,
+}
+
+/// The effect of a redrive: the message is delivered once more where it lies.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Reopen {
+    /// Whose sequence this is.
+    #[prost(fixed64, tag = "1")]
+    pub origin: u64,
+    /// Its number.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// Group.
+    #[prost(fixed64, tag = "3")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "4")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "5")]
+    pub queue: u32,
+    /// The message.
+    #[prost(message, required, tag = "6")]
+    pub fact: Fact,
+}
+
+/// Transfers whose effects are durable, or can not be had.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct EndTransfers {
+    /// Which.
+    #[prost(uint64, repeated, tag = "1")]
+    pub sequences: Vec<u64>,
+    /// Whether the messages are back where they were.
+    #[prost(bool, tag = "2")]
+    pub back: bool,
+}
+
+/// Messages that a group is done with, whoever holds them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Settle {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// Offsets, growing.
+    #[prost(uint64, repeated, tag = "4")]
+    pub offsets: Vec<u64>,
+    /// Whether they go back to where they came from.
+    #[prost(bool, tag = "5")]
+    pub redrive: bool,
+}
+
+/// Which messages a group is not done with.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Outstanding {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// First offset.
+    #[prost(uint64, tag = "4")]
+    pub from: u64,
+    /// Most.
+    #[prost(uint32, tag = "5")]
+    pub limit: u32,
+}
+
+/// A cursor to be set; what the group held there is let go.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Reset {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// First offset that the group will see.
+    #[prost(uint64, tag = "4")]
+    pub next: u64,
+    /// Whether a group that has been here stays where it is.
+    #[prost(bool, tag = "5")]
+    pub only_new: bool,
+}
+
+/// A group that is to stand where another one stands.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CloneGroup {
+    /// The one that is copied.
+    #[prost(fixed64, tag = "1")]
+    pub from: u64,
+    /// The one that is set.
+    #[prost(fixed64, tag = "2")]
+    pub to: u64,
+}
+
+/// What a group holds.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct InFlight {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Most.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
 }
 
 /// One delivery, as its handle names it.
@@ -85,6 +330,9 @@ pub struct Move {
     /// Invisible from now on for.
     #[prost(int64, tag = "4")]
     pub invisible_ms: i64,
+    /// Instead: as long as this says for the number of deliveries so far.
+    #[prost(message, optional, tag = "5")]
+    pub backoff: Option<Backoff>,
 }
 
 /// One part of an epoch's output.
@@ -233,6 +481,51 @@ pub enum Request {
     /// Answers [`Reply::Done`].
     #[prost(message, tag = "60")]
     Trim(Trimmed),
+    /// Answers [`Reply::Stands`].
+    #[prost(message, tag = "30")]
+    Look(Look),
+    /// Answers [`Reply::Done`], also when nothing is held any more.
+    #[prost(message, tag = "31")]
+    Renew(Renew),
+    /// Leases that are renewed and end within so many ms. Answers [`Reply::Held`].
+    #[prost(int64, tag = "32")]
+    Renewable(i64),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "33")]
+    Return(Return),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "34")]
+    Bury(Bury),
+    /// The oldest transfers under way, so many. Answers [`Reply::Transfers`].
+    #[prost(uint32, tag = "35")]
+    Transfers(u32),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "36")]
+    Place(Place),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "37")]
+    Reopen(Reopen),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "38")]
+    EndTransfers(EndTransfers),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "39")]
+    Settle(Settle),
+    /// Answers [`Reply::Stored`] with the offsets.
+    #[prost(message, tag = "40")]
+    Outstanding(Outstanding),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "41")]
+    Reset(Reset),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "42")]
+    CloneGroup(CloneGroup),
+    /// Answers [`Reply::Held`].
+    #[prost(message, tag = "43")]
+    InFlight(InFlight),
+    /// A consumer is gone: its renewed leases end now. Answers [`Reply::Done`].
+    #[prost(string, tag = "44")]
+    Release(String),
 }
 
 /// A job is to rest, or to go on.
@@ -252,7 +545,7 @@ pub struct ShardRequest {
     /// The request.
     #[prost(
         oneof = "Request",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 60, 70, 80, 81"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 60, 70, 80, 81"
     )]
     pub request: Option<Request>,
 }
@@ -288,6 +581,97 @@ pub struct Leases {
     /// How many more could be delivered now; at least one when there is one.
     #[prost(uint32, tag = "3")]
     pub more: u32,
+    /// Queues that the group meets and that were left alone.
+    #[prost(uint32, repeated, tag = "4")]
+    pub unstarted: Vec<u32>,
+    /// Whether messages are on their way to the dead letters.
+    #[prost(bool, tag = "5")]
+    pub buried: bool,
+    /// Whether a cursor moved, with or without a delivery.
+    #[prost(bool, tag = "6")]
+    pub advanced: bool,
+    /// Group.
+    #[prost(fixed64, tag = "7")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "8")]
+    pub topic: u64,
+}
+
+/// Where a group stands in one queue, as a poll needs it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Stand {
+    /// Queue.
+    #[prost(uint32, tag = "1")]
+    pub queue: u32,
+    /// Whether the group has been here.
+    #[prost(bool, tag = "2")]
+    pub known: bool,
+    /// First offset never delivered.
+    #[prost(uint64, tag = "3")]
+    pub next: u64,
+    /// Priorities of those before it that could be delivered now, best first.
+    #[prost(sint32, repeated, tag = "4")]
+    pub ready: Vec<i32>,
+    /// How many messages may still be parked.
+    #[prost(uint32, tag = "5")]
+    pub parking_room: u32,
+    /// What the same attempt id holds still.
+    #[prost(message, repeated, tag = "6")]
+    pub repeats: Vec<Lease>,
+    /// Whether some message is to go to the dead letters.
+    #[prost(bool, tag = "7")]
+    pub dead: bool,
+}
+
+/// Where a group stands.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Stands {
+    /// By queue, as asked.
+    #[prost(message, repeated, tag = "1")]
+    pub stands: Vec<Stand>,
+    /// When the next invisible message of these queues comes back, ms.
+    #[prost(sint64, optional, tag = "2")]
+    pub next_due_ms: Option<i64>,
+}
+
+/// One message or lease that somebody holds.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HeldMessage {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Topic.
+    #[prost(fixed64, tag = "2")]
+    pub topic: u64,
+    /// Names the delivery.
+    #[prost(message, required, tag = "3")]
+    pub handle: Handle,
+    /// Deliveries so far.
+    #[prost(uint32, tag = "4")]
+    pub attempts: u32,
+    /// When it becomes visible again, ms.
+    #[prost(sint64, tag = "5")]
+    pub until_ms: i64,
+    /// Who holds it.
+    #[prost(message, optional, tag = "6")]
+    pub holder: Option<Holder>,
+}
+
+/// What is held.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HeldMessages {
+    /// By topic, queue and offset.
+    #[prost(message, repeated, tag = "1")]
+    pub messages: Vec<HeldMessage>,
+}
+
+/// Transfers under way.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Transfers {
+    /// Oldest first.
+    #[prost(message, repeated, tag = "1")]
+    pub transfers: Vec<Transfer>,
 }
 
 /// One answer per handle, in order.
@@ -387,6 +771,8 @@ pub enum Reason {
     EpochOrder = 10,
     /// The shard's state is damaged.
     Damaged = 11,
+    /// Too many messages would have to be passed over.
+    TooFarAhead = 12,
 }
 
 /// What a shard answers.
@@ -431,13 +817,25 @@ pub enum Reply {
     /// See [`NotedOffset`].
     #[prost(message, tag = "41")]
     NotedOffset(NotedOffset),
+    /// See [`Stands`].
+    #[prost(message, tag = "13")]
+    Stands(Stands),
+    /// See [`HeldMessages`].
+    #[prost(message, tag = "14")]
+    Held(HeldMessages),
+    /// See [`Transfers`].
+    #[prost(message, tag = "15")]
+    Transfers(Transfers),
 }
 
 /// A reply on the wire.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ShardReply {
     /// The reply.
-    #[prost(oneof = "Reply", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 41")]
+    #[prost(
+        oneof = "Reply",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 41"
+    )]
     pub reply: Option<Reply>,
 }
 
@@ -474,6 +872,13 @@ mod tests {
                 limit: 32,
                 invisible_ms: 30_000,
                 from_latest: true,
+                scans: vec![Scan {
+                    queue: 3,
+                    from: 1,
+                    to: 9,
+                    accepted: Vec::new(),
+                }],
+                ..Pop::default()
             })),
         };
         assert_eq!(
@@ -493,6 +898,7 @@ mod tests {
                 leases: vec![lease],
                 next_due_ms: Some(-1),
                 more: 7,
+                ..Leases::default()
             })),
         };
         assert_eq!(

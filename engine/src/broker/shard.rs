@@ -20,7 +20,7 @@ use millpond_storage::log::{Position, Record, Storage};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::broker::catalog::Catalog;
-use crate::broker::request::{Reply, Request};
+use crate::broker::request::{Reply, Request, Return};
 use crate::broker::state::{CATALOG_SHARD, Moment, ShardState};
 use crate::broker::waiting::Waiting;
 
@@ -57,6 +57,8 @@ pub struct Shard {
     pub waiting: Arc<Waiting>,
     /// Where the catalog shard shows its catalog.
     pub catalog: watch::Sender<Arc<Catalog>>,
+    /// Deliveries whose asker had left when they were durable; given back next.
+    pub unclaimed: Vec<Return>,
 }
 
 /// What is done once a group is durable.
@@ -73,6 +75,20 @@ impl Shard {
     pub async fn run(mut self, mut calls: mpsc::Receiver<Call>) {
         let mut in_flight: InFlight = FuturesOrdered::new();
         loop {
+            if let Some(back) = self.unclaimed.pop() {
+                let (reply, _nobody) = oneshot::channel();
+                let request = Request::Return(back);
+                let call = Call { request, reply };
+                let (records, settled) = self.decide_group(call, &mut calls);
+                match self.storage.append(self.id, records).await {
+                    Ok(durable) => in_flight.push_back(durable.map(|at| (settled, at)).boxed()),
+                    Err(error) => {
+                        let _ = self.settle(settled, Err(error));
+                        return;
+                    }
+                }
+                continue;
+            }
             let call = tokio::select! {
                 biased;
                 Some((settled, durable)) = in_flight.next() => {
@@ -118,6 +134,9 @@ impl Shard {
             if let Request::CloseTick(tick_ms) = request {
                 self.floor = self.floor.max(Timestamp(tick_ms));
             }
+            if let Request::Return(back) = &request {
+                settled.topics.push(back.topic);
+            }
             let now = self.clock.now().max(self.floor);
             let moment = Moment {
                 now,
@@ -148,7 +167,7 @@ impl Shard {
 
     /// Sends the replies of a group whose fate is known.
     fn settle(
-        &self,
+        &mut self,
         settled: Settled,
         durable: Result<Position, AppendError>,
     ) -> Result<(), AppendError> {
@@ -169,7 +188,17 @@ impl Shard {
                 (Ok(_), reply) => Ok(reply),
                 (Err(error), _) => Err(error.clone()),
             };
-            let _ = asker.send(answer); // The asker may have left; what is stored stays.
+            // The asker may have left; what is stored stays, what was leased goes back.
+            if let Err(Ok(Reply::Leases(found))) = asker.send(answer)
+                && !found.leases.is_empty()
+            {
+                self.unclaimed.push(Return {
+                    group: found.group,
+                    topic: found.topic,
+                    handles: found.leases.into_iter().map(|lease| lease.handle).collect(),
+                    unseen: true,
+                });
+            }
         }
         durable.map(|_| ())
     }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use millpond_proto::limits;
-use millpond_proto::message::{Offset, ShardId};
+use millpond_proto::message::ShardId;
 use millpond_proto::time::Timestamp;
 use millpond_storage::error::ShardDamaged;
 use millpond_storage::format::envelope::Envelope;
@@ -15,14 +15,13 @@ use millpond_storage::log::{Projection, Record, Replayed};
 use prost::Message as _;
 
 use crate::broker::catalog::Catalog;
-use crate::broker::group::{Cursor, Held};
+use crate::broker::consume::{Consumed, group_of};
 use crate::broker::record::{
-    Acked, Change, CursorSnapshot, EffectDone, GroupOffset, JobRecord, JobSnapshot, Moved, Popped,
-    QueueOffset, ShardSnapshotRecord, Started, Trimmed,
+    Change, EffectDone, GroupOffset, JobRecord, JobSnapshot, QueueOffset, Reopened,
+    ShardSnapshotRecord,
 };
 use crate::broker::request::{
-    Ack, Acks, Effect, Handle, Lease, Leases, Move, NotedOffset, Pop, Progress, QueueProgress,
-    Reason, Reply, Request, Send, Snapshot, Stored,
+    Effect, NotedOffset, Place, Reason, Reopen, Reply, Request, Send, Snapshot, Stored,
 };
 
 /// The shard that holds the catalog.
@@ -39,7 +38,7 @@ pub struct Decision {
 }
 
 impl Decision {
-    fn reply(reply: Reply) -> Self {
+    pub(super) fn reply(reply: Reply) -> Self {
         Self {
             records: Vec::new(),
             reply,
@@ -70,10 +69,7 @@ pub struct ShardState {
     stored_at: Timestamp,
     /// Next offset by topic and queue.
     queues: BTreeMap<(u64, u32), u64>,
-    /// First offset kept, of queues that do not begin at 0.
-    firsts: BTreeMap<(u64, u32), u64>,
-    /// By group, topic and queue.
-    cursors: BTreeMap<(u64, u64, u32), Cursor>,
+    consumed: Consumed,
     /// Last (epoch, part) appended, by job and topic.
     effects: BTreeMap<(u64, u64), (u64, u32)>,
     jobs: BTreeMap<u64, JobSnapshot>,
@@ -110,12 +106,35 @@ impl ShardState {
     pub fn decide(&self, request: Request, moment: Moment) -> Decision {
         match request {
             Request::Send(send) => self.decide_send(send, moment.now),
-            Request::Pop(pop) => self.decide_pop(&pop, moment),
-            Request::Ack(ack) => self.decide_ack(&ack, moment.now),
-            Request::Move(change) => self.decide_move(&change, moment),
+            Request::Pop(pop) => self.consumed.decide_pop(&pop, &self.queues, moment),
+            Request::Look(look) => Decision::reply(self.consumed.look(&look, moment.now)),
+            Request::Ack(ack) => self.consumed.decide_ack(&ack, moment.now),
+            Request::Move(change) => self.consumed.decide_move(&change, moment),
+            Request::Renew(renew) => self.consumed.decide_renew(&renew, moment.now),
+            Request::Return(back) => self.consumed.decide_return(&back, moment.now),
+            Request::Release(consumer) => self.consumed.decide_release(&consumer, moment.now),
+            Request::Renewable(within_ms) => {
+                Decision::reply(self.consumed.renewable(within_ms, moment.now))
+            }
+            Request::InFlight(asked) => {
+                Decision::reply(self.consumed.in_flight(&asked, moment.now))
+            }
+            Request::Bury(bury) => self.consumed.decide_bury(&bury, moment.now),
+            Request::Transfers(limit) => Decision::reply(self.consumed.transfers(limit)),
+            Request::Place(place) => self.decide_place(place, moment.now),
+            Request::Reopen(reopen) => self.decide_reopen(reopen, moment.now),
+            Request::EndTransfers(end) => self.consumed.decide_end(end, moment.now),
+            Request::Settle(settle) => self.consumed.decide_settle(&settle),
+            Request::Outstanding(asked) => {
+                Decision::reply(self.consumed.outstanding(&asked, &self.queues))
+            }
+            Request::Reset(reset) => self.consumed.decide_reset(&reset),
+            Request::CloneGroup(clone) => self.consumed.decide_clone(&clone, moment.now),
             // The owner keeps the closed tick; the reply waits for what was appended before.
             Request::CloseTick(_) => Decision::reply(Reply::done()),
-            Request::Progress(group) => Decision::reply(self.progress(group, moment.now)),
+            Request::Progress(group) => {
+                Decision::reply(self.consumed.progress(group, &self.queues, moment.now))
+            }
             Request::Effect(effect) => self.decide_effect(effect, moment.now),
             Request::Commit(cut) => self.decide_commit(cut),
             Request::Saved(saved) => Decision::change(&Change::Saved(saved), Reply::done()),
@@ -123,13 +142,17 @@ impl ShardState {
             Request::ForgetTopic(topic) => self.decide_forget(
                 &Change::TopicForgotten(topic),
                 self.queues.keys().any(|&(t, _)| t == topic)
-                    || self.cursors.keys().any(|&(_, t, _)| t == topic)
+                    || self.consumed.knows_topic(topic)
                     || self.effects.keys().any(|&(_, t)| t == topic)
                     || self.noted.keys().any(|&(_, t, _)| t == topic),
             ),
             Request::ForgetGroup(group) => self.decide_forget(
                 &Change::GroupForgotten(group),
-                self.cursors.keys().any(|&(g, _, _)| g == group)
+                self.consumed.knows_group(group)
+                    || self
+                        .effects
+                        .keys()
+                        .any(|&(o, _)| group_of(o) == Some(group))
                     || self.noted.keys().any(|&(g, _, _)| g == group),
             ),
             Request::ForgetJob(job) => self.decide_forget(
@@ -145,7 +168,7 @@ impl ShardState {
                     offset: noted.copied(),
                 }))
             }
-            Request::Trim(trimmed) => self.decide_trim(trimmed),
+            Request::Trim(trimmed) => self.consumed.decide_trim(trimmed, &self.queues),
             Request::Snapshot(_) => Decision::reply(Reply::Snapshot(Snapshot {
                 state: self.snapshot().encode_to_vec().into(),
                 position: 0,
@@ -179,116 +202,43 @@ impl ShardState {
         (records, offsets)
     }
 
-    fn decide_pop(&self, pop: &Pop, moment: Moment) -> Decision {
-        let until = Timestamp(moment.now.as_ms().saturating_add(pop.invisible_ms));
-        let mut records = Vec::new();
-        let mut reply = Leases::default();
-        for &queue in &pop.queues {
-            let room = (pop.limit as usize).saturating_sub(reply.leases.len());
-            let end = Offset(self.end((pop.topic, queue)));
-            let known = self.cursors.get(&(pop.group, pop.topic, queue));
-            // Also in an empty queue: the first message that comes is then new to the group.
-            if known.is_none() && pop.from_latest {
-                records.push(Record::State(
-                    Change::Started(Started {
-                        group: pop.group,
-                        topic: pop.topic,
-                        queue,
-                        next: end.0,
-                    })
-                    .to_bytes(),
-                ));
-                continue;
-            }
-            let new = Cursor::starting_at(self.first((pop.topic, queue)));
-            let cursor = known.unwrap_or(&new);
-            let chosen = cursor.decide_pop(moment.now, end, room);
-            let most = chosen.len() + limits::RECEIVE_BATCH_MAX;
-            let available = cursor.available(moment.now, end, most);
-            reply.more += u32::try_from(available - chosen.len()).expect("counted up to a bound");
-            if !chosen.is_empty() {
-                let (again, fresh): (Vec<_>, Vec<_>) = chosen
-                    .iter()
-                    .map(|one| one.offset)
-                    .partition(|&o| o < cursor.next());
-                let record = Popped {
-                    group: pop.group,
-                    topic: pop.topic,
-                    queue,
-                    lease: moment.random,
-                    until_ms: until.as_ms(),
-                    again: again.into_iter().map(|offset| offset.0).collect(),
-                    fresh_from: cursor.next().0,
-                    fresh: u32::try_from(fresh.len()).expect("a pop is bounded by its limit"),
-                };
-                records.push(Record::State(Change::Popped(record).to_bytes()));
-                reply.leases.extend(chosen.into_iter().map(|one| Lease {
-                    handle: Handle {
-                        queue,
-                        offset: one.offset.0,
-                        lease: moment.random,
-                    },
-                    attempt: one.attempt,
-                }));
-            } else if let Some(due) = cursor.next_due() {
-                reply.next_due_ms = Some(reply.next_due_ms.unwrap_or(i64::MAX).min(due.as_ms()));
-            }
-        }
+    /// The effect of burials: those that are not here yet.
+    fn decide_place(&self, place: Place, now: Timestamp) -> Decision {
+        let done = self.effects.get(&(place.origin, place.topic));
+        let done = done.map_or(0, |&(sequence, _)| sequence);
+        let new = place.sequences.iter().zip(place.messages);
+        let new: Vec<_> = new.filter(|(sequence, _)| **sequence > done).collect();
+        let Some(&(&last, _)) = new.last() else {
+            return Decision::reply(Reply::done());
+        };
+        let messages = new.into_iter().map(|(_, message)| message).collect();
+        let (mut records, _) = self.place(messages, now);
+        records.push(effect(place.origin, place.topic, last));
         Decision {
             records,
-            reply: Reply::Leases(reply),
+            reply: Reply::done(),
         }
     }
 
-    fn decide_ack(&self, ack: &Ack, now: Timestamp) -> Decision {
-        let mut by_queue: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-        let mut acknowledged = Vec::with_capacity(ack.handles.len());
-        for handle in &ack.handles {
-            let held = self.held(ack.group, ack.topic, handle, now);
-            if held == Held::Current {
-                by_queue
-                    .entry(handle.queue)
-                    .or_default()
-                    .push(handle.offset);
-            }
-            acknowledged.push(matches!(held, Held::Current | Held::Acknowledged));
+    /// The effect of a redrive, unless it was done before.
+    fn decide_reopen(&self, reopen: Reopen, now: Timestamp) -> Decision {
+        let done = self.effects.get(&(reopen.origin, reopen.topic));
+        if done.is_some_and(|&(sequence, _)| reopen.sequence <= sequence) {
+            return Decision::reply(Reply::done());
         }
-        let records = by_queue
-            .into_iter()
-            .map(|(queue, offsets)| {
-                let record = Acked {
-                    group: ack.group,
-                    topic: ack.topic,
-                    queue,
-                    offsets,
-                };
-                Record::State(Change::Acked(record).to_bytes())
-            })
-            .collect();
+        let change = Change::Reopened(Reopened {
+            group: reopen.group,
+            topic: reopen.topic,
+            queue: reopen.queue,
+            fact: reopen.fact,
+            at_ms: now.as_ms(),
+        });
         Decision {
-            records,
-            reply: Reply::Acks(Acks { acknowledged }),
-        }
-    }
-
-    fn decide_move(&self, change: &Move, moment: Moment) -> Decision {
-        match self.held(change.group, change.topic, &change.handle, moment.now) {
-            Held::Current => {
-                let until = moment.now.as_ms().saturating_add(change.invisible_ms);
-                let record = Moved {
-                    group: change.group,
-                    topic: change.topic,
-                    queue: change.handle.queue,
-                    offset: change.handle.offset,
-                    lease: moment.random,
-                    until_ms: until,
-                };
-                Decision::change(&Change::Moved(record), Reply::Moved(moment.random))
-            }
-            Held::Acknowledged => Decision::reply(Reply::refused(Reason::HandleAcknowledged, "")),
-            Held::Expired | Held::Unknown => {
-                Decision::reply(Reply::refused(Reason::HandleExpired, ""))
-            }
+            records: vec![
+                Record::State(change.to_bytes()),
+                effect(reopen.origin, reopen.topic, reopen.sequence),
+            ],
+            reply: Reply::done(),
         }
     }
 
@@ -338,43 +288,6 @@ impl ShardState {
         }
     }
 
-    /// Keeps what is new of it, of queues that this shard has messages of.
-    fn decide_trim(&self, trimmed: Trimmed) -> Decision {
-        let mut firsts = trimmed.firsts;
-        firsts.retain(|first| {
-            let queue = (first.topic, first.queue);
-            self.queues.contains_key(&queue) && self.first(queue).0 < first.offset
-        });
-        if firsts.is_empty() {
-            return Decision::reply(Reply::done());
-        }
-        Decision::change(&Change::Trimmed(Trimmed { firsts }), Reply::done())
-    }
-
-    fn held(&self, group: u64, topic: u64, handle: &Handle, now: Timestamp) -> Held {
-        let cursor = self.cursors.get(&(group, topic, handle.queue));
-        cursor.map_or(Held::Unknown, |c| {
-            c.held(Offset(handle.offset), handle.lease, now)
-        })
-    }
-
-    fn progress(&self, group: u64, now: Timestamp) -> Reply {
-        let cursors = self
-            .cursors
-            .range((group, 0, 0)..=(group, u64::MAX, u32::MAX));
-        let queues = cursors
-            .map(|(&(_, topic, queue), cursor)| QueueProgress {
-                topic,
-                queue,
-                ack_floor: cursor.ack_floor().0,
-                next: cursor.next().0,
-                in_flight: cursor.in_flight(now),
-                lag: cursor.lag(Offset(self.end((topic, queue)))),
-            })
-            .collect();
-        Reply::Progress(Progress { queues })
-    }
-
     fn job(&self, job: u64) -> JobSnapshot {
         let empty = || JobSnapshot {
             job,
@@ -385,10 +298,6 @@ impl ShardState {
 
     fn end(&self, queue: (u64, u32)) -> u64 {
         self.queues.get(&queue).copied().unwrap_or(0)
-    }
-
-    fn first(&self, queue: (u64, u32)) -> Offset {
-        Offset(self.firsts.get(&queue).copied().unwrap_or(0))
     }
 
     /// Applies a record that was just decided on here.
@@ -420,40 +329,25 @@ impl ShardState {
     }
 
     fn apply_change(&mut self, change: Change) {
+        let Some(change) = self.consumed.apply(change) else {
+            return;
+        };
         match change {
-            Change::Popped(record) => {
-                self.cursor(record.group, record.topic, record.queue)
-                    .popped(&record);
-            }
-            Change::Started(record) => {
-                let key = (record.group, record.topic, record.queue);
-                self.cursors
-                    .insert(key, Cursor::starting_at(Offset(record.next)));
-            }
-            Change::Acked(record) => {
-                self.cursor(record.group, record.topic, record.queue)
-                    .acked(&record);
-            }
-            Change::Moved(record) => {
-                self.cursor(record.group, record.topic, record.queue)
-                    .moved(&record);
-            }
             Change::EffectDone(record) => {
                 self.effects
                     .insert((record.job, record.topic), (record.epoch, record.part));
             }
             Change::TopicForgotten(topic) => {
                 self.queues.retain(|&(t, _), _| t != topic);
-                self.firsts.retain(|&(t, _), _| t != topic);
-                self.cursors.retain(|&(_, t, _), _| t != topic);
+                self.consumed.forget_topic(topic);
                 self.effects.retain(|&(_, t), _| t != topic);
                 self.noted.retain(|&(_, t, _), _| t != topic);
             }
             Change::GroupForgotten(group) => {
-                self.cursors.retain(|&(g, _, _), _| g != group);
+                self.consumed.forget_group(group);
+                self.effects.retain(|&(o, _), _| group_of(o) != Some(group));
                 self.noted.retain(|&(g, _, _), _| g != group);
             }
-            Change::Trimmed(trimmed) => self.trim(&trimmed),
             Change::JobForgotten(job) => {
                 self.jobs.remove(&job);
                 self.effects.retain(|&(j, _), _| j != job);
@@ -469,24 +363,6 @@ impl ShardState {
                 self.noted.insert(key, noted.offset);
             }
             catalog => self.catalog.apply(&catalog),
-        }
-    }
-
-    fn cursor(&mut self, group: u64, topic: u64, queue: u32) -> &mut Cursor {
-        let first = self.first((topic, queue));
-        let cursor = self.cursors.entry((group, topic, queue));
-        cursor.or_insert_with(|| Cursor::starting_at(first))
-    }
-
-    fn trim(&mut self, trimmed: &Trimmed) {
-        for first in &trimmed.firsts {
-            self.firsts.insert((first.topic, first.queue), first.offset);
-        }
-        let firsts = &self.firsts;
-        for (&(_, topic, queue), cursor) in &mut self.cursors {
-            if let Some(&first) = firsts.get(&(topic, queue)) {
-                cursor.trimmed(Offset(first));
-            }
         }
     }
 
@@ -506,16 +382,6 @@ impl ShardState {
                 queue,
                 offset,
             });
-        let cursors = self
-            .cursors
-            .iter()
-            .map(|(&(group, topic, queue), cursor)| CursorSnapshot {
-                group,
-                topic,
-                queue,
-                next: cursor.next().0,
-                pending: cursor.pending().collect(),
-            });
         let effects = self
             .effects
             .iter()
@@ -534,25 +400,29 @@ impl ShardState {
                 queue,
                 offset,
             });
-        ShardSnapshotRecord {
+        let mut snapshot = ShardSnapshotRecord {
             queues: queues.collect(),
-            cursors: cursors.collect(),
             effects: effects.collect(),
             jobs: self.jobs.values().cloned().collect(),
             stored_at_ms: self.stored_at.as_ms(),
             catalog: (self.shard == CATALOG_SHARD).then(|| self.catalog.snapshot()),
             noted: noted.collect(),
-            firsts: self
-                .firsts
-                .iter()
-                .map(|(&(topic, queue), &offset)| QueueOffset {
-                    topic,
-                    queue,
-                    offset,
-                })
-                .collect(),
-        }
+            ..ShardSnapshotRecord::default()
+        };
+        self.consumed.save(&mut snapshot);
+        snapshot
     }
+}
+
+/// The mark of an effect whose intent another shard logged.
+fn effect(origin: u64, topic: u64, sequence: u64) -> Record {
+    let mark = EffectDone {
+        job: origin,
+        topic,
+        epoch: sequence,
+        part: 0,
+    };
+    Record::State(Change::EffectDone(mark).to_bytes())
 }
 
 impl Projection for ShardState {
@@ -564,10 +434,6 @@ impl Projection for ShardState {
                     detail: format!("its snapshot can not be read: {error}"),
                 }
             })?;
-        let cursors = snapshot.cursors.iter().map(|cursor| {
-            let key = (cursor.group, cursor.topic, cursor.queue);
-            (key, Cursor::restore(Offset(cursor.next), &cursor.pending))
-        });
         Ok(Self {
             shard,
             stored_at: Timestamp(snapshot.stored_at_ms),
@@ -576,12 +442,7 @@ impl Projection for ShardState {
                 .iter()
                 .map(|q| ((q.topic, q.queue), q.offset))
                 .collect(),
-            cursors: cursors.collect(),
-            firsts: snapshot
-                .firsts
-                .iter()
-                .map(|q| ((q.topic, q.queue), q.offset))
-                .collect(),
+            consumed: Consumed::restore(&snapshot),
             effects: snapshot
                 .effects
                 .iter()

@@ -3,7 +3,7 @@
 //! After a failed write or sync nothing more is answered OK; all shards reopen under a new term from
 //! what is on disk. While that lasts, callers are told to try again.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,10 +11,12 @@ use millpond_proto::task::Lane;
 use millpond_proto::time::Timestamp;
 use millpond_storage::error::{AppendError, OpenError, TierError};
 use millpond_storage::log::{Parts, Settings, Tiered};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::broker::Broker;
 use crate::broker::incarnation::Incarnation;
+use crate::broker::request::Return;
+use crate::broker::undelivered::{RETURNS_MAX, give_back};
 
 /// Pause between attempts to reopen a log that failed.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
@@ -31,14 +33,17 @@ impl Broker {
     pub async fn start(parts: Parts, settings: Settings) -> Result<Arc<Self>, OpenError> {
         let first = Incarnation::open(&parts, &settings).await?;
         let (shown, current) = watch::channel(Some(Arc::clone(&first)));
+        let (returns, returned) = mpsc::channel(RETURNS_MAX);
         let broker = Arc::new(Self {
             parts: parts.clone(),
+            returns,
             current,
             supervisor: Mutex::new(None),
             stop: Notify::new(),
             turn: AtomicU32::new(0),
+            parked: AtomicUsize::new(0),
         });
-        let supervised = supervise(Arc::clone(&broker), settings, shown, first);
+        let supervised = supervise(Arc::clone(&broker), settings, shown, first, returned);
         let task = parts.spawn.spawn(Lane::Background, Box::pin(supervised));
         *broker
             .supervisor
@@ -98,6 +103,7 @@ async fn supervise(
     settings: Settings,
     shown: watch::Sender<Option<Arc<Incarnation>>>,
     first: Arc<Incarnation>,
+    mut returned: mpsc::Receiver<Return>,
 ) {
     let clock = Arc::clone(&broker.parts.clock);
     let mut incarnation = first;
@@ -107,6 +113,7 @@ async fn supervise(
             () = broker.stop.notified() => None,
             why = incarnation.ended() => Some(why),
             () = upkeep(&broker, &incarnation) => None,
+            () = give_back(&incarnation, &mut returned) => None,
         };
         shown.send_replace(None);
         incarnation.wake_all();
@@ -146,6 +153,9 @@ async fn upkeep(broker: &Broker, incarnation: &Incarnation) {
     loop {
         if let Err(error) = incarnation.finish_deletions().await {
             tracing::debug!(%error, "deletions wait for the next incarnation");
+        }
+        if let Err(error) = broker.finish_transfers(incarnation).await {
+            tracing::warn!(%error, "dead letters wait for the next turn");
         }
         if incarnation.storage().sizes().wal_bytes >= TIER_BYTES {
             match incarnation.tier().await {

@@ -17,6 +17,8 @@ use millpond_storage::tier::objects::DiskObjectStore;
 
 use super::*;
 
+mod groups;
+
 fn parts(disk: &SimulatedDisk) -> Parts {
     let disk: Arc<dyn millpond_storage::disk::Disk> = Arc::new(disk.clone());
     Parts {
@@ -338,8 +340,8 @@ async fn a_group_from_latest_sees_only_what_comes_after_its_first_poll() {
     broker.create_topic(new_topic()).await.unwrap();
     broker
         .create_group(Group {
-            name: group(),
             start: GroupStart::Latest,
+            ..Group::new(group())
         })
         .await
         .unwrap();

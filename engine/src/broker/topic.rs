@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use millpond_proto::limits;
-use millpond_proto::message::{Offset, QueueId, TopicId};
+use millpond_proto::message::{QueueId, TopicId};
 use millpond_proto::name::{GroupName, TopicName};
+use millpond_proto::time::Timestamp;
 use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
 use millpond_storage::log::Extent;
 
@@ -15,8 +16,7 @@ use crate::broker::record::{ColumnRecord, GroupRecord, TopicRecord};
 use crate::broker::request::{AlterTopic, Reason, Refused, Reply, Request};
 use crate::broker::state::CATALOG_SHARD;
 use crate::broker::{
-    Broker, BrokerError, Group, GroupProgress, GroupStart, NewRetention, NewTopic, Retention,
-    Topic, TopicType,
+    Broker, BrokerError, Group, GroupStart, NewRetention, NewTopic, Retention, Topic, TopicType,
 };
 
 impl Broker {
@@ -207,6 +207,7 @@ impl Broker {
     /// # Errors
     /// [`BrokerError::Exists`] when the name is taken.
     pub async fn create_group(&self, group: Group) -> Result<Group, BrokerError> {
+        group.check()?;
         match self
             .ask_catalog(Request::CreateGroup(group.record()))
             .await?
@@ -216,16 +217,21 @@ impl Broker {
         }
     }
 
-    /// Changes where a group starts in queues that it has not read yet.
+    /// Replaces a group's settings. Where it starts concerns queues that it has not read yet only.
     ///
     /// # Errors
     /// [`BrokerError::GroupNotFound`].
     pub async fn alter_group(&self, group: Group) -> Result<Group, BrokerError> {
+        group.check()?;
         match self
             .ask_catalog(Request::AlterGroup(group.record()))
             .await?
         {
-            Reply::Group(record) => Group::of(&record),
+            Reply::Group(record) => {
+                // Polls that wait must learn that the group goes on.
+                self.incarnation()?.wake_all();
+                Group::of(&record)
+            }
             _ => Err(BrokerError::Confused("alter group")),
         }
     }
@@ -238,41 +244,6 @@ impl Broker {
         self.ask_catalog(Request::DropGroup(name.to_string()))
             .await?;
         Ok(self.incarnation()?.finish_deletions().await?)
-    }
-
-    /// Where a group stands, by topic and queue; queues that it never polled are left out.
-    ///
-    /// # Errors
-    /// [`BrokerError::GroupNotFound`].
-    pub async fn group_progress(
-        &self,
-        name: &GroupName,
-    ) -> Result<Vec<GroupProgress>, BrokerError> {
-        let group = self.group_record(name)?;
-        let incarnation = self.incarnation()?;
-        let replies = incarnation.ask_all(Request::Progress(group.id)).await?;
-        let catalog = incarnation.catalog();
-        let mut progress = Vec::new();
-        for (_, reply) in replies {
-            let Reply::Progress(found) = reply else {
-                continue;
-            };
-            for queue in found.queues {
-                let Some(topic) = catalog.topic_by_id(queue.topic) else {
-                    continue;
-                };
-                progress.push(GroupProgress {
-                    topic: TopicName::new(&topic.name)?,
-                    queue: QueueId(queue.queue),
-                    ack_floor: Offset(queue.ack_floor),
-                    next: Offset(queue.next),
-                    in_flight: queue.in_flight,
-                    lag: queue.lag,
-                });
-            }
-        }
-        progress.sort_by(|a, b| (&a.topic, a.queue).cmp(&(&b.topic, b.queue)));
-        Ok(progress)
     }
 
     pub(super) fn catalog(&self) -> Arc<Catalog> {
@@ -306,11 +277,7 @@ impl Broker {
             Err(BrokerError::GroupNotFound { .. }) => {}
             found => return found,
         }
-        let group = Group {
-            name: name.clone(),
-            start: GroupStart::Earliest,
-        };
-        match self.create_group(group).await {
+        match self.create_group(Group::new(name.clone())).await {
             // Another consumer of the group was quicker.
             Ok(_) | Err(BrokerError::Exists { .. }) => self.group_record(name),
             Err(error) => Err(error),
@@ -359,6 +326,11 @@ fn refusal(refused: Refused) -> BrokerError {
             what: "the topic",
             name,
             why: "queues can only be added and new columns need new names".into(),
+        },
+        Reason::TooFarAhead => BrokerError::BadChange {
+            what: "the place",
+            name,
+            why: "settle the older messages first, or all of them".into(),
         },
         Reason::Damaged => BrokerError::ShardDamaged(name),
         Reason::EpochOrder => BrokerError::Confused("an epoch out of order"),
@@ -440,25 +412,78 @@ impl Topic {
 }
 
 impl Group {
-    fn of(record: &GroupRecord) -> Result<Self, BrokerError> {
-        let start = if record.from_latest {
-            GroupStart::Latest
-        } else {
-            GroupStart::Earliest
+    pub(super) fn of(record: &GroupRecord) -> Result<Self, BrokerError> {
+        let start = match (record.from_latest, record.start_at_ms) {
+            (true, _) => GroupStart::Latest,
+            (false, Some(at)) => GroupStart::At(Timestamp(at)),
+            (false, None) => GroupStart::Earliest,
         };
         Ok(Self {
             name: GroupName::new(&record.name)?,
             start,
+            attempts_max: Some(record.attempts_max).filter(|attempts| *attempts > 0),
+            backoff: record.backoff.clone(),
+            fifo: record.fifo,
+            paused: record.paused,
         })
     }
 
-    fn record(&self) -> GroupRecord {
-        let from_latest = self.start == GroupStart::Latest;
+    pub(super) fn record(&self) -> GroupRecord {
         GroupRecord {
             id: 0,
             name: self.name.to_string(),
-            from_latest,
-            ..GroupRecord::default()
+            from_latest: self.start == GroupStart::Latest,
+            attempts_max: self.attempts_max.unwrap_or(0),
+            backoff: self.backoff.clone(),
+            fifo: self.fifo,
+            paused: self.paused,
+            start_at_ms: match self.start {
+                GroupStart::At(at) => Some(at.as_ms()),
+                GroupStart::Earliest | GroupStart::Latest => None,
+            },
         }
+    }
+
+    fn check(&self) -> Result<(), BrokerError> {
+        let out = |what, found: String, allowed: String| {
+            Err(BrokerError::OutOfBounds {
+                what,
+                found,
+                allowed,
+            })
+        };
+        let attempts = self.attempts_max.unwrap_or(1);
+        if !(1..=limits::GROUP_ATTEMPTS_MAX).contains(&attempts) {
+            let allowed = format!("1 to {}", limits::GROUP_ATTEMPTS_MAX);
+            return out("the number of attempts", attempts.to_string(), allowed);
+        }
+        let Some(backoff) = &self.backoff else {
+            return Ok(());
+        };
+        if backoff.list_ms.len() > limits::BACKOFF_STEPS_MAX {
+            let allowed = format!("at most {}", limits::BACKOFF_STEPS_MAX);
+            return out(
+                "the number of back-off steps",
+                backoff.list_ms.len().to_string(),
+                allowed,
+            );
+        }
+        let exponential = [backoff.initial_ms, backoff.max_ms];
+        let times = backoff.list_ms.iter().chain(&exponential);
+        for ms in times {
+            if !(0..=limits::INVISIBLE_MS_MAX).contains(ms) {
+                let allowed = format!("0 to {} ms", limits::INVISIBLE_MS_MAX);
+                return out("a back-off", format!("{ms} ms"), allowed);
+            }
+        }
+        if backoff.list_ms.is_empty() && !(1.0..=100.0).contains(&backoff.multiplier) {
+            let found = backoff.multiplier.to_string();
+            return out(
+                "the multiplier of the back-off",
+                found,
+                "1 to 100".to_owned(),
+            );
+        }
+        Ok(())
     }
 }

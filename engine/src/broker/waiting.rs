@@ -78,6 +78,14 @@ impl Waiting {
         }
     }
 
+    /// Rings for one waiter of every topic and group.
+    pub fn ring_all(&self) {
+        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        for bell in bells.values() {
+            bell.notify_one();
+        }
+    }
+
     /// Rings every bell for every waiter: the incarnation ends, or a group was changed.
     pub fn wake_all(&self) {
         let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);

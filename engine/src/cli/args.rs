@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use millpond_proto::limits;
 
+use crate::cli::group_args::{DlqCommand, GroupCommand};
 use crate::cli::keep;
 use crate::cli::output::Format;
 
@@ -40,9 +41,12 @@ pub enum Command {
     /// Create, list, inspect, delete topics; send to and read from them.
     #[command(subcommand)]
     Topic(TopicCommand),
-    /// List, inspect, delete consumer groups.
+    /// Create, list, inspect, alter, reset, pause, delete consumer groups.
     #[command(subcommand)]
     Group(GroupCommand),
+    /// List, redrive, purge the dead letters of a group.
+    #[command(subcommand)]
+    Dlq(DlqCommand),
     /// Submit, list, inspect, cancel continuous queries.
     #[command(subcommand)]
     Job(JobCommand),
@@ -373,33 +377,6 @@ pub struct ConsumeArgs {
     pub output: Format,
 }
 
-/// `millpond group …`.
-#[derive(Debug, Subcommand)]
-pub enum GroupCommand {
-    /// List consumer groups.
-    #[command(visible_alias = "list")]
-    Ls {
-        /// How to print.
-        #[arg(short, long, value_enum, default_value = "table")]
-        output: Format,
-    },
-    /// Show where a group stands in each queue.
-    #[command(visible_alias = "describe")]
-    Info {
-        /// Name of the group.
-        name: String,
-        /// How to print.
-        #[arg(short, long, value_enum, default_value = "table")]
-        output: Format,
-    },
-    /// Delete a group and its progress.
-    #[command(visible_alias = "delete")]
-    Rm {
-        /// Name of the group.
-        name: String,
-    },
-}
-
 /// `millpond job …`.
 #[derive(Debug, Subcommand)]
 pub enum JobCommand {
@@ -565,6 +542,7 @@ pub fn advice(words: &[String]) -> Option<String> {
         "topic" | "topics" => Some("topic"),
         "group" | "groups" | "consumer-group" => Some("group"),
         "job" | "jobs" | "query" | "view" => Some("job"),
+        "dlq" | "dead-letters" | "dead-letter" => Some("dlq"),
         _ => None,
     };
     let verb = |word: &str| match word {

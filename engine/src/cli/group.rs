@@ -1,10 +1,15 @@
 //! `millpond group …`.
 
 use millpond_proto::client::{Admin, Client};
+use millpond_proto::wire::admin::reset_group_request::To;
+use millpond_proto::wire::admin::{
+    AlterGroupRequest, CloneGroupRequest, CreateGroupRequest, Group, ListInFlightRequest,
+    ResetGroupRequest,
+};
 
-use crate::cli::args::GroupCommand;
 use crate::cli::error::CliError;
-use crate::cli::output::Table;
+use crate::cli::group_args::{GroupCommand, GroupSettings, Place, ResetArgs};
+use crate::cli::output::{Cell, Format, Table};
 use crate::cli::run::Terminal;
 
 /// Does a command about groups.
@@ -18,32 +23,205 @@ pub async fn run(
 ) -> Result<(), CliError> {
     let admin = Admin::new(client);
     match command {
-        GroupCommand::Ls { output } => {
-            let mut table = Table::new(&["group", "start"]);
-            for group in admin.list_groups().await? {
-                table.rows.push(vec![group.name.into(), group.start.into()]);
-            }
-            table.print(*output, terminal.out).map_err(CliError::output)
+        GroupCommand::Ls { output } => list(&admin, *output, terminal).await,
+        GroupCommand::Info { name, output } => info(&admin, name, *output, terminal).await,
+        GroupCommand::Create { name, settings } => {
+            let (start, start_at) = start(settings.start.as_ref());
+            let request = CreateGroupRequest {
+                name: name.clone(),
+                start,
+                attempts_max: settings.attempts.unwrap_or(0),
+                backoff: settings.backoff.clone(),
+                fifo: settings.fifo.unwrap_or(false),
+                start_at,
+            };
+            let group = admin.create_group(request).await?;
+            terminal.say(&format!("created consumer group {}", group.name))
         }
-        GroupCommand::Info { name, output } => {
-            let answer = admin.describe_group(name).await?;
-            let columns = ["topic", "queue", "ack_floor", "next", "in_flight", "lag"];
-            let mut table = Table::new(&columns);
-            for progress in answer.progress {
-                table.rows.push(vec![
-                    progress.topic.into(),
-                    progress.queue.into(),
-                    progress.ack_floor.into(),
-                    progress.next.into(),
-                    progress.in_flight.into(),
-                    progress.lag.into(),
-                ]);
-            }
-            table.print(*output, terminal.out).map_err(CliError::output)
+        GroupCommand::Alter { name, settings } => {
+            let group = admin.alter_group(altered(name, settings)).await?;
+            terminal.say(&format!("altered consumer group {}", group.name))
         }
+        GroupCommand::Pause { name } => {
+            pause(&admin, name, true).await?;
+            terminal.say(&format!(
+                "paused consumer group {name}; go on with: millpond group resume {name}"
+            ))
+        }
+        GroupCommand::Resume { name } => {
+            pause(&admin, name, false).await?;
+            terminal.say(&format!("resumed consumer group {name}"))
+        }
+        GroupCommand::Reset(args) => reset(&admin, args, terminal).await,
+        GroupCommand::Clone { from, to } => {
+            let request = CloneGroupRequest {
+                from: from.clone(),
+                to: to.clone(),
+            };
+            admin.clone_group(request).await?;
+            terminal.say(&format!("consumer group {to} stands where {from} stands"))
+        }
+        GroupCommand::Inflight {
+            name,
+            limit,
+            output,
+        } => in_flight(&admin, name, *limit, *output, terminal).await,
         GroupCommand::Rm { name } => {
             admin.delete_group(name).await?;
             terminal.say(&format!("deleted consumer group {name}"))
         }
     }
+}
+
+async fn list(admin: &Admin, output: Format, terminal: &mut Terminal<'_>) -> Result<(), CliError> {
+    let mut table = Table::new(&["group", "start", "attempts", "backoff", "fifo", "paused"]);
+    for group in admin.list_groups().await? {
+        let backoff = backoff(&group);
+        let attempts = Some(group.attempts_max).filter(|attempts| *attempts > 0);
+        table.rows.push(vec![
+            group.name.into(),
+            match group.start_at {
+                Some(at) => at.to_string().into(),
+                None => group.start.into(),
+            },
+            attempts.into(),
+            backoff,
+            Cell::Boolean(group.fifo),
+            Cell::Boolean(group.paused),
+        ]);
+    }
+    table.print(output, terminal.out).map_err(CliError::output)
+}
+
+async fn info(
+    admin: &Admin,
+    name: &str,
+    output: Format,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let answer = admin.describe_group(name).await?;
+    let columns = [
+        "topic",
+        "queue",
+        "ack_floor",
+        "next",
+        "in_flight",
+        "lag",
+        "lag_seconds",
+    ];
+    let mut table = Table::new(&columns);
+    for progress in answer.progress {
+        table.rows.push(vec![
+            progress.topic.into(),
+            progress.queue.into(),
+            progress.ack_floor.into(),
+            progress.next.into(),
+            progress.in_flight.into(),
+            progress.lag.into(),
+            (progress.lag_ms / 1000).into(),
+        ]);
+    }
+    table.print(output, terminal.out).map_err(CliError::output)
+}
+
+async fn reset(
+    admin: &Admin,
+    args: &ResetArgs,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let to = match (&args.to, args.offset, args.skip) {
+        (_, Some(offset), _) => To::Offset(offset),
+        (_, _, Some(count)) => To::Skip(count),
+        (Some(Place::At(at)), ..) => To::Time(*at),
+        (Some(Place::Latest), ..) => To::End("latest".to_owned()),
+        (Some(Place::Earliest) | None, ..) => To::End("earliest".to_owned()),
+    };
+    let request = ResetGroupRequest {
+        group: args.name.clone(),
+        topic: args.topic.clone(),
+        queue: args.queue,
+        to: Some(to),
+    };
+    let answer = admin.reset_group(request).await?;
+    let mut table = Table::new(&["queue", "next"]);
+    for place in answer.places {
+        table.rows.push(vec![place.queue.into(), place.next.into()]);
+    }
+    table
+        .print(Format::Table, terminal.out)
+        .map_err(CliError::output)
+}
+
+async fn in_flight(
+    admin: &Admin,
+    name: &str,
+    limit: u32,
+    output: Format,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let request = ListInFlightRequest {
+        group: name.to_owned(),
+        limit,
+    };
+    let columns = [
+        "topic", "queue", "offset", "consumer", "since", "until", "attempt", "renewed",
+    ];
+    let mut table = Table::new(&columns);
+    for one in admin.list_in_flight(request).await?.messages {
+        table.rows.push(vec![
+            one.topic.into(),
+            one.queue.into(),
+            one.offset.into(),
+            one.consumer.into(),
+            one.since.map(|at| at.to_string()).into(),
+            one.until.map(|at| at.to_string()).into(),
+            one.attempts.into(),
+            Cell::Boolean(one.renewed),
+        ]);
+    }
+    table.print(output, terminal.out).map_err(CliError::output)
+}
+
+async fn pause(admin: &Admin, name: &str, paused: bool) -> Result<(), CliError> {
+    let request = AlterGroupRequest {
+        name: name.to_owned(),
+        paused: Some(paused),
+        ..AlterGroupRequest::default()
+    };
+    admin.alter_group(request).await?;
+    Ok(())
+}
+
+fn altered(name: &str, settings: &GroupSettings) -> AlterGroupRequest {
+    let (start, start_at) = start(settings.start.as_ref());
+    AlterGroupRequest {
+        name: name.to_owned(),
+        start,
+        attempts_max: settings.attempts,
+        backoff: settings.backoff.clone(),
+        fifo: settings.fifo,
+        paused: None,
+        start_at,
+    }
+}
+
+fn start(place: Option<&Place>) -> (String, Option<prost_types::Timestamp>) {
+    match place {
+        None => (String::new(), None),
+        Some(Place::Earliest) => ("earliest".to_owned(), None),
+        Some(Place::Latest) => ("latest".to_owned(), None),
+        Some(Place::At(at)) => ("time".to_owned(), Some(*at)),
+    }
+}
+
+/// The back-off as `--backoff` takes it; nothing for the server's default.
+fn backoff(group: &Group) -> Cell {
+    let Some(backoff) = &group.backoff else {
+        return Cell::Null;
+    };
+    if backoff.list_ms.is_empty() {
+        return format!("{}ms..{}ms", backoff.initial_ms, backoff.max_ms).into();
+    }
+    let list: Vec<String> = backoff.list_ms.iter().map(|ms| format!("{ms}ms")).collect();
+    list.join(",").into()
 }

@@ -4,14 +4,16 @@
 //! here knows more than any other client. All printing goes through [`output`] into writers that are
 //! passed in: results to the first, everything else to the second.
 //!
-//! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`], [`group`],
+//! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`], [`group`] and [`dlq`] over [`group_args`],
 //! [`job`], [`sql`], [`import`], [`export`], [`storage`], [`bench`], and [`serve`], which is the server itself.
 
 pub mod args;
 pub mod bench;
+pub mod dlq;
 pub mod error;
 pub mod export;
 pub mod group;
+pub mod group_args;
 pub mod import;
 pub mod job;
 pub mod keep;

@@ -23,6 +23,8 @@ use tonic_reflection::pb::v1::{ServerReflectionRequest, ServiceResponse};
 use super::*;
 use crate::net::{MemoryNetwork, TcpNetwork};
 
+mod consumers;
+
 async fn listen(network: &dyn Network) -> Listening {
     let any = "127.0.0.1:0".parse().unwrap();
     let config = Config {

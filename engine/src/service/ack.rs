@@ -1,4 +1,4 @@
-//! Acknowledging deliveries, and changing when they come back.
+//! Acknowledging deliveries, changing when they come back, giving them up.
 
 use millpond_proto::wire::rocketmq as pb;
 use millpond_proto::wire::rocketmq::Code;
@@ -6,12 +6,15 @@ use tonic::Request;
 
 use crate::authorize::{Action, Resource};
 use crate::broker::{BrokerError, ReceiptHandle};
-use crate::service::client::client_id;
+use crate::service::client::{Clients, client_id};
 use crate::service::code::{self, Refusal};
 use crate::service::gate::Gate;
 use crate::service::receive::check_invisible;
 use crate::service::route::{group_name, topic_name};
 use crate::service::time::{duration_ms, millis};
+
+/// Below this a push consumer's negative acknowledgement is taken for a mistake.
+const PUSH_BACK_OFF_MS_MIN: i64 = 100;
 
 /// Acknowledges; one result per entry, in order, with the handle as the client sent it.
 ///
@@ -60,8 +63,47 @@ pub async fn ack_message(
 /// [`Refusal`] when it was not moved.
 pub async fn change_invisible_duration(
     gate: &Gate,
+    clients: &Clients,
     request: Request<pb::ChangeInvisibleDurationRequest>,
 ) -> Result<pb::ChangeInvisibleDurationResponse, Refusal> {
+    let client_id = client_id(request.metadata())?;
+    let topic = topic_name(request.get_ref().topic.as_ref())?;
+    let group = group_name(request.get_ref().group.as_ref())?;
+    let admitted = gate
+        .admit(
+            request.extensions(),
+            Action::Consume,
+            Resource::Topic(topic.as_str()),
+        )?
+        .also(Action::Consume, Resource::Group(group.as_str()))?;
+    let client = clients.heard(client_id, gate.clock().now());
+    let request = request.get_ref();
+    // Node sends an empty duration for "at once".
+    let ms = request.invisible_duration.as_ref().map_or(0, duration_ms);
+    check_invisible(ms, 0)?;
+    let handle = ReceiptHandle::from_text(&request.receipt_handle)?;
+    // A push consumer means "later, as the group says": Node reads the list as none, and seconds as
+    // milliseconds.
+    let is_mistaken = ms < PUSH_BACK_OFF_MS_MIN && client.unwrap_or_default().is_push;
+    let invisible = (!is_mistaken).then(|| millis(ms));
+    let handle = admitted
+        .broker()?
+        .change_invisible_or_back_off(&group, &topic, handle, invisible)
+        .await?;
+    Ok(pb::ChangeInvisibleDurationResponse {
+        status: Some(code::ok()),
+        receipt_handle: handle.to_text(),
+    })
+}
+
+/// Sends a delivered message to its group's dead letters.
+///
+/// # Errors
+/// [`Refusal`] when it was not sent there.
+pub async fn forward_to_dead_letters(
+    gate: &Gate,
+    request: Request<pb::ForwardMessageToDeadLetterQueueRequest>,
+) -> Result<pb::ForwardMessageToDeadLetterQueueResponse, Refusal> {
     client_id(request.metadata())?;
     let topic = topic_name(request.get_ref().topic.as_ref())?;
     let group = group_name(request.get_ref().group.as_ref())?;
@@ -72,18 +114,13 @@ pub async fn change_invisible_duration(
             Resource::Topic(topic.as_str()),
         )?
         .also(Action::Consume, Resource::Group(group.as_str()))?;
-    let request = request.get_ref();
-    // Node sends an empty duration for "at once".
-    let ms = request.invisible_duration.as_ref().map_or(0, duration_ms);
-    check_invisible(ms, 0)?;
-    let handle = ReceiptHandle::from_text(&request.receipt_handle)?;
-    let handle = admitted
+    let handle = ReceiptHandle::from_text(&request.get_ref().receipt_handle)?;
+    admitted
         .broker()?
-        .change_invisible(&group, &topic, handle, millis(ms))
+        .forward_to_dead_letters(&group, &topic, handle)
         .await?;
-    Ok(pb::ChangeInvisibleDurationResponse {
+    Ok(pb::ForwardMessageToDeadLetterQueueResponse {
         status: Some(code::ok()),
-        receipt_handle: handle.to_text(),
     })
 }
 

@@ -19,15 +19,12 @@ use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
 use crate::authorize::{Action, Resource};
-use crate::broker::{
-    Broker, BrokerError, Group, GroupProgress, GroupStart, NewRetention, NewTopic, Retention,
-    Topic, TopicType,
-};
+use crate::broker::{Broker, BrokerError, NewRetention, NewTopic, Retention, Topic, TopicType};
 use crate::process;
 use crate::service::code::{explain, grpc, of_remedy};
 use crate::service::gate::{Admitted, Gate};
-use crate::service::query;
 use crate::service::time::to_wire;
+use crate::service::{groups, query};
 
 /// Messages in one administrative read that does not say.
 const READ_MESSAGES_DEFAULT: usize = 32;
@@ -187,9 +184,11 @@ impl Admin for Administration {
     async fn create_group(&self, request: Request<pb::CreateGroupRequest>) -> Answered<pb::Group> {
         let resource = Resource::Group(&request.get_ref().name);
         let admitted = self.admit(&request, Action::Manage, resource)?;
-        let group = group(&request.get_ref().name, &request.get_ref().start)?;
+        let group = groups::new(request.into_inner())?;
         let made = admitted.broker()?.create_group(group).await;
-        Ok(Response::new(group_to_wire(&made.map_err(|e| grpc(&e))?)))
+        Ok(Response::new(groups::group_to_wire(
+            &made.map_err(|e| grpc(&e))?,
+        )))
     }
 
     async fn alter_group(&self, request: Request<pb::AlterGroupRequest>) -> Answered<pb::Group> {
@@ -197,17 +196,10 @@ impl Admin for Administration {
         let admitted = self.admit(&request, Action::Manage, resource)?;
         let broker = admitted.broker()?;
         let request = request.get_ref();
-        // Nothing set, nothing changed.
-        let altered = if request.start.is_empty() {
-            broker.group(&group_name(&request.name)?)
-        } else {
-            broker
-                .alter_group(group(&request.name, &request.start)?)
-                .await
-        };
-        Ok(Response::new(group_to_wire(
-            &altered.map_err(|e| grpc(&e))?,
-        )))
+        let known = broker.group(&group_name(&request.name)?);
+        let group = groups::altered(known.map_err(|e| grpc(&e))?, request)?;
+        let altered = broker.alter_group(group).await.map_err(|e| grpc(&e))?;
+        Ok(Response::new(groups::group_to_wire(&altered)))
     }
 
     async fn list_groups(
@@ -217,7 +209,7 @@ impl Admin for Administration {
         let admitted = self.admit(&request, Action::Describe, Resource::Server)?;
         let groups = admitted.broker()?.groups();
         Ok(Response::new(pb::ListGroupsResponse {
-            groups: groups.iter().map(group_to_wire).collect(),
+            groups: groups.iter().map(groups::group_to_wire).collect(),
         }))
     }
 
@@ -231,9 +223,13 @@ impl Admin for Administration {
         let name = group_name(name)?;
         let group = broker.group(&name).map_err(|e| grpc(&e))?;
         let progress = broker.group_progress(&name).await.map_err(|e| grpc(&e))?;
+        let now = broker.now();
         Ok(Response::new(pb::DescribeGroupResponse {
-            group: Some(group_to_wire(&group)),
-            progress: progress.into_iter().map(progress_to_wire).collect(),
+            group: Some(groups::group_to_wire(&group)),
+            progress: progress
+                .into_iter()
+                .map(|one| groups::progress_to_wire(one, now))
+                .collect(),
         }))
     }
 
@@ -246,6 +242,70 @@ impl Admin for Administration {
         let deleted = admitted.broker()?.delete_group(&group_name(name)?).await;
         deleted.map_err(|e| grpc(&e))?;
         Ok(Response::new(pb::DeleteGroupResponse {}))
+    }
+
+    async fn reset_group(
+        &self,
+        request: Request<pb::ResetGroupRequest>,
+    ) -> Answered<pb::ResetGroupResponse> {
+        let resource = Resource::Group(&request.get_ref().group);
+        let admitted = self.admit(&request, Action::Manage, resource)?;
+        let reset = groups::reset(admitted.broker()?, request.into_inner()).await;
+        reset.map(Response::new)
+    }
+
+    async fn clone_group(
+        &self,
+        request: Request<pb::CloneGroupRequest>,
+    ) -> Answered<pb::CloneGroupResponse> {
+        let (from, to) = (&request.get_ref().from, &request.get_ref().to);
+        let admitted = self
+            .admit(&request, Action::Describe, Resource::Group(from))?
+            .also(Action::Manage, Resource::Group(to))?;
+        let (from, to) = (group_name(from)?, group_name(to)?);
+        let cloned = admitted.broker()?.clone_group(&from, &to).await;
+        cloned.map_err(|e| grpc(&e))?;
+        Ok(Response::new(pb::CloneGroupResponse {}))
+    }
+
+    async fn list_in_flight(
+        &self,
+        request: Request<pb::ListInFlightRequest>,
+    ) -> Answered<pb::ListInFlightResponse> {
+        let resource = Resource::Group(&request.get_ref().group);
+        let admitted = self.admit(&request, Action::Describe, resource)?;
+        let found = groups::in_flight(admitted.broker()?, request.get_ref()).await;
+        found.map(Response::new)
+    }
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<pb::DeadLettersRequest>,
+    ) -> Answered<pb::DeadLettersResponse> {
+        let resource = Resource::Group(&request.get_ref().group);
+        let admitted = self.admit(&request, Action::Read, resource)?;
+        let found = groups::dead_letters(admitted.broker()?, request.into_inner()).await;
+        found.map(Response::new)
+    }
+
+    async fn redrive_dead_letters(
+        &self,
+        request: Request<pb::DeadLettersRequest>,
+    ) -> Answered<pb::DeadLettersResponse> {
+        let resource = Resource::Group(&request.get_ref().group);
+        let admitted = self.admit(&request, Action::Manage, resource)?;
+        let settled = groups::settle(admitted.broker()?, request.into_inner(), true).await;
+        settled.map(Response::new)
+    }
+
+    async fn purge_dead_letters(
+        &self,
+        request: Request<pb::DeadLettersRequest>,
+    ) -> Answered<pb::DeadLettersResponse> {
+        let resource = Resource::Group(&request.get_ref().group);
+        let admitted = self.admit(&request, Action::Manage, resource)?;
+        let settled = groups::settle(admitted.broker()?, request.into_inner(), false).await;
+        settled.map(Response::new)
     }
 
     async fn submit_job(&self, request: Request<pb::SubmitJobRequest>) -> Answered<pb::Job> {
@@ -422,11 +482,11 @@ fn tier_status(error: &TierError) -> Status {
     Status::new(of_remedy(error.remedy()), explain(error))
 }
 
-fn topic_name(name: &str) -> Result<TopicName, Status> {
+pub(super) fn topic_name(name: &str) -> Result<TopicName, Status> {
     TopicName::new(name).map_err(name_status)
 }
 
-fn group_name(name: &str) -> Result<GroupName, Status> {
+pub(super) fn group_name(name: &str) -> Result<GroupName, Status> {
     GroupName::new(name).map_err(name_status)
 }
 
@@ -499,46 +559,8 @@ fn topic_to_wire(topic: Topic) -> pb::Topic {
     }
 }
 
-fn group(name: &str, start: &str) -> Result<Group, Status> {
-    let start = match start {
-        "" | "earliest" => GroupStart::Earliest,
-        "latest" => GroupStart::Latest,
-        other => {
-            return Err(Status::invalid_argument(format!(
-                "start {other:?} is unknown; choose \"earliest\" or \"latest\""
-            )));
-        }
-    };
-    Ok(Group {
-        name: group_name(name)?,
-        start,
-    })
-}
-
-fn group_to_wire(group: &Group) -> pb::Group {
-    let start = match group.start {
-        GroupStart::Earliest => "earliest",
-        GroupStart::Latest => "latest",
-    };
-    pb::Group {
-        name: group.name.to_string(),
-        start: start.to_owned(),
-    }
-}
-
-fn progress_to_wire(progress: GroupProgress) -> pb::GroupProgress {
-    pb::GroupProgress {
-        topic: progress.topic.to_string(),
-        queue: progress.queue.0,
-        ack_floor: progress.ack_floor.0,
-        next: progress.next.0,
-        in_flight: progress.in_flight,
-        lag: progress.lag,
-    }
-}
-
 /// Text properties as they are, binary ones left out: the contract's map holds text.
-fn stored(envelope: Envelope) -> pb::StoredMessage {
+pub(super) fn stored(envelope: Envelope) -> pb::StoredMessage {
     let (stored_at, born_at) = (to_wire(envelope.stored_at()), to_wire(envelope.born_at()));
     pb::StoredMessage {
         queue: envelope.queue,
@@ -574,20 +596,6 @@ mod tests {
         assert!(lite.message().contains("fifo"), "{lite}");
         assert_eq!(
             topic_type("x").unwrap_err().code(),
-            tonic::Code::InvalidArgument
-        );
-    }
-
-    #[test]
-    fn a_group_starts_where_it_is_told() {
-        assert_eq!(group("g", "").unwrap().start, GroupStart::Earliest);
-        assert_eq!(group("g", "latest").unwrap().start, GroupStart::Latest);
-        assert_eq!(
-            group("g", "now").unwrap_err().code(),
-            tonic::Code::InvalidArgument
-        );
-        assert_eq!(
-            group("g.h", "").unwrap_err().code(),
             tonic::Code::InvalidArgument
         );
     }

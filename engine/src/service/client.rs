@@ -25,12 +25,15 @@ pub const REQUEST_TIMEOUT_MS_DEFAULT: i64 = 3_000;
 pub struct Client {
     /// Timeout of its ordinary calls.
     pub request_timeout_ms: i64,
+    /// Whether it is a push consumer: the client works the messages off by itself.
+    pub is_push: bool,
 }
 
 impl Default for Client {
     fn default() -> Self {
         Self {
             request_timeout_ms: REQUEST_TIMEOUT_MS_DEFAULT,
+            is_push: false,
         }
     }
 }
@@ -85,6 +88,26 @@ impl Clients {
         let (client, heard) = known.clients.get_mut(id)?;
         *heard = now;
         Some(*client)
+    }
+
+    /// Notes that a client called; one that has not sent its settings is known by its defaults from now
+    /// on, if there is room.
+    pub fn beat(&self, id: &str, now: Timestamp) {
+        if self.heard(id, now).is_none() {
+            // Over the bound it stays unknown, which costs it nothing but the renewal of its leases.
+            let _ = self.remember(id, Client::default(), now);
+        }
+    }
+
+    /// Whether a client was heard of lately.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
+    #[must_use]
+    pub fn lives(&self, id: &str, now: Timestamp) -> bool {
+        let known = self.0.lock().expect("no holder panics");
+        let heard = known.clients.get(id).map(|(_, heard)| *heard);
+        heard.is_some_and(|heard| now.since(heard) <= millis(limits::CLIENT_EXPIRY_MS))
     }
 
     /// Forgets a client.
@@ -142,12 +165,15 @@ mod tests {
         let at = |s: i64| Timestamp(1_700_000_000_000 + s * 1000);
         let client = Client {
             request_timeout_ms: 5000,
+            is_push: false,
         };
         clients.remember("a", client, at(0)).unwrap();
         clients.remember("b", client, at(0)).unwrap();
         assert_eq!(clients.heard("a", at(100)), Some(client));
         clients.remember("c", client, at(200)).unwrap();
         assert_eq!(clients.heard("b", at(200)), None);
+        assert!(clients.lives("a", at(220)) && !clients.lives("a", at(221)));
+        assert!(!clients.lives("b", at(200)));
         assert_eq!(clients.count(), 2);
         clients.forget("a");
         assert_eq!(clients.heard("a", at(201)), None);

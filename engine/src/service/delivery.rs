@@ -5,6 +5,7 @@ use millpond_proto::time::Timestamp;
 use millpond_proto::wire::rocketmq as pb;
 use millpond_storage::format::envelope::{Envelope, PropertyValue, flags};
 
+use crate::broker::transfer::{property, text};
 use crate::broker::{Delivery, TopicType};
 use crate::service::route;
 use crate::service::time::to_wire;
@@ -23,8 +24,17 @@ pub fn message(delivery: Delivery, topic: Option<pb::Resource>, store_host: &str
     let Envelope {
         properties, body, ..
     } = &envelope;
+    let dead_letter = text(&envelope, property::TOPIC).map(|origin| pb::DeadLetterQueue {
+        topic: origin.to_owned(),
+        message_id: text(&envelope, property::MESSAGE_ID)
+            .unwrap_or(&envelope.message_id)
+            .to_owned(),
+    });
     let user_properties = properties
         .iter()
+        .filter(|property| {
+            ![property::TOPIC, property::MESSAGE_ID].contains(&property.key.as_str())
+        })
         .filter_map(|property| match &property.value {
             Some(PropertyValue::Text(text)) => Some((property.key.clone(), text.clone())),
             Some(PropertyValue::Binary(_)) | None => None,
@@ -43,6 +53,7 @@ pub fn message(delivery: Delivery, topic: Option<pb::Resource>, store_host: &str
             pb::Encoding::Identity.into()
         },
         message_type: route::message_type(type_of(&envelope)).into(),
+        dead_letter_queue: dead_letter,
         delivery_timestamp: envelope.due_at_ms.map(|ms| to_wire(Timestamp(ms))),
         priority: envelope.priority,
         born_timestamp: Some(to_wire(envelope.born_at())),

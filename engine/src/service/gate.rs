@@ -92,6 +92,13 @@ impl Gate {
         }
     }
 
+    /// What is behind it, for the server's own work; calls of others go through [`Gate::admit`]. None while
+    /// the server starts or stops.
+    #[must_use]
+    pub fn opened(&self) -> Option<&Open> {
+        self.open.get().filter(|_| self.phase() == Phase::Serving)
+    }
+
     /// Shuts it for good and ends what waits on [`Gate::stopping`].
     pub fn stop(&self) {
         self.phase.send_replace(Phase::Stopping);

@@ -4,6 +4,7 @@
 //! with a status inside, never a gRPC error; only the telemetry stream has no place for one. What is
 //! not served says so in the same way, and names what to do instead.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use millpond_proto::wire::rocketmq as pb;
@@ -15,13 +16,15 @@ use crate::authorize::{Action, Resource};
 use crate::service::client::{Clients, client_id};
 use crate::service::code::{self, Refusal};
 use crate::service::gate::Gate;
-use crate::service::{ack, pull, receive, route, send, telemetry};
+use crate::service::subscription::Subscriptions;
+use crate::service::{ack, pull, receive, renew, route, send, telemetry};
 
 /// The service over one gate.
 #[derive(Clone, Debug)]
 pub struct Messaging {
     gate: Arc<Gate>,
     clients: Arc<Clients>,
+    subscriptions: Arc<Subscriptions>,
     store_host: Arc<str>,
 }
 
@@ -32,7 +35,24 @@ impl Messaging {
         Self {
             gate,
             clients: Arc::default(),
+            subscriptions: Arc::default(),
             store_host: store_host.into(),
+        }
+    }
+
+    /// Renews the leases of its clients until the server stops.
+    pub fn renewal(&self) -> impl Future<Output = ()> + Send + use<> {
+        renew::renewal(Arc::clone(&self.gate), Arc::clone(&self.clients))
+    }
+
+    /// A client has said that it is gone.
+    async fn part(&self, id: &str) {
+        self.clients.forget(id);
+        self.subscriptions.forget(id);
+        if let Some(open) = self.gate.opened()
+            && let Err(error) = open.broker.release(id).await
+        {
+            tracing::debug!(%error, "a client's messages come back when their time ends");
         }
     }
 
@@ -127,7 +147,7 @@ impl MessagingService for Messaging {
     ) -> Answered<pb::HeartbeatResponse> {
         answer(self.client(&request).map(|id| {
             // A beat before the settings is welcome too: no client needs the error.
-            let _ = self.clients.heard(&id, self.gate.clock().now());
+            self.clients.beat(&id, self.gate.clock().now());
             pb::HeartbeatResponse {
                 status: Some(code::ok()),
             }
@@ -153,7 +173,13 @@ impl MessagingService for Messaging {
         request: Request<pb::ReceiveMessageRequest>,
     ) -> Answered<Self::ReceiveMessageStream> {
         let store_host = Arc::clone(&self.store_host);
-        let frames = receive::receive_message(&self.gate, &self.clients, store_host, request);
+        let frames = receive::receive_message(
+            &self.gate,
+            &self.clients,
+            &self.subscriptions,
+            store_host,
+            request,
+        );
         Ok(Response::new(frames))
     }
 
@@ -168,9 +194,7 @@ impl MessagingService for Messaging {
         &self,
         request: Request<pb::ForwardMessageToDeadLetterQueueRequest>,
     ) -> Answered<pb::ForwardMessageToDeadLetterQueueResponse> {
-        let what =
-            "dead letter queues are not served yet; acknowledge the message, or let it come back";
-        answer(Err(self.missing(&request, what)))
+        answer(ack::forward_to_dead_letters(&self.gate, request).await)
     }
 
     async fn pull_message(
@@ -225,11 +249,13 @@ impl MessagingService for Messaging {
         &self,
         request: Request<pb::NotifyClientTerminationRequest>,
     ) -> Answered<pb::NotifyClientTerminationResponse> {
-        answer(self.client(&request).map(|id| {
-            self.clients.forget(&id);
-            pb::NotifyClientTerminationResponse {
-                status: Some(code::ok()),
-            }
+        let id = match self.client(&request) {
+            Ok(id) => id,
+            Err(refusal) => return answer(Err(refusal)),
+        };
+        self.part(&id).await;
+        answer(Ok(pb::NotifyClientTerminationResponse {
+            status: Some(code::ok()),
         }))
     }
 
@@ -237,7 +263,7 @@ impl MessagingService for Messaging {
         &self,
         request: Request<pb::ChangeInvisibleDurationRequest>,
     ) -> Answered<pb::ChangeInvisibleDurationResponse> {
-        answer(ack::change_invisible_duration(&self.gate, request).await)
+        answer(ack::change_invisible_duration(&self.gate, &self.clients, request).await)
     }
 
     async fn recall_message(

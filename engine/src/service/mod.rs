@@ -6,7 +6,8 @@
 //! Reading order: [`gate`] (who may pass, and the way to the broker), [`code`] (errors on the wire),
 //! [`time`] (deadlines and durations), then the messaging service [`messaging`] with its calls
 //! ([`route`], [`telemetry`] over [`client`] and [`settings`], [`send`], [`receive`] over
-//! [`delivery`], [`ack`], [`pull`]), our own [`admin`] with [`query`] over [`statements`], and [`http`].
+//! [`subscription`] and [`delivery`], [`ack`], [`renew`], [`pull`]), our own [`admin`] with [`groups`] and
+//! [`query`] over [`statements`], and [`http`].
 
 pub mod ack;
 pub mod admin;
@@ -14,14 +15,17 @@ pub mod client;
 pub mod code;
 pub mod delivery;
 pub mod gate;
+pub mod groups;
 pub mod http;
 pub mod messaging;
 pub mod pull;
 pub mod query;
 pub mod receive;
+pub mod renew;
 pub mod route;
 pub mod send;
 pub mod settings;
 pub mod statements;
+pub mod subscription;
 pub mod telemetry;
 pub mod time;

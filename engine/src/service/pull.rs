@@ -135,7 +135,9 @@ fn check(
         .unwrap_or_default();
     let filter = filter(request.get_ref().filter_expression.as_ref())?;
     let from = offset(request.get_ref().offset)?;
-    let Client { request_timeout_ms } = client;
+    let Client {
+        request_timeout_ms, ..
+    } = client;
     let asked = request.get_ref().long_polling_timeout.as_ref();
     let poll = Poll {
         // Who names no wait gets what is there.

@@ -1,14 +1,17 @@
 //! Receiving: a long poll whose answer is a short stream.
 //!
 //! The frames are always the same: a status, the messages, a delivery timestamp, and then the end,
-//! because clients read the stream to its end before they look. `auto_renew` is taken as an invisible
-//! time of [`limits::INVISIBLE_MS_DEFAULT`]; it is not renewed while the consumer works. Filters other
-//! than all messages are refused rather than ignored.
+//! because clients read the stream to its end before they look. An answer that is not read to its end
+//! reached nobody: what it carried goes back at once. `auto_renew` means an invisible time of
+//! [`limits::INVISIBLE_MS_DEFAULT`] that is renewed while the consumer lives ([`super::renew`]).
 
+use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Context};
 
 use futures::future::Either;
-use futures::stream::{BoxStream, StreamExt as _};
+use futures::stream::{BoxStream, Stream, StreamExt as _};
 use millpond_proto::limits;
 use millpond_proto::wire::rocketmq as pb;
 use millpond_proto::wire::rocketmq::Code;
@@ -16,12 +19,16 @@ use millpond_proto::wire::rocketmq::receive_message_response::Content;
 use tonic::{Request, Status};
 
 use crate::authorize::{Action, Resource};
+use crate::broker::filter::{Filter, FilterKind};
+use crate::broker::poll::Consumer;
+use crate::broker::undelivered::{Batch, Undelivered};
 use crate::broker::{Broker, Receive};
 use crate::service::client::{Client, Clients, client_id, client_version};
 use crate::service::code::{self, Refusal};
 use crate::service::delivery::message;
 use crate::service::gate::Gate;
 use crate::service::route::{group_name, topic_name};
+use crate::service::subscription::Subscriptions;
 use crate::service::time::{Poll, duration_ms, millis, timeout, to_wire};
 
 /// What the client reads.
@@ -31,6 +38,7 @@ pub type Frames = BoxStream<'static, Result<pb::ReceiveMessageResponse, Status>>
 struct Checked {
     broker: Arc<Broker>,
     receive: Receive,
+    consumer: Consumer,
     topic: Option<pb::Resource>,
 }
 
@@ -38,55 +46,85 @@ struct Checked {
 pub fn receive_message(
     gate: &Arc<Gate>,
     clients: &Clients,
+    subscriptions: &Subscriptions,
     store_host: Arc<str>,
     request: Request<pb::ReceiveMessageRequest>,
 ) -> Frames {
     let gate = Arc::clone(gate);
-    let checked = check(&gate, clients, request);
+    let checked = check(&gate, clients, subscriptions, request);
     let frames = async move {
-        let (status, messages) = match checked {
-            Err(refusal) => (refusal.into_status(), Vec::new()),
+        let (status, messages, undelivered) = match checked {
+            Err(refusal) => (refusal.into_status(), Vec::new(), None),
             Ok(checked) => poll(&gate, checked, &store_host).await,
         };
         let delivered_at = to_wire(gate.clock().now());
-        let frames = std::iter::once(Content::Status(status))
+        let contents = std::iter::once(Content::Status(status))
             .chain(messages.into_iter().map(Content::Message))
-            .chain([Content::DeliveryTimestamp(delivered_at)])
-            .map(|content| {
-                Ok(pb::ReceiveMessageResponse {
-                    content: Some(content),
-                })
-            });
-        futures::stream::iter(frames)
+            .chain([Content::DeliveryTimestamp(delivered_at)]);
+        Sending {
+            contents: contents.collect(),
+            undelivered,
+        }
     };
     futures::stream::once(frames).flatten().boxed()
 }
 
-async fn poll(gate: &Gate, checked: Checked, store_host: &str) -> (pb::Status, Vec<pb::Message>) {
+/// The frames of an answer; what they carry goes back when they are not all taken.
+struct Sending {
+    contents: VecDeque<Content>,
+    undelivered: Option<Undelivered>,
+}
+
+impl Stream for Sending {
+    type Item = Result<pb::ReceiveMessageResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> task::Poll<Option<Self::Item>> {
+        let content = self.contents.pop_front();
+        if let Some(undelivered) = &mut self.undelivered {
+            match &content {
+                Some(_) => undelivered.begin(),
+                // The end was asked for behind the last frame: they are all on the wire.
+                None => undelivered.clear(),
+            }
+        }
+        let frame = |content| pb::ReceiveMessageResponse {
+            content: Some(content),
+        };
+        task::Poll::Ready(content.map(|content| Ok(frame(content))))
+    }
+}
+
+async fn poll(
+    gate: &Gate,
+    checked: Checked,
+    store_host: &str,
+) -> (pb::Status, Vec<pb::Message>, Option<Undelivered>) {
     let Checked {
         broker,
         receive,
+        consumer,
         topic,
     } = checked;
     let stopping = std::pin::pin!(gate.stopping());
-    let received = std::pin::pin!(broker.receive(receive));
+    let received = std::pin::pin!(broker.receive_as(receive, &consumer));
     let received = match futures::future::select(received, stopping).await {
         Either::Left((received, _)) => received,
         // Nothing was delivered: the client polls again, and finds the server that comes back.
-        Either::Right(_) => Ok(Vec::new()),
+        Either::Right(_) => Ok(Batch::default()),
     };
     match received {
-        Err(error) => (Refusal::from(error).into_status(), Vec::new()),
-        Ok(deliveries) if deliveries.is_empty() => {
+        Err(error) => (Refusal::from(error).into_status(), Vec::new(), None),
+        Ok(batch) if batch.deliveries().is_empty() => {
             let none = Refusal::new(Code::MessageNotFound, "no new message");
-            (none.into_status(), Vec::new())
+            (none.into_status(), Vec::new(), None)
         }
-        Ok(deliveries) => {
+        Ok(batch) => {
+            let (deliveries, undelivered) = batch.split();
             let messages = deliveries
                 .into_iter()
                 .map(|delivery| message(delivery, topic.clone(), store_host))
                 .collect();
-            (code::ok(), messages)
+            (code::ok(), messages, undelivered)
         }
     }
 }
@@ -94,6 +132,7 @@ async fn poll(gate: &Gate, checked: Checked, store_host: &str) -> (pb::Status, V
 fn check(
     gate: &Gate,
     clients: &Clients,
+    subscriptions: &Subscriptions,
     request: Request<pb::ReceiveMessageRequest>,
 ) -> Result<Checked, Refusal> {
     let client_id = client_id(request.metadata())?;
@@ -107,12 +146,13 @@ fn check(
             Resource::Topic(name.as_str()),
         )?
         .also(Action::Consume, Resource::Group(group.as_str()))?;
-    let client = clients
-        .heard(client_id, gate.clock().now())
-        .unwrap_or_default();
-    check_filter(request.get_ref().filter_expression.as_ref())?;
+    let now = gate.clock().now();
+    let client = clients.heard(client_id, now).unwrap_or_default();
+    let filter = Arc::new(filter(request.get_ref().filter_expression.as_ref())?);
     let invisible_ms = invisible_ms(request.get_ref())?;
-    let Client { request_timeout_ms } = client;
+    let Client {
+        request_timeout_ms, ..
+    } = client;
     let poll = Poll {
         asked_ms: request
             .get_ref()
@@ -125,6 +165,13 @@ fn check(
     }
     .wait()?;
     let broker = Arc::clone(admitted.broker()?);
+    subscriptions.polls(&group, &name, client_id, &filter, now)?;
+    let consumer = Consumer {
+        id: client_id.to_owned(),
+        attempt_id: request.get_ref().attempt_id.clone(),
+        renewed: request.get_ref().auto_renew,
+        filter: Some(filter),
+    };
     let request = request.into_inner();
     let limit = usize::try_from(request.batch_size).unwrap_or(0);
     Ok(Checked {
@@ -136,26 +183,23 @@ fn check(
             invisible: millis(invisible_ms),
             poll,
         },
+        consumer,
         topic: request.message_queue.and_then(|queue| queue.topic),
     })
 }
 
-fn check_filter(filter: Option<&pb::FilterExpression>) -> Result<(), Refusal> {
+fn filter(filter: Option<&pb::FilterExpression>) -> Result<Filter, Refusal> {
     let Some(filter) = filter else {
-        return Ok(());
+        return Ok(Filter::all());
     };
-    let expression = filter.expression.trim();
-    let tag = filter.r#type != i32::from(pb::FilterType::Sql);
-    if tag && (expression.is_empty() || expression == "*") {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        Code::IllegalFilterExpression,
-        format!(
-            "filter {expression:?} is not served yet; subscribe with the tag expression \"*\" and \
-             pass over what you do not need"
-        ),
-    ))
+    let is_sql = filter.r#type == i32::from(pb::FilterType::Sql);
+    let kind = if is_sql {
+        FilterKind::Sql92
+    } else {
+        FilterKind::Tag
+    };
+    Filter::parse(kind, &filter.expression)
+        .map_err(|error| Refusal::new(Code::IllegalFilterExpression, error.to_string()))
 }
 
 fn invisible_ms(request: &pb::ReceiveMessageRequest) -> Result<i64, Refusal> {
@@ -213,21 +257,21 @@ mod tests {
     }
 
     #[test]
-    fn only_all_messages_are_served() {
-        let filter = |kind: pb::FilterType, expression: &str| {
-            let filter = pb::FilterExpression {
+    fn filters_are_read_by_their_type() {
+        let read = |kind: pb::FilterType, expression: &str| {
+            let expression = pb::FilterExpression {
                 r#type: kind.into(),
                 expression: expression.to_owned(),
             };
-            check_filter(Some(&filter)).map_err(|refusal| refusal.code)
+            filter(Some(&expression)).map_err(|refusal| refusal.code)
         };
-        assert_eq!(check_filter(None), Ok(()));
-        assert_eq!(filter(pb::FilterType::Tag, "*"), Ok(()));
-        assert_eq!(filter(pb::FilterType::Tag, ""), Ok(()));
-        assert_eq!(filter(pb::FilterType::Unspecified, ""), Ok(()));
+        assert!(filter(None).unwrap().is_all());
+        assert!(read(pb::FilterType::Tag, "*").unwrap().is_all());
+        assert!(read(pb::FilterType::Unspecified, "").unwrap().is_all());
+        assert!(!read(pb::FilterType::Tag, "a || b").unwrap().is_all());
+        assert!(!read(pb::FilterType::Sql, "a > 1").unwrap().is_all());
         let refused = Err(Code::IllegalFilterExpression);
-        assert_eq!(filter(pb::FilterType::Tag, "a || b"), refused);
-        assert_eq!(filter(pb::FilterType::Sql, "a > 1"), refused);
-        assert_eq!(filter(pb::FilterType::Sql, ""), refused);
+        assert_eq!(read(pb::FilterType::Sql, ""), refused);
+        assert_eq!(read(pb::FilterType::Sql, "a >"), refused);
     }
 }

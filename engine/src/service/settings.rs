@@ -10,8 +10,10 @@ use millpond_proto::wire::rocketmq::retry_policy::Strategy;
 use millpond_proto::wire::rocketmq::settings::PubSub;
 use prost::Message as _;
 
+use crate::broker::{Broker, DeliveryPolicy};
 use crate::service::client::{Client, REQUEST_TIMEOUT_MS_DEFAULT};
 use crate::service::code::Refusal;
+use crate::service::route::{group_name, topic_name};
 use crate::service::time::{duration_ms, wire_duration};
 
 /// Largest settings that are read: they are kept while the stream lives.
@@ -35,7 +37,10 @@ const CLIENT_PROPERTIES_BYTES_MAX: usize = 4096;
 ///
 /// # Panics
 /// Never: a constant of ours fits its type.
-pub fn merge(mut settings: pb::Settings) -> Result<(pb::Settings, Client), Refusal> {
+pub fn merge(
+    mut settings: pb::Settings,
+    policy: impl FnOnce(&pb::Subscription) -> DeliveryPolicy,
+) -> Result<(pb::Settings, Client), Refusal> {
     if settings.encoded_len() > SETTINGS_BYTES_MAX {
         return Err(bad(format!(
             "the settings have {} bytes, limit {SETTINGS_BYTES_MAX}; name fewer topics per client",
@@ -49,10 +54,13 @@ pub fn merge(mut settings: pb::Settings) -> Result<(pb::Settings, Client), Refus
             publishing.validate_message_type = true;
             publishing.max_body_size =
                 i32::try_from(limits::BODY_BYTES_MAX).expect("the limit is a few MiB");
+            settings.backoff_policy = Some(resend());
             true
         }
         Some(PubSub::Subscription(subscription)) => {
-            subscription.fifo = Some(false);
+            let policy = policy(subscription);
+            subscription.fifo = Some(policy.fifo);
+            settings.backoff_policy = Some(redelivery(&policy));
             subscription.receive_batch_size =
                 Some(i32::try_from(limits::RECEIVE_BATCH_MAX).expect("the limit is small"));
             subscription.long_polling_timeout = Some(wire_duration(limits::POLL_MS_MAX));
@@ -74,12 +82,18 @@ pub fn merge(mut settings: pb::Settings) -> Result<(pb::Settings, Client), Refus
             "client_type does not fit: producers set publishing, consumers subscription",
         ));
     }
-    settings.backoff_policy = Some(if producer { resend() } else { redelivery() });
     settings.metric = Some(pb::Metric {
         on: false,
         endpoints: None,
     });
+    let is_push = matches!(
+        kind,
+        Some(Ok(
+            pb::ClientType::PushConsumer | pb::ClientType::LitePushConsumer
+        ))
+    );
     let client = Client {
+        is_push,
         request_timeout_ms: settings
             .request_timeout
             .as_ref()
@@ -105,15 +119,43 @@ fn resend() -> pb::RetryPolicy {
     }
 }
 
-fn redelivery() -> pb::RetryPolicy {
-    let next = REDELIVERY_S
-        .iter()
-        .map(|s| wire_duration(s * 1000))
-        .collect();
-    pb::RetryPolicy {
-        max_attempts: limits::DELIVERY_ATTEMPTS_MAX,
-        strategy: Some(Strategy::CustomizedBackoff(pb::CustomizedBackoff { next })),
+/// What the server tells consumers of the group that a subscription names.
+pub fn policy_of(broker: Option<&Broker>, subscription: &pb::Subscription) -> DeliveryPolicy {
+    let group = group_name(subscription.group.as_ref());
+    let topics = subscription.subscriptions.iter();
+    let topics = topics.filter_map(|entry| topic_name(entry.topic.as_ref()).ok());
+    match (broker, group) {
+        (Some(broker), Ok(group)) => broker.delivery_policy(&group, &topics.collect::<Vec<_>>()),
+        _ => DeliveryPolicy {
+            attempts_max: limits::DELIVERY_ATTEMPTS_MAX.unsigned_abs(),
+            ..DeliveryPolicy::default()
+        },
     }
+}
+
+fn redelivery(policy: &DeliveryPolicy) -> pb::RetryPolicy {
+    let strategy = match &policy.backoff {
+        Some(backoff) if backoff.list_ms.is_empty() => {
+            #[expect(clippy::cast_possible_truncation, reason = "the wire has no better")]
+            let multiplier = backoff.multiplier as f32;
+            Strategy::ExponentialBackoff(pb::ExponentialBackoff {
+                initial: Some(wire_duration(backoff.initial_ms)),
+                max: Some(wire_duration(backoff.max_ms)),
+                multiplier,
+            })
+        }
+        Some(backoff) => customized(backoff.list_ms.iter().copied()),
+        None => customized(REDELIVERY_S.iter().map(|s| s * 1000)),
+    };
+    pb::RetryPolicy {
+        max_attempts: i32::try_from(policy.attempts_max).unwrap_or(i32::MAX),
+        strategy: Some(strategy),
+    }
+}
+
+fn customized(list_ms: impl Iterator<Item = i64>) -> Strategy {
+    let next = list_ms.map(wire_duration).collect();
+    Strategy::CustomizedBackoff(pb::CustomizedBackoff { next })
 }
 
 fn check_properties(settings: &pb::Settings) -> Result<(), Refusal> {
@@ -151,6 +193,42 @@ fn check_properties(settings: &pb::Settings) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::record::Backoff;
+
+    fn unknown(subscription: &pb::Subscription) -> DeliveryPolicy {
+        policy_of(None, subscription)
+    }
+
+    #[test]
+    fn a_push_consumer_gets_what_its_group_says() {
+        let settings = pb::Settings {
+            client_type: Some(pb::ClientType::PushConsumer.into()),
+            pub_sub: Some(PubSub::Subscription(pb::Subscription::default())),
+            ..pb::Settings::default()
+        };
+        let policy = |_: &pb::Subscription| DeliveryPolicy {
+            attempts_max: 3,
+            backoff: Some(Backoff {
+                initial_ms: 5000,
+                max_ms: 7_200_000,
+                multiplier: 2.0,
+                ..Backoff::default()
+            }),
+            fifo: true,
+        };
+        let (merged, client) = merge(settings, policy).unwrap();
+        assert!(client.is_push);
+        let Some(PubSub::Subscription(subscription)) = &merged.pub_sub else {
+            panic!("stays a consumer");
+        };
+        assert_eq!(subscription.fifo, Some(true));
+        let told = merged.backoff_policy.unwrap();
+        assert_eq!(told.max_attempts, 3);
+        let Some(Strategy::ExponentialBackoff(backoff)) = told.strategy else {
+            panic!("exponential");
+        };
+        assert_eq!(backoff.initial.unwrap().seconds, 5);
+    }
 
     fn producer() -> pb::Settings {
         pb::Settings {
@@ -170,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_producer_gets_exponential_backoff_and_its_own_words() {
-        let (merged, client) = merge(producer()).unwrap();
+        let (merged, client) = merge(producer(), unknown).unwrap();
         assert_eq!(client.request_timeout_ms, 5000);
         let Some(PubSub::Publishing(publishing)) = &merged.pub_sub else {
             panic!("stays a producer");
@@ -194,7 +272,7 @@ mod tests {
             pub_sub: Some(PubSub::Subscription(pb::Subscription::default())),
             ..pb::Settings::default()
         };
-        let (merged, client) = merge(settings).unwrap();
+        let (merged, client) = merge(settings, unknown).unwrap();
         assert_eq!(client, Client::default());
         let Some(PubSub::Subscription(subscription)) = &merged.pub_sub else {
             panic!("stays a consumer");
@@ -212,7 +290,7 @@ mod tests {
 
     #[test]
     fn settings_that_contradict_themselves_are_refused() {
-        let code = |settings| merge(settings).unwrap_err().code;
+        let code = |settings| merge(settings, unknown).unwrap_err().code;
         let mut silent = producer();
         silent.pub_sub = None;
         assert_eq!(code(silent), Code::BadRequest);

@@ -19,7 +19,7 @@ use tonic::Status;
 use crate::service::client::Clients;
 use crate::service::code;
 use crate::service::gate::Gate;
-use crate::service::settings::merge;
+use crate::service::settings::{merge, policy_of};
 
 /// How long after the first answer it is sent once more.
 const REPEAT_AFTER: Duration = Duration::from_millis(400);
@@ -101,7 +101,9 @@ where
             let text = "the first telemetry command must be settings; send them first";
             return Err(Status::invalid_argument(text));
         };
-        let (merged, client) = merge(settings).map_err(code::Refusal::into_grpc)?;
+        let broker = self.gate.opened().map(|open| open.broker.as_ref());
+        let policy = |subscription: &pb::Subscription| policy_of(broker, subscription);
+        let (merged, client) = merge(settings, policy).map_err(code::Refusal::into_grpc)?;
         let now = self.gate.clock().now();
         self.clients
             .remember(&self.client_id, client, now)

@@ -10,12 +10,14 @@ use crate::client::connection::Client;
 use crate::client::error::ClientError;
 use crate::wire::admin::query_response::Content;
 use crate::wire::admin::{
-    AlterGroupRequest, AlterTopicRequest, CancelJobRequest, CompactRequest, CompactResponse,
-    CreateGroupRequest, CreateTopicRequest, DeleteGroupRequest, DeleteTopicRequest,
-    DescribeGroupRequest, DescribeGroupResponse, DescribeJobRequest, DescribeServerRequest,
-    DescribeTopicRequest, DescribeTopicResponse, Group, Job, ListGroupsRequest, ListJobsRequest,
-    ListStorageRequest, ListStorageResponse, ListTopicsRequest, QueryRequest, QueryResponse,
-    QuerySummary, ReadRequest, ReadResponse, Server, SubmitJobRequest, TierRequest, TierResponse,
+    AlterGroupRequest, AlterTopicRequest, CancelJobRequest, CloneGroupRequest, CloneGroupResponse,
+    CompactRequest, CompactResponse, CreateGroupRequest, CreateTopicRequest, DeadLettersRequest,
+    DeadLettersResponse, DeleteGroupRequest, DeleteTopicRequest, DescribeGroupRequest,
+    DescribeGroupResponse, DescribeJobRequest, DescribeServerRequest, DescribeTopicRequest,
+    DescribeTopicResponse, Group, Job, ListGroupsRequest, ListInFlightRequest,
+    ListInFlightResponse, ListJobsRequest, ListStorageRequest, ListStorageResponse,
+    ListTopicsRequest, QueryRequest, QueryResponse, QuerySummary, ReadRequest, ReadResponse,
+    ResetGroupRequest, ResetGroupResponse, Server, SubmitJobRequest, TierRequest, TierResponse,
     Topic, VerifyRequest, VerifyResponse,
 };
 
@@ -169,7 +171,7 @@ impl Admin {
             .map_err(|status| self.client.status_error(&status))
     }
 
-    /// Changes where a group starts.
+    /// Changes a group's settings.
     ///
     /// # Errors
     /// Any [`ClientError`].
@@ -222,6 +224,90 @@ impl Admin {
             .await;
         answer
             .map(|_| ())
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Puts a group elsewhere in a topic.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn reset_group(
+        &self,
+        request: ResetGroupRequest,
+    ) -> Result<ResetGroupResponse, ClientError> {
+        let answer = self.client.admin().reset_group(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Lets a group stand where another one stands.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn clone_group(
+        &self,
+        request: CloneGroupRequest,
+    ) -> Result<CloneGroupResponse, ClientError> {
+        let answer = self.client.admin().clone_group(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// What consumers of a group hold.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn list_in_flight(
+        &self,
+        request: ListInFlightRequest,
+    ) -> Result<ListInFlightResponse, ClientError> {
+        let answer = self.client.admin().list_in_flight(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Some of a group's dead letters.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn list_dead_letters(
+        &self,
+        request: DeadLettersRequest,
+    ) -> Result<DeadLettersResponse, ClientError> {
+        let answer = self.client.admin().list_dead_letters(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Delivers dead letters to their group once more.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn redrive_dead_letters(
+        &self,
+        request: DeadLettersRequest,
+    ) -> Result<DeadLettersResponse, ClientError> {
+        let answer = self.client.admin().redrive_dead_letters(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Is done with dead letters.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn purge_dead_letters(
+        &self,
+        request: DeadLettersRequest,
+    ) -> Result<DeadLettersResponse, ClientError> {
+        let answer = self.client.admin().purge_dead_letters(request).await;
+        answer
+            .map(tonic::Response::into_inner)
             .map_err(|status| self.client.status_error(&status))
     }
 

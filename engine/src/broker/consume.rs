@@ -1,0 +1,801 @@
+//! What groups have consumed in one shard: part of the shard's state.
+//!
+//! Cursors by group, topic and queue, and the transfers that leave this shard. Deciding reads and
+//! changes nothing; [`Consumed::apply`] is the only mutation. No I/O, no clock, no async.
+//!
+//! A message that was delivered too often, or that its consumer gives up, leaves its group by a
+//! [`Transfer`]: the intent, logged here. Its effect, a message in the group's dead letter topic, may
+//! lie in another shard; it is keyed by this shard and the transfer's sequence, so doing it twice adds
+//! nothing. A redrive is the same the other way round.
+
+use std::collections::BTreeMap;
+
+use millpond_proto::limits;
+use millpond_proto::message::{Offset, ShardId};
+use millpond_proto::time::Timestamp;
+use millpond_storage::log::Record;
+
+use crate::broker::group::{Choice, Chosen, Cursor, Held, Wish};
+use crate::broker::record::{
+    Acked, Backoff, Change, CursorSnapshot, Fact, Holder, Moved, Popped, QueueOffset, Renewed,
+    Returned, Scanned, ShardSnapshotRecord, Started, Transfer, TransferKind, TransfersBegun,
+    TransfersEnded, Trimmed,
+};
+use crate::broker::request::{
+    Ack, Acks, Bury, CloneGroup, EndTransfers, Handle, HeldMessage, HeldMessages, InFlight, Lease,
+    Leases, Look, Move, Outstanding, Pop, Progress, QueueProgress, Reason, Renew, Reply, Reset,
+    Return, Scan, Settle, Stand, Stands, Stored, Transfers,
+};
+use crate::broker::state::{Decision, Moment};
+
+/// Where effects are keyed by the shard of their intent: above every id of a group.
+const SHARD_BITS: u32 = 48;
+
+/// What groups have consumed.
+#[derive(Debug, Default, PartialEq)]
+pub struct Consumed {
+    /// By group, topic and queue.
+    cursors: BTreeMap<(u64, u64, u32), Cursor>,
+    /// First offset kept, of queues that do not begin at 0.
+    firsts: BTreeMap<(u64, u32), u64>,
+    /// Under way, by sequence.
+    transfers: BTreeMap<u64, Transfer>,
+    last_transfer: u64,
+}
+
+/// Next offset of the queues of a shard.
+pub type Ends = BTreeMap<(u64, u32), u64>;
+
+/// The key of effects whose intents a shard logged for a group.
+#[must_use]
+pub fn origin(group: u64, shard: ShardId) -> u64 {
+    group | (u64::from(shard.0) + 1) << SHARD_BITS
+}
+
+/// The group of such a key.
+#[must_use]
+pub fn group_of(origin: u64) -> Option<u64> {
+    (origin >> SHARD_BITS != 0).then_some(origin & ((1 << SHARD_BITS) - 1))
+}
+
+/// The invisible time after so many deliveries, ms.
+#[must_use]
+pub fn backoff_ms(backoff: &Backoff, attempts: u32) -> i64 {
+    let index = attempts.max(1) as usize - 1;
+    if let Some(last) = backoff.list_ms.last() {
+        return backoff.list_ms.get(index).copied().unwrap_or(*last);
+    }
+    let power = i32::try_from(index).unwrap_or(i32::MAX);
+    let exact = backoff.initial_ms as f64 * backoff.multiplier.powi(power);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a cast of a float saturates"
+    )]
+    let ms = exact as i64;
+    ms.clamp(0, backoff.max_ms.max(0))
+}
+
+impl Consumed {
+    /// Decides on a poll.
+    ///
+    /// # Panics
+    /// Never: what is counted is bounded.
+    pub fn decide_pop(&self, pop: &Pop, ends: &Ends, moment: Moment) -> Decision {
+        let mut records = Vec::new();
+        let mut reply = Leases {
+            group: pop.group,
+            topic: pop.topic,
+            ..Leases::default()
+        };
+        let mut sequence = self.last_transfer;
+        let now = moment.now;
+        for &queue in &pop.queues {
+            let end = Offset(ends.get(&(pop.topic, queue)).copied().unwrap_or(0));
+            let known = self.cursors.get(&(pop.group, pop.topic, queue));
+            if known.is_none() && pop.only_known {
+                reply.unstarted.push(queue);
+                continue;
+            }
+            // Also in an empty queue: the first message that comes is then new to the group.
+            if known.is_none() && pop.from_latest {
+                let started = Started {
+                    group: pop.group,
+                    topic: pop.topic,
+                    queue,
+                    next: end.0,
+                };
+                records.push(state(&Change::Started(started)));
+                reply.advanced = true;
+                continue;
+            }
+            let new = Cursor::starting_at(self.first(pop.topic, queue));
+            let cursor = known.unwrap_or(&new);
+            let wish = Wish {
+                now,
+                end,
+                limit: (pop.limit as usize).saturating_sub(reply.leases.len()),
+                attempts_max: pop.attempts_max,
+                by_priority: pop.by_priority,
+                scan: pop.scans.iter().find(|scan| scan.queue == queue),
+            };
+            let nothing = Scan {
+                queue,
+                ..Scan::default()
+            };
+            let wish = Wish {
+                scan: wish.scan.or_else(|| pop.scanned.then_some(&nothing)),
+                ..wish
+            };
+            let choice = cursor.decide(&wish);
+            if !pop.scanned {
+                let most = choice.chosen.len() + limits::RECEIVE_BATCH_MAX;
+                let more = cursor.available(now, end, most) - choice.chosen.len();
+                // Those that are dead are seen but never given.
+                let more = more.saturating_sub(choice.dead.len());
+                reply.more += u32::try_from(more).expect("counted up to a bound");
+            }
+            if !choice.dead.is_empty() {
+                let dead = choice.dead.iter();
+                let transfers = dead.map(|&offset| {
+                    sequence += 1;
+                    Transfer {
+                        sequence,
+                        kind: TransferKind::Bury.into(),
+                        group: pop.group,
+                        topic: pop.topic,
+                        queue,
+                        offset,
+                        attempts: cursor.attempts(offset),
+                        requested: false,
+                    }
+                });
+                let begun = TransfersBegun {
+                    transfers: transfers.collect(),
+                };
+                records.push(state(&Change::TransfersBegun(begun)));
+                reply.buried = true;
+            }
+            reply.advanced |= choice.next > cursor.next().0;
+            records.extend(delivery(pop, queue, cursor, &choice, moment));
+            reply.leases.extend(choice.chosen.iter().map(|one| Lease {
+                handle: Handle {
+                    queue,
+                    offset: one.offset.0,
+                    lease: moment.random,
+                },
+                attempt: one.attempt,
+            }));
+            reply.next_due_ms = earliest(reply.next_due_ms, cursor.next_due(now));
+        }
+        Decision {
+            records,
+            reply: Reply::Leases(reply),
+        }
+    }
+
+    /// Where the cursors of a poll stand.
+    pub fn look(&self, look: &Look, now: Timestamp) -> Reply {
+        let mut reply = Stands::default();
+        for &queue in &look.queues {
+            let known = self.cursors.get(&(look.group, look.topic, queue));
+            let new = Cursor::starting_at(self.first(look.topic, queue));
+            let cursor = known.unwrap_or(&new);
+            let wish = Wish {
+                now,
+                end: cursor.next(),
+                limit: look.limit as usize,
+                attempts_max: look.attempts_max,
+                by_priority: look.by_priority,
+                scan: None,
+            };
+            let repeats = cursor.held_by_poll(look.poll, now).into_iter();
+            let repeats = repeats.map(|(offset, lease, attempt)| Lease {
+                handle: Handle {
+                    queue,
+                    offset: offset.0,
+                    lease,
+                },
+                attempt,
+            });
+            reply.stands.push(Stand {
+                queue,
+                known: known.is_some(),
+                next: cursor.next().0,
+                ready: cursor.ready(&wish),
+                parking_room: u32::try_from(cursor.parking_room()).unwrap_or(u32::MAX),
+                repeats: repeats.collect(),
+                dead: !cursor.decide(&wish).dead.is_empty(),
+            });
+            reply.next_due_ms = earliest(reply.next_due_ms, cursor.next_due(now));
+        }
+        Reply::Stands(reply)
+    }
+
+    /// Decides on acknowledgements.
+    pub fn decide_ack(&self, ack: &Ack, now: Timestamp) -> Decision {
+        let mut by_queue: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+        let mut acknowledged = Vec::with_capacity(ack.handles.len());
+        for handle in &ack.handles {
+            let held = self.held(ack.group, ack.topic, handle, now);
+            if held == Held::Current {
+                by_queue
+                    .entry(handle.queue)
+                    .or_default()
+                    .push(handle.offset);
+            }
+            acknowledged.push(matches!(held, Held::Current | Held::Acknowledged));
+        }
+        let records = by_queue.into_iter().map(|(queue, offsets)| {
+            state(&Change::Acked(Acked {
+                group: ack.group,
+                topic: ack.topic,
+                queue,
+                offsets,
+            }))
+        });
+        Decision {
+            records: records.collect(),
+            reply: Reply::Acks(Acks { acknowledged }),
+        }
+    }
+
+    /// Decides on a change of invisible time.
+    pub fn decide_move(&self, change: &Move, moment: Moment) -> Decision {
+        let handle = &change.handle;
+        match self.held(change.group, change.topic, handle, moment.now) {
+            Held::Current => {
+                let cursor = self
+                    .cursors
+                    .get(&(change.group, change.topic, handle.queue));
+                let attempts = cursor.map_or(0, |cursor| cursor.attempts(handle.offset));
+                let backoff = change.backoff.as_ref().map(|b| backoff_ms(b, attempts));
+                let invisible_ms = backoff.unwrap_or(change.invisible_ms);
+                let record = Moved {
+                    group: change.group,
+                    topic: change.topic,
+                    queue: handle.queue,
+                    offset: handle.offset,
+                    lease: moment.random,
+                    until_ms: moment.now.as_ms().saturating_add(invisible_ms),
+                };
+                Decision::change(&Change::Moved(record), Reply::Moved(moment.random))
+            }
+            held => Decision::reply(not_held(held)),
+        }
+    }
+
+    /// Decides on the renewal of a lease.
+    pub fn decide_renew(&self, renew: &Renew, now: Timestamp) -> Decision {
+        let cursor = self.cursors.get(&(renew.group, renew.topic, renew.queue));
+        let current = cursor.is_some_and(|cursor| cursor.is_current(renew.lease, now));
+        if !current {
+            return Decision::reply(Reply::done());
+        }
+        let record = Renewed {
+            group: renew.group,
+            topic: renew.topic,
+            queue: renew.queue,
+            lease: renew.lease,
+            until_ms: now.as_ms().saturating_add(renew.invisible_ms),
+        };
+        Decision::change(&Change::Renewed(record), Reply::done())
+    }
+
+    /// Decides on the return of deliveries.
+    pub fn decide_return(&self, back: &Return, now: Timestamp) -> Decision {
+        let mut by_lease: BTreeMap<(u32, u64), Vec<u64>> = BTreeMap::new();
+        for handle in &back.handles {
+            if self.held(back.group, back.topic, handle, now) == Held::Current {
+                let key = (handle.queue, handle.lease);
+                by_lease.entry(key).or_default().push(handle.offset);
+            }
+        }
+        let records = by_lease.into_iter().map(|((queue, lease), offsets)| {
+            state(&Change::Returned(Returned {
+                group: back.group,
+                topic: back.topic,
+                queue,
+                lease,
+                offsets,
+                at_ms: now.as_ms(),
+                unseen: back.unseen,
+            }))
+        });
+        Decision {
+            records: records.collect(),
+            reply: Reply::done(),
+        }
+    }
+
+    /// Decides on the end of a consumer.
+    pub fn decide_release(&self, consumer: &str, now: Timestamp) -> Decision {
+        let mut records = Vec::new();
+        for (&(group, topic, queue), cursor) in &self.cursors {
+            for (lease, offsets) in cursor.held_by(consumer) {
+                records.push(state(&Change::Returned(Returned {
+                    group,
+                    topic,
+                    queue,
+                    lease,
+                    offsets,
+                    at_ms: now.as_ms(),
+                    unseen: false,
+                })));
+            }
+        }
+        Decision {
+            records,
+            reply: Reply::done(),
+        }
+    }
+
+    /// Leases that are renewed while their holder lives and end within so many ms.
+    pub fn renewable(&self, within_ms: i64, now: Timestamp) -> Reply {
+        let before = Timestamp(now.as_ms().saturating_add(within_ms));
+        let mut messages = Vec::new();
+        for (&(group, topic, queue), cursor) in &self.cursors {
+            for (lease, holder) in cursor.renewable(now, before) {
+                messages.push(HeldMessage {
+                    group,
+                    topic,
+                    handle: Handle {
+                        queue,
+                        offset: 0,
+                        lease,
+                    },
+                    attempts: 0,
+                    until_ms: 0,
+                    holder: Some(holder.clone()),
+                });
+            }
+        }
+        Reply::Held(HeldMessages { messages })
+    }
+
+    /// What a group holds at `now`.
+    pub fn in_flight(&self, asked: &InFlight, now: Timestamp) -> Reply {
+        let cursors = self.of_group(asked.group);
+        let messages = cursors.flat_map(|(&(group, topic, queue), cursor)| {
+            let held = cursor.pending().filter(|p| p.visible_at_ms > now.as_ms());
+            held.map(move |pending| HeldMessage {
+                group,
+                topic,
+                handle: Handle {
+                    queue,
+                    offset: pending.offset,
+                    lease: pending.lease,
+                },
+                attempts: pending.attempts,
+                until_ms: pending.visible_at_ms,
+                holder: cursor.holder(pending.lease).cloned(),
+            })
+        });
+        let messages = messages.take(asked.limit as usize).collect();
+        Reply::Held(HeldMessages { messages })
+    }
+
+    /// Decides on a dead letter that a consumer asked for.
+    pub fn decide_bury(&self, bury: &Bury, now: Timestamp) -> Decision {
+        let handle = &bury.handle;
+        match self.held(bury.group, bury.topic, handle, now) {
+            Held::Current => {
+                let cursor = self.cursors.get(&(bury.group, bury.topic, handle.queue));
+                let transfer = Transfer {
+                    sequence: self.last_transfer + 1,
+                    kind: TransferKind::Bury.into(),
+                    group: bury.group,
+                    topic: bury.topic,
+                    queue: handle.queue,
+                    offset: handle.offset,
+                    attempts: cursor.map_or(0, |cursor| cursor.attempts(handle.offset)),
+                    requested: true,
+                };
+                let transfers = vec![transfer];
+                let begun = Change::TransfersBegun(TransfersBegun { transfers });
+                Decision::change(&begun, Reply::done())
+            }
+            // Asked again, because the answer was lost.
+            Held::Acknowledged => Decision::reply(Reply::done()),
+            held => Decision::reply(not_held(held)),
+        }
+    }
+
+    /// The oldest transfers under way.
+    pub fn transfers(&self, limit: u32) -> Reply {
+        let transfers = self.transfers.values().take(limit as usize).cloned();
+        Reply::Transfers(Transfers {
+            transfers: transfers.collect(),
+        })
+    }
+
+    /// Decides on the end of transfers.
+    pub fn decide_end(&self, end: EndTransfers, now: Timestamp) -> Decision {
+        let known = |sequence: &u64| self.transfers.contains_key(sequence);
+        let sequences: Vec<u64> = end.sequences.into_iter().filter(known).collect();
+        if sequences.is_empty() {
+            return Decision::reply(Reply::done());
+        }
+        let ended = TransfersEnded {
+            sequences,
+            back: end.back,
+            at_ms: now.as_ms(),
+        };
+        Decision::change(&Change::TransfersEnded(ended), Reply::done())
+    }
+
+    /// Decides on messages that a group is done with.
+    pub fn decide_settle(&self, settle: &Settle) -> Decision {
+        let key = (settle.group, settle.topic, settle.queue);
+        let new = Cursor::default();
+        let cursor = self.cursors.get(&key).unwrap_or(&new);
+        let next = cursor.next().0;
+        let to = settle
+            .offsets
+            .last()
+            .map_or(next, |last| next.max(last + 1));
+        let between = (to - next).saturating_sub(settle.offsets.len() as u64);
+        if between > cursor.parking_room() as u64 {
+            let what = format!("{} messages lie before the last one", to - next);
+            return Decision::reply(Reply::refused(Reason::TooFarAhead, what));
+        }
+        let parked = (next..to).map(|offset| Fact {
+            offset,
+            ..Fact::default()
+        });
+        let scanned = Scanned {
+            group: settle.group,
+            topic: settle.topic,
+            queue: settle.queue,
+            next: to,
+            parked: parked.collect(),
+            ..Scanned::default()
+        };
+        let mut records = Vec::new();
+        if to > next {
+            records.push(state(&Change::Scanned(scanned)));
+        }
+        let open = |offset: &&u64| {
+            **offset >= next || cursor.held(Offset(**offset), 0, Timestamp(0)) != Held::Acknowledged
+        };
+        let offsets: Vec<u64> = settle.offsets.iter().filter(open).copied().collect();
+        if settle.redrive {
+            let sequences = self.last_transfer + 1..;
+            let transfers = sequences.zip(&offsets).map(|(sequence, &offset)| Transfer {
+                sequence,
+                kind: TransferKind::Redrive.into(),
+                group: settle.group,
+                topic: settle.topic,
+                queue: settle.queue,
+                offset,
+                attempts: cursor.attempts(offset),
+                requested: true,
+            });
+            let transfers = transfers.collect();
+            records.push(state(&Change::TransfersBegun(TransfersBegun { transfers })));
+        } else {
+            records.push(state(&Change::Acked(Acked {
+                group: settle.group,
+                topic: settle.topic,
+                queue: settle.queue,
+                offsets,
+            })));
+        }
+        Decision {
+            records,
+            reply: Reply::done(),
+        }
+    }
+
+    /// Messages that a group is not done with.
+    pub fn outstanding(&self, asked: &Outstanding, ends: &Ends) -> Reply {
+        let key = (asked.group, asked.topic, asked.queue);
+        let new = Cursor::default();
+        let cursor = self.cursors.get(&key).unwrap_or(&new);
+        let end = ends.get(&(asked.topic, asked.queue)).copied().unwrap_or(0);
+        let offsets = cursor.outstanding(Offset(asked.from), Offset(end));
+        let offsets = offsets.take(asked.limit as usize).collect();
+        Reply::Stored(Stored { offsets })
+    }
+
+    /// Decides where a group stands from now on.
+    pub fn decide_reset(&self, reset: &Reset) -> Decision {
+        let key = (reset.group, reset.topic, reset.queue);
+        if reset.only_new && self.cursors.contains_key(&key) {
+            return Decision::reply(Reply::done());
+        }
+        let started = Started {
+            group: reset.group,
+            topic: reset.topic,
+            queue: reset.queue,
+            next: reset.next,
+        };
+        Decision::change(&Change::Started(started), Reply::done())
+    }
+
+    /// Decides that a group stands where another one does; what that one holds is visible to it.
+    pub fn decide_clone(&self, clone: &CloneGroup, now: Timestamp) -> Decision {
+        let records = self
+            .of_group(clone.from)
+            .map(|(&(_, topic, queue), cursor)| {
+                let mut snapshot = cursor.snapshot(clone.to, topic, queue);
+                snapshot.holders.clear();
+                for pending in &mut snapshot.pending {
+                    pending.lease = 0;
+                    pending.attempts = 0;
+                    pending.visible_at_ms = now.as_ms();
+                }
+                state(&Change::CursorSet(snapshot))
+            });
+        Decision {
+            records: records.collect(),
+            reply: Reply::done(),
+        }
+    }
+
+    /// Keeps what is new of it, of queues that this shard has messages of.
+    pub fn decide_trim(&self, trimmed: Trimmed, ends: &Ends) -> Decision {
+        let mut firsts = trimmed.firsts;
+        firsts.retain(|first| {
+            ends.contains_key(&(first.topic, first.queue))
+                && self.first(first.topic, first.queue).0 < first.offset
+        });
+        if firsts.is_empty() {
+            return Decision::reply(Reply::done());
+        }
+        Decision::change(&Change::Trimmed(Trimmed { firsts }), Reply::done())
+    }
+
+    /// Where a group stands.
+    pub fn progress(&self, group: u64, ends: &Ends, now: Timestamp) -> Reply {
+        let queues = self
+            .of_group(group)
+            .map(|(&(_, topic, queue), cursor)| QueueProgress {
+                topic,
+                queue,
+                ack_floor: cursor.ack_floor().0,
+                next: cursor.next().0,
+                in_flight: cursor.in_flight(now),
+                lag: cursor.lag(Offset(ends.get(&(topic, queue)).copied().unwrap_or(0))),
+            })
+            .collect();
+        Reply::Progress(Progress { queues })
+    }
+
+    /// Whether anything is kept of a topic.
+    #[must_use]
+    pub fn knows_topic(&self, topic: u64) -> bool {
+        self.cursors.keys().any(|&(_, t, _)| t == topic)
+            || self.transfers.values().any(|t| t.topic == topic)
+    }
+
+    /// Whether anything is kept of a group.
+    #[must_use]
+    pub fn knows_group(&self, group: u64) -> bool {
+        self.cursors.keys().any(|&(g, _, _)| g == group)
+            || self.transfers.values().any(|t| t.group == group)
+    }
+
+    /// Applies a change; gives back one that is none of its business.
+    pub fn apply(&mut self, change: Change) -> Option<Change> {
+        match change {
+            Change::Popped(record) => {
+                self.cursor(record.group, record.topic, record.queue)
+                    .popped(&record);
+            }
+            Change::Scanned(record) => {
+                self.cursor(record.group, record.topic, record.queue)
+                    .scanned(&record);
+            }
+            Change::Started(record) => {
+                let key = (record.group, record.topic, record.queue);
+                let cursor = Cursor::starting_at(Offset(record.next));
+                self.cursors.insert(key, cursor);
+            }
+            Change::CursorSet(record) => {
+                let key = (record.group, record.topic, record.queue);
+                self.cursors.insert(key, Cursor::restore(&record));
+            }
+            Change::Acked(record) => {
+                self.cursor(record.group, record.topic, record.queue)
+                    .acked(&record);
+            }
+            Change::Moved(record) => {
+                self.cursor(record.group, record.topic, record.queue)
+                    .moved(&record);
+            }
+            Change::Renewed(record) => {
+                self.cursor(record.group, record.topic, record.queue)
+                    .renewed(&record);
+            }
+            Change::Returned(record) => {
+                self.cursor(record.group, record.topic, record.queue)
+                    .returned(&record);
+            }
+            Change::Reopened(record) => {
+                self.cursor(record.group, record.topic, record.queue)
+                    .reopened(&record.fact, 0, Timestamp(record.at_ms));
+            }
+            Change::TransfersBegun(begun) => {
+                for transfer in begun.transfers {
+                    self.cursor(transfer.group, transfer.topic, transfer.queue)
+                        .forget(transfer.offset);
+                    self.last_transfer = self.last_transfer.max(transfer.sequence);
+                    self.transfers.insert(transfer.sequence, transfer);
+                }
+            }
+            Change::TransfersEnded(ended) => self.ended(&ended),
+            Change::Trimmed(trimmed) => self.trim(&trimmed),
+            other => return Some(other),
+        }
+        None
+    }
+
+    /// Forgets a topic.
+    pub fn forget_topic(&mut self, topic: u64) {
+        self.cursors.retain(|&(_, t, _), _| t != topic);
+        self.firsts.retain(|&(t, _), _| t != topic);
+        self.transfers.retain(|_, transfer| transfer.topic != topic);
+    }
+
+    /// Forgets a group.
+    pub fn forget_group(&mut self, group: u64) {
+        self.cursors.retain(|&(g, _, _), _| g != group);
+        self.transfers.retain(|_, transfer| transfer.group != group);
+    }
+
+    /// Adds its part to a snapshot.
+    pub fn save(&self, snapshot: &mut ShardSnapshotRecord) {
+        let cursors = self.cursors.iter();
+        let cursors = cursors.map(|(&(group, topic, queue), c)| c.snapshot(group, topic, queue));
+        snapshot.cursors = cursors.collect();
+        snapshot.transfers = self.transfers.values().cloned().collect();
+        snapshot.last_transfer = self.last_transfer;
+        let firsts = self.firsts.iter();
+        let firsts = firsts.map(|(&(topic, queue), &offset)| QueueOffset {
+            topic,
+            queue,
+            offset,
+        });
+        snapshot.firsts = firsts.collect();
+    }
+
+    /// What a snapshot holds.
+    #[must_use]
+    pub fn restore(snapshot: &ShardSnapshotRecord) -> Self {
+        let cursor = |c: &CursorSnapshot| ((c.group, c.topic, c.queue), Cursor::restore(c));
+        let transfers = snapshot.transfers.iter();
+        Self {
+            cursors: snapshot.cursors.iter().map(cursor).collect(),
+            firsts: snapshot
+                .firsts
+                .iter()
+                .map(|q| ((q.topic, q.queue), q.offset))
+                .collect(),
+            transfers: transfers.map(|t| (t.sequence, t.clone())).collect(),
+            last_transfer: snapshot.last_transfer,
+        }
+    }
+
+    fn ended(&mut self, ended: &TransfersEnded) {
+        for sequence in &ended.sequences {
+            let Some(transfer) = self.transfers.remove(sequence) else {
+                continue;
+            };
+            if ended.back {
+                let fact = Fact {
+                    offset: transfer.offset,
+                    ..Fact::default()
+                };
+                self.cursor(transfer.group, transfer.topic, transfer.queue)
+                    .reopened(&fact, transfer.attempts, Timestamp(ended.at_ms));
+            }
+        }
+    }
+
+    fn held(&self, group: u64, topic: u64, handle: &Handle, now: Timestamp) -> Held {
+        let cursor = self.cursors.get(&(group, topic, handle.queue));
+        cursor.map_or(Held::Unknown, |c| {
+            c.held(Offset(handle.offset), handle.lease, now)
+        })
+    }
+
+    fn of_group(&self, group: u64) -> impl Iterator<Item = (&(u64, u64, u32), &Cursor)> {
+        self.cursors
+            .range((group, 0, 0)..=(group, u64::MAX, u32::MAX))
+    }
+
+    fn cursor(&mut self, group: u64, topic: u64, queue: u32) -> &mut Cursor {
+        let first = self.first(topic, queue);
+        let cursor = self.cursors.entry((group, topic, queue));
+        cursor.or_insert_with(|| Cursor::starting_at(first))
+    }
+
+    fn first(&self, topic: u64, queue: u32) -> Offset {
+        Offset(self.firsts.get(&(topic, queue)).copied().unwrap_or(0))
+    }
+
+    fn trim(&mut self, trimmed: &Trimmed) {
+        for first in &trimmed.firsts {
+            self.firsts.insert((first.topic, first.queue), first.offset);
+        }
+        let firsts = &self.firsts;
+        for (&(_, topic, queue), cursor) in &mut self.cursors {
+            if let Some(&first) = firsts.get(&(topic, queue)) {
+                cursor.trimmed(Offset(first));
+            }
+        }
+    }
+}
+
+/// The record of a choice; none when it changes nothing.
+fn delivery(
+    pop: &Pop,
+    queue: u32,
+    cursor: &Cursor,
+    choice: &Choice,
+    moment: Moment,
+) -> Option<Record> {
+    let next = cursor.next();
+    let until_ms = moment.now.as_ms().saturating_add(pop.invisible_ms);
+    let holder = pop.holder.clone().map(|holder| Holder {
+        since_ms: moment.now.as_ms(),
+        ..holder
+    });
+    let (again, fresh): (Vec<&Chosen>, Vec<&Chosen>) =
+        choice.chosen.iter().partition(|one| one.offset < next);
+    let again = again.into_iter().map(|one| one.offset.0).collect();
+    if !pop.scanned {
+        let record = Popped {
+            group: pop.group,
+            topic: pop.topic,
+            queue,
+            lease: moment.random,
+            until_ms,
+            again,
+            fresh_from: next.0,
+            fresh: u32::try_from(fresh.len()).expect("a pop is bounded by its limit"),
+            holder,
+        };
+        return (!choice.chosen.is_empty()).then(|| state(&Change::Popped(record)));
+    }
+    if choice.chosen.is_empty() && choice.parked.is_empty() && choice.next == next.0 {
+        return None;
+    }
+    let facts = fresh.into_iter().map(|one| one.facts.at(one.offset.0));
+    let parked = choice
+        .parked
+        .iter()
+        .map(|&(offset, facts)| facts.at(offset));
+    let record = Scanned {
+        group: pop.group,
+        topic: pop.topic,
+        queue,
+        lease: moment.random,
+        until_ms,
+        next: choice.next,
+        again,
+        fresh: facts.collect(),
+        parked: parked.collect(),
+        holder,
+    };
+    Some(state(&Change::Scanned(record)))
+}
+
+fn not_held(held: Held) -> Reply {
+    let reason = match held {
+        Held::Acknowledged => Reason::HandleAcknowledged,
+        Held::Current | Held::Expired | Held::Unknown => Reason::HandleExpired,
+    };
+    Reply::refused(reason, "")
+}
+
+fn earliest(known: Option<i64>, due: Option<Timestamp>) -> Option<i64> {
+    [known, due.map(Timestamp::as_ms)]
+        .into_iter()
+        .flatten()
+        .min()
+}
+
+fn state(change: &Change) -> Record {
+    Record::State(change.to_bytes())
+}

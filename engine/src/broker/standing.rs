@@ -1,0 +1,309 @@
+//! Where groups stand, and putting them elsewhere: progress, what is in flight, reset, clone, leases.
+
+use millpond_proto::limits;
+use millpond_proto::message::{Offset, QueueId, TopicId};
+use millpond_proto::name::{GroupName, TopicName};
+use millpond_proto::time::Timestamp;
+use millpond_storage::log::ReadLimit;
+
+use crate::broker::incarnation::Incarnation;
+use crate::broker::record::TopicKind;
+use crate::broker::request::{
+    CloneGroup, HeldMessage, InFlight, QueueProgress, Renew, Reply, Request, Reset,
+};
+use crate::broker::topic::accepted;
+use crate::broker::{Broker, BrokerError, DeliveryPolicy, GroupProgress, InFlightMessage};
+
+/// Where a group is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetTo {
+    /// The first message kept.
+    Earliest,
+    /// Behind the last one.
+    Latest,
+    /// The first one stored at or after this time.
+    Time(Timestamp),
+    /// An offset; moved to the nearest one that is kept.
+    Offset(Offset),
+    /// So many messages further than it stands.
+    Skip(u64),
+}
+
+impl Broker {
+    /// Where a group stands, by topic and queue; queues that it never polled are left out.
+    ///
+    /// # Errors
+    /// [`BrokerError::GroupNotFound`].
+    pub async fn group_progress(
+        &self,
+        name: &GroupName,
+    ) -> Result<Vec<GroupProgress>, BrokerError> {
+        let group = self.group_record(name)?;
+        let incarnation = self.incarnation()?;
+        let replies = incarnation.ask_all(Request::Progress(group.id)).await?;
+        let catalog = incarnation.catalog();
+        let mut progress = Vec::new();
+        for (_, reply) in replies {
+            let Reply::Progress(found) = reply else {
+                continue;
+            };
+            for queue in found.queues {
+                let Some(topic) = catalog.topic_by_id(queue.topic) else {
+                    continue;
+                };
+                progress.push(GroupProgress {
+                    topic: TopicName::new(&topic.name)?,
+                    queue: QueueId(queue.queue),
+                    ack_floor: Offset(queue.ack_floor),
+                    next: Offset(queue.next),
+                    in_flight: queue.in_flight,
+                    lag: queue.lag,
+                    oldest_at: oldest(&incarnation, &queue).await,
+                });
+            }
+        }
+        progress.sort_by(|a, b| (&a.topic, a.queue).cmp(&(&b.topic, b.queue)));
+        Ok(progress)
+    }
+
+    /// What consumers of a group hold now, by topic, queue and offset, so many.
+    ///
+    /// # Errors
+    /// [`BrokerError::GroupNotFound`].
+    ///
+    /// # Panics
+    /// Never: the limit is bounded.
+    pub async fn group_in_flight(
+        &self,
+        name: &GroupName,
+        limit: usize,
+    ) -> Result<Vec<InFlightMessage>, BrokerError> {
+        let group = self.group_record(name)?.id;
+        let limit = limit.clamp(1, limits::READ_MESSAGES_MAX);
+        let incarnation = self.incarnation()?;
+        let asked = InFlight {
+            group,
+            limit: u32::try_from(limit).expect("bounded above"),
+        };
+        let replies = incarnation.ask_all(Request::InFlight(asked)).await?;
+        let catalog = incarnation.catalog();
+        let mut found = Vec::new();
+        for (_, reply) in replies {
+            let Reply::Held(held) = reply else {
+                continue;
+            };
+            for one in held.messages {
+                let Some(topic) = catalog.topic_by_id(one.topic) else {
+                    continue;
+                };
+                let holder = one.holder.unwrap_or_default();
+                found.push(InFlightMessage {
+                    topic: TopicName::new(&topic.name)?,
+                    queue: QueueId(one.handle.queue),
+                    offset: Offset(one.handle.offset),
+                    consumer: holder.consumer,
+                    since: Timestamp(holder.since_ms),
+                    until: Timestamp(one.until_ms),
+                    attempts: one.attempts,
+                    renewed: holder.renewed,
+                });
+            }
+        }
+        found.sort_by(|a, b| (&a.topic, a.queue, a.offset).cmp(&(&b.topic, b.queue, b.offset)));
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// Puts a group elsewhere in a topic, in one queue or (none) in all. What it held there is let go,
+    /// and handles of earlier deliveries are worth nothing.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when there is no such group, topic or queue.
+    pub async fn reset_group(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        queue: Option<QueueId>,
+        to: ResetTo,
+    ) -> Result<Vec<(QueueId, Offset)>, BrokerError> {
+        let group = self.group_record(group)?;
+        let topic = self.topic_record(topic)?;
+        if let Some(queue) = queue.filter(|queue| queue.0 >= topic.queues) {
+            return Err(BrokerError::OutOfBounds {
+                what: "the queue",
+                found: queue.to_string(),
+                allowed: format!("0 to {}", topic.queues - 1),
+            });
+        }
+        let incarnation = self.incarnation()?;
+        let queues = (0..topic.queues).filter(|one| queue.is_none_or(|queue| queue.0 == *one));
+        let mut placed = Vec::new();
+        for queue in queues {
+            let id = TopicId(topic.id);
+            let extent = incarnation
+                .storage()
+                .extent(id, QueueId(queue))
+                .unwrap_or_default();
+            let asked = match to {
+                ResetTo::Earliest => extent.first,
+                ResetTo::Latest => extent.next,
+                ResetTo::Time(at) => incarnation.first_at(topic.id, queue, at).await?,
+                ResetTo::Offset(offset) => offset,
+                ResetTo::Skip(count) => {
+                    let stands = self
+                        .stands_at(&incarnation, group.id, topic.id, queue)
+                        .await?;
+                    Offset(stands.0.saturating_add(count))
+                }
+            };
+            let next = asked.max(extent.first).min(extent.next);
+            let reset = Reset {
+                group: group.id,
+                topic: topic.id,
+                queue,
+                next: next.0,
+                only_new: false,
+            };
+            let shard = incarnation.shard(topic.id, queue);
+            accepted(incarnation.ask(shard, Request::Reset(reset)).await?)?;
+            placed.push((QueueId(queue), next));
+        }
+        incarnation.waiting().wake(topic.id);
+        Ok(placed)
+    }
+
+    /// Lets a group stand where another one stands, in every queue that the other one has read. What the
+    /// other one holds is visible to it.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when there is no such group; the new one is made when there is none.
+    pub async fn clone_group(&self, from: &GroupName, to: &GroupName) -> Result<(), BrokerError> {
+        if from == to {
+            return Err(BrokerError::BadChange {
+                what: "the place",
+                name: to.to_string(),
+                why: "a group can not be cloned into itself".to_owned(),
+            });
+        }
+        let from = self.group_record(from)?;
+        let to = self.group_or_new(to).await?;
+        let clone = CloneGroup {
+            from: from.id,
+            to: to.id,
+        };
+        let incarnation = self.incarnation()?;
+        for (_, reply) in incarnation.ask_all(Request::CloneGroup(clone)).await? {
+            accepted(reply)?;
+        }
+        incarnation.wake_all();
+        Ok(())
+    }
+
+    /// What consumers of a group are told about failed deliveries; a group that is not there yet has the
+    /// server's defaults.
+    #[must_use]
+    pub fn delivery_policy(&self, group: &GroupName, topics: &[TopicName]) -> DeliveryPolicy {
+        let record = self.group_record(group).map(|record| (*record).clone());
+        let record = record.unwrap_or_default();
+        let is_fifo = |topic: &TopicName| {
+            self.topic_record(topic)
+                .is_ok_and(|topic| topic.kind() == TopicKind::Fifo)
+        };
+        DeliveryPolicy {
+            attempts_max: record.attempts_max_or_default(),
+            fifo: record.fifo || topics.iter().any(is_fifo),
+            backoff: record.backoff,
+        }
+    }
+
+    /// Renews leases that end within `within_ms` and whose consumers live, by `invisible_ms` from now.
+    ///
+    /// A lease is renewed for [`limits::RENEWAL_MS_MAX`] at most; a consumer that works longer than that
+    /// on a message has lost its way.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when the log failed.
+    pub async fn renew_leases(
+        &self,
+        within_ms: i64,
+        invisible_ms: i64,
+        lives: impl Fn(&str) -> bool,
+    ) -> Result<(), BrokerError> {
+        let incarnation = self.incarnation()?;
+        let now = self.parts.clock.now();
+        let replies = incarnation.ask_all(Request::Renewable(within_ms)).await?;
+        for (shard, reply) in replies {
+            let Reply::Held(held) = reply else {
+                continue;
+            };
+            for HeldMessage {
+                group,
+                topic,
+                handle,
+                holder,
+                ..
+            } in held.messages
+            {
+                let holder = holder.unwrap_or_default();
+                let held_ms = now.as_ms().saturating_sub(holder.since_ms);
+                if held_ms < limits::RENEWAL_MS_MAX && lives(&holder.consumer) {
+                    let renew = Renew {
+                        group,
+                        topic,
+                        queue: handle.queue,
+                        lease: handle.lease,
+                        invisible_ms,
+                    };
+                    accepted(incarnation.ask(shard, Request::Renew(renew)).await?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what a consumer held under renewed leases: it has said that it is gone.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when the log failed.
+    pub async fn release(&self, consumer: &str) -> Result<(), BrokerError> {
+        let incarnation = self.incarnation()?;
+        let released = Request::Release(consumer.to_owned());
+        incarnation.ask_all(released).await?;
+        incarnation.ring_all();
+        Ok(())
+    }
+
+    async fn stands_at(
+        &self,
+        incarnation: &Incarnation,
+        group: u64,
+        topic: u64,
+        queue: u32,
+    ) -> Result<Offset, BrokerError> {
+        let shard = incarnation.shard(topic, queue);
+        let Reply::Progress(progress) =
+            accepted(incarnation.ask(shard, Request::Progress(group)).await?)?
+        else {
+            return Err(BrokerError::Confused("progress"));
+        };
+        let mut queues = progress.queues.iter();
+        let known = queues.find(|one| one.topic == topic && one.queue == queue);
+        Ok(Offset(known.map_or(0, |one| one.ack_floor)))
+    }
+}
+
+/// When the oldest message that a group is not done with was stored.
+async fn oldest(incarnation: &Incarnation, queue: &QueueProgress) -> Option<Timestamp> {
+    if queue.lag == 0 {
+        return None;
+    }
+    let (topic, id) = (TopicId(queue.topic), QueueId(queue.queue));
+    let first = incarnation.storage().extent(topic, id)?.first;
+    let one = ReadLimit {
+        messages: 1,
+        bytes: 1,
+    };
+    let from = Offset(queue.ack_floor).max(first);
+    let read = incarnation.storage().read(topic, id, from, one).await;
+    read.ok()?.first().map(|message| message.stored_at())
+}

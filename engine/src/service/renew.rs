@@ -1,0 +1,46 @@
+//! Renews leases while their consumers live.
+//!
+//! A push consumer leaves the invisible time to the server (`auto_renew`). What it gets is invisible for
+//! [`limits::INVISIBLE_MS_DEFAULT`] and renewed before that ends, for as long as the client is heard of:
+//! its heartbeats and calls count. The handle stays what it is. A client that falls silent keeps its
+//! messages until it counts as gone and the last renewal ends; one that says goodbye gives them back at
+//! once. Who is to be renewed stands in the log, so that a restart changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millpond_proto::limits;
+
+use crate::service::client::Clients;
+use crate::service::gate::Gate;
+
+/// How often leases are looked at.
+const PAUSE: Duration = Duration::from_secs(5);
+/// A lease that ends within this time is renewed.
+const WITHIN_MS: i64 = 20_000;
+
+/// Renews until the server stops.
+pub async fn renewal(gate: Arc<Gate>, clients: Arc<Clients>) {
+    let stopping = std::pin::pin!(gate.stopping());
+    let renewing = std::pin::pin!(async {
+        loop {
+            gate.clock().sleep(PAUSE).await;
+            turn(&gate, &clients).await;
+        }
+    });
+    futures::future::select(stopping, renewing).await;
+}
+
+async fn turn(gate: &Gate, clients: &Clients) {
+    let Some(open) = gate.opened() else {
+        return;
+    };
+    let now = gate.clock().now();
+    let lives = |consumer: &str| clients.lives(consumer, now);
+    let renewed = open
+        .broker
+        .renew_leases(WITHIN_MS, limits::INVISIBLE_MS_DEFAULT, lives);
+    if let Err(error) = renewed.await {
+        tracing::warn!(%error, "leases were not renewed; trying again");
+    }
+}
