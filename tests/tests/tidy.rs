@@ -92,6 +92,10 @@ const DOORS: [Door; 6] = [
                 "an import reads the file of a user, on the client",
             ),
             ("proto/build.rs", "a build script writes what it generates"),
+            (
+                "engine/src/process.rs",
+                "what the kernel tells of this process stands in files",
+            ),
         ],
         instead: "go through the Disk or the ObjectStore that is passed in",
     },

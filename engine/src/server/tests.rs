@@ -235,7 +235,7 @@ async fn calls_are_answered_with_a_status_inside() {
     let pb::pull_message_response::Content::Status(status) = frame else {
         panic!("a status");
     };
-    assert_eq!(code(Some(status)), pb::Code::NotImplemented);
+    assert_eq!(code(Some(status)), pb::Code::IllegalTopic);
     assert!(frames.message().await.unwrap().is_none());
 
     // The data folder is not open, so what needs it is told to wait.

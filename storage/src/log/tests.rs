@@ -972,7 +972,7 @@ async fn a_check_says_what_is_whole_and_what_is_damaged_with_and_without_a_serve
         "{:?}",
         found.damage
     );
-    disk.flip_bit(&file("/manifest/"), 800);
+    disk.flip_bit(&file("/manifest/"), 400);
     let path = wal_files(&disk).into_keys().find(|path| {
         let bytes = &wal_files(&disk)[path];
         bytes.windows(9).any(|window| window == b"body 1 15")

@@ -1,7 +1,7 @@
 //! Files of the format as it was released, whole and damaged, that are opened by every later version.
 //!
 //! They lie in `tests/fixtures` and are never written again. A new version of the format adds its own beside
-//! them: `cargo test -p millpond-storage --lib -- --ignored fixtures` writes those that are not there yet.
+//! them: `MILLPOND_WRITE_FIXTURES=1 cargo test --workspace --lib -- fixtures` writes those that are not there yet.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -295,8 +295,10 @@ fn no_flipped_bit_of_a_file_shows_what_was_not_written() {
 }
 
 #[test]
-#[ignore = "writes the files of a new version of the format"]
-fn write_the_fixtures_that_are_not_there() {
+fn fixtures_that_are_not_there_are_written_when_asked_for() {
+    if std::env::var_os("MILLPOND_WRITE_FIXTURES").is_none() {
+        return;
+    }
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
     let disk = LocalDisk::open(root).unwrap();
     for (path, bytes) in made() {

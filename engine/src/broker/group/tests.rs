@@ -412,7 +412,10 @@ fn what_is_no_longer_kept_is_neither_delivered_nor_waited_for() {
     assert_eq!(cursor.held(Offset(0), 1, Timestamp(1)), Held::Acknowledged);
     assert_eq!(cursor.held(Offset(2), 1, Timestamp(1)), Held::Current);
     cursor.trimmed(Offset(6));
-    assert_eq!((cursor.next(), cursor.next_due(Timestamp(0))), (Offset(6), None));
+    assert_eq!(
+        (cursor.next(), cursor.next_due(Timestamp(0))),
+        (Offset(6), None)
+    );
     assert_eq!(cursor.lag(Offset(9)), 3);
     cursor.trimmed(Offset(1));
     assert_eq!(cursor.next(), Offset(6), "it only rises");
