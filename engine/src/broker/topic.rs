@@ -79,7 +79,6 @@ impl Broker {
             written_by: topic.written_by,
             retention_ms: retention.ms,
             retention_bytes: retention.bytes,
-            ..TopicRecord::default()
         };
         match self.ask_catalog(Request::CreateTopic(record)).await? {
             Reply::Topic(record) => Ok(Topic::of(&record)),

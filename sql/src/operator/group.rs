@@ -257,5 +257,7 @@ pub(crate) fn group_bytes(key: &[u8], state: &State) -> usize {
 
 /// The row numbers of a tick for which `at` is known.
 pub(crate) fn known(at: &Int64Array) -> impl Iterator<Item = (usize, i64)> {
-    (0..at.len()).filter_map(|row| at.is_valid(row).then(|| (row, at.value(row))))
+    (0..at.len())
+        .filter(|&row| at.is_valid(row))
+        .map(|row| (row, at.value(row)))
 }

@@ -107,6 +107,9 @@ impl ContinuousPlan {
     ///
     /// # Errors
     /// [`SqlError`] when their number differs or a column can not be cast.
+    ///
+    /// # Panics
+    /// Never: a query has at least one node.
     pub fn into_target(mut self, target: &TopicInfo) -> Result<Self, SqlError> {
         let mut cast_to_target;
         let transform = match &mut self.shape {
@@ -187,6 +190,9 @@ impl ContinuousPlan {
 ///
 /// # Errors
 /// [`SqlError`] naming the construct that a continuous query does not take, and what to write instead.
+///
+/// # Panics
+/// Never: a query has at least one node.
 pub async fn plan(
     query: &Query,
     emit: Emit,

@@ -71,9 +71,9 @@ impl Storage {
             }
         }
         let after = self.extents(topic);
-        let gone = before.iter().filter_map(|(queue, before)| {
+        let gone = before.iter().map(|(queue, before)| {
             let first = after.get(queue).map_or(before.end, |after| after.start);
-            Some(first.saturating_sub(before.start))
+            first.saturating_sub(before.start)
         });
         Ok(Trimmed {
             messages: gone.sum(),

@@ -324,7 +324,8 @@ impl CheckedFile {
 
     /// The whole file.
     pub(crate) async fn all(&self) -> Result<Bytes, ParquetError> {
-        let mut bytes = self.fetch(vec![0..self.bytes]).await?;
+        let whole = 0..self.bytes;
+        let mut bytes = self.fetch(Vec::from([whole])).await?;
         bytes.pop().ok_or_else(|| damage("nothing was read"))
     }
 

@@ -1,7 +1,7 @@
 //! Files of the format as it was released, whole and damaged, that are opened by every later version.
 //!
 //! They lie in `tests/fixtures` and are never written again. A new version of the format adds its own beside
-//! them: `MILLPOND_WRITE_FIXTURES=1 cargo test --workspace --lib -- fixtures` writes those that are not there yet.
+//! them, with the bytes that [`made`] gives.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,6 @@ use bytes::Bytes;
 use millpond_proto::message::ShardId;
 
 use crate::disk::Disk;
-use crate::disk::local::LocalDisk;
 use crate::disk::simulated::SimulatedDisk;
 use crate::format::block::{self, Entry, Kind};
 use crate::format::checkpoint::{self, Saved};
@@ -290,22 +289,6 @@ fn no_flipped_bit_of_a_file_shows_what_was_not_written() {
                     || after.tail < recovery.tail;
                 assert!(is_whole || said, "{case} bit {bit}: lost without a word");
             }
-        }
-    }
-}
-
-#[test]
-fn fixtures_that_are_not_there_are_written_when_asked_for() {
-    if std::env::var_os("MILLPOND_WRITE_FIXTURES").is_none() {
-        return;
-    }
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
-    let disk = LocalDisk::open(root).unwrap();
-    for (path, bytes) in made() {
-        let (folder, _) = path.rsplit_once('/').unwrap();
-        disk.create_folder(folder).unwrap();
-        if let Ok(file) = disk.create(&path) {
-            file.write_durable(&bytes, 0).unwrap();
         }
     }
 }

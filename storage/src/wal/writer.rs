@@ -160,11 +160,14 @@ struct Flight {
     is_closing_mark: bool,
 }
 
+/// The block that a flight wrote; none when it had nothing to write.
+type Written = io::Result<Option<(Head, Bytes)>>;
+
 #[derive(Debug, Default)]
 struct Landing {
     /// The ticket that is answered next.
     next: u64,
-    landed: BTreeMap<u64, (Flight, io::Result<Option<(Head, Bytes)>>)>,
+    landed: BTreeMap<u64, (Flight, Written)>,
 }
 
 /// A lane's own handle on the segment it writes.
@@ -395,13 +398,13 @@ impl Writer {
     }
 
     /// Shows and answers what has landed, as far as all before it has landed too.
-    fn land(&self, flight: Flight, result: io::Result<Option<(Head, Bytes)>>) {
+    fn land(&self, flight: Flight, result: Written) {
         let result = match result {
             Err(error) if flight.is_closing_mark => {
                 tracing::warn!(%error, "the closing mark was not written; everything acknowledged is safe");
                 Ok(None)
             }
-            Err(error) => Err(self.view.fail(error)).map_err(io::Error::other),
+            Err(error) => Err(io::Error::other(self.view.fail(error))),
             written => written,
         };
         {
