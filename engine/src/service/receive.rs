@@ -19,7 +19,6 @@ use millpond_proto::wire::rocketmq::receive_message_response::Content;
 use tonic::{Request, Status};
 
 use crate::authorize::{Action, Resource};
-use crate::broker::filter::{Filter, FilterKind};
 use crate::broker::poll::Consumer;
 use crate::broker::undelivered::{Batch, Undelivered};
 use crate::broker::{Broker, Receive};
@@ -27,6 +26,7 @@ use crate::service::client::{Client, Clients, client_id, client_version};
 use crate::service::code::{self, Refusal};
 use crate::service::delivery::message;
 use crate::service::gate::Gate;
+use crate::service::pull::filter;
 use crate::service::route::{group_name, topic_name};
 use crate::service::subscription::Subscriptions;
 use crate::service::time::{Poll, duration_ms, millis, timeout, to_wire};
@@ -186,20 +186,6 @@ fn check(
         consumer,
         topic: request.message_queue.and_then(|queue| queue.topic),
     })
-}
-
-fn filter(filter: Option<&pb::FilterExpression>) -> Result<Filter, Refusal> {
-    let Some(filter) = filter else {
-        return Ok(Filter::all());
-    };
-    let is_sql = filter.r#type == i32::from(pb::FilterType::Sql);
-    let kind = if is_sql {
-        FilterKind::Sql92
-    } else {
-        FilterKind::Tag
-    };
-    Filter::parse(kind, &filter.expression)
-        .map_err(|error| Refusal::new(Code::IllegalFilterExpression, error.to_string()))
 }
 
 fn invisible_ms(request: &pb::ReceiveMessageRequest) -> Result<i64, Refusal> {
