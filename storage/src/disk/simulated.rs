@@ -2,7 +2,8 @@
 //!
 //! Until a sync, each write may be kept, lost or torn at sectors of 512 bytes, independently of the
 //! others; entries of folders may be lost from some point on, in order, as a journaling file system
-//! does it. The same seed gives the same crash. A handle from before a crash fails ever after, so an
+//! does it. A sync that fails loses for good what it was to save, though it is read until the next crash and a
+//! later sync does not mind. The same seed gives the same crash. A handle from before a crash fails ever after, so an
 //! incarnation that is thought dead can not write. Folders themselves are durable at once.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -241,15 +242,18 @@ impl State {
         self.pending.push(change);
     }
 
+    fn used_bytes(&self) -> usize {
+        let files: BTreeSet<usize> = self.entries.values().copied().collect();
+        files.iter().map(|&file| self.files[file].seen.len()).sum()
+    }
+
     /// Refuses to let a file grow to `len` when the disk has no room for it.
     fn check_room(&self, file: usize, len: usize) -> io::Result<()> {
         let Some(room) = self.room_bytes else {
             return Ok(());
         };
-        let files: BTreeSet<usize> = self.entries.values().copied().collect();
-        let bytes = |&file: &usize| self.files[file].seen.len();
-        let used: usize = files.iter().map(bytes).sum();
-        let more = len.saturating_sub(bytes(&file));
+        let used = self.used_bytes();
+        let more = len.saturating_sub(self.files[file].seen.len());
         if more > 0 && used + more > room {
             let full = format!("no room for {more} more bytes");
             return Err(io::Error::new(io::ErrorKind::StorageFull, full));
@@ -392,6 +396,12 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        let state = self.state()?;
+        let room = state.room_bytes;
+        Ok(room.map(|room| room.saturating_sub(state.used_bytes()) as u64))
+    }
+
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
         let mut state = self.state()?;
         let pending = std::mem::take(&mut state.pending);
@@ -469,6 +479,8 @@ impl DiskFile for SimulatedFile {
         state.sync_count += 1;
         if state.syncs_to_fail > 0 {
             state.syncs_to_fail -= 1;
+            // As a kernel does it: what could not be written is clean from now on, is still read, and is lost.
+            state.files[self.file].pending.clear();
             return Err(io::Error::other("the sync was made to fail"));
         }
         let file = &mut state.files[self.file];

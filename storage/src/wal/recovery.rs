@@ -45,6 +45,8 @@ pub(crate) struct Recovery {
     /// Segments without a byte that counts: they may be used again once the next one is durable.
     pub(crate) unused: Vec<Segment>,
     pub(crate) tail: u64,
+    /// Everything below was durable; what lies between here and the tail was read, no more.
+    pub(crate) durable: u64,
     pub(crate) sequence: u64,
     /// Bytes of blocks that were begun, but are behind the end.
     pub(crate) torn_bytes: u64,
@@ -88,6 +90,7 @@ pub(crate) fn recover(
     let (mut segments, unused) = without_superseded(listed);
     let mut recovery = Recovery {
         tail: segments.first().map_or(0, |segment| segment.first),
+        durable: 0,
         sequence: 0,
         torn_bytes: 0,
         damage: Vec::new(),
@@ -106,16 +109,8 @@ pub(crate) fn recover(
         }
     }
     recovery.unused.extend(segments.drain(kept..));
-    // What was read may not be durable yet if only the process crashed: the mark that the next segment
-    // carries says it is, so it must be.
-    let ends = segments.iter().skip(1).map(|next| next.first);
-    for (segment, end) in segments.iter().zip(ends.chain([u64::MAX])) {
-        if end > mark {
-            let synced = segment.file.sync();
-            synced.map_err(|source| failed(format!("sync {}", segment.path), source))?;
-        }
-    }
     recovery.segments = segments;
+    recovery.durable = mark;
     Ok(recovery)
 }
 
@@ -192,6 +187,35 @@ impl Scan {
 }
 
 impl Recovery {
+    /// Makes durable what was read above the durable mark: the mark of the next segment will say that it is.
+    ///
+    /// It is written again, not only synced. After a failed sync the system takes what it could not write for
+    /// clean: it is still read, a further sync says yes, and it is gone with the next loss of power.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the disk fails.
+    pub(crate) fn make_durable(&self) -> Result<(), OpenError> {
+        let ends = self.segments.iter().skip(1).map(|next| next.first);
+        for (segment, end) in self.segments.iter().zip(ends.chain([u64::MAX])) {
+            let range = self.durable.max(segment.first)..end.min(self.tail);
+            if range.start >= range.end {
+                continue;
+            }
+            let again = || {
+                let from = segment.file_offset(range.start);
+                let bytes = usize::try_from(range.end - range.start);
+                let mut bytes = vec![0; bytes.map_err(std::io::Error::other)?];
+                let count = segment.file.read_at(&mut bytes, from)?;
+                segment
+                    .file
+                    .write_at(bytes.get(..count).unwrap_or_default(), from)?;
+                segment.file.sync()
+            };
+            again().map_err(|source| failed(format!("write {} again", segment.path), source))?;
+        }
+        Ok(())
+    }
+
     /// Takes in a segment. `mark` is the highest durable mark known; it is raised by what lies in `later`
     /// only when that decides.
     fn read_segment(
