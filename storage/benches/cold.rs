@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use millpond_proto::message::{Offset, QueueId, TopicId};
+use millpond_proto::message::{Offset, QueueId, Term, TopicId};
 use millpond_storage::disk::Disk;
 use millpond_storage::disk::local::LocalDisk;
 use millpond_storage::format::columns::schema;
@@ -95,7 +95,9 @@ fn main() {
             Arc::new(DiskObjectStore::new(Arc::clone(&disk), "objects"));
         let meta = Arc::new(EmbeddedMeta::open(disk, "facts").expect("a store"));
         let cold = runtime.block_on(async {
-            let cold = Cold::open(Arc::clone(&objects), meta).await.expect("opens");
+            let cold = Cold::open(Arc::clone(&objects), meta, Term(1))
+                .await
+                .expect("opens");
             cold.write(TOPIC, &messages, &[]).await.expect("writes");
             Arc::new(cold)
         });

@@ -22,7 +22,9 @@ pub const MAGIC: &[u8; 8] = b"MPMANI01";
 /// Bytes of a file that one checksum covers.
 ///
 /// A read fetches whole blocks, so small blocks cost manifest and large ones cost reading.
-pub const BLOCK_BYTES: u64 = 256 * 1024;
+pub const BLOCK_BYTES: u64 = 128 * 1024;
+/// The same for files that do not say how many.
+const BLOCK_BYTES_UNSAID: u64 = 256 * 1024;
 
 /// Magic, length, checksum.
 const HEADER_BYTES: usize = 16;
@@ -77,7 +79,7 @@ pub struct File {
     /// What lies in it, by queue; together they are all its rows, in order.
     #[prost(message, repeated, tag = "4")]
     pub runs: Vec<Run>,
-    /// CRC32C of each [`BLOCK_BYTES`] of it, the last block being shorter.
+    /// CRC32C of each [`File::bytes_of_a_block`] of it, the last block being shorter.
     #[prost(fixed32, repeated, tag = "5")]
     pub blocks: Vec<u32>,
     /// Least store time of its messages, ms since the epoch.
@@ -86,6 +88,20 @@ pub struct File {
     /// Greatest store time of its messages; a file without one never grows too old.
     #[prost(sint64, optional, tag = "7")]
     pub stored_last_ms: Option<i64>,
+    /// Bytes that one checksum covers; 0 for 256 KiB.
+    #[prost(uint64, tag = "20")]
+    pub block_bytes: u64,
+}
+
+impl File {
+    /// Bytes that one checksum covers.
+    #[must_use]
+    pub fn bytes_of_a_block(&self) -> u64 {
+        match self.block_bytes {
+            0 => BLOCK_BYTES_UNSAID,
+            bytes => bytes,
+        }
+    }
 }
 
 /// Rows of one queue with dense offsets (a message lost before it was moved begins another run): row = `first_row` + offset - `base`.
@@ -188,7 +204,8 @@ impl Manifest {
     fn check(&self) -> Result<(), &'static str> {
         let mut ends = BTreeMap::new();
         for file in &self.files {
-            if u64::try_from(file.blocks.len()) != Ok(file.bytes.div_ceil(BLOCK_BYTES)) {
+            if u64::try_from(file.blocks.len()) != Ok(file.bytes.div_ceil(file.bytes_of_a_block()))
+            {
                 return Err("a file has too few or too many checksums");
             }
             let mut row = 0_u64;
@@ -341,12 +358,13 @@ mod tests {
         };
         let file = |key: &str, runs: Vec<Run>| File {
             key: key.to_owned(),
-            bytes: BLOCK_BYTES + 1,
+            bytes: BLOCK_BYTES_UNSAID + 1,
             rows: runs.iter().map(|r| r.count).sum(),
             runs,
             blocks: vec![1, 2],
             stored_first_ms: Some(-5),
             stored_last_ms: Some(9),
+            block_bytes: 0,
         };
         Manifest {
             topic: 7,

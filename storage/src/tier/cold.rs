@@ -2,25 +2,26 @@
 //!
 //! **Invariants.** A manifest is the only thing that makes a file part of a topic, and the metadata
 //! store's pointer the only thing that makes a manifest valid. Every change puts its file, puts the
-//! manifest, swaps the pointer, in this order, and never writes to a name that is taken, so a late
+//! manifest, swaps the pointer, in this order, and never writes to a name that was used before, so a late
 //! writer of another incarnation can not change what a valid manifest names. What a manifest no longer
 //! names is removed once nobody reads by an older one; what a crash left behind, at the next start.
 //!
-//! Reading order: this file, `retention`, `compaction`, `garbage`, `verify`.
+//! Reading order: this file, `put`, `retention`, `compaction`, `garbage`, `verify`.
 //!
 //! Bytes: `storage/FORMAT.md`, Manifest and Metadata keys.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
-use millpond_proto::message::{Offset, QueueId, TopicId};
+use millpond_proto::message::{Offset, QueueId, Term, TopicId};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::arrow::async_reader::ParquetRecordBatchStream;
 use parquet::errors::ParquetError;
@@ -30,19 +31,18 @@ use crate::format::columns::from_batch;
 use crate::format::envelope::Envelope;
 use crate::format::manifest::{File, Index, Manifest, ManifestError, Run};
 use crate::log::ReadLimit;
-use crate::meta::{MetaError, MetaStore};
+use crate::meta::{MetaError, MetaStore, Versioned};
 use crate::tier::cold::garbage::Garbage;
-use crate::tier::parquet::{self as file, CheckedFile, Made};
+use crate::tier::parquet::{self as file, CheckedFile};
 
 pub mod compaction;
 mod garbage;
+mod put;
 pub mod retention;
 pub(crate) mod verify;
 
 /// Footers kept in memory.
 const FOOTERS_MAX: usize = 256;
-/// Names tried in a row before giving up: each one taken is an orphan of a crash.
-const NAMES_TRIED_MAX: u64 = 1024;
 /// Rows asked for at first in a read; doubled while the limit allows more.
 const READ_ROWS_FIRST: u64 = 64;
 /// Most rows asked for at once in a read.
@@ -56,6 +56,9 @@ pub struct Cold {
     manifests: Mutex<HashMap<TopicId, Arc<Index>>>,
     footers: Mutex<Footers>,
     garbage: Mutex<Garbage>,
+    /// Whoever puts something, and how much it has put: no name is used twice.
+    term: Term,
+    puts: AtomicU64,
     /// Held by whoever changes something.
     turn: tokio::sync::Mutex<()>,
 }
@@ -110,17 +113,45 @@ fn topic_folder(topic: TopicId) -> Path {
     Path::from(format!("topics/{topic}"))
 }
 
-fn manifest_path(topic: TopicId, version: u64) -> Path {
-    Path::from(format!("topics/{topic}/manifest/{version:020}"))
+fn manifest_path(topic: TopicId, name: &str) -> Path {
+    Path::from(format!("topics/{topic}/manifest/{name}"))
 }
 
+fn file_folder(topic: TopicId) -> String {
+    format!("topics/{topic}/data")
+}
+
+/// What a file is called until it is put.
 fn file_key(topic: TopicId, number: u64) -> String {
-    format!("topics/{topic}/data/{number:020}.parquet")
+    format!("{}/{number:020}.parquet", file_folder(topic))
 }
 
-/// The version that a pointer names.
-fn version_of(pointer: &[u8]) -> Option<u64> {
-    std::str::from_utf8(pointer).ok()?.parse().ok()
+/// The manifest that the metadata store points to.
+#[derive(Clone, Debug)]
+struct Pointer {
+    /// Its name in the topic's folder of manifests.
+    name: String,
+    /// Its version, with which the name begins.
+    version: u64,
+    /// What a swap must name.
+    expected: u64,
+}
+
+impl Pointer {
+    fn of(found: &Versioned) -> Option<Self> {
+        let name = std::str::from_utf8(&found.value).ok()?;
+        let is_plain = name.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+        let version = name.split('-').next()?.parse().ok()?;
+        is_plain.then(|| Self {
+            name: name.to_owned(),
+            version,
+            expected: found.version,
+        })
+    }
+
+    fn path(&self, topic: TopicId) -> Path {
+        manifest_path(topic, &self.name)
+    }
 }
 
 fn objects_failed(what: impl Into<String>) -> impl FnOnce(object_store::Error) -> TierError {
@@ -175,31 +206,38 @@ impl From<LoadError> for TierError {
 async fn load(
     objects: &dyn ObjectStore,
     topic: TopicId,
-    pointer: &[u8],
+    pointer: &Versioned,
 ) -> Result<Manifest, LoadError> {
-    let version = version_of(pointer).ok_or_else(|| LoadError::Pointer(pointer_key(topic)))?;
-    let path = manifest_path(topic, version);
-    let read = async { objects.get(&path).await?.bytes().await };
-    let bytes: Bytes = read
-        .await
-        .map_err(|source| LoadError::Objects(path.to_string(), source))?;
-    Manifest::decode(&bytes)
-        .and_then(|m| {
+    let pointer = Pointer::of(pointer).ok_or_else(|| LoadError::Pointer(pointer_key(topic)))?;
+    let (version, path) = (pointer.version, pointer.path(topic));
+    let read = async || -> Result<Result<Manifest, ManifestError>, LoadError> {
+        let read = async { objects.get(&path).await?.bytes().await };
+        let bytes: Bytes = read
+            .await
+            .map_err(|source| LoadError::Objects(path.to_string(), source))?;
+        Ok(Manifest::decode(&bytes).and_then(|m| {
             let ours = m.topic == topic.0 && m.version == version;
             ours.then_some(m)
                 .ok_or(ManifestError::Damaged("it belongs elsewhere"))
-        })
-        .map_err(|source| LoadError::Manifest(path.to_string(), source))
+        }))
+    };
+    // Damage may have happened on the way: what the store answers twice is what it holds.
+    let manifest = match read().await? {
+        Err(ManifestError::Damaged(_)) => read().await?,
+        manifest => manifest,
+    };
+    manifest.map_err(|source| LoadError::Manifest(path.to_string(), source))
 }
 
 impl Cold {
-    /// Loads the manifest of every topic.
+    /// Loads the manifest of every topic. No two that write may be opened under one `term`.
     ///
     /// # Errors
     /// [`OpenError`] when one can not be read or is damaged; nothing was changed.
     pub async fn open(
         objects: Arc<dyn ObjectStore>,
         meta: Arc<dyn MetaStore>,
+        term: Term,
     ) -> Result<Self, OpenError> {
         let cold = Self {
             objects,
@@ -207,6 +245,8 @@ impl Cold {
             manifests: Mutex::default(),
             footers: Mutex::default(),
             garbage: Mutex::default(),
+            term,
+            puts: AtomicU64::new(0),
             turn: tokio::sync::Mutex::new(()),
         };
         for key in cold.meta.keys("topic/")? {
@@ -217,7 +257,7 @@ impl Cold {
                 continue;
             };
             if let Some(pointer) = cold.meta.get(&key)? {
-                let manifest = cold.load(topic, &pointer.value).await?;
+                let manifest = cold.load(topic, &pointer).await?;
                 cold.show(topic, &manifest);
             }
         }
@@ -244,7 +284,7 @@ impl Cold {
         self.manifests().insert(topic, Arc::clone(manifest));
     }
 
-    async fn load(&self, topic: TopicId, pointer: &[u8]) -> Result<Arc<Index>, LoadError> {
+    async fn load(&self, topic: TopicId, pointer: &Versioned) -> Result<Arc<Index>, LoadError> {
         Ok(Arc::new(load(&*self.objects, topic, pointer).await?.into()))
     }
 
@@ -359,14 +399,14 @@ impl Cold {
         &self,
         topic: TopicId,
         current: Arc<Index>,
-        expected: Option<u64>,
+        replaced: Option<Pointer>,
         mut next: Manifest,
     ) -> Result<(), TierError> {
-        self.put_manifest(topic, &mut next).await?;
-        let pointer = format!("{:020}", next.version);
+        let name = self.put_manifest(topic, &mut next).await?;
+        let expected = replaced.as_ref().map(|pointer| pointer.expected);
         let swapped =
             self.meta
-                .compare_and_swap(&pointer_key(topic), expected, Some(pointer.as_bytes()))?;
+                .compare_and_swap(&pointer_key(topic), expected, Some(name.as_bytes()))?;
         if !swapped {
             return Err(TierError::Meta(MetaError {
                 detail: format!("{} was changed by another process", pointer_key(topic)),
@@ -379,9 +419,7 @@ impl Cold {
             .filter(|file| !next.files.iter().any(|kept| kept.key == file.key))
             .map(|file| Path::from(file.key.as_str()))
             .collect();
-        if expected.is_some() {
-            objects.push(manifest_path(topic, current.manifest().version));
-        }
+        objects.extend(replaced.map(|pointer| pointer.path(topic)));
         let version = next.version;
         drop(current);
         self.show(topic, &Arc::new(next.into()));
@@ -390,86 +428,31 @@ impl Cold {
         Ok(())
     }
 
-    /// The manifest that the metadata store names now, and the version to swap it by.
+    /// The manifest that the metadata store names now, and its pointer.
     ///
     /// Read anew each time: an earlier swap may have happened although it answered an error.
-    async fn current(&self, topic: TopicId) -> Result<(Arc<Index>, Option<u64>), TierError> {
-        let Some(pointer) = self.meta.get(&pointer_key(topic))? else {
+    async fn current(&self, topic: TopicId) -> Result<(Arc<Index>, Option<Pointer>), TierError> {
+        let Some(found) = self.meta.get(&pointer_key(topic))? else {
             let empty = Manifest {
                 topic: topic.0,
                 ..Manifest::default()
             };
             return Ok((Arc::new(empty.into()), None));
         };
+        let pointer = Pointer::of(&found);
+        let version = pointer.as_ref().map(|pointer| pointer.version);
         let known = self
             .manifest(topic)
-            .filter(|m| version_of(&pointer.value) == Some(m.manifest().version));
+            .filter(|m| version == Some(m.manifest().version));
         let manifest = match known {
             Some(known) => known,
             None => {
-                let loaded = self.load(topic, &pointer.value).await?;
+                let loaded = self.load(topic, &found).await?;
                 self.show(topic, &loaded);
                 loaded
             }
         };
-        Ok((manifest, Some(pointer.version)))
-    }
-
-    /// Puts a file under the first free number, then reads its footer back.
-    async fn put_file(
-        &self,
-        topic: TopicId,
-        next_file: &mut u64,
-        mut made: Made,
-    ) -> Result<File, TierError> {
-        let path = |number| Path::from(file_key(topic, number));
-        let what = format!("write a file of topic {topic}");
-        let number = self.put_new(*next_file, path, &made.bytes, &what).await?;
-        made.file.key = file_key(topic, number);
-        let checked = CheckedFile::new(&self.objects, &made.file);
-        let footer = file::footer(checked, &made.file)
-            .await
-            .map_err(parquet_failed(topic))?;
-        self.footers().insert(&made.file.key, footer);
-        *next_file = number + 1;
-        Ok(made.file)
-    }
-
-    async fn put_manifest(&self, topic: TopicId, next: &mut Manifest) -> Result<(), TierError> {
-        let what = format!("write the manifest of topic {topic}");
-        for _ in 0..NAMES_TRIED_MAX {
-            next.version += 1;
-            let path = manifest_path(topic, next.version);
-            if self.put_if_free(&path, next.encode(), &what).await? {
-                return Ok(());
-            }
-        }
-        Err(names_taken(what))
-    }
-
-    async fn put_new(
-        &self,
-        first: u64,
-        path: impl Fn(u64) -> Path,
-        bytes: &Bytes,
-        what: &str,
-    ) -> Result<u64, TierError> {
-        for number in first..first.saturating_add(NAMES_TRIED_MAX) {
-            if self.put_if_free(&path(number), bytes.clone(), what).await? {
-                return Ok(number);
-            }
-        }
-        Err(names_taken(what.to_owned()))
-    }
-
-    /// Puts an object whose name must be free; whether it was.
-    async fn put_if_free(&self, path: &Path, bytes: Bytes, what: &str) -> Result<bool, TierError> {
-        let options = PutOptions::from(PutMode::Create);
-        match self.objects.put_opts(path, bytes.into(), options).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
-            Err(source) => Err(objects_failed(what)(source)),
-        }
+        Ok((manifest, pointer))
     }
 
     /// Reads whole messages from `from` on, oldest first. Empty at and above the cold end.
@@ -707,15 +690,6 @@ fn parquet_failed(topic: TopicId) -> impl FnOnce(ParquetError) -> TierError {
     move |source| TierError::Objects {
         what: format!("write a file of topic {topic}"),
         source: Arc::new(source),
-    }
-}
-
-fn names_taken(what: String) -> TierError {
-    TierError::Objects {
-        what,
-        source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(format!(
-            "{NAMES_TRIED_MAX} names in a row are taken"
-        ))),
     }
 }
 

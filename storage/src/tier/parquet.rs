@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use bytes::Bytes;
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use millpond_proto::message::TopicId;
-use object_store::ObjectStore;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelector,
@@ -50,6 +50,8 @@ const PAGE_BYTES: usize = 128 * 1024;
 const WRITE_BATCH: usize = 64;
 /// Bytes read at the end of a file in the hope that they hold its footer.
 const FOOTER_HINT_BYTES: usize = 64 * 1024;
+/// Parts of a file asked for at once.
+const REQUESTS_MAX: usize = 16;
 /// Rows decoded at once.
 const BATCH_ROWS: usize = 8192;
 
@@ -95,6 +97,7 @@ fn finish(
         rows: runs.iter().map(|run| run.count).sum(),
         runs,
         blocks: block_checksums(&bytes),
+        block_bytes: BLOCK_BYTES,
         stored_first_ms,
         stored_last_ms,
     };
@@ -292,6 +295,10 @@ fn damage(what: &'static str) -> ParquetError {
     ParquetError::External(Box::new(Damage { what }))
 }
 
+fn is_damage(error: &ParquetError) -> bool {
+    matches!(error, ParquetError::External(source) if source.is::<Damage>())
+}
+
 /// What the object store said, when that is why a file could not be read; otherwise the file is damaged.
 pub(crate) fn store_error(error: ParquetError) -> Result<object_store::Error, ParquetError> {
     match error {
@@ -310,6 +317,7 @@ pub(crate) struct CheckedFile {
     path: Path,
     bytes: u64,
     blocks: Arc<[u32]>,
+    block_bytes: u64,
 }
 
 impl CheckedFile {
@@ -319,6 +327,7 @@ impl CheckedFile {
             path: Path::from(file.key.as_str()),
             bytes: file.bytes,
             blocks: file.blocks.as_slice().into(),
+            block_bytes: file.bytes_of_a_block(),
         }
     }
 
@@ -331,17 +340,11 @@ impl CheckedFile {
 
     async fn fetch(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>, ParquetError> {
         let spans = self.spans(&ranges)?;
-        let fetched = self
-            .store
-            .get_ranges(&self.path, &spans)
-            .await
-            .map_err(|error| ParquetError::External(Box::new(error)))?;
-        if fetched.len() != spans.len() {
-            return Err(damage("the store answered fewer ranges than asked for"));
-        }
-        for (span, bytes) in spans.iter().zip(&fetched) {
-            self.check(span, bytes)?;
-        }
+        let fetched = match self.fetch_spans(&spans).await {
+            // It may have happened on the way: what the store answers twice is what it holds.
+            Err(error) if is_damage(&error) => self.fetch_spans(&spans).await?,
+            fetched => fetched?,
+        };
         let cut = |range: Range<u64>| {
             let (span, bytes) = spans
                 .iter()
@@ -354,6 +357,25 @@ impl CheckedFile {
         ranges.into_iter().map(cut).collect()
     }
 
+    /// Whole blocks, all asked for at once, each with its checksum checked.
+    async fn fetch_spans(&self, spans: &[Range<u64>]) -> Result<Vec<Bytes>, ParquetError> {
+        let request = |span: &Range<u64>| {
+            let span = span.clone();
+            async move {
+                let bytes = self.store.get_range(&self.path, span.clone()).await;
+                let bytes = bytes.map_err(|error| ParquetError::External(Box::new(error)))?;
+                self.check(&span, &bytes)?;
+                Ok(bytes)
+            }
+            .boxed()
+        };
+        let requests: Vec<BoxFuture<'_, _>> = spans.iter().map(request).collect();
+        stream::iter(requests)
+            .buffered(REQUESTS_MAX)
+            .try_collect()
+            .await
+    }
+
     /// The whole blocks that cover the ranges, neighbours joined.
     fn spans(&self, ranges: &[Range<u64>]) -> Result<Vec<Range<u64>>, ParquetError> {
         let mut blocks = BTreeSet::new();
@@ -361,12 +383,12 @@ impl CheckedFile {
             if range.start > range.end || range.end > self.bytes {
                 return Err(damage("a range lies outside the file"));
             }
-            blocks.extend(range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES));
+            blocks.extend(range.start / self.block_bytes..range.end.div_ceil(self.block_bytes));
         }
         let mut spans: Vec<Range<u64>> = Vec::new();
         for block in blocks {
-            let start = block * BLOCK_BYTES;
-            let end = (start + BLOCK_BYTES).min(self.bytes);
+            let start = block * self.block_bytes;
+            let end = (start + self.block_bytes).min(self.bytes);
             match spans.last_mut() {
                 Some(last) if last.end == start => last.end = end,
                 _ => spans.push(start..end),
@@ -379,8 +401,9 @@ impl CheckedFile {
         if bytes.len() as u64 != span.end - span.start {
             return Err(damage("the file is shorter than it was written"));
         }
-        let block = usize::try_from(BLOCK_BYTES).expect("a block fits in memory");
-        let first = usize::try_from(span.start / BLOCK_BYTES).map_err(|_| damage("too long"))?;
+        let block = usize::try_from(self.block_bytes).map_err(|_| damage("too long"))?;
+        let first =
+            usize::try_from(span.start / self.block_bytes).map_err(|_| damage("too long"))?;
         let expected = self.blocks.iter().skip(first);
         let mut chunks = bytes.chunks(block);
         let checked = chunks.by_ref().zip(expected);

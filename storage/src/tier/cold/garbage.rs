@@ -14,9 +14,7 @@ use object_store::{ObjectStore as _, ObjectStoreExt as _};
 
 use crate::error::TierError;
 use crate::format::manifest::Index;
-use crate::tier::cold::{
-    Cold, manifest_path, objects_failed, pointer_key, topic_folder, version_of,
-};
+use crate::tier::cold::{Cold, objects_failed, pointer_key, topic_folder};
 
 /// What waits to be removed, and who keeps it.
 #[derive(Debug, Default)]
@@ -154,11 +152,9 @@ impl Cold {
             };
             if seen.insert(topic) {
                 // By the pointer, not by what is in memory: a swap may have happened unanswered.
-                if let Some(pointer) = self.meta.get(&pointer_key(topic))?
-                    && let Some(version) = version_of(&pointer.value)
-                {
-                    let (manifest, _) = self.current(topic).await?;
-                    needed.insert(manifest_path(topic, version));
+                let (manifest, pointer) = self.current(topic).await?;
+                if let Some(pointer) = pointer {
+                    needed.insert(pointer.path(topic));
                     let files = manifest.manifest().files.iter();
                     needed.extend(files.map(|file| Path::from(file.key.as_str())));
                 }

@@ -1,11 +1,13 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::TryStreamExt as _;
-use millpond_proto::chance::Seeded;
+use millpond_proto::chance::{Chance as _, Seeded};
+use millpond_proto::time::{Clock, SimulatedClock, Timestamp};
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    PutMultipartOptions, PutPayload, PutResult,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 use proptest::prelude::*;
 
@@ -17,6 +19,7 @@ use crate::format::columns::{projected_schema, to_batch};
 use crate::meta::embedded::EmbeddedMeta;
 use crate::tier::cold::compaction::Compaction;
 use crate::tier::objects::DiskObjectStore;
+use crate::tier::simulated::SimulatedStore;
 
 const TOPIC: TopicId = TopicId(7);
 const ALL: ReadLimit = ReadLimit {
@@ -33,9 +36,15 @@ fn parts(disk: &Arc<SimulatedDisk>) -> (Arc<dyn ObjectStore>, Arc<dyn MetaStore>
     )
 }
 
+/// A term that nobody had before.
+fn term() -> Term {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    Term(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+}
+
 async fn open(disk: &Arc<SimulatedDisk>) -> Arc<Cold> {
     let (objects, meta) = parts(disk);
-    Arc::new(Cold::open(objects, meta).await.unwrap())
+    Arc::new(Cold::open(objects, meta, term()).await.unwrap())
 }
 
 fn paths(disk: &SimulatedDisk, folder: &str) -> Vec<String> {
@@ -324,7 +333,7 @@ impl MetaStore for Handle {
         self.0.meta.close();
     }
 
-    fn get(&self, key: &str) -> Result<Option<crate::meta::Versioned>, MetaError> {
+    fn get(&self, key: &str) -> Result<Option<Versioned>, MetaError> {
         self.0.meta.get(key)
     }
 
@@ -371,7 +380,7 @@ async fn a_crash_anywhere_in_a_write_leaves_the_old_state_or_the_new_one() {
             dies_at,
             happens,
         }));
-        let cold = Cold::open(Arc::new(dying.clone()), Arc::new(dying.clone()))
+        let cold = Cold::open(Arc::new(dying.clone()), Arc::new(dying.clone()), term())
             .await
             .unwrap();
         let written = cold.write(TOPIC, &messages(0, 10..20), &[]).await.is_ok();
@@ -407,7 +416,7 @@ async fn a_swap_without_an_answer_is_found_out_by_the_next_write() {
     // Only the metadata store dies; the objects are asked apart.
     let objects = Arc::new(DiskObjectStore::new(shared, "cold"));
     dying.0.calls.store(2, Ordering::Relaxed);
-    let cold = Cold::open(objects, Arc::new(dying)).await.unwrap();
+    let cold = Cold::open(objects, Arc::new(dying), term()).await.unwrap();
     cold.write(TOPIC, &messages(0, 0..10), &[])
         .await
         .unwrap_err();
@@ -492,7 +501,7 @@ async fn a_damaged_manifest_is_named_when_opening() {
     let path = paths(&disk, "cold/topics/7/manifest").remove(0);
     disk.flip_bit(&path, 160);
     let (objects, meta) = parts(&disk);
-    let error = Cold::open(objects, meta).await.unwrap_err();
+    let error = Cold::open(objects, meta, term()).await.unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
 }
 
@@ -647,7 +656,7 @@ async fn a_crash_anywhere_in_a_change_leaves_what_is_kept_readable_and_no_orphan
                 dies_at,
                 happens,
             }));
-            let cold = Cold::open(Arc::new(dying.clone()), Arc::new(dying.clone()))
+            let cold = Cold::open(Arc::new(dying.clone()), Arc::new(dying.clone()), term())
                 .await
                 .unwrap();
             let answered = if trims {
@@ -691,4 +700,48 @@ async fn a_damaged_file_is_left_out_of_a_merge() {
     assert_eq!(read(&cold, 0, 0, ALL).await.unwrap(), messages(0, 0..20));
     assert!(read(&cold, 0, 20, ALL).await.is_err());
     assert_eq!(whole(&cold, 0, 30).await, messages(0, 30..50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_anywhere_in_a_large_file_takes_two_round_trips_and_a_mebibyte() {
+    let clock: Arc<dyn Clock> = Arc::new(SimulatedClock::starting_at(Timestamp(0)));
+    let store = SimulatedStore::new(1).by(Arc::clone(&clock));
+    let disk = Arc::new(SimulatedDisk::default());
+    let meta = Arc::clone(&parts(&disk).1);
+    let objects: Arc<dyn ObjectStore> = Arc::new(store.clone());
+    let chance = Seeded::new(1);
+    // A kibibyte each, that does not shrink.
+    let body = || (0..128).flat_map(|_| chance.next_u64().to_le_bytes());
+    let all: Vec<Envelope> = (0..20_000)
+        .map(|offset| Envelope {
+            topic: TOPIC.0,
+            offset,
+            message_id: format!("{:016x}", chance.next_u64()),
+            key: Some(Bytes::from(chance.next_u64().to_string())),
+            tag: Some("a".to_owned()),
+            body: Some(body().collect::<Vec<u8>>().into()),
+            ..Envelope::default()
+        })
+        .collect();
+    let cold = Cold::open(Arc::clone(&objects), Arc::clone(&meta), term());
+    cold.await.unwrap().write(TOPIC, &all, &[]).await.unwrap();
+    // By someone who has not seen the file yet.
+    for from in [0, 7_000, 16_383, 19_968] {
+        let cold = Cold::open(Arc::clone(&objects), Arc::clone(&meta), term());
+        let cold = cold.await.unwrap();
+        store.set_latency(Duration::from_secs(1));
+        let (before, bytes) = (clock.now(), store.bytes_read());
+        let limit = ReadLimit {
+            messages: 32,
+            bytes: usize::MAX,
+        };
+        let found = read(&cold, 0, from, limit).await.unwrap();
+        let index = usize::try_from(from).unwrap();
+        assert_eq!(found, all[index..index + 32]);
+        let trips = clock.now().since(before).as_secs();
+        let bytes = store.bytes_read() - bytes;
+        assert!(trips <= 2, "{trips} round trips from offset {from}");
+        assert!(bytes <= 1024 * 1024, "{bytes} bytes from offset {from}");
+        store.set_latency(Duration::ZERO);
+    }
 }

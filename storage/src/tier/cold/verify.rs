@@ -16,7 +16,7 @@ use crate::error::OpenError;
 use crate::format::manifest::{File, Manifest};
 use crate::log::Findings;
 use crate::meta::MetaStore;
-use crate::tier::cold::{LoadError, load, manifest_path, topic_of_pointer};
+use crate::tier::cold::{LoadError, Pointer, load, topic_of_pointer};
 use crate::tier::parquet::{self as file, CheckedFile, Merge};
 
 /// Checks all topics.
@@ -40,7 +40,7 @@ pub(crate) async fn verify(
             continue;
         };
         topics += 1;
-        let manifest = match load(&**objects, topic, &pointer.value).await {
+        let manifest = match load(&**objects, topic, &pointer).await {
             Ok(manifest) => manifest,
             Err(LoadError::Objects(place, source))
                 if !matches!(source, object_store::Error::NotFound { .. }) =>
@@ -54,7 +54,7 @@ pub(crate) async fn verify(
                 continue;
             }
         };
-        needed.insert(manifest_path(topic, manifest.version));
+        needed.extend(Pointer::of(&pointer).map(|pointer| pointer.path(topic)));
         for file in &manifest.files {
             needed.insert(Path::from(file.key.as_str()));
             match check(objects, topic, file).await? {
