@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millpond_proto::message::{Offset, QueueId, ShardId, TopicId};
+use millpond_proto::message::{Offset, QueueId, ShardId, Term, TopicId};
 use object_store::ObjectStore;
 
 use crate::disk::Disk;
@@ -18,6 +18,7 @@ use crate::log::{Projection, ReadLimit, Replayed, checkpoint, identity, open};
 use crate::meta::MetaStore;
 use crate::meta::embedded::EmbeddedMeta;
 use crate::tier::cold::{self, Cold};
+use crate::tier::owner;
 use crate::wal::recovery::{self, Found};
 
 /// A folder at rest.
@@ -42,6 +43,15 @@ pub struct LogRecord {
     pub message: Option<(TopicId, QueueId, Offset)>,
     /// Its bytes; `None` when they are damaged.
     pub payload: Option<Bytes>,
+}
+
+/// What the cold tier of a folder is called; `None` when it never had one.
+///
+/// # Errors
+/// [`OpenError`] when the metadata store can not be read.
+pub fn cold_of(disk: &dyn Disk) -> Result<Option<String>, OpenError> {
+    let meta = EmbeddedMeta::copy_of(disk, open::META_FILE)?;
+    Ok(owner::name_of(&meta)?)
 }
 
 impl Folder {
@@ -111,7 +121,8 @@ impl Folder {
         limit: usize,
     ) -> Result<Result<Vec<Envelope>, ReadError>, OpenError> {
         let (objects, meta) = (Arc::clone(&self.objects), Arc::clone(&self.meta));
-        let cold = Cold::open(objects, meta).await?;
+        // Nothing is written, so no term is taken.
+        let cold = Cold::open(objects, meta, Term(0)).await?;
         let tiered = cold
             .extent(topic, queue)
             .map_or(Offset(0), |extent| extent.end);
