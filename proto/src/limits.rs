@@ -57,6 +57,9 @@ pub const COLUMNS_MAX: usize = 1000;
 pub const RETENTION_MS_MIN: i64 = 1000;
 /// Longest time that messages of a topic can be kept, unless for ever: a hundred years.
 pub const RETENTION_MS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1000;
+/// Least bound of the log in bytes: room for segments that are let go one by one, and for acknowledgements, of which a
+/// lone one takes a block of 4 KiB.
+pub const LOG_BYTES_MAX_MIN: u64 = 256 * 1024 * 1024;
 /// Shards of a broker; fixed when its data folder is made.
 pub const SHARDS_DEFAULT: u16 = 64;
 /// Requests that may wait for one shard.

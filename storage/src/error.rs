@@ -6,6 +6,8 @@ use std::sync::Arc;
 use millpond_proto::message::{Offset, QueueId, ShardId, TopicId};
 use millpond_proto::remedy::Remedy;
 
+use crate::log::room::Shortage;
+
 /// Why a data folder could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -73,6 +75,24 @@ pub enum OpenError {
         #[source]
         source: object_store::Error,
     },
+    /// What has left the log lies elsewhere.
+    #[error(
+        "what has left the log of this data folder lies in {known}, not in {asked}; start with --cold {known}"
+    )]
+    OtherCold {
+        /// The store asked for.
+        asked: String,
+        /// The store that was used before.
+        known: String,
+    },
+    /// The object store belongs to another data folder.
+    #[error(
+        "{asked} is the cold tier of another data folder; name an empty place with --cold, such as another prefix"
+    )]
+    ColdTaken {
+        /// The store asked for.
+        asked: String,
+    },
     /// The metadata store said no.
     #[error("could not read the metadata store")]
     Meta(#[from] crate::meta::MetaError),
@@ -83,7 +103,10 @@ impl OpenError {
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::NotOurs { .. } | Self::FixedSetting { .. } => Remedy::FixRequest,
+            Self::NotOurs { .. }
+            | Self::FixedSetting { .. }
+            | Self::OtherCold { .. }
+            | Self::ColdTaken { .. } => Remedy::FixRequest,
             Self::InUse { .. }
             | Self::NewerFormat { .. }
             | Self::Damaged { .. }
@@ -114,6 +137,15 @@ pub enum AppendError {
         #[source]
         cause: Arc<io::Error>,
     },
+    /// There is no room; nothing was taken.
+    #[error(
+        "{shortage}; messages are refused until older ones have moved to the cold tier or are deleted, try again \
+         later"
+    )]
+    Full {
+        /// What there is too little of.
+        shortage: Shortage,
+    },
     /// The log was closed; nothing was written.
     #[error("the log is closing; try again once the server is back")]
     Closed,
@@ -125,7 +157,7 @@ impl AppendError {
     pub fn remedy(&self) -> Remedy {
         match self {
             Self::TooLarge { .. } => Remedy::FixRequest,
-            Self::Failed { .. } | Self::Closed => Remedy::Retry,
+            Self::Failed { .. } | Self::Full { .. } | Self::Closed => Remedy::Retry,
         }
     }
 }

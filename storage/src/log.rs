@@ -33,6 +33,7 @@ use crate::queue::view::View;
 use crate::tier::cold::Cold;
 use crate::tier::cold::compaction::{Compacted, Compaction};
 use crate::tier::cold::retention::ColdSizes;
+use crate::wal::spare;
 use crate::wal::writer::{Append, Command};
 
 mod checkpoint;
@@ -41,6 +42,7 @@ mod identity;
 mod open;
 pub(crate) mod read;
 mod retention;
+pub mod room;
 mod tiering;
 mod verify;
 mod way;
@@ -80,7 +82,17 @@ pub struct Settings {
     pub wal_io: WalIo,
     /// Memory for the tail cache.
     pub cache_bytes: usize,
+    /// Bytes that the log may keep before messages are refused; an eighth more is for what is no message.
+    /// Segments made ahead come on top, at most [`Settings::spares_max`] of them.
+    pub log_bytes_max: Option<u64>,
+    /// Free bytes of the disk below which messages are refused.
+    pub disk_reserve_bytes: u64,
+    /// What the cold tier is called, in messages and for whoever asks where it lies: its URL.
+    pub cold: String,
 }
+
+/// What the cold tier is called when it lies in the data folder.
+pub const COLD_DEFAULT: &str = "objects";
 
 /// The way that durable writes of the WAL take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,6 +116,37 @@ impl Default for Settings {
             overlap_bytes: 256 * 1024,
             wal_io: WalIo::Auto,
             cache_bytes: 128 * 1024 * 1024,
+            log_bytes_max: None,
+            disk_reserve_bytes: 256 * 1024 * 1024,
+            cold: COLD_DEFAULT.to_owned(),
+        }
+    }
+}
+
+impl Settings {
+    /// Parts of a bounded log, each of which is a segment and let go as a whole.
+    const PARTS: u64 = 8;
+
+    /// A log that keeps at most `bytes_max`, in segments small enough to be let go one by one; 0 for no bound.
+    #[must_use]
+    pub fn bounded(bytes_max: u64) -> Self {
+        let settings = Self::default();
+        if bytes_max == 0 {
+            return settings;
+        }
+        Self {
+            log_bytes_max: Some(bytes_max),
+            segment_bytes: settings.segment_bytes.min(bytes_max / Self::PARTS),
+            ..settings
+        }
+    }
+
+    /// Segments made ahead, or left from before, that are kept for each WAL.
+    #[must_use]
+    pub fn spares_max(&self) -> usize {
+        match self.log_bytes_max {
+            None => spare::SPARES_MAX,
+            Some(_) => 1,
         }
     }
 }
@@ -296,6 +339,7 @@ pub struct Storage {
     tiering: tokio::sync::Mutex<()>,
     /// Whether this incarnation has looked for the best way to write.
     was_measured: AtomicBool,
+    looked: room::Looked,
 }
 
 impl Storage {
@@ -338,6 +382,7 @@ impl Storage {
         let Ok(share) = budget.acquire_many_owned(permits).await else {
             return Err(AppendError::Closed);
         };
+        self.count_growth(size as u64);
         let (reply, durable) = oneshot::channel();
         let append = Append {
             entries,

@@ -128,6 +128,11 @@ impl Disk for LocalDisk {
         fs::remove_file(self.path(path))
     }
 
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        let found = rustix::fs::statvfs(&self.root)?;
+        Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
+    }
+
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
         File::open(self.path(folder))?.sync_all()
     }

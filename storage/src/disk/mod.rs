@@ -72,6 +72,14 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// What the operating system says; `NotFound` when there is none.
     fn remove(&self, path: &str) -> io::Result<()>;
 
+    /// Bytes that the disk still has room for; `None` when nobody knows.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Makes the folder's entries (created, renamed, removed) durable.
     ///
     /// # Errors

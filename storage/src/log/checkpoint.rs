@@ -146,6 +146,7 @@ impl Storage {
                 (durable, durable - wal.segments.bytes_up_to(durable))
             })
             .unzip();
+        self.look();
         self.cold.unbury(&durable, &begins)
     }
 

@@ -17,12 +17,14 @@ use crate::format::block::{Entry, Kind};
 use crate::format::checkpoint::Saved;
 use crate::format::envelope::Envelope;
 use crate::log::checkpoint::{self, Checkpoints};
+use crate::log::room::Looked;
 use crate::log::{Parts, Projection, Recovered, Replayed, Settings, Storage, identity, way};
 use crate::meta::embedded::EmbeddedMeta;
 use crate::meta::{MetaError, MetaStore};
 use crate::queue::index::{Index, Place};
 use crate::queue::view::{View, Wal};
 use crate::tier::cold::Cold;
+use crate::tier::owner;
 use crate::wal::recovery::{self, Found, Recovery};
 use crate::wal::segment::{self, Segments};
 use crate::wal::spare::Spares;
@@ -62,7 +64,9 @@ pub(crate) async fn open<P: Projection>(
     make_folders(&*disk, settings.wals)?;
     let meta: Arc<dyn MetaStore> = Arc::new(EmbeddedMeta::open(Arc::clone(&disk), META_FILE)?);
     let term = next_term(&*meta)?;
-    let cold = Arc::new(Cold::open(Arc::clone(&parts.objects), Arc::clone(&meta)).await?);
+    owner::claim(&parts.objects, &*meta, &*parts.chance, &settings.cold).await?;
+    let objects = Arc::clone(&parts.objects);
+    let cold = Arc::new(Cold::open(objects, Arc::clone(&meta), term).await?);
     let checkpoint = checkpoint::load(&*disk)?;
 
     let mut rebuild = Rebuild {
@@ -75,6 +79,7 @@ pub(crate) async fn open<P: Projection>(
     let mut recoveries = Vec::new();
     for wal in 0..settings.wals {
         let recovery = recovery::recover(&*disk, wal, |found| rebuild.apply(wal, found))?;
+        recovery.make_durable()?;
         recoveries.push(rebuild.finish(wal, recovery));
     }
     if checkpoint.is_missing
@@ -149,7 +154,7 @@ fn start(
             move |source| OpenError::Disk { what, source }
         };
         let disk = Arc::clone(&parts.disk);
-        let spares = Spares::open(disk, wal, settings.segment_bytes)
+        let spares = Spares::open(disk, wal, settings.segment_bytes, settings.spares_max())
             .map_err(failed("look for spare segments in"))?;
         let segment = start
             .create_segment(&*parts.disk, &spares)
@@ -192,7 +197,7 @@ fn start(
         spawn(Box::pin(spares.run(asked)));
         senders.push(sender);
     }
-    Ok(Storage {
+    let storage = Storage {
         parts,
         settings,
         view,
@@ -204,7 +209,10 @@ fn start(
         checkpoints: checkpoints.into(),
         tiering: tokio::sync::Mutex::new(()),
         was_measured: AtomicBool::new(false),
-    })
+        looked: Looked::default(),
+    };
+    storage.look();
+    Ok(storage)
 }
 
 fn make_folders(disk: &dyn Disk, wals: u16) -> Result<(), OpenError> {

@@ -16,7 +16,7 @@ use crate::format::checkpoint::{self, Saved};
 use crate::format::checksum::crc32c;
 use crate::wal::recovery::{self, Found};
 use crate::wal::segment::{Header, Room, Segment};
-use crate::wal::spare::Spares;
+use crate::wal::spare::{SPARES_MAX, Spares};
 
 const FILE_BYTES: u64 = 20 * 1024;
 const BLOCK: u64 = block::ALIGN_BYTES as u64;
@@ -170,7 +170,7 @@ fn made() -> BTreeMap<String, Vec<u8>> {
     whole.flip_bit(&path, at * 8 + 1);
 
     // The same file in its next life, with less written than in the one before.
-    let spares = Spares::open(Arc::new(whole.clone()), 0, FILE_BYTES).unwrap();
+    let spares = Spares::open(Arc::new(whole.clone()), 0, FILE_BYTES, SPARES_MAX).unwrap();
     spares.keep(vec![segment]).unwrap();
     let room = Room::Spare(spares.take(0).unwrap());
     let segment = Segment::create(&whole, &header(3 * BLOCK, 1, 3), room).unwrap();

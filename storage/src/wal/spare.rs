@@ -10,6 +10,7 @@
 //! bring back the old name over new contents.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
@@ -21,7 +22,7 @@ use crate::wal::segment::{self, Segment, Spare};
 pub(crate) const FIRST_BYTES: u64 = 1024 * 1024;
 /// Size of a segment that is made while the writer waits for it.
 const BRIDGE_BYTES: u64 = 4 * FIRST_BYTES;
-/// Most spares that are kept; further segments that nobody needs are removed.
+/// Most spares that are kept unless the log is bounded; further segments that nobody needs are removed.
 pub const SPARES_MAX: usize = 8;
 
 /// The spares of one WAL.
@@ -31,6 +32,10 @@ pub(crate) struct Spares {
     folder: String,
     /// Largest file that is kept.
     file_bytes_max: u64,
+    /// Most files that are kept.
+    spares_max: usize,
+    /// Size of a file that the disk had no room for; 0 when it had.
+    missing: AtomicU64,
     stock: Mutex<Stock>,
 }
 
@@ -43,7 +48,12 @@ struct Stock {
 
 impl Spares {
     /// The spares that an incarnation before has left; what was not finished is removed.
-    pub(crate) fn open(disk: Arc<dyn Disk>, wal: u16, file_bytes_max: u64) -> io::Result<Self> {
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        wal: u16,
+        file_bytes_max: u64,
+        spares_max: usize,
+    ) -> io::Result<Self> {
         let folder = segment::folder(wal);
         let mut stock = Stock::default();
         for name in disk.list(&folder)? {
@@ -63,6 +73,8 @@ impl Spares {
             disk,
             folder,
             file_bytes_max,
+            spares_max,
+            missing: AtomicU64::new(0),
             stock: Mutex::new(stock),
         })
     }
@@ -120,7 +132,7 @@ impl Spares {
     fn make_way(&self, bytes: u64, waiting: usize) -> io::Result<bool> {
         let smaller = {
             let mut stock = self.stock();
-            if stock.spares.len() + waiting < SPARES_MAX {
+            if stock.spares.len() + waiting < self.spares_max {
                 return Ok(true);
             }
             let spares = stock.spares.iter().enumerate();
@@ -149,6 +161,9 @@ impl Spares {
         let file = self.disk.create(&new)?;
         if let Err(error) = file.allocate(least) {
             let _ = self.disk.remove(&new);
+            if error.kind() == io::ErrorKind::StorageFull {
+                self.missing.store(least, Ordering::Relaxed);
+            }
             return Err(segment::describe_full(&path, least, error));
         }
         self.disk.rename(&new, &path)?;
@@ -158,6 +173,45 @@ impl Spares {
             file_bytes: least,
         });
         Ok(())
+    }
+
+    /// Whether the disk had no room for the last segment that was to be made ahead.
+    pub(crate) fn is_out_of_room(&self) -> bool {
+        self.missing.load(Ordering::Relaxed) > 0 && self.stock().spares.is_empty()
+    }
+
+    /// Removes all spares but the largest: the disk has no room for what may be needed later.
+    pub(crate) fn shed(&self) -> io::Result<()> {
+        let shed = {
+            let mut stock = self.stock();
+            stock.spares.sort_by_key(|spare| spare.file_bytes);
+            let kept = stock.spares.pop();
+            let shed = std::mem::take(&mut stock.spares);
+            stock.spares.extend(kept);
+            shed
+        };
+        for spare in &shed {
+            self.disk.remove(&spare.path)?;
+        }
+        if shed.is_empty() {
+            return Ok(());
+        }
+        self.disk.sync_folder(&self.folder)
+    }
+
+    /// Makes the segment that there was no room for, if there is now; a small one helps as well.
+    pub(crate) fn try_again(&self) {
+        let missing = self.missing.swap(0, Ordering::Relaxed);
+        if missing == 0 {
+            return;
+        }
+        for bytes in [missing, missing.min(FIRST_BYTES)] {
+            match self.make(bytes) {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(%error, bytes, "still no room for a segment"),
+            }
+        }
+        self.missing.store(missing, Ordering::Relaxed);
     }
 
     /// Makes spares of the sizes that are asked for, until nobody can ask any more. What fails here is
@@ -195,7 +249,7 @@ mod tests {
     fn a_segment_that_nobody_needs_becomes_the_next_one() {
         let disk = SimulatedDisk::new();
         disk.create_folder("wal/0").unwrap();
-        let spares = Spares::open(Arc::new(disk.clone()), 0, 16384).unwrap();
+        let spares = Spares::open(Arc::new(disk.clone()), 0, 16384, SPARES_MAX).unwrap();
         let old = Segment::create(&disk, &header(0), Room::Fresh(8192)).unwrap();
         old.file.write_at(b"old", 5000).unwrap();
         spares.keep(vec![old]).unwrap();
@@ -215,7 +269,7 @@ mod tests {
     fn the_stock_is_bounded_keeps_the_largest_and_survives_a_restart() {
         let disk = SimulatedDisk::new();
         disk.create_folder("wal/0").unwrap();
-        let spares = Spares::open(Arc::new(disk.clone()), 0, 65536).unwrap();
+        let spares = Spares::open(Arc::new(disk.clone()), 0, 65536, SPARES_MAX).unwrap();
         let sizes = (0..12).map(|number| (number, 8192 + number % 6 * 4096));
         let segments = sizes.map(|(number, bytes)| {
             Segment::create(&disk, &header(number), Room::Fresh(bytes)).unwrap()
@@ -227,7 +281,7 @@ mod tests {
         disk.create("wal/0/made-0000000007.new").unwrap();
         spares.make(32768).unwrap();
         drop(spares);
-        let spares = Spares::open(Arc::new(disk.clone()), 0, 65536).unwrap();
+        let spares = Spares::open(Arc::new(disk.clone()), 0, 65536, SPARES_MAX).unwrap();
         assert!(!names(&disk).iter().any(|name| name.ends_with(".new")));
         let mut sizes = Vec::new();
         while let Some(spare) = spares.take(0) {
@@ -249,7 +303,7 @@ mod tests {
         let error = Segment::create(&disk, &header(0), Room::Fresh(16384)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         assert!(error.to_string().contains("16384 bytes"), "{error}");
-        let spares = Spares::open(Arc::new(disk.clone()), 0, 65536).unwrap();
+        let spares = Spares::open(Arc::new(disk.clone()), 0, 65536, SPARES_MAX).unwrap();
         assert_eq!(
             spares.make(16384).unwrap_err().kind(),
             io::ErrorKind::StorageFull
