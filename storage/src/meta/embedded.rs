@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -17,10 +18,13 @@ use redb::{
 };
 
 use crate::disk::{Disk, DiskFile};
+use crate::format::checksum::crc32c;
 use crate::meta::{MetaError, MetaStore, Versioned};
 
-/// Key to version (8 bytes, little endian) and value.
-const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
+/// Key to checksum (4 bytes), version (8 bytes), both little endian, and value.
+const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("checked");
+/// The same without checksums, as earlier versions left it.
+const UNCHECKED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
 /// The last version given out.
 const VERSION: TableDefinition<'_, (), u64> = TableDefinition::new("version");
 /// Memory for pages: the facts are small.
@@ -56,8 +60,10 @@ impl EmbeddedMeta {
         };
         prepare(disk.as_ref(), path)?;
         let file = disk.open(path).map_err(explained)?;
+        let database = database(file)?;
+        contained(|| add_checksums(&database).map_err(failed))?;
         Ok(Self {
-            database: RwLock::new(Some(database(file)?)),
+            database: RwLock::new(Some(database)),
             path: path.to_owned(),
         })
     }
@@ -83,10 +89,12 @@ impl EmbeddedMeta {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(explained(error)),
         }
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create_with_backend(backend)
-            .map_err(failed)?;
+        let database = contained(|| {
+            let mut builder = Database::builder();
+            builder.set_cache_size(CACHE_BYTES);
+            builder.create_with_backend(backend).map_err(failed)
+        })?;
+        contained(|| add_checksums(&database).map_err(failed))?;
         Ok(Self {
             database: RwLock::new(Some(database)),
             path: path.to_owned(),
@@ -100,7 +108,7 @@ impl EmbeddedMeta {
     ) -> Result<T, MetaError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         match database.as_ref() {
-            Some(database) => work(database).map_err(failed),
+            Some(database) => contained(|| work(database).map_err(failed)),
             None => Err(MetaError {
                 detail: format!("{} was closed", self.path),
             }),
@@ -133,8 +141,7 @@ fn change(
             counter.insert((), version)?;
             match value {
                 Some(value) => {
-                    let stored = [&version.to_le_bytes(), value].concat();
-                    facts.insert(key, stored.as_slice())?;
+                    facts.insert(key, join(key, version, value).as_slice())?;
                 }
                 None => {
                     facts.remove(key)?;
@@ -181,7 +188,17 @@ fn find_keys(database: &Database, prefix: &str) -> Result<Vec<String>, redb::Err
 fn database(file: Box<dyn DiskFile>) -> Result<Database, MetaError> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
-    builder.create_with_backend(Backend(file)).map_err(failed)
+    contained(|| builder.create_with_backend(Backend(file)).map_err(failed))
+}
+
+/// Takes a panic for damage: redb asserts on bytes that it did not write, and bytes from disk are no reason to stop
+/// a process, which would only start again over the same bytes.
+fn contained<T>(work: impl FnOnce() -> Result<T, MetaError>) -> Result<T, MetaError> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(MetaError {
+            detail: "it is damaged; restore the file from a copy".to_owned(),
+        })
+    })
 }
 
 /// Lays out a new store, or repairs one that was not closed, in a copy that takes the name once all of
@@ -238,14 +255,50 @@ fn copy_all(from: &dyn DiskFile, to: &dyn DiskFile) -> io::Result<()> {
     }
 }
 
+/// A fact as it is stored: redb believes what it reads, so each says itself whether it is whole.
+fn join(key: &str, version: u64, value: &[u8]) -> Vec<u8> {
+    let version = version.to_le_bytes();
+    let checksum = crc32c(&[key.as_bytes(), &version, value]);
+    [&checksum.to_le_bytes(), &version[..], value].concat()
+}
+
 fn split(key: &str, stored: &[u8]) -> Result<Versioned, redb::Error> {
-    match stored.split_first_chunk::<8>() {
+    let found = stored.get(4..).and_then(<[u8]>::split_first_chunk::<8>);
+    let found = found.map(|(version, value)| (u64::from_le_bytes(*version), value));
+    match found.filter(|(version, value)| join(key, *version, value) == stored) {
         Some((version, value)) => Ok(Versioned {
             value: Bytes::copy_from_slice(value),
-            version: u64::from_le_bytes(*version),
+            version,
         }),
-        None => Err(redb::Error::Corrupted(format!("{key} has no version"))),
+        None => Err(redb::Error::Corrupted(format!("{key} is damaged"))),
     }
+}
+
+/// Takes over what a version without checksums has left.
+fn add_checksums(database: &Database) -> Result<(), redb::Error> {
+    match database.begin_read()?.open_table(UNCHECKED) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+        other => drop(other?),
+    }
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_two_phase_commit(true);
+    {
+        let unchecked = transaction.open_table(UNCHECKED)?;
+        let mut facts = transaction.open_table(FACTS)?;
+        for fact in unchecked.iter()? {
+            let (key, stored) = fact?;
+            let (key, stored) = (key.value(), stored.value());
+            let (version, value) = stored
+                .split_first_chunk::<8>()
+                .ok_or_else(|| redb::Error::Corrupted(format!("{key} has no version")))?;
+            let stored = join(key, u64::from_le_bytes(*version), value);
+            facts.insert(key, stored.as_slice())?;
+        }
+    }
+    transaction.delete_table(UNCHECKED)?;
+    transaction.commit()?;
+    Ok(())
 }
 
 impl MetaStore for EmbeddedMeta {
@@ -324,6 +377,33 @@ mod tests {
             let disk = Arc::clone(&disk) as Arc<dyn Disk>;
             Arc::new(EmbeddedMeta::open(disk, "meta/facts.redb").unwrap())
         });
+    }
+
+    #[test]
+    fn facts_without_checksums_are_taken_over_and_damaged_ones_are_not_believed() {
+        let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::default());
+        prepare(&*disk, "facts").unwrap();
+        {
+            let database = database(disk.open("facts").unwrap()).unwrap();
+            let transaction = database.begin_write().unwrap();
+            {
+                let mut old = transaction.open_table(UNCHECKED).unwrap();
+                let stored = [&7_u64.to_le_bytes()[..], b"value"].concat();
+                old.insert("a", stored.as_slice()).unwrap();
+            }
+            transaction.commit().unwrap();
+        }
+        for _ in 0..2 {
+            let store = EmbeddedMeta::open(Arc::clone(&disk), "facts").unwrap();
+            let found = store.get("a").unwrap().unwrap();
+            assert_eq!((found.version, &found.value[..]), (7, &b"value"[..]));
+        }
+        let whole = join("a", 7, b"value");
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(split("a", &flipped).is_err(), "bit {bit}");
+        }
     }
 
     #[test]
