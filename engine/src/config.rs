@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use millpond_proto::limits;
 use millpond_proto::remedy::Remedy;
 
 /// A server, as asked for.
@@ -50,6 +51,14 @@ pub enum ConfigError {
         /// The address.
         address: SocketAddr,
     },
+    /// A bound that would leave no room to work in.
+    #[error("--log-bytes-max is {asked} bytes, the least is {least}; give more, or none")]
+    LogTooSmall {
+        /// As asked for.
+        asked: u64,
+        /// The least.
+        least: u64,
+    },
     /// Both want one port.
     #[error("--grpc and --http both ask for {address}; give each its own port")]
     SamePort {
@@ -88,6 +97,10 @@ impl Config {
             if !self.insecure && !is_loopback(address.ip()) {
                 return Err(ConfigError::Public { flag, address });
             }
+        }
+        let least = limits::LOG_BYTES_MAX_MIN;
+        if let Some(asked) = self.storage.log_bytes_max.filter(|&asked| asked < least) {
+            return Err(ConfigError::LogTooSmall { asked, least });
         }
         if self.grpc == self.http && self.grpc.port() != 0 {
             return Err(ConfigError::SamePort { address: self.grpc });
@@ -136,6 +149,20 @@ mod tests {
             assert!(error.to_string().contains("--insecure"), "{error}");
             assert!(with(address, true).is_ok(), "{address}");
         }
+    }
+
+    #[test]
+    fn a_log_without_room_to_work_in_is_refused() {
+        let with = |bytes| {
+            let storage = millpond_storage::log::Settings::bounded(bytes);
+            let config = Config {
+                storage,
+                ..Config::default()
+            };
+            config.check()
+        };
+        assert!(matches!(with(1000), Err(ConfigError::LogTooSmall { .. })));
+        assert!(with(0).is_ok() && with(limits::LOG_BYTES_MAX_MIN).is_ok());
     }
 
     #[test]

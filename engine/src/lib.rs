@@ -3,12 +3,13 @@
 //! The binary is `main.rs`: it parses arguments, loads the configuration, starts tracing and calls
 //! `server::run`. Tests start the same server in-process.
 //!
-//! Reading order: [`config`], [`server`], [`parts`], [`process`], [`net`] and [`tls`] (connections), [`authorize`], [`service`]
+//! Reading order: [`config`], [`server`], [`parts`], [`cold`] (where the cold tier lies), [`process`], [`net`] and [`tls`] (connections), [`authorize`], [`service`]
 //! (what is on the wire), [`broker`], [`cli`] and [`demo`] (the command line).
 
 pub mod authorize;
 pub mod broker;
 pub mod cli;
+pub mod cold;
 pub mod config;
 pub mod demo;
 pub mod net;

@@ -8,6 +8,7 @@ use millpond_engine::cli::args::{Cli, Command, ServeArgs, advice};
 use millpond_engine::cli::error::CliError;
 use millpond_engine::cli::run::{Terminal, run};
 use millpond_engine::cli::serve::{Demo, serve};
+use millpond_engine::cold::PREFIXES;
 use millpond_proto::client::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -41,6 +42,7 @@ async fn start(cli: Cli) -> ExitCode {
         out: &mut out,
         err: &mut err,
         input_is_terminal: std::io::stdin().is_terminal(),
+        variables: store_variables(),
     };
     let (args, demo) = match &cli.command {
         None => (ServeArgs::default(), Demo::WhenNew),
@@ -70,6 +72,14 @@ async fn start(cli: Cli) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The variables that clients of object stores are configured by.
+fn store_variables() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+        .collect()
 }
 
 /// Resolves at Ctrl-C or SIGTERM.

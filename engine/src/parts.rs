@@ -12,13 +12,11 @@ use millpond_proto::time::SystemClock;
 use millpond_storage::disk::Disk;
 use millpond_storage::disk::local::LocalDisk;
 use millpond_storage::error::OpenError;
+use millpond_storage::log::COLD_DEFAULT;
 use millpond_storage::tier::objects::DiskObjectStore;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::net::{Network, TcpNetwork};
-
-/// Folder of the cold tier below the data folder.
-pub const OBJECTS: &str = "objects";
 
 /// The outside world, passed in.
 #[derive(Clone, Debug)]
@@ -30,13 +28,13 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// The machine's own: `data` is made when it does not exist, and locked.
+    /// The machine's own: `data` is made when it does not exist, and locked. The cold tier lies in it.
     ///
     /// # Errors
     /// [`OpenError`] when the folder is not ours or in use.
     pub fn local(data: &Path, spawn: Arc<dyn Spawn>) -> Result<Self, OpenError> {
         let disk: Arc<dyn Disk> = Arc::new(LocalDisk::open(data)?);
-        let objects = Arc::new(DiskObjectStore::new(Arc::clone(&disk), OBJECTS));
+        let objects = Arc::new(DiskObjectStore::new(Arc::clone(&disk), COLD_DEFAULT));
         Ok(Self {
             storage: millpond_storage::log::Parts {
                 disk,

@@ -25,7 +25,9 @@ use millpond_sql::job::runtime::{JobParts, Jobs};
 use millpond_sql::sql::{Sql, SqlParts};
 use millpond_sql::topic::Topics;
 use millpond_storage::error::OpenError;
+use millpond_storage::log::COLD_DEFAULT;
 use millpond_storage::tier::objects::DiskObjectStore;
+use millpond_storage::tier::probe::{ProbeError, probe};
 use object_store::ObjectStore;
 use tokio::sync::oneshot;
 use tonic::transport::server::Router;
@@ -97,6 +99,9 @@ pub enum ServeError {
     /// The data folder could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The cold tier is not fit for it.
+    #[error(transparent)]
+    Cold(#[from] ProbeError),
     /// SQL could not be set up.
     #[error(transparent)]
     Sql(#[from] SqlError),
@@ -116,6 +121,7 @@ impl ServeError {
             Self::Config(error) => error.remedy(),
             Self::PortInUse { .. } | Self::Bind { .. } => Remedy::FixRequest,
             Self::Open(error) => error.remedy(),
+            Self::Cold(error) => error.remedy(),
             Self::Sql(error) => error.remedy(),
             Self::Tls(_) | Self::Reflection(_) | Self::Ended { .. } => Remedy::Bug,
         }
@@ -237,6 +243,10 @@ async fn open(
     };
     let (clock, spawn) = (Arc::clone(&parts.clock), Arc::clone(&parts.spawn));
     let (state, export) = (folder(STATE), folder(EXPORT));
+    if config.storage.cold != COLD_DEFAULT {
+        // Our own store in the data folder keeps its word.
+        probe(&*parts.objects, &*parts.chance, &config.storage.cold).await?;
+    }
     let broker = Broker::start(parts, config.storage.clone()).await?;
     let topics: Arc<dyn Topics> = Arc::clone(&broker) as _;
     let jobs = Jobs::start(JobParts {

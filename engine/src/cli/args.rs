@@ -138,7 +138,13 @@ fn body_bytes(text: &str) -> Result<usize, String> {
 
 /// `millpond serve`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Example: millpond serve --data /var/lib/millpond --grpc 127.0.0.1:8081")]
+#[command(after_help = "\
+Examples:
+  millpond serve --data /var/lib/millpond --grpc 127.0.0.1:8081
+  millpond serve --cold s3://bucket/prefix       with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION
+  AWS_ENDPOINT_URL=http://127.0.0.1:9000 AWS_ALLOW_HTTP=true millpond serve --cold s3://bucket/prefix
+
+Stores are configured by the variables of their own tools: AWS_… for s3://, GOOGLE_… for gs://, AZURE_… for az://.")]
 pub struct ServeArgs {
     /// Data folder; made when it is missing.
     #[arg(long, default_value = "data", value_name = "DIR")]
@@ -161,6 +167,17 @@ pub struct ServeArgs {
     /// How the log is written: through the system's cache, past it, or as measured once on this disk.
     #[arg(long, value_enum, default_value_t = WalIo::Auto)]
     pub wal_io: WalIo,
+    /// Where what leaves the log is kept as Parquet: file:///folder, s3://bucket/prefix, gs://… or az://…;
+    /// in the data folder when nothing is said.
+    #[arg(long, value_name = "URL")]
+    pub cold: Option<String>,
+    /// Bytes that the log may keep before messages are refused, such as 10GiB; what has moved to the cold tier
+    /// does not count.
+    #[arg(long, value_name = "SIZE", default_value = "none", value_parser = keep::size)]
+    pub log_bytes_max: u64,
+    /// Free bytes of the disk below which messages are refused, so that acknowledgements have room.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = keep::size)]
+    pub disk_reserve: u64,
 }
 
 /// How the log is written.
@@ -194,6 +211,9 @@ impl Default for ServeArgs {
             no_demo: false,
             insecure: false,
             wal_io: WalIo::Auto,
+            cold: None,
+            log_bytes_max: 0,
+            disk_reserve: 256 * 1024 * 1024,
         }
     }
 }
@@ -643,6 +663,10 @@ mod tests {
         assert_eq!(
             (typed.data, typed.grpc, typed.http),
             (default.data, default.grpc, default.http)
+        );
+        assert_eq!(
+            (typed.cold, typed.log_bytes_max, typed.disk_reserve),
+            (default.cold, default.log_bytes_max, default.disk_reserve)
         );
         assert!(parse("millpond serve --demo --no-demo").is_err());
     }

@@ -12,6 +12,8 @@ use millpond_sql::sort::SortError;
 use millpond_storage::error::{OpenError, ReadError};
 use parquet::errors::ParquetError;
 
+use crate::cold::ColdError;
+
 /// A command did not do all that was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -71,6 +73,9 @@ pub enum CliError {
     /// A data folder.
     #[error(transparent)]
     Folder(#[from] OpenError),
+    /// Its cold tier.
+    #[error(transparent)]
+    Cold(#[from] ColdError),
     /// A stored message.
     #[error(transparent)]
     Stored(#[from] ReadError),
@@ -115,6 +120,7 @@ impl CliError {
             Self::Import(error) => error.remedy(),
             Self::Sort(error) => error.remedy(),
             Self::Folder(error) => error.remedy(),
+            Self::Cold(error) => error.remedy(),
             Self::Stored(error) => error.remedy(),
             Self::Damage { .. } => Remedy::Operator,
             Self::Stopped { cause, .. } => cause.remedy(),

@@ -16,6 +16,8 @@ pub struct Terminal<'a> {
     pub err: &'a mut dyn Write,
     /// Whether a person types on standard input.
     pub input_is_terminal: bool,
+    /// What the environment says of object stores.
+    pub variables: Vec<(String, String)>,
 }
 
 impl std::fmt::Debug for Terminal<'_> {

@@ -11,6 +11,7 @@ use millpond_storage::error::OpenError;
 use crate::cli::args::{SERVER_DEFAULT, ServeArgs};
 use crate::cli::error::CliError;
 use crate::cli::run::Terminal;
+use crate::cold::{ColdError, ColdUrl};
 use crate::config::{Config, ConfigError};
 use crate::demo;
 use crate::parts::{Background, Parts};
@@ -39,6 +40,9 @@ pub enum ServeFailure {
     /// The addresses.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The cold tier.
+    #[error(transparent)]
+    Cold(#[from] ColdError),
     /// No threads could be started.
     #[error("no threads could be started; is the machine out of memory or processes?")]
     Threads(#[source] std::io::Error),
@@ -55,6 +59,7 @@ impl ServeFailure {
             Self::Server(error) => error.remedy(),
             Self::Open(error) => error.remedy(),
             Self::Config(error) => error.remedy(),
+            Self::Cold(error) => error.remedy(),
             Self::Threads(_) => Remedy::Operator,
             Self::Output(error) => error.remedy(),
         }
@@ -80,6 +85,10 @@ pub async fn serve(
     terminal: &mut Terminal<'_>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeFailure> {
+    let cold: ColdUrl = match &args.cold {
+        Some(url) => url.parse()?,
+        None => ColdUrl::default(),
+    };
     let config = Config {
         data: args.data.clone(),
         grpc: args.grpc,
@@ -87,7 +96,9 @@ pub async fn serve(
         insecure: args.insecure,
         storage: millpond_storage::log::Settings {
             wal_io: args.wal_io.into(),
-            ..millpond_storage::log::Settings::default()
+            cold: cold.name().to_owned(),
+            disk_reserve_bytes: args.disk_reserve,
+            ..millpond_storage::log::Settings::bounded(args.log_bytes_max)
         },
     };
     // Before anything touches the folder: a refused address leaves nothing behind.
@@ -98,7 +109,8 @@ pub async fn serve(
         Demo::WhenNew => is_new(&args.data),
     };
     let background = Background::start().map_err(ServeFailure::Threads)?;
-    let parts = Parts::local(&args.data, background.lanes())?;
+    let mut parts = Parts::local(&args.data, background.lanes())?;
+    parts.storage.objects = cold.open(&parts.storage.disk, &terminal.variables)?;
     let running = Server::start(config, parts).await?;
     let (grpc, http) = (dialled(running.grpc_addr), dialled(running.http_addr));
     terminal.tell(&format!(

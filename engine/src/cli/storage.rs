@@ -13,8 +13,7 @@ use millpond_storage::disk::Disk;
 use millpond_storage::disk::local::LocalDisk;
 use millpond_storage::error::OpenError;
 use millpond_storage::format::envelope::{Envelope, PropertyValue};
-use millpond_storage::log::folder::{Folder, LogRecord};
-use millpond_storage::tier::objects::DiskObjectStore;
+use millpond_storage::log::folder::{Folder, LogRecord, cold_of};
 use prost::Message as _;
 
 use crate::broker::record::Change;
@@ -24,7 +23,7 @@ use crate::cli::error::CliError;
 use crate::cli::keep::size_in_words;
 use crate::cli::output::{Format, Table};
 use crate::cli::run::Terminal;
-use crate::parts::OBJECTS;
+use crate::cold::{ColdUrl, Variables};
 
 /// Bytes of a body that are printed.
 const BODY_BYTES: usize = 200;
@@ -58,7 +57,10 @@ pub async fn run(
             };
             match data {
                 None => dump(client, what, &place, terminal).await,
-                Some(data) => dump_folder(&folder(data)?, what, &place, terminal).await,
+                Some(data) => {
+                    let folder = folder(data, &terminal.variables)?;
+                    dump_folder(&folder, what, &place, terminal).await
+                }
             }
         }
     }
@@ -153,7 +155,7 @@ async fn verify(
     let found = match data {
         None => Admin::new(client).verify().await?,
         Some(data) => {
-            let found = folder(data)?.verify().await?;
+            let found = folder(data, &terminal.variables)?.verify().await?;
             VerifyResponse {
                 whole: found.whole,
                 damage: found.damage,
@@ -205,8 +207,8 @@ async fn dump(
     Ok(())
 }
 
-/// A folder at rest; its lock is held as long as it is looked at.
-fn folder(data: &Path) -> Result<Folder, CliError> {
+/// A folder at rest, with the cold tier that it remembers; its lock is held as long as it is looked at.
+fn folder(data: &Path, variables: &Variables) -> Result<Folder, CliError> {
     if !data.is_dir() {
         return Err(CliError::File {
             path: data.to_owned(),
@@ -215,7 +217,11 @@ fn folder(data: &Path) -> Result<Folder, CliError> {
         });
     }
     let disk: Arc<dyn Disk> = Arc::new(LocalDisk::open(data)?);
-    let objects = Arc::new(DiskObjectStore::new(Arc::clone(&disk), OBJECTS));
+    let cold: ColdUrl = match cold_of(&*disk)? {
+        Some(url) => url.parse()?,
+        None => ColdUrl::default(),
+    };
+    let objects = cold.open(&disk, variables)?;
     Ok(Folder::open(disk, objects)?)
 }
 
