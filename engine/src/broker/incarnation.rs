@@ -4,13 +4,14 @@
 //! answered, and the next incarnation is rebuilt from what is on disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use millpond_proto::limits;
 use millpond_proto::message::{JobId, Offset, QueueId, ShardId, TopicId, shard_of};
 use millpond_proto::task::{Lane, Task};
-use millpond_proto::time::Timestamp;
+use millpond_proto::time::{Clock, Timestamp, within};
 use millpond_storage::error::{AppendError, OpenError, ReadError, TierError};
 use millpond_storage::log::{Parts, Position, ReadLimit, Settings, ShardSnapshot, Storage, Tiered};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
@@ -18,9 +19,13 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use crate::broker::care::Care;
 use crate::broker::catalog::Catalog;
 use crate::broker::request::{Empty, Reason, Refused, Reply, Request};
+use crate::broker::room::Need;
 use crate::broker::shard::{Call, Shard};
 use crate::broker::state::{CATALOG_SHARD, ShardState};
 use crate::broker::waiting::Waiting;
+
+/// How long a deletion waits for an object store; the rest is done in the background.
+const FORGET_LIMIT: Duration = Duration::from_secs(5);
 
 /// A shard's door, or why it stays closed.
 type Door = Result<mpsc::Sender<Call>, String>;
@@ -34,6 +39,7 @@ pub struct Incarnation {
     waiting: Arc<Waiting>,
     owners: Mutex<FuturesUnordered<Task>>,
     care: Care,
+    clock: Arc<dyn Clock>,
 }
 
 impl Incarnation {
@@ -103,6 +109,7 @@ impl Incarnation {
             waiting,
             owners,
             care: Care::default(),
+            clock: Arc::clone(&parts.clock),
         }))
     }
 
@@ -161,12 +168,18 @@ impl Incarnation {
     /// Asks a shard; the durable answer comes over the channel.
     ///
     /// # Errors
-    /// [`AppendError::Closed`] when the shard takes no more.
+    /// [`AppendError::Closed`] when the shard takes no more, [`AppendError::Full`] when the log does not.
     pub(super) async fn call(
         &self,
         shard: ShardId,
         request: Request,
     ) -> Result<oneshot::Receiver<Result<Reply, AppendError>>, AppendError> {
+        let room = self.storage.room();
+        match Need::of(&request) {
+            Need::Messages => room.check(true)?,
+            Need::Notes => room.check(false)?,
+            Need::Nothing => {}
+        }
         let (reply, answer) = oneshot::channel();
         match self.doors.get(usize::from(shard.0)) {
             Some(Ok(door)) => door
@@ -242,7 +255,15 @@ impl Incarnation {
         for topic in catalog.dropped_topics() {
             let replies = self.ask_all(Request::ForgetTopic(topic)).await?;
             self.waiting.forget(topic);
-            if let Err(error) = self.storage.forget(TopicId(topic)).await {
+            let forgetting = self.storage.forget(TopicId(topic));
+            let Some(forgotten) = within(&*self.clock, FORGET_LIMIT, forgetting).await else {
+                tracing::warn!(
+                    topic,
+                    "the objects of a deleted topic take long; going on later"
+                );
+                continue;
+            };
+            if let Err(error) = forgotten {
                 tracing::warn!(topic, %error, "a deleted topic still has objects; trying again later");
             } else if replies
                 .iter()

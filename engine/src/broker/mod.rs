@@ -9,7 +9,7 @@
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
 //! groups have consumed, and a group's cursor), [`catalog`], [`record`] (what goes to the log), [`care`]
-//! (retention and the merging of files), [`waiting`] (parked polls), [`sql`] (the broker as SQL sees it).
+//! (retention and the merging of files), `room` (what is refused when the log is full), [`waiting`] (parked polls), [`sql`] (the broker as SQL sees it).
 
 pub mod care;
 pub mod catalog;
@@ -22,6 +22,7 @@ pub mod poll;
 pub mod pull;
 pub mod record;
 pub mod request;
+mod room;
 pub mod scan;
 pub mod shard;
 pub mod sql;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use millpond_proto::task::Lane;
 use millpond_proto::time::Timestamp;
 use millpond_storage::error::{AppendError, OpenError, TierError};
+use millpond_storage::log::room::Room;
 use millpond_storage::log::{Parts, Settings, Tiered};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -22,6 +23,8 @@ use crate::broker::undelivered::{RETURNS_MAX, give_back};
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// How often the broker looks whether the log has grown enough to be tiered.
 const UPKEEP_PAUSE: Duration = Duration::from_secs(10);
+/// The same while messages are refused for want of room.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of the log that start a turn of the tierer: two segments, of which one can be let go.
 const TIER_BYTES: u64 = 128 * 1024 * 1024;
 
@@ -113,6 +116,7 @@ async fn supervise(
             () = broker.stop.notified() => None,
             why = incarnation.ended() => Some(why),
             () = upkeep(&broker, &incarnation) => None,
+            () = tidy_objects(&broker, &incarnation, &settings) => None,
             () = give_back(&incarnation, &mut returned) => None,
         };
         shown.send_replace(None);
@@ -142,9 +146,30 @@ async fn supervise(
     }
 }
 
-/// Finishes deletions, tiers and checkpoints as the log grows, keeps topics within their retention, merges
-/// small files; never ends by itself.
+/// Does what needs no object store in time: moves dead letters, looks for room; never ends by itself.
 async fn upkeep(broker: &Broker, incarnation: &Incarnation) {
+    loop {
+        if let Err(error) = broker.finish_transfers(incarnation).await {
+            tracing::warn!(%error, "dead letters wait for the next turn");
+        }
+        let room = incarnation.storage().look_for_room();
+        let pause = if room == Room::Enough {
+            UPKEEP_PAUSE
+        } else {
+            FULL_PAUSE
+        };
+        broker.parts.clock.sleep(pause).await;
+    }
+}
+
+/// Finishes deletions, tiers and checkpoints as the log grows, keeps topics within their retention, merges
+/// small files; never ends by itself. All of it may wait for an object store, however long that is down.
+async fn tidy_objects(broker: &Broker, incarnation: &Incarnation, settings: &Settings) {
+    // A bounded log moves on well before its bound.
+    let tier_bytes = settings
+        .log_bytes_max
+        .map_or(TIER_BYTES, |max| TIER_BYTES.min(max / 2));
+    let mut saved_at = 0;
     match incarnation.storage().sweep().await {
         Ok(0) => {}
         Ok(objects) => tracing::info!(objects, "removed what a crash had left in the cold tier"),
@@ -154,17 +179,30 @@ async fn upkeep(broker: &Broker, incarnation: &Incarnation) {
         if let Err(error) = incarnation.finish_deletions().await {
             tracing::debug!(%error, "deletions wait for the next incarnation");
         }
-        if let Err(error) = broker.finish_transfers(incarnation).await {
-            tracing::warn!(%error, "dead letters wait for the next turn");
-        }
-        if incarnation.storage().sizes().wal_bytes >= TIER_BYTES {
+        let storage = incarnation.storage();
+        let log_bytes = storage.sizes().wal_bytes;
+        let is_full = storage.room() != Room::Enough;
+        let mut goes_on = false;
+        if log_bytes >= tier_bytes || is_full {
             match incarnation.tier().await {
-                Ok(tiered) => tracing::info!(tiered.messages, tiered.bytes, "tiered"),
-                Err(error) => tracing::warn!(%error, "could not tier; the log keeps the messages"),
+                Ok(tiered) => {
+                    saved_at = 0;
+                    goes_on = is_full && tiered.messages > 0;
+                    tracing::info!(tiered.messages, tiered.bytes, "tiered");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "could not tier; the log keeps the messages");
+                    // The next start must not replay all that could not be moved.
+                    if log_bytes >= saved_at + TIER_BYTES && incarnation.checkpoint().await.is_ok()
+                    {
+                        saved_at = log_bytes;
+                    }
+                }
             }
         }
         incarnation.care(broker.now()).await;
-        broker.parts.clock.sleep(UPKEEP_PAUSE).await;
+        let pause = if goes_on { FULL_PAUSE } else { UPKEEP_PAUSE };
+        broker.parts.clock.sleep(pause).await;
         incarnation.storage().choose_wal_io();
     }
 }

@@ -102,7 +102,7 @@ impl From<BrokerError> for Refusal {
                 AppendError::TooLarge { .. } => Code::MessageBodyTooLarge,
                 // The message may exist all the same.
                 AppendError::Failed { .. } => Code::MasterPersistenceTimeout,
-                AppendError::Closed => Code::TooManyRequests,
+                AppendError::Full { .. } | AppendError::Closed => Code::TooManyRequests,
             },
             BrokerError::Read(read) => match read {
                 ReadError::Trimmed { .. } => Code::IllegalOffset,
@@ -159,6 +159,7 @@ pub fn grpc(error: &BrokerError) -> tonic::Status {
         BrokerError::ShardDamaged(_) => tonic::Code::DataLoss,
         BrokerError::Append(append) => match append {
             AppendError::TooLarge { .. } => tonic::Code::InvalidArgument,
+            AppendError::Full { .. } => tonic::Code::ResourceExhausted,
             AppendError::Failed { .. } | AppendError::Closed => tonic::Code::Unavailable,
         },
         BrokerError::Read(read) => match read {
