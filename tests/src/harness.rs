@@ -123,11 +123,35 @@ impl Folder {
     /// # Errors
     /// [`NotStarted`] when it ended before it listened.
     pub fn try_serve(&self, grpc: &str, http: &str) -> Result<Server, NotStarted> {
+        self.try_serve_with(&["--grpc", grpc, "--http", http], &[])
+    }
+
+    /// Starts a server on free ports with more arguments and variables.
+    ///
+    /// # Errors
+    /// [`NotStarted`] when it ended before it listened.
+    pub fn serve_with(
+        &self,
+        arguments: &[&str],
+        variables: &[(String, String)],
+    ) -> Result<Server, NotStarted> {
+        let free = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+        self.try_serve_with(&[&free, arguments].concat(), variables)
+    }
+
+    fn try_serve_with(
+        &self,
+        arguments: &[&str],
+        variables: &[(String, String)],
+    ) -> Result<Server, NotStarted> {
         let errors = self.beside("server.log");
         let mut child = Command::new(binary())
-            .args(["serve", "--grpc", grpc, "--http", http, "--data"])
+            .arg("serve")
+            .args(arguments)
+            .arg("--data")
             .arg(self.data())
             .env_remove("MILLPOND_SERVER")
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&errors).unwrap())

@@ -8,7 +8,6 @@
 //! What this does not do: it has no network (clients call the broker), and it flips no bits.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,14 +21,14 @@ use millpond_proto::message::{Offset, QueueId, stable_hash};
 use millpond_proto::name::{GroupName, TopicName};
 use millpond_proto::task::{Lane, Runtimes, Spawn as _, Task};
 use millpond_proto::time::{Clock, SimulatedClock, Timestamp};
+use millpond_storage::disk::Disk;
 use millpond_storage::disk::simulated::SimulatedDisk;
-use millpond_storage::disk::{Disk, DiskFile};
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::{Parts, Settings, WalIo};
 use millpond_storage::tier::objects::DiskObjectStore;
-use tokio::sync::Notify;
 
 use crate::history::{Event, History, Place};
+use crate::power::MortalDisk;
 
 mod order;
 
@@ -162,6 +161,7 @@ impl World {
             overlap_bytes: 0,
             wal_io: WalIo::Auto,
             cache_bytes: 128 * 1024,
+            ..Settings::default()
         };
         let started = Broker::start(parts, settings).await;
         started.map_err(|error| format!("the start failed: {error:?}"))
@@ -580,130 +580,5 @@ fn message(name: &str, key: Option<String>) -> Envelope {
         key: key.map(Bytes::from),
         body: Some(Bytes::from(body)),
         ..Envelope::default()
-    }
-}
-
-/// The power of one life: how many changes the disk still takes.
-#[derive(Debug)]
-struct Power {
-    left: AtomicU64,
-    gone: Notify,
-}
-
-/// A disk whose power goes after so many changes; what happens to the last ones is the crash's to say.
-#[derive(Clone, Debug)]
-struct MortalDisk {
-    inner: SimulatedDisk,
-    power: Arc<Power>,
-}
-
-#[derive(Debug)]
-struct MortalFile {
-    inner: Box<dyn DiskFile>,
-    power: Arc<Power>,
-}
-
-impl Power {
-    /// Takes one change from what is left.
-    fn change(&self) -> io::Result<()> {
-        let took = self
-            .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(1)
-            });
-        if took.is_ok() {
-            return Ok(());
-        }
-        self.gone.notify_one();
-        Err(io::Error::other("the power is gone"))
-    }
-}
-
-impl MortalDisk {
-    fn new(inner: SimulatedDisk, operations: u64) -> Self {
-        let power = Arc::new(Power {
-            left: AtomicU64::new(operations),
-            gone: Notify::new(),
-        });
-        Self { inner, power }
-    }
-
-    fn file(&self, inner: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
-        let power = Arc::clone(&self.power);
-        Box::new(MortalFile { inner, power })
-    }
-}
-
-impl Disk for MortalDisk {
-    fn create(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
-        self.power.change()?;
-        Ok(self.file(self.inner.create(path)?))
-    }
-
-    fn open(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(self.file(self.inner.open(path)?))
-    }
-
-    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        self.inner.list(folder)
-    }
-
-    fn create_folder(&self, folder: &str) -> io::Result<()> {
-        self.power.change()?;
-        self.inner.create_folder(folder)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.power.change()?;
-        self.inner.rename(from, to)
-    }
-
-    fn remove(&self, path: &str) -> io::Result<()> {
-        self.power.change()?;
-        self.inner.remove(path)
-    }
-
-    fn sync_folder(&self, folder: &str) -> io::Result<()> {
-        self.power.change()?;
-        self.inner.sync_folder(folder)
-    }
-}
-
-impl DiskFile for MortalFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.inner.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.power.change()?;
-        self.inner.write_at(bytes, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.power.change()?;
-        self.inner.sync()
-    }
-
-    fn write_durable(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.write_at(bytes, offset)?;
-        self.sync()
-    }
-
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        self.power.change()?;
-        self.inner.allocate(bytes)
-    }
-
-    fn turns(&self) -> u32 {
-        self.inner.turns()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.power.change()?;
-        self.inner.set_len(len)
     }
 }
