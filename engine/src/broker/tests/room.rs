@@ -54,7 +54,14 @@ async fn check(broker: &Broker, sent: &[(Sent, usize)]) {
 }
 
 async fn take_one(broker: &Broker) {
-    let received = receive(broker, 30, 1).await;
+    let one = Receive {
+        group: group(),
+        topic: topic(),
+        limit: 1,
+        invisible: Duration::from_secs(30),
+        poll: Duration::from_secs(1),
+    };
+    let received = broker.receive(one).await.unwrap();
     assert!(!received.is_empty(), "there is something to receive");
     for answer in ack(broker, &received).await {
         answer.unwrap();
