@@ -418,7 +418,7 @@ pub(crate) fn give_windows(
 }
 
 /// The window and the time that a mark is over, if the expression has one.
-fn marked_time(expr: &Expr) -> Option<(usize, Expr)> {
+pub(crate) fn marked_time(expr: &Expr) -> Option<(usize, Expr)> {
     let mut found = None;
     let walked = expr.apply(|expr| {
         if let Expr::ScalarFunction(function) = expr
@@ -474,7 +474,7 @@ pub(crate) fn deterministic(expr: &Expr) -> Result<(), SqlError> {
                 let volatile = function.func.signature().volatility == Volatility::Volatile;
                 (clock || volatile).then(|| {
                     (
-                        format!("{name}(), which gives another value at each replay,"),
+                        format!("{name}(), which gives another value at each replay"),
                         "use the event time of the row",
                     )
                 })

@@ -1,8 +1,9 @@
 //! Rewrites between the parsed statement and the query engine's plan, one a file.
 //!
 //! Reading order: [`window`], [`continuous`] (a whole query that never ends), [`source`] (what it reads),
-//! [`chain`] (from there up), [`graph`] (joins and tables that change), [`output`] (what it writes), [`refuse`].
+//! [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`] (when state ends), [`output`] (what it writes), [`refuse`].
 
+pub(crate) mod bounds;
 pub(crate) mod chain;
 pub mod continuous;
 pub(crate) mod graph;
