@@ -109,6 +109,26 @@ async fn check(world: &World, cases: &[Case], crashes: &[(Step, u32)]) {
 
 const CASES: &[Case] = &[
     Case {
+        name: "priced",
+        query: "SELECT t.carrier, t.n, t.at, p.price, p.at AS since FROM trips t ASOF JOIN prices p \
+                MATCH_CONDITION (t.at >= p.at) ON t.plane = p.plane",
+    },
+    Case {
+        name: "priced_before",
+        query: "SELECT t.n, t.at, p.price FROM trips t ASOF JOIN prices p \
+                MATCH_CONDITION (p.at < t.at) ON t.plane = p.plane WHERE p.price > 30",
+    },
+    Case {
+        name: "versioned",
+        query: "SELECT t.carrier, t.n, t.at, f.model FROM trips t \
+                JOIN fleet FOR SYSTEM_TIME AS OF t.at AS f ON t.plane = f.plane",
+    },
+    Case {
+        name: "looked_up",
+        query: "SELECT t.carrier, t.n, t.at, f.model FROM trips t \
+                LEFT JOIN fleet FOR SYSTEM_TIME AS OF t._stored_at f ON f.plane = t.plane",
+    },
+    Case {
         name: "within_time",
         query: "SELECT t.carrier, t.n, p.price, t.at FROM trips t JOIN prices p ON t.plane = p.plane \
                 AND p.at >= t.at - INTERVAL '300 milliseconds' AND p.at <= t.at + INTERVAL '100 milliseconds'",

@@ -17,6 +17,7 @@ use millpond_proto::limits::JOB_STATE_BYTES_MAX;
 use millpond_proto::time::Timestamp;
 
 use crate::operator::aggregate::{Aggregate, AggregateSpec};
+use crate::operator::as_of::{AsOf, AsOfSpec};
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
 use crate::operator::join::{Join, JoinSpec};
 use crate::operator::key::message_keys;
@@ -49,6 +50,7 @@ pub(crate) enum Kind {
     Aggregate(AggregateSpec),
     Join(JoinSpec),
     Top(TopSpec),
+    AsOf(Box<AsOfSpec>),
     Union,
 }
 
@@ -109,6 +111,7 @@ impl Graph {
                 Kind::Aggregate(spec) => Some(Box::new(Aggregate::new(spec.clone())?)),
                 Kind::Join(spec) => Some(Box::new(Join::new(spec.clone())?)),
                 Kind::Top(spec) => Some(Box::new(Top::new(spec.clone())?)),
+                Kind::AsOf(spec) => Some(Box::new(AsOf::new(spec.as_ref().clone())?)),
             });
         }
         let last = plan.nodes.last().expect("a query has a node");

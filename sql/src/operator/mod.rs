@@ -8,10 +8,11 @@
 //! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows),
 //! [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`session`] (windows that rows make); then tables that
-//! change: [`delta`], [`moment`] (time within them), [`latest`], [`aggregate`], [`join`], [`top`], and the
+//! change: [`delta`], [`moment`] (time within them), [`latest`], [`aggregate`], [`join`], [`as_of`], [`top`], and the
 //! [`graph`] of these.
 
 pub(crate) mod aggregate;
+pub(crate) mod as_of;
 pub mod assign;
 pub(crate) mod delta;
 pub(crate) mod graph;

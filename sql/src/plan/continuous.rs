@@ -26,6 +26,8 @@ use crate::operator::project::{Project, Step, Transform};
 use crate::operator::session::Session;
 use crate::operator::window;
 use crate::operator::{Operator, OperatorError};
+use crate::plan::as_of::{self, Reading};
+use crate::plan::as_of_node;
 use crate::plan::chain::{Chain, Grouped, Origin, Walk, marks_of};
 use crate::plan::graph::build;
 use crate::plan::output::{columns_of, primary_key};
@@ -219,9 +221,11 @@ pub async fn plan_with(
             "write EMIT CHANGES, or let windows stay open longer WITH (allowed_lateness = '1 hour')",
         ));
     }
-    let (query, windows) = rewrite(query)?;
+    let (mut query, windows) = rewrite(query)?;
+    as_of::rewrite(&mut query, topics, Reading::Continuous)?;
     let sources = sources_of(&query, topics)?;
     let (analysed, state) = analyse(query, &sources, windows.len()).await?;
+    let analysed = as_of_node::nodes(analysed, &sources)?;
     if let ([source], true) = (sources.as_slice(), is_chain(&analysed)?)
         && source.topic.primary_key.is_empty()
         // Groups that end by themselves are those of a graph; those of a chain end with their windows.
@@ -296,7 +300,10 @@ fn is_chain(plan: &LogicalPlan) -> Result<bool, SqlError> {
                     others += 1;
                 }
             }
-            LogicalPlan::Join(_) | LogicalPlan::Union(_) | LogicalPlan::Window(_) => others += 1,
+            LogicalPlan::Join(_)
+            | LogicalPlan::Union(_)
+            | LogicalPlan::Window(_)
+            | LogicalPlan::Extension(_) => others += 1,
             _ => {}
         }
         Ok::<_, DataFusionError>(TreeNodeRecursion::Continue)

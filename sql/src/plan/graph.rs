@@ -30,6 +30,7 @@ use crate::operator::latest::LatestSpec;
 use crate::operator::moment::{Clock, Ending, Horizon};
 use crate::operator::project::{Step, Transform};
 use crate::operator::top::TopSpec;
+use crate::plan::as_of_node::AsOfNode;
 use crate::plan::bounds::{Bounded, Time, bounded, distance, time_of};
 use crate::plan::chain::{
     depends_on_order, deterministic, give_windows, lower, marked_time, simplified,
@@ -68,6 +69,8 @@ pub(super) struct Builder<'a> {
     /// Row numbers that a condition holds to at most so many.
     most: BTreeMap<*const datafusion::logical_expr::Window, u64>,
     pub(super) options: QueryOptions,
+    /// Whether a topic with a key is read as the versions of its rows.
+    pub(super) reads_versions: bool,
     pub(super) properties: ExecutionProps,
 }
 
@@ -89,6 +92,7 @@ pub(crate) fn build(
         lines: Vec::new(),
         most: BTreeMap::new(),
         options,
+        reads_versions: false,
         properties: ExecutionProps::new(),
     };
     let last = builder.relation(plan)?;
@@ -219,6 +223,12 @@ impl Builder<'_> {
                 self.aggregate(input, &groups, &[], plan.schema())
             }
             LogicalPlan::Join(join) => self.join(join),
+            LogicalPlan::Extension(extension) => {
+                match extension.node.as_any().downcast_ref::<AsOfNode>() {
+                    Some(node) => self.as_of(node),
+                    None => Err(unsupported(plan)),
+                }
+            }
             LogicalPlan::Union(union) => {
                 let mut inputs = Vec::new();
                 let mut mode = Mode::Append;
@@ -281,7 +291,7 @@ impl Builder<'_> {
         };
         let columns = wanted.iter().map(place).collect::<Result<Vec<_>, _>>()?;
         let schema = nullable(named(&source.schema.project(&wanted)?));
-        if source.topic.primary_key.is_empty() {
+        if source.topic.primary_key.is_empty() || self.reads_versions {
             let times = times_of(source, input, &schema);
             let edge = Edge {
                 node: self.push(Kind::Scan { input, columns }, Vec::new(), schema),

@@ -1,8 +1,11 @@
 //! Rewrites between the parsed statement and the query engine's plan, one a file.
 //!
-//! Reading order: [`window`], [`continuous`] (a whole query that never ends), [`source`] (what it reads),
+//! Reading order: [`window`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that never ends), [`source`] (what it reads),
 //! [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`] (when state ends), [`output`] (what it writes), [`refuse`].
 
+pub(crate) mod as_of;
+pub(crate) mod as_of_build;
+pub(crate) mod as_of_node;
 pub(crate) mod bounds;
 pub(crate) mod chain;
 pub mod continuous;
