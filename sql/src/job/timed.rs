@@ -129,6 +129,23 @@ const CASES: &[Case] = &[
                 LEFT JOIN fleet FOR SYSTEM_TIME AS OF t._stored_at f ON f.plane = t.plane",
     },
     Case {
+        name: "last_rows",
+        query: "SELECT plane, n, at, sum(n) OVER w AS total, avg(x) OVER w AS mean, max(n) OVER w AS most, \
+                count(*) FILTER (WHERE n > 9) OVER w AS some, lag(n) OVER (PARTITION BY plane ORDER BY at, _queue, _offset) AS before \
+                FROM trips WINDOW w AS (PARTITION BY plane ORDER BY at, _queue, _offset ROWS BETWEEN 3 PRECEDING AND CURRENT ROW)",
+    },
+    Case {
+        name: "last_stretch",
+        query: "SELECT plane, n, at, sum(n) OVER w AS total, count(DISTINCT n) OVER (PARTITION BY plane ORDER BY at) AS kinds, \
+                min(x) OVER w AS least FROM trips \
+                WINDOW w AS (PARTITION BY plane ORDER BY at RANGE BETWEEN INTERVAL '400 milliseconds' PRECEDING AND CURRENT ROW)",
+    },
+    Case {
+        name: "so_far",
+        query: "SELECT carrier, n, at, sum(n) OVER (PARTITION BY carrier ORDER BY at) AS total, \
+                row_number() OVER (PARTITION BY carrier ORDER BY at, _queue, _offset) AS place FROM trips",
+    },
+    Case {
         name: "within_time",
         query: "SELECT t.carrier, t.n, p.price, t.at FROM trips t JOIN prices p ON t.plane = p.plane \
                 AND p.at >= t.at - INTERVAL '300 milliseconds' AND p.at <= t.at + INTERVAL '100 milliseconds'",

@@ -23,6 +23,7 @@ use crate::operator::join::{Join, JoinSpec};
 use crate::operator::key::message_keys;
 use crate::operator::latest::{Latest, LatestSpec};
 use crate::operator::moment::{Marks, Moment};
+use crate::operator::over::{Over, OverSpec};
 use crate::operator::project::Transform;
 use crate::operator::top::{Top, TopSpec};
 use crate::operator::{Emission, Keys, Operator, OperatorError, Output};
@@ -51,6 +52,7 @@ pub(crate) enum Kind {
     Join(JoinSpec),
     Top(TopSpec),
     AsOf(Box<AsOfSpec>),
+    Over(Box<OverSpec>),
     Union,
 }
 
@@ -111,6 +113,7 @@ impl Graph {
                 Kind::Aggregate(spec) => Some(Box::new(Aggregate::new(spec.clone())?)),
                 Kind::Join(spec) => Some(Box::new(Join::new(spec.clone())?)),
                 Kind::Top(spec) => Some(Box::new(Top::new(spec.clone())?)),
+                Kind::Over(spec) => Some(Box::new(Over::new(spec.as_ref().clone())?)),
                 Kind::AsOf(spec) => Some(Box::new(AsOf::new(spec.as_ref().clone())?)),
             });
         }

@@ -8,7 +8,7 @@
 //! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows),
 //! [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`session`] (windows that rows make); then tables that
-//! change: [`delta`], [`moment`] (time within them), [`latest`], [`aggregate`], [`join`], [`as_of`], [`top`], and the
+//! change: [`delta`], [`moment`] (time within them), [`latest`], [`aggregate`], [`join`], [`as_of`], [`over`], [`top`], and the
 //! [`graph`] of these.
 
 pub(crate) mod aggregate;
@@ -22,6 +22,7 @@ pub mod kernel;
 pub(crate) mod key;
 pub(crate) mod latest;
 pub(crate) mod moment;
+pub(crate) mod over;
 pub mod project;
 pub mod session;
 pub(crate) mod top;

@@ -14,9 +14,7 @@ use datafusion::common::{Column, DFSchema, JoinType, NullEquality, ScalarValue};
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{
-    Distinct, Expr, Join, LogicalPlan, Operator as Sign, TableScan, WindowFunctionDefinition,
-};
+use datafusion::logical_expr::{Distinct, Expr, Join, LogicalPlan, Operator as Sign, TableScan};
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
@@ -36,6 +34,7 @@ use crate::plan::chain::{
     depends_on_order, deterministic, give_windows, lower, marked_time, simplified,
 };
 use crate::plan::continuous::lateness_ms;
+use crate::plan::over_build::{is_row_number, window_function};
 use crate::plan::refuse::{refused, unsupported};
 use crate::plan::source::{Input, Source};
 use crate::plan::window::Window;
@@ -202,7 +201,12 @@ impl Builder<'_> {
                 }
                 self.filter(&filter.predicate, &filter.input)
             }
-            LogicalPlan::Window(window) => self.top(window),
+            LogicalPlan::Window(window)
+                if is_row_number(window) && self.most.contains_key(&std::ptr::from_ref(window)) =>
+            {
+                self.top(window)
+            }
+            LogicalPlan::Window(window) => self.over(window),
             LogicalPlan::Projection(projection) => self.project(
                 &projection.expr,
                 &projection.input,
@@ -618,31 +622,11 @@ impl Builder<'_> {
 
     /// `ROW_NUMBER() OVER (…)` that a condition above holds to its first values.
     fn top(&mut self, window: &datafusion::logical_expr::Window) -> Result<Edge, SqlError> {
-        let over = || {
-            refused(
-                "OVER unless it is ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) with a condition that it is at most a number",
-                "write WHERE row_number <= 10, or compute it where the view is read",
-            )
-        };
-        let [function] = window.window_expr.as_slice() else {
-            return Err(over());
-        };
-        let mut inner = function;
-        while let Expr::Alias(alias) = inner {
-            inner = &alias.expr;
-        }
-        let Expr::WindowFunction(function) = inner else {
-            return Err(over());
-        };
-        let is_row_number = matches!(
-            &function.fun,
-            WindowFunctionDefinition::WindowUDF(udf) if udf.name() == "row_number"
-        );
-        if !is_row_number {
-            return Err(over());
-        }
+        let function = window.window_expr.first().and_then(window_function);
         let most = self.most.get(&std::ptr::from_ref(window));
-        let count = *most.ok_or_else(over)?;
+        let (function, count) = function.zip(most.copied()).ok_or_else(|| SqlError::Bug {
+            cause: "a row number without a bound".to_owned(),
+        })?;
         let number = window.schema.field(window.schema.fields().len() - 1).name();
         let below = self.relation(&window.input)?;
         let input = Arc::clone(&self.nodes[below.node].schema);
