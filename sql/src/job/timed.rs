@@ -171,6 +171,16 @@ const CASES: &[Case] = &[
                 FROM HOP(TABLE trips, DESCRIPTOR(at), INTERVAL '500 milliseconds', INTERVAL '1 second') \
                 GROUP BY window_end, plane)) WHERE place <= 2",
     },
+    Case {
+        name: "rolled_up",
+        query: "SELECT date_bin(INTERVAL '1 second', at) AS at, carrier, plane, grouping(plane) AS all_planes, \
+                sum(n) AS total FROM trips GROUP BY date_bin(INTERVAL '1 second', at), ROLLUP (carrier, plane)",
+    },
+    Case {
+        name: "cubed",
+        query: "SELECT max(at) AS at, carrier, plane, count(DISTINCT n) AS kinds FROM trips WHERE plane < 50 \
+                GROUP BY CUBE (carrier, plane)",
+    },
 ];
 
 #[tokio::test(start_paused = true)]

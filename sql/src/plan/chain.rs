@@ -183,7 +183,9 @@ impl Walk<'_> {
         let mut fields = Vec::new();
         for (expr, field) in group_expr.iter().zip(schema.fields()) {
             if matches!(expr, Expr::GroupingSet(_)) {
-                return Err(refused("GROUPING SETS", "write one query per grouping"));
+                return Err(SqlError::Bug {
+                    cause: "GROUPING SETS are planned as a graph".to_owned(),
+                });
             }
             let group = self.physical(expr, input)?;
             let origin = origin(expr, input, &chain)?;

@@ -12,7 +12,7 @@ use arrow::datatypes::{Field, Schema};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::ExecutionProps;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, cast};
 use datafusion::sql::sqlparser::ast::Query;
@@ -296,7 +296,8 @@ fn is_chain(plan: &LogicalPlan) -> Result<bool, SqlError> {
             LogicalPlan::Distinct(_) => aggregates += 1,
             LogicalPlan::Aggregate(aggregate) => {
                 aggregates += 1;
-                if aggregate.group_expr.is_empty() {
+                let sets = aggregate.group_expr.first();
+                if sets.is_none_or(|first| matches!(first, Expr::GroupingSet(_))) {
                     others += 1;
                 }
             }

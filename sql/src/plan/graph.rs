@@ -34,6 +34,7 @@ use crate::plan::chain::{
     depends_on_order, deterministic, give_windows, lower, marked_time, simplified,
 };
 use crate::plan::continuous::lateness_ms;
+use crate::plan::grouping_sets::Sets;
 use crate::plan::over_build::{is_row_number, window_function};
 use crate::plan::refuse::{refused, unsupported};
 use crate::plan::source::{Input, Source};
@@ -433,20 +434,24 @@ impl Builder<'_> {
         aggr_expr: &[Expr],
         schema: &DFSchema,
     ) -> Result<Edge, SqlError> {
-        let below = self.relation(input)?;
+        let mut below = self.relation(input)?;
+        let sets = Sets::of(group_expr)?;
+        let group_expr = sets.as_ref().map_or(group_expr, |sets| &sets.exprs);
+        let width = self.nodes[below.node].schema.fields().len();
+        if let Some(sets) = &sets {
+            let id = schema.field(group_expr.len()).data_type();
+            below.node = self.expand(below.node, sets, input.schema(), id)?;
+        }
         let rows = Arc::clone(&self.nodes[below.node].schema);
-        let mut groups = Vec::new();
+        let mut groups: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
         let mut fields = Vec::new();
-        let names = schema.fields().iter().map(|field| field.name().clone());
-        for (expr, name) in group_expr.iter().zip(names) {
-            if matches!(expr, Expr::GroupingSet(_)) {
-                return Err(refused(
-                    "GROUPING SETS",
-                    "write one query per grouping, or put them together with UNION ALL",
-                ));
-            }
-            let group = self.physical(expr, input.schema())?;
-            fields.push((name, group.data_type(&rows)?));
+        let count = group_expr.len() + usize::from(sets.is_some());
+        for (index, field) in schema.fields().iter().take(count).enumerate() {
+            let group = match sets {
+                Some(_) => Arc::new(PhysicalColumn::new(field.name(), width + index)),
+                None => self.physical(&group_expr[index], input.schema())?,
+            };
+            fields.push((field.name().clone(), group.data_type(&rows)?));
             groups.push(group);
         }
         let mut kernels = Vec::new();
