@@ -105,6 +105,10 @@ impl Dialect for MillpondDialect {
         true
     }
 
+    fn supports_table_versioning(&self) -> bool {
+        true
+    }
+
     fn supports_notnull_operator(&self) -> bool {
         true
     }

@@ -29,7 +29,7 @@ use crate::batch::view;
 use crate::catalog::{self, check_columns, table_schema, timestamp};
 use crate::continuous::Continuous;
 use crate::error::SqlError;
-use crate::plan::continuous::plan;
+use crate::plan::continuous::plan_with;
 use crate::runtime::locked_runtime;
 use crate::statement::{AlterTopic, CreateTopic, Emit, Shown, Statement, parse, parse_query};
 use crate::topic::{NewTopic, TopicInfo, Topics};
@@ -201,12 +201,14 @@ impl Sql {
     async fn explain_continuous(&self, statement: &Statement) -> Result<Answer, SqlError> {
         let topics = self.parts.topics.as_ref();
         let plan = match statement {
-            Statement::CreateMaterializedView(view) => plan(&view.query, view.emit, topics).await?,
+            Statement::CreateMaterializedView(view) => {
+                plan_with(&view.query, view.emit, view.options, topics).await?
+            }
             Statement::CreateJob(job) => {
                 let target = topics
                     .topic(&job.target)
                     .ok_or_else(|| self.unknown_topic(&job.target))?;
-                let plan = plan(&job.query, Emit::Changes, topics).await?;
+                let plan = plan_with(&job.query, Emit::Changes, job.options, topics).await?;
                 plan.into_target(&target)?
             }
             _ => {

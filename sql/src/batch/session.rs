@@ -28,6 +28,7 @@ use crate::batch::view::{VIEWS_DEEP_MAX, view, views};
 use crate::catalog::timestamp;
 use crate::continuous::{Continuous, JobStatus};
 use crate::error::{Position, SqlError};
+use crate::plan::as_of::{self, Reading};
 use crate::plan::window;
 use crate::runtime::{self, CATALOG, SYSTEM_SCHEMA, TOPICS_SCHEMA};
 use crate::statement::name_of;
@@ -78,8 +79,10 @@ impl Sessions {
         depth: usize,
     ) -> Result<(SessionState, LogicalPlan), SqlError> {
         check_relations(query)?;
-        let (rewritten, windows) = window::rewrite_bounded(query)?;
-        let state = self.state(notices, depth);
+        let (mut rewritten, windows) = window::rewrite_bounded(query)?;
+        let topics = self.topics.as_ref();
+        let has_as_of = as_of::rewrite(&mut rewritten, topics, Reading::Bounded)?;
+        let state = self.state(notices, depth, has_as_of);
         let statement = ast::Statement::Query(Box::new(rewritten));
         let plan = state
             .statement_to_plan(EngineStatement::Statement(Box::new(statement)))
@@ -87,16 +90,20 @@ impl Sessions {
             .map_err(|error| {
                 let error = SqlError::from(error);
                 // A rewritten window is another text, and so are the places in it.
-                let error = match windows.is_empty() {
+                let error = match windows.is_empty() && !has_as_of {
                     true => error,
                     false => error.without_position(),
                 };
                 located(error, query)
             })?;
+        let plan = match has_as_of {
+            true => as_of::plain(plan, topics)?,
+            false => plan,
+        };
         Ok((state, plan))
     }
 
-    fn state(&self, notices: &Notices, depth: usize) -> SessionState {
+    fn state(&self, notices: &Notices, depth: usize, has_as_of: bool) -> SessionState {
         let state =
             runtime::session_state(runtime::config(self.partitions), Arc::clone(&self.runtime));
         let context = SessionContext::new_with_state(state);
@@ -116,6 +123,9 @@ impl Sessions {
             }),
         );
         context.register_catalog_list(Arc::new(catalogs));
+        for mark in as_of::marks().filter(|_| has_as_of) {
+            context.register_udf(mark);
+        }
         context.state()
     }
 }
@@ -203,7 +213,8 @@ impl SchemaProvider for TopicsSchema {
 
     async fn table(&self, name: &str) -> EngineResult<Option<Arc<dyn TableProvider>>> {
         let topics = &self.sessions.topics;
-        if let Some(topic) = topics.topic(name) {
+        let versions = || as_of::versions_of(name, topics.as_ref());
+        if let Some(topic) = topics.topic(name).or_else(versions) {
             let table = TopicTable::new(Arc::clone(topics), topic, self.notices.clone());
             return Ok(Some(Arc::new(table.map_err(external)?)));
         }
@@ -229,7 +240,9 @@ impl SchemaProvider for TopicsSchema {
 
     fn table_exist(&self, name: &str) -> bool {
         let topics = self.sessions.topics.as_ref();
-        topics.topic(name).is_some() || view(topics, name).is_some()
+        topics.topic(name).is_some()
+            || as_of::versions_of(name, topics).is_some()
+            || view(topics, name).is_some()
     }
 }
 

@@ -161,7 +161,7 @@ async fn compare(world: &World, jobs: &Jobs, cases: &[Case]) {
     }
 }
 
-fn assert_same(name: &str, view: &[String], asked: &[String]) {
+pub(super) fn assert_same(name: &str, view: &[String], asked: &[String]) {
     let only = |these: &[String], those: &[String]| -> Vec<String> {
         let mut rest = those.to_vec();
         let mut only = Vec::new();

@@ -18,3 +18,5 @@ pub mod runtime;
 mod equality;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod timed;

@@ -139,6 +139,11 @@ impl Region {
         each.min().flatten()
     }
 
+    fn watermarks(&self) -> Vec<Option<Timestamp>> {
+        let each = self.inputs.iter();
+        each.map(|source| source.watermark.at()).collect()
+    }
+
     /// The greatest event time of each input, in milliseconds.
     #[must_use]
     pub fn greatest_ms(&self) -> Vec<Option<i64>> {
@@ -176,8 +181,8 @@ impl Region {
             }
         }
         let mut effects = Effects::default();
-        for (_, pieces) in ticks {
-            self.tick(&pieces, &mut effects)?;
+        for (tick_ms, pieces) in ticks {
+            self.tick(Timestamp(tick_ms), &pieces, &mut effects)?;
         }
         let mut out = Output::default();
         self.operator.on_barrier(&mut out)?;
@@ -217,7 +222,12 @@ impl Region {
     }
 
     /// One tick; its pieces are in the order (input, queue, offset).
-    fn tick(&mut self, pieces: &[Piece], effects: &mut Effects) -> Result<(), JobError> {
+    fn tick(
+        &mut self,
+        tick: Timestamp,
+        pieces: &[Piece],
+        effects: &mut Effects,
+    ) -> Result<(), JobError> {
         let watermark = self.watermark();
         let mut decoded: Vec<Vec<Piece>> = self.inputs.iter().map(|_| Vec::new()).collect();
         for piece in pieces {
@@ -254,7 +264,8 @@ impl Region {
             self.emit(out, &decoded[*input], effects)?;
         }
         let mut out = Output::default();
-        if let Err(error) = self.operator.on_tick_end(&mut out) {
+        let before = self.watermarks();
+        if let Err(error) = self.operator.on_tick_end(tick, &before, &mut out) {
             let place = self.place_of_failure(&given, &decoded);
             return Err(JobError::Operator { error, place });
         }
@@ -263,12 +274,9 @@ impl Region {
         for (source, greatest_ms) in self.inputs.iter_mut().zip(greatest_ms) {
             source.watermark.end_tick(greatest_ms);
         }
-        if let Some(watermark) = self.watermark() {
-            let mut out = Output::default();
-            self.operator.on_watermark(watermark, &mut out)?;
-            self.emit(out, &[], effects)?;
-        }
-        Ok(())
+        let mut out = Output::default();
+        self.operator.on_watermarks(&self.watermarks(), &mut out)?;
+        self.emit(out, &[], effects)
     }
 
     /// Counts the rows, and leaves out those whose body does not parse, unless the query asks for them.
@@ -316,7 +324,7 @@ impl Region {
             self.plan.operator().is_ok_and(|mut operator| {
                 let mut out = Output::default();
                 operator.on_batch(input, &row, None, &mut out).is_err()
-                    || operator.on_tick_end(&mut out).is_err()
+                    || operator.on_tick_end(Timestamp(0), &[], &mut out).is_err()
             })
         };
         let failing = given.iter().find_map(|(input, table)| {
@@ -340,8 +348,12 @@ impl Region {
             self.counts.rows_out += (emission.rows.num_rows() + emission.deleted.len()) as u64;
             messages(emission, pieces, &mut effects.rows)?;
         }
+        self.counts.rows_late += out.late_more;
         for late in out.late {
             self.counts.rows_late += 1;
+            if self.plan.drops_late {
+                continue;
+            }
             effects.late.push(self.late_message(&late, pieces)?);
         }
         Ok(())

@@ -24,7 +24,7 @@ use crate::error::SqlError;
 use crate::job::error::JobError;
 use crate::job::reader::{QueueReader, Room, read_range};
 use crate::job::region::{Arrived, Effects, Region};
-use crate::plan::continuous::{ContinuousPlan, plan};
+use crate::plan::continuous::{ContinuousPlan, plan_with};
 use crate::progress::tick_of;
 use crate::state::checkpoint::{Checkpoint, CheckpointError, Facts, folder_of, key_of};
 use crate::statement::{Emit, Statement, parse};
@@ -87,13 +87,15 @@ pub fn late_topic_of(view: &str) -> String {
 /// [`SqlError`] when it can not be planned.
 pub async fn plan_of(sql: &str, topics: &dyn Topics) -> Result<ContinuousPlan, SqlError> {
     match parse(sql)? {
-        Statement::CreateMaterializedView(view) => plan(&view.query, view.emit, topics).await,
+        Statement::CreateMaterializedView(view) => {
+            plan_with(&view.query, view.emit, view.options, topics).await
+        }
         Statement::CreateJob(job) => {
             let target = topics.topic(&job.target).ok_or_else(|| {
                 let known = topics.topics().into_iter().map(|topic| topic.name);
                 SqlError::unknown("topic", &job.target, None, known)
             })?;
-            plan(&job.query, Emit::Changes, topics)
+            plan_with(&job.query, Emit::Changes, job.options, topics)
                 .await?
                 .into_target(&target)
         }

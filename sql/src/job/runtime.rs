@@ -19,7 +19,7 @@ use crate::batch::view::is_view;
 use crate::continuous::{Continuous, JobState, JobStatus};
 use crate::error::SqlError;
 use crate::job::runner::{Runner, Shared, delete_checkpoints, late_topic, late_topic_of, plan_of};
-use crate::plan::continuous::plan;
+use crate::plan::continuous::plan_with;
 use crate::statement::{ContinuousJob, ContinuousView, Statement, parse};
 use crate::topic::{JobSpec, NewTopic, TopicInfo, Topics};
 
@@ -222,9 +222,9 @@ impl Continuous for Jobs {
         let _changing = self.changing.lock().await;
         self.check_new(&view.name)?;
         let topics = &self.parts.topics;
-        let plan = plan(&view.query, view.emit, topics.as_ref()).await?;
+        let plan = plan_with(&view.query, view.emit, view.options, topics.as_ref()).await?;
         self.check_free(&view.name, &view.name)?;
-        if plan.windowed {
+        if plan.windowed && !plan.drops_late {
             self.check_free(&late_topic_of(&view.name), &view.name)?;
         }
         let output = self
@@ -238,7 +238,7 @@ impl Continuous for Jobs {
             })
             .await?;
         let mut outputs: Vec<TopicId> = vec![output.id];
-        if plan.emits_on_close() {
+        if plan.emits_on_close() && !plan.drops_late {
             outputs.push(self.make(late_topic(&view.name, &plan)).await?.id);
         }
         let spec = topics.create_job(&view.name, &view.sql, &outputs).await?;

@@ -8,11 +8,17 @@
 //! from the smallest argument up, for `min` and `max` from one argument. So the result is a function of
 //! the rows that are there, not of the order in which they came. Without GROUP BY there is one group,
 //! whose row comes with the first row of the input.
+//!
+//! A group may end ([`Ending`]), by a time that is one of its columns or after resting too long. What it
+//! gave stays; rows that come for it later make a new one, or are late.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array,
+};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::cast::as_boolean_array;
 use datafusion::error::DataFusionError;
@@ -22,7 +28,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
 use crate::operator::kernel::{Kernel, accumulator};
-use crate::operator::key::Keys;
+use crate::operator::key::{Keys, milliseconds};
+use crate::operator::moment::{Ending, Moment};
 
 /// What is computed.
 #[derive(Clone, Debug)]
@@ -31,6 +38,8 @@ pub(crate) struct AggregateSpec {
     pub(crate) kernels: Vec<Kernel>,
     pub(crate) input: SchemaRef,
     pub(crate) schema: SchemaRef,
+    /// When a group is forgotten; the time is one of its columns.
+    pub(crate) ending: Option<Ending>,
 }
 
 /// How one aggregate keeps a group.
@@ -59,6 +68,8 @@ struct Kept {
 struct Group {
     rows: i64,
     kept: Vec<Kept>,
+    /// What it ends by; `None` when it does not end.
+    at_ms: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -69,6 +80,8 @@ pub(crate) struct Aggregate {
     keys: Keys,
     output: RowCodec,
     groups: BTreeMap<Row, Group>,
+    /// Groups that end, in the order in which they do.
+    ends: BTreeSet<(i64, Row)>,
     state_bytes: usize,
 }
 
@@ -98,8 +111,15 @@ impl Aggregate {
             arguments,
             spec,
             groups: BTreeMap::new(),
+            ends: BTreeSet::new(),
             state_bytes: 0,
         })
+    }
+
+    fn group_columns(&self, rows: &RecordBatch) -> Result<Vec<ArrayRef>, OperatorError> {
+        let groups = self.spec.groups.iter();
+        let columns = groups.map(|group| group.evaluate(rows)?.into_array(rows.num_rows()));
+        Ok(columns.collect::<Result<Vec<_>, DataFusionError>>()?)
     }
 
     /// The rows of groups that have any, added with a weight.
@@ -173,7 +193,7 @@ impl Aggregate {
                 Way::Least => kept.bag.first_key_value().map(|(row, _)| put(row, 1)),
                 Way::Most => kept.bag.last_key_value().map(|(row, _)| put(row, 1)),
                 _ => {
-                    for (row, count) in &kept.bag {
+                    for (row, count) in kept.bag.iter().filter(|(_, count)| **count > 0) {
                         put(row, if function.is_distinct() { 1 } else { *count });
                     }
                     None
@@ -188,18 +208,35 @@ impl Aggregate {
         Ok(accumulator.evaluate(EmitTo::All)?)
     }
 
-    fn apply(&mut self, delta: &Delta, keys: &[Row]) -> Result<(), OperatorError> {
+    /// Adds rows to groups; `at_ms` is what the group of each ends by.
+    fn apply(
+        &mut self,
+        delta: &Delta,
+        keys: &[Row],
+        at_ms: &[Option<i64>],
+    ) -> Result<(), OperatorError> {
         let count = delta.rows.num_rows();
+        // What was forgotten can not be taken back.
+        let forgets = self.spec.ending.is_some();
+        let is_stale = |row: usize, key: &Row| {
+            forgets && delta.weights[row] < 0 && !self.groups.contains_key(key)
+        };
+        let stale: Vec<bool> = (0..count).map(|row| is_stale(row, &keys[row])).collect();
         for (row, key) in keys.iter().enumerate() {
+            if stale[row] {
+                continue;
+            }
             let width = self.spec.kernels.len();
             let group = self.groups.entry(Arc::clone(key)).or_insert_with(|| {
                 self.state_bytes += GROUP_BYTES + key.len();
                 Group {
                     rows: 0,
                     kept: (0..width).map(|_| Kept::default()).collect(),
+                    at_ms: None,
                 }
             });
             group.rows += delta.weights[row];
+            self.touch(key, at_ms[row]);
         }
         for (index, kernel) in self.spec.kernels.iter().enumerate() {
             let arguments = kernel
@@ -226,7 +263,7 @@ impl Aggregate {
                 arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(numbers)
             });
             for (row, key) in keys.iter().enumerate() {
-                if mask.is_some_and(|mask| mask.is_null(row) || !mask.value(row)) {
+                if stale[row] || mask.is_some_and(|mask| mask.is_null(row) || !mask.value(row)) {
                     continue;
                 }
                 let has_null = arguments.iter().any(|argument| argument.is_null(row));
@@ -265,12 +302,84 @@ impl Aggregate {
             }
         }
         for key in keys {
-            if self.groups.get(key).is_some_and(|group| group.rows == 0) {
-                self.groups.remove(key);
-                self.state_bytes -= GROUP_BYTES + key.len();
+            if self.groups.get(key).is_some_and(|group| group.rows <= 0) {
+                self.remove(key);
             }
         }
         Ok(())
+    }
+
+    fn remove(&mut self, key: &Row) {
+        let Some(group) = self.groups.remove(key) else {
+            return;
+        };
+        if let Some(at_ms) = group.at_ms {
+            self.ends.remove(&(at_ms, Arc::clone(key)));
+        }
+        self.state_bytes -= GROUP_BYTES + key.len();
+        for row in group.kept.iter().flat_map(|kept| kept.bag.keys()) {
+            self.state_bytes -= ENTRY_BYTES + row.len();
+        }
+    }
+
+    /// Notes what a group ends by.
+    fn touch(&mut self, key: &Row, at_ms: Option<i64>) {
+        let Some(group) = self.groups.get_mut(key) else {
+            return;
+        };
+        if group.at_ms == at_ms {
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut group.at_ms, at_ms) {
+            self.ends.remove(&(before, Arc::clone(key)));
+        }
+        if let Some(at_ms) = at_ms {
+            self.ends.insert((at_ms, Arc::clone(key)));
+        }
+    }
+
+    /// Forgets the groups that end before a time.
+    fn forget(&mut self, before_ms: Option<i64>) {
+        let Some(before_ms) = before_ms else { return };
+        while self.ends.first().is_some_and(|(at, _)| *at < before_ms) {
+            let (_, key) = self.ends.first().cloned().expect("it was just looked at");
+            self.remove(&key);
+        }
+    }
+
+    /// The rows that a group takes, and what each of their groups ends by; `None` when it takes all.
+    fn taken(
+        &self,
+        columns: &[ArrayRef],
+        delta: &Delta,
+        moment: &Moment<'_>,
+    ) -> Result<(Option<Delta>, Vec<Option<i64>>), OperatorError> {
+        let count = delta.rows.num_rows();
+        let Some(ending) = &self.spec.ending else {
+            return Ok((None, vec![None; count]));
+        };
+        let Some(column) = ending.column() else {
+            return Ok((None, vec![Some(moment.before.stored_ms); count]));
+        };
+        let times = milliseconds(&columns[column])?;
+        let late_before = ending.late_before(moment);
+        let is_late = |at: Option<i64>| at.zip(late_before).is_some_and(|(at, late)| at < late);
+        if !times.iter().any(is_late) {
+            return Ok((None, times.iter().collect()));
+        }
+        let (mut kept, mut weights, mut at_ms) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, at) in (0_u32..).zip(times.iter()) {
+            let weight = delta.weights[row as usize];
+            if is_late(at) {
+                moment.count_late(weight.unsigned_abs());
+            } else {
+                kept.push(row);
+                weights.push(weight);
+                at_ms.push(at);
+            }
+        }
+        let rows = take_record_batch(&delta.rows, &UInt32Array::from(kept))?;
+        Ok((Some(Delta { rows, weights }), at_ms))
     }
 }
 
@@ -287,28 +396,34 @@ fn way(kernel: &Kernel, types: &[DataType]) -> Way {
 }
 
 const ROWS: i64 = -1;
+/// Entries that say when a group ends.
+const END: i64 = -2;
 
 impl Node for Aggregate {
-    fn step(&mut self, inputs: &[&Delta]) -> Result<Delta, OperatorError> {
+    fn step(&mut self, inputs: &[&Delta], moment: &Moment<'_>) -> Result<Delta, OperatorError> {
+        let ending = self.spec.ending.clone();
+        let first = ending.as_ref();
+        self.forget(first.and_then(|ending| ending.forgets_first(moment)));
         let delta = inputs[0];
-        let count = delta.rows.num_rows();
         let mut changes = BTreeMap::new();
-        if count > 0 {
-            let columns = self
-                .spec
-                .groups
-                .iter()
-                .map(|group| group.evaluate(&delta.rows)?.into_array(count))
-                .collect::<Result<Vec<_>, DataFusionError>>()?;
+        if delta.rows.num_rows() > 0 {
+            let columns = self.group_columns(&delta.rows)?;
+            let (taken, at_ms) = self.taken(&columns, delta, moment)?;
+            let (delta, columns) = match &taken {
+                Some(taken) => (taken, self.group_columns(&taken.rows)?),
+                None => (delta, columns),
+            };
             let encoded = self.keys.encode(&columns)?;
+            let count = delta.rows.num_rows();
             let keys: Vec<Row> = (0..count).map(|row| Row::from(encoded.row(row))).collect();
             let mut touched = keys.clone();
             touched.sort_unstable();
             touched.dedup();
             self.tell(&touched, -1, &mut changes)?;
-            self.apply(delta, &keys)?;
+            self.apply(delta, &keys, &at_ms)?;
             self.tell(&touched, 1, &mut changes)?;
         }
+        self.forget(ending.and_then(|ending| ending.forgets_last(moment)));
         self.output.delta(&changes)
     }
 
@@ -321,6 +436,15 @@ impl Node for Aggregate {
                 count: group.rows,
                 other: 0,
             });
+            if let Some(at_ms) = group.at_ms {
+                entries.push(Entry {
+                    part: END,
+                    key,
+                    value: &[],
+                    count: at_ms,
+                    other: 0,
+                });
+            }
             for (part, kept) in (0..).zip(&group.kept) {
                 if kept.count != 0 || kept.total != 0 {
                     entries.push(Entry {
@@ -351,8 +475,13 @@ impl Node for Aggregate {
             let group = Group {
                 rows: entry.count,
                 kept: (0..width).map(|_| Kept::default()).collect(),
+                at_ms: None,
             };
             self.groups.insert(Row::from(entry.key), group);
+            return Ok(());
+        }
+        if entry.part == END {
+            self.touch(&Row::from(entry.key), Some(entry.count));
             return Ok(());
         }
         let group = self.groups.get_mut(entry.key).ok_or_else(other_state)?;
@@ -367,6 +496,10 @@ impl Node for Aggregate {
             kept.bag.insert(Row::from(entry.value), entry.count);
         }
         Ok(())
+    }
+
+    fn is_timed(&self) -> bool {
+        self.spec.ending.is_some()
     }
 
     fn state_bytes(&self) -> usize {

@@ -13,6 +13,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
 use crate::operator::OperatorError;
 use crate::operator::key::Keys;
+use crate::operator::moment::Moment;
 
 /// Bytes of all columns of a row, which sort as the columns do.
 pub(crate) type Row = Arc<[u8]>;
@@ -43,8 +44,13 @@ impl Delta {
 
 /// A step of a graph: deltas of its inputs in, its own delta out.
 pub(crate) trait Node: Send + fmt::Debug {
-    /// Takes the deltas of one tick.
-    fn step(&mut self, inputs: &[&Delta]) -> Result<Delta, OperatorError>;
+    /// Takes the deltas of a step, then lets time go on.
+    fn step(&mut self, inputs: &[&Delta], moment: &Moment<'_>) -> Result<Delta, OperatorError>;
+
+    /// Whether it has something to do in a step that brings time alone.
+    fn is_timed(&self) -> bool {
+        false
+    }
 
     /// The state as entries of bytes, see [`Entries`].
     fn save(&self, _entries: &mut Entries) {}

@@ -17,13 +17,17 @@ use millpond_proto::limits::JOB_STATE_BYTES_MAX;
 use millpond_proto::time::Timestamp;
 
 use crate::operator::aggregate::{Aggregate, AggregateSpec};
+use crate::operator::as_of::{AsOf, AsOfSpec};
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
 use crate::operator::join::{Join, JoinSpec};
 use crate::operator::key::message_keys;
 use crate::operator::latest::{Latest, LatestSpec};
+use crate::operator::moment::{Marks, Moment};
+use crate::operator::over::{Over, OverSpec};
 use crate::operator::project::Transform;
 use crate::operator::top::{Top, TopSpec};
 use crate::operator::{Emission, Keys, Operator, OperatorError, Output};
+use crate::topic::TICK_MS;
 
 /// What can happen to the rows of an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub(crate) enum Kind {
     Aggregate(AggregateSpec),
     Join(JoinSpec),
     Top(TopSpec),
+    AsOf(Box<AsOfSpec>),
+    Over(Box<OverSpec>),
     Union,
 }
 
@@ -83,6 +89,8 @@ pub(crate) struct Graph {
     plan: GraphPlan,
     nodes: Vec<Option<Box<dyn Node>>>,
     arrived: BTreeMap<usize, RecordBatch>,
+    /// Where the clocks stood when the tick began.
+    marks: Marks,
     schema: SchemaRef,
     output: RowCodec,
     /// What this epoch changes.
@@ -105,6 +113,8 @@ impl Graph {
                 Kind::Aggregate(spec) => Some(Box::new(Aggregate::new(spec.clone())?)),
                 Kind::Join(spec) => Some(Box::new(Join::new(spec.clone())?)),
                 Kind::Top(spec) => Some(Box::new(Top::new(spec.clone())?)),
+                Kind::Over(spec) => Some(Box::new(Over::new(spec.as_ref().clone())?)),
+                Kind::AsOf(spec) => Some(Box::new(AsOf::new(spec.as_ref().clone())?)),
             });
         }
         let last = plan.nodes.last().expect("a query has a node");
@@ -115,6 +125,7 @@ impl Graph {
             nodes,
             plan,
             arrived: BTreeMap::new(),
+            marks: Marks::default(),
             pending: BTreeMap::new(),
             there: BTreeMap::new(),
             there_bytes: 0,
@@ -129,7 +140,7 @@ impl Graph {
         self
     }
 
-    fn step(&mut self) -> Result<Delta, OperatorError> {
+    fn step(&mut self, moment: &Moment<'_>) -> Result<Delta, OperatorError> {
         let mut deltas: Vec<Delta> = Vec::with_capacity(self.plan.nodes.len());
         for (index, planned) in self.plan.nodes.iter().enumerate() {
             let inputs: Vec<&Delta> = planned.inputs.iter().map(|input| &deltas[*input]).collect();
@@ -138,6 +149,9 @@ impl Graph {
                     Some(rows) => Delta::inserted(rows.project(columns)?),
                     None => Delta::empty(&planned.schema),
                 },
+                (Kind::Transform(_), _) if inputs[0].weights.is_empty() => {
+                    Delta::empty(&planned.schema)
+                }
                 (Kind::Transform(transform), _) => {
                     let (rows, kept) = transform.run(&inputs[0].rows)?;
                     let weight = |row: &u32| inputs[0].weights[*row as usize];
@@ -165,13 +179,47 @@ impl Graph {
                             .collect(),
                     }
                 }
-                (_, Some(node)) => node.step(&inputs)?,
+                (_, Some(node)) => {
+                    let is_still = inputs.iter().all(|input| input.weights.is_empty());
+                    if is_still && !node.is_timed() {
+                        Delta::empty(&planned.schema)
+                    } else {
+                        node.step(&inputs, moment)?
+                    }
+                }
                 (_, None) => return Err(other_state()),
             };
             deltas.push(delta);
         }
         self.arrived.clear();
         Ok(deltas.pop().expect("a query has a node"))
+    }
+
+    /// Steps once, and gives what comes of it to the output.
+    fn go(&mut self, before: &Marks, after: &Marks, out: &mut Output) -> Result<(), OperatorError> {
+        let moment = Moment::new(before, after);
+        let delta = self.step(&moment)?;
+        out.late_more += moment.late();
+        if self.plan.leaving == Leaving::Append {
+            self.append(&delta, out)?;
+        } else {
+            for (row, weight) in self
+                .output
+                .encode(&delta.rows)?
+                .into_iter()
+                .zip(delta.weights)
+            {
+                add(&mut self.pending, row, weight);
+            }
+        }
+        let size_bytes = self.state_bytes();
+        if size_bytes > self.state_bytes_max {
+            return Err(OperatorError::StateTooLarge {
+                size_bytes,
+                limit_bytes: self.state_bytes_max,
+            });
+        }
+        Ok(())
     }
 
     fn append(&self, delta: &Delta, out: &mut Output) -> Result<(), OperatorError> {
@@ -303,31 +351,37 @@ impl Operator for Graph {
         Ok(())
     }
 
-    fn on_tick_end(&mut self, out: &mut Output) -> Result<(), OperatorError> {
+    fn on_tick_end(
+        &mut self,
+        tick: Timestamp,
+        watermarks: &[Option<Timestamp>],
+        out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        self.marks = Marks {
+            stored_ms: tick.as_ms(),
+            watermarks: watermarks.to_vec(),
+        };
         if self.arrived.is_empty() {
             return Ok(());
         }
-        let delta = self.step()?;
-        if self.plan.leaving == Leaving::Append {
-            self.append(&delta, out)?;
-        } else {
-            for (row, weight) in self
-                .output
-                .encode(&delta.rows)?
-                .into_iter()
-                .zip(delta.weights)
-            {
-                add(&mut self.pending, row, weight);
-            }
+        let before = self.marks.clone();
+        self.go(&before, &before, out)
+    }
+
+    fn on_watermarks(
+        &mut self,
+        each: &[Option<Timestamp>],
+        out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        if !self.nodes.iter().flatten().any(|node| node.is_timed()) {
+            return Ok(());
         }
-        let size_bytes = self.state_bytes();
-        if size_bytes > self.state_bytes_max {
-            return Err(OperatorError::StateTooLarge {
-                size_bytes,
-                limit_bytes: self.state_bytes_max,
-            });
-        }
-        Ok(())
+        let after = Marks {
+            stored_ms: self.marks.stored_ms.saturating_add(TICK_MS),
+            watermarks: each.to_vec(),
+        };
+        let before = std::mem::replace(&mut self.marks, after.clone());
+        self.go(&before, &after, out)
     }
 
     fn on_watermark(

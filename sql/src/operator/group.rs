@@ -19,8 +19,8 @@ use crate::operator::key::{Encoded, Keys, message_keys, milliseconds, times};
 use crate::operator::project::Transform;
 use crate::operator::{LateReason, OperatorError};
 
-/// How long an updating query keeps the state of a window after its end, in event time: rows that
-/// come even later are late.
+/// How long an updating query keeps the state of a window after its end, in event time, unless it says
+/// otherwise: rows that come even later are late.
 pub const STATE_TTL_MS: i64 = 365 * 24 * 60 * 60 * 1000;
 
 /// What the maps take per group besides keys and values, about.
@@ -30,18 +30,27 @@ const GROUP_BYTES: usize = 160;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Emit {
     /// At the end of each epoch in which the group changed.
-    Changes,
+    Changes {
+        /// How long the state of a window is kept after its end, in event time.
+        keep_ms: i64,
+    },
     /// Once, when its window is over.
-    OnClose,
+    OnClose {
+        /// How long a window stays open after its end, in event time.
+        grace_ms: i64,
+    },
 }
 
 impl Emit {
     /// Whether rows of the window that ends at `end_ms` come too late at this watermark.
     pub(crate) fn lateness(self, end_ms: i64, watermark: Timestamp) -> Option<LateReason> {
         match self {
-            Self::OnClose => (end_ms <= watermark.as_ms()).then_some(LateReason::WindowClosed),
-            Self::Changes => {
-                let expiry_ms = end_ms.saturating_add(STATE_TTL_MS);
+            Self::OnClose { grace_ms } => {
+                let close_ms = end_ms.saturating_add(grace_ms);
+                (close_ms <= watermark.as_ms()).then_some(LateReason::WindowClosed)
+            }
+            Self::Changes { keep_ms } => {
+                let expiry_ms = end_ms.saturating_add(keep_ms);
                 (expiry_ms < watermark.as_ms()).then_some(LateReason::StateExpired)
             }
         }
@@ -50,10 +59,18 @@ impl Emit {
     /// Windows that end at or before this are over at a watermark: to emit, or to forget.
     pub(crate) fn over_to_ms(self, watermark: Timestamp) -> i64 {
         match self {
-            Self::OnClose => watermark.as_ms(),
-            // Expired when end + TTL < watermark, so the last end to go is one below.
-            Self::Changes => watermark.as_ms().saturating_sub(STATE_TTL_MS + 1),
+            Self::OnClose { grace_ms } => watermark.as_ms().saturating_sub(grace_ms),
+            // Expired when end + keep < watermark, so the last end to go is one below.
+            Self::Changes { keep_ms } => {
+                let expired_ms = watermark.as_ms().saturating_sub(keep_ms);
+                expired_ms.saturating_sub(1)
+            }
         }
+    }
+
+    /// Whether groups are emitted once.
+    pub(crate) fn is_on_close(self) -> bool {
+        matches!(self, Self::OnClose { .. })
     }
 }
 

@@ -5,11 +5,15 @@
 //! meets the other side as it stood, then the change of the other side meets the new state, so each
 //! pair is counted once: `ΔL ⋈ R + (L + ΔL) ⋈ ΔR`. A row remembers how many rows it matches; with none it
 //! is what an outer join pads and an anti join gives. A key that is NULL matches nothing.
+//!
+//! A side may say when its rows end ([`Ending`]): by a time within them, once no row to come can meet
+//! them, or after resting too long. A row that is forgotten is not taken back from what was given; a row
+//! that comes to be taken back later finds nothing and changes this side no more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::JoinType;
@@ -18,8 +22,9 @@ use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
-use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add};
-use crate::operator::key::Keys;
+use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
+use crate::operator::key::{Keys, milliseconds};
+use crate::operator::moment::{Ending, Moment};
 
 /// What is computed.
 #[derive(Clone, Debug)]
@@ -36,6 +41,8 @@ pub(crate) struct JoinSpec {
     pub(crate) schema: SchemaRef,
     /// Whether NULL is a key as any other.
     pub(crate) null_is_equal: bool,
+    /// When rows of each side are forgotten; a row without the time that tells it matches nothing.
+    pub(crate) endings: [Option<Ending>; 2],
 }
 
 /// A row of one side.
@@ -44,6 +51,8 @@ struct Kept {
     count: i64,
     /// Rows of the other side that it matches.
     matches: i64,
+    /// What it ends by: its own time, or when it came last.
+    at_ms: i64,
 }
 
 #[derive(Debug)]
@@ -51,13 +60,22 @@ struct Side {
     codec: RowCodec,
     keys: Keys,
     rows: BTreeMap<Row, BTreeMap<Row, Kept>>,
+    /// Rows that end, in the order in which they do: by [`Kept::at_ms`], key and row.
+    ends: BTreeSet<(i64, Row, Row)>,
+}
+
+/// A changed row that may match.
+#[derive(Clone, Copy, Debug, Default)]
+struct Change {
+    weight: i64,
+    at_ms: i64,
 }
 
 /// What a side changes by in a tick: key and row.
 #[derive(Debug, Default)]
 struct Changed {
-    joining: BTreeMap<(Row, Row), i64>,
-    /// Rows whose key is NULL.
+    joining: BTreeMap<(Row, Row), Change>,
+    /// Rows whose key is NULL, or the time that bounds the join.
     alone: BTreeMap<Row, i64>,
 }
 
@@ -81,6 +99,10 @@ pub(crate) struct Join {
 }
 
 const ROW_BYTES: usize = 120;
+/// What it takes to find a row by its end.
+const END_BYTES: usize = 64;
+/// Added to the number of a side: entries that say when its rows end.
+const ENDS: i64 = 2;
 /// Most pairs that are looked at in one go.
 const PAIRS_MAX: usize = 16 * 1024;
 
@@ -95,6 +117,7 @@ impl Join {
                 codec: RowCodec::new(&spec.inputs[index])?,
                 keys: Keys::new(types.iter())?,
                 rows: BTreeMap::new(),
+                ends: BTreeSet::new(),
             })
         };
         Ok(Self {
@@ -104,7 +127,12 @@ impl Join {
         })
     }
 
-    fn changed(&self, side: usize, delta: &Delta) -> Result<Changed, OperatorError> {
+    fn changed(
+        &self,
+        side: usize,
+        delta: &Delta,
+        moment: &Moment<'_>,
+    ) -> Result<Changed, OperatorError> {
         let count = delta.rows.num_rows();
         let mut changed = Changed::default();
         if count == 0 {
@@ -116,17 +144,38 @@ impl Join {
             .collect::<Result<Vec<ArrayRef>, DataFusionError>>()?;
         let keys = self.sides[side].keys.encode(&columns)?;
         let rows = self.sides[side].codec.encode(&delta.rows)?;
+        let ending = self.spec.endings[side].as_ref();
+        let times = ending
+            .and_then(Ending::column)
+            .map(|column| milliseconds(delta.rows.column(column)))
+            .transpose()?;
+        let late_before = ending.and_then(|ending| ending.late_before(moment));
         for (index, row) in rows.into_iter().enumerate() {
             let weight = delta.weights[index];
-            let is_null = columns.iter().any(|column| column.is_null(index));
-            if is_null && !self.spec.null_is_equal {
+            let mut is_null = columns.iter().any(|column| column.is_null(index));
+            is_null &= !self.spec.null_is_equal;
+            let mut at_ms = moment.before.stored_ms;
+            if let Some(times) = &times {
+                if times.is_null(index) {
+                    is_null = true;
+                } else {
+                    at_ms = times.value(index);
+                    if late_before.is_some_and(|late| at_ms < late) {
+                        moment.count_late(weight.unsigned_abs());
+                        continue;
+                    }
+                }
+            }
+            if is_null {
                 add(&mut changed.alone, row, weight);
             } else {
                 let key = Row::from(keys.row(index));
-                *changed.joining.entry((key, row)).or_default() += weight;
+                let change = changed.joining.entry((key, row)).or_default();
+                change.weight += weight;
+                change.at_ms = at_ms;
             }
         }
-        changed.joining.retain(|_, weight| *weight != 0);
+        changed.joining.retain(|_, change| change.weight != 0);
         Ok(changed)
     }
 
@@ -174,7 +223,7 @@ impl Join {
     fn pairs_of(&self, changed: &Changed, is_left: bool) -> Vec<Pair> {
         let other = &self.sides[usize::from(is_left)].rows;
         let mut pairs = Vec::new();
-        for ((key, row), weight) in &changed.joining {
+        for ((key, row), Change { weight, .. }) in &changed.joining {
             for (met, kept) in other.get(key).into_iter().flatten() {
                 let (left, right) = if is_left { (row, met) } else { (met, row) };
                 let (left_weight, right_weight) = if is_left {
@@ -226,12 +275,22 @@ impl Join {
     }
 
     fn put(&mut self, side: usize, key: &Row, row: &Row, kept: Kept) {
-        let bytes = ROW_BYTES + row.len() + key.len();
-        let rows = &mut self.sides[side].rows;
-        if kept.count == 0 {
+        let ends = self.spec.endings[side]
+            .as_ref()
+            .is_some_and(Ending::forgets);
+        let bytes = row_bytes(key, row, ends);
+        let Side {
+            rows, ends: by_end, ..
+        } = &mut self.sides[side];
+        let end = |at_ms: i64| (at_ms, Arc::clone(key), Arc::clone(row));
+        // A row that was forgotten can not be taken back.
+        if kept.count <= 0 {
             if let Some(of_key) = rows.get_mut(key) {
-                if of_key.remove(row).is_some() {
+                if let Some(before) = of_key.remove(row) {
                     self.state_bytes -= bytes;
+                    if ends {
+                        by_end.remove(&end(before.at_ms));
+                    }
                 }
                 if of_key.is_empty() {
                     rows.remove(key);
@@ -240,8 +299,31 @@ impl Join {
             return;
         }
         let of_key = rows.entry(Arc::clone(key)).or_default();
-        if of_key.insert(Arc::clone(row), kept).is_none() {
+        let before = of_key.insert(Arc::clone(row), kept);
+        if before.is_none() {
             self.state_bytes += bytes;
+        }
+        if ends && before.is_none_or(|before| before.at_ms != kept.at_ms) {
+            if let Some(before) = before {
+                by_end.remove(&end(before.at_ms));
+            }
+            by_end.insert(end(kept.at_ms));
+        }
+    }
+
+    /// Forgets the rows of a side that end before a time.
+    fn forget(&mut self, side: usize, before_ms: Option<i64>) {
+        let Some(before_ms) = before_ms else { return };
+        let Side { rows, ends, .. } = &mut self.sides[side];
+        while ends.first().is_some_and(|(at_ms, ..)| *at_ms < before_ms) {
+            let (_, key, row) = ends.pop_first().expect("it was just looked at");
+            self.state_bytes -= row_bytes(&key, &row, true);
+            if let Some(of_key) = rows.get_mut(&key) {
+                of_key.remove(&row);
+                if of_key.is_empty() {
+                    rows.remove(&key);
+                }
+            }
         }
     }
 
@@ -279,15 +361,27 @@ impl Join {
     }
 }
 
+fn row_bytes(key: &[u8], row: &[u8], ends: bool) -> usize {
+    ROW_BYTES + row.len() + key.len() + if ends { END_BYTES } else { 0 }
+}
+
 impl Node for Join {
-    fn step(&mut self, inputs: &[&Delta]) -> Result<Delta, OperatorError> {
-        let changed = [self.changed(0, inputs[0])?, self.changed(1, inputs[1])?];
+    fn step(&mut self, inputs: &[&Delta], moment: &Moment<'_>) -> Result<Delta, OperatorError> {
+        for side in 0..2 {
+            let ending = self.spec.endings[side].as_ref();
+            let before_ms = ending.and_then(|ending| ending.forgets_first(moment));
+            self.forget(side, before_ms);
+        }
+        let changed = [
+            self.changed(0, inputs[0], moment)?,
+            self.changed(1, inputs[1], moment)?,
+        ];
         let mut alone: [BTreeMap<Row, i64>; 2] = [BTreeMap::new(), BTreeMap::new()];
         for side in 0..2 {
             for (row, weight) in &changed[side].alone {
                 let kept = Kept {
                     count: *weight,
-                    matches: 0,
+                    ..Kept::default()
                 };
                 add(&mut alone[side], Arc::clone(row), self.alone(side, kept));
             }
@@ -308,15 +402,17 @@ impl Node for Join {
                 before[side].insert(place, self.kept(side, key, row));
             }
         }
-        for ((key, row), weight) in &changed[0].joining {
+        for ((key, row), change) in &changed[0].joining {
             let mut kept = self.kept(0, key, row);
-            kept.count += weight;
+            kept.count += change.weight;
+            kept.at_ms = change.at_ms;
             self.put(0, key, row, kept);
         }
         let right_pairs = self.matching(self.pairs_of(&changed[1], false))?;
-        for ((key, row), weight) in &changed[1].joining {
+        for ((key, row), change) in &changed[1].joining {
             let mut kept = self.kept(1, key, row);
-            kept.count += weight;
+            kept.count += change.weight;
+            kept.at_ms = change.at_ms;
             self.put(1, key, row, kept);
         }
 
@@ -375,6 +471,9 @@ impl Node for Join {
                 batches.push(delta.rows);
                 weights.extend(delta.weights);
             }
+            let ending = self.spec.endings[side].as_ref();
+            let before_ms = ending.and_then(|ending| ending.forgets_last(moment));
+            self.forget(side, before_ms);
         }
         Ok(Delta {
             rows: concat_batches(&self.spec.schema, &batches)?,
@@ -395,17 +494,45 @@ impl Node for Join {
                     });
                 }
             }
+            for (at_ms, key, row) in &side.ends {
+                entries.push(Entry {
+                    part: part + ENDS,
+                    key,
+                    value: row,
+                    count: *at_ms,
+                    other: 0,
+                });
+            }
         }
     }
 
     fn restore(&mut self, entry: &Entry<'_>) -> Result<(), OperatorError> {
-        let side = usize::from(entry.part != 0);
-        let kept = Kept {
-            count: entry.count,
-            matches: entry.other,
+        let (key, row) = (Row::from(entry.key), Row::from(entry.value));
+        let (side, kept) = match entry.part {
+            0 | 1 => {
+                let kept = Kept {
+                    count: entry.count,
+                    matches: entry.other,
+                    ..Kept::default()
+                };
+                (usize::from(entry.part == 1), kept)
+            }
+            part => {
+                let side = usize::from(part == 1 + ENDS);
+                let mut kept = self.kept(side, &key, &row);
+                if kept.count == 0 {
+                    return Err(other_state());
+                }
+                kept.at_ms = entry.count;
+                (side, kept)
+            }
         };
-        self.put(side, &Row::from(entry.key), &Row::from(entry.value), kept);
+        self.put(side, &key, &row, kept);
         Ok(())
+    }
+
+    fn is_timed(&self) -> bool {
+        self.spec.endings.iter().any(Option::is_some)
     }
 
     fn state_bytes(&self) -> usize {

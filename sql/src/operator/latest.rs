@@ -11,6 +11,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add};
+use crate::operator::moment::Moment;
 
 /// Where key and body are among the input's columns.
 #[derive(Clone, Debug)]
@@ -58,7 +59,7 @@ impl Latest {
 }
 
 impl Node for Latest {
-    fn step(&mut self, inputs: &[&Delta]) -> Result<Delta, OperatorError> {
+    fn step(&mut self, inputs: &[&Delta], _moment: &Moment<'_>) -> Result<Delta, OperatorError> {
         let delta = inputs[0];
         let keys: &StringArray = delta.rows.column(self.spec.key).as_string();
         let bodies: &StringArray = delta.rows.column(self.spec.body).as_string();

@@ -8,9 +8,11 @@
 //! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows),
 //! [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`session`] (windows that rows make); then tables that
-//! change: [`delta`], [`latest`], [`aggregate`], [`join`], [`top`], and the [`graph`] of these.
+//! change: [`delta`], [`moment`] (time within them), [`latest`], [`aggregate`], [`join`], [`as_of`], [`over`], [`top`], and the
+//! [`graph`] of these.
 
 pub(crate) mod aggregate;
+pub(crate) mod as_of;
 pub mod assign;
 pub(crate) mod delta;
 pub(crate) mod graph;
@@ -19,6 +21,8 @@ pub(crate) mod join;
 pub mod kernel;
 pub(crate) mod key;
 pub(crate) mod latest;
+pub(crate) mod moment;
+pub(crate) mod over;
 pub mod project;
 pub mod session;
 pub(crate) mod top;
@@ -48,12 +52,33 @@ pub trait Operator: Send + fmt::Debug {
         out: &mut Output,
     ) -> Result<(), OperatorError>;
 
-    /// Ends a tick: every input's rows were given.
+    /// Ends the tick that began at `tick` in store time: every input's rows were given. `watermarks` are
+    /// those of the inputs that they are judged by.
     ///
     /// # Errors
     /// As [`Operator::on_batch`].
-    fn on_tick_end(&mut self, _out: &mut Output) -> Result<(), OperatorError> {
+    fn on_tick_end(
+        &mut self,
+        _tick: Timestamp,
+        _watermarks: &[Option<Timestamp>],
+        _out: &mut Output,
+    ) -> Result<(), OperatorError> {
         Ok(())
+    }
+
+    /// Learns where the watermark of each input stands after a tick.
+    ///
+    /// # Errors
+    /// As [`Operator::on_watermark`].
+    fn on_watermarks(
+        &mut self,
+        each: &[Option<Timestamp>],
+        out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        match each.iter().min().copied().flatten() {
+            Some(watermark) => self.on_watermark(watermark, out),
+            None => Ok(()),
+        }
     }
 
     /// Learns that no event before `watermark` is expected any more, at the end of a tick.
@@ -100,6 +125,8 @@ pub struct Output {
     pub emissions: Vec<Emission>,
     /// Rows of the input that came too late.
     pub late: Vec<Late>,
+    /// How many more came too late, that no single input row stands for.
+    pub late_more: u64,
 }
 
 /// Rows that leave together.

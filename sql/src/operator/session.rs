@@ -188,7 +188,7 @@ impl Session {
             self.state_bytes += group_bytes(&key, &state);
             let end_ms = self.end_of(cluster.last_ms);
             self.by_end.insert((end_ms, Arc::clone(&key)));
-            if self.emit_mode() == Emit::Changes {
+            if !self.emit_mode().is_on_close() {
                 self.touched.insert(Arc::clone(&key));
             }
             let open = Open {
@@ -318,7 +318,7 @@ impl Operator for Session {
         let over: Vec<Key> = ended.map(|(_, key)| Arc::clone(key)).collect();
         let emitted: Vec<Key> = over
             .iter()
-            .filter(|key| emit == Emit::OnClose || self.touched.contains(*key))
+            .filter(|key| emit.is_on_close() || self.touched.contains(*key))
             .map(Arc::clone)
             .collect();
         self.emit(&emitted, out)?;

@@ -4,11 +4,14 @@
 //! a tick, what left the first `n` goes and what entered comes, with a row whose number changed doing
 //! both. Rows that the order does not tell apart come in the order of their columns, so that the answer
 //! does not depend on when they came.
+//!
+//! A partition may end ([`Ending`]), by a time that is one of its columns or after resting too long. What
+//! it gave stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
@@ -17,7 +20,8 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state};
-use crate::operator::key::Keys;
+use crate::operator::key::{Keys, milliseconds};
+use crate::operator::moment::{Ending, Moment};
 
 /// What is computed.
 #[derive(Clone, Debug)]
@@ -28,10 +32,17 @@ pub(crate) struct TopSpec {
     pub(crate) input: SchemaRef,
     /// The input's columns and the row number.
     pub(crate) schema: SchemaRef,
+    /// When a partition is forgotten; the time is one of its columns.
+    pub(crate) ending: Option<Ending>,
 }
 
-/// Rows of a partition by their order, then by their columns; and how often.
-type Partition = BTreeMap<(Row, Row), i64>;
+#[derive(Debug, Default)]
+struct Partition {
+    /// Rows by their order, then by their columns; and how often.
+    rows: BTreeMap<(Row, Row), i64>,
+    /// What it ends by; `None` when it does not end.
+    at_ms: Option<i64>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Top {
@@ -40,10 +51,14 @@ pub(crate) struct Top {
     order: Option<RowConverter>,
     rows: RowCodec,
     partitions: BTreeMap<Row, Partition>,
+    /// Partitions that end, in the order in which they do.
+    ends: BTreeSet<(i64, Row)>,
     state_bytes: usize,
 }
 
 const ROW_BYTES: usize = 120;
+/// Entries that say when a partition ends; others tell how long the order's bytes are.
+const END: i64 = -1;
 
 impl Top {
     pub(crate) fn new(spec: TopSpec) -> Result<Self, OperatorError> {
@@ -70,6 +85,7 @@ impl Top {
             order,
             spec,
             partitions: BTreeMap::new(),
+            ends: BTreeSet::new(),
             state_bytes: 0,
         })
     }
@@ -81,6 +97,7 @@ impl Top {
                 continue;
             };
             let each = partition
+                .rows
                 .iter()
                 .flat_map(|((_, row), count)| (0..*count).map(move |_| row));
             for (row, number) in each.zip(1..=self.spec.count) {
@@ -90,30 +107,69 @@ impl Top {
     }
 
     fn put(&mut self, key: &Row, order: Row, row: Row, weight: i64) {
-        let bytes = ROW_BYTES + key.len() + order.len() + row.len();
+        let bytes = row_bytes(key, &order, &row);
         let partition = self.partitions.entry(Arc::clone(key)).or_default();
         let place = (order, row);
-        match partition.get_mut(&place) {
+        match partition.rows.get_mut(&place) {
             Some(count) => {
                 *count += weight;
                 if *count == 0 {
-                    partition.remove(&place);
+                    partition.rows.remove(&place);
                     self.state_bytes -= bytes;
                 }
             }
             None => {
-                partition.insert(place, weight);
+                partition.rows.insert(place, weight);
                 self.state_bytes += bytes;
             }
         }
-        if partition.is_empty() {
+        if partition.rows.is_empty() {
+            let at_ms = partition.at_ms;
             self.partitions.remove(key);
+            if let Some(at_ms) = at_ms {
+                self.ends.remove(&(at_ms, Arc::clone(key)));
+            }
+        }
+    }
+
+    /// Notes what a partition ends by.
+    fn touch(&mut self, key: &Row, at_ms: Option<i64>) {
+        let Some(partition) = self.partitions.get_mut(key) else {
+            return;
+        };
+        if partition.at_ms == at_ms {
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut partition.at_ms, at_ms) {
+            self.ends.remove(&(before, Arc::clone(key)));
+        }
+        if let Some(at_ms) = at_ms {
+            self.ends.insert((at_ms, Arc::clone(key)));
+        }
+    }
+
+    /// Forgets the partitions that end before a time.
+    fn forget(&mut self, before_ms: Option<i64>) {
+        let Some(before_ms) = before_ms else { return };
+        while self.ends.first().is_some_and(|(at, _)| *at < before_ms) {
+            let (_, key) = self.ends.pop_first().expect("it was just looked at");
+            let partition = self.partitions.remove(&key).unwrap_or_default();
+            for (order, row) in partition.rows.keys() {
+                self.state_bytes -= row_bytes(&key, order, row);
+            }
         }
     }
 }
 
+fn row_bytes(key: &[u8], order: &[u8], row: &[u8]) -> usize {
+    ROW_BYTES + key.len() + order.len() + row.len()
+}
+
 impl Node for Top {
-    fn step(&mut self, inputs: &[&Delta]) -> Result<Delta, OperatorError> {
+    fn step(&mut self, inputs: &[&Delta], moment: &Moment<'_>) -> Result<Delta, OperatorError> {
+        let ending = self.spec.ending.clone();
+        let first = ending.as_ref();
+        self.forget(first.and_then(|ending| ending.forgets_first(moment)));
         let delta = inputs[0];
         let count = delta.rows.num_rows();
         let mut changes = BTreeMap::new();
@@ -121,8 +177,17 @@ impl Node for Top {
             let evaluate = |expr: &Arc<dyn PhysicalExpr>| -> Result<ArrayRef, DataFusionError> {
                 expr.evaluate(&delta.rows)?.into_array(count)
             };
-            let keys = self.spec.partition.iter().map(evaluate);
-            let keys = self.keys.encode(&keys.collect::<Result<Vec<_>, _>>()?)?;
+            let columns = self.spec.partition.iter().map(evaluate);
+            let columns = columns.collect::<Result<Vec<_>, _>>()?;
+            let keys = self.keys.encode(&columns)?;
+            let times = ending
+                .as_ref()
+                .and_then(Ending::column)
+                .map(|column| milliseconds(&columns[column]))
+                .transpose()?;
+            let late_before = ending
+                .as_ref()
+                .and_then(|ending| ending.late_before(moment));
             let orders = self.spec.order.iter().map(|(expr, _)| evaluate(expr));
             let orders = orders.collect::<Result<Vec<_>, _>>()?;
             let orders = match &self.order {
@@ -133,15 +198,35 @@ impl Node for Top {
             let mut touched = keys.clone();
             touched.sort_unstable();
             touched.dedup();
+            let known: Vec<bool> = keys
+                .iter()
+                .map(|key| self.partitions.contains_key(key))
+                .collect();
             self.tell(&touched, -1, &mut changes);
             for (index, row) in self.rows.encode(&delta.rows)?.into_iter().enumerate() {
                 let order = orders
                     .as_ref()
                     .map_or_else(|| Row::from([]), |rows| Row::from(rows.row(index).data()));
-                self.put(&keys[index], order, row, delta.weights[index]);
+                let weight = delta.weights[index];
+                let at_ms = match (&times, &ending) {
+                    (Some(times), _) => times.is_valid(index).then(|| times.value(index)),
+                    (None, Some(_)) => Some(moment.before.stored_ms),
+                    (None, None) => None,
+                };
+                if at_ms.zip(late_before).is_some_and(|(at, late)| at < late) {
+                    moment.count_late(weight.unsigned_abs());
+                    continue;
+                }
+                // What was forgotten can not be taken back.
+                if ending.is_some() && weight < 0 && !known[index] {
+                    continue;
+                }
+                self.put(&keys[index], order, row, weight);
+                self.touch(&keys[index], at_ms);
             }
             self.tell(&touched, 1, &mut changes);
         }
+        self.forget(ending.and_then(|ending| ending.forgets_last(moment)));
         changes.retain(|_, weight| *weight != 0);
         let mut columns = self
             .rows
@@ -158,7 +243,7 @@ impl Node for Top {
 
     fn save(&self, entries: &mut Entries) {
         for (key, partition) in &self.partitions {
-            for ((order, row), count) in partition {
+            for ((order, row), count) in &partition.rows {
                 let mut value = order.to_vec();
                 value.extend_from_slice(row);
                 entries.push(Entry {
@@ -170,9 +255,22 @@ impl Node for Top {
                 });
             }
         }
+        for (at_ms, key) in &self.ends {
+            entries.push(Entry {
+                part: END,
+                key,
+                value: &[],
+                count: *at_ms,
+                other: 0,
+            });
+        }
     }
 
     fn restore(&mut self, entry: &Entry<'_>) -> Result<(), OperatorError> {
+        if entry.part == END {
+            self.touch(&Row::from(entry.key), Some(entry.count));
+            return Ok(());
+        }
         let at = usize::try_from(entry.part).map_err(|_| other_state())?;
         let (order, row) = entry.value.split_at_checked(at).ok_or_else(other_state)?;
         self.put(
@@ -182,6 +280,10 @@ impl Node for Top {
             entry.count,
         );
         Ok(())
+    }
+
+    fn is_timed(&self) -> bool {
+        self.spec.ending.is_some()
     }
 
     fn state_bytes(&self) -> usize {

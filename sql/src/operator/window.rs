@@ -84,7 +84,7 @@ impl Window {
     }
 
     fn takes_back(&self) -> bool {
-        self.emit_mode() == Emit::Changes && self.groups.grouping.output.filters()
+        !self.emit_mode().is_on_close() && self.groups.grouping.output.filters()
     }
 
     /// Adds rows to slices; `indices` tells the slice of each row.
@@ -140,7 +140,7 @@ impl Window {
     }
 
     fn touch(&mut self, slice: &Key, watermark: Option<Timestamp>) {
-        if self.emit_mode() == Emit::Changes {
+        if !self.emit_mode().is_on_close() {
             let (row, slice_ms) = split_key(slice);
             for end in self.open_ends(slice_ms, watermark) {
                 self.touched.insert(key_at(row, end));
@@ -304,8 +304,8 @@ impl Operator for Window {
         let emit = self.emit_mode();
         let over = self.take_ended(emit.over_to_ms(watermark));
         let emitted: Vec<Key> = match emit {
-            Emit::OnClose => over.clone(),
-            Emit::Changes => {
+            Emit::OnClose { .. } => over.clone(),
+            Emit::Changes { .. } => {
                 let changed = over.iter().filter(|key| self.touched.contains(*key));
                 changed.map(Arc::clone).collect()
             }

@@ -183,7 +183,9 @@ impl Walk<'_> {
         let mut fields = Vec::new();
         for (expr, field) in group_expr.iter().zip(schema.fields()) {
             if matches!(expr, Expr::GroupingSet(_)) {
-                return Err(refused("GROUPING SETS", "write one query per grouping"));
+                return Err(SqlError::Bug {
+                    cause: "GROUPING SETS are planned as a graph".to_owned(),
+                });
             }
             let group = self.physical(expr, input)?;
             let origin = origin(expr, input, &chain)?;
@@ -418,7 +420,7 @@ pub(crate) fn give_windows(
 }
 
 /// The window and the time that a mark is over, if the expression has one.
-fn marked_time(expr: &Expr) -> Option<(usize, Expr)> {
+pub(crate) fn marked_time(expr: &Expr) -> Option<(usize, Expr)> {
     let mut found = None;
     let walked = expr.apply(|expr| {
         if let Expr::ScalarFunction(function) = expr
@@ -474,7 +476,7 @@ pub(crate) fn deterministic(expr: &Expr) -> Result<(), SqlError> {
                 let volatile = function.func.signature().volatility == Volatility::Volatile;
                 (clock || volatile).then(|| {
                     (
-                        format!("{name}(), which gives another value at each replay,"),
+                        format!("{name}(), which gives another value at each replay"),
                         "use the event time of the row",
                     )
                 })

@@ -12,7 +12,7 @@ use arrow::datatypes::{Field, Schema};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::ExecutionProps;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, cast};
 use datafusion::sql::sqlparser::ast::Query;
@@ -26,13 +26,15 @@ use crate::operator::project::{Project, Step, Transform};
 use crate::operator::session::Session;
 use crate::operator::window;
 use crate::operator::{Operator, OperatorError};
+use crate::plan::as_of::{self, Reading};
+use crate::plan::as_of_node;
 use crate::plan::chain::{Chain, Grouped, Origin, Walk, marks_of};
 use crate::plan::graph::build;
 use crate::plan::output::{columns_of, primary_key};
 use crate::plan::refuse::{refused, without_watermark, without_window};
 use crate::plan::source::{Input, analyse, for_chain, for_graph, sources_of};
 use crate::plan::window::{Window, rewrite};
-use crate::statement::Emit;
+use crate::statement::{Emit, LateRows, QueryOptions};
 use crate::topic::{ColumnSpec, TopicInfo, Topics};
 
 /// What a continuous query computes.
@@ -48,6 +50,8 @@ pub struct ContinuousPlan {
     pub primary_key: Vec<String>,
     /// How it is computed, a line a step, the last first.
     pub explained: Vec<String>,
+    /// Whether late rows are counted and left out, and go to no side topic.
+    pub drops_late: bool,
     shape: Shape,
 }
 
@@ -94,7 +98,7 @@ impl ContinuousPlan {
     /// Whether it emits each group once, when its window is over.
     #[must_use]
     pub fn emits_on_close(&self) -> bool {
-        matches!(&self.shape, Shape::Groups(grouping) if grouping.emit == group::Emit::OnClose)
+        matches!(&self.shape, Shape::Groups(grouping) if grouping.emit.is_on_close())
     }
 
     /// Whether it groups rows.
@@ -186,6 +190,18 @@ impl ContinuousPlan {
     }
 }
 
+/// Plans a query without options, see [`plan_with`].
+///
+/// # Errors
+/// As [`plan_with`].
+pub async fn plan(
+    query: &Query,
+    emit: Emit,
+    topics: &dyn Topics,
+) -> Result<ContinuousPlan, SqlError> {
+    plan_with(query, emit, QueryOptions::default(), topics).await
+}
+
 /// Plans a query of a view (`emit` as it says) or of a job (`emit` = changes).
 ///
 /// # Errors
@@ -193,16 +209,27 @@ impl ContinuousPlan {
 ///
 /// # Panics
 /// Never: a query has at least one node.
-pub async fn plan(
+pub async fn plan_with(
     query: &Query,
     emit: Emit,
+    options: QueryOptions,
     topics: &dyn Topics,
 ) -> Result<ContinuousPlan, SqlError> {
-    let (query, windows) = rewrite(query)?;
+    if emit == Emit::OnWindowClose && options.late == Some(LateRows::Update) {
+        return Err(refused(
+            "late = 'update' with EMIT ON WINDOW CLOSE, which gives each window once",
+            "write EMIT CHANGES, or let windows stay open longer WITH (allowed_lateness = '1 hour')",
+        ));
+    }
+    let (mut query, windows) = rewrite(query)?;
+    as_of::rewrite(&mut query, topics, Reading::Continuous)?;
     let sources = sources_of(&query, topics)?;
     let (analysed, state) = analyse(query, &sources, windows.len()).await?;
+    let analysed = as_of_node::nodes(analysed, &sources)?;
     if let ([source], true) = (sources.as_slice(), is_chain(&analysed)?)
         && source.topic.primary_key.is_empty()
+        // Groups that end by themselves are those of a graph; those of a chain end with their windows.
+        && (options.state_ttl_ms.is_none() || !windows.is_empty())
     {
         let logical = for_chain(analysed, &state)?;
         check_marks(&logical, &windows)?;
@@ -213,7 +240,7 @@ pub async fn plan(
         };
         let chain = walk.chain(&logical)?;
         let input = Input::of(&source.topic, &source.schema, &logical)?;
-        return finish(chain, emit, windows.first(), input);
+        return finish(chain, emit, options, windows.first(), input);
     }
     if emit == Emit::OnWindowClose {
         return Err(refused(
@@ -221,9 +248,15 @@ pub async fn plan(
             "make a view of the windows with EMIT ON WINDOW CLOSE, and read that view in a second query",
         ));
     }
+    if options.late == Some(LateRows::Topic) {
+        return Err(refused(
+            "late = 'topic' with joins or further aggregates, whose late rows are no messages",
+            "write late = 'drop', or make a view of the windows and read that in a second query",
+        ));
+    }
     let logical = for_graph(analysed, &state)?;
     check_marks(&logical, &windows)?;
-    let built = build(&logical, &sources, &windows)?;
+    let built = build(&logical, &sources, &windows, options)?;
     let last = built.graph.nodes.last().expect("a query has a node");
     let columns = columns_of(&last.schema)?;
     let name = |column: &usize| columns[*column].name.clone();
@@ -239,6 +272,7 @@ pub async fn plan(
         columns,
         primary_key,
         explained: built.explained,
+        drops_late: false,
         shape: Shape::Graph(Box::new(built.graph)),
     })
 }
@@ -262,11 +296,15 @@ fn is_chain(plan: &LogicalPlan) -> Result<bool, SqlError> {
             LogicalPlan::Distinct(_) => aggregates += 1,
             LogicalPlan::Aggregate(aggregate) => {
                 aggregates += 1;
-                if aggregate.group_expr.is_empty() {
+                let sets = aggregate.group_expr.first();
+                if sets.is_none_or(|first| matches!(first, Expr::GroupingSet(_))) {
                     others += 1;
                 }
             }
-            LogicalPlan::Join(_) | LogicalPlan::Union(_) | LogicalPlan::Window(_) => others += 1,
+            LogicalPlan::Join(_)
+            | LogicalPlan::Union(_)
+            | LogicalPlan::Window(_)
+            | LogicalPlan::Extension(_) => others += 1,
             _ => {}
         }
         Ok::<_, DataFusionError>(TreeNodeRecursion::Continue)
@@ -277,10 +315,21 @@ fn is_chain(plan: &LogicalPlan) -> Result<bool, SqlError> {
 fn finish(
     chain: Chain,
     emit: Emit,
+    options: QueryOptions,
     window: Option<&Window>,
     input: Input,
 ) -> Result<ContinuousPlan, SqlError> {
     let columns = columns_of(&chain.transform.schema())?;
+    let is_timed = chain
+        .aggregate
+        .as_ref()
+        .is_some_and(|grouped| grouped.windows.is_some());
+    if !is_timed && (options.late.is_some() || options.allowed_lateness_ms.is_some()) {
+        return Err(SqlError::invalid(
+            "no row of this query can be late, since it has neither windows nor a join by time",
+            "leave out late and allowed_lateness, or group by a window",
+        ));
+    }
     let Some(grouped) = chain.aggregate else {
         if emit == Emit::OnWindowClose {
             return Err(without_window());
@@ -302,6 +351,7 @@ fn finish(
             windowed: false,
             columns,
             primary_key: Vec::new(),
+            drops_late: false,
             shape: Shape::Rows(chain.transform),
         });
     };
@@ -338,6 +388,7 @@ fn finish(
         windowed: key.is_some(),
         columns,
         primary_key,
+        drops_late: options.late == Some(LateRows::Drop),
         shape: Shape::Groups(Box::new(Grouping {
             input: grouped.input,
             groups: grouped.groups,
@@ -346,11 +397,22 @@ fn finish(
             output: chain.transform,
             window: key,
             emit: match emit {
-                Emit::Changes => group::Emit::Changes,
-                Emit::OnWindowClose => group::Emit::OnClose,
+                Emit::Changes => group::Emit::Changes {
+                    keep_ms: lateness_ms(options, group::STATE_TTL_MS),
+                },
+                Emit::OnWindowClose => group::Emit::OnClose {
+                    grace_ms: options.allowed_lateness_ms.unwrap_or(0),
+                },
             },
         })),
     })
+}
+
+/// How long after its end a window takes rows, unless the query says otherwise in one of two ways.
+pub(crate) fn lateness_ms(options: QueryOptions, usual_ms: i64) -> i64 {
+    let strict = matches!(options.late, Some(LateRows::Drop | LateRows::Topic));
+    let usual_ms = if strict { 0 } else { usual_ms };
+    options.allowed_lateness_ms.unwrap_or(usual_ms)
 }
 
 /// A grouped chain in a line.
@@ -441,7 +503,7 @@ mod tests {
             let run = |mut operator: Box<dyn Operator>| {
                 let mut out = Output::default();
                 operator.on_batch(0, &batch, None, &mut out)?;
-                operator.on_tick_end(&mut out)
+                operator.on_tick_end(Timestamp(0), &[], &mut out)
             };
             run(bounded(1 << 20)).unwrap();
             let error = run(bounded(2000)).unwrap_err();

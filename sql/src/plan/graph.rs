@@ -14,31 +14,42 @@ use datafusion::common::{Column, DFSchema, JoinType, NullEquality, ScalarValue};
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{
-    Distinct, Expr, Join, LogicalPlan, Operator as Sign, TableScan, WindowFunctionDefinition,
-};
+use datafusion::logical_expr::{Distinct, Expr, Join, LogicalPlan, Operator as Sign, TableScan};
+use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
 use crate::error::SqlError;
 use crate::operator::aggregate::AggregateSpec;
 use crate::operator::assign::Windows;
 use crate::operator::graph::{GraphPlan, Kind, Leaving, Mode, Planned};
+use crate::operator::group::STATE_TTL_MS;
 use crate::operator::join::JoinSpec;
 use crate::operator::latest::LatestSpec;
+use crate::operator::moment::{Clock, Ending, Horizon};
 use crate::operator::project::{Step, Transform};
 use crate::operator::top::TopSpec;
-use crate::plan::chain::{depends_on_order, deterministic, give_windows, lower, simplified};
+use crate::plan::as_of_node::AsOfNode;
+use crate::plan::bounds::{Bounded, Time, bounded, distance, time_of};
+use crate::plan::chain::{
+    depends_on_order, deterministic, give_windows, lower, marked_time, simplified,
+};
+use crate::plan::continuous::lateness_ms;
+use crate::plan::grouping_sets::Sets;
+use crate::plan::over_build::{is_row_number, window_function};
 use crate::plan::refuse::{refused, unsupported};
 use crate::plan::source::{Input, Source};
 use crate::plan::window::Window;
+use crate::statement::QueryOptions;
 
 /// A relation of the plan as a node, and what is known of its rows.
 #[derive(Clone, Debug)]
 pub(crate) struct Edge {
-    node: usize,
+    pub(super) node: usize,
     pub(crate) mode: Mode,
     /// Columns that tell a row from all others.
     pub(crate) unique: Option<Vec<usize>>,
+    /// Columns whose times move on.
+    pub(crate) times: Vec<Time>,
 }
 
 /// A planned graph, what it reads and how it is told.
@@ -49,15 +60,18 @@ pub(crate) struct Built {
     pub(crate) explained: Vec<String>,
 }
 
-struct Builder<'a> {
+pub(super) struct Builder<'a> {
     sources: &'a [Source],
-    windows: &'a [Window],
+    pub(super) windows: &'a [Window],
     inputs: Vec<Input>,
-    nodes: Vec<Planned>,
+    pub(super) nodes: Vec<Planned>,
     lines: Vec<String>,
     /// Row numbers that a condition holds to at most so many.
     most: BTreeMap<*const datafusion::logical_expr::Window, u64>,
-    properties: ExecutionProps,
+    pub(super) options: QueryOptions,
+    /// Whether a topic with a key is read as the versions of its rows.
+    pub(super) reads_versions: bool,
+    pub(super) properties: ExecutionProps,
 }
 
 /// Plans a query as a graph.
@@ -68,6 +82,7 @@ pub(crate) fn build(
     plan: &LogicalPlan,
     sources: &[Source],
     windows: &[Window],
+    options: QueryOptions,
 ) -> Result<Built, SqlError> {
     let mut builder = Builder {
         sources,
@@ -76,6 +91,8 @@ pub(crate) fn build(
         nodes: Vec::new(),
         lines: Vec::new(),
         most: BTreeMap::new(),
+        options,
+        reads_versions: false,
         properties: ExecutionProps::new(),
     };
     let last = builder.relation(plan)?;
@@ -127,13 +144,13 @@ fn inputs_of(plan: &LogicalPlan, sources: &[Source]) -> Result<Vec<Input>, SqlEr
 }
 
 /// Columns that may all be NULL.
-fn nullable(fields: impl IntoIterator<Item = (String, DataType)>) -> SchemaRef {
+pub(super) fn nullable(fields: impl IntoIterator<Item = (String, DataType)>) -> SchemaRef {
     let fields = fields.into_iter();
     let fields = fields.map(|(name, kind)| Field::new(name, kind, true));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-fn named(schema: &Schema) -> Vec<(String, DataType)> {
+pub(super) fn named(schema: &Schema) -> Vec<(String, DataType)> {
     let fields = schema.fields().iter();
     fields
         .map(|field| (field.name().clone(), field.data_type().clone()))
@@ -141,7 +158,7 @@ fn named(schema: &Schema) -> Vec<(String, DataType)> {
 }
 
 /// The column that an expression passes on.
-fn passed(expr: &Expr, input: &DFSchema) -> Option<usize> {
+pub(super) fn passed(expr: &Expr, input: &DFSchema) -> Option<usize> {
     match expr {
         Expr::Alias(alias) => passed(&alias.expr, input),
         Expr::Column(column) => input.index_of_column(column).ok(),
@@ -150,7 +167,7 @@ fn passed(expr: &Expr, input: &DFSchema) -> Option<usize> {
 }
 
 impl Builder<'_> {
-    fn push(&mut self, kind: Kind, inputs: Vec<usize>, schema: SchemaRef) -> usize {
+    pub(super) fn push(&mut self, kind: Kind, inputs: Vec<usize>, schema: SchemaRef) -> usize {
         self.nodes.push(Planned {
             kind,
             inputs,
@@ -159,7 +176,7 @@ impl Builder<'_> {
         self.nodes.len() - 1
     }
 
-    fn tell(&mut self, what: &str, edge: &Edge) {
+    pub(super) fn tell(&mut self, what: &str, edge: &Edge) {
         let schema = &self.nodes[edge.node].schema;
         let names = |columns: &[usize]| -> String {
             let names = columns
@@ -175,7 +192,7 @@ impl Builder<'_> {
         self.lines.push(format!("{what}: {mode}"));
     }
 
-    fn relation(&mut self, plan: &LogicalPlan) -> Result<Edge, SqlError> {
+    pub(super) fn relation(&mut self, plan: &LogicalPlan) -> Result<Edge, SqlError> {
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan),
             LogicalPlan::SubqueryAlias(alias) => self.relation(&alias.input),
@@ -185,7 +202,12 @@ impl Builder<'_> {
                 }
                 self.filter(&filter.predicate, &filter.input)
             }
-            LogicalPlan::Window(window) => self.top(window),
+            LogicalPlan::Window(window)
+                if is_row_number(window) && self.most.contains_key(&std::ptr::from_ref(window)) =>
+            {
+                self.top(window)
+            }
+            LogicalPlan::Window(window) => self.over(window),
             LogicalPlan::Projection(projection) => self.project(
                 &projection.expr,
                 &projection.input,
@@ -206,15 +228,26 @@ impl Builder<'_> {
                 self.aggregate(input, &groups, &[], plan.schema())
             }
             LogicalPlan::Join(join) => self.join(join),
+            LogicalPlan::Extension(extension) => {
+                match extension.node.as_any().downcast_ref::<AsOfNode>() {
+                    Some(node) => self.as_of(node),
+                    None => Err(unsupported(plan)),
+                }
+            }
             LogicalPlan::Union(union) => {
                 let mut inputs = Vec::new();
                 let mut mode = Mode::Append;
+                let mut times: Option<Vec<Time>> = None;
                 for input in &union.inputs {
                     let edge = self.relation(input)?;
                     if edge.mode == Mode::Retract {
                         mode = Mode::Retract;
                     }
                     inputs.push(edge.node);
+                    times = Some(match times {
+                        None => edge.times,
+                        Some(before) => in_both(&before, &edge.times),
+                    });
                 }
                 let first = Arc::clone(&self.nodes[inputs[0]].schema);
                 let names = union
@@ -228,6 +261,7 @@ impl Builder<'_> {
                     node: self.push(Kind::Union, inputs, schema),
                     mode,
                     unique: None,
+                    times: times.unwrap_or_default(),
                 };
                 self.tell("union", &edge);
                 Ok(edge)
@@ -262,11 +296,13 @@ impl Builder<'_> {
         };
         let columns = wanted.iter().map(place).collect::<Result<Vec<_>, _>>()?;
         let schema = nullable(named(&source.schema.project(&wanted)?));
-        if source.topic.primary_key.is_empty() {
+        if source.topic.primary_key.is_empty() || self.reads_versions {
+            let times = times_of(source, input, &schema);
             let edge = Edge {
                 node: self.push(Kind::Scan { input, columns }, Vec::new(), schema),
                 mode: Mode::Append,
                 unique: None,
+                times,
             };
             self.tell(&format!("read {name}"), &edge);
             return Ok(edge);
@@ -310,9 +346,7 @@ impl Builder<'_> {
         let mut transform = Transform::over(Arc::clone(&full));
         let expressions = (0..wanted.len()).map(|index| -> Arc<dyn PhysicalExpr> {
             let name = full.field(index).name();
-            Arc::new(datafusion::physical_expr::expressions::Column::new(
-                name, index,
-            ))
+            Arc::new(PhysicalColumn::new(name, index))
         });
         transform.push(Step::Project {
             expressions: expressions.collect(),
@@ -322,6 +356,7 @@ impl Builder<'_> {
             node: self.push(Kind::Transform(transform), vec![latest], schema),
             mode: Mode::Retract,
             unique: unique.filter(|_| has_key),
+            times: Vec::new(),
         };
         self.tell(&format!("read {name}, the last row of each key"), &edge);
         Ok(edge)
@@ -350,6 +385,7 @@ impl Builder<'_> {
         let mut transform = Transform::over(Arc::clone(&self.nodes[below.node].schema));
         let mut over = input.schema().as_ref().clone();
         let mut exprs = exprs.to_vec();
+        let window_times = self.window_times(&exprs, input.schema(), &below.times);
         let windowed = give_windows(&mut transform, &mut over, &mut exprs, self.windows)?;
         if windowed
             && self
@@ -380,10 +416,12 @@ impl Builder<'_> {
             let place = |column: &usize| places.iter().position(|at| *at == Some(*column));
             columns.iter().map(place).collect()
         });
+        let times: Vec<Time> = below.times.into_iter().chain(window_times).collect();
         let edge = Edge {
             node: self.push(Kind::Transform(transform), vec![below.node], schema),
             mode: below.mode,
             unique,
+            times: passed_times(&exprs, &over, &times),
         };
         self.tell(if windowed { "windows" } else { "project" }, &edge);
         Ok(edge)
@@ -396,20 +434,24 @@ impl Builder<'_> {
         aggr_expr: &[Expr],
         schema: &DFSchema,
     ) -> Result<Edge, SqlError> {
-        let below = self.relation(input)?;
+        let mut below = self.relation(input)?;
+        let sets = Sets::of(group_expr)?;
+        let group_expr = sets.as_ref().map_or(group_expr, |sets| &sets.exprs);
+        let width = self.nodes[below.node].schema.fields().len();
+        if let Some(sets) = &sets {
+            let id = schema.field(group_expr.len()).data_type();
+            below.node = self.expand(below.node, sets, input.schema(), id)?;
+        }
         let rows = Arc::clone(&self.nodes[below.node].schema);
-        let mut groups = Vec::new();
+        let mut groups: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
         let mut fields = Vec::new();
-        let names = schema.fields().iter().map(|field| field.name().clone());
-        for (expr, name) in group_expr.iter().zip(names) {
-            if matches!(expr, Expr::GroupingSet(_)) {
-                return Err(refused(
-                    "GROUPING SETS",
-                    "write one query per grouping, or put them together with UNION ALL",
-                ));
-            }
-            let group = self.physical(expr, input.schema())?;
-            fields.push((name, group.data_type(&rows)?));
+        let count = group_expr.len() + usize::from(sets.is_some());
+        for (index, field) in schema.fields().iter().take(count).enumerate() {
+            let group = match sets {
+                Some(_) => Arc::new(PhysicalColumn::new(field.name(), width + index)),
+                None => self.physical(&group_expr[index], input.schema())?,
+            };
+            fields.push((field.name().clone(), group.data_type(&rows)?));
             groups.push(group);
         }
         let mut kernels = Vec::new();
@@ -429,11 +471,15 @@ impl Builder<'_> {
         }
         let schema = nullable(fields);
         let is_distinct = kernels.is_empty() && below.mode == Mode::Append;
+        let times = passed_times(group_expr, input.schema(), &below.times);
+        let (ending, times) = self.group_ending(times);
+        let told = told(ending.as_ref());
         let spec = AggregateSpec {
             groups,
             kernels,
             input: rows,
             schema: Arc::clone(&schema),
+            ending,
         };
         let count = spec.groups.len();
         let edge = Edge {
@@ -444,8 +490,9 @@ impl Builder<'_> {
                 Mode::Retract
             },
             unique: Some((0..count).collect()),
+            times,
         };
-        self.tell("aggregate", &edge);
+        self.tell(&format!("aggregate{told}"), &edge);
         Ok(edge)
     }
 
@@ -490,6 +537,48 @@ impl Builder<'_> {
         );
         let append = left.mode == Mode::Append && right.mode == Mode::Append && stays;
         let width = inputs[0].fields().len();
+        let equal: Vec<(usize, usize)> = join
+            .on
+            .iter()
+            .filter_map(|(left, right)| {
+                let left = passed(left, join.left.schema())?;
+                Some((left, width + passed(right, join.right.schema())?))
+            })
+            .collect();
+        // Where NULL is equal to NULL, rows without time may meet.
+        let null_is_equal = join.null_equality == NullEquality::NullEqualsNull;
+        let bounded = if null_is_equal {
+            None
+        } else {
+            bounded(
+                [&left.times, &right.times],
+                [left.mode, right.mode].map(|mode| mode == Mode::Retract),
+                self.options.allowed_lateness_ms.unwrap_or(0),
+                |left, right| distance(join.filter.as_ref(), &equal, &both, left, width + right),
+            )
+        };
+        let idle = || {
+            let ttl_ms = self.options.state_ttl_ms;
+            ttl_ms.map(|ttl_ms| Ending::Idle { ttl_ms })
+        };
+        let (endings, times) = match bounded {
+            Some(Bounded { endings, times }) => (endings.map(Some), times),
+            None => ([idle(), idle()], [None, None]),
+        };
+        let [of_left, of_right] = times;
+        let of_right = of_right.map(|time| Time {
+            column: match join.join_type {
+                JoinType::RightSemi | JoinType::RightAnti => time.column,
+                _ => width + time.column,
+            },
+            ..time
+        });
+        let times: Vec<Time> = match join.join_type {
+            JoinType::LeftSemi | JoinType::LeftAnti => of_left.into_iter().collect(),
+            JoinType::RightSemi | JoinType::RightAnti => of_right.into_iter().collect(),
+            _ => of_left.into_iter().chain(of_right).collect(),
+        };
+        let told = told(endings[0].as_ref());
         let unique = match (join.join_type, left.unique, right.unique) {
             (JoinType::LeftSemi | JoinType::LeftAnti, left, _) => left,
             (JoinType::RightSemi | JoinType::RightAnti, _, right) => right,
@@ -512,14 +601,16 @@ impl Builder<'_> {
             inputs,
             pairs,
             schema: Arc::clone(&schema),
-            null_is_equal: join.null_equality == NullEquality::NullEqualsNull,
+            null_is_equal,
+            endings,
         };
         let edge = Edge {
             node: self.push(Kind::Join(spec), vec![left.node, right.node], schema),
             mode: if append { Mode::Append } else { Mode::Retract },
             unique,
+            times,
         };
-        self.tell(&format!("{} join", join.join_type), &edge);
+        self.tell(&format!("{} join{told}", join.join_type), &edge);
         Ok(edge)
     }
 
@@ -536,31 +627,11 @@ impl Builder<'_> {
 
     /// `ROW_NUMBER() OVER (…)` that a condition above holds to its first values.
     fn top(&mut self, window: &datafusion::logical_expr::Window) -> Result<Edge, SqlError> {
-        let over = || {
-            refused(
-                "OVER unless it is ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) with a condition that it is at most a number",
-                "write WHERE row_number <= 10, or compute it where the view is read",
-            )
-        };
-        let [function] = window.window_expr.as_slice() else {
-            return Err(over());
-        };
-        let mut inner = function;
-        while let Expr::Alias(alias) = inner {
-            inner = &alias.expr;
-        }
-        let Expr::WindowFunction(function) = inner else {
-            return Err(over());
-        };
-        let is_row_number = matches!(
-            &function.fun,
-            WindowFunctionDefinition::WindowUDF(udf) if udf.name() == "row_number"
-        );
-        if !is_row_number {
-            return Err(over());
-        }
+        let function = window.window_expr.first().and_then(window_function);
         let most = self.most.get(&std::ptr::from_ref(window));
-        let count = *most.ok_or_else(over)?;
+        let (function, count) = function.zip(most.copied()).ok_or_else(|| SqlError::Bug {
+            cause: "a row number without a bound".to_owned(),
+        })?;
         let number = window.schema.field(window.schema.fields().len() - 1).name();
         let below = self.relation(&window.input)?;
         let input = Arc::clone(&self.nodes[below.node].schema);
@@ -591,26 +662,139 @@ impl Builder<'_> {
             (Some(columns), None) => Some(columns.into_iter().chain([at]).collect()),
             (None, None) => None,
         };
+        let times = passed_times(&params.partition_by, dfschema, &below.times);
+        let (ending, times) = self.group_ending(times);
+        let told = told(ending.as_ref());
+        let places = params.partition_by.iter();
+        let places: Vec<Option<usize>> = places.map(|expr| passed(expr, dfschema)).collect();
+        let times = times.into_iter().filter_map(|time| {
+            let column = places.get(time.column).copied().flatten()?;
+            Some(Time { column, ..time })
+        });
+        let times = times.collect();
         let spec = TopSpec {
             partition,
             order,
             count,
             input,
             schema: Arc::clone(&schema),
+            ending,
         };
         let edge = Edge {
             node: self.push(Kind::Top(spec), vec![below.node], schema),
             mode: Mode::Retract,
             unique,
+            times,
         };
-        self.tell(&format!("first {count} of each group"), &edge);
+        self.tell(&format!("first {count} of each group{told}"), &edge);
         Ok(edge)
     }
 
-    fn physical(&self, expr: &Expr, input: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, SqlError> {
+    /// The bounds of the windows that expressions have marks of, in the two columns behind the input's.
+    fn window_times(&self, exprs: &[Expr], input: &DFSchema, times: &[Time]) -> Vec<Time> {
+        let Some((window, time)) = exprs.iter().find_map(marked_time) else {
+            return Vec::new();
+        };
+        let of = time_of(&time, input, times).zip(self.windows.get(window));
+        let Some((time, window)) = of else {
+            return Vec::new();
+        };
+        let start = input.fields().len();
+        // A window that a row belongs to ends after it, and began at most its length before.
+        let size_ms = match window.kind {
+            Windows::Tumble { size_ms }
+            | Windows::Hop { size_ms, .. }
+            | Windows::Cumulate { size_ms, .. } => size_ms,
+            Windows::Session { .. } => return Vec::new(),
+        };
+        vec![
+            Time {
+                column: start,
+                horizon: time.horizon.lagging(size_ms),
+                is_strict: time.is_strict,
+            },
+            Time {
+                column: start + 1,
+                ..time
+            },
+        ]
+    }
+
+    /// When groups end that have these columns of times among their own, and how those move on then.
+    fn group_ending(&self, mut times: Vec<Time>) -> (Option<Ending>, Vec<Time>) {
+        let Some(first) = times.first_mut() else {
+            let ttl_ms = self.options.state_ttl_ms;
+            return (ttl_ms.map(|ttl_ms| Ending::Idle { ttl_ms }), times);
+        };
+        if !first.is_strict {
+            let lateness_ms = lateness_ms(self.options, STATE_TTL_MS);
+            first.horizon = first.horizon.lagging(lateness_ms);
+            first.is_strict = true;
+        }
+        let ending = Ending::Time {
+            column: first.column,
+            horizon: Some(first.horizon.clone()),
+            late: first.horizon.clone(),
+        };
+        (Some(ending), times)
+    }
+
+    pub(super) fn physical(
+        &self,
+        expr: &Expr,
+        input: &DFSchema,
+    ) -> Result<Arc<dyn PhysicalExpr>, SqlError> {
         deterministic(expr)?;
         let expr = simplified(expr, input)?;
         Ok(create_physical_expr(&expr, input, &self.properties)?)
+    }
+}
+
+/// The columns of a topic's rows that move on by themselves.
+fn times_of(source: &Source, input: usize, schema: &Schema) -> Vec<Time> {
+    let watermark = source.topic.watermark.as_ref();
+    let declared = watermark.map(|spec| (spec.column.as_str(), Clock::Input(input)));
+    let each = declared.into_iter().chain([("_stored_at", Clock::Store)]);
+    let each = each.filter_map(|(name, clock)| {
+        Some(Time {
+            column: schema.index_of(name).ok()?,
+            horizon: Horizon::of(clock),
+            // No row is late by the time at which it was stored.
+            is_strict: clock == Clock::Store,
+        })
+    });
+    each.collect()
+}
+
+/// The columns of times that expressions compute of others.
+fn passed_times(exprs: &[Expr], input: &DFSchema, times: &[Time]) -> Vec<Time> {
+    let each = exprs.iter().enumerate();
+    let each = each.filter_map(|(column, expr)| {
+        let time = time_of(expr, input, times)?;
+        Some(Time { column, ..time })
+    });
+    each.collect()
+}
+
+/// The columns of times that two relations have in the same places.
+fn in_both(these: &[Time], those: &[Time]) -> Vec<Time> {
+    let each = these.iter().filter_map(|this| {
+        let that = those.iter().find(|that| that.column == this.column)?;
+        Some(Time {
+            column: this.column,
+            horizon: this.horizon.and(&that.horizon),
+            is_strict: this.is_strict && that.is_strict,
+        })
+    });
+    each.collect()
+}
+
+/// How it is told when state ends.
+fn told(ending: Option<&Ending>) -> String {
+    match ending {
+        None => String::new(),
+        Some(Ending::Time { .. }) => ", state ends by time".to_owned(),
+        Some(Ending::Idle { ttl_ms }) => format!(", state ends after {ttl_ms} ms at rest"),
     }
 }
 

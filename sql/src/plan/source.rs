@@ -25,6 +25,7 @@ use millpond_proto::limits;
 
 use crate::catalog;
 use crate::error::SqlError;
+use crate::plan::as_of;
 use crate::plan::refuse::refused;
 use crate::plan::window::{end_mark, start_mark};
 use crate::runtime;
@@ -169,6 +170,9 @@ pub(crate) async fn analyse(
             TableReference::bare(source.topic.name.as_str()),
             Arc::new(EmptyTable::new(Arc::clone(&source.schema))),
         )?;
+    }
+    for mark in as_of::marks() {
+        context.register_udf(mark);
     }
     for window in 0..windows {
         for mark in [start_mark(window), end_mark(window)] {

@@ -322,6 +322,7 @@ impl StatementParser<'_> {
 
     fn create_view(&mut self) -> Result<Statement, SqlError> {
         let name = self.name()?;
+        let options = self.query_options()?;
         self.expect_word("AS")?;
         let query = self.sub(Parser::parse_query)?;
         let emit = if self.word("EMIT") {
@@ -342,6 +343,7 @@ impl StatementParser<'_> {
                 name,
                 query: *query,
                 emit,
+                options,
                 sql: self.text(),
             },
         )))
@@ -349,15 +351,20 @@ impl StatementParser<'_> {
 
     fn create_job(&mut self) -> Result<Statement, SqlError> {
         let name = self.name()?;
+        let options = self.query_options()?;
         self.expect_word("AS")?;
         self.expect_word("INSERT")?;
         self.expect_word("INTO")?;
         let target = self.name()?;
         let query = self.sub(Parser::parse_query)?;
+        if self.word("EMIT") {
+            self.expect_word("CHANGES")?;
+        }
         Ok(Statement::CreateJob(Box::new(ContinuousJob {
             name,
             target,
             query: *query,
+            options,
             sql: self.text(),
         })))
     }

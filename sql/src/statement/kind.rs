@@ -13,6 +13,29 @@ pub enum Emit {
     OnWindowClose,
 }
 
+/// `WITH (…)` of a continuous query.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueryOptions {
+    /// How long a row, group or partition that time does not bound may rest before it is forgotten, in
+    /// store time; `None`: it is kept.
+    pub state_ttl_ms: Option<i64>,
+    /// How long after the watermark rows are still taken; `None`: as each operator does by itself.
+    pub allowed_lateness_ms: Option<i64>,
+    /// What becomes of rows that come after their window is over; `None`: as `EMIT` says.
+    pub late: Option<LateRows>,
+}
+
+/// What becomes of rows that come after their window is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LateRows {
+    /// They are counted and left out.
+    Drop,
+    /// They are counted and go to the side topic, with the reason.
+    Topic,
+    /// They still change the window.
+    Update,
+}
+
 /// `CREATE TOPIC`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateTopic {
@@ -39,6 +62,8 @@ pub struct ContinuousView {
     pub query: Query,
     /// When rows leave.
     pub emit: Emit,
+    /// How long it keeps state.
+    pub options: QueryOptions,
     /// The whole statement.
     pub sql: String,
 }
@@ -52,6 +77,8 @@ pub struct ContinuousJob {
     pub target: String,
     /// What it keeps computing.
     pub query: Query,
+    /// How long it keeps state.
+    pub options: QueryOptions,
     /// The whole statement.
     pub sql: String,
 }

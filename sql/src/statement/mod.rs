@@ -7,7 +7,7 @@
 //! the statements around them are parsed here.
 //!
 //! Reading order: [`kind`] (what may be asked), [`parser`] (the first word), then one file per statement:
-//! [`create`], [`alter`], [`remove`], [`write`], [`show`]; their parts: [`name`], [`interval`]; and [`refusal`] (what
+//! [`create`], [`query_options`], [`alter`], [`remove`], [`write`], [`show`]; their parts: [`name`], [`interval`]; and [`refusal`] (what
 //! is said when the text is none of it).
 
 pub mod alter;
@@ -16,6 +16,7 @@ pub mod interval;
 pub mod kind;
 pub mod name;
 pub mod parser;
+pub mod query_options;
 pub mod refusal;
 pub mod remove;
 pub mod show;
@@ -23,7 +24,8 @@ pub mod write;
 
 pub use interval::interval_ms;
 pub use kind::{
-    AlterTopic, ContinuousJob, ContinuousView, CreateTopic, Emit, PlainView, Shown, Statement,
+    AlterTopic, ContinuousJob, ContinuousView, CreateTopic, Emit, LateRows, PlainView,
+    QueryOptions, Shown, Statement,
 };
 pub use name::{name_of, quoted};
 pub use parser::{DEPTH_MAX, parse, parse_expression, parse_query, parse_type};

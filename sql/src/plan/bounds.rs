@@ -1,0 +1,246 @@
+//! Which columns of a relation move on with time, and what that says of state: when it can be forgotten.
+//!
+//! A column of times ([`Time`]) comes with a horizon: no row to come, and none that comes to be taken back,
+//! has an earlier time there, rows that are late left aside. It starts at a topic's watermark column and
+//! at `_stored_at`, and is followed through what passes it on. Where a join compares two such columns
+//! within constant distances, each side's rows end when the other side has come far enough.
+
+use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{Expr, Operator as Sign};
+
+use crate::operator::moment::{Ending, Horizon};
+
+/// A column whose times move on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Time {
+    pub(crate) column: usize,
+    pub(crate) horizon: Horizon,
+    /// Whether late rows were left out already.
+    pub(crate) is_strict: bool,
+}
+
+/// The time that an expression over such columns computes: itself, or the start of its stretch.
+pub(crate) fn time_of(expr: &Expr, input: &DFSchema, times: &[Time]) -> Option<Time> {
+    match expr {
+        Expr::Alias(alias) => time_of(&alias.expr, input, times),
+        Expr::Cast(cast) if keeps_time(cast.field.data_type()) => time_of(&cast.expr, input, times),
+        Expr::Column(column) => {
+            let at = input.index_of_column(column).ok()?;
+            times.iter().find(|time| time.column == at).cloned()
+        }
+        Expr::ScalarFunction(function) => {
+            let (length_ms, of) = match (function.func.name(), function.args.as_slice()) {
+                ("date_bin", [length, of]) => (interval_ms(length)?, of),
+                ("date_trunc", [unit, of]) => (unit_ms(unit)?, of),
+                _ => return None,
+            };
+            let time = time_of(of, input, times)?;
+            Some(Time {
+                horizon: time.horizon.lagging(length_ms),
+                ..time
+            })
+        }
+        _ => None,
+    }
+}
+
+/// Whether a cast to a type leaves a time in milliseconds as it is.
+fn keeps_time(kind: &DataType) -> bool {
+    matches!(kind, DataType::Timestamp(unit, _) if *unit != TimeUnit::Second)
+}
+
+/// A constant interval of fixed length, in milliseconds, rounded up.
+pub(crate) fn interval_ms(expr: &Expr) -> Option<i64> {
+    let Expr::Literal(value, _) = expr else {
+        return None;
+    };
+    match value {
+        ScalarValue::IntervalMonthDayNano(Some(length)) if length.months == 0 => {
+            let days_ms = i64::from(length.days).checked_mul(86_400_000)?;
+            if length.nanoseconds % 1_000_000 != 0 {
+                return None;
+            }
+            days_ms.checked_add(length.nanoseconds / 1_000_000)
+        }
+        ScalarValue::IntervalDayTime(Some(length)) => {
+            let days_ms = i64::from(length.days).checked_mul(86_400_000)?;
+            days_ms.checked_add(i64::from(length.milliseconds))
+        }
+        _ => None,
+    }
+}
+
+/// How long the stretches of `date_trunc` are, if they all are the same.
+fn unit_ms(expr: &Expr) -> Option<i64> {
+    let Expr::Literal(value, _) = expr else {
+        return None;
+    };
+    let unit = value.try_as_str()??.to_lowercase();
+    Some(match unit.as_str() {
+        "millisecond" => 1,
+        "second" => 1000,
+        "minute" => 60_000,
+        "hour" => 3_600_000,
+        "day" => 86_400_000,
+        "week" => 604_800_000,
+        _ => return None,
+    })
+}
+
+/// How far apart the times of a pair may lie: left less right, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Distance {
+    least: Option<i64>,
+    most: Option<i64>,
+}
+
+impl Distance {
+    fn at_least(&mut self, ms: i64) {
+        self.least = Some(self.least.map_or(ms, |least| least.max(ms)));
+    }
+
+    fn at_most(&mut self, ms: i64) {
+        self.most = Some(self.most.map_or(ms, |most| most.min(ms)));
+    }
+}
+
+/// A column and a constant added to it.
+type Shifted = (usize, i64);
+
+fn shifted(expr: &Expr, both: &DFSchema) -> Option<Shifted> {
+    match expr {
+        Expr::Alias(alias) => shifted(&alias.expr, both),
+        Expr::Cast(cast) if keeps_time(cast.field.data_type()) => shifted(&cast.expr, both),
+        Expr::Column(column) => Some((both.index_of_column(column).ok()?, 0)),
+        Expr::BinaryExpr(binary) => {
+            let (of, by_ms) = match binary.op {
+                Sign::Plus => match interval_ms(&binary.right) {
+                    Some(ms) => (&binary.left, ms),
+                    None => (&binary.right, interval_ms(&binary.left)?),
+                },
+                Sign::Minus => (&binary.left, interval_ms(&binary.right)?.checked_neg()?),
+                _ => return None,
+            };
+            let (column, ms) = shifted(of, both)?;
+            Some((column, ms.checked_add(by_ms)?))
+        }
+        _ => None,
+    }
+}
+
+/// What a join's condition says of the distance between a column of its left and one of its right.
+pub(crate) fn distance(
+    filter: Option<&Expr>,
+    equal: &[(usize, usize)],
+    both: &DFSchema,
+    left: usize,
+    right: usize,
+) -> Distance {
+    let mut distance = Distance::default();
+    if equal.contains(&(left, right)) {
+        distance.at_least(0);
+        distance.at_most(0);
+    }
+    let mut compare = |a: Option<Shifted>, sign: Sign, b: Option<Shifted>| {
+        let (Some(a), Some(b)) = (a, b) else { return };
+        // left + x ? right + y  is  left - right ? y - x.
+        let (sign, ms) = if a.0 == left && b.0 == right {
+            (Some(sign), b.1.checked_sub(a.1))
+        } else if b.0 == left && a.0 == right {
+            (sign.swap(), a.1.checked_sub(b.1))
+        } else {
+            return;
+        };
+        let (Some(sign), Some(ms)) = (sign, ms) else {
+            return;
+        };
+        match sign {
+            Sign::Lt | Sign::LtEq => distance.at_most(ms),
+            Sign::Gt | Sign::GtEq => distance.at_least(ms),
+            Sign::Eq => {
+                distance.at_most(ms);
+                distance.at_least(ms);
+            }
+            _ => {}
+        }
+    };
+    for condition in filter.into_iter().flat_map(split_conjunction) {
+        match condition {
+            Expr::BinaryExpr(binary) => compare(
+                shifted(&binary.left, both),
+                binary.op,
+                shifted(&binary.right, both),
+            ),
+            Expr::Between(between) if !between.negated => {
+                let of = shifted(&between.expr, both);
+                compare(of, Sign::GtEq, shifted(&between.low, both));
+                compare(of, Sign::LtEq, shifted(&between.high, both));
+            }
+            _ => {}
+        }
+    }
+    distance
+}
+
+/// What a bounded join knows: when its rows end, and how its output's times move on.
+pub(crate) struct Bounded {
+    pub(crate) endings: [Ending; 2],
+    /// Of the left's and the right's time column, in the places that they have there.
+    pub(crate) times: [Option<Time>; 2],
+}
+
+/// The end of a join's rows by the first pair of time columns that it compares.
+///
+/// `changes` says of each side whether its rows may be taken back: those stay until no row of their own time
+/// comes any more, so that they are still there when they are.
+pub(crate) fn bounded(
+    times: [&[Time]; 2],
+    changes: [bool; 2],
+    lateness_ms: i64,
+    distance: impl Fn(usize, usize) -> Distance,
+) -> Option<Bounded> {
+    let pairs = times[0]
+        .iter()
+        .flat_map(|left| times[1].iter().map(move |right| (left, right)));
+    let mut found: Vec<(&Time, &Time, Distance)> = pairs
+        .map(|(left, right)| (left, right, distance(left.column, right.column)))
+        .filter(|(_, _, distance)| distance.least.is_some() || distance.most.is_some())
+        .collect();
+    // A pair that bounds both sides comes before one that bounds one.
+    found.sort_by_key(|(_, _, distance)| distance.least.is_none() || distance.most.is_none());
+    let (left, right, Distance { least, most }) = *found.first()?;
+    let late = [left, right].map(|time| match time.is_strict {
+        true => time.horizon.clone(),
+        false => time.horizon.lagging(lateness_ms),
+    });
+    let ending = |side: usize, column: usize, of_other: Option<Horizon>| Ending::Time {
+        column,
+        horizon: of_other.map(|horizon| match changes[side] {
+            true => horizon.and(&late[side]),
+            false => horizon,
+        }),
+        late: late[side].clone(),
+    };
+    // A left row meets right rows up to its time less `least`; a right row left ones up to its time and `most`.
+    let left_ends = least.map(|least| late[1].lagging(-least));
+    let right_ends = most.map(|most| late[0].lagging(most));
+    let time = |column: usize, own: &Horizon, of_other: Option<Horizon>| {
+        Some(Time {
+            column,
+            horizon: own.and(&of_other?),
+            is_strict: true,
+        })
+    };
+    Some(Bounded {
+        times: [
+            time(left.column, &late[0], left_ends.clone()),
+            time(right.column, &late[1], right_ends.clone()),
+        ],
+        endings: [
+            ending(0, left.column, left_ends),
+            ending(1, right.column, right_ends),
+        ],
+    })
+}

@@ -1,0 +1,112 @@
+//! `WITH (…)` of a continuous query: how long it keeps state, and what becomes of late rows.
+
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+use crate::error::{SqlError, nearest};
+use crate::statement::interval::interval_ms;
+use crate::statement::kind::{LateRows, QueryOptions};
+use crate::statement::parser::{StatementParser, parse_expression};
+use crate::statement::refusal::{at_token, place};
+
+const STATE_TTL: &str = "state_ttl";
+const ALLOWED_LATENESS: &str = "allowed_lateness";
+const LATE: &str = "late";
+const OPTIONS: [&str; 3] = [STATE_TTL, ALLOWED_LATENESS, LATE];
+
+impl StatementParser<'_> {
+    /// `WITH (state_ttl = '1 day', …)`, if it is there.
+    pub(super) fn query_options(&mut self) -> Result<QueryOptions, SqlError> {
+        let mut options = QueryOptions::default();
+        if !self.word("WITH") {
+            return Ok(options);
+        }
+        self.expect(&Token::LParen)?;
+        loop {
+            let at = self.parser.peek_token();
+            let option = self.name()?;
+            if !OPTIONS.contains(&option.as_str()) {
+                let near = nearest(&option, OPTIONS);
+                return Err(at_token(
+                    &at,
+                    &format!("there is no option {option}"),
+                    &near.map_or_else(
+                        || {
+                            format!(
+                                "the options of a continuous query are {}",
+                                OPTIONS.join(", ")
+                            )
+                        },
+                        |near| format!("did you mean {near}?"),
+                    ),
+                ));
+            }
+            self.expect(&Token::Eq)?;
+            let is_again = match option.as_str() {
+                STATE_TTL => options.state_ttl_ms.replace(self.length_ms(1)?).is_some(),
+                ALLOWED_LATENESS => options
+                    .allowed_lateness_ms
+                    .replace(self.length_ms(0)?)
+                    .is_some(),
+                _ => options.late.replace(self.late_rows()?).is_some(),
+            };
+            if is_again {
+                return Err(at_token(
+                    &at,
+                    &format!("option {option} is set twice"),
+                    "remove one of them",
+                ));
+            }
+            if self.parser.consume_token(&Token::RParen) {
+                return Ok(options);
+            }
+            if !self.parser.consume_token(&Token::Comma) {
+                return Err(self.unexpected("a comma or a closing parenthesis"));
+            }
+        }
+    }
+
+    /// `'drop'`, `'topic'` or `'update'`.
+    fn late_rows(&mut self) -> Result<LateRows, SqlError> {
+        let at = self.parser.peek_token();
+        let policy = match &at.token {
+            Token::SingleQuotedString(text) => match text.as_str() {
+                "drop" => Some(LateRows::Drop),
+                "topic" => Some(LateRows::Topic),
+                "update" => Some(LateRows::Update),
+                _ => None,
+            },
+            _ => None,
+        };
+        self.parser.advance_token();
+        policy.ok_or_else(|| {
+            at_token(
+                &at,
+                &format!("late rows do not become {}", at.token),
+                "write late = 'drop', 'topic' (the side topic) or 'update'",
+            )
+        })
+    }
+
+    /// A length of time as text, `'1 day'`, or as an interval; of at least so many milliseconds.
+    fn length_ms(&mut self, least_ms: i64) -> Result<i64, SqlError> {
+        let at = self.parser.peek_token();
+        let length_ms = if let Token::SingleQuotedString(text) = &at.token {
+            self.parser.advance_token();
+            let text = text.replace('\'', "''");
+            interval_ms(&parse_expression(&format!("INTERVAL '{text}'"))?)
+        } else {
+            let expr = self.sub(Parser::parse_expr)?;
+            interval_ms(&expr)
+        };
+        let length_ms = length_ms.map_err(|error| place(error, &at))?;
+        if length_ms < least_ms {
+            return Err(at_token(
+                &at,
+                &format!("a length of {length_ms} ms is too short here"),
+                &format!("choose at least {least_ms} ms, for example '1 day'"),
+            ));
+        }
+        Ok(length_ms)
+    }
+}
