@@ -31,6 +31,7 @@ use crate::plan::graph::build;
 use crate::plan::output::{columns_of, primary_key};
 use crate::plan::refuse::{refused, without_watermark, without_window};
 use crate::plan::source::{Input, analyse, for_chain, for_graph, sources_of};
+use crate::plan::store_time::timed;
 use crate::plan::window::{Window, rewrite};
 use crate::statement::Emit;
 use crate::topic::{ColumnSpec, TopicInfo, Topics};
@@ -212,7 +213,8 @@ pub async fn plan(
             properties: ExecutionProps::new(),
         };
         let chain = walk.chain(&logical)?;
-        let input = Input::of(&source.topic, &source.schema, &logical)?;
+        let topic = timed(&source.topic, windows.first());
+        let input = Input::of(&topic, &source.schema, &logical)?;
         return finish(chain, emit, windows.first(), input);
     }
     if emit == Emit::OnWindowClose {
