@@ -60,6 +60,12 @@ enum Shape {
 }
 
 impl ContinuousPlan {
+    /// Whether each row leads to rows of its own, whatever came before it and whenever.
+    #[must_use]
+    pub fn is_stateless(&self) -> bool {
+        matches!(self.shape, Shape::Rows(_))
+    }
+
     /// The operator that computes it, without state yet.
     ///
     /// # Errors
