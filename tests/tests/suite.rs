@@ -3,7 +3,7 @@
 //! One binary, because each further one would link the whole product again. Reading order: [`tidy`]
 //! (rules a program can check), [`simulation`] (one seed, one run), [`flights`] (the main job on real
 //! data), [`slt`] (SQL, statement by statement), [`errors`] (bad input), [`streams`] (reading by offset),
-//! [`storage`] (an operator's tools), [`readme`] (what the README promises).
+//! [`storage`] (an operator's tools), [`nexmark`] (q0 to q22), [`readme`] (what the README promises).
 
 #![expect(
     clippy::unwrap_used,
@@ -15,6 +15,7 @@
 
 mod errors;
 mod flights;
+mod nexmark;
 mod readme;
 mod simulation;
 mod slt;
