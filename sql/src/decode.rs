@@ -100,6 +100,12 @@ impl TopicDecoder {
         })
     }
 
+    /// The answered columns, as positions in the table's schema.
+    #[must_use]
+    pub fn projection(&self) -> &[usize] {
+        &self.projection
+    }
+
     /// The answered columns.
     #[must_use]
     pub fn schema(&self) -> &SchemaRef {

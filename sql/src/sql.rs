@@ -25,6 +25,7 @@ use crate::batch::copy;
 use crate::batch::insert::Target;
 use crate::batch::notices::Notices;
 use crate::batch::session::{Sessions, jobs_batch};
+use crate::batch::tail::Tail;
 use crate::batch::view;
 use crate::catalog::{self, check_columns, table_schema, timestamp};
 use crate::continuous::Continuous;
@@ -94,10 +95,12 @@ impl Sql {
     /// # Errors
     /// As [`Sql::new`].
     pub fn with_partitions(parts: SqlParts, partitions: usize) -> Result<Self, SqlError> {
+        let runtime = locked_runtime(limits::QUERY_MEMORY_BYTES)?;
         let sessions = Sessions {
             topics: Arc::clone(&parts.topics),
             jobs: Arc::clone(&parts.jobs),
-            runtime: locked_runtime(limits::QUERY_MEMORY_BYTES)?,
+            tail: Arc::new(Tail::new(&runtime.memory_pool)),
+            runtime,
             partitions: partitions.max(1),
         };
         Ok(Self { parts, sessions })

@@ -4,6 +4,9 @@
 //! closed, output that is appended once per epoch. It outlives the jobs that use it, so a test restarts a
 //! job by dropping it and starting another over the same [`MemoryTopics`].
 
+pub mod discarding;
+pub mod dying;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,11 +19,13 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt};
 use millpond_proto::limits;
 use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId, queue_of};
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::{Clock, Timestamp};
+use tokio::sync::watch;
 
 use crate::topic::{
     ColumnSpec, EpochCut, JobProgress, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo,
@@ -66,6 +71,8 @@ pub struct MemoryTopics {
     state: Mutex<State>,
     /// Rows per batch of a scan.
     batch_rows: usize,
+    /// Counts what was stored.
+    arrived: watch::Sender<u64>,
 }
 
 /// Rows per batch of a scan: few, so that tests meet several batches.
@@ -85,6 +92,7 @@ impl MemoryTopics {
             clock,
             state: Mutex::default(),
             batch_rows,
+            arrived: watch::Sender::new(0),
         })
     }
 
@@ -126,6 +134,7 @@ impl MemoryTopics {
             message.born_at_ms = message.stored_at_ms;
         }
         messages.push(message);
+        self.arrived.send_modify(|count| *count += 1);
         Offset(messages.len() as u64 - 1)
     }
 
@@ -206,6 +215,15 @@ impl Topics for MemoryTopics {
 
     fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    fn arrivals(&self, _job: JobId, _topics: &[TopicId]) -> BoxFuture<'static, ()> {
+        let mut arrived = self.arrived.subscribe();
+        async move {
+            // The sender goes with the broker; then nobody looks any more.
+            let _ = arrived.changed().await;
+        }
+        .boxed()
     }
 
     async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError> {

@@ -9,6 +9,8 @@ use std::ops::Range;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId};
 use millpond_proto::remedy::Remedy;
@@ -105,7 +107,7 @@ pub struct EpochCut {
     /// Counted from 1.
     pub epoch: u64,
     /// Every row stored before this tick, and none at or after it, belongs to this epoch or an
-    /// earlier one. Milliseconds, a multiple of [`TICK_MS`].
+    /// earlier one; of a query without state, when the epoch was. Milliseconds, a multiple of [`TICK_MS`].
     pub tick_ms: i64,
     /// Input read so far, per input topic id and queue: one past the last offset.
     pub offsets: Vec<(u64, u32, u64)>,
@@ -180,6 +182,13 @@ pub trait Topics: Send + Sync + fmt::Debug {
 
     /// Now, on the broker's clock.
     fn now(&self) -> Timestamp;
+
+    /// Ends when rows of these topics became durable since it was asked for; take hold of it before looking for rows.
+    ///
+    /// It may end without any. A broker that does not know never ends it, so nobody waits for it alone.
+    fn arrivals(&self, _job: JobId, _topics: &[TopicId]) -> BoxFuture<'static, ()> {
+        futures::future::pending().boxed()
+    }
 
     /// Makes a topic.
     async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError>;

@@ -1,10 +1,10 @@
 //! The one test binary above the crates: the house rules, the simulation, the whole product over the wire.
 //!
 //! One binary, because each further one would link the whole product again. Reading order: [`tidy`]
-//! (rules a program can check), [`simulation`] (one seed, one run), [`storage_simulation`] (the log alone), [`flights`] (the main job on real
-//! data), [`kills`] (killed with -9, again and again), [`slt`] (SQL, statement by statement), [`errors`] (bad input), [`streams`] (reading by offset),
-//! [`storage`] (an operator's tools), [`cold`] (the cold tier in a bucket) over [`s3`] (a server of S3), [`readme`]
-//! (what the README promises).
+//! (rules a program can check), [`simulation`] (one seed, one run), [`storage_simulation`] (the log alone), [`flights`] (the
+//! main job on real data), [`kills`] (killed with -9, again and again), [`slt`] (SQL, statement by statement), [`errors`]
+//! (bad input), [`streams`] (reading by offset), [`storage`] (an operator's tools), [`cold`] (the cold tier in a bucket) over
+//! [`s3`] (a server of S3), [`nexmark`] (q0 to q22), [`readme`] (what the README promises).
 
 #![expect(
     clippy::unwrap_used,
@@ -18,6 +18,7 @@ mod cold;
 mod errors;
 mod flights;
 mod kills;
+mod nexmark;
 mod readme;
 mod s3;
 mod simulation;

@@ -6,9 +6,11 @@
 //!
 //! A field that the schema does not name is skipped; a field that the body lacks is NULL; of a field that stands
 //! there twice the last counts. Nothing is lost on the way: a number with a fraction is no integer. Which
-//! texts and numbers each type takes is told in `json/column.rs`; `json/scan.rs` reads the text.
+//! texts and numbers each type takes is told in `json/column.rs`; `json/scan.rs` reads the text,
+//! `json/instant.rs` the usual form of a time.
 
 mod column;
+mod instant;
 mod scan;
 
 use std::collections::HashMap;
@@ -21,7 +23,7 @@ use arrow::json::writer::{LineDelimited, WriterBuilder};
 use bytes::Bytes;
 
 use column::{Builder, Kind, Slot};
-use scan::{Bad, Scanner};
+use scan::{Bad, Scanner, quoted};
 
 /// Bodies as columns.
 #[derive(Clone, Debug)]
@@ -38,6 +40,8 @@ pub struct JsonDecoder {
     /// What is answered: the asked schema, every column nullable.
     schema: SchemaRef,
     places: HashMap<String, usize>,
+    /// The fields' names as most bodies write them.
+    quoted: Vec<Vec<u8>>,
     /// Per column, whether it is built; the others are checked and answered as NULL.
     wanted: Vec<bool>,
 }
@@ -59,6 +63,7 @@ impl JsonDecoder {
             places: places
                 .map(|(at, field)| (field.name().clone(), at))
                 .collect(),
+            quoted: fields.iter().map(|field| quoted(field.name())).collect(),
             wanted: vec![true; fields.len()],
             schema: Arc::new(Schema::new(fields)),
         }
@@ -90,10 +95,17 @@ impl JsonDecoder {
             .iter()
             .map(|field| Kind::of(field.data_type()))
             .collect::<Result<Vec<_>, _>>()?;
+        // About what each text column holds, so that they seldom have to grow.
+        let offsets = bodies.value_offsets();
+        let all = offsets.first().zip(offsets.last());
+        let bytes = all.map_or(0, |(first, last)| {
+            usize::try_from(last - first).unwrap_or(0)
+        });
+        let share = bytes / fields.len().max(1);
         let mut builders = Vec::with_capacity(fields.len());
         for (field, wanted) in fields.iter().zip(&self.wanted) {
             builders.push(match wanted {
-                true => Some(Builder::new(field.data_type(), rows)?),
+                true => Some(Builder::new(field.data_type(), rows, share)?),
                 false => None,
             });
         }
@@ -128,23 +140,40 @@ impl JsonDecoder {
 
     /// Fills the slots of one row.
     fn read<'a>(&self, body: &'a [u8], kinds: &[Kind], slots: &mut [Slot<'a>]) -> Result<(), Bad> {
-        // Fields mostly come in the same order as in the body before, so the next one is tried first.
+        // Fields mostly come in the same order as in the schema, so the next one is tried first.
         let mut next = 0;
-        let fields = self.schema.fields();
-        Scanner::new(body)?.object(|name, token| {
-            let place = match fields.get(next) {
-                Some(field) if field.name() == name => Some(next),
-                _ => self.places.get(name).copied(),
+        let mut scanner = Scanner::new(body)?;
+        let mut more = scanner.begin()?;
+        while more {
+            let expected = self.quoted.get(next).map_or(&[][..], Vec::as_slice);
+            let place = match scanner.take_name(expected) {
+                true => Some(next),
+                false => self.places.get(scanner.name()?.as_ref()).copied(),
             };
-            let Some(place) = place else { return Ok(()) };
-            next = place + 1;
-            if let (Some(kind), Some(slot)) = (kinds.get(place), slots.get_mut(place)) {
-                *slot = kind
-                    .read(token)
-                    .map_err(|reason| format!("field {name}: {reason}"))?;
+            match place.and_then(|place| Some((place, kinds.get(place)?, slots.get_mut(place)?))) {
+                Some((place, kind, slot)) => {
+                    next = place + 1;
+                    *slot = match kind.quick(&mut scanner) {
+                        Some(value) => value,
+                        None => kind
+                            .read(scanner.token()?)
+                            .map_err(|reason| self.refuse(place, &reason))?,
+                    };
+                }
+                None => drop(scanner.token()?),
             }
-            Ok(())
-        })
+            more = scanner.more()?;
+        }
+        scanner.end()
+    }
+
+    fn refuse(&self, place: usize, reason: &str) -> Bad {
+        let name = self
+            .schema
+            .fields()
+            .get(place)
+            .map_or("", |field| field.name().as_str());
+        format!("field {name}: {reason}").into()
     }
 }
 

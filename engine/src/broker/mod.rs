@@ -9,8 +9,10 @@
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
 //! groups have consumed, and a group's cursor), [`catalog`], [`record`] (what goes to the log), [`care`]
-//! (retention and the merging of files), `room` (what is refused when the log is full), [`waiting`] (parked polls), [`sql`] (the broker as SQL sees it).
+//! (retention and the merging of files), `room` (what is refused when the log is full), [`waiting`] (parked polls),
+//! [`arrivals`] (parked continuous queries), [`sql`] (the broker as SQL sees it).
 
+pub(crate) mod arrivals;
 pub mod care;
 pub mod catalog;
 pub mod consume;

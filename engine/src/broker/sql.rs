@@ -11,7 +11,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 use millpond_proto::message::{Epoch, JobId, Offset, QueueId, ShardId, TopicId, queue_of};
 use millpond_proto::name::TopicName;
 use millpond_proto::remedy::Remedy;
@@ -22,6 +23,7 @@ use millpond_sql::topic::{
 };
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 
+use crate::broker::arrivals;
 use crate::broker::record::{CutRecord, JobRecord, QueueOffset, Saved, TopicRecord};
 use crate::broker::request::{Effect, JobPause, Reply, Request};
 use crate::broker::topic::accepted;
@@ -99,6 +101,13 @@ impl Topics for Broker {
 
     fn now(&self) -> Timestamp {
         Self::now(self)
+    }
+
+    fn arrivals(&self, job: JobId, topics: &[TopicId]) -> BoxFuture<'static, ()> {
+        match self.incarnation() {
+            Ok(incarnation) => arrivals::of(incarnation.waiting(), job, topics).boxed(),
+            Err(_) => futures::future::pending().boxed(),
+        }
     }
 
     async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError> {

@@ -1,6 +1,7 @@
 //! Bounded queries: topics as tables of the query engine, sessions over them, and exports.
 //!
 //! Reading order: [`notices`] (what a query noticed beside its rows), [`provider`] (a topic as a table),
+//! [`tail`] (its newest rows, decoded once),
 //! [`latest`] (the last row per key of an updating view), [`session`], [`system`]
 //! (system tables), [`view`] (plain views), and what
 //! becomes of rows that are not answered: [`copy`], [`insert`].
@@ -12,4 +13,5 @@ pub mod notices;
 pub mod provider;
 pub mod session;
 pub mod system;
+pub mod tail;
 pub mod view;

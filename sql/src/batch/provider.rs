@@ -3,11 +3,11 @@
 //! A query reads what was durable when it was planned: the extents are taken then, and rows stored later
 //! are not seen however long it runs. Queues are dealt out to as many partitions as the session has;
 //! each queue is read in offset order. Only the columns that a query names are read and parsed, and
-//! comparisons of `_queue` and `_offset` with constants cut the ranges that are read.
+//! comparisons of `_queue` and `_offset` with constants cut the ranges that are read. Newest rows that an earlier
+//! statement decoded come from [`crate::batch::tail`].
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -32,8 +32,9 @@ use millpond_proto::message::{Offset, QueueId};
 
 use crate::batch::latest::{self, Latest, external};
 use crate::batch::notices::Notices;
+use crate::batch::tail::{Filler, Piece, QueueRange, Tail};
 use crate::catalog::table_schema;
-use crate::decode::TopicDecoder;
+use crate::decode::{Decoded, TopicDecoder};
 use crate::error::SqlError;
 use crate::topic::{Scan, TopicInfo, Topics};
 
@@ -43,6 +44,7 @@ pub struct TopicTable {
     topics: Arc<dyn Topics>,
     topic: TopicInfo,
     schema: SchemaRef,
+    tail: Arc<Tail>,
     notices: Notices,
 }
 
@@ -54,6 +56,7 @@ impl TopicTable {
     pub fn new(
         topics: Arc<dyn Topics>,
         topic: TopicInfo,
+        tail: Arc<Tail>,
         notices: Notices,
     ) -> Result<Self, SqlError> {
         let schema = table_schema(&topic)?;
@@ -61,6 +64,7 @@ impl TopicTable {
             topics,
             topic,
             schema,
+            tail,
             notices,
         })
     }
@@ -106,6 +110,7 @@ impl TableProvider for TopicTable {
             .map(|extent| QueueRange {
                 queue: extent.queue,
                 offsets: extent.first..extent.next,
+                next: extent.next,
             })
             .collect();
         for filter in filters {
@@ -128,16 +133,10 @@ impl TableProvider for TopicTable {
             Arc::new(decoder),
             partitions,
             limit,
+            Arc::clone(&self.tail),
             self.notices.clone(),
         )))
     }
-}
-
-/// What is read of one queue.
-#[derive(Clone, Debug)]
-struct QueueRange {
-    queue: QueueId,
-    offsets: Range<Offset>,
 }
 
 /// `_queue` or `_offset` compared with a constant.
@@ -220,6 +219,7 @@ pub struct TopicScan {
     decoder: Arc<TopicDecoder>,
     partitions: Vec<Vec<QueueRange>>,
     limit: Option<usize>,
+    tail: Arc<Tail>,
     notices: Notices,
     properties: Arc<PlanProperties>,
 }
@@ -231,6 +231,7 @@ impl TopicScan {
         decoder: Arc<TopicDecoder>,
         partitions: Vec<Vec<QueueRange>>,
         limit: Option<usize>,
+        tail: Arc<Tail>,
         notices: Notices,
     ) -> Self {
         let properties = PlanProperties::new(
@@ -245,6 +246,7 @@ impl TopicScan {
             decoder,
             partitions,
             limit,
+            tail,
             notices,
             properties: Arc::new(properties),
         }
@@ -302,13 +304,16 @@ impl ExecutionPlan for TopicScan {
         let queues = self.partitions.get(partition).cloned().ok_or_else(|| {
             DataFusionError::Internal(format!("topic scan has no partition {partition}"))
         })?;
+        let pieces = queues.into_iter();
+        let pieces = pieces.flat_map(|range| self.tail.pieces(&self.topic, &self.decoder, range));
         let reader = Reader {
             topics: Arc::clone(&self.topics),
             topic: self.topic.clone(),
             decoder: Arc::clone(&self.decoder),
             notices: self.notices.clone(),
             context,
-            queues: queues.into(),
+            tail: Arc::clone(&self.tail),
+            pieces: pieces.collect(),
             current: None,
             left: self.limit.unwrap_or(usize::MAX),
         };
@@ -327,28 +332,43 @@ struct Reader {
     decoder: Arc<TopicDecoder>,
     notices: Notices,
     context: Arc<TaskContext>,
-    queues: VecDeque<QueueRange>,
-    current: Option<(QueueId, Scan, Option<Latest>)>,
+    tail: Arc<Tail>,
+    pieces: VecDeque<Piece>,
+    current: Option<Current>,
     /// Rows that may still be answered.
     left: usize,
+}
+
+/// A part of a queue that is being read from the log.
+struct Current {
+    queue: QueueId,
+    scan: Scan,
+    latest: Option<Latest>,
+    filler: Filler,
 }
 
 impl Reader {
     async fn next(&mut self) -> EngineResult<Option<RecordBatch>> {
         while self.left > 0 {
-            let Some((queue, scan, latest)) = &mut self.current else {
-                let Some(range) = self.queues.pop_front() else {
-                    return Ok(None);
-                };
-                self.current = Some(self.open(range).await?);
+            let Some(current) = &mut self.current else {
+                match self.pieces.pop_front() {
+                    None => return Ok(None),
+                    Some(Piece::Kept(batch)) => {
+                        let batch = batch.slice(0, batch.num_rows().min(self.left));
+                        self.left -= batch.num_rows();
+                        return Ok(Some(batch));
+                    }
+                    Some(Piece::Log(range, keeps_from)) => {
+                        self.current = Some(self.open(range, keeps_from).await?);
+                    }
+                }
                 continue;
             };
-            let Some(envelopes) = scan.next().await.transpose().map_err(external)? else {
+            let Some(envelopes) = current.scan.next().await.transpose().map_err(external)? else {
                 self.current = None;
                 continue;
             };
-            let queue = *queue;
-            let mut envelopes = match latest {
+            let mut envelopes = match &current.latest {
                 Some(latest) => latest.keep(&envelopes).map_err(external)?,
                 None => envelopes,
             };
@@ -359,16 +379,24 @@ impl Reader {
                 continue;
             }
             self.left -= envelopes.num_rows();
-            return self.decode(queue, &envelopes).map(Some);
+            let decoded = self.decoder.decode(&envelopes).map_err(external)?;
+            let is_clean = decoded.undecodable == 0;
+            current
+                .filler
+                .push(&envelopes, is_clean.then_some(&decoded.batch));
+            let queue = current.queue;
+            self.tell(queue, &envelopes, &decoded);
+            return Ok(Some(decoded.batch));
         }
         Ok(None)
     }
 
-    async fn open(&mut self, range: QueueRange) -> EngineResult<(QueueId, Scan, Option<Latest>)> {
-        let QueueRange { queue, offsets } = range;
+    async fn open(&mut self, range: QueueRange, keeps_from: u64) -> EngineResult<Current> {
+        let QueueRange { queue, offsets, .. } = range;
         let mut columns = self.decoder.envelope_columns();
-        // The place of a body that does not parse is told.
-        if columns.contains(&"body") && !columns.contains(&"offset") {
+        // The place of a body that does not parse is told, and that of a row that is kept is known.
+        let needs_offset = columns.contains(&"body") || keeps_from < u64::MAX;
+        if needs_offset && !columns.contains(&"offset") {
             columns.push("offset");
         }
         let topic = self.topic.id;
@@ -386,26 +414,26 @@ impl Reader {
                 .scan(topic, queue, offsets.clone(), &["key", "offset"]);
             latest = Some(Latest::read(keys, memory).await?);
         }
-        let scan = self.topics.scan(topic, queue, offsets, &columns);
-        Ok((queue, scan, latest))
+        Ok(Current {
+            queue,
+            scan: self.topics.scan(topic, queue, offsets, &columns),
+            latest,
+            filler: Filler::new(&self.tail, &self.topic, &self.decoder, queue, keeps_from),
+        })
     }
 
-    fn decode(&self, queue: QueueId, envelopes: &RecordBatch) -> EngineResult<RecordBatch> {
-        let decoded = self.decoder.decode(envelopes).map_err(external)?;
-        if let Some((row, reason)) = decoded.first_error {
-            let offset = envelopes
-                .column_by_name("offset")
-                .and_then(|column| column.as_primitive_opt::<Int64Type>())
-                .map_or(0, |offsets| offsets.value(row));
-            let offset = Offset(u64::try_from(offset).unwrap_or(0));
-            self.notices.add_undecodable(
-                &self.topic.name,
-                decoded.undecodable,
-                queue,
-                offset,
-                reason,
-            );
-        }
-        Ok(decoded.batch)
+    /// Notes bodies that did not parse.
+    fn tell(&self, queue: QueueId, envelopes: &RecordBatch, decoded: &Decoded) {
+        let Some((row, reason)) = &decoded.first_error else {
+            return;
+        };
+        let offset = envelopes
+            .column_by_name("offset")
+            .and_then(|column| column.as_primitive_opt::<Int64Type>())
+            .map_or(0, |offsets| offsets.value(*row));
+        let offset = Offset(u64::try_from(offset).unwrap_or(0));
+        let count = decoded.undecodable;
+        self.notices
+            .add_undecodable(&self.topic.name, count, queue, offset, reason.clone());
     }
 }

@@ -24,6 +24,7 @@ use crate::batch::latest::external;
 use crate::batch::notices::Notices;
 use crate::batch::provider::TopicTable;
 use crate::batch::system::SystemSchema;
+use crate::batch::tail::Tail;
 use crate::batch::view::{VIEWS_DEEP_MAX, view, views};
 use crate::catalog::timestamp;
 use crate::continuous::{Continuous, JobStatus};
@@ -46,6 +47,8 @@ pub struct Sessions {
     pub jobs: Arc<dyn Continuous>,
     /// Shared by all statements.
     pub runtime: Arc<RuntimeEnv>,
+    /// Shared by all statements.
+    pub tail: Arc<Tail>,
     /// Cores that one statement may use.
     pub partitions: usize,
 }
@@ -215,7 +218,8 @@ impl SchemaProvider for TopicsSchema {
         let topics = &self.sessions.topics;
         let versions = || as_of::versions_of(name, topics.as_ref());
         if let Some(topic) = topics.topic(name).or_else(versions) {
-            let table = TopicTable::new(Arc::clone(topics), topic, self.notices.clone());
+            let tail = Arc::clone(&self.sessions.tail);
+            let table = TopicTable::new(Arc::clone(topics), topic, tail, self.notices.clone());
             return Ok(Some(Arc::new(table.map_err(external)?)));
         }
         let Some(view) = view(topics.as_ref(), name) else {

@@ -2,7 +2,8 @@
 //!
 //! Rows are taken tick by tick, within a tick by (queue, offset): an order that is the log's alone. The
 //! rows of a tick are judged by the watermark before it, then the watermark moves and windows close. So
-//! the output does not depend on where epochs were cut, except that an updating query emits at their ends.
+//! the output does not depend on where epochs were cut, except that an updating query emits at their ends. To a
+//! query without state ticks mean nothing: it is given the rows of an epoch at once, by (queue, offset).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use arrow::array::cast::AsArray;
 use arrow::array::{
     Array, BinaryArray, BooleanArray, ListArray, RecordBatch, StringArray, StructArray,
 };
-use arrow::compute::{cast, concat_batches, filter_record_batch, is_null, max};
+use arrow::compute::{cast, concat, concat_batches, filter_record_batch, is_null, max};
 use arrow::datatypes::DataType;
 use bytes::Bytes;
 use millpond_connectors::format::json::encode_rows;
@@ -32,6 +33,9 @@ use crate::topic::OutputRow;
 
 /// Envelope columns that a region needs whatever the query reads.
 const ALWAYS: [&str; 5] = ["offset", "stored_at", "key", "body", "properties"];
+
+/// Those of them that it needs when no row can be late: rows pass through with the keys they came with.
+const PASSED_ON: [&str; 3] = ["offset", "stored_at", "key"];
 
 /// What an epoch leads to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,7 +127,11 @@ impl Region {
     /// Names of the envelope columns that [`Region::epoch`] must be given.
     #[must_use]
     pub fn envelope_columns(&self, input: usize) -> Vec<String> {
-        let mut columns: Vec<String> = ALWAYS.iter().map(|name| (*name).to_owned()).collect();
+        let always = match self.plan.is_stateless() {
+            true => &PASSED_ON[..],
+            false => &ALWAYS,
+        };
+        let mut columns: Vec<String> = always.iter().map(|name| (*name).to_owned()).collect();
         for name in self.inputs[input].decoder.envelope_columns() {
             if !columns.iter().any(|column| column == name) {
                 columns.push(name.to_owned());
@@ -203,6 +211,16 @@ impl Region {
         let stored_at = milliseconds(stored_at)?;
         let table = self.inputs[input].decoder.decode(batch)?.batch;
         let rows = batch.num_rows();
+        if self.plan.is_stateless() {
+            // Time means nothing to it, and few rows at a time would cost much.
+            ticks.entry(0).or_default().push(Piece {
+                input,
+                queue,
+                table,
+                envelope: batch.clone(),
+            });
+            return Ok(());
+        }
         let mut start = 0;
         while start < rows {
             let tick_ms = tick_of(stored_at.value(start));
@@ -392,15 +410,20 @@ fn messages(
     rows: &mut Vec<OutputRow>,
 ) -> Result<(), JobError> {
     let bodies = encode_rows(&emission.rows)?;
+    let sent = match &emission.keys {
+        Keys::Source(_) => keys_of(pieces)?,
+        _ => None,
+    };
+    rows.reserve(bodies.len());
     for (index, body) in bodies.into_iter().enumerate() {
-        let key = match &emission.keys {
-            Keys::None => None,
-            Keys::Group(keys) => Some(keys[index].clone()),
-            Keys::Source(sources) => {
+        let key = match (&emission.keys, &sent) {
+            (Keys::Group(keys), _) => Some(keys[index].clone()),
+            (Keys::Source(sources), Some(sent)) => {
                 let source = usize::try_from(sources[index]).expect("a u32 fits a usize");
-                let (piece, row) = locate(pieces, source).expect("a row comes of one given");
-                bytes_at(&piece.envelope, "key", row)?
+                sent.is_valid(source)
+                    .then(|| Bytes::copy_from_slice(sent.value(source)))
             }
+            _ => None,
         };
         rows.push(OutputRow {
             key,
@@ -416,6 +439,23 @@ fn messages(
         });
     }
     Ok(())
+}
+
+/// The keys that the rows of all pieces in a line were sent with; `None` when none was.
+fn keys_of(pieces: &[Piece]) -> Result<Option<BinaryArray>, JobError> {
+    let mut columns = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let keys = piece.envelope.column_by_name("key");
+        columns.push(cast(
+            keys.ok_or_else(|| missing("key"))?,
+            &DataType::Binary,
+        )?);
+    }
+    if columns.iter().all(|keys| keys.null_count() == keys.len()) {
+        return Ok(None);
+    }
+    let columns: Vec<&dyn Array> = columns.iter().map(AsRef::as_ref).collect();
+    Ok(Some(concat(&columns)?.as_binary().clone()))
 }
 
 /// The piece and its row that a row of all pieces in a line is.

@@ -1,7 +1,8 @@
 //! The loop of one continuous query: read a few ticks, compute, commit the cut, append the output.
 //!
 //! Invariants. At most one epoch lies between its cut (the intent) and its output (the effect). An epoch
-//! holds whole ticks and at least one row. After a restart the last saved state is loaded and the cuts
+//! holds whole ticks and at least one row; where rows just pass through, without state and so without time, it
+//! holds what is durable, and begins when something is. After a restart the last saved state is loaded and the cuts
 //! recorded since are computed again; only the last one's output is appended again, which changes
 //! nothing if it was appended before. A trouble that passes is met by starting over from what is
 //! recorded, so there is one way to recover and not two.
@@ -11,6 +12,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use millpond_proto::message::{Epoch, JobId, QueueId, TopicId};
 use millpond_proto::remedy::Remedy;
@@ -152,7 +154,9 @@ impl Runner {
         self.update(|shared| shared.sources = sources.collect());
         let mut turns = Turns::recover(self, plan).await?;
         while !*self.stopping.borrow() {
-            if !turns.turn().await? && self.pause(IDLE).await {
+            // Taken hold of before it looks, so that no row comes unnoticed in between.
+            let arrivals = turns.arrivals();
+            if !turns.turn().await? && self.pause_or(IDLE, arrivals).await {
                 break;
             }
         }
@@ -161,11 +165,18 @@ impl Runner {
 
     /// Waits; answers whether it is time to stop.
     async fn pause(&self, duration: Duration) -> bool {
+        self.pause_or(duration, futures::future::pending().boxed())
+            .await
+    }
+
+    /// As [`Self::pause`], and ends early with `other`.
+    async fn pause_or(&self, duration: Duration, other: BoxFuture<'static, ()>) -> bool {
         let mut stopping = self.stopping.clone();
         tokio::select! {
             biased;
             // A dropped sender means that nobody is left to ask for more.
             _ = stopping.wait_for(|stop| *stop) => true,
+            () = other => false,
             () = self.clock.sleep(duration) => false,
         }
     }
@@ -337,11 +348,22 @@ impl<'a> Turns<'a> {
         self.region.epoch(arrived)
     }
 
+    /// Ends when there may be more to do before the next tick: never, unless rows just pass through.
+    fn arrivals(&self) -> BoxFuture<'static, ()> {
+        if self.plan.is_stateless() {
+            let sources: Vec<TopicId> = self.sources().collect();
+            self.runner.topics.arrivals(self.runner.job(), &sources)
+        } else {
+            futures::future::pending().boxed()
+        }
+    }
+
     /// One epoch, if there is anything to compute; answers whether there was.
     async fn turn(&mut self) -> Result<bool, JobError> {
         let topics = &self.runner.topics;
-        let until_ms = tick_of(topics.now().as_ms());
-        if until_ms <= self.tick_ms {
+        let now_ms = tick_of(topics.now().as_ms());
+        let is_stateless = self.plan.is_stateless();
+        if now_ms <= self.tick_ms && !is_stateless {
             return Ok(false);
         }
         for input in &self.plan.inputs {
@@ -351,8 +373,14 @@ impl<'a> Turns<'a> {
                 return Err(JobError::TopicGone { topic });
             }
         }
-        let sources: Vec<TopicId> = self.sources().collect();
-        topics.close_ticks(&sources, Timestamp(until_ms)).await?;
+        let until_ms = if is_stateless {
+            // Which epoch a row belongs to makes no difference to it.
+            i64::MAX
+        } else {
+            let sources: Vec<TopicId> = self.sources().collect();
+            topics.close_ticks(&sources, Timestamp(now_ms)).await?;
+            now_ms
+        };
         let Some(tick_ms) = self.read_ahead(until_ms).await? else {
             return Ok(false);
         };
@@ -370,6 +398,7 @@ impl<'a> Turns<'a> {
         }
         assert!(!arrived.is_empty(), "an epoch has at least one row");
         let effects = self.region.epoch(arrived)?;
+        let tick_ms = tick_ms.min(now_ms).max(self.tick_ms);
         let cut = self.cut(self.epoch + 1, tick_ms);
         self.runner.topics.commit(self.runner.job(), cut).await?;
         self.epoch += 1;

@@ -1,17 +1,12 @@
 //! Continuous queries over a broker in memory, in simulated time, with crashes between any two steps.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
-use async_trait::async_trait;
 use bytes::Bytes;
 use millpond_proto::chance::Seeded;
-use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId};
-use millpond_proto::remedy::Remedy;
+use millpond_proto::message::{JobId, Offset, QueueId};
 use millpond_proto::task::Runtimes;
 use millpond_proto::time::{Clock, SimulatedClock, Timestamp};
 use object_store::memory::InMemory;
@@ -24,11 +19,9 @@ use crate::continuous::{Continuous, JobState, JobStatus};
 use crate::error::SqlError;
 use crate::progress::tick_of;
 use crate::statement::{Statement, parse};
+pub(super) use crate::testing::dying::{Dying, STEPS, Step};
 use crate::testing::{MemoryTopics, StoredMessage};
-use crate::topic::{
-    ColumnSpec, EpochCut, JobProgress, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo,
-    Topics, TopicsError, WatermarkSpec,
-};
+use crate::topic::{ColumnSpec, NewTopic, Topics, WatermarkSpec};
 
 const START_MS: i64 = 1_700_000_000_000;
 const WINDOW_MS: i64 = 1000;
@@ -39,138 +32,6 @@ const AGGREGATES: &str = "SELECT carrier, window_start, window_end, count(*) AS 
      avg(delay) AS mean, min(delay) AS least, max(delay) AS most, stddev(delay) AS spread, \
      count(DISTINCT delay) AS kinds FROM TUMBLE(TABLE flights, DESCRIPTOR(at), INTERVAL '1 second') \
      GROUP BY carrier, window_start, window_end";
-
-/// Where a broker stands still, as the process does that dies there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    BeforeCommit,
-    AfterCommit,
-    AfterAppend,
-    BeforeCheckpointed,
-    AfterCheckpointed,
-}
-
-pub(super) const STEPS: [Step; 5] = [
-    Step::BeforeCommit,
-    Step::AfterCommit,
-    Step::AfterAppend,
-    Step::BeforeCheckpointed,
-    Step::AfterCheckpointed,
-];
-
-/// A broker whose callers never hear from it again after a step was reached so many times.
-#[derive(Debug)]
-pub(super) struct Dying {
-    inner: Arc<MemoryTopics>,
-    fuse: Mutex<Option<(Step, u32)>>,
-    /// How many commits it refuses before it takes one.
-    troubles: Mutex<u32>,
-}
-
-impl Dying {
-    async fn reach(&self, step: Step) {
-        let dies = match &mut *self.fuse.lock().unwrap() {
-            Some((at, left)) if *at == step => {
-                *left = left.saturating_sub(1);
-                *left == 0
-            }
-            _ => false,
-        };
-        if dies {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-#[async_trait]
-impl Topics for Dying {
-    fn topic(&self, name: &str) -> Option<TopicInfo> {
-        self.inner.topic(name)
-    }
-    fn topics(&self) -> Vec<TopicInfo> {
-        self.inner.topics()
-    }
-    fn extents(&self, topic: TopicId) -> Vec<QueueExtent> {
-        self.inner.extents(topic)
-    }
-    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, columns: &[&str]) -> Scan {
-        self.inner.scan(topic, queue, range, columns)
-    }
-    async fn close_ticks(&self, topics: &[TopicId], tick: Timestamp) -> Result<(), TopicsError> {
-        self.inner.close_ticks(topics, tick).await
-    }
-    fn now(&self) -> Timestamp {
-        self.inner.now()
-    }
-    async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError> {
-        self.inner.create_topic(topic).await
-    }
-    async fn drop_topic(&self, name: &str) -> Result<(), TopicsError> {
-        self.inner.drop_topic(name).await
-    }
-    async fn create_job(
-        &self,
-        name: &str,
-        sql: &str,
-        outputs: &[TopicId],
-    ) -> Result<JobSpec, TopicsError> {
-        self.inner.create_job(name, sql, outputs).await
-    }
-    async fn pause_job(&self, job: JobId, paused: bool) -> Result<(), TopicsError> {
-        self.inner.pause_job(job, paused).await
-    }
-    async fn drop_job(&self, job: JobId) -> Result<(), TopicsError> {
-        self.inner.drop_job(job).await
-    }
-    fn jobs(&self) -> Vec<JobSpec> {
-        self.inner.jobs()
-    }
-    async fn progress(&self, job: JobId) -> Result<JobProgress, TopicsError> {
-        self.inner.progress(job).await
-    }
-    async fn commit(&self, job: JobId, cut: EpochCut) -> Result<(), TopicsError> {
-        self.reach(Step::BeforeCommit).await;
-        {
-            let mut troubles = self.troubles.lock().unwrap();
-            if *troubles > 0 {
-                *troubles -= 1;
-                return Err(TopicsError {
-                    message: "the disk is busy; try again".to_owned(),
-                    remedy: Remedy::Retry,
-                });
-            }
-        }
-        self.inner.commit(job, cut).await?;
-        self.reach(Step::AfterCommit).await;
-        Ok(())
-    }
-    async fn append(
-        &self,
-        job: JobId,
-        topic: TopicId,
-        epoch: Epoch,
-        rows: Vec<OutputRow>,
-    ) -> Result<(), TopicsError> {
-        self.inner.append(job, topic, epoch, rows).await?;
-        self.reach(Step::AfterAppend).await;
-        Ok(())
-    }
-    async fn checkpointed(&self, job: JobId, epoch: Epoch, key: &str) -> Result<(), TopicsError> {
-        self.reach(Step::BeforeCheckpointed).await;
-        self.inner.checkpointed(job, epoch, key).await?;
-        self.reach(Step::AfterCheckpointed).await;
-        Ok(())
-    }
-    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, TopicsError> {
-        self.inner.insert(topic, rows).await
-    }
-    fn facts(&self, table: &str) -> RecordBatch {
-        self.inner.facts(table)
-    }
-    fn facts_schema(&self, table: &str) -> SchemaRef {
-        self.inner.facts_schema(table)
-    }
-}
 
 /// A broker, its clock and its state store; all outlive the jobs.
 pub(super) struct World {
@@ -224,11 +85,7 @@ impl World {
 
     fn troubled_jobs(&self, fuse: Option<(Step, u32)>, troubles: u32) -> Arc<Jobs> {
         Jobs::start(JobParts {
-            topics: Arc::new(Dying {
-                inner: Arc::clone(&self.topics),
-                fuse: Mutex::new(fuse),
-                troubles: Mutex::new(troubles),
-            }),
+            topics: Arc::new(Dying::new(Arc::clone(&self.topics), fuse, troubles)),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             spawn: Arc::new(Runtimes::single()),
             state: Arc::clone(&self.state) as Arc<dyn ObjectStore>,
@@ -957,4 +814,23 @@ async fn a_paused_query_rests_over_restarts_and_goes_on_without_a_gap() {
     jobs.pause("closed").await.unwrap();
     jobs.end("closed").await.unwrap();
     assert!(world.topics.topic("closed").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_without_state_passes_a_row_on_before_its_tick_is_over() {
+    let world = World::new(9).await;
+    let jobs = world.jobs(None);
+    create(
+        &jobs,
+        "CREATE MATERIALIZED VIEW slow AS SELECT carrier FROM flights WHERE delay > 5",
+    )
+    .await
+    .unwrap();
+    for turn in 1..5 {
+        world.wait_ms(130).await;
+        world.send(0, "{\"carrier\":\"AA\",\"delay\":9}");
+        world.wait_ms(1).await;
+        assert_eq!(world.rows("slow").len(), turn);
+    }
+    jobs.stop().await;
 }

@@ -33,6 +33,7 @@ use crate::plan::graph::build;
 use crate::plan::output::{columns_of, primary_key};
 use crate::plan::refuse::{refused, without_watermark, without_window};
 use crate::plan::source::{Input, analyse, for_chain, for_graph, sources_of};
+use crate::plan::store_time::timed;
 use crate::plan::window::{Window, rewrite};
 use crate::statement::{Emit, LateRows, QueryOptions};
 use crate::topic::{ColumnSpec, TopicInfo, Topics};
@@ -63,6 +64,12 @@ enum Shape {
 }
 
 impl ContinuousPlan {
+    /// Whether each row leads to rows of its own, whatever came before it and whenever.
+    #[must_use]
+    pub fn is_stateless(&self) -> bool {
+        matches!(self.shape, Shape::Rows(_))
+    }
+
     /// The operator that computes it, without state yet.
     ///
     /// # Errors
@@ -239,7 +246,8 @@ pub async fn plan_with(
             properties: ExecutionProps::new(),
         };
         let chain = walk.chain(&logical)?;
-        let input = Input::of(&source.topic, &source.schema, &logical)?;
+        let topic = timed(&source.topic, windows.first());
+        let input = Input::of(&topic, &source.schema, &logical)?;
         return finish(chain, emit, options, windows.first(), input);
     }
     if emit == Emit::OnWindowClose {

@@ -1,7 +1,8 @@
 //! Rewrites between the parsed statement and the query engine's plan, one a file.
 //!
-//! Reading order: [`window`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that never ends), [`source`] (what it reads),
-//! [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`] (when state ends), [`over_build`], [`grouping_sets`], [`output`] (what it writes), [`refuse`].
+//! Reading order: [`window`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
+//! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
+//! (when state ends), [`over_build`], [`grouping_sets`], [`output`] (what it writes), [`store_time`], [`refuse`].
 
 pub(crate) mod as_of;
 pub(crate) mod as_of_build;
@@ -15,4 +16,5 @@ pub(crate) mod output;
 pub(crate) mod over_build;
 pub(crate) mod refuse;
 pub mod source;
+pub(crate) mod store_time;
 pub mod window;

@@ -28,7 +28,8 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 
-use crate::format::json::scan::{Bad, Token};
+use crate::format::json::instant::instant_ms;
+use crate::format::json::scan::{Bad, Scanner, Token};
 
 /// A checked value of a row that is not yet known to be good as a whole.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,6 +77,19 @@ impl Kind {
                 )));
             }
         })
+    }
+
+    /// The value that comes next, if it is written as most are; `None` takes nothing, and says nothing either.
+    pub(crate) fn quick<'a>(&self, scanner: &mut Scanner<'a>) -> Option<Slot<'a>> {
+        match self {
+            Self::Text => scanner.quick_text().map(|text| Slot::Text(text.into())),
+            Self::Integer(min, max, _) => scanner.quick_integer(*min, *max).map(Slot::Integer),
+            Self::Timestamp => scanner
+                .quick_text_as(instant_ms)
+                .or_else(|| scanner.quick_integer(i64::MIN, i64::MAX))
+                .map(Slot::Integer),
+            _ => None,
+        }
     }
 
     /// The value of a token, or why it is none of this type.
@@ -209,7 +223,7 @@ fn decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
 }
 
 /// Milliseconds since 1970 of a time in ISO 8601; without a zone it is UTC.
-fn timestamp_ms(text: &str) -> Option<i64> {
+pub(super) fn timestamp_ms(text: &str) -> Option<i64> {
     let utc = Tz::from_str("+00:00").ok()?;
     let at = string_to_datetime(&utc, text).ok()?;
     Some(at.timestamp_millis())
@@ -248,9 +262,10 @@ pub(crate) enum Builder {
 }
 
 impl Builder {
-    pub(crate) fn new(data_type: &DataType, rows: usize) -> Result<Self, ArrowError> {
+    /// For so many rows whose texts may take so many bytes.
+    pub(crate) fn new(data_type: &DataType, rows: usize, bytes: usize) -> Result<Self, ArrowError> {
         Ok(match data_type {
-            DataType::Utf8 => Self::Text(StringBuilder::with_capacity(rows, rows * 8)),
+            DataType::Utf8 => Self::Text(StringBuilder::with_capacity(rows, bytes)),
             DataType::Int8 => Self::Int8(PrimitiveBuilder::with_capacity(rows)),
             DataType::Int16 => Self::Int16(PrimitiveBuilder::with_capacity(rows)),
             DataType::Int32 => Self::Int32(PrimitiveBuilder::with_capacity(rows)),
@@ -266,7 +281,7 @@ impl Builder {
                 Self::Timestamp(PrimitiveBuilder::with_capacity(rows))
             }
             DataType::Date32 => Self::Date(PrimitiveBuilder::with_capacity(rows)),
-            DataType::Binary => Self::Bytes(BinaryBuilder::with_capacity(rows, rows * 8)),
+            DataType::Binary => Self::Bytes(BinaryBuilder::with_capacity(rows, bytes)),
             other => {
                 return Err(ArrowError::NotYetImplemented(format!(
                     "a column of {other} can not be read from JSON"
