@@ -62,7 +62,7 @@ pub const SHARDS_DEFAULT: u16 = 64;
 /// Requests that may wait for one shard.
 pub const SHARD_QUEUE_MAX: usize = 1024;
 /// Messages in flight per group and queue.
-pub const IN_FLIGHT_MAX: usize = 100_000;
+pub const IN_FLIGHT_MAX: usize = 1_000_000;
 /// Messages per group and queue that were passed over: their message group is busy, or a greater priority
 /// went first.
 pub const PARKED_MESSAGES_MAX: usize = 16_384;
