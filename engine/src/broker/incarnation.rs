@@ -18,6 +18,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use crate::broker::care::Care;
 use crate::broker::catalog::Catalog;
 use crate::broker::request::{Empty, Reason, Refused, Reply, Request};
+use crate::broker::round::Rounds;
 use crate::broker::shard::{Call, Shard};
 use crate::broker::state::{CATALOG_SHARD, ShardState};
 use crate::broker::waiting::Waiting;
@@ -32,6 +33,7 @@ pub struct Incarnation {
     doors: Vec<Door>,
     catalog: watch::Receiver<Arc<Catalog>>,
     waiting: Arc<Waiting>,
+    rounds: Rounds,
     owners: Mutex<FuturesUnordered<Task>>,
     care: Care,
 }
@@ -101,6 +103,7 @@ impl Incarnation {
             doors,
             catalog,
             waiting,
+            rounds: Rounds::default(),
             owners,
             care: Care::default(),
         }))
@@ -122,6 +125,11 @@ impl Incarnation {
     #[must_use]
     pub fn waiting(&self) -> &Waiting {
         &self.waiting
+    }
+
+    /// Where the groups are on their ways round the shards.
+    pub(super) fn rounds(&self) -> &Rounds {
+        &self.rounds
     }
 
     /// The shard that owns a queue.

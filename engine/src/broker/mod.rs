@@ -3,8 +3,8 @@
 //! Every call finds the shard that owns what it is about and hands it a request; the shard decides,
 //! appends, applies and replies. Nothing here knows the wire.
 //!
-//! Reading order: this file (the vocabulary and the refusals), [`message`] (send, ack), [`poll`], [`scan`]
-//! and [`undelivered`] (receive), [`filter`] (which messages a consumer wants), [`transfer`] (dead
+//! Reading order: this file (the vocabulary and the refusals), [`message`] (send, ack), [`poll`], [`scan`],
+//! `round` and [`undelivered`] (receive), [`filter`] (which messages a consumer wants), [`transfer`] (dead
 //! letters), [`pull`] (streams by offset), [`topic`] (topics and groups), [`standing`] (where groups
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
@@ -22,6 +22,7 @@ pub mod poll;
 pub mod pull;
 pub mod record;
 pub mod request;
+mod round;
 pub mod scan;
 pub mod shard;
 pub mod sql;
