@@ -19,6 +19,8 @@ pub const MESSAGE_GROUP_BYTES_MAX: usize = 63;
 pub const LITE_TOPIC_BYTES_MAX: usize = 64;
 /// Longest message id.
 pub const MESSAGE_ID_BYTES_MAX: usize = 255;
+/// How many messages without a key a send puts into one queue before the next queue has its turn.
+pub const TURN_MESSAGES: usize = 64;
 /// Most messages in one send.
 pub const SEND_BATCH_MAX: usize = 1024;
 /// Largest gRPC request that is read: a full batch of messages with room for framing.
