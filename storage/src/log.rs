@@ -37,7 +37,9 @@ use crate::wal::writer::{Append, Command, Door};
 
 mod checkpoint;
 pub mod folder;
+pub mod history;
 mod identity;
+mod lookup;
 mod open;
 pub(crate) mod read;
 mod retention;
