@@ -82,6 +82,14 @@ pub const BACKOFF_STEPS_MAX: usize = 64;
 pub const RENEWAL_MS_MAX: i64 = 3 * 60 * 60 * 1000;
 /// Most messages in one administrative read.
 pub const READ_MESSAGES_MAX: usize = 1024;
+/// Messages that one step of a search reads before it answers what it has; the search goes on from there.
+pub const FIND_MESSAGES_MAX: u64 = 200_000;
+/// Bytes that one step of a search reads.
+pub const FIND_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of the log that a trace reads back at most.
+pub const TRACE_LOG_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Events of a trace that are kept: the last ones.
+pub const TRACE_EVENTS_MAX: usize = 1024;
 /// Most messages that one pull looks at before it answers, when its filter passes none of them.
 pub const PULL_SCAN_MAX: usize = 10_000;
 /// Deliveries before a consumer is told to give up (first delivery included).

@@ -15,6 +15,7 @@
 
 mod errors;
 mod flights;
+mod messages;
 mod readme;
 mod simulation;
 mod slt;

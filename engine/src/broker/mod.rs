@@ -5,7 +5,7 @@
 //!
 //! Reading order: this file (the vocabulary and the refusals), [`message`] (send, ack), [`poll`], [`scan`],
 //! `round` and [`undelivered`] (receive), [`filter`] (which messages a consumer wants), [`transfer`] (dead
-//! letters), [`pull`] (streams by offset), [`topic`] (topics and groups), [`standing`] (where groups
+//! letters), [`pull`] (streams by offset), [`find`] and [`trace`] (messages that people ask about), [`topic`] (topics and groups), [`standing`] (where groups
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
 //! groups have consumed, and a group's cursor), [`catalog`], [`record`] (what goes to the log), [`care`]
@@ -15,6 +15,7 @@ pub mod care;
 pub mod catalog;
 pub mod consume;
 pub mod filter;
+pub mod find;
 pub mod group;
 pub mod incarnation;
 pub mod message;
@@ -30,6 +31,7 @@ pub mod standing;
 pub mod state;
 pub mod supervisor;
 pub mod topic;
+pub mod trace;
 pub mod transfer;
 pub mod undelivered;
 pub mod waiting;

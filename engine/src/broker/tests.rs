@@ -18,6 +18,7 @@ use millpond_storage::tier::objects::DiskObjectStore;
 use super::*;
 
 mod groups;
+mod messages;
 
 fn parts(disk: &SimulatedDisk) -> Parts {
     let disk: Arc<dyn millpond_storage::disk::Disk> = Arc::new(disk.clone());
