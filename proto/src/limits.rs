@@ -19,6 +19,8 @@ pub const MESSAGE_GROUP_BYTES_MAX: usize = 63;
 pub const LITE_TOPIC_BYTES_MAX: usize = 64;
 /// Longest message id.
 pub const MESSAGE_ID_BYTES_MAX: usize = 255;
+/// How many messages without a key a send puts into one queue before the next queue has its turn.
+pub const TURN_MESSAGES: usize = 64;
 /// Most messages in one send.
 pub const SEND_BATCH_MAX: usize = 1024;
 /// Largest gRPC request that is read: a full batch of messages with room for framing.
@@ -65,7 +67,7 @@ pub const SHARDS_DEFAULT: u16 = 64;
 /// Requests that may wait for one shard.
 pub const SHARD_QUEUE_MAX: usize = 1024;
 /// Messages in flight per group and queue.
-pub const IN_FLIGHT_MAX: usize = 100_000;
+pub const IN_FLIGHT_MAX: usize = 1_000_000;
 /// Messages per group and queue that were passed over: their message group is busy, or a greater priority
 /// went first.
 pub const PARKED_MESSAGES_MAX: usize = 16_384;
@@ -83,6 +85,14 @@ pub const BACKOFF_STEPS_MAX: usize = 64;
 pub const RENEWAL_MS_MAX: i64 = 3 * 60 * 60 * 1000;
 /// Most messages in one administrative read.
 pub const READ_MESSAGES_MAX: usize = 1024;
+/// Messages that one step of a search reads before it answers what it has; the search goes on from there.
+pub const FIND_MESSAGES_MAX: u64 = 200_000;
+/// Bytes that one step of a search reads.
+pub const FIND_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of the log that a trace reads back at most.
+pub const TRACE_LOG_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Events of a trace that are kept: the last ones.
+pub const TRACE_EVENTS_MAX: usize = 1024;
 /// Most messages that one pull looks at before it answers, when its filter passes none of them.
 pub const PULL_SCAN_MAX: usize = 10_000;
 /// Deliveries before a consumer is told to give up (first delivery included).

@@ -20,7 +20,7 @@ use millpond_proto::task::{Spawn, Task};
 use millpond_proto::time::Clock;
 use object_store::ObjectStore;
 use prost::Message as _;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::disk::Disk;
 use crate::error::{AppendError, OpenError, ReadError, ShardDamaged, TierError};
@@ -34,11 +34,13 @@ use crate::tier::cold::Cold;
 use crate::tier::cold::compaction::{Compacted, Compaction};
 use crate::tier::cold::retention::ColdSizes;
 use crate::wal::spare;
-use crate::wal::writer::{Append, Command};
+use crate::wal::writer::{Append, Command, Door};
 
 mod checkpoint;
 pub mod folder;
+pub mod history;
 mod identity;
+mod lookup;
 mod open;
 pub(crate) mod read;
 mod retention;
@@ -331,7 +333,7 @@ pub struct Storage {
     cold: Arc<Cold>,
     meta: Arc<dyn MetaStore>,
     /// One per WAL.
-    senders: Vec<mpsc::Sender<Command>>,
+    doors: Vec<Door>,
     /// Bytes that may still wait for the writers.
     budget: Arc<Semaphore>,
     writers: Mutex<Vec<Task>>,
@@ -390,10 +392,10 @@ impl Storage {
             reply,
             _share: share,
         };
-        let sender = self.sender(shard);
-        match sender.send(Command::Append(append)).await {
-            Ok(()) => Ok(Durable(durable)),
-            Err(_) => Err(self.view.failure().unwrap_or(AppendError::Closed)),
+        if self.door(shard).send(Command::Append(append)).await {
+            Ok(Durable(durable))
+        } else {
+            Err(self.view.failure().unwrap_or(AppendError::Closed))
         }
     }
 
@@ -520,9 +522,9 @@ impl Storage {
     /// Writes what is queued, then stops the writers. Later appends answer [`AppendError::Closed`], and
     /// nothing else is written either, so that the folder may be opened again while this is still held.
     pub async fn close(&self) {
-        for sender in &self.senders {
+        for door in &self.doors {
             // A writer that is gone needs no telling.
-            let _ = sender.send(Command::Close).await;
+            let _ = door.send(Command::Close).await;
         }
         let writers = {
             let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -567,8 +569,8 @@ impl Storage {
         }
     }
 
-    fn sender(&self, shard: ShardId) -> &mpsc::Sender<Command> {
-        &self.senders[usize::from(shard.0 % self.settings.wals)]
+    fn door(&self, shard: ShardId) -> &Door {
+        &self.doors[usize::from(shard.0 % self.settings.wals)]
     }
 }
 

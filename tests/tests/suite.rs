@@ -18,6 +18,7 @@ mod cold;
 mod errors;
 mod flights;
 mod kills;
+mod messages;
 mod nexmark;
 mod readme;
 mod s3;

@@ -22,9 +22,9 @@ use crate::broker::record::{
     TransfersEnded, Trimmed,
 };
 use crate::broker::request::{
-    Ack, Acks, Bury, CloneGroup, EndTransfers, Handle, HeldMessage, HeldMessages, InFlight, Lease,
-    Leases, Look, Move, Outstanding, Pop, Progress, QueueProgress, Reason, Renew, Reply, Reset,
-    Return, Scan, Settle, Stand, Stands, Stored, Transfers,
+    Ack, Acks, Bury, CloneGroup, EndTransfers, Fate, FateKind, Fates, FatesOf, Handle, HeldMessage,
+    HeldMessages, InFlight, Lease, Leases, Look, Move, Outstanding, Pop, Progress, QueueProgress,
+    Reason, Renew, Reply, Reset, Return, Scan, Settle, Stand, Stands, Stored, Transfers,
 };
 use crate::broker::state::{Decision, Moment};
 
@@ -103,6 +103,7 @@ impl Consumed {
                     topic: pop.topic,
                     queue,
                     next: end.0,
+                    at_ms: now.as_ms(),
                 };
                 records.push(state(&Change::Started(started)));
                 reply.advanced = true;
@@ -151,10 +152,12 @@ impl Consumed {
                 });
                 let begun = TransfersBegun {
                     transfers: transfers.collect(),
+                    at_ms: now.as_ms(),
                 };
                 records.push(state(&Change::TransfersBegun(begun)));
                 reply.buried = true;
             }
+            reply.full |= cursor.is_full() && cursor.next() < end;
             reply.advanced |= choice.next > cursor.next().0;
             records.extend(delivery(pop, queue, cursor, &choice, moment));
             reply.leases.extend(choice.chosen.iter().map(|one| Lease {
@@ -215,15 +218,25 @@ impl Consumed {
     pub fn decide_ack(&self, ack: &Ack, now: Timestamp) -> Decision {
         let mut by_queue: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
         let mut acknowledged = Vec::with_capacity(ack.handles.len());
-        for handle in &ack.handles {
-            let held = self.held(ack.group, ack.topic, handle, now);
-            if held == Held::Current {
-                by_queue
-                    .entry(handle.queue)
-                    .or_default()
-                    .push(handle.offset);
+        // The deliveries of a batch lie side by side, mostly in one queue.
+        for run in ack.handles.chunk_by(|one, other| one.queue == other.queue) {
+            let Some(queue) = run.first().map(|handle| handle.queue) else {
+                continue;
+            };
+            let cursor = self.cursors.get(&(ack.group, ack.topic, queue));
+            let mut current = Vec::with_capacity(run.len());
+            for handle in run {
+                let held = cursor.map_or(Held::Unknown, |cursor| {
+                    cursor.held(Offset(handle.offset), handle.lease, now)
+                });
+                if held == Held::Current {
+                    current.push(handle.offset);
+                }
+                acknowledged.push(matches!(held, Held::Current | Held::Acknowledged));
             }
-            acknowledged.push(matches!(held, Held::Current | Held::Acknowledged));
+            if !current.is_empty() {
+                by_queue.entry(queue).or_default().append(&mut current);
+            }
         }
         let records = by_queue.into_iter().map(|(queue, offsets)| {
             state(&Change::Acked(Acked {
@@ -231,6 +244,7 @@ impl Consumed {
                 topic: ack.topic,
                 queue,
                 offsets,
+                at_ms: now.as_ms(),
             }))
         });
         Decision {
@@ -257,6 +271,7 @@ impl Consumed {
                     offset: handle.offset,
                     lease: moment.random,
                     until_ms: moment.now.as_ms().saturating_add(invisible_ms),
+                    at_ms: moment.now.as_ms(),
                 };
                 Decision::change(&Change::Moved(record), Reply::Moved(moment.random))
             }
@@ -277,6 +292,7 @@ impl Consumed {
             queue: renew.queue,
             lease: renew.lease,
             until_ms: now.as_ms().saturating_add(renew.invisible_ms),
+            at_ms: now.as_ms(),
         };
         Decision::change(&Change::Renewed(record), Reply::done())
     }
@@ -345,7 +361,7 @@ impl Consumed {
                     },
                     attempts: 0,
                     until_ms: 0,
-                    holder: Some(holder.clone()),
+                    holder: Some(holder),
                 });
             }
         }
@@ -367,11 +383,40 @@ impl Consumed {
                 },
                 attempts: pending.attempts,
                 until_ms: pending.visible_at_ms,
-                holder: cursor.holder(pending.lease).cloned(),
+                holder: cursor.holder(pending.lease),
             })
         });
         let messages = messages.take(asked.limit as usize).collect();
         Reply::Held(HeldMessages { messages })
+    }
+
+    /// Where the groups stand with a message at `now`.
+    pub fn fates(&self, of: &FatesOf, now: Timestamp) -> Reply {
+        let cursors = self.cursors.iter();
+        let here =
+            cursors.filter(|&(&(_, topic, queue), _)| (topic, queue) == (of.topic, of.queue));
+        let fates = here.map(|(&(group, ..), cursor)| {
+            let pending = cursor.pending_one(of.offset);
+            let kind = match &pending {
+                Some(pending) if pending.visible_at_ms > now.as_ms() => FateKind::InFlight,
+                Some(_) => FateKind::Waiting,
+                None if cursor.is_parked(of.offset) => FateKind::Parked,
+                None if of.offset < cursor.next().0 => FateKind::Done,
+                None => FateKind::NotDelivered,
+            };
+            Fate {
+                group,
+                kind: kind.into(),
+                attempts: pending.as_ref().map_or(0, |pending| pending.attempts),
+                holder: pending
+                    .as_ref()
+                    .and_then(|pending| cursor.holder(pending.lease)),
+                until_ms: pending.map(|pending| pending.visible_at_ms),
+            }
+        });
+        Reply::Fates(Fates {
+            fates: fates.collect(),
+        })
     }
 
     /// Decides on a dead letter that a consumer asked for.
@@ -391,7 +436,10 @@ impl Consumed {
                     requested: true,
                 };
                 let transfers = vec![transfer];
-                let begun = Change::TransfersBegun(TransfersBegun { transfers });
+                let begun = Change::TransfersBegun(TransfersBegun {
+                    transfers,
+                    at_ms: now.as_ms(),
+                });
                 Decision::change(&begun, Reply::done())
             }
             // Asked again, because the answer was lost.
@@ -424,7 +472,7 @@ impl Consumed {
     }
 
     /// Decides on messages that a group is done with.
-    pub fn decide_settle(&self, settle: &Settle) -> Decision {
+    pub fn decide_settle(&self, settle: &Settle, now: Timestamp) -> Decision {
         let key = (settle.group, settle.topic, settle.queue);
         let new = Cursor::default();
         let cursor = self.cursors.get(&key).unwrap_or(&new);
@@ -471,13 +519,17 @@ impl Consumed {
                 requested: true,
             });
             let transfers = transfers.collect();
-            records.push(state(&Change::TransfersBegun(TransfersBegun { transfers })));
+            records.push(state(&Change::TransfersBegun(TransfersBegun {
+                transfers,
+                at_ms: now.as_ms(),
+            })));
         } else {
             records.push(state(&Change::Acked(Acked {
                 group: settle.group,
                 topic: settle.topic,
                 queue: settle.queue,
                 offsets,
+                at_ms: now.as_ms(),
             })));
         }
         Decision {
@@ -498,7 +550,7 @@ impl Consumed {
     }
 
     /// Decides where a group stands from now on.
-    pub fn decide_reset(&self, reset: &Reset) -> Decision {
+    pub fn decide_reset(&self, reset: &Reset, now: Timestamp) -> Decision {
         let key = (reset.group, reset.topic, reset.queue);
         if reset.only_new && self.cursors.contains_key(&key) {
             return Decision::reply(Reply::done());
@@ -508,6 +560,7 @@ impl Consumed {
             topic: reset.topic,
             queue: reset.queue,
             next: reset.next,
+            at_ms: now.as_ms(),
         };
         Decision::change(&Change::Started(started), Reply::done())
     }
@@ -517,14 +570,8 @@ impl Consumed {
         let records = self
             .of_group(clone.from)
             .map(|(&(_, topic, queue), cursor)| {
-                let mut snapshot = cursor.snapshot(clone.to, topic, queue);
-                snapshot.holders.clear();
-                for pending in &mut snapshot.pending {
-                    pending.lease = 0;
-                    pending.attempts = 0;
-                    pending.visible_at_ms = now.as_ms();
-                }
-                state(&Change::CursorSet(snapshot))
+                let copied = cursor.copied_at(now);
+                state(&Change::CursorSet(copied.snapshot(clone.to, topic, queue)))
             });
         Decision {
             records: records.collect(),

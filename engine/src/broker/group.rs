@@ -8,21 +8,34 @@
 //! not accept is done with when the cursor passes it. Nothing is kept of messages at `next` and behind,
 //! however many there are; their message group and priority come in with a [`Scan`].
 //!
+//! Ten million messages in flight are bits in words ([`window`]) under one lease per batch ([`lease`]),
+//! about six bytes each. A message group or a priority is kept where there is one, and nothing else is
+//! kept per message. What is done with leaves no trace, so a straggler costs a word of its own and the
+//! cursor goes on: the bound is on what is in flight ([`limits::IN_FLIGHT_MAX`]; nothing new is delivered
+//! above it), never on how far apart it lies.
+//!
 //! **Invariants.** A pending message whose `visible_at` has passed may be delivered again; one whose
 //! lease was replaced answers to the new lease only. What is done with never comes back. A message of a
 //! message group is delivered only when every earlier one of that group is done with, or delivered
 //! before it in the same batch.
 
-use std::cmp::Reverse;
+mod decide;
+mod lease;
+#[cfg(test)]
+mod naive;
+mod snapshot;
+mod window;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use millpond_proto::limits;
 use millpond_proto::message::Offset;
 use millpond_proto::time::Timestamp;
 
+use crate::broker::group::lease::Leases;
+use crate::broker::group::window::{Bits, Delivered, Holding, Window};
 use crate::broker::record::{
-    Acked, CursorSnapshot, Fact, Holder, HolderSnapshot, Moved, PendingSnapshot, Popped, Renewed,
-    Returned, Scanned,
+    Acked, Fact, Holder, Moved, PendingSnapshot, Popped, Renewed, Returned, Scanned,
 };
 use crate::broker::request::Scan;
 
@@ -35,35 +48,18 @@ pub struct Facts {
     pub priority: i32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Pending {
-    /// 0 when nobody holds it.
-    lease: u64,
-    visible_at: Timestamp,
-    attempts: u32,
-    facts: Facts,
-}
-
-/// Who holds what under one lease.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Lease {
-    holder: Holder,
-    offsets: BTreeSet<u64>,
-}
-
 /// Where a group stands in a queue.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Cursor {
     next: u64,
-    pending: BTreeMap<u64, Pending>,
-    /// The pending ones by the time they become visible.
-    due: BTreeSet<(Timestamp, u64)>,
-    parked: BTreeMap<u64, Facts>,
+    window: Window,
+    leases: Leases,
+    /// Of pending and parked ones that have any.
+    facts: BTreeMap<u64, Facts>,
     /// The parked ones that wait for no earlier message.
     free: BTreeSet<u64>,
     /// Pending and parked ones of each message group.
     chains: BTreeMap<u64, BTreeSet<u64>>,
-    leases: BTreeMap<u64, Lease>,
 }
 
 /// What a poll wants of a queue.
@@ -121,9 +117,6 @@ pub enum Held {
     Unknown,
 }
 
-/// Candidates, best first.
-type Candidates = BTreeSet<(Reverse<i32>, u64)>;
-
 impl Cursor {
     /// A group that starts at `next`.
     #[must_use]
@@ -143,117 +136,55 @@ impl Cursor {
     /// Every offset below is acknowledged.
     #[must_use]
     pub fn ack_floor(&self) -> Offset {
-        let pending = self.pending.keys().next().copied();
-        let parked = self.parked.keys().next().copied();
-        let first = [pending, parked].into_iter().flatten().min();
-        Offset(first.unwrap_or(self.next))
+        Offset(self.window.first().unwrap_or(self.next))
     }
 
     /// Delivered and invisible at `now`.
     #[must_use]
     pub fn in_flight(&self, now: Timestamp) -> u64 {
-        let visible = self.due.range(..=(now, u64::MAX)).count();
-        (self.pending.len() - visible) as u64
+        let visible = self.leases.visible_count(now, usize::MAX);
+        (self.window.delivered() - visible) as u64
     }
 
     /// Not acknowledged, of a queue whose next offset is `end`.
     #[must_use]
     pub fn lag(&self, end: Offset) -> u64 {
-        (self.pending.len() + self.parked.len()) as u64 + end.0.saturating_sub(self.next)
+        let known = self.window.delivered() + self.window.parked();
+        known as u64 + end.0.saturating_sub(self.next)
     }
 
     /// When the next message that is invisible at `now` becomes visible.
     #[must_use]
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
-        let mut later = self.due.range((now, u64::MAX)..);
-        later.next().map(|&(at, _)| at)
+        self.leases.next_end(now)
     }
 
     /// How many more messages may be parked.
     #[must_use]
     pub fn parking_room(&self) -> usize {
-        limits::PARKED_MESSAGES_MAX.saturating_sub(self.parked.len())
+        limits::PARKED_MESSAGES_MAX.saturating_sub(self.window.parked())
     }
 
-    /// Chooses up to `limit` messages: those that come back first, then new ones. Changes nothing.
+    /// Whether nothing new is delivered before something is acknowledged.
     #[must_use]
-    pub fn decide(&self, wish: &Wish<'_>) -> Choice {
-        let mut choice = Choice {
-            next: self.next,
-            ..Choice::default()
-        };
-        let mut candidates = self.candidates(wish, &mut choice);
-        let mut room = limits::IN_FLIGHT_MAX.saturating_sub(self.pending.len());
-        let mut fresh = BTreeMap::new();
-        if let (true, Some(scan)) = (wish.by_priority, self.fitting(wish.scan)) {
-            let most = self.parking_room().min(limits::PRIORITY_WINDOW) + wish.limit;
-            choice.next = self.look_ahead(scan, most, &mut fresh);
-            candidates.extend(fresh.iter().map(|(&o, f)| (Reverse(f.priority), o)));
-        }
-        while choice.chosen.len() < wish.limit
-            && let Some((_, offset)) = candidates.pop_first()
-        {
-            let known = self.facts(offset);
-            let is_new = !self.pending.contains_key(&offset);
-            let facts = known.or_else(|| fresh.get(&offset).copied());
-            if is_new && room == 0 {
-                continue;
-            }
-            room -= usize::from(is_new);
-            fresh.remove(&offset);
-            choice.chosen.push(Chosen {
-                offset: Offset(offset),
-                attempt: self.attempts(offset) + 1,
-                facts: facts.unwrap_or_default(),
-            });
-            if let Some(successor) = self.successor(offset) {
-                self.consider(successor, wish, &mut candidates, &mut choice);
-            }
-        }
-        if wish.by_priority {
-            choice.parked.extend(fresh);
-        } else {
-            match wish.scan {
-                None => self.take_fresh(wish, room, &mut choice),
-                Some(_) => self.take_scanned(wish, room, &mut choice),
-            }
-        }
-        choice
+    pub fn is_full(&self) -> bool {
+        self.room() == 0
     }
 
-    /// How many messages could be delivered at `now` without a scan, counted up to `most`.
-    #[must_use]
-    pub fn available(&self, now: Timestamp, end: Offset, most: usize) -> usize {
-        let again = self.due.range(..=(now, u64::MAX)).take(most).count();
-        let room = limits::IN_FLIGHT_MAX.saturating_sub(self.pending.len()) as u64;
-        let fresh = end.0.saturating_sub(self.next).min(room);
-        let known = again + self.free.len();
-        most.min(known.saturating_add(usize::try_from(fresh).unwrap_or(most)))
-    }
-
-    /// Priorities of those below `next` that could be delivered at `now`, best first.
-    #[must_use]
-    pub fn ready(&self, wish: &Wish<'_>) -> Vec<i32> {
-        let known = Wish {
-            scan: None,
-            end: self.next(),
-            ..*wish
-        };
-        let chosen = self.decide(&known).chosen.into_iter();
-        chosen.map(|one| one.facts.priority).collect()
+    /// How many more messages may be in flight.
+    fn room(&self) -> usize {
+        limits::IN_FLIGHT_MAX.saturating_sub(self.window.delivered())
     }
 
     /// What a poll of that attempt id holds still, with the attempts and the lease of each.
     #[must_use]
     pub fn held_by_poll(&self, poll: u64, now: Timestamp) -> Vec<(Offset, u64, u32)> {
-        let leases = self.leases.iter();
-        let mine = leases.filter(|(_, lease)| poll != 0 && lease.holder.poll == poll);
-        let offsets = mine.flat_map(|(&id, lease)| lease.offsets.iter().map(move |&o| (o, id)));
-        let current = offsets.filter_map(|(offset, id)| {
-            let pending = self.pending.get(&offset)?;
-            (pending.visible_at > now).then_some((Offset(offset), id, pending.attempts))
-        });
-        current.collect()
+        let leases = self.leases.of_poll(poll);
+        let current = leases.filter(|&id| self.leases.is_current(id, now));
+        let offsets = current.flat_map(|id| self.of_lease(id).map(move |offset| (offset, id)));
+        offsets
+            .map(|(offset, id)| (Offset(offset), id, self.attempts(offset)))
+            .collect()
     }
 
     /// Leases that are renewed while their holder lives and end before `before`.
@@ -261,45 +192,36 @@ impl Cursor {
         &self,
         now: Timestamp,
         before: Timestamp,
-    ) -> impl Iterator<Item = (u64, &Holder)> {
-        let ends = move |lease: &Lease| {
-            let first = lease.offsets.first().and_then(|o| self.pending.get(o));
-            first.is_some_and(|p| now < p.visible_at && p.visible_at <= before)
-        };
-        let leases = self.leases.iter();
-        leases
-            .filter(move |(_, lease)| lease.holder.renewed && ends(lease))
-            .map(|(&id, lease)| (id, &lease.holder))
+    ) -> impl Iterator<Item = (u64, Holder)> {
+        let leases = self.leases.renewable(now, before);
+        leases.filter_map(|id| Some((id, self.leases.holder(id)?)))
     }
 
     /// Whether something is held under a lease at `now`.
     #[must_use]
     pub fn is_current(&self, lease: u64, now: Timestamp) -> bool {
-        let offsets = self.leases.get(&lease).map(|lease| &lease.offsets);
-        let mut pending = offsets
-            .into_iter()
-            .flatten()
-            .filter_map(|o| self.pending.get(o));
-        pending.any(|pending| pending.visible_at > now)
+        self.leases.is_current(lease, now)
     }
 
     /// What a consumer holds under leases that are renewed while it lives.
     #[must_use]
     pub fn held_by(&self, consumer: &str) -> Vec<(u64, Vec<u64>)> {
-        let leases = self.leases.iter();
-        leases
-            .filter(|(_, lease)| lease.holder.renewed && lease.holder.consumer == consumer)
-            .map(|(&id, lease)| (id, lease.offsets.iter().copied().collect()))
-            .collect()
+        let leases = self.leases.renewed_of(consumer);
+        leases.map(|id| (id, self.of_lease(id).collect())).collect()
     }
 
     /// What the handle of a delivery is worth at `now`.
     #[must_use]
     pub fn held(&self, offset: Offset, lease: u64, now: Timestamp) -> Held {
-        match self.pending.get(&offset.0) {
-            Some(pending) if pending.lease == lease && pending.visible_at > now => Held::Current,
+        match self.window.get(offset.0) {
+            Some(delivered)
+                if delivered.holding == Holding::Lease(lease)
+                    && self.leases.visible_at(delivered.holding) > now =>
+            {
+                Held::Current
+            }
             Some(_) => Held::Expired,
-            None if self.parked.contains_key(&offset.0) => Held::Unknown,
+            None if self.window.is_parked(offset.0) => Held::Unknown,
             None if offset.0 < self.next => Held::Acknowledged,
             None => Held::Unknown,
         }
@@ -308,85 +230,104 @@ impl Cursor {
     /// Deliveries of a message so far.
     #[must_use]
     pub fn attempts(&self, offset: u64) -> u32 {
-        self.pending
-            .get(&offset)
-            .map_or(0, |pending| pending.attempts)
+        self.window
+            .get(offset)
+            .map_or(0, |delivered| delivered.attempts)
     }
 
     /// Offsets from `from` on that are not acknowledged, of a queue that ends at `end`.
     pub fn outstanding(&self, from: Offset, end: Offset) -> impl Iterator<Item = u64> {
-        let known: BTreeSet<u64> = self
-            .pending
-            .keys()
-            .chain(self.parked.keys())
-            .copied()
-            .collect();
-        let known = known.into_iter().filter(move |&offset| offset >= from.0);
+        let known = self.window.all_from(from.0);
         known.chain(self.next.max(from.0)..end.0)
     }
 
     /// Applies a delivery of whole runs.
     pub fn popped(&mut self, record: &Popped) {
         let fresh = record.fresh_from..record.fresh_from + u64::from(record.fresh);
+        let is_new = fresh.start >= self.next;
         self.next = self.next.max(fresh.end);
-        let holder = record.holder.clone().unwrap_or_default();
-        self.leases.entry(record.lease).or_default().holder = holder;
-        for offset in record.again.iter().copied().chain(fresh) {
-            self.lease(offset, record.lease, record.until_ms, Facts::default());
+        self.open(record.lease, record.until_ms, record.holder.as_ref());
+        for &offset in &record.again {
+            self.lease(offset, record.lease, Facts::default());
         }
-        self.let_go(record.lease);
+        if is_new {
+            let first = Delivered {
+                holding: Holding::Lease(record.lease),
+                attempts: 1,
+            };
+            for bits in Bits::of_run(fresh) {
+                self.window.put(bits, first);
+                self.leases.join(first.holding, bits.word, bits.count());
+            }
+        } else {
+            for offset in fresh {
+                self.lease(offset, record.lease, Facts::default());
+            }
+        }
+        self.leases.close_if_empty(record.lease);
     }
 
     /// Applies a delivery that came of a scan.
     pub fn scanned(&mut self, record: &Scanned) {
         self.next = self.next.max(record.next);
-        let holder = record.holder.clone().unwrap_or_default();
-        self.leases.entry(record.lease).or_default().holder = holder;
+        self.open(record.lease, record.until_ms, record.holder.as_ref());
         for &offset in &record.again {
-            self.lease(offset, record.lease, record.until_ms, Facts::default());
+            self.lease(offset, record.lease, Facts::default());
         }
         for fact in &record.fresh {
-            self.lease(fact.offset, record.lease, record.until_ms, Facts::of(fact));
+            self.lease(fact.offset, record.lease, Facts::of(fact));
         }
         for fact in &record.parked {
             self.park(fact.offset, Facts::of(fact));
         }
-        self.let_go(record.lease);
+        self.leases.close_if_empty(record.lease);
     }
 
     /// Applies acknowledgements.
     pub fn acked(&mut self, record: &Acked) {
-        for offset in &record.offsets {
-            self.forget(*offset);
+        if !self.facts.is_empty() || self.window.parked() > 0 {
+            for &offset in &record.offsets {
+                self.forget(offset);
+            }
+            return;
+        }
+        let mut offsets = record.offsets.iter().map(|&offset| Bits::of(offset));
+        let mut next = offsets.next();
+        while let Some(mut bits) = next {
+            next = offsets.next();
+            while let Some(one) = next.filter(|one| one.word == bits.word) {
+                bits.mask |= one.mask;
+                next = offsets.next();
+            }
+            self.take(bits);
         }
     }
 
     /// Applies a change of invisible time.
     pub fn moved(&mut self, record: &Moved) {
-        if let Some(pending) = self.pending.get(&record.offset).copied() {
-            let before = self.leases.get(&pending.lease);
-            let consumer = before.map_or_else(String::new, |l| l.holder.consumer.clone());
-            let holder = Holder {
-                consumer,
-                ..Holder::default()
-            };
-            self.leases.entry(record.lease).or_default().holder = holder;
-            let visible_at = Timestamp(record.until_ms);
-            let moved = Pending {
-                lease: record.lease,
-                visible_at,
-                ..pending
-            };
-            self.set(record.offset, moved);
-        }
+        let Some(before) = self.window.get(record.offset) else {
+            return;
+        };
+        let holder = match before.holding {
+            Holding::Lease(id) => self.leases.holder(id),
+            Holding::Nobody(_) => None,
+        };
+        let holder = Holder {
+            consumer: holder.unwrap_or_default().consumer,
+            ..Holder::default()
+        };
+        self.open(record.lease, record.until_ms, Some(&holder));
+        let moved = Delivered {
+            holding: Holding::Lease(record.lease),
+            ..before
+        };
+        let facts = self.facts(record.offset).unwrap_or_default();
+        self.set(record.offset, moved, facts);
     }
 
     /// Applies that offsets below `first` are no longer kept: they are neither delivered nor waited for.
     pub fn trimmed(&mut self, first: Offset) {
-        let pending = self.pending.range(..first.0).map(|(&offset, _)| offset);
-        let parked = self.parked.range(..first.0).map(|(&offset, _)| offset);
-        let gone: Vec<u64> = pending.chain(parked).collect();
-        for offset in gone {
+        while let Some(offset) = self.window.first().filter(|&offset| offset < first.0) {
             self.forget(offset);
         }
         self.next = self.next.max(first.0);
@@ -394,36 +335,22 @@ impl Cursor {
 
     /// Applies the renewal of a lease.
     pub fn renewed(&mut self, record: &Renewed) {
-        let lease = self.leases.get(&record.lease);
-        let offsets = lease.map_or_else(Vec::new, |l| l.offsets.iter().copied().collect());
-        for offset in offsets {
-            if let Some(pending) = self.pending.get(&offset).copied() {
-                let visible_at = Timestamp(record.until_ms);
-                self.set(
-                    offset,
-                    Pending {
-                        visible_at,
-                        ..pending
-                    },
-                );
-            }
-        }
+        self.leases.renew(record.lease, Timestamp(record.until_ms));
     }
 
     /// Applies the return of deliveries that reached nobody.
     pub fn returned(&mut self, record: &Returned) {
         for &offset in &record.offsets {
-            let Some(pending) = self.pending.get(&offset).copied() else {
+            let Some(before) = self.window.get(offset) else {
                 continue;
             };
-            if pending.lease == record.lease {
-                let back = Pending {
-                    lease: 0,
-                    visible_at: Timestamp(record.at_ms),
-                    attempts: pending.attempts - u32::from(record.unseen && pending.attempts > 0),
-                    ..pending
+            if before.holding == Holding::Lease(record.lease) {
+                let back = Delivered {
+                    holding: Holding::Nobody(Timestamp(record.at_ms)),
+                    attempts: before.attempts - u32::from(record.unseen && before.attempts > 0),
                 };
-                self.set(offset, back);
+                let facts = self.facts(offset).unwrap_or_default();
+                self.set(offset, back, facts);
             }
         }
     }
@@ -432,36 +359,31 @@ impl Cursor {
     pub fn reopened(&mut self, fact: &Fact, attempts: u32, at: Timestamp) {
         let offset = fact.offset;
         if offset < self.next && self.facts(offset).is_none() {
-            let back = Pending {
-                lease: 0,
-                visible_at: at,
+            let back = Delivered {
+                holding: Holding::Nobody(at),
                 attempts,
-                facts: Facts::of(fact),
             };
-            self.set(offset, back);
+            self.set(offset, back, Facts::of(fact));
         }
     }
 
     /// Takes a message out: it was acknowledged, or goes to the dead letters.
     pub fn forget(&mut self, offset: u64) {
-        let facts = if let Some(pending) = self.pending.remove(&offset) {
-            self.due.remove(&(pending.visible_at, offset));
-            self.leave(pending.lease, offset);
-            pending.facts
-        } else if let Some(facts) = self.parked.remove(&offset) {
+        if self.window.unpark(offset) {
             self.free.remove(&offset);
-            facts
+        } else if self.window.get(offset).is_some() {
+            self.take(Bits::of(offset));
         } else {
             return;
-        };
-        let group = facts.message_group;
+        }
+        let group = self.facts.remove(&offset).unwrap_or_default().message_group;
         if let Some(chain) = self.chains.get_mut(&group) {
             chain.remove(&offset);
             match chain.first().copied() {
                 None => {
                     self.chains.remove(&group);
                 }
-                Some(head) if self.parked.contains_key(&head) => {
+                Some(head) if self.window.is_parked(head) => {
                     self.free.insert(head);
                 }
                 Some(_) => {}
@@ -469,205 +391,38 @@ impl Cursor {
         }
     }
 
-    /// The cursor's part of a snapshot.
-    #[must_use]
-    pub fn snapshot(&self, group: u64, topic: u64, queue: u32) -> CursorSnapshot {
-        CursorSnapshot {
-            group,
-            topic,
-            queue,
-            next: self.next,
-            pending: self.pending().collect(),
-            parked: self.parked.iter().map(|(&o, f)| f.at(o)).collect(),
-            holders: self
-                .leases
-                .iter()
-                .map(|(&lease, l)| HolderSnapshot {
-                    lease,
-                    holder: Some(l.holder.clone()),
-                })
-                .collect(),
-        }
-    }
-
     /// The pending messages.
     pub fn pending(&self) -> impl Iterator<Item = PendingSnapshot> {
-        self.pending
-            .iter()
-            .map(|(&offset, pending)| PendingSnapshot {
-                offset,
-                lease: pending.lease,
-                visible_at_ms: pending.visible_at.as_ms(),
-                attempts: pending.attempts,
-                message_group: pending.facts.message_group,
-                priority: pending.facts.priority,
-            })
+        let delivered = self.window.delivered_from(0);
+        delivered.map(|(offset, delivered)| self.pending_at(offset, delivered))
+    }
+
+    /// One of the pending messages.
+    #[must_use]
+    pub fn pending_one(&self, offset: u64) -> Option<PendingSnapshot> {
+        let delivered = self.window.get(offset)?;
+        Some(self.pending_at(offset, delivered))
+    }
+
+    /// Whether a message was accepted and passed over.
+    #[must_use]
+    pub fn is_parked(&self, offset: u64) -> bool {
+        self.window.is_parked(offset)
     }
 
     /// Who holds a lease.
     #[must_use]
-    pub fn holder(&self, lease: u64) -> Option<&Holder> {
-        self.leases.get(&lease).map(|lease| &lease.holder)
+    pub fn holder(&self, lease: u64) -> Option<Holder> {
+        self.leases.holder(lease)
     }
 
-    /// The cursor that a snapshot holds.
-    #[must_use]
-    pub fn restore(snapshot: &CursorSnapshot) -> Self {
-        let mut cursor = Self::starting_at(Offset(snapshot.next));
-        for one in &snapshot.holders {
-            let holder = one.holder.clone().unwrap_or_default();
-            cursor.leases.entry(one.lease).or_default().holder = holder;
-        }
-        for one in &snapshot.pending {
-            let facts = Facts {
-                message_group: one.message_group,
-                priority: one.priority,
-            };
-            let pending = Pending {
-                lease: one.lease,
-                visible_at: Timestamp(one.visible_at_ms),
-                attempts: one.attempts,
-                facts,
-            };
-            cursor.set(one.offset, pending);
-        }
-        for fact in &snapshot.parked {
-            cursor.park(fact.offset, Facts::of(fact));
-        }
-        cursor
-    }
-
-    /// Those below `next` that nothing holds back, up to what the wish can use.
-    fn candidates(&self, wish: &Wish<'_>, choice: &mut Choice) -> Candidates {
-        let most = if wish.by_priority {
-            limits::PRIORITY_WINDOW
-        } else {
-            wish.limit
-        };
-        let mut candidates = Candidates::new();
-        for &(_, offset) in self.due.range(..=(wish.now, u64::MAX)) {
-            if candidates.len() >= most {
-                break;
-            }
-            if self.is_head(offset) {
-                self.consider(offset, wish, &mut candidates, choice);
-            }
-        }
-        for &offset in self.free.iter().take(most) {
-            self.consider(offset, wish, &mut candidates, choice);
-        }
-        candidates
-    }
-
-    /// Takes a message for a candidate when it is visible; one that is dead gives way to the next of its
-    /// message group.
-    fn consider(
-        &self,
-        offset: u64,
-        wish: &Wish<'_>,
-        candidates: &mut Candidates,
-        choice: &mut Choice,
-    ) {
-        let mut next = Some(offset);
-        while let Some(offset) = next {
-            let facts = match self.pending.get(&offset) {
-                Some(pending) if pending.visible_at > wish.now => return,
-                Some(pending) if wish.attempts_max > 0 && pending.attempts >= wish.attempts_max => {
-                    if choice.dead.len() >= limits::DEAD_LETTERS_AT_ONCE {
-                        return;
-                    }
-                    choice.dead.push(offset);
-                    next = self.successor(offset);
-                    continue;
-                }
-                Some(pending) => pending.facts,
-                None => self.parked.get(&offset).copied().unwrap_or_default(),
-            };
-            let rank = if wish.by_priority { facts.priority } else { 0 };
-            candidates.insert((Reverse(rank), offset));
-            return;
-        }
-    }
-
-    /// New messages, all of which are wanted.
-    fn take_fresh(&self, wish: &Wish<'_>, room: usize, choice: &mut Choice) {
-        let fresh = (wish.limit - choice.chosen.len()).min(room) as u64;
-        let until = wish
-            .end
-            .0
-            .min(self.next.saturating_add(fresh))
-            .max(self.next);
-        let new = (self.next..until).map(|offset| Chosen {
-            offset: Offset(offset),
-            attempt: 1,
-            facts: Facts::default(),
-        });
-        choice.chosen.extend(new);
-        choice.next = until;
-    }
-
-    /// New messages that a scan accepted; those of a busy message group are parked.
-    fn take_scanned(&self, wish: &Wish<'_>, mut room: usize, choice: &mut Choice) {
-        let Some(scan) = self.fitting(wish.scan) else {
-            return;
-        };
-        let mut taken: BTreeMap<u64, usize> = BTreeMap::new();
-        let gone = choice.chosen.iter().map(|one| one.offset.0);
-        for offset in gone.chain(choice.dead.iter().copied()) {
-            let group = self.facts(offset).unwrap_or_default().message_group;
-            *taken.entry(group).or_default() += 1;
-        }
-        let mut waiting = BTreeSet::new();
-        for fact in scan.accepted.iter().filter(|fact| fact.offset >= self.next) {
-            let facts = Facts::of(fact);
-            let group = facts.message_group;
-            let before = self.chains.get(&group).map_or(0, BTreeSet::len);
-            let free = group == 0
-                || (!waiting.contains(&group) && before == taken.get(&group).copied().unwrap_or(0));
-            choice.next = fact.offset;
-            if choice.chosen.len() >= wish.limit {
-                return;
-            }
-            if free {
-                if room == 0 {
-                    return;
-                }
-                room -= 1;
-                choice.chosen.push(Chosen {
-                    offset: Offset(fact.offset),
-                    attempt: 1,
-                    facts,
-                });
-            } else {
-                if choice.parked.len() >= self.parking_room() {
-                    return;
-                }
-                waiting.insert(group);
-                choice.parked.push((fact.offset, facts));
-            }
-        }
-        choice.next = scan.to;
-    }
-
-    /// Accepted messages of a scan, so many; where the look ends.
-    fn look_ahead(&self, scan: &Scan, most: usize, fresh: &mut BTreeMap<u64, Facts>) -> u64 {
-        for fact in scan.accepted.iter().filter(|fact| fact.offset >= self.next) {
-            if fresh.len() >= most {
-                return fact.offset;
-            }
-            fresh.insert(fact.offset, Facts::of(fact));
-        }
-        scan.to
-    }
-
-    /// The scan, if it goes on where the cursor stands.
-    fn fitting<'a>(&self, scan: Option<&'a Scan>) -> Option<&'a Scan> {
-        scan.filter(|scan| scan.from <= self.next && self.next < scan.to)
-    }
-
+    /// What is known of a message below `next` that is not done with.
     fn facts(&self, offset: u64) -> Option<Facts> {
-        let pending = self.pending.get(&offset).map(|pending| pending.facts);
-        pending.or_else(|| self.parked.get(&offset).copied())
+        if let Some(facts) = self.facts.get(&offset) {
+            return Some(*facts);
+        }
+        let is_known = self.window.get(offset).is_some() || self.window.is_parked(offset);
+        is_known.then(Facts::default)
     }
 
     /// Whether no earlier message of its message group is left.
@@ -683,63 +438,94 @@ impl Cursor {
         chain.range(offset + 1..).next().copied()
     }
 
-    fn lease(&mut self, offset: u64, lease: u64, until_ms: i64, facts: Facts) {
-        let pending = Pending {
-            lease,
-            visible_at: Timestamp(until_ms),
-            attempts: self.attempts(offset) + 1,
-            facts: self.facts(offset).unwrap_or(facts),
-        };
-        self.set(offset, pending);
+    fn of_lease(&self, id: u64) -> impl Iterator<Item = u64> {
+        let span = self.leases.span(id).into_iter();
+        span.flat_map(move |span| self.window.of(Holding::Lease(id), span))
     }
 
-    fn set(&mut self, offset: u64, pending: Pending) {
-        self.parked.remove(&offset);
-        self.free.remove(&offset);
-        self.link(offset, pending.facts);
-        if let Some(before) = self.pending.insert(offset, pending) {
-            self.due.remove(&(before.visible_at, offset));
-            if before.lease != pending.lease {
-                self.leave(before.lease, offset);
-            }
+    fn pending_at(&self, offset: u64, delivered: Delivered) -> PendingSnapshot {
+        let facts = self.facts.get(&offset).copied().unwrap_or_default();
+        let lease = match delivered.holding {
+            Holding::Lease(id) => id,
+            Holding::Nobody(_) => 0,
+        };
+        PendingSnapshot {
+            offset,
+            lease,
+            visible_at_ms: self.leases.visible_at(delivered.holding).as_ms(),
+            attempts: delivered.attempts,
+            message_group: facts.message_group,
+            priority: facts.priority,
         }
-        self.due.insert((pending.visible_at, offset));
-        if pending.lease != 0 {
-            let lease = self.leases.entry(pending.lease).or_default();
-            lease.offsets.insert(offset);
+    }
+
+    fn open(&mut self, lease: u64, until_ms: i64, holder: Option<&Holder>) {
+        let nobody = Holder::default();
+        let holder = holder.unwrap_or(&nobody);
+        self.leases.open(lease, Timestamp(until_ms), holder);
+    }
+
+    fn lease(&mut self, offset: u64, lease: u64, facts: Facts) {
+        let delivered = Delivered {
+            holding: Holding::Lease(lease),
+            attempts: self.attempts(offset) + 1,
+        };
+        let facts = self.facts(offset).unwrap_or(facts);
+        self.set(offset, delivered, facts);
+    }
+
+    fn set(&mut self, offset: u64, delivered: Delivered, facts: Facts) {
+        self.window.unpark(offset);
+        self.free.remove(&offset);
+        self.link(offset, facts);
+        let bits = Bits::of(offset);
+        let before = self.window.get(offset);
+        if before.is_some_and(|before| before.holding == delivered.holding) {
+            self.window.take(bits, |_, _| {});
+            self.window.put(bits, delivered);
+            return;
+        }
+        self.take(bits);
+        self.window.put(bits, delivered);
+        self.leases.join(delivered.holding, bits.word, 1);
+    }
+
+    /// Takes delivered messages out of the window and their leases.
+    fn take(&mut self, bits: Bits) {
+        let Self { window, leases, .. } = self;
+        let mut left: [Option<(Holding, u32)>; 4] = [None; 4];
+        let mut more = Vec::new();
+        let mut places = left.iter_mut();
+        window.take(bits, |delivered, count| {
+            let one = (delivered.holding, count);
+            match places.next() {
+                Some(place) => *place = Some(one),
+                None => more.push(one),
+            }
+        });
+        for (holding, count) in left.into_iter().flatten().chain(more) {
+            leases.leave(holding, bits.word, count, window);
         }
     }
 
     fn park(&mut self, offset: u64, facts: Facts) {
         self.link(offset, facts);
-        self.parked.insert(offset, facts);
+        self.window.park(offset);
         if self.is_head(offset) {
             self.free.insert(offset);
         }
     }
 
     fn link(&mut self, offset: u64, facts: Facts) {
+        if facts != Facts::default() {
+            self.facts.insert(offset, facts);
+        }
         if facts.message_group != 0 {
             let chain = self.chains.entry(facts.message_group).or_default();
             if let Some(head) = chain.first().filter(|head| offset < **head) {
                 self.free.remove(head);
             }
             chain.insert(offset);
-        }
-    }
-
-    fn leave(&mut self, lease: u64, offset: u64) {
-        if let Some(held) = self.leases.get_mut(&lease) {
-            held.offsets.remove(&offset);
-        }
-        self.let_go(lease);
-    }
-
-    /// Forgets a lease under which nothing is held.
-    fn let_go(&mut self, lease: u64) {
-        let held = self.leases.get(&lease);
-        if held.is_some_and(|held| held.offsets.is_empty()) {
-            self.leases.remove(&lease);
         }
     }
 }

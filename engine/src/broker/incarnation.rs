@@ -20,6 +20,7 @@ use crate::broker::care::Care;
 use crate::broker::catalog::Catalog;
 use crate::broker::request::{Empty, Reason, Refused, Reply, Request};
 use crate::broker::room::Need;
+use crate::broker::round::Rounds;
 use crate::broker::shard::{Call, Shard};
 use crate::broker::state::{CATALOG_SHARD, ShardState};
 use crate::broker::waiting::Waiting;
@@ -37,6 +38,7 @@ pub struct Incarnation {
     doors: Vec<Door>,
     catalog: watch::Receiver<Arc<Catalog>>,
     waiting: Arc<Waiting>,
+    rounds: Rounds,
     owners: Mutex<FuturesUnordered<Task>>,
     care: Care,
     clock: Arc<dyn Clock>,
@@ -107,6 +109,7 @@ impl Incarnation {
             doors,
             catalog,
             waiting,
+            rounds: Rounds::default(),
             owners,
             care: Care::default(),
             clock: Arc::clone(&parts.clock),
@@ -129,6 +132,11 @@ impl Incarnation {
     #[must_use]
     pub fn waiting(&self) -> &Waiting {
         &self.waiting
+    }
+
+    /// Where the groups are on their ways round the shards.
+    pub(super) fn rounds(&self) -> &Rounds {
+        &self.rounds
     }
 
     /// The shard that owns a queue.

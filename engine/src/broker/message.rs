@@ -21,7 +21,8 @@ use crate::broker::{Broker, BrokerError, ReceiptHandle, Sent};
 impl Broker {
     /// Stores messages of producers; topic, queue, offset and store time of the envelopes are filled in
     /// here. One result per message, in order; an answer of `Ok` is durable. Messages with a `key` go to
-    /// the key's queue, others take turns.
+    /// the key's queue; others take turns, up to [`limits::TURN_MESSAGES`] of a call together, so that a
+    /// batch stays in order and is one append.
     ///
     /// # Errors
     /// [`BrokerError`] when none of them could be stored.
@@ -49,11 +50,20 @@ impl Broker {
     ) -> Result<Vec<Result<Sent, BrokerError>>, BrokerError> {
         let incarnation = self.incarnation()?;
         let count = messages.len();
+        let mut turn = 0;
+        let mut in_turn = limits::TURN_MESSAGES;
         let mut by_shard: BTreeMap<ShardId, (Vec<usize>, Send)> = BTreeMap::new();
         for (index, mut message) in messages.into_iter().enumerate() {
             let queue = match &message.key {
                 Some(key) => queue_of(key, topic.queues),
-                None => QueueId(self.turn.fetch_add(1, Ordering::Relaxed) % topic.queues),
+                None => {
+                    if in_turn == limits::TURN_MESSAGES {
+                        turn = self.turn.fetch_add(1, Ordering::Relaxed);
+                        in_turn = 0;
+                    }
+                    in_turn += 1;
+                    QueueId(turn % topic.queues)
+                }
             };
             message.topic = topic.id;
             message.queue = queue.0;

@@ -3,9 +3,9 @@
 //! Every call finds the shard that owns what it is about and hands it a request; the shard decides,
 //! appends, applies and replies. Nothing here knows the wire.
 //!
-//! Reading order: this file (the vocabulary and the refusals), [`message`] (send, ack), [`poll`], [`scan`]
-//! and [`undelivered`] (receive), [`filter`] (which messages a consumer wants), [`transfer`] (dead
-//! letters), [`pull`] (streams by offset), [`topic`] (topics and groups), [`standing`] (where groups
+//! Reading order: this file (the vocabulary and the refusals), [`message`] (send, ack), [`poll`], [`scan`],
+//! `round` and [`undelivered`] (receive), [`filter`] (which messages a consumer wants), [`transfer`] (dead
+//! letters), [`pull`] (streams by offset), [`find`] and [`trace`] (messages that people ask about), [`topic`] (topics and groups), [`standing`] (where groups
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
 //! groups have consumed, and a group's cursor), [`catalog`], [`record`] (what goes to the log), [`care`]
@@ -17,6 +17,7 @@ pub mod care;
 pub mod catalog;
 pub mod consume;
 pub mod filter;
+pub mod find;
 pub mod group;
 pub mod incarnation;
 pub mod message;
@@ -25,6 +26,7 @@ pub mod pull;
 pub mod record;
 pub mod request;
 mod room;
+mod round;
 pub mod scan;
 pub mod shard;
 pub mod sql;
@@ -32,6 +34,7 @@ pub mod standing;
 pub mod state;
 pub mod supervisor;
 pub mod topic;
+pub mod trace;
 pub mod transfer;
 pub mod undelivered;
 pub mod waiting;

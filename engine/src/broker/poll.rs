@@ -1,8 +1,9 @@
 //! Receiving: a poll over the shards of a topic.
 //!
-//! A poll asks all shards of the topic at once, each for its share of the limit, and then those that
-//! have more for what is left: two waits for the log at most, however many queues there are. Which shard
-//! gets the larger share turns with every poll. When there is nothing it waits on the bell of the topic
+//! A poll asks one shard of the topic for all it wants, another one each time ([`super::round`]). So a batch
+//! out of a backlog is one record in the log, and so are its acknowledgements. What that shard has not, the
+//! others are asked for at once, each for its share, and then those that have more for the rest: three waits
+//! for the log at most, however many queues there are. When there is nothing it waits on the bell of the topic
 //! and group, and bodies are read once the deliveries are durable.
 //!
 //! Where order or a filter matters a poll first looks where the cursors stand and reads on from there
@@ -30,8 +31,9 @@ use crate::broker::transfer::dead_letter_topic;
 use crate::broker::undelivered::{Answer, Batch, Undelivered};
 use crate::broker::{Broker, BrokerError, Delivery, ReceiptHandle, Receive};
 
-/// Rounds of one visit: shares first, then the rest; more only when others take what was promised.
-const ROUNDS_MAX: usize = 4;
+/// Rounds of one visit: one shard, then shares of the others, then the rest; more only when others take
+/// what was promised.
+const ROUNDS_MAX: usize = 5;
 
 /// Who polls, and how.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +56,8 @@ pub(super) struct Visit {
     pub(super) next_due_ms: Option<i64>,
     /// Whether it is worth looking again at once.
     pub(super) advanced: bool,
+    /// Whether too much is in flight for anything new.
+    full: bool,
     /// Whether messages are on their way to the dead letters.
     pub(super) buried: bool,
     /// Messages that were read already, by queue and offset.
@@ -116,7 +120,7 @@ impl Broker {
             } else {
                 poll.visit(limit).await?
             };
-            let (next_due_ms, advanced) = (visit.next_due_ms, visit.advanced);
+            let (next_due_ms, advanced, full) = (visit.next_due_ms, visit.advanced, visit.full);
             if visit.buried || !visit.leases.is_empty() {
                 if !visit.leases.is_empty() {
                     bell.pass_on();
@@ -130,6 +134,12 @@ impl Broker {
             if advanced {
                 bell.stay();
                 continue;
+            }
+            if now >= deadline && full {
+                return Err(BrokerError::TooMany {
+                    what: "the group holds too many messages of a queue; acknowledge some",
+                    limit: limits::IN_FLIGHT_MAX,
+                });
             }
             if now >= deadline {
                 return Ok(Batch::default());
@@ -185,39 +195,52 @@ pub(super) struct Poll<'a> {
 impl Poll<'_> {
     /// Asks the shards of the topic for up to `limit` messages.
     async fn visit(&self, limit: usize) -> Result<Visit, BrokerError> {
-        let turn = self.broker.turn.fetch_add(1, Ordering::Relaxed);
-        let shards = self.shards(turn);
-        let is_plain = matches!(
-            self.topic.kind(),
-            TopicKind::Normal | TopicKind::Delay | TopicKind::Transaction | TopicKind::Lite
-        );
-        let all = self.consumer.filter.as_ref().is_none_or(|f| f.is_all());
-        if is_plain && all {
-            self.visit_plain(&shards, limit).await
+        let now = self.broker.parts.clock.now();
+        let rounds = self.incarnation.rounds();
+        let turn = rounds.next(self.topic.id, self.group.id, now);
+        let shards = self.shards(turn.number);
+        if self.is_plain() {
+            self.visit_plain(&shards, limit, turn.asks_all).await
         } else {
             self.visit_scanning(&shards, limit).await
         }
+    }
+
+    /// Whether the group takes messages as they come.
+    fn is_plain(&self) -> bool {
+        let takes_all = matches!(
+            self.topic.kind(),
+            TopicKind::Normal | TopicKind::Delay | TopicKind::Transaction | TopicKind::Lite
+        );
+        takes_all && self.consumer.filter.as_ref().is_none_or(|f| f.is_all())
     }
 
     async fn visit_plain(
         &self,
         shards: &[(ShardId, Vec<u32>)],
         limit: usize,
+        asks_all: bool,
     ) -> Result<Visit, BrokerError> {
         let mut visit = Visit::default();
-        let mut shares = even_shares(limit, shards.len());
+        let first = if asks_all { shards.len() } else { 1 };
+        let mut shares = even_shares(limit, first);
+        let mut asked_before = 0;
         let mut refused = None;
-        for round in 0..ROUNDS_MAX {
-            // In the first round a share of nothing still tells how much there is.
+        let mut more = vec![0; shards.len()];
+        for _ in 0..ROUNDS_MAX {
+            // A share of nothing still tells how much there is, where nobody has asked yet.
             let asked = shards.iter().zip(&shares).enumerate();
-            let asked = asked.filter(|(_, (_, share))| round == 0 || **share > 0);
+            let asked = asked.filter(|(index, (_, share))| *index >= asked_before || **share > 0);
             let asked = asked.map(|(index, ((shard, queues), share))| async move {
                 let pop = self.request(queues, *share, Vec::new());
                 (index, self.pop(*shard, pop).await)
             });
-            let mut more = vec![0; shards.len()];
             let mut unstarted = Vec::new();
-            for (index, found) in futures::future::join_all(asked).await {
+            let answers = futures::future::join_all(asked).await;
+            if asked_before == shards.len() {
+                more.fill(0);
+            }
+            for (index, found) in answers {
                 match found {
                     Ok(found) => {
                         more[index] = found.leases.more as usize;
@@ -232,6 +255,12 @@ impl Poll<'_> {
             visit.advanced |= !unstarted.is_empty();
             self.start(unstarted).await?;
             let room = limit.saturating_sub(visit.leases.len());
+            asked_before = shares.len();
+            if room > 0 && asked_before < shards.len() {
+                shares = vec![0; asked_before];
+                shares.extend(even_shares(room, shards.len() - asked_before));
+                continue;
+            }
             if room == 0 || more.iter().all(|more| *more == 0) {
                 break;
             }
@@ -270,7 +299,8 @@ impl Poll<'_> {
             attempts_max: self.attempts_max(),
             holder: Some(Holder {
                 consumer: self.consumer.id.clone(),
-                poll: self.poll_id(),
+                // Only a poll that looks first can find what it got before.
+                poll: if self.is_plain() { 0 } else { self.poll_id() },
                 renewed: self.consumer.renewed,
                 since_ms: 0,
             }),
@@ -477,6 +507,7 @@ impl Visit {
         self.held.push(held);
         self.leases.extend(found.leases);
         self.advanced |= found.advanced;
+        self.full |= found.full;
         self.buried |= found.buried;
         self.next_due_ms = [self.next_due_ms, found.next_due_ms]
             .into_iter()

@@ -280,6 +280,9 @@ pub struct Renewed {
     /// When its messages become visible again.
     #[prost(sint64, tag = "5")]
     pub until_ms: i64,
+    /// When it was renewed; 0 in logs of early versions.
+    #[prost(sint64, tag = "55")]
+    pub at_ms: i64,
 }
 
 /// Deliveries ended early: nobody got them, or whoever did is gone.
@@ -354,6 +357,9 @@ pub struct TransfersBegun {
     /// All of one queue.
     #[prost(message, repeated, tag = "1")]
     pub transfers: Vec<Transfer>,
+    /// When; 0 in logs of early versions.
+    #[prost(sint64, tag = "55")]
+    pub at_ms: i64,
 }
 
 /// The effects of transfers are durable, or can not be had.
@@ -405,6 +411,9 @@ pub struct Started {
     /// First offset that the group will see.
     #[prost(uint64, tag = "4")]
     pub next: u64,
+    /// When; 0 in logs of early versions.
+    #[prost(sint64, tag = "55")]
+    pub at_ms: i64,
 }
 
 /// Deliveries were acknowledged.
@@ -422,6 +431,9 @@ pub struct Acked {
     /// Offsets.
     #[prost(uint64, repeated, tag = "4")]
     pub offsets: Vec<u64>,
+    /// When; 0 in logs of early versions.
+    #[prost(sint64, tag = "55")]
+    pub at_ms: i64,
 }
 
 /// The end of a delivery's invisible time was moved.
@@ -445,6 +457,9 @@ pub struct Moved {
     /// When the message becomes visible again.
     #[prost(sint64, tag = "6")]
     pub until_ms: i64,
+    /// When it was moved; 0 in logs of early versions.
+    #[prost(sint64, tag = "55")]
+    pub at_ms: i64,
 }
 
 /// One part of an epoch's output was appended; stands in the same append as its messages.
@@ -626,11 +641,9 @@ impl Change {
     /// The record's bytes in the log.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
-        StateRecord {
-            change: Some(self.clone()),
-        }
-        .encode_to_vec()
-        .into()
+        let mut bytes = Vec::with_capacity(self.encoded_len());
+        self.encode(&mut bytes);
+        bytes.into()
     }
 
     /// Reads a record; `None` when it is not one that this version knows.
@@ -674,6 +687,29 @@ pub struct HolderSnapshot {
     pub holder: Option<Holder>,
 }
 
+/// Messages that a group has seen and not acknowledged: of one lease, delivered equally often.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HeldSnapshot {
+    /// Lease of the last delivery.
+    #[prost(fixed64, tag = "1")]
+    pub lease: u64,
+    /// Whether it is a lease; otherwise nobody holds them.
+    #[prost(bool, tag = "2")]
+    pub is_held: bool,
+    /// When they become, or became, visible.
+    #[prost(sint64, tag = "3")]
+    pub until_ms: i64,
+    /// Deliveries so far.
+    #[prost(uint32, tag = "4")]
+    pub attempts: u32,
+    /// Who holds the lease.
+    #[prost(message, optional, tag = "5")]
+    pub holder: Option<Holder>,
+    /// Runs of offsets: the distance to the end of the run before, then how many.
+    #[prost(uint64, repeated, tag = "6")]
+    pub runs: Vec<u64>,
+}
+
 /// Where one group stands in one queue.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct CursorSnapshot {
@@ -689,15 +725,21 @@ pub struct CursorSnapshot {
     /// First offset never delivered.
     #[prost(uint64, tag = "4")]
     pub next: u64,
-    /// Delivered, not acknowledged.
+    /// Delivered, not acknowledged; in snapshots of early versions.
     #[prost(message, repeated, tag = "5")]
     pub pending: Vec<PendingSnapshot>,
     /// Accepted and passed over.
     #[prost(message, repeated, tag = "6")]
     pub parked: Vec<Fact>,
-    /// Who holds the leases.
+    /// Who holds the leases of `pending`.
     #[prost(message, repeated, tag = "7")]
     pub holders: Vec<HolderSnapshot>,
+    /// Delivered, not acknowledged.
+    #[prost(message, repeated, tag = "20")]
+    pub held: Vec<HeldSnapshot>,
+    /// Of those that have a message group or a priority.
+    #[prost(message, repeated, tag = "21")]
+    pub facts: Vec<Fact>,
 }
 
 /// A job's log in its home shard.

@@ -287,6 +287,64 @@ pub struct InFlight {
     pub limit: u32,
 }
 
+/// Where the groups stand with a message.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct FatesOf {
+    /// Topic.
+    #[prost(fixed64, tag = "1")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "2")]
+    pub queue: u32,
+    /// Offset.
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+}
+
+/// How a group stands with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum FateKind {
+    /// Its cursor has not come there.
+    NotDelivered = 0,
+    /// A consumer holds it.
+    InFlight = 1,
+    /// It was delivered, and waits for another delivery.
+    Waiting = 2,
+    /// It was passed over until its turn comes.
+    Parked = 3,
+    /// Acknowledged, dead, not wanted, or before the group's start.
+    Done = 4,
+}
+
+/// Where a group stands with a message.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Fate {
+    /// Group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// How.
+    #[prost(enumeration = "FateKind", tag = "2")]
+    pub kind: i32,
+    /// Deliveries so far, of one in flight or waiting.
+    #[prost(uint32, tag = "3")]
+    pub attempts: u32,
+    /// Who holds it.
+    #[prost(message, optional, tag = "4")]
+    pub holder: Option<Holder>,
+    /// When it becomes, or became, visible.
+    #[prost(sint64, optional, tag = "5")]
+    pub until_ms: Option<i64>,
+}
+
+/// Where the groups that have been in a queue stand with a message of it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Fates {
+    /// By group.
+    #[prost(message, repeated, tag = "1")]
+    pub fates: Vec<Fate>,
+}
+
 /// One delivery, as its handle names it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Handle {
@@ -520,6 +578,9 @@ pub enum Request {
     /// Answers [`Reply::Done`].
     #[prost(message, tag = "42")]
     CloneGroup(CloneGroup),
+    /// Answers [`Reply::Fates`].
+    #[prost(message, tag = "55")]
+    Fates(FatesOf),
     /// Answers [`Reply::Held`].
     #[prost(message, tag = "43")]
     InFlight(InFlight),
@@ -545,7 +606,7 @@ pub struct ShardRequest {
     /// The request.
     #[prost(
         oneof = "Request",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 60, 70, 80, 81"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 55, 60, 70, 80, 81"
     )]
     pub request: Option<Request>,
 }
@@ -596,6 +657,9 @@ pub struct Leases {
     /// Topic.
     #[prost(fixed64, tag = "8")]
     pub topic: u64,
+    /// Whether there is something new that is not delivered because too much is in flight.
+    #[prost(bool, tag = "55")]
+    pub full: bool,
 }
 
 /// Where a group stands in one queue, as a poll needs it.
@@ -826,6 +890,9 @@ pub enum Reply {
     /// See [`Transfers`].
     #[prost(message, tag = "15")]
     Transfers(Transfers),
+    /// See [`Fates`].
+    #[prost(message, tag = "55")]
+    Fates(Fates),
 }
 
 /// A reply on the wire.
@@ -834,7 +901,7 @@ pub struct ShardReply {
     /// The reply.
     #[prost(
         oneof = "Reply",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 41"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 41, 55"
     )]
     pub reply: Option<Reply>,
 }

@@ -66,6 +66,8 @@ struct Settled {
     replies: Vec<(Reply, oneshot::Sender<Result<Reply, AppendError>>)>,
     topics: Vec<u64>,
     catalog: Option<Arc<Catalog>>,
+    /// Whether an answer says up to where the log went.
+    wants_position: bool,
 }
 
 type InFlight = FuturesOrdered<BoxFuture<'static, (Settled, Result<Position, AppendError>)>>;
@@ -79,13 +81,8 @@ impl Shard {
                 let (reply, _nobody) = oneshot::channel();
                 let request = Request::Return(back);
                 let call = Call { request, reply };
-                let (records, settled) = self.decide_group(call, &mut calls);
-                match self.storage.append(self.id, records).await {
-                    Ok(durable) => in_flight.push_back(durable.map(|at| (settled, at)).boxed()),
-                    Err(error) => {
-                        let _ = self.settle(settled, Err(error));
-                        return;
-                    }
+                if self.serve(call, &mut calls, &mut in_flight).await.is_err() {
+                    return;
                 }
                 continue;
             }
@@ -100,19 +97,38 @@ impl Shard {
                 call = calls.recv(), if in_flight.len() < GROUPS_IN_FLIGHT => call,
             };
             let Some(call) = call else { break };
-            let (records, settled) = self.decide_group(call, &mut calls);
-            match self.storage.append(self.id, records).await {
-                Ok(durable) => in_flight.push_back(durable.map(|at| (settled, at)).boxed()),
-                Err(error) => {
-                    let _ = self.settle(settled, Err(error));
-                    return;
-                }
+            if self.serve(call, &mut calls, &mut in_flight).await.is_err() {
+                return;
             }
         }
         while let Some((settled, durable)) = in_flight.next().await {
             if self.settle(settled, durable).is_err() {
                 return;
             }
+        }
+    }
+
+    /// Decides on the call and those that wait behind it, and hands their records down.
+    async fn serve(
+        &mut self,
+        first: Call,
+        calls: &mut mpsc::Receiver<Call>,
+        in_flight: &mut InFlight,
+    ) -> Result<(), AppendError> {
+        let (records, settled) = self.decide_group(first, calls);
+        if records.is_empty() && !settled.wants_position {
+            // What the answers rest on is durable once all before them is: they wait for that and need no
+            // way through the log.
+            let durable = std::future::ready((settled, Ok(Position::default())));
+            in_flight.push_back(durable.boxed());
+            return Ok(());
+        }
+        match self.storage.append(self.id, records).await {
+            Ok(durable) => {
+                in_flight.push_back(durable.map(|at| (settled, at)).boxed());
+                Ok(())
+            }
+            Err(error) => self.settle(settled, Err(error)),
         }
     }
 
@@ -127,6 +143,7 @@ impl Shard {
             replies: Vec::new(),
             topics: Vec::new(),
             catalog: None,
+            wants_position: false,
         };
         let mut bytes = 0;
         let mut next = Some(first);
@@ -153,6 +170,7 @@ impl Shard {
                 }
             }
             records.extend(decision.records);
+            settled.wants_position |= matches!(decision.reply, Reply::Snapshot(_));
             settled.replies.push((decision.reply, reply));
             if bytes < GROUP_BYTES && settled.replies.len() < limits::SHARD_QUEUE_MAX {
                 next = calls.try_recv().ok();

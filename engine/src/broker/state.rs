@@ -116,6 +116,7 @@ impl ShardState {
             Request::Renewable(within_ms) => {
                 Decision::reply(self.consumed.renewable(within_ms, moment.now))
             }
+            Request::Fates(of) => Decision::reply(self.consumed.fates(&of, moment.now)),
             Request::InFlight(asked) => {
                 Decision::reply(self.consumed.in_flight(&asked, moment.now))
             }
@@ -124,11 +125,11 @@ impl ShardState {
             Request::Place(place) => self.decide_place(place, moment.now),
             Request::Reopen(reopen) => self.decide_reopen(reopen, moment.now),
             Request::EndTransfers(end) => self.consumed.decide_end(end, moment.now),
-            Request::Settle(settle) => self.consumed.decide_settle(&settle),
+            Request::Settle(settle) => self.consumed.decide_settle(&settle, moment.now),
             Request::Outstanding(asked) => {
                 Decision::reply(self.consumed.outstanding(&asked, &self.queues))
             }
-            Request::Reset(reset) => self.consumed.decide_reset(&reset),
+            Request::Reset(reset) => self.consumed.decide_reset(&reset, moment.now),
             Request::CloneGroup(clone) => self.consumed.decide_clone(&clone, moment.now),
             // The owner keeps the closed tick; the reply waits for what was appended before.
             Request::CloseTick(_) => Decision::reply(Reply::done()),

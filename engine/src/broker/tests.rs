@@ -18,6 +18,7 @@ use millpond_storage::tier::objects::DiskObjectStore;
 use super::*;
 
 mod groups;
+mod messages;
 mod room;
 
 fn parts(disk: &SimulatedDisk) -> Parts {

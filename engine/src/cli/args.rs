@@ -8,6 +8,7 @@ use millpond_proto::limits;
 
 use crate::cli::group_args::{DlqCommand, GroupCommand};
 use crate::cli::keep;
+use crate::cli::msg_args::MsgCommand;
 use crate::cli::output::Format;
 
 /// Where the server is when nobody says.
@@ -47,6 +48,9 @@ pub enum Command {
     /// List, redrive, purge the dead letters of a group.
     #[command(subcommand)]
     Dlq(DlqCommand),
+    /// Find, list, show and trace messages.
+    #[command(subcommand)]
+    Msg(MsgCommand),
     /// Submit, list, inspect, cancel continuous queries.
     #[command(subcommand)]
     Job(JobCommand),
@@ -563,6 +567,7 @@ pub fn advice(words: &[String]) -> Option<String> {
         "group" | "groups" | "consumer-group" => Some("group"),
         "job" | "jobs" | "query" | "view" => Some("job"),
         "dlq" | "dead-letters" | "dead-letter" => Some("dlq"),
+        "message" | "messages" => Some("msg"),
         _ => None,
     };
     let verb = |word: &str| match word {

@@ -180,17 +180,22 @@ fn place(text: &str) -> Result<Place, String> {
     match text {
         "earliest" => Ok(Place::Earliest),
         "latest" => Ok(Place::Latest),
-        time => {
-            let nanos = string_to_timestamp_nanos(time).map_err(|_| {
-                format!("{time:?} is no time; write earliest, latest or 2026-05-01T12:00:00Z")
-            })?;
-            let below_second = i32::try_from(nanos.rem_euclid(1_000_000_000));
-            Ok(Place::At(prost_types::Timestamp {
-                seconds: nanos.div_euclid(1_000_000_000),
-                nanos: below_second.unwrap_or(0),
-            }))
-        }
+        other => match time(other) {
+            Ok(at) => Ok(Place::At(at)),
+            Err(error) => Err(format!("{error}, earliest or latest")),
+        },
     }
+}
+
+/// Reads a time.
+pub(super) fn time(text: &str) -> Result<prost_types::Timestamp, String> {
+    let nanos = string_to_timestamp_nanos(text)
+        .map_err(|_| format!("{text:?} is no time; write 2026-05-01T12:00:00Z"))?;
+    let below_second = i32::try_from(nanos.rem_euclid(1_000_000_000));
+    Ok(prost_types::Timestamp {
+        seconds: nanos.div_euclid(1_000_000_000),
+        nanos: below_second.unwrap_or(0),
+    })
 }
 
 fn backoff(text: &str) -> Result<Backoff, String> {

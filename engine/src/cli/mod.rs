@@ -5,6 +5,7 @@
 //! passed in: results to the first, everything else to the second.
 //!
 //! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`], [`group`] and [`dlq`] over [`group_args`],
+//! [`msg`] over [`msg_args`],
 //! [`job`], [`sql`], [`import`], [`export`], [`storage`], [`bench`], and [`serve`], which is the server itself.
 
 pub mod args;
@@ -17,6 +18,8 @@ pub mod group_args;
 pub mod import;
 pub mod job;
 pub mod keep;
+pub mod msg;
+pub mod msg_args;
 pub mod output;
 pub mod run;
 pub mod serve;

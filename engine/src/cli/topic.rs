@@ -425,7 +425,7 @@ fn messages_table(delivered: bool) -> Table {
     Table::new(&columns)
 }
 
-fn properties(properties: &BTreeMap<String, String>) -> Cell {
+pub(super) fn properties(properties: &BTreeMap<String, String>) -> Cell {
     if properties.is_empty() {
         return Cell::Null;
     }
@@ -435,7 +435,7 @@ fn properties(properties: &BTreeMap<String, String>) -> Cell {
     pairs.collect::<Vec<_>>().join(" ").into()
 }
 
-fn text(body: &[u8]) -> String {
+pub(super) fn text(body: &[u8]) -> String {
     String::from_utf8_lossy(body).into_owned()
 }
 

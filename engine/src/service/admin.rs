@@ -24,7 +24,7 @@ use crate::process;
 use crate::service::code::{explain, grpc, of_remedy};
 use crate::service::gate::{Admitted, Gate};
 use crate::service::time::to_wire;
-use crate::service::{groups, query};
+use crate::service::{groups, messages, query};
 
 /// Messages in one administrative read that does not say.
 const READ_MESSAGES_DEFAULT: usize = 32;
@@ -179,6 +179,26 @@ impl Admin for Administration {
             messages: messages.into_iter().map(stored).collect(),
             next: next.0,
         }))
+    }
+
+    async fn find_messages(
+        &self,
+        request: Request<pb::FindMessagesRequest>,
+    ) -> Answered<pb::FindMessagesResponse> {
+        let resource = Resource::Topic(&request.get_ref().topic);
+        let admitted = self.admit(&request, Action::Read, resource)?;
+        let found = messages::find(admitted.broker()?, request.into_inner()).await?;
+        Ok(Response::new(found))
+    }
+
+    async fn trace_message(
+        &self,
+        request: Request<pb::TraceMessageRequest>,
+    ) -> Answered<pb::TraceMessageResponse> {
+        let resource = Resource::Topic(&request.get_ref().topic);
+        let admitted = self.admit(&request, Action::Read, resource)?;
+        let trace = messages::trace(admitted.broker()?, request.into_inner()).await?;
+        Ok(Response::new(trace))
     }
 
     async fn create_group(&self, request: Request<pb::CreateGroupRequest>) -> Answered<pb::Group> {
@@ -580,6 +600,10 @@ pub(super) fn stored(envelope: Envelope) -> pb::StoredMessage {
             })
             .collect(),
         body: envelope.body,
+        message_group: envelope.message_group,
+        priority: envelope.priority,
+        trace_context: envelope.trace_context,
+        born_host: envelope.born_host,
     }
 }
 

@@ -128,6 +128,7 @@ mod tests {
                 properties: vec![text("a", "1")],
                 body: Some(Bytes::from_static(b"hello")),
                 flags: flags::BODY_GZIP,
+                trace_context: Some("00-4bf9-00f0-01".to_owned()),
                 ..Envelope::default()
             },
             handle: handle.clone(),
@@ -143,6 +144,7 @@ mod tests {
         assert_eq!(system.message_type, i32::from(pb::MessageType::Normal));
         assert_eq!(system.store_timestamp.unwrap().seconds, 1);
         assert_eq!(system.invisible_duration, None);
+        assert_eq!(system.trace_context.as_deref(), Some("00-4bf9-00f0-01"));
         let sent_back = ReceiptHandle::from_text(&system.receipt_handle.unwrap()).unwrap();
         assert_eq!(sent_back, handle);
         assert_eq!(message.user_properties["a"], "1");

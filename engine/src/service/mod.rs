@@ -6,7 +6,7 @@
 //! Reading order: [`gate`] (who may pass, and the way to the broker), [`code`] (errors on the wire),
 //! [`time`] (deadlines and durations), then the messaging service [`messaging`] with its calls
 //! ([`route`], [`telemetry`] over [`client`] and [`settings`], [`send`], [`receive`] over
-//! [`subscription`] and [`delivery`], [`ack`], [`renew`], [`pull`]), our own [`admin`] with [`groups`] and
+//! [`subscription`] and [`delivery`], [`ack`], [`renew`], [`pull`]), our own [`admin`] with [`groups`], `messages` and
 //! [`query`] over [`statements`], and [`http`].
 
 pub mod ack;
@@ -17,6 +17,7 @@ pub mod delivery;
 pub mod gate;
 pub mod groups;
 pub mod http;
+mod messages;
 pub mod messaging;
 pub mod pull;
 pub mod query;

@@ -164,7 +164,9 @@ fn entry(sent: Result<Sent, BrokerError>, message_id: String) -> pb::SendResultE
 
 fn one_topic(messages: &[pb::Message]) -> Result<&str, Refusal> {
     let corrupted = |text: &str| Refusal::new(Code::MessageCorrupted, text);
-    let name = |message: &pb::Message| message.topic.as_ref().map(|topic| topic.name.clone());
+    fn name(message: &pb::Message) -> Option<&str> {
+        message.topic.as_ref().map(|topic| topic.name.as_str())
+    }
     let first = messages
         .first()
         .ok_or_else(|| corrupted("no message; send at least one"))?;
@@ -173,7 +175,7 @@ fn one_topic(messages: &[pb::Message]) -> Result<&str, Refusal> {
             "messages of several topics in one call; send one topic per call",
         ));
     }
-    Ok(first.topic.as_ref().map_or("", |topic| topic.name.as_str()))
+    Ok(name(first).unwrap_or_default())
 }
 
 /// Checks one message against everything but its topic, puts it into an envelope and tells its kind.

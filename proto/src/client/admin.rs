@@ -14,11 +14,12 @@ use crate::wire::admin::{
     CompactRequest, CompactResponse, CreateGroupRequest, CreateTopicRequest, DeadLettersRequest,
     DeadLettersResponse, DeleteGroupRequest, DeleteTopicRequest, DescribeGroupRequest,
     DescribeGroupResponse, DescribeJobRequest, DescribeServerRequest, DescribeTopicRequest,
-    DescribeTopicResponse, Group, Job, ListGroupsRequest, ListInFlightRequest,
-    ListInFlightResponse, ListJobsRequest, ListStorageRequest, ListStorageResponse,
-    ListTopicsRequest, QueryRequest, QueryResponse, QuerySummary, ReadRequest, ReadResponse,
-    ResetGroupRequest, ResetGroupResponse, Server, SubmitJobRequest, TierRequest, TierResponse,
-    Topic, VerifyRequest, VerifyResponse,
+    DescribeTopicResponse, FindMessagesRequest, FindMessagesResponse, Group, Job,
+    ListGroupsRequest, ListInFlightRequest, ListInFlightResponse, ListJobsRequest,
+    ListStorageRequest, ListStorageResponse, ListTopicsRequest, QueryRequest, QueryResponse,
+    QuerySummary, ReadRequest, ReadResponse, ResetGroupRequest, ResetGroupResponse, Server,
+    SubmitJobRequest, TierRequest, TierResponse, Topic, TraceMessageRequest, TraceMessageResponse,
+    VerifyRequest, VerifyResponse,
 };
 
 /// Administers a server over a client's connection.
@@ -155,6 +156,34 @@ impl Admin {
     /// Any [`ClientError`].
     pub async fn read_topic(&self, request: ReadRequest) -> Result<ReadResponse, ClientError> {
         let answer = self.client.admin().read_topic(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Takes a step of a search for messages.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn find_messages(
+        &self,
+        request: FindMessagesRequest,
+    ) -> Result<FindMessagesResponse, ClientError> {
+        let answer = self.client.admin().find_messages(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// What became of a message.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn trace_message(
+        &self,
+        request: TraceMessageRequest,
+    ) -> Result<TraceMessageResponse, ClientError> {
+        let answer = self.client.admin().trace_message(request).await;
         answer
             .map(tonic::Response::into_inner)
             .map_err(|status| self.client.status_error(&status))

@@ -180,22 +180,22 @@ fn start(
     }
     let view = Arc::new(View::new(index, wals));
     view.set_way(way::at_opening(&*parts.disk, &*meta, settings.wal_io)?);
-    let mut senders = Vec::new();
+    let mut doors = Vec::new();
     let mut writers = Vec::new();
     for (start, segment) in starts {
-        let (sender, commands) = mpsc::channel(writer::QUEUE_MAX);
+        let (door, queue) = writer::queue();
         let disk = Arc::clone(&parts.disk);
         let (wanted, asked) = mpsc::channel(1);
         let spares = Arc::clone(&view.wal(start.wal).spares);
         let mut spawn = |work| writers.push(parts.spawn.spawn(Lane::Dedicated, work));
-        let writer = Writer::new(disk, Arc::clone(&view), start, segment, commands, wanted);
+        let writer = Writer::new(disk, Arc::clone(&view), start, segment, queue, wanted);
         let writer = Arc::new(writer);
         for _ in 0..settings.writes_in_flight.max(1) {
             spawn(Box::pin(Arc::clone(&writer).run()));
         }
         // It ends when the last lane has let go of the writer.
         spawn(Box::pin(spares.run(asked)));
-        senders.push(sender);
+        doors.push(door);
     }
     let storage = Storage {
         parts,
@@ -203,7 +203,7 @@ fn start(
         view,
         cold,
         meta,
-        senders,
+        doors,
         budget: Arc::new(Semaphore::new(writer::QUEUE_BYTES_MAX)),
         writers: writers.into(),
         checkpoints: checkpoints.into(),

@@ -6,7 +6,7 @@
 //! writer of another incarnation can not change what a valid manifest names. What a manifest no longer
 //! names is removed once nobody reads by an older one; what a crash left behind, at the next start.
 //!
-//! Reading order: this file, `put`, `retention`, `compaction`, `garbage`, `verify`.
+//! Reading order: this file, `put`, `retention`, `compaction`, `garbage`, `lookup`, `verify`.
 //!
 //! Bytes: `storage/FORMAT.md`, Manifest and Metadata keys.
 
@@ -37,6 +37,7 @@ use crate::tier::parquet::{self as file, CheckedFile};
 
 pub mod compaction;
 mod garbage;
+pub mod lookup;
 mod put;
 pub mod retention;
 pub(crate) mod verify;
@@ -548,6 +549,17 @@ impl Cold {
         Ok(messages)
     }
 
+    async fn footer(&self, file: &File, place: Place) -> Result<ArrowReaderMetadata, ReadError> {
+        if let Some(known) = self.footers().get(&file.key) {
+            return Ok(known);
+        }
+        let checked = CheckedFile::new(&self.objects, file);
+        let footer = file::footer(checked, file).await;
+        let footer = footer.map_err(|error| place.unreadable(file, error))?;
+        self.footers().insert(&file.key, footer.clone());
+        Ok(footer)
+    }
+
     async fn batches(
         &self,
         file: &File,
@@ -557,17 +569,7 @@ impl Cold {
         place: Place,
     ) -> Result<ParquetRecordBatchStream<CheckedFile>, ReadError> {
         let checked = CheckedFile::new(&self.objects, file);
-        let known = self.footers().get(&file.key);
-        let footer = match known {
-            Some(footer) => footer,
-            None => {
-                let footer = file::footer(checked.clone(), file)
-                    .await
-                    .map_err(|error| place.unreadable(file, error))?;
-                self.footers().insert(&file.key, footer.clone());
-                footer
-            }
-        };
+        let footer = self.footer(file, place).await?;
         let row = |offset: u64| run.first_row + (offset - run.base);
         let rows = row(offsets.start)..row(offsets.end);
         file::batches(checked, footer, rows, columns).map_err(|error| place.unreadable(file, error))

@@ -55,6 +55,12 @@ const REQUESTS_MAX: usize = 16;
 /// Rows decoded at once.
 const BATCH_ROWS: usize = 8192;
 
+/// Columns with a Bloom filter per row group: messages are looked up by them.
+pub(crate) const INDEXED: [&str; 2] = ["message_id", "keys.list.element"];
+/// Share of values that a filter does not rule out although they are not there. Filters are made for a full
+/// row group and folded to what the values need.
+const FILTER_FALSE_SHARE: f64 = 0.02;
+
 /// A file that was made and not put anywhere yet.
 #[derive(Debug)]
 pub(crate) struct Made {
@@ -268,6 +274,11 @@ fn properties(topic: TopicId) -> Result<WriterProperties, ParquetError> {
         builder = builder
             .set_column_encoding(path(name), Encoding::DELTA_BINARY_PACKED)
             .set_column_statistics_enabled(path(name), EnabledStatistics::Page);
+    }
+    for name in INDEXED {
+        builder = builder
+            .set_column_bloom_filter_enabled(path(name), true)
+            .set_column_bloom_filter_fpp(path(name), FILTER_FALSE_SHARE);
     }
     for name in ["flags", "schema_id"] {
         builder = builder.set_column_encoding(path(name), Encoding::DELTA_BINARY_PACKED);

@@ -227,6 +227,12 @@ impl Segments {
         segments.get(behind.checked_sub(1)?).cloned()
     }
 
+    /// Where each one begins, in order.
+    pub(crate) fn begins(&self) -> Vec<u64> {
+        let segments = self.0.read().expect("no holder panics");
+        segments.iter().map(|segment| segment.first).collect()
+    }
+
     /// Takes out those that end at or below `position`; the last one always stays.
     pub(crate) fn take_below(&self, position: u64) -> Vec<Segment> {
         let mut segments = self.0.write().expect("no holder panics");

@@ -7,6 +7,8 @@
 //!
 //! There is no timer. While a write is in flight, appends gather; a further write starts beside it once
 //! [`Start::overlap_bytes`] wait, because many small writes at once are slower than one that holds them all.
+//! Nobody is woken for an append that would only be put to the others: the queue tells when enough has
+//! come ([`Door`]).
 //!
 //! **Invariants.** Blocks are shown and answered in their order, whatever order they land in. After a
 //! failed write or sync nothing is answered OK any more, and no sync is tried again: the kernel may have
@@ -15,6 +17,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -61,6 +64,103 @@ impl Append {
 pub(crate) enum Command {
     Append(Append),
     Close,
+}
+
+/// The way to a writer.
+#[derive(Debug)]
+pub(crate) struct Door {
+    commands: mpsc::Sender<Command>,
+    backlog: Arc<Backlog>,
+}
+
+/// What a writer takes in.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    commands: mpsc::Receiver<Command>,
+    backlog: Arc<Backlog>,
+}
+
+/// How much waits in the queue, and how much is enough for a writer that waits for more. What is counted
+/// is in the queue; what was taken at once may be counted off before it was counted.
+#[derive(Debug, Default)]
+struct Backlog {
+    bytes: AtomicIsize,
+    enough: AtomicIsize,
+    grown: Notify,
+}
+
+/// A queue and the way to it.
+pub(crate) fn queue() -> (Door, Queue) {
+    let (sender, commands) = mpsc::channel(QUEUE_MAX);
+    let backlog = Arc::new(Backlog::default());
+    let door = Door {
+        commands: sender,
+        backlog: Arc::clone(&backlog),
+    };
+    (door, Queue { commands, backlog })
+}
+
+impl Door {
+    /// Tells the writer something, waiting while its queue is full; whether there is a writer.
+    pub(crate) async fn send(&self, command: Command) -> bool {
+        let Ok(place) = self.commands.reserve().await else {
+            return false;
+        };
+        let bytes = signed(command.bytes());
+        place.send(command);
+        let backlog = &self.backlog;
+        let before = backlog.bytes.fetch_add(bytes, Ordering::SeqCst);
+        let enough = backlog.enough.load(Ordering::SeqCst);
+        if before < enough && enough <= before + bytes {
+            backlog.grown.notify_one();
+        }
+        true
+    }
+}
+
+impl Queue {
+    /// What waits, without waiting for it.
+    fn take(&mut self) -> Result<Command, mpsc::error::TryRecvError> {
+        let command = self.commands.try_recv()?;
+        self.taken(&command);
+        Ok(command)
+    }
+
+    /// The next command; none when nobody can send any more.
+    async fn next(&mut self) -> Option<Command> {
+        let command = self.commands.recv().await?;
+        self.taken(&command);
+        Some(command)
+    }
+
+    fn taken(&self, command: &Command) {
+        let waiting = &self.backlog.bytes;
+        waiting.fetch_sub(signed(command.bytes()), Ordering::SeqCst);
+    }
+
+    /// Waits until at least so many bytes wait.
+    async fn grown(&self, enough: usize) {
+        let enough = signed(enough);
+        // The mark is set before the look: an append that comes in between sees it.
+        self.backlog.enough.store(enough, Ordering::SeqCst);
+        while self.backlog.bytes.load(Ordering::SeqCst) < enough {
+            self.backlog.grown.notified().await;
+        }
+    }
+}
+
+impl Command {
+    /// Bytes that it adds to a block.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Append(append) => append.bytes(),
+            Self::Close => 0,
+        }
+    }
+}
+
+fn signed(bytes: usize) -> isize {
+    isize::try_from(bytes).unwrap_or(isize::MAX)
 }
 
 /// Where a writer begins.
@@ -125,7 +225,7 @@ pub(crate) struct Writer {
 /// Where the next block goes, and what waits for it.
 #[derive(Debug)]
 struct Intake {
-    commands: mpsc::Receiver<Command>,
+    queue: Queue,
     /// Did not fit into the block before.
     held: Option<Append>,
     segment: Segment,
@@ -180,7 +280,7 @@ impl Writer {
         view: Arc<View>,
         start: Start,
         segment: Segment,
-        commands: mpsc::Receiver<Command>,
+        queue: Queue,
         wanted: mpsc::Sender<u64>,
     ) -> Self {
         let writer = Self {
@@ -189,7 +289,7 @@ impl Writer {
             start,
             wanted,
             intake: tokio::sync::Mutex::new(Intake {
-                commands,
+                queue,
                 held: None,
                 segment: segment.clone(),
                 next: start.position,
@@ -254,9 +354,7 @@ impl Writer {
         let mut received = None;
         loop {
             while bytes < block::TARGET_BYTES && intake.ending.is_none() {
-                let next = received
-                    .take()
-                    .map_or_else(|| intake.commands.try_recv(), Ok);
+                let next = received.take().map_or_else(|| intake.queue.take(), Ok);
                 match next {
                     Ok(Command::Append(append)) => {
                         bytes += append.bytes();
@@ -281,13 +379,18 @@ impl Writer {
             if is_enough && (is_ending || !group.is_empty()) {
                 return group;
             }
+            if in_flight == 0 {
+                received = intake.queue.next().await;
+                if received.is_none() {
+                    intake.ending = Some(Ending::Abandoned);
+                }
+                continue;
+            }
+            // That the queue was closed is found out when what is in flight has landed.
             tokio::select! {
                 biased;
-                () = self.landed.notified(), if in_flight > 0 => {}
-                command = intake.commands.recv() => match command {
-                    Some(command) => received = Some(command),
-                    None => intake.ending = Some(Ending::Abandoned),
-                },
+                () = self.landed.notified() => {}
+                () = intake.queue.grown(overlap_bytes.saturating_sub(bytes).max(1)) => {}
             }
         }
     }
@@ -469,10 +572,10 @@ impl Writer {
     /// Refuses all that waits; the lanes end as they find out.
     fn end(&self, intake: &mut Intake, group: Vec<Append>, error: &AppendError) {
         intake.is_over = true;
-        intake.commands.close();
+        intake.queue.commands.close();
         answer_all(group, error);
         answer_all(intake.held.take(), error);
-        while let Ok(command) = intake.commands.try_recv() {
+        while let Ok(command) = intake.queue.take() {
             if let Command::Append(append) = command {
                 answer_all([append], error);
             }

@@ -1,8 +1,13 @@
-//! A cursor against a model that writes down every message's fate.
+//! A cursor against a model that writes down every message's fate, and against one entry per message.
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::broker::consume::{Consumed, Ends};
+use crate::broker::group::naive::Cursor as Naive;
+use crate::broker::record::{Change, CursorSnapshot, HolderSnapshot};
+use crate::broker::request::{Pop, Reply};
+use crate::broker::state::Moment;
 
 fn wish(now: i64, end: u64, limit: usize) -> Wish<'static> {
     Wish {
@@ -83,6 +88,50 @@ fn moving_the_invisible_time_replaces_the_handle() {
     assert_eq!(cursor.next_due(Timestamp(10)), Some(Timestamp(500)));
     assert_eq!(cursor.in_flight(Timestamp(499)), 1);
     assert_eq!(cursor.in_flight(Timestamp(500)), 0);
+}
+
+#[test]
+fn nothing_new_is_delivered_above_the_bound_and_the_poll_learns_why() {
+    let most = limits::IN_FLIGHT_MAX as u64;
+    let mut consumed = Consumed::default();
+    let popped = Popped {
+        lease: 5,
+        until_ms: 1_000,
+        fresh: u32::try_from(most).unwrap(),
+        ..Popped::default()
+    };
+    assert!(consumed.apply(Change::Popped(popped)).is_none());
+    let pop = Pop {
+        queues: vec![0],
+        limit: 4,
+        invisible_ms: 1_000,
+        ..Pop::default()
+    };
+    let ends = Ends::from([((0, 0), most + 10)]);
+    let decide = |consumed: &Consumed, now| {
+        let moment = Moment {
+            now: Timestamp(now),
+            random: 6,
+        };
+        match consumed.decide_pop(&pop, &ends, moment).reply {
+            Reply::Leases(leases) => (leases.leases, leases.full),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(decide(&consumed, 0), (Vec::new(), true));
+    let (again, full) = decide(&consumed, 1_000);
+    assert_eq!(
+        (again.len(), full),
+        (4, true),
+        "what comes back is delivered still"
+    );
+    let acked = Acked {
+        offsets: vec![17],
+        ..Acked::default()
+    };
+    assert!(consumed.apply(Change::Acked(acked)).is_none());
+    let (new, full) = decide(&consumed, 0);
+    assert_eq!((new.len(), new[0].handle.offset, full), (1, most, false));
 }
 
 proptest! {
@@ -419,4 +468,280 @@ fn what_is_no_longer_kept_is_neither_delivered_nor_waited_for() {
     assert_eq!(cursor.lag(Offset(9)), 3);
     cursor.trimmed(Offset(1));
     assert_eq!(cursor.next(), Offset(6), "it only rises");
+}
+
+/// The compact cursor and the plain one, and the messages of their queue.
+struct Twins {
+    compact: Cursor,
+    naive: Naive,
+    facts: Vec<Fact>,
+    now: i64,
+    lease: u64,
+}
+
+impl Twins {
+    fn new() -> Self {
+        Self {
+            compact: Cursor::default(),
+            naive: Naive::starting_at(Offset(0)),
+            facts: Vec::new(),
+            now: 0,
+            lease: 0,
+        }
+    }
+
+    fn holder(&self, n: u64) -> Holder {
+        Holder {
+            consumer: if n.is_multiple_of(2) { "a" } else { "b" }.to_owned(),
+            poll: n % 3,
+            renewed: n.is_multiple_of(5),
+            since_ms: self.now,
+        }
+    }
+
+    fn pop(&mut self, n: u64, with_scan: bool, by_priority: bool) -> Result<(), TestCaseError> {
+        let from = self.naive.next().0;
+        let end = self.facts.len() as u64;
+        let to = end.min(from + 40);
+        let accepted = (from..to).map(|o| self.facts[usize::try_from(o).unwrap()].clone());
+        let scan = Scan {
+            queue: 0,
+            from,
+            to,
+            accepted: accepted.filter(|fact| fact.offset % 7 != 3).collect(),
+        };
+        let wish = Wish {
+            now: Timestamp(self.now),
+            end: Offset(end),
+            limit: usize::try_from(n % 40).unwrap(),
+            attempts_max: if n.is_multiple_of(3) { 3 } else { 0 },
+            by_priority,
+            scan: with_scan.then_some(&scan),
+        };
+        let choice = self.compact.decide(&wish);
+        prop_assert_eq!(&choice, &self.naive.decide(&wish));
+        prop_assert_eq!(self.compact.ready(&wish), self.naive.ready(&wish));
+        self.lease += 1;
+        for &offset in &choice.dead {
+            self.compact.forget(offset);
+            self.naive.forget(offset);
+        }
+        let (again, fresh): (Vec<&Chosen>, Vec<&Chosen>) =
+            choice.chosen.iter().partition(|c| c.offset.0 < from);
+        let until_ms = self.now + 50 + i64::try_from(n % 4).unwrap() * 20;
+        let again = again.iter().map(|c| c.offset.0).collect();
+        let holder = Some(self.holder(n));
+        if with_scan {
+            let record = Scanned {
+                lease: self.lease,
+                until_ms,
+                next: choice.next,
+                again,
+                fresh: fresh.iter().map(|c| c.facts.at(c.offset.0)).collect(),
+                parked: choice.parked.iter().map(|&(o, f)| f.at(o)).collect(),
+                holder,
+                ..Scanned::default()
+            };
+            self.compact.scanned(&record);
+            self.naive.scanned(&record);
+        } else {
+            let record = Popped {
+                lease: self.lease,
+                until_ms,
+                again,
+                fresh_from: from,
+                fresh: u32::try_from(fresh.len()).unwrap(),
+                holder,
+                ..Popped::default()
+            };
+            self.compact.popped(&record);
+            self.naive.popped(&record);
+        }
+        Ok(())
+    }
+
+    /// Something happens to a message that was seen, or to its lease.
+    fn touch(&mut self, step: u8, n: u64) {
+        let pending: Vec<PendingSnapshot> = self.naive.pending().collect();
+        let Some(one) = pending.get(usize::try_from(n).unwrap() % pending.len().max(1)) else {
+            return;
+        };
+        let of_lease = pending.iter().filter(|other| other.lease == one.lease);
+        match step {
+            0 => {
+                let offsets = pending
+                    .iter()
+                    .map(|p| p.offset)
+                    .filter(|o| o % (1 + n % 5) == 0);
+                let record = Acked {
+                    offsets: offsets.collect(),
+                    ..Acked::default()
+                };
+                self.compact.acked(&record);
+                self.naive.acked(&record);
+            }
+            1 => {
+                self.lease += 1;
+                let record = Moved {
+                    offset: one.offset,
+                    lease: self.lease,
+                    until_ms: self.now + i64::try_from(n).unwrap(),
+                    ..Moved::default()
+                };
+                self.compact.moved(&record);
+                self.naive.moved(&record);
+            }
+            2 => {
+                let record = Renewed {
+                    lease: one.lease,
+                    until_ms: self.now + 90,
+                    ..Renewed::default()
+                };
+                // Nobody's messages are under no lease.
+                if one.lease != 0 {
+                    self.compact.renewed(&record);
+                    self.naive.renewed(&record);
+                }
+            }
+            3 => {
+                let record = Returned {
+                    lease: one.lease,
+                    offsets: of_lease.map(|p| p.offset).collect(),
+                    at_ms: self.now + i64::try_from(n % 2).unwrap(),
+                    unseen: n.is_multiple_of(3),
+                    ..Returned::default()
+                };
+                if one.lease != 0 {
+                    self.compact.returned(&record);
+                    self.naive.returned(&record);
+                }
+            }
+            4 => {
+                let fact = self.facts[usize::try_from(n).unwrap() % self.facts.len()].clone();
+                let attempts = u32::try_from(n % 3).unwrap();
+                let at = Timestamp(self.now);
+                self.compact.reopened(&fact, attempts, at);
+                self.naive.reopened(&fact, attempts, at);
+            }
+            _ => {
+                let first = Offset(one.offset.saturating_sub(n % 8));
+                self.compact.trimmed(first);
+                self.naive.trimmed(first);
+            }
+        }
+    }
+
+    /// As an early version wrote it.
+    fn early_snapshot(&self) -> CursorSnapshot {
+        let pending: Vec<PendingSnapshot> = self.naive.pending().collect();
+        let leases: BTreeSet<u64> = pending.iter().map(|p| p.lease).collect();
+        CursorSnapshot {
+            parked: self.compact.snapshot(0, 0, 0).parked,
+            next: self.naive.next().0,
+            holders: leases
+                .into_iter()
+                .filter_map(|lease| {
+                    let holder = Some(self.naive.holder(lease)?.clone());
+                    Some(HolderSnapshot { lease, holder })
+                })
+                .collect(),
+            pending,
+            ..CursorSnapshot::default()
+        }
+    }
+
+    fn check(&self, n: u64) -> Result<(), TestCaseError> {
+        let (compact, naive, now) = (&self.compact, &self.naive, Timestamp(self.now));
+        let end = Offset(self.facts.len() as u64);
+        prop_assert_eq!(compact.next(), naive.next());
+        prop_assert_eq!(compact.ack_floor(), naive.ack_floor());
+        prop_assert_eq!(compact.in_flight(now), naive.in_flight(now));
+        prop_assert_eq!(compact.lag(end), naive.lag(end));
+        prop_assert_eq!(compact.next_due(now), naive.next_due(now));
+        prop_assert_eq!(compact.parking_room(), naive.parking_room());
+        prop_assert_eq!(
+            compact.available(now, end, 20),
+            naive.available(now, end, 20)
+        );
+        let pending: Vec<PendingSnapshot> = naive.pending().collect();
+        prop_assert_eq!(&compact.pending().collect::<Vec<_>>(), &pending);
+        // No handle names lease 0: it stands for nobody.
+        for one in pending.iter().filter(|one| one.lease != 0) {
+            let offset = Offset(one.offset);
+            let holder = compact.holder(one.lease);
+            prop_assert_eq!(holder.as_ref(), naive.holder(one.lease));
+            let held = compact.held(offset, one.lease, now);
+            prop_assert_eq!(held, naive.held(offset, one.lease, now));
+            let is_current = compact.is_current(one.lease, now);
+            prop_assert_eq!(is_current, naive.is_current(one.lease, now));
+        }
+        prop_assert_eq!(
+            compact.held(Offset(n), 1, now),
+            naive.held(Offset(n), 1, now)
+        );
+        let sorted = |mut held: Vec<(Offset, u64, u32)>| {
+            held.sort_unstable();
+            held
+        };
+        for poll in 0..3 {
+            let held = sorted(compact.held_by_poll(poll, now));
+            prop_assert_eq!(held, sorted(naive.held_by_poll(poll, now)));
+        }
+        for consumer in ["a", "b", "c"] {
+            prop_assert_eq!(compact.held_by(consumer), naive.held_by(consumer));
+        }
+        let before = Timestamp(self.now + 60);
+        let renewable: BTreeMap<u64, Holder> = compact.renewable(now, before).collect();
+        let expected = naive.renewable(now, before).map(|(id, h)| (id, h.clone()));
+        prop_assert_eq!(renewable, expected.collect::<BTreeMap<_, _>>());
+        let outstanding: Vec<u64> = compact.outstanding(Offset(n), end).collect();
+        prop_assert_eq!(
+            outstanding,
+            naive.outstanding(Offset(n), end).collect::<Vec<_>>()
+        );
+        Ok(())
+    }
+}
+
+proptest! {
+    /// Whatever happens, the compact cursor decides and answers as one entry per message does, also after
+    /// a restart from its own snapshot or from one of an early version.
+    #[test]
+    fn decides_as_one_entry_per_message_does(
+        with_scan in any::<bool>(),
+        by_priority in any::<bool>(),
+        steps in proptest::collection::vec((0_u8..12, 0_u64..200), 1..80),
+    ) {
+        let mut twins = Twins::new();
+        for (step, n) in steps {
+            match step {
+                0 | 1 => {
+                    for one in 0..n {
+                        let fact = Fact {
+                            offset: twins.facts.len() as u64,
+                            message_group: if with_scan && !by_priority { one % 5 } else { 0 },
+                            priority: if by_priority { i32::try_from(one % 3).unwrap() } else { 0 },
+                        };
+                        twins.facts.push(fact);
+                    }
+                }
+                2..=4 => {
+                    twins.now += i64::try_from(n % 60).unwrap();
+                    twins.pop(n, with_scan, with_scan && by_priority)?;
+                }
+                5 => {
+                    let snapshot = if n.is_multiple_of(2) {
+                        twins.compact.snapshot(1, 2, 3)
+                    } else {
+                        twins.early_snapshot()
+                    };
+                    let restored = Cursor::restore(&snapshot);
+                    prop_assert_eq!(&restored, &twins.compact);
+                    twins.compact = restored;
+                }
+                step => twins.touch(step - 6, n),
+            }
+            twins.check(n)?;
+        }
+    }
 }
