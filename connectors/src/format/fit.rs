@@ -188,10 +188,17 @@ impl Columns {
     ) -> Result<Decoded, ArrowError> {
         let rows = bodies.len();
         let fields = self.schema.fields();
+        // About what each text column holds, so that they seldom have to grow.
+        let offsets = bodies.value_offsets();
+        let ends = offsets.first().zip(offsets.last());
+        let bytes = ends.map_or(0, |(first, last)| {
+            usize::try_from(last - first).unwrap_or(0)
+        });
+        let share = bytes / fields.len().max(1);
         let mut builders = Vec::with_capacity(fields.len());
         for (field, wanted) in fields.iter().zip(&self.wanted) {
             builders.push(match wanted {
-                true => Some(Builder::new(field.data_type(), rows)?),
+                true => Some(Builder::new(field.data_type(), rows, share)?),
                 false => None,
             });
         }
