@@ -53,6 +53,10 @@ pub const QUEUES_MAX: u32 = 1024;
 pub const TOPICS_MAX: usize = 10_000;
 /// Most consumer groups of a broker.
 pub const GROUPS_MAX: usize = 10_000;
+/// Most subscriptions that are open at a time.
+pub const SUBSCRIPTIONS_MAX: usize = 100;
+/// Largest sum of all versions of a topic's schema.
+pub const SCHEMAS_BYTES_MAX: usize = 256 * 1024;
 /// Most columns of a topic.
 pub const COLUMNS_MAX: usize = 1000;
 /// Shortest time that messages of a topic can be kept.

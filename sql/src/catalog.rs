@@ -13,7 +13,7 @@
 //! | `_stored_at` | TIMESTAMP | when the broker took it, UTC |
 //! | `_born_at` | TIMESTAMP | when the producer made it, UTC |
 //! | `_properties` | MAP(VARCHAR, VARCHAR) | user properties; a value that is not UTF-8 is NULL |
-//! | `_body` | VARCHAR? | the body, NULL for a tombstone or when it is not UTF-8 |
+//! | `_body` | VARCHAR? | the body, NULL for a tombstone or when it is not UTF-8; of Avro and Protobuf in hex digits; of a change of Debezium the row |
 //! | `_decode_error` | VARCHAR? | why the body does not parse as the declared columns |
 //!
 //! A topic without declared columns has the system columns only. All timestamps are UTC, in milliseconds,

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use millpond_proto::time::Timestamp;
 
 use crate::error::SqlError;
+use crate::job::pace::Pace;
 use crate::statement::{ContinuousJob, ContinuousView};
 
 /// What a continuous query is doing.
@@ -65,6 +66,27 @@ pub struct JobStatus {
     pub lag: u64,
     /// Where its rows go.
     pub output_topic: String,
+    /// Its steps, from what it reads to what it writes.
+    pub operators: Vec<OperatorStatus>,
+    /// Where its time goes.
+    pub pace: Pace,
+}
+
+/// A step of a continuous query as it stands; what it counts, it counts since the query was started here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorStatus {
+    /// What it does.
+    pub operator: String,
+    /// Rows, or changes of rows, that it took.
+    pub rows_in: u64,
+    /// Rows, or changes of rows, that it gave.
+    pub rows_out: u64,
+    /// Bytes of the bodies that it took; of what reads a topic alone.
+    pub bytes_in: Option<u64>,
+    /// Size of its state.
+    pub state_bytes: u64,
+    /// No event earlier than this is expected; of what reads a topic with a watermark alone.
+    pub watermark: Option<Timestamp>,
 }
 
 /// The runtime of continuous queries.
@@ -72,6 +94,16 @@ pub struct JobStatus {
 pub trait Continuous: Send + Sync + fmt::Debug {
     /// Starts a view; its topic exists when this returns.
     async fn create_view(&self, view: &ContinuousView) -> Result<(), SqlError>;
+
+    /// Builds another query for a view beside it, from the log; when it has caught up it takes the view's place. `sql` is the
+    /// whole statement. What the view gave so far is served until then.
+    async fn alter_view(&self, view: &ContinuousView, sql: &str) -> Result<(), SqlError> {
+        let _ = sql;
+        Err(SqlError::invalid(
+            format!("view {} can not be altered here", view.name),
+            "drop it and create it again",
+        ))
+    }
 
     /// Starts a job that writes into a topic.
     async fn create_job(&self, job: &ContinuousJob) -> Result<(), SqlError>;

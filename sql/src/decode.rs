@@ -3,23 +3,24 @@
 //! Bodies are parsed only when a declared column is asked for, and then checked as all declared columns:
 //! whether a body is good must not depend on which columns a query happens to name. Columns are built only of
 //! what is asked for. A body that does not parse is NULL in every declared column, is counted, and says why in
-//! `_decode_error`.
+//! `_decode_error`. Of a topic of changes as Debezium writes them, the row within the change is what counts as the body.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, ListArray, MapArray, RecordBatch, RecordBatchOptions,
-    StringArray, StringBuilder, StructArray, new_null_array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, ListArray, MapArray, RecordBatch,
+    RecordBatchOptions, StringArray, StringBuilder, StructArray, new_null_array,
 };
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::utils::collect_columns;
-use millpond_connectors::format::json::JsonDecoder;
+use millpond_connectors::format::body::{BodyDecoder, Format};
+use millpond_connectors::format::debezium;
 
 use crate::catalog::{self, DECODE_ERROR, Table};
 use crate::error::SqlError;
-use crate::topic::TopicInfo;
+use crate::topic::{Changelog, TopicInfo};
 
 /// Rows of a table.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct Decoded {
     pub undecodable: u64,
     /// The first of them: its row in this batch, and why.
     pub first_error: Option<(usize, String)>,
+    /// Which rows are no more, where bodies say so; a tombstone says it by having none.
+    pub deleted: Option<BooleanArray>,
 }
 
 /// Reads envelopes of one topic as some columns of its table.
@@ -40,7 +43,11 @@ pub struct TopicDecoder {
     projection: Vec<usize>,
     schema: SchemaRef,
     /// `Some` when bodies are parsed.
-    json: Option<JsonDecoder>,
+    body: Option<BodyDecoder>,
+    /// Whether bodies are changes and rows stand within them.
+    unwraps: bool,
+    /// Whether bodies are text.
+    is_text: bool,
     /// Names of system columns that are built, for the answer or for an expression.
     system: BTreeSet<&'static str>,
     envelope: Vec<&'static str>,
@@ -82,19 +89,29 @@ impl TopicDecoder {
                 parses |= field.name() == DECODE_ERROR && declared > 0;
             }
         }
+        let unwraps = topic.changelog == Changelog::Debezium;
+        parses |= unwraps;
         let mut envelope: Vec<&'static str> =
             system.iter().filter_map(|name| source(name)).collect();
         if parses && !envelope.contains(&"body") {
             envelope.push("body");
         }
-        let json = parses.then(|| {
-            JsonDecoder::new(Arc::clone(&table.body)).with_wanted(|name| wanted.contains(name))
-        });
+        let mut body = None;
+        if parses {
+            let is_wanted = |name: &str| wanted.contains(name);
+            let decoder = BodyDecoder::new(&topic.encoding, &table.body, is_wanted)?;
+            if decoder.reads_versions() {
+                envelope.push("schema_id");
+            }
+            body = Some(decoder);
+        }
         Ok(Self {
             schema: Arc::new(Schema::new(fields)),
             projection: projection.to_vec(),
             table,
-            json,
+            body,
+            unwraps,
+            is_text: !matches!(topic.encoding.format, Format::Avro | Format::Protobuf),
             system,
             envelope,
         })
@@ -124,20 +141,36 @@ impl TopicDecoder {
     /// [`SqlError::Data`] when a computed column fails on a row, [`SqlError::Bug`] when an envelope column is missing.
     pub fn decode(&self, envelopes: &RecordBatch) -> Result<Decoded, SqlError> {
         let rows = envelopes.num_rows();
-        let (body, errors) = match &self.json {
-            Some(json) => {
+        let unwrapped;
+        let (envelopes, mut errors, deleted) = match self.unwraps {
+            false => (envelopes, Vec::new(), None),
+            true => {
+                let (rows, errors, deleted) = unwrap(envelopes)?;
+                unwrapped = rows;
+                (&unwrapped, errors, Some(deleted))
+            }
+        };
+        let body = match &self.body {
+            Some(decoder) => {
                 let bodies = column(envelopes, "body")?;
                 let bodies = cast(bodies, &DataType::Binary)?;
                 let bodies: &BinaryArray = bodies.as_binary();
-                let mut decoded = json.decode(bodies)?;
+                let mut versions = None;
+                if decoder.reads_versions() {
+                    versions = Some(cast(column(envelopes, "schema_id")?, &DataType::Int32)?);
+                }
+                let versions = versions.as_ref().map(|versions| versions.as_primitive());
+                let mut decoded = decoder.decode(bodies, versions)?;
                 for (row, reason) in &mut decoded.errors {
                     if bodies.value(*row).starts_with(GZIP_MAGIC) {
                         "body is compressed with gzip, which SQL does not read".clone_into(reason);
                     }
                 }
-                (Some(decoded.batch), decoded.errors)
+                errors.append(&mut decoded.errors);
+                errors.sort_by_key(|(row, _)| *row);
+                Some(decoded.batch)
             }
-            None => (None, Vec::new()),
+            None => None,
         };
         let input = self.input(envelopes, body.as_ref())?;
         let declared = self.table.computed.len();
@@ -158,6 +191,7 @@ impl TopicDecoder {
             batch,
             undecodable: errors.len() as u64,
             first_error: errors.into_iter().next(),
+            deleted,
         })
     }
 
@@ -173,9 +207,10 @@ impl TopicDecoder {
         for (at, field) in self.table.input.fields().iter().enumerate() {
             let array = match body {
                 Some(body) if at < body.num_columns() => Arc::clone(body.column(at)),
-                _ if self.system.contains(field.name().as_str()) => {
-                    system_column(field.name(), field.data_type(), envelopes)?
-                }
+                _ if self.system.contains(field.name().as_str()) => match field.name().as_str() {
+                    "_body" if !self.is_text => hex(column(envelopes, "body")?)?,
+                    name => system_column(name, field.data_type(), envelopes)?,
+                },
                 _ => new_null_array(field.data_type(), rows),
             };
             fields.push(field.as_ref().clone().with_nullable(true));
@@ -248,6 +283,66 @@ fn text_or_null(array: &ArrayRef) -> Result<ArrayRef, SqlError> {
         .map(|value| value.and_then(|value| std::str::from_utf8(value).ok()))
         .collect();
     Ok(Arc::new(text))
+}
+
+/// Bytes as hex digits, so that a body that is there is never NULL.
+fn hex(array: &ArrayRef) -> Result<ArrayRef, SqlError> {
+    let bytes = cast(array, &DataType::Binary)?;
+    let bytes: &BinaryArray = bytes.as_binary();
+    let digits = |value: &[u8]| value.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text: StringArray = bytes
+        .iter()
+        .map(|value| value.map(digits))
+        .collect::<Vec<Option<String>>>()
+        .into();
+    Ok(Arc::new(text))
+}
+
+type Unwrapped = (RecordBatch, Vec<(usize, String)>, BooleanArray);
+
+/// Changes of Debezium as rows: envelopes whose body is the row, what could not be read, and which rows are no more.
+fn unwrap(envelopes: &RecordBatch) -> Result<Unwrapped, SqlError> {
+    let (at, _) = envelopes
+        .schema_ref()
+        .column_with_name("body")
+        .ok_or_else(|| SqlError::Bug {
+            cause: "the column body was not read".to_owned(),
+        })?;
+    let bodies = cast(envelopes.column(at), &DataType::Binary)?;
+    let bodies: &BinaryArray = bodies.as_binary();
+    let mut errors = Vec::new();
+    let mut deleted = Vec::with_capacity(bodies.len());
+    let mut rows: Vec<Option<&[u8]>> = Vec::with_capacity(bodies.len());
+    for (row, body) in bodies.iter().enumerate() {
+        let change = match body.map(debezium::read) {
+            Some(Ok(change)) => Some(change),
+            Some(Err(reason)) => {
+                errors.push((row, reason.into_owned()));
+                None
+            }
+            None => None,
+        };
+        deleted.push(change.is_some_and(|change| change.deleted));
+        rows.push(
+            change
+                .filter(|change| !change.deleted)
+                .and_then(|change| change.row),
+        );
+    }
+    let body: BinaryArray = rows.into_iter().collect();
+    let mut columns = envelopes.columns().to_vec();
+    columns[at] = Arc::new(body);
+    let mut fields: Vec<_> = envelopes
+        .schema_ref()
+        .fields()
+        .iter()
+        .map(Arc::clone)
+        .collect();
+    fields[at] = Arc::new(Field::new("body", DataType::Binary, true));
+    let options = RecordBatchOptions::new().with_row_count(Some(envelopes.num_rows()));
+    let schema = Arc::new(Schema::new(fields));
+    let rows = RecordBatch::try_new_with_options(schema, columns, &options)?;
+    Ok((rows, errors, deleted.into()))
 }
 
 /// A list of key, text and binary as a map from text to text.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use datafusion::common::{Column, TableReference};
 use datafusion::error::DataFusionError;
+use millpond_connectors::format::body::FormatError;
 use millpond_proto::remedy::Remedy;
 
 use crate::topic::TopicsError;
@@ -204,6 +205,20 @@ impl SqlError {
 impl From<DataFusionError> for SqlError {
     fn from(error: DataFusionError) -> Self {
         engine_error(error)
+    }
+}
+
+impl From<FormatError> for SqlError {
+    fn from(error: FormatError) -> Self {
+        match error {
+            FormatError::Value { source } => source.into(),
+            // Its text says what to do.
+            other => Self::Invalid(Refusal {
+                position: None,
+                cause: other.to_string(),
+                suggestion: None,
+            }),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! as any send without knowing it. What it needs of state files is an `ObjectStore` passed in.
 //!
 //! Reading order: [`topic`] (what is asked from above), [`statement`] and [`dialect`] (text in),
-//! [`catalog`] (a topic as a table), [`decode`] (envelopes to rows), [`plan`] (rewrites), [`runtime`]
+//! [`catalog`] (a topic as a table), [`decode`] (envelopes to rows), [`encoding`] (formats and schemas of topics), [`plan`] (rewrites), [`runtime`]
 //! (what queries run in), [`function`] (functions of ours), [`batch`] (bounded queries), [`continuous`] (what is asked of the job runtime),
 //! [`sql`] (the way in), [`answer`], [`error`].
 
@@ -15,6 +15,7 @@ pub mod catalog;
 pub mod continuous;
 pub mod decode;
 pub mod dialect;
+pub mod encoding;
 pub mod error;
 pub mod function;
 pub mod job;

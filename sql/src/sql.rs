@@ -29,11 +29,14 @@ use crate::batch::tail::Tail;
 use crate::batch::view;
 use crate::catalog::{self, check_columns, table_schema, timestamp};
 use crate::continuous::Continuous;
+use crate::encoding;
 use crate::error::SqlError;
-use crate::plan::continuous::plan_with;
+use crate::job::alter::{altered, next_of};
+use crate::job::subscribe::Subscriptions;
+use crate::plan::continuous::{plan_into, plan_with};
 use crate::runtime::locked_runtime;
-use crate::statement::{AlterTopic, CreateTopic, Emit, Shown, Statement, parse, parse_query};
-use crate::topic::{NewTopic, TopicInfo, Topics};
+use crate::statement::{AlterTopic, CreateTopic, Shown, Statement, parse, parse_query};
+use crate::topic::{NewSchema, NewTopic, TopicInfo, Topics};
 
 /// What SQL is made of.
 #[derive(Clone, Debug)]
@@ -57,6 +60,7 @@ pub struct SqlParts {
 pub struct Sql {
     parts: SqlParts,
     sessions: Sessions,
+    subscriptions: Subscriptions,
 }
 
 /// Cores that one statement may use, so that two do not starve each other.
@@ -78,7 +82,7 @@ type Events = mpsc::Sender<Result<Event, SqlError>>;
 enum Sink {
     Answer,
     Parquet(Path),
-    Topic(Target),
+    Topic(Box<Target>),
 }
 
 impl Sql {
@@ -103,7 +107,16 @@ impl Sql {
             runtime,
             partitions: partitions.max(1),
         };
-        Ok(Self { parts, sessions })
+        let subscriptions = Subscriptions::new(
+            Arc::clone(&parts.topics),
+            Arc::clone(&parts.clock),
+            Arc::clone(&parts.spawn),
+        );
+        Ok(Self {
+            parts,
+            sessions,
+            subscriptions,
+        })
     }
 
     /// The job runtime.
@@ -140,7 +153,7 @@ impl Sql {
             } => {
                 let topic = self.parts.topics.topic(&name);
                 let topic = topic.ok_or_else(|| self.unknown_topic(&name))?;
-                let sink = Sink::Topic(Target::new(topic, &columns)?);
+                let sink = Sink::Topic(Box::new(Target::new(topic, &columns)?));
                 self.run(*source, None, sink, "INSERT").await
             }
             Statement::CreateTopic(topic) => self.create_topic(topic).await,
@@ -148,6 +161,16 @@ impl Sql {
             Statement::CreateMaterializedView(view) => {
                 self.parts.jobs.create_view(&view).await?;
                 done("CREATE MATERIALIZED VIEW", &view.name)
+            }
+            Statement::AlterMaterializedView { view, sql } => {
+                self.parts.jobs.alter_view(&view, &sql).await?;
+                let answer = done("ALTER MATERIALIZED VIEW", &view.name)?;
+                answer.notices.add(format!(
+                    "{} is built beside it and takes its place when it has caught up; until then {} answers as before",
+                    next_of(&view.name),
+                    view.name
+                ));
+                Ok(answer)
             }
             Statement::CreateJob(job) => {
                 self.parts.jobs.create_job(&job).await?;
@@ -159,8 +182,10 @@ impl Sql {
                 }
                 done("DROP MATERIALIZED VIEW", &name)
             }
-            Statement::DropJob { name } => {
-                self.drop_job(&name).await?;
+            Statement::DropJob { name, if_exists } => {
+                if !(if_exists && self.parts.jobs.describe(&name).is_none()) {
+                    self.drop_job(&name).await?;
+                }
                 done("DROP JOB", &name)
             }
             Statement::AlterTopic(change) => self.alter_topic(change).await,
@@ -179,10 +204,21 @@ impl Sql {
                 done("RESUME JOB", &name)
             }
             Statement::ExplainContinuous(statement) => self.explain_continuous(&statement).await,
+            Statement::ExplainJob { name } => {
+                if self.parts.jobs.describe(&name).is_none() {
+                    return Err(self.unknown_job(&name));
+                }
+                let text = name.replace('\'', "''");
+                self.show(&format!(
+                    "SELECT operator, rows_in, rows_out, bytes_in, state_bytes, watermark FROM millpond.job_operators WHERE job = '{text}' ORDER BY position"
+                ))
+                .await
+            }
             Statement::DropView { name, if_exists } => {
                 view::remove(self.parts.topics.as_ref(), &name, if_exists).await?;
                 done("DROP VIEW", &name)
             }
+            Statement::Subscribe { query, from } => self.subscriptions.open(&query, from).await,
             Statement::Show(Shown::Table(table)) => {
                 self.show(&format!("SELECT * FROM millpond.{table}")).await
             }
@@ -193,6 +229,19 @@ impl Sql {
                 let text = topic.name.replace('\'', "''");
                 self.show(&format!(
                     "SELECT name, type, kind, expression FROM millpond.columns WHERE topic = '{text}' ORDER BY position"
+                ))
+                .await
+            }
+            Statement::Show(Shown::Schemas(topic)) => {
+                let of = match topic {
+                    Some(name) if self.parts.topics.topic(&name).is_none() => {
+                        return Err(self.unknown_topic(&name));
+                    }
+                    Some(name) => format!(" WHERE topic = '{}'", name.replace('\'', "''")),
+                    None => String::new(),
+                };
+                self.show(&format!(
+                    "SELECT * FROM millpond.schemas{of} ORDER BY topic, version"
                 ))
                 .await
             }
@@ -211,8 +260,18 @@ impl Sql {
                 let target = topics
                     .topic(&job.target)
                     .ok_or_else(|| self.unknown_topic(&job.target))?;
-                let plan = plan_with(&job.query, Emit::Changes, job.options, topics).await?;
-                plan.into_target(&target)?
+                plan_into(job, &target, topics).await?
+            }
+            Statement::AlterMaterializedView { view, .. } => {
+                let Some(before) = topics.topic(&view.name) else {
+                    return Err(self.unknown_topic(&view.name));
+                };
+                let (emit, options) = (view.emit, view.options);
+                let mut plan = plan_with(&view.query, emit, options, topics).await?;
+                let mut told = altered(&before, &plan);
+                told.append(&mut plan.explained);
+                plan.explained = told;
+                plan
             }
             _ => {
                 return Err(SqlError::Bug {
@@ -319,7 +378,8 @@ impl Sql {
     }
 
     async fn create_topic(&self, topic: CreateTopic) -> Result<Answer, SqlError> {
-        let schema = check_columns(&topic.columns)?;
+        let declared = encoding::declare(&topic)?;
+        let schema = check_columns(&declared.columns)?;
         if let Some(watermark) = &topic.watermark {
             let field = schema.field_with_name(&watermark.column).map_err(|_| {
                 SqlError::unknown("column", &watermark.column, None, [] as [&str; 0])
@@ -352,11 +412,13 @@ impl Sql {
             .topics
             .create_topic(NewTopic {
                 name: topic.name.clone(),
-                queues: topic.queues,
-                columns: topic.columns,
+                queues: topic.options.queues,
+                columns: declared.columns,
                 watermark: topic.watermark,
                 primary_key: topic.primary_key,
                 written_by: None,
+                encoding: declared.encoding,
+                changelog: declared.changelog,
             })
             .await?;
         done("CREATE TOPIC", &topic.name)
@@ -372,6 +434,7 @@ impl Sql {
                 "change that query instead",
             ));
         }
+        let schema = encoding::change(&topic, &change)?;
         let mut columns = topic.columns;
         for column in &change.add_columns {
             if columns.iter().any(|known| known.name == column.name) {
@@ -383,7 +446,8 @@ impl Sql {
         }
         columns.extend(change.add_columns.iter().cloned());
         check_columns(&columns)?;
-        if let Some(queues) = change.queues.filter(|queues| *queues < topic.queues) {
+        let queues = change.options.queues;
+        if let Some(queues) = queues.filter(|queues| *queues < topic.queues) {
             return Err(SqlError::invalid(
                 format!(
                     "topic {} has {} queues, more than {queues}",
@@ -392,9 +456,14 @@ impl Sql {
                 "queues can only be added",
             ));
         }
-        topics
-            .alter_topic(&topic.name, change.queues, change.add_columns)
-            .await?;
+        if schema != NewSchema::default() {
+            topics.change_schema(&topic.name, schema).await?;
+        }
+        if queues.is_some() || !change.add_columns.is_empty() {
+            topics
+                .alter_topic(&topic.name, queues, change.add_columns)
+                .await?;
+        }
         done("ALTER TOPIC", &topic.name)
     }
 
@@ -418,9 +487,7 @@ impl Sql {
 
     async fn drop_job(&self, name: &str) -> Result<(), SqlError> {
         if self.parts.jobs.describe(name).is_none() {
-            let known = self.parts.jobs.list();
-            let known = known.iter().map(|job| job.name.as_str());
-            return Err(SqlError::unknown("view or job", name, None, known));
+            return Err(self.unknown_job(name));
         }
         // By its full name, because an `Arc` has a `drop` of its own.
         self.parts.jobs.end(name).await
@@ -449,6 +516,12 @@ impl Sql {
             )),
             None => Err(self.unknown_topic(name)),
         }
+    }
+
+    fn unknown_job(&self, name: &str) -> SqlError {
+        let known = self.parts.jobs.list();
+        let known = known.iter().map(|job| job.name.as_str());
+        SqlError::unknown("view or job", name, None, known)
     }
 
     fn unknown_topic(&self, name: &str) -> SqlError {
@@ -605,5 +678,7 @@ async fn broke_off(task: Task) -> SqlError {
     SqlError::Bug { cause }
 }
 
+#[cfg(test)]
+mod streams;
 #[cfg(test)]
 mod tests;

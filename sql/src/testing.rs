@@ -28,8 +28,8 @@ use millpond_proto::time::{Clock, Timestamp};
 use tokio::sync::watch;
 
 use crate::topic::{
-    ColumnSpec, EpochCut, JobProgress, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo,
-    Topics, TopicsError,
+    ColumnSpec, EpochCut, JobProgress, JobSpec, NewSchema, NewTopic, OutputRow, QueueExtent, Scan,
+    TopicInfo, Topics, TopicsError, ViewSwap,
 };
 
 /// A message as the broker in memory holds it.
@@ -243,6 +243,8 @@ impl Topics for MemoryTopics {
             watermark: topic.watermark,
             primary_key: topic.primary_key,
             written_by: topic.written_by,
+            encoding: topic.encoding,
+            changelog: topic.changelog,
         };
         state.topics.insert(topic.name, info.clone());
         Ok(info)
@@ -263,6 +265,19 @@ impl Topics for MemoryTopics {
         }
         info.queues = queues.unwrap_or(info.queues);
         info.columns.extend(add_columns);
+        Ok(info.clone())
+    }
+
+    async fn change_schema(&self, name: &str, change: NewSchema) -> Result<TopicInfo, TopicsError> {
+        let mut state = self.state();
+        let Some(info) = state.topics.get_mut(name) else {
+            return Err(refuse(format!("there is no topic {name}")));
+        };
+        info.encoding.schemas.extend(change.schema);
+        info.columns.extend(change.add_columns);
+        if let Some(rule) = change.compatibility {
+            info.encoding.compatibility = rule;
+        }
         Ok(info.clone())
     }
 
@@ -304,6 +319,46 @@ impl Topics for MemoryTopics {
         match state.jobs.get_mut(&job.0) {
             Some(job) => {
                 job.paused = paused;
+                Ok(())
+            }
+            None => Err(refuse(format!("there is no job {job}"))),
+        }
+    }
+
+    async fn swap_view(&self, swap: ViewSwap) -> Result<JobSpec, TopicsError> {
+        let mut state = self.state();
+        state
+            .topics
+            .retain(|_, info| !swap.dropped.contains(&info.id));
+        state
+            .messages
+            .retain(|(id, _), _| !swap.dropped.contains(id));
+        for (id, name) in swap.renamed {
+            let found = state.topics.values().find(|info| info.id == id).cloned();
+            let Some(mut info) = found else {
+                return Err(refuse(format!("there is no topic with the id {id}")));
+            };
+            state.topics.remove(&info.name);
+            info.name.clone_from(&name);
+            info.written_by = Some(swap.name.clone());
+            state.topics.insert(name, info);
+        }
+        state.jobs.remove(&swap.old.0);
+        match state.jobs.get_mut(&swap.new.0) {
+            Some(job) => {
+                job.name = swap.name;
+                job.sql = swap.sql;
+                Ok(job.clone())
+            }
+            None => Err(refuse(format!("there is no job {}", swap.new))),
+        }
+    }
+
+    async fn replace_job(&self, job: JobId, sql: &str) -> Result<(), TopicsError> {
+        let mut state = self.state();
+        match state.jobs.get_mut(&job.0) {
+            Some(job) => {
+                sql.clone_into(&mut job.sql);
                 Ok(())
             }
             None => Err(refuse(format!("there is no job {job}"))),
@@ -464,6 +519,7 @@ fn envelopes(
                     .map(|m| m.tag.as_deref())
                     .collect::<StringArray>(),
             ),
+            "schema_id" => Arc::new(Int32Array::from(vec![None::<i32>; messages.len()])),
             "keys" => keys(messages),
             "properties" => properties(messages),
             "body" => Arc::new(

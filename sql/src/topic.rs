@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use millpond_connectors::format::body::{Compatibility, Encoding, SchemaVersion};
 use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId};
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
@@ -58,10 +59,58 @@ pub struct TopicInfo {
     pub primary_key: Vec<String>,
     /// The job that writes it, if any.
     pub written_by: Option<String>,
+    /// How its bodies are written.
+    pub encoding: Encoding,
+    /// What its messages say of rows.
+    pub changelog: Changelog,
+}
+
+/// What the messages of a topic say of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Changelog {
+    /// Each is a row; where a primary key is declared, the last row of a key counts.
+    #[default]
+    Rows,
+    /// Each is what a key's row is from now on; one without body deletes it.
+    Upsert,
+    /// Each is a change as Debezium writes it: `before`, `after` and `op`.
+    Debezium,
+}
+
+impl Changelog {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Rows, Self::Upsert, Self::Debezium];
+
+    /// Its name in SQL.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::Upsert => "upsert",
+            Self::Debezium => "debezium",
+        }
+    }
+
+    /// The kind of a name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// A change of how a topic's bodies are written from now on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewSchema {
+    /// The next version; refused when another one took its number meanwhile.
+    pub schema: Option<SchemaVersion>,
+    /// Columns that it brings.
+    pub add_columns: Vec<ColumnSpec>,
+    /// What later versions must be able to do.
+    pub compatibility: Option<Compatibility>,
 }
 
 /// A topic to be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewTopic {
     /// Name.
     pub name: String,
@@ -75,6 +124,10 @@ pub struct NewTopic {
     pub primary_key: Vec<String>,
     /// The job that will write it, if any; no producer may then.
     pub written_by: Option<String>,
+    /// How its bodies are written.
+    pub encoding: Encoding,
+    /// What its messages say of rows.
+    pub changelog: Changelog,
 }
 
 /// Durable offsets of one queue.
@@ -127,6 +180,23 @@ pub struct JobSpec {
     /// Whether it rests until it is resumed.
     #[serde(default)]
     pub paused: bool,
+}
+
+/// A view that takes the place of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewSwap {
+    /// The name that both had or will have.
+    pub name: String,
+    /// The view that is no more.
+    pub old: JobId,
+    /// The view that takes its name.
+    pub new: JobId,
+    /// The statement that it has from then on.
+    pub sql: String,
+    /// Topics that are deleted.
+    pub dropped: Vec<TopicId>,
+    /// Topics that get another name; the view writes them.
+    pub renamed: Vec<(TopicId, String)>,
 }
 
 /// What a job goes on from after a restart.
@@ -207,6 +277,17 @@ pub trait Topics: Send + Sync + fmt::Debug {
         })
     }
 
+    /// Adds a version to the schema of a topic's bodies, or changes what later versions must be able to do.
+    async fn change_schema(&self, name: &str, change: NewSchema) -> Result<TopicInfo, TopicsError> {
+        let _ = change;
+        Err(TopicsError {
+            message: format!(
+                "the schema of topic {name} can not be changed here; make another topic"
+            ),
+            remedy: Remedy::FixRequest,
+        })
+    }
+
     /// Deletes a topic and its messages.
     async fn drop_topic(&self, name: &str) -> Result<(), TopicsError>;
 
@@ -220,6 +301,26 @@ pub trait Topics: Send + Sync + fmt::Debug {
 
     /// Remembers that a job rests, or goes on; doing it again changes nothing.
     async fn pause_job(&self, job: JobId, paused: bool) -> Result<(), TopicsError>;
+
+    /// Gives a remembered statement another text, at once for everybody: the one or the other is there, never none.
+    async fn replace_job(&self, job: JobId, sql: &str) -> Result<(), TopicsError> {
+        let _ = sql;
+        Err(TopicsError {
+            message: format!("{job} can not be replaced here; drop it and create it again"),
+            remedy: Remedy::FixRequest,
+        })
+    }
+
+    /// Puts a view in the place of another at once: readers of the name see the one or the other, and never none.
+    async fn swap_view(&self, swap: ViewSwap) -> Result<JobSpec, TopicsError> {
+        Err(TopicsError {
+            message: format!(
+                "view {} can not be altered here; drop it and create it again",
+                swap.name
+            ),
+            remedy: Remedy::FixRequest,
+        })
+    }
 
     /// Forgets a job and its progress; doing it again changes nothing.
     async fn drop_job(&self, job: JobId) -> Result<(), TopicsError>;

@@ -9,9 +9,9 @@
 //! texts and numbers each type takes is told in `json/column.rs`; `json/scan.rs` reads the text,
 //! `json/instant.rs` the usual form of a time.
 
-mod column;
+pub(crate) mod column;
 mod instant;
-mod scan;
+pub(crate) mod scan;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::broker::record::{CatalogSnapshot, Change, GroupRecord, JobRecord, TopicRecord};
+use crate::broker::record::{
+    CatalogSnapshot, Change, GroupRecord, JobRecord, TopicRecord, ViewSwapped,
+};
 
 /// Topics, groups and jobs.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -109,12 +111,35 @@ impl Catalog {
                 self.last_id = self.last_id.max(job.id);
                 self.jobs.insert(job.id, Arc::new(job.clone()));
             }
+            Change::ViewSwapped(swapped) => self.swap(swapped),
             Change::JobDropped(id) => {
                 self.jobs.remove(id);
             }
             _ => return,
         }
         self.revision += 1;
+    }
+
+    fn swap(&mut self, swapped: &ViewSwapped) {
+        self.topics
+            .retain(|_, topic| !swapped.dropped.contains(&topic.id));
+        self.dropped_topics.extend(&swapped.dropped);
+        for renamed in &swapped.renamed {
+            let found = self.topics.values().find(|topic| topic.id == renamed.id);
+            let Some(mut topic) = found.map(|topic| TopicRecord::clone(topic)) else {
+                continue;
+            };
+            self.topics.remove(&topic.name);
+            topic.name.clone_from(&renamed.name);
+            topic.written_by = Some(swapped.name.clone());
+            self.topics.insert(topic.name.clone(), Arc::new(topic));
+        }
+        self.jobs.remove(&swapped.old);
+        if let Some(job) = self.jobs.get_mut(&swapped.new) {
+            let job = Arc::make_mut(job);
+            job.name.clone_from(&swapped.name);
+            job.sql.clone_from(&swapped.sql);
+        }
     }
 
     /// The catalog's part of a snapshot.

@@ -13,6 +13,7 @@ use millpond_proto::name::{GroupName, TopicName};
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::ReadLimit;
 
+use crate::broker::encoding;
 use crate::broker::record::{TopicKind, TopicRecord};
 use crate::broker::request::{Ack, Handle, Move, Reply, Request, Send};
 use crate::broker::topic::accepted;
@@ -67,6 +68,7 @@ impl Broker {
             };
             message.topic = topic.id;
             message.queue = queue.0;
+            encoding::complete(topic, &mut message);
             let shard = incarnation.shard(topic.id, queue.0);
             let (indices, send) = by_shard.entry(shard).or_default();
             indices.push(index);

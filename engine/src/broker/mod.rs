@@ -8,7 +8,7 @@
 //! letters), [`pull`] (streams by offset), [`find`] and [`trace`] (messages that people ask about), [`topic`] (topics and groups), [`standing`] (where groups
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
-//! groups have consumed, and a group's cursor), [`catalog`], [`record`] (what goes to the log), [`care`]
+//! groups have consumed, and a group's cursor), [`catalog`], [`encoding`] (how bodies are written), [`record`] (what goes to the log), [`care`]
 //! (retention and the merging of files), `room` (what is refused when the log is full), [`waiting`] (parked polls),
 //! [`arrivals`] (parked continuous queries), [`sql`] (the broker as SQL sees it).
 
@@ -16,6 +16,7 @@ pub(crate) mod arrivals;
 pub mod care;
 pub mod catalog;
 pub mod consume;
+pub mod encoding;
 pub mod filter;
 pub mod find;
 pub mod group;
@@ -45,12 +46,13 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 
+use millpond_connectors::format::body::Encoding;
 use millpond_proto::message::{Offset, QueueId, TopicId};
 use millpond_proto::name::{GroupName, NameError, TopicName};
 use millpond_proto::remedy::Remedy;
 use millpond_proto::task::Task;
 use millpond_proto::time::Timestamp;
-use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
+use millpond_sql::topic::{Changelog, ColumnSpec, WatermarkSpec};
 use millpond_storage::error::{AppendError, ReadError};
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::Parts;
@@ -163,7 +165,7 @@ pub struct Topic {
     pub kind: TopicType,
     /// Number of queues.
     pub queues: u32,
-    /// Declared columns of its JSON bodies.
+    /// Declared columns of its bodies.
     pub columns: Vec<ColumnSpec>,
     /// Event time.
     pub watermark: Option<WatermarkSpec>,
@@ -173,6 +175,8 @@ pub struct Topic {
     pub written_by: Option<String>,
     /// How long and how much of it is kept.
     pub retention: Retention,
+    /// What its bodies are.
+    pub bodies: Bodies,
 }
 
 /// A topic to be made; checked by [`Broker::create_topic`].
@@ -192,6 +196,15 @@ pub struct NewTopic {
     pub primary_key: Vec<String>,
     /// The continuous query that writes it.
     pub written_by: Option<String>,
+}
+
+/// What the bodies of a topic are; JSON that says nothing further, unless something is said.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bodies {
+    /// How they are written.
+    pub encoding: Encoding,
+    /// What they say of rows.
+    pub changelog: Changelog,
 }
 
 /// Where a group starts in a queue that it has not read.

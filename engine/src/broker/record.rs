@@ -44,6 +44,66 @@ pub struct TopicRecord {
     /// The oldest messages above so many bytes may be deleted; none: no bound.
     #[prost(uint64, optional, tag = "11")]
     pub retention_bytes: Option<u64>,
+    /// How bodies are written, as `broker/encoding.rs` numbers it; 0: JSON.
+    #[prost(uint32, tag = "25")]
+    pub format: u32,
+    /// Protobuf: the message that bodies are.
+    #[prost(string, tag = "26")]
+    pub message: String,
+    /// Versions of the bodies' schema, oldest first.
+    #[prost(message, repeated, tag = "27")]
+    pub schemas: Vec<SchemaRecord>,
+    /// What a new version must be able to do; 0: read what the one before it wrote.
+    #[prost(uint32, tag = "28")]
+    pub compatibility: u32,
+    /// What messages say of rows; 0: each is one.
+    #[prost(uint32, tag = "29")]
+    pub changelog: u32,
+}
+
+/// A version of the schema of a topic's bodies.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SchemaRecord {
+    /// Counted from 1; messages carry it as their schema id.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// The schema as its format writes it.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub text: Bytes,
+}
+
+/// A view took the place of another: one change, so that its name never stands for nothing.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ViewSwapped {
+    /// The name that both had or have.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// The job that is no more.
+    #[prost(fixed64, tag = "2")]
+    pub old: u64,
+    /// The job that has the name.
+    #[prost(fixed64, tag = "3")]
+    pub new: u64,
+    /// Its statement.
+    #[prost(string, tag = "4")]
+    pub sql: String,
+    /// Topics that are deleted; every shard must still forget them.
+    #[prost(fixed64, repeated, tag = "5")]
+    pub dropped: Vec<u64>,
+    /// Topics with their new names; the job writes them.
+    #[prost(message, repeated, tag = "6")]
+    pub renamed: Vec<TopicRenamed>,
+}
+
+/// A topic's new name.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TopicRenamed {
+    /// Topic.
+    #[prost(fixed64, tag = "1")]
+    pub id: u64,
+    /// Name.
+    #[prost(string, tag = "2")]
+    pub name: String,
 }
 
 /// The first messages of queues are no longer kept.
@@ -568,6 +628,9 @@ pub enum Change {
     /// A job was deleted (catalog shard).
     #[prost(fixed64, tag = "8")]
     JobDropped(u64),
+    /// See [`ViewSwapped`] (catalog shard).
+    #[prost(message, tag = "70")]
+    ViewSwapped(ViewSwapped),
     /// See [`Popped`].
     #[prost(message, tag = "16")]
     Popped(Popped),

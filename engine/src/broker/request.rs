@@ -8,7 +8,7 @@ use millpond_storage::format::envelope::Envelope;
 
 use crate::broker::record::{
     Backoff, ColumnRecord, CutRecord, Fact, GroupOffset, GroupRecord, Holder, JobRecord,
-    JobSnapshot, Saved, TopicRecord, Transfer, Trimmed,
+    JobSnapshot, Saved, SchemaRecord, TopicRecord, Transfer, Trimmed, ViewSwapped,
 };
 
 /// Messages to store; topic and queue are set, offset and store time are the shard's to give.
@@ -433,6 +433,34 @@ pub struct AlterTopic {
     pub retention_bytes: Option<u64>,
 }
 
+/// A change of how a topic's bodies are written from now on.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ChangeSchema {
+    /// Topic.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// The next version of the schema.
+    #[prost(message, optional, tag = "2")]
+    pub schema: Option<SchemaRecord>,
+    /// Columns that it brings.
+    #[prost(message, repeated, tag = "3")]
+    pub add_columns: Vec<ColumnRecord>,
+    /// What later versions must be able to do.
+    #[prost(uint32, optional, tag = "4")]
+    pub compatibility: Option<u32>,
+}
+
+/// Another text for a remembered statement.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReplaceJob {
+    /// Job.
+    #[prost(fixed64, tag = "1")]
+    pub id: u64,
+    /// The whole statement.
+    #[prost(string, tag = "2")]
+    pub sql: String,
+}
+
 /// Which noted offset.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct OffsetOf {
@@ -503,6 +531,15 @@ pub enum Request {
     /// Answers [`Reply::Topic`].
     #[prost(message, tag = "21")]
     AlterTopic(AlterTopic),
+    /// Answers [`Reply::Topic`].
+    #[prost(message, tag = "160")]
+    ChangeSchema(ChangeSchema),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "161")]
+    ReplaceJob(ReplaceJob),
+    /// Answers [`Reply::NewJob`] with the job that has the name now.
+    #[prost(message, tag = "162")]
+    SwapView(ViewSwapped),
     /// By name. Answers [`Reply::Topic`] with what it was.
     #[prost(string, tag = "22")]
     DropTopic(String),

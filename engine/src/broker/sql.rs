@@ -18,16 +18,19 @@ use millpond_proto::name::TopicName;
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
 use millpond_sql::topic::{
-    ColumnSpec, EpochCut, GROUP_PROGRESS, JobProgress, JobSpec, NewTopic, OutputRow, QueueExtent,
-    Scan, TopicInfo, Topics, TopicsError,
+    ColumnSpec, EpochCut, GROUP_PROGRESS, JobProgress, JobSpec, NewSchema, NewTopic, OutputRow,
+    QueueExtent, Scan, TopicInfo, Topics, TopicsError, ViewSwap,
 };
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 
 use crate::broker::arrivals;
-use crate::broker::record::{CutRecord, JobRecord, QueueOffset, Saved, TopicRecord};
-use crate::broker::request::{Effect, JobPause, Reply, Request};
+use crate::broker::encoding::bodies_of;
+use crate::broker::record::{
+    CutRecord, JobRecord, QueueOffset, Saved, TopicRecord, TopicRenamed, ViewSwapped,
+};
+use crate::broker::request::{Effect, JobPause, ReplaceJob, Reply, Request};
 use crate::broker::topic::accepted;
-use crate::broker::{Broker, BrokerError, GroupProgress, Topic, TopicType};
+use crate::broker::{Bodies, Broker, BrokerError, GroupProgress, Retention, Topic, TopicType};
 
 /// Bytes of rows in one part of an effect: well below the largest append.
 const PART_BYTES: usize = 4 * 1024 * 1024;
@@ -111,6 +114,10 @@ impl Topics for Broker {
     }
 
     async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError> {
+        let bodies = Bodies {
+            encoding: topic.encoding,
+            changelog: topic.changelog,
+        };
         let topic = crate::broker::NewTopic {
             name: TopicName::new(&topic.name).map_err(BrokerError::from)?,
             kind: TopicType::Normal,
@@ -120,7 +127,8 @@ impl Topics for Broker {
             primary_key: topic.primary_key,
             written_by: topic.written_by,
         };
-        Ok(Self::create_topic(self, topic).await?.into())
+        let kept = Retention::default();
+        Ok(self.create_topic_of(topic, kept, bodies).await?.into())
     }
 
     async fn alter_topic(
@@ -133,6 +141,11 @@ impl Topics for Broker {
         Ok(Self::alter_topic(self, &name, queues, add_columns)
             .await?
             .into())
+    }
+
+    async fn change_schema(&self, name: &str, change: NewSchema) -> Result<TopicInfo, TopicsError> {
+        let name = TopicName::new(name).map_err(BrokerError::from)?;
+        Ok(Self::change_schema(self, &name, change).await?.into())
     }
 
     async fn drop_topic(&self, name: &str) -> Result<(), TopicsError> {
@@ -162,6 +175,37 @@ impl Topics for Broker {
     async fn pause_job(&self, job: JobId, paused: bool) -> Result<(), TopicsError> {
         let pause = JobPause { id: job.0, paused };
         self.ask_catalog(Request::PauseJob(pause)).await?;
+        Ok(())
+    }
+
+    async fn swap_view(&self, swap: ViewSwap) -> Result<JobSpec, TopicsError> {
+        let renamed = swap.renamed.into_iter();
+        let swapped = ViewSwapped {
+            name: swap.name,
+            old: swap.old.0,
+            new: swap.new.0,
+            sql: swap.sql,
+            dropped: swap.dropped.iter().map(|topic| topic.0).collect(),
+            renamed: renamed
+                .map(|(topic, name)| TopicRenamed { id: topic.0, name })
+                .collect(),
+        };
+        let Reply::NewJob(job) = self.ask_catalog(Request::SwapView(swapped)).await? else {
+            return Err(BrokerError::Confused("swap view").into());
+        };
+        // The swap stands; what is left to forget is done again if this run ends now.
+        let incarnation = self.incarnation().map_err(BrokerError::from)?;
+        let forgotten = incarnation.finish_deletions().await;
+        forgotten.map_err(BrokerError::from)?;
+        Ok(spec(&job))
+    }
+
+    async fn replace_job(&self, job: JobId, sql: &str) -> Result<(), TopicsError> {
+        let change = ReplaceJob {
+            id: job.0,
+            sql: sql.to_owned(),
+        };
+        self.ask_catalog(Request::ReplaceJob(change)).await?;
         Ok(())
     }
 
@@ -283,6 +327,7 @@ impl Topics for Broker {
         let columns: Vec<ArrayRef> = match table {
             "topics" => {
                 let topics: Vec<_> = catalog.topics().collect();
+                let bodies: Vec<Bodies> = topics.iter().map(|topic| bodies_of(topic)).collect();
                 let messages = topics.iter().map(|topic| {
                     let extents = Topics::extents(self, TopicId(topic.id));
                     extents.iter().map(|e| e.next.0 - e.first.0).sum::<u64>()
@@ -297,6 +342,8 @@ impl Topics for Broker {
                     )),
                     Arc::new(UInt64Array::from_iter_values(messages)),
                     strings(topics.iter().map(|topic| topic.written_by.as_deref())),
+                    strings(bodies.iter().map(|of| Some(of.encoding.format.name()))),
+                    strings(bodies.iter().map(|of| Some(of.changelog.name()))),
                 ]
             }
             "queues" => {
@@ -382,6 +429,8 @@ impl Topics for Broker {
                 small("queues"),
                 large("messages"),
                 text("written_by"),
+                text("format"),
+                text("changelog"),
             ],
             "queues" => {
                 vec![
@@ -469,6 +518,7 @@ fn message_of(
         key: row.key,
         properties: properties.collect(),
         body: row.body,
+        schema_id: topic.schemas.last().map(|schema| schema.version),
         ..Envelope::default()
     }
 }
@@ -502,6 +552,8 @@ impl From<Topic> for TopicInfo {
             watermark: topic.watermark,
             primary_key: topic.primary_key,
             written_by: topic.written_by,
+            encoding: topic.bodies.encoding,
+            changelog: topic.bodies.changelog,
         }
     }
 }

@@ -16,6 +16,7 @@ use prost::Message as _;
 
 use crate::broker::catalog::Catalog;
 use crate::broker::consume::{Consumed, group_of};
+use crate::broker::encoding;
 use crate::broker::record::{
     Change, EffectDone, GroupOffset, JobRecord, JobSnapshot, QueueOffset, Reopened,
     ShardSnapshotRecord,
@@ -525,6 +526,10 @@ impl Catalog {
                 }
                 Decision::change(&Change::TopicSet(topic.clone()), Reply::Topic(topic))
             }
+            Request::ChangeSchema(change) => match self.topic(&change.name) {
+                Some(topic) => encoding::decide_change(topic, change),
+                None => refused(Reason::TopicNotFound, &change.name),
+            },
             Request::DropTopic(name) => match self.topic(&name) {
                 Some(topic) => Decision::change(
                     &Change::TopicDropped(topic.id),
@@ -577,6 +582,38 @@ impl Catalog {
                 }
                 None => refused(Reason::Malformed, "no such job"),
             },
+            Request::ReplaceJob(change) => match self.jobs().find(|job| job.id == change.id) {
+                Some(job) => {
+                    let mut job = JobRecord::clone(job);
+                    job.sql = change.sql;
+                    Decision::change(&Change::JobSet(job), Reply::done())
+                }
+                None => refused(Reason::Malformed, "no such job"),
+            },
+            Request::SwapView(swapped) => {
+                let of = |id| self.jobs().find(|job| job.id == id);
+                let renamed = swapped.renamed.iter();
+                let taken = renamed.clone().find(|renamed| {
+                    let found = self.topic(&renamed.name);
+                    found.is_some_and(|found| !swapped.dropped.contains(&found.id))
+                });
+                if let Some(taken) = taken {
+                    return refused(Reason::TopicExists, &taken.name);
+                }
+                let gone = renamed.map(|renamed| renamed.id);
+                if gone.into_iter().any(|id| self.topic_by_id(id).is_none()) {
+                    return refused(Reason::BadChange, "the topic of the new view is gone");
+                }
+                match (of(swapped.old), of(swapped.new)) {
+                    (Some(_), Some(job)) => {
+                        let mut job = JobRecord::clone(job);
+                        job.name.clone_from(&swapped.name);
+                        job.sql.clone_from(&swapped.sql);
+                        Decision::change(&Change::ViewSwapped(swapped), Reply::NewJob(job))
+                    }
+                    _ => refused(Reason::Malformed, "no such job"),
+                }
+            }
             Request::DropJob(id) => Decision::change(&Change::JobDropped(id), Reply::done()),
             _ => refused(Reason::Malformed, "not a request of the catalog"),
         }

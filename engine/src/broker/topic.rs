@@ -12,11 +12,13 @@ use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
 use millpond_storage::log::Extent;
 
 use crate::broker::catalog::Catalog;
+use crate::broker::encoding;
 use crate::broker::record::{ColumnRecord, GroupRecord, TopicRecord};
 use crate::broker::request::{AlterTopic, Reason, Refused, Reply, Request};
 use crate::broker::state::CATALOG_SHARD;
 use crate::broker::{
-    Broker, BrokerError, Group, GroupStart, NewRetention, NewTopic, Retention, Topic, TopicType,
+    Bodies, Broker, BrokerError, Group, GroupStart, NewRetention, NewTopic, Retention, Topic,
+    TopicType,
 };
 
 impl Broker {
@@ -60,6 +62,20 @@ impl Broker {
         topic: NewTopic,
         retention: Retention,
     ) -> Result<Topic, BrokerError> {
+        self.create_topic_of(topic, retention, Bodies::default())
+            .await
+    }
+
+    /// Makes a topic with bodies that are not plain JSON.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when the name is taken or a number is out of bounds.
+    pub async fn create_topic_of(
+        &self,
+        topic: NewTopic,
+        retention: Retention,
+        bodies: Bodies,
+    ) -> Result<Topic, BrokerError> {
         check_retention(retention.ms)?;
         let queues = topic.queues.unwrap_or(limits::QUEUES_DEFAULT);
         check_queues(queues)?;
@@ -79,6 +95,11 @@ impl Broker {
             written_by: topic.written_by,
             retention_ms: retention.ms,
             retention_bytes: retention.bytes,
+            format: encoding::format_number(bodies.encoding.format),
+            schemas: encoding::schema_records(&bodies.encoding.schemas),
+            compatibility: encoding::compatibility_number(bodies.encoding.compatibility),
+            message: bodies.encoding.message,
+            changelog: encoding::changelog_number(bodies.changelog),
         };
         match self.ask_catalog(Request::CreateTopic(record)).await? {
             Reply::Topic(record) => Ok(Topic::of(&record)),
@@ -371,7 +392,7 @@ fn check_columns(columns: usize) -> Result<(), BrokerError> {
     })
 }
 
-fn column_record(column: &ColumnSpec) -> ColumnRecord {
+pub(super) fn column_record(column: &ColumnSpec) -> ColumnRecord {
     ColumnRecord {
         name: column.name.clone(),
         sql_type: column.sql_type.clone(),
@@ -406,6 +427,7 @@ impl Topic {
                 ms: record.retention_ms,
                 bytes: record.retention_bytes,
             },
+            bodies: encoding::bodies_of(record),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use millpond_proto::limits;
 
+use crate::cli::body_args::{BodyArgs, SchemaCommand};
 use crate::cli::group_args::{DlqCommand, GroupCommand};
 use crate::cli::keep;
 use crate::cli::msg_args::MsgCommand;
@@ -262,7 +263,8 @@ pub enum TopicCommand {
 Examples:
   millpond topic create orders --queues 16
   millpond topic create flights --schema \"carrier TEXT, dep_delay DOUBLE, at TIMESTAMP\" \\
-      --watermark \"at - INTERVAL '5 minutes'\"")]
+      --watermark \"at - INTERVAL '5 minutes'\"
+  millpond topic create readings --format avro --schema-file reading.avsc")]
     Create {
         /// Name of the topic.
         name: String,
@@ -272,9 +274,12 @@ Examples:
         /// Number of queues.
         #[arg(long, value_name = "N")]
         queues: Option<u32>,
-        /// Columns of its JSON bodies, as in CREATE TOPIC.
+        /// Columns of its bodies, as in CREATE TOPIC.
         #[arg(long, value_name = "COLUMNS")]
         schema: Option<String>,
+        /// How its bodies are written.
+        #[command(flatten)]
+        bodies: BodyArgs,
         /// How far event time may lag: "column - INTERVAL '5 minutes'".
         #[arg(long, value_name = "EXPR", requires = "schema")]
         watermark: Option<String>,
@@ -312,6 +317,9 @@ Examples:
         #[arg(short, long, value_enum, default_value = "table")]
         output: Format,
     },
+    /// List and add versions of the schema of a topic's bodies.
+    #[command(subcommand)]
+    Schema(SchemaCommand),
     /// Delete a topic and its messages.
     #[command(visible_alias = "delete")]
     Rm {

@@ -7,6 +7,7 @@ use crate::cli::args::JobCommand;
 use crate::cli::error::CliError;
 use crate::cli::output::{Cell, Format, Table};
 use crate::cli::run::Terminal;
+use crate::cli::sql;
 
 /// Does a command about continuous queries.
 ///
@@ -48,9 +49,18 @@ pub async fn run(
         }
         JobCommand::Info { name, output } => {
             let job = admin.describe_job(name).await?;
-            info(job, *output)
-                .print(*output, terminal.out)
-                .map_err(CliError::output)
+            let facts = info(job, *output).print(*output, terminal.out);
+            facts.map_err(CliError::output)?;
+            if *output != Format::Table {
+                return Ok(());
+            }
+            let steps = format!("EXPLAIN JOB {}", sql::quoted(name));
+            let (steps, _) = sql::collect(&admin, &steps).await?;
+            if steps.rows.is_empty() {
+                return Ok(());
+            }
+            terminal.say("")?;
+            steps.print(*output, terminal.out).map_err(CliError::output)
         }
         JobCommand::Submit { sql } => {
             let job = admin.submit_job(sql).await?;

@@ -4,12 +4,14 @@
 //! here knows more than any other client. All printing goes through [`output`] into writers that are
 //! passed in: results to the first, everything else to the second.
 //!
-//! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`], [`group`] and [`dlq`] over [`group_args`],
+//! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`] and [`schema`] over [`body_args`],
+//! [`group`] and [`dlq`] over [`group_args`],
 //! [`msg`] over [`msg_args`],
 //! [`job`], [`sql`], [`import`], [`export`], [`storage`], [`bench`], and [`serve`], which is the server itself.
 
 pub mod args;
 pub mod bench;
+pub mod body_args;
 pub mod dlq;
 pub mod error;
 pub mod export;
@@ -22,6 +24,7 @@ pub mod msg;
 pub mod msg_args;
 pub mod output;
 pub mod run;
+pub mod schema;
 pub mod serve;
 pub mod sql;
 pub mod storage;

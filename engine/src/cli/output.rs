@@ -182,19 +182,49 @@ impl Table {
     fn print_json(&self, out: &mut dyn Write) -> io::Result<()> {
         write!(out, "[")?;
         for (index, row) in self.rows.iter().enumerate() {
-            write!(out, "{}{{", if index == 0 { "\n" } else { ",\n" })?;
-            for (column, (name, cell)) in self.columns.iter().zip(row).enumerate() {
-                let comma = if column == 0 { "" } else { "," };
-                write!(out, "{comma}{}:", json_text(name))?;
-                match cell {
-                    Cell::Null => write!(out, "null")?,
-                    Cell::Text(text) => write!(out, "{}", json_text(text))?,
-                    Cell::Number(_) | Cell::Boolean(_) => write!(out, "{}", cell.plain())?,
-                }
-            }
-            write!(out, "}}")?;
+            write!(out, "{}", if index == 0 { "\n" } else { ",\n" })?;
+            self.json_row(row, out)?;
         }
         writeln!(out, "\n]")
+    }
+
+    fn json_row(&self, row: &[Cell], out: &mut dyn Write) -> io::Result<()> {
+        write!(out, "{{")?;
+        for (column, (name, cell)) in self.columns.iter().zip(row).enumerate() {
+            let comma = if column == 0 { "" } else { "," };
+            write!(out, "{comma}{}:", json_text(name))?;
+            match cell {
+                Cell::Null => write!(out, "null")?,
+                Cell::Text(text) => write!(out, "{}", json_text(text))?,
+                Cell::Number(_) | Cell::Boolean(_) => write!(out, "{}", cell.plain())?,
+            }
+        }
+        write!(out, "}}")
+    }
+
+    /// Prints rows of which more follow: CSV, its header before the first ones, or else an object per line, since nobody knows
+    /// yet how wide columns will be.
+    ///
+    /// # Errors
+    /// What the output says.
+    pub fn print_part(
+        &self,
+        format: Format,
+        is_first: bool,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        if format == Format::Csv && is_first {
+            csv_line(self.columns.iter().map(String::as_str), out)?;
+        }
+        for row in &self.rows {
+            if format == Format::Csv {
+                csv_line(row.iter().map(Cell::plain), out)?;
+            } else {
+                self.json_row(row, out)?;
+                writeln!(out)?;
+            }
+        }
+        out.flush()
     }
 
     fn print_csv(&self, out: &mut dyn Write) -> io::Result<()> {

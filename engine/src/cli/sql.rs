@@ -139,6 +139,9 @@ async fn execute(
     format: Format,
     terminal: &mut Terminal<'_>,
 ) -> Result<(), CliError> {
+    if is_subscription(statement) {
+        return follow(admin, statement, format, terminal).await;
+    }
     let (table, summary) = collect(admin, statement).await?;
     if !table.columns.is_empty() {
         table
@@ -150,6 +153,30 @@ async fn execute(
     }
     if table.columns.is_empty() || format == Format::Table {
         terminal.say(&summary.command)?;
+    }
+    Ok(())
+}
+
+fn is_subscription(statement: &str) -> bool {
+    let first = statement.split_whitespace().next().unwrap_or_default();
+    first.eq_ignore_ascii_case("subscribe")
+}
+
+/// Prints rows as they come, until the server or the user ends it.
+async fn follow(
+    admin: &Admin,
+    statement: &str,
+    format: Format,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let mut batches = Batches::of(admin, statement).await?;
+    let mut is_first = true;
+    while let Some(batch) = batches.next().await? {
+        let mut table = Table::of_schema(&batch.schema());
+        table.push_batch(&batch)?;
+        let printed = table.print_part(format, is_first, terminal.out);
+        printed.map_err(CliError::output)?;
+        is_first = false;
     }
     Ok(())
 }

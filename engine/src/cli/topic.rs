@@ -16,7 +16,7 @@ use crate::cli::error::CliError;
 use crate::cli::keep;
 use crate::cli::output::{Cell, Format, Table};
 use crate::cli::run::Terminal;
-use crate::cli::sql;
+use crate::cli::{schema, sql};
 
 /// Messages per send.
 const SEND_MESSAGES: usize = 256;
@@ -44,9 +44,11 @@ pub async fn run(
             queues,
             schema,
             watermark,
+            bodies,
             keep,
         } => {
-            match schema {
+            let columns = schema.as_deref().or(bodies.is_set().then_some(""));
+            match columns {
                 None => {
                     let request = CreateTopicRequest {
                         name: name.clone(),
@@ -59,7 +61,9 @@ pub async fn run(
                     admin.create_topic(request).await?;
                 }
                 Some(columns) => {
-                    let statement = create(name, *r#type, *queues, columns, watermark.as_deref())?;
+                    let options = bodies.options()?;
+                    let watermark = watermark.as_deref();
+                    let statement = create(name, *r#type, *queues, columns, watermark, options)?;
                     sql::collect(&admin, &statement).await?;
                     if keep.retention.is_some() || keep.retention_bytes.is_some() {
                         admin.alter_topic(altered(name, None, *keep)).await?;
@@ -82,6 +86,7 @@ pub async fn run(
         TopicCommand::Info { name, output } => {
             info(admin.describe_topic(name).await?, *output, terminal)
         }
+        TopicCommand::Schema(command) => schema::run(&admin, command, terminal).await,
         TopicCommand::Rm { name } => {
             admin.delete_topic(name).await?;
             terminal.say(&format!("deleted topic {name} and its messages"))
@@ -121,24 +126,31 @@ fn create(
     queues: Option<u32>,
     columns: &str,
     watermark: Option<&str>,
+    mut options: Vec<String>,
 ) -> Result<String, CliError> {
     if kind != TopicType::Normal {
         return Err(CliError::Usage {
             what: format!(
-                "a topic of type {} can not have --schema yet",
+                "a topic of type {} can not have --schema or --format yet",
                 kind.as_str()
             ),
             help: format!("millpond topic create {name} --schema \"{columns}\""),
         });
     }
-    let mut statement = format!("CREATE TOPIC {} ({columns}", sql::quoted(name));
+    let mut statement = format!("CREATE TOPIC {}", sql::quoted(name));
+    if !columns.is_empty() {
+        statement.push_str(&format!(" ({columns}"));
+    }
     if let Some(expression) = watermark {
         let column = expression.split([' ', '-']).next().unwrap_or_default();
         statement.push_str(&format!(", WATERMARK FOR {column} AS {expression}"));
     }
-    statement.push(')');
-    if let Some(queues) = queues {
-        statement.push_str(&format!(" WITH (queues = {queues})"));
+    if !columns.is_empty() {
+        statement.push(')');
+    }
+    options.extend(queues.map(|queues| format!("queues = {queues}")));
+    if !options.is_empty() {
+        statement.push_str(&format!(" WITH ({})", options.join(", ")));
     }
     Ok(statement)
 }
@@ -446,12 +458,26 @@ mod tests {
     #[test]
     fn a_schema_becomes_the_statement_that_declares_it() {
         let watermark = Some("at - INTERVAL '5 minutes'");
-        let statement = create("t", TopicType::Normal, Some(4), "at TIMESTAMP", watermark);
+        let columns = "at TIMESTAMP";
+        let statement = create(
+            "t",
+            TopicType::Normal,
+            Some(4),
+            columns,
+            watermark,
+            Vec::new(),
+        );
         assert_eq!(
             statement.unwrap(),
             "CREATE TOPIC \"t\" (at TIMESTAMP, WATERMARK FOR at AS at - INTERVAL '5 minutes') \
              WITH (queues = 4)"
         );
-        assert!(create("t", TopicType::Fifo, None, "a INT", None).is_err());
+        assert!(create("t", TopicType::Fifo, None, "a INT", None, Vec::new()).is_err());
+        let options = vec!["format = 'avro'".to_owned()];
+        let statement = create("t", TopicType::Normal, Some(4), "", None, options);
+        assert_eq!(
+            statement.unwrap(),
+            "CREATE TOPIC \"t\" WITH (format = 'avro', queues = 4)"
+        );
     }
 }

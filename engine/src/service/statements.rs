@@ -159,6 +159,7 @@ pub fn status(error: &SqlError) -> Status {
 #[cfg(test)]
 mod tests {
     use millpond_sql::continuous::{JobState, NoJobs};
+    use millpond_sql::job::pace::Pace;
 
     use super::*;
 
@@ -191,6 +192,8 @@ mod tests {
             error: Some("disk".to_owned()),
             lag: 8,
             output_topic: "delays".to_owned(),
+            operators: Vec::new(),
+            pace: Pace::default(),
         });
         assert_eq!(wire.state, "failed");
         assert_eq!((wire.rows_late, wire.rows_undecodable, wire.lag), (4, 5, 8));

@@ -17,12 +17,12 @@ use arrow::json::writer::{EncoderOptions, make_encoder};
 use bytes::Bytes;
 use datafusion::prelude::DataFrame;
 use futures::StreamExt as _;
-use millpond_connectors::format::json::encode_rows;
+use millpond_connectors::format::body::BodyEncoder;
 
 use crate::catalog::table_schema;
 use crate::error::SqlError;
 use crate::statement::quoted;
-use crate::topic::{OutputRow, TopicInfo, Topics};
+use crate::topic::{Changelog, OutputRow, TopicInfo, Topics};
 
 /// The system columns that an insert may fill.
 const KEY: &str = "_key";
@@ -34,6 +34,7 @@ const PROPERTIES: &str = "_properties";
 pub struct Target {
     topic: TopicInfo,
     fields: Vec<Field>,
+    encoder: BodyEncoder,
 }
 
 impl Target {
@@ -82,7 +83,21 @@ impl Target {
                 _ => field.clone(),
             });
         }
-        let target = Self { topic, fields };
+        if topic.changelog == Changelog::Debezium && !fields.iter().any(|f| f.name() == BODY) {
+            return Err(SqlError::invalid(
+                format!(
+                    "topic {} holds changes as Debezium writes them, not rows",
+                    topic.name
+                ),
+                "fill _key and _body, or let a job write it: CREATE JOB name AS INSERT INTO …",
+            ));
+        }
+        let encoder = BodyEncoder::new(&topic.encoding)?;
+        let target = Self {
+            topic,
+            fields,
+            encoder,
+        };
         target.check_body_and_key()?;
         Ok(target)
     }
@@ -190,7 +205,7 @@ impl Target {
         let [keys, bodies, properties] = system;
         let bodies: Vec<Option<Bytes>> = match &bodies {
             Some(bodies) => bytes_of(bodies.as_binary::<i32>()),
-            None => encode_rows(&body)?.into_iter().map(Some).collect(),
+            None => self.encoder.encode(&body)?.into_iter().map(Some).collect(),
         };
         let keys: Vec<Option<Bytes>> = match &keys {
             Some(keys) => texts_of(keys.as_string::<i32>()),

@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::{Int64Type, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -36,7 +37,7 @@ use crate::batch::tail::{Filler, Piece, QueueRange, Tail};
 use crate::catalog::table_schema;
 use crate::decode::{Decoded, TopicDecoder};
 use crate::error::SqlError;
-use crate::topic::{Scan, TopicInfo, Topics};
+use crate::topic::{Changelog, Scan, TopicInfo, Topics};
 
 /// A topic that a query may name.
 #[derive(Debug)]
@@ -132,7 +133,8 @@ impl TableProvider for TopicTable {
             self.topic.clone(),
             Arc::new(decoder),
             partitions,
-            limit,
+            // Which rows are no more is known when they are decoded, and only what is left counts.
+            limit.filter(|_| self.topic.changelog != Changelog::Debezium),
             Arc::clone(&self.tail),
             self.notices.clone(),
         )))
@@ -386,7 +388,10 @@ impl Reader {
                 .push(&envelopes, is_clean.then_some(&decoded.batch));
             let queue = current.queue;
             self.tell(queue, &envelopes, &decoded);
-            return Ok(Some(decoded.batch));
+            return match decoded.deleted {
+                Some(deleted) => Ok(Some(filter_record_batch(&decoded.batch, &not(&deleted)?)?)),
+                None => Ok(Some(decoded.batch)),
+            };
         }
         Ok(None)
     }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::array::{Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::CatalogProviderList;
@@ -268,6 +268,10 @@ fn jobs_schema() -> SchemaRef {
         number("lag"),
         Field::new("error", DataType::Utf8, true),
         text("sql"),
+        number("epoch_ms"),
+        Field::new("waiting_share", DataType::Float64, false),
+        Field::new("busy_share", DataType::Float64, false),
+        Field::new("held_back_share", DataType::Float64, false),
     ]))
 }
 
@@ -281,6 +285,10 @@ pub(crate) fn jobs_batch(jobs: &[JobStatus]) -> Result<RecordBatch, arrow::error
             jobs.iter()
                 .map(|job| i64::try_from(value(job)).unwrap_or(i64::MAX)),
         ))
+    };
+    let share = |value: fn(&JobStatus) -> u32| {
+        let shares = jobs.iter().map(|job| f64::from(value(job)) / 1000.0);
+        Arc::new(Float64Array::from_iter_values(shares))
     };
     let watermarks: TimestampMillisecondArray = jobs
         .iter()
@@ -304,6 +312,10 @@ pub(crate) fn jobs_batch(jobs: &[JobStatus]) -> Result<RecordBatch, arrow::error
             number(|job| job.lag),
             Arc::new(errors),
             text(|job| job.sql.clone()),
+            number(|job| job.pace.epoch_ms),
+            share(|job| job.pace.waiting),
+            share(|job| job.pace.busy),
+            share(|job| job.pace.held_back),
         ],
     )
 }

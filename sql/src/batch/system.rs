@@ -7,8 +7,10 @@
 //! | `groups` | every consumer group | broker |
 //! | `group_progress` | where each group stands in each queue that it polled | broker, asking the shards |
 //! | `jobs` | every continuous query: state, watermark, rows, lag | job runtime |
+//! | `job_operators` | every step of every continuous query: rows, bytes, state | job runtime, `operators.rs` |
 //! | `views` | every plain view | here |
 //! | `columns` | every column of every topic | here |
+//! | `schemas` | every version of every topic's schema | `schemas.rs` |
 //! | `limits` | every bound of a statement | here |
 //!
 //! A table is filled when a statement that names it is planned.
@@ -22,6 +24,8 @@ use datafusion::error::Result as EngineResult;
 use millpond_proto::limits;
 
 use crate::batch::latest::external;
+use crate::batch::operators::operators_batch;
+use crate::batch::schemas::schemas_batch;
 use crate::batch::session::{RELATIONS_MAX, jobs_batch};
 use crate::batch::view::{VIEWS_DEEP_MAX, views};
 use crate::catalog;
@@ -31,12 +35,14 @@ use crate::statement::{CHAIN_TOKENS_MAX, DEPTH_MAX};
 use crate::topic::{FACTS, Topics};
 
 const JOBS: &str = "jobs";
+const JOB_OPERATORS: &str = "job_operators";
 const VIEWS: &str = "views";
 const COLUMNS: &str = "columns";
+const SCHEMAS: &str = "schemas";
 const LIMITS: &str = "limits";
 
 /// The tables that are not the broker's.
-const OURS: [&str; 4] = [JOBS, VIEWS, COLUMNS, LIMITS];
+const OURS: [&str; 6] = [JOBS, JOB_OPERATORS, VIEWS, COLUMNS, SCHEMAS, LIMITS];
 
 /// The schema `millpond`.
 #[derive(Debug)]
@@ -55,8 +61,10 @@ impl SchemaProvider for SystemSchema {
     async fn table(&self, name: &str) -> EngineResult<Option<Arc<dyn TableProvider>>> {
         let batch = match name {
             JOBS => jobs_batch(&self.jobs.list())?,
+            JOB_OPERATORS => operators_batch(&self.jobs.list())?,
             VIEWS => views_batch(self.topics.as_ref())?,
             COLUMNS => columns_batch(self.topics.as_ref()).map_err(external)?,
+            SCHEMAS => schemas_batch(self.topics.as_ref())?,
             LIMITS => limits_batch()?,
             name if FACTS.contains(&name) => self.topics.ask_facts(name).await.map_err(external)?,
             _ => {

@@ -88,7 +88,7 @@ pub async fn create(topics: &dyn Topics, view: &PlainView) -> Result<(), SqlErro
                 "choose another name, or write CREATE OR REPLACE VIEW",
             ));
         }
-        topics.drop_job(JobId(known.id)).await?;
+        return Ok(topics.replace_job(JobId(known.id), &view.sql).await?);
     }
     topics.create_job(name, &view.sql, &[]).await?;
     Ok(())

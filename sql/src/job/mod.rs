@@ -5,14 +5,18 @@
 //! this one query: a passing trouble makes it go on from its last cut, anything else makes it stop and
 //! say why. This room holds no data of its own; topics and objects are behind traits.
 //!
-//! Reading order: [`runtime`] (create, drop, list), [`runner`] (the loop), [`region`] (one epoch,
-//! without I/O), [`reader`] (a queue in ticks), [`error`].
+//! Reading order: [`runtime`] (create, drop, list), [`alter`] (a view takes another's place), [`runner`] (the loop), [`region`] (one epoch,
+//! without I/O), [`inputs`] and [`reader`] (queues in ticks), [`subscribe`] (a query that is watched and kept nowhere), [`pace`] (where its time goes), [`error`].
 
+pub mod alter;
 pub mod error;
+pub mod inputs;
+pub mod pace;
 pub mod reader;
 pub mod region;
 pub mod runner;
 pub mod runtime;
+pub mod subscribe;
 
 #[cfg(test)]
 mod equality;

@@ -15,17 +15,18 @@ use arrow::array::{
 use arrow::compute::{cast, concat, concat_batches, filter_record_batch, is_null, max};
 use arrow::datatypes::DataType;
 use bytes::Bytes;
-use millpond_connectors::format::json::encode_rows;
+use millpond_connectors::format::body::{BodyEncoder, Encoding};
 use millpond_proto::message::QueueId;
 use millpond_proto::time::Timestamp;
 
 use crate::catalog::DECODE_ERROR;
+use crate::continuous::OperatorStatus;
 use crate::decode::TopicDecoder;
 use crate::error::SqlError;
 use crate::job::error::JobError;
 use crate::job::reader::{missing, offsets};
 use crate::operator::key::milliseconds;
-use crate::operator::{Emission, Keys, Late, Operator, OperatorError, Output};
+use crate::operator::{Emission, Keys, Late, Operator, OperatorError, Output, StepFigures};
 use crate::plan::continuous::ContinuousPlan;
 use crate::progress::{Watermark, tick_of};
 use crate::state::checkpoint::Counts;
@@ -53,6 +54,9 @@ pub struct Region {
     operator: Box<dyn Operator>,
     inputs: Vec<Source>,
     counts: Counts,
+    /// Rows that were written before this run.
+    written_before: u64,
+    encoder: BodyEncoder,
 }
 
 /// One topic that is read.
@@ -60,6 +64,9 @@ pub struct Region {
 struct Source {
     decoder: TopicDecoder,
     watermark: Watermark,
+    rows: u64,
+    rows_undecodable: u64,
+    bytes: u64,
 }
 
 /// Batches of a queue, and which input of the query it belongs to.
@@ -82,23 +89,28 @@ struct Piece {
 }
 
 impl Region {
-    /// A region that has seen nothing.
+    /// A region that has seen nothing, and writes bodies as `output` says.
     ///
     /// # Errors
     /// [`SqlError`] when a topic's declaration can not be read.
-    pub fn new(plan: ContinuousPlan) -> Result<Self, SqlError> {
+    pub fn new(plan: ContinuousPlan, output: &Encoding) -> Result<Self, SqlError> {
         let mut inputs = Vec::new();
         for input in &plan.inputs {
             let spec = input.source.watermark.as_ref();
             inputs.push(Source {
                 decoder: TopicDecoder::new(&input.source, &input.decoded)?,
                 watermark: Watermark::new(spec.map_or(0, |spec| spec.delay_ms)),
+                rows: 0,
+                rows_undecodable: 0,
+                bytes: 0,
             });
         }
         Ok(Self {
             operator: plan.operator()?,
             inputs,
             counts: Counts::default(),
+            written_before: 0,
+            encoder: BodyEncoder::new(output)?,
             plan,
         })
     }
@@ -117,6 +129,7 @@ impl Region {
             let greatest_ms = greatest_ms.get(index).copied().flatten();
             source.watermark = source.watermark.resumed(greatest_ms);
         }
+        self.written_before = counts.rows_out;
         self.counts = counts;
         match state {
             Some(state) => self.operator.restore(state, self.watermark()),
@@ -165,6 +178,55 @@ impl Region {
         &self.counts
     }
 
+    /// Its steps, from what it reads to what it writes.
+    #[must_use]
+    pub fn figures(&self, output: &str) -> Vec<OperatorStatus> {
+        let mut figures = Vec::new();
+        for (source, input) in self.inputs.iter().zip(&self.plan.inputs) {
+            figures.push(OperatorStatus {
+                operator: format!("read {}", input.source.name),
+                rows_in: source.rows,
+                rows_out: source.rows - source.rows_undecodable,
+                bytes_in: Some(source.bytes),
+                state_bytes: 0,
+                watermark: source.watermark.at(),
+            });
+        }
+        let read: u64 = figures.iter().map(|read| read.rows_out).sum();
+        let mut steps = self.operator.steps();
+        if steps.is_empty() {
+            steps.push(StepFigures {
+                name: "",
+                rows_in: read,
+                rows_out: self.counts.rows_out - self.written_before,
+                state_bytes: self.operator.state_bytes() as u64,
+            });
+        }
+        let all = self
+            .plan
+            .explained
+            .first()
+            .map_or("compute", String::as_str);
+        figures.extend(steps.into_iter().map(|step| OperatorStatus {
+            operator: if step.name.is_empty() { all } else { step.name }.to_owned(),
+            rows_in: step.rows_in,
+            rows_out: step.rows_out,
+            bytes_in: None,
+            state_bytes: step.state_bytes,
+            watermark: None,
+        }));
+        let written = self.counts.rows_out - self.written_before;
+        figures.push(OperatorStatus {
+            operator: format!("write {output}"),
+            rows_in: written,
+            rows_out: written,
+            bytes_in: None,
+            state_bytes: 0,
+            watermark: None,
+        });
+        figures
+    }
+
     /// The operator, to save its state.
     #[must_use]
     pub fn operator(&self) -> &dyn Operator {
@@ -177,6 +239,16 @@ impl Region {
     /// # Errors
     /// [`JobError`] when a row can not be computed, with its place where that is known.
     pub fn epoch(&mut self, arrived: Vec<Arrived>) -> Result<Effects, JobError> {
+        let mut effects = self.ticks(arrived)?;
+        self.barrier(&mut effects)?;
+        Ok(effects)
+    }
+
+    /// Computes rows and lets what changed wait for [`Region::barrier`]; rows that stay leave at once.
+    ///
+    /// # Errors
+    /// As [`Region::epoch`].
+    pub fn ticks(&mut self, arrived: Vec<Arrived>) -> Result<Effects, JobError> {
         let mut ticks: BTreeMap<i64, Vec<Piece>> = BTreeMap::new();
         for Arrived {
             input,
@@ -192,10 +264,17 @@ impl Region {
         for (tick_ms, pieces) in ticks {
             self.tick(Timestamp(tick_ms), &pieces, &mut effects)?;
         }
+        Ok(effects)
+    }
+
+    /// Ends an epoch: what changed in it leaves.
+    ///
+    /// # Errors
+    /// [`JobError`] when what leaves can not be computed.
+    pub fn barrier(&mut self, effects: &mut Effects) -> Result<(), JobError> {
         let mut out = Output::default();
         self.operator.on_barrier(&mut out)?;
-        self.emit(out, &[], &mut effects)?;
-        Ok(effects)
+        self.emit(out, &[], effects)
     }
 
     fn cut_into_ticks(
@@ -211,6 +290,8 @@ impl Region {
         let stored_at = milliseconds(stored_at)?;
         let table = self.inputs[input].decoder.decode(batch)?.batch;
         let rows = batch.num_rows();
+        self.inputs[input].rows += rows as u64;
+        self.inputs[input].bytes += body_bytes(batch);
         if self.plan.is_stateless() {
             // Time means nothing to it, and few rows at a time would cost much.
             ticks.entry(0).or_default().push(Piece {
@@ -314,6 +395,7 @@ impl Region {
             return Ok(kept);
         }
         self.counts.rows_undecodable += bad as u64;
+        self.inputs[piece.input].rows_undecodable += bad as u64;
         let good: BooleanArray = is_null(errors)?;
         if self.counts.first_undecodable.is_none()
             && let Some(row) = (0..good.len()).find(|row| !good.value(*row))
@@ -364,7 +446,7 @@ impl Region {
     ) -> Result<(), JobError> {
         for emission in out.emissions {
             self.counts.rows_out += (emission.rows.num_rows() + emission.deleted.len()) as u64;
-            messages(emission, pieces, &mut effects.rows)?;
+            messages(&self.encoder, emission, pieces, &mut effects.rows)?;
         }
         self.counts.rows_late += out.late_more;
         for late in out.late {
@@ -405,11 +487,12 @@ impl Region {
 }
 
 fn messages(
+    encoder: &BodyEncoder,
     emission: Emission,
     pieces: &[Piece],
     rows: &mut Vec<OutputRow>,
 ) -> Result<(), JobError> {
-    let bodies = encode_rows(&emission.rows)?;
+    let bodies = encoder.encode(&emission.rows).map_err(SqlError::from)?;
     let sent = match &emission.keys {
         Keys::Source(_) => keys_of(pieces)?,
         _ => None,
@@ -456,6 +539,17 @@ fn keys_of(pieces: &[Piece]) -> Result<Option<BinaryArray>, JobError> {
     }
     let columns: Vec<&dyn Array> = columns.iter().map(AsRef::as_ref).collect();
     Ok(Some(concat(&columns)?.as_binary().clone()))
+}
+
+/// Bytes of the bodies of a batch.
+fn body_bytes(batch: &RecordBatch) -> u64 {
+    let body = batch.column_by_name("body");
+    let offsets = body.and_then(|body| body.as_binary_opt::<i32>());
+    offsets.map_or(0, |bodies| {
+        let offsets = bodies.value_offsets();
+        let (first, last) = (offsets.first(), offsets.last());
+        u64::try_from(last.unwrap_or(&0) - first.unwrap_or(&0)).unwrap_or(0)
+    })
 }
 
 /// The piece and its row that a row of all pieces in a line is.

@@ -24,20 +24,16 @@ use tokio::sync::watch;
 use crate::continuous::{JobState, JobStatus};
 use crate::error::SqlError;
 use crate::job::error::JobError;
-use crate::job::reader::{QueueReader, Room, read_range};
+use crate::job::inputs::{Inputs, Offsets};
+use crate::job::pace::{Doing, Stopwatch};
+use crate::job::reader::read_range;
 use crate::job::region::{Arrived, Effects, Region};
-use crate::plan::continuous::{ContinuousPlan, plan_with};
+use crate::plan::continuous::{ContinuousPlan, plan_into, plan_with};
 use crate::progress::tick_of;
 use crate::state::checkpoint::{Checkpoint, CheckpointError, Facts, folder_of, key_of};
-use crate::statement::{Emit, Statement, parse};
-use crate::topic::{EpochCut, JobSpec, NewTopic, OutputRow, TICK_MS, Topics};
+use crate::statement::{Statement, parse};
+use crate::topic::{Changelog, EpochCut, JobSpec, NewTopic, OutputRow, TICK_MS, TopicInfo, Topics};
 
-/// Most rows of an epoch, about.
-const EPOCH_ROWS: usize = 64 * 1024;
-/// Most bytes of an epoch's input, about.
-const EPOCH_BYTES: usize = 32 * 1024 * 1024;
-/// Fewest rows that are read ahead of one queue.
-const QUEUE_ROWS_MIN: usize = 256;
 /// Pause when there is nothing to read.
 const IDLE: Duration = Duration::from_millis(TICK_MS.unsigned_abs());
 /// State is saved this long after it was saved before,
@@ -89,7 +85,7 @@ pub fn late_topic_of(view: &str) -> String {
 /// [`SqlError`] when it can not be planned.
 pub async fn plan_of(sql: &str, topics: &dyn Topics) -> Result<ContinuousPlan, SqlError> {
     match parse(sql)? {
-        Statement::CreateMaterializedView(view) => {
+        Statement::CreateMaterializedView(view) | Statement::AlterMaterializedView { view, .. } => {
             plan_with(&view.query, view.emit, view.options, topics).await
         }
         Statement::CreateJob(job) => {
@@ -97,9 +93,7 @@ pub async fn plan_of(sql: &str, topics: &dyn Topics) -> Result<ContinuousPlan, S
                 let known = topics.topics().into_iter().map(|topic| topic.name);
                 SqlError::unknown("topic", &job.target, None, known)
             })?;
-            plan_with(&job.query, Emit::Changes, job.options, topics)
-                .await?
-                .into_target(&target)
+            plan_into(&job, &target, topics).await
         }
         _ => Err(SqlError::Bug {
             cause: "a job's statement is neither a view nor a job".to_owned(),
@@ -194,19 +188,14 @@ impl Runner {
     }
 }
 
-/// Offsets by input and queue.
-type Offsets = BTreeMap<(usize, u32), u64>;
-
 /// A query between two turns.
 struct Turns<'a> {
     runner: &'a Runner,
     plan: ContinuousPlan,
     output: TopicId,
     region: Region,
-    /// Envelope columns of each input.
-    columns: Vec<Arc<[String]>>,
-    /// By input and queue.
-    readers: BTreeMap<(usize, u32), QueueReader>,
+    inputs: Inputs,
+    stopwatch: Stopwatch,
     /// Last committed epoch and its tick.
     epoch: u64,
     tick_ms: i64,
@@ -223,17 +212,18 @@ struct Saved {
 impl<'a> Turns<'a> {
     async fn recover(runner: &'a Runner, plan: ContinuousPlan) -> Result<Self, JobError> {
         let output = output_of(runner)?;
-        let region = Region::new(plan.clone())?;
+        let region = Region::new(plan.clone(), &output.encoding)?;
         let columns = (0..plan.inputs.len())
             .map(|input| Arc::from(region.envelope_columns(input)))
             .collect();
+        let sources = plan.inputs.iter().map(|input| input.source.id).collect();
         let progress = runner.topics.progress(runner.job()).await?;
         let mut turns = Self {
             runner,
-            output,
+            output: output.id,
             region,
-            columns,
-            readers: BTreeMap::new(),
+            inputs: Inputs::new(&runner.spec.name, sources, columns),
+            stopwatch: Stopwatch::started(runner.clock.now()),
             epoch: 0,
             tick_ms: i64::MIN,
             saved: Saved {
@@ -257,7 +247,7 @@ impl<'a> Turns<'a> {
             }
         }
         for ((input, queue), offset) in offsets {
-            turns.reader(input, queue, offset);
+            turns.inputs.reader(input, queue, offset);
         }
         turns.delete_other_checkpoints().await;
         turns.publish();
@@ -296,7 +286,7 @@ impl<'a> Turns<'a> {
     }
 
     fn own_offsets(&self, cut: &EpochCut) -> impl Iterator<Item = ((usize, u32), u64)> {
-        let ids: Vec<u64> = self.sources().map(|id| id.0).collect();
+        let ids: Vec<u64> = self.inputs.topics().iter().map(|id| id.0).collect();
         let offsets = cut.offsets.clone().into_iter();
         offsets.filter_map(move |(topic, queue, offset)| {
             let input = ids.iter().position(|id| *id == topic)?;
@@ -304,15 +294,11 @@ impl<'a> Turns<'a> {
         })
     }
 
-    fn sources(&self) -> impl Iterator<Item = TopicId> {
-        self.plan.inputs.iter().map(|input| input.source.id)
-    }
-
     /// Computes a recorded epoch again.
     async fn replay(&mut self, cut: &EpochCut, offsets: &mut Offsets) -> Result<Effects, JobError> {
         let topics = self.runner.topics.as_ref();
         let mut kept: Offsets = BTreeMap::new();
-        for (input, topic) in self.sources().enumerate() {
+        for (input, topic) in self.inputs.topics().iter().copied().enumerate() {
             let extents = topics.extents(topic).into_iter();
             kept.extend(extents.map(|extent| ((input, extent.queue.0), extent.first.0)));
         }
@@ -336,7 +322,7 @@ impl<'a> Turns<'a> {
             };
             if from < end {
                 let queue = QueueId(queue);
-                let columns = &self.columns[input];
+                let columns = self.inputs.columns(input);
                 let batches = read_range(topics, source.id, queue, from..end, columns).await?;
                 arrived.push(Arrived {
                     input,
@@ -351,8 +337,8 @@ impl<'a> Turns<'a> {
     /// Ends when there may be more to do before the next tick: never, unless rows just pass through.
     fn arrivals(&self) -> BoxFuture<'static, ()> {
         if self.plan.is_stateless() {
-            let sources: Vec<TopicId> = self.sources().collect();
-            self.runner.topics.arrivals(self.runner.job(), &sources)
+            let sources = self.inputs.topics();
+            self.runner.topics.arrivals(self.runner.job(), sources)
         } else {
             futures::future::pending().boxed()
         }
@@ -377,105 +363,40 @@ impl<'a> Turns<'a> {
             // Which epoch a row belongs to makes no difference to it.
             i64::MAX
         } else {
-            let sources: Vec<TopicId> = self.sources().collect();
-            topics.close_ticks(&sources, Timestamp(now_ms)).await?;
+            let sources = self.inputs.topics();
+            topics.close_ticks(sources, Timestamp(now_ms)).await?;
             now_ms
         };
-        let Some(tick_ms) = self.read_ahead(until_ms).await? else {
+        let read = self.inputs.read_ahead(topics.as_ref(), until_ms).await?;
+        let Some(tick_ms) = read else {
             return Ok(false);
         };
-
-        let mut arrived = Vec::new();
-        for ((input, _), reader) in &mut self.readers {
-            let batches = reader.take_before(tick_ms);
-            if !batches.is_empty() {
-                arrived.push(Arrived {
-                    input: *input,
-                    queue: reader.queue(),
-                    batches,
-                });
-            }
-        }
+        let arrived = self.inputs.take_before(tick_ms);
+        self.spent(Doing::Waiting);
         assert!(!arrived.is_empty(), "an epoch has at least one row");
         let effects = self.region.epoch(arrived)?;
+        let computed_ms = self.spent(Doing::Computing);
         let tick_ms = tick_ms.min(now_ms).max(self.tick_ms);
         let cut = self.cut(self.epoch + 1, tick_ms);
         self.runner.topics.commit(self.runner.job(), cut).await?;
         self.epoch += 1;
         self.tick_ms = tick_ms;
         self.append(effects).await?;
+        let written_ms = self.spent(Doing::Writing);
+        self.stopwatch.epoch(computed_ms + written_ms);
         self.publish();
         self.save_if_due().await?;
+        self.spent(Doing::Writing);
         Ok(true)
     }
 
-    /// Reads until some tick up to `until_ms` is complete and has rows before it; `None` when there are none.
-    async fn read_ahead(&mut self, until_ms: i64) -> Result<Option<i64>, JobError> {
-        let topics = Arc::clone(&self.runner.topics);
-        let mut ends: Offsets = BTreeMap::new();
-        let sources: Vec<TopicId> = self.sources().collect();
-        for (input, topic) in sources.into_iter().enumerate() {
-            for extent in topics.extents(topic) {
-                let reader = self.reader(input, extent.queue.0, extent.first.0);
-                let skipped = reader.skip_to(extent.first.0);
-                if skipped > 0 {
-                    tracing::warn!(
-                        job = %self.runner.spec.name,
-                        queue = extent.queue.0,
-                        skipped,
-                        "rows were deleted before the query read them"
-                    );
-                }
-                ends.insert((input, extent.queue.0), extent.next.0);
-            }
-        }
-        let share = self.readers.len().max(1);
-        let mut room = Room {
-            rows: (EPOCH_ROWS / share).max(QUEUE_ROWS_MIN),
-            bytes: EPOCH_BYTES / share,
-        };
-        loop {
-            let mut tick_ms = until_ms;
-            for (queue, reader) in &mut self.readers {
-                let end = ends.get(queue).copied().unwrap_or(0);
-                reader.fill(topics.as_ref(), until_ms, end, room).await?;
-                tick_ms = tick_ms.min(reader.complete_before(until_ms, end));
-            }
-            let first = self
-                .readers
-                .values()
-                .filter_map(QueueReader::first_tick_ms)
-                .min();
-            if first.is_some_and(|first| first < tick_ms) {
-                return Ok(Some(tick_ms));
-            }
-            if tick_ms == until_ms {
-                return Ok(None);
-            }
-            // One tick holds more than there was room for, and a tick is never split.
-            room.rows = room.rows.saturating_mul(2);
-            room.bytes = room.bytes.saturating_mul(2);
-        }
-    }
-
-    fn reader(&mut self, input: usize, queue: u32, from: u64) -> &mut QueueReader {
-        let topic = self.plan.inputs[input].source.id;
-        let columns = &self.columns[input];
-        self.readers
-            .entry((input, queue))
-            .or_insert_with(|| QueueReader::new(topic, QueueId(queue), Arc::clone(columns), from))
-    }
-
     fn cut(&self, epoch: u64, tick_ms: i64) -> EpochCut {
-        let offsets = self.readers.iter();
+        let offsets = self.inputs.taken();
         EpochCut {
             epoch,
             tick_ms,
             offsets: offsets
-                .map(|((input, queue), reader)| {
-                    let topic = self.plan.inputs[*input].source.id.0;
-                    (topic, *queue, reader.taken())
-                })
+                .map(|(topic, queue, offset)| (topic.0, queue, offset))
                 .collect(),
         }
     }
@@ -569,11 +490,17 @@ impl<'a> Turns<'a> {
         }
     }
 
+    fn spent(&mut self, doing: Doing) -> i64 {
+        self.stopwatch.spent(doing, self.runner.clock.now())
+    }
+
     fn publish(&self) {
         let counts = self.region.counts();
         let bytes = self.region.operator().state_bytes();
         self.runner.update(|shared| {
             let status = &mut shared.status;
+            status.operators = self.region.figures(&status.output_topic);
+            status.pace = self.stopwatch.pace();
             status.epoch = self.epoch;
             status.watermark = self.region.watermark();
             status.rows_in = counts.rows_in;
@@ -586,12 +513,9 @@ impl<'a> Turns<'a> {
                 .first_undecodable
                 .as_ref()
                 .map(|first| format!("first row that could not be decoded: {first}"));
-            let readers = self.readers.iter();
-            shared.committed = readers
-                .map(|((input, queue), reader)| {
-                    let topic = self.plan.inputs[*input].source.id;
-                    ((topic, *queue), reader.taken())
-                })
+            let taken = self.inputs.taken();
+            shared.committed = taken
+                .map(|(topic, queue, offset)| ((topic, queue), offset))
                 .collect();
         });
     }
@@ -607,6 +531,8 @@ pub fn late_topic(view: &str, plan: &ContinuousPlan) -> NewTopic {
         watermark: None,
         primary_key: Vec::new(),
         written_by: Some(view.to_owned()),
+        encoding: plan.inputs[0].source.encoding.clone(),
+        changelog: Changelog::default(),
     }
 }
 
@@ -634,7 +560,7 @@ pub async fn delete_checkpoints(
     Ok(())
 }
 
-fn output_of(runner: &Runner) -> Result<TopicId, JobError> {
+fn output_of(runner: &Runner) -> Result<TopicInfo, JobError> {
     let topic = runner
         .shared
         .lock()
@@ -644,7 +570,7 @@ fn output_of(runner: &Runner) -> Result<TopicId, JobError> {
         .clone();
     let id = runner.spec.outputs.first().copied().map(TopicId);
     match (runner.topics.topic(&topic), id) {
-        (Some(found), Some(id)) if found.id == id => Ok(id),
+        (Some(found), Some(id)) if found.id == id => Ok(found),
         _ => Err(JobError::TopicGone { topic }),
     }
 }

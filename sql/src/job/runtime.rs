@@ -5,7 +5,7 @@
 //! is remembered, and the next try makes it anew. Ending goes the other way round.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use async_trait::async_trait;
 use millpond_proto::limits::JOBS_MAX;
@@ -18,8 +18,10 @@ use tokio::sync::watch;
 use crate::batch::view::is_view;
 use crate::continuous::{Continuous, JobState, JobStatus};
 use crate::error::SqlError;
+use crate::job::alter::is_building;
+use crate::job::pace::Pace;
 use crate::job::runner::{Runner, Shared, delete_checkpoints, late_topic, late_topic_of, plan_of};
-use crate::plan::continuous::plan_with;
+use crate::plan::continuous::{ContinuousPlan, plan_with};
 use crate::statement::{ContinuousJob, ContinuousView, Statement, parse};
 use crate::topic::{JobSpec, NewTopic, TopicInfo, Topics};
 
@@ -39,17 +41,20 @@ pub struct JobParts {
 /// The runtime. Dropping it stops every query at its next wait, as a crash would.
 #[derive(Debug)]
 pub struct Jobs {
-    parts: JobParts,
+    pub(super) parts: JobParts,
+    /// Itself, for the work that outlives a statement.
+    pub(super) me: Weak<Self>,
+    /// Views that are built beside others, by name.
+    building: Mutex<BTreeMap<String, Task>>,
     /// Held while a query is made or ended, so that these happen one after the other.
-    changing: tokio::sync::Mutex<()>,
+    pub(super) changing: tokio::sync::Mutex<()>,
     running: Mutex<BTreeMap<String, Running>>,
 }
 
 #[derive(Debug)]
-struct Running {
-    spec: JobSpec,
-    is_view: bool,
-    shared: Arc<Mutex<Shared>>,
+pub(super) struct Running {
+    pub(super) spec: JobSpec,
+    pub(super) shared: Arc<Mutex<Shared>>,
     stop: watch::Sender<bool>,
     /// `None` while it rests.
     task: Option<Task>,
@@ -57,7 +62,7 @@ struct Running {
 
 impl Running {
     /// Stops the loop between two epochs and waits until it is still.
-    async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         // A query that ended by itself no longer listens.
         let _ = self.stop.send(true);
         if let Some(task) = self.task.take() {
@@ -71,14 +76,21 @@ impl Jobs {
     /// Resumes every query that the broker remembers.
     #[must_use]
     pub fn start(parts: JobParts) -> Arc<Self> {
-        let jobs = Arc::new(Self {
+        let jobs = Arc::new_cyclic(|me| Self {
             parts,
+            me: Weak::clone(me),
+            building: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
             running: Mutex::new(BTreeMap::new()),
         });
         for spec in jobs.parts.topics.jobs() {
             if !is_view(&spec) {
+                let name = spec.name.clone();
+                let is_building = is_building(&spec);
                 jobs.run(spec);
+                if is_building {
+                    jobs.watch(&name);
+                }
             }
         }
         jobs
@@ -86,6 +98,8 @@ impl Jobs {
 
     /// Stops every query between two epochs and waits until they are still; they stay remembered.
     pub async fn stop(&self) {
+        // Dropping them stops them.
+        drop(std::mem::take(&mut *self.building()));
         let _changing = self.changing.lock().await;
         let running = std::mem::take(&mut *self.running());
         for job in running.values() {
@@ -97,17 +111,20 @@ impl Jobs {
         }
     }
 
-    fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
+    pub(super) fn building(&self) -> MutexGuard<'_, BTreeMap<String, Task>> {
+        self.building.lock().expect("no holder panics")
+    }
+
+    pub(super) fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
         self.running.lock().expect("no holder panics")
     }
 
-    fn run(&self, spec: JobSpec) {
+    pub(super) fn run(&self, spec: JobSpec) {
         // A statement that does not parse any more fails in its loop, which says so in its status.
         let target = match parse(&spec.sql) {
             Ok(Statement::CreateJob(job)) => Some(job.target),
             _ => None,
         };
-        let is_view = target.is_none();
         let shared = Arc::new(Mutex::new(Shared {
             status: JobStatus {
                 name: spec.name.clone(),
@@ -128,6 +145,8 @@ impl Jobs {
                 error: None,
                 lag: 0,
                 output_topic: target.unwrap_or_else(|| spec.name.clone()),
+                operators: Vec::new(),
+                pace: Pace::default(),
             },
             sources: Vec::new(),
             committed: BTreeMap::new(),
@@ -145,7 +164,6 @@ impl Jobs {
         let task = (!spec.paused).then(|| spawn.spawn(Lane::Background, Box::pin(runner.run())));
         let job = Running {
             spec,
-            is_view,
             shared,
             stop,
             task,
@@ -153,7 +171,7 @@ impl Jobs {
         self.running().insert(job.spec.name.clone(), job);
     }
 
-    fn found(&self, name: &str) -> Result<(JobSpec, JobState), SqlError> {
+    pub(super) fn found(&self, name: &str) -> Result<(JobSpec, JobState), SqlError> {
         let found = self.running().get(name).map(|job| {
             let shared = job.shared.lock().expect("no holder panics");
             (job.spec.clone(), shared.status.state)
@@ -166,7 +184,7 @@ impl Jobs {
         SqlError::unknown("continuous query", name, None, known)
     }
 
-    fn check_new(&self, name: &str) -> Result<(), SqlError> {
+    pub(super) fn check_new(&self, name: &str) -> Result<(), SqlError> {
         let jobs = self.parts.topics.jobs();
         if jobs.iter().any(|job| job.name == name) {
             return Err(SqlError::invalid(
@@ -195,14 +213,40 @@ impl Jobs {
         }
     }
 
-    async fn make(&self, topic: NewTopic) -> Result<TopicInfo, SqlError> {
+    pub(super) async fn make(&self, topic: NewTopic) -> Result<TopicInfo, SqlError> {
         if self.parts.topics.topic(&topic.name).is_some() {
             self.parts.topics.drop_topic(&topic.name).await?;
         }
         Ok(self.parts.topics.create_topic(topic).await?)
     }
 
-    fn lag(&self, shared: &Shared) -> u64 {
+    /// The topics of a view.
+    pub(super) async fn make_outputs(
+        &self,
+        name: &str,
+        plan: &ContinuousPlan,
+    ) -> Result<Vec<TopicId>, SqlError> {
+        self.check_free(name, name)?;
+        if plan.windowed && !plan.drops_late {
+            self.check_free(&late_topic_of(name), name)?;
+        }
+        let output = self
+            .make(NewTopic {
+                name: name.to_owned(),
+                columns: plan.columns.clone(),
+                primary_key: plan.primary_key.clone(),
+                written_by: Some(name.to_owned()),
+                ..NewTopic::default()
+            })
+            .await?;
+        let mut outputs: Vec<TopicId> = vec![output.id];
+        if plan.emits_on_close() && !plan.drops_late {
+            outputs.push(self.make(late_topic(name, plan)).await?.id);
+        }
+        Ok(outputs)
+    }
+
+    pub(super) fn lag(&self, shared: &Shared) -> u64 {
         let sources = shared.sources.iter();
         let behind = sources.flat_map(|source| {
             let extents = self.parts.topics.extents(*source).into_iter();
@@ -223,27 +267,14 @@ impl Continuous for Jobs {
         self.check_new(&view.name)?;
         let topics = &self.parts.topics;
         let plan = plan_with(&view.query, view.emit, view.options, topics.as_ref()).await?;
-        self.check_free(&view.name, &view.name)?;
-        if plan.windowed && !plan.drops_late {
-            self.check_free(&late_topic_of(&view.name), &view.name)?;
-        }
-        let output = self
-            .make(NewTopic {
-                name: view.name.clone(),
-                queues: None,
-                columns: plan.columns.clone(),
-                watermark: None,
-                primary_key: plan.primary_key.clone(),
-                written_by: Some(view.name.clone()),
-            })
-            .await?;
-        let mut outputs: Vec<TopicId> = vec![output.id];
-        if plan.emits_on_close() && !plan.drops_late {
-            outputs.push(self.make(late_topic(&view.name, &plan)).await?.id);
-        }
+        let outputs = self.make_outputs(&view.name, &plan).await?;
         let spec = topics.create_job(&view.name, &view.sql, &outputs).await?;
         self.run(spec);
         Ok(())
+    }
+
+    async fn alter_view(&self, view: &ContinuousView, sql: &str) -> Result<(), SqlError> {
+        self.build_beside(view, sql).await
     }
 
     async fn create_job(&self, job: &ContinuousJob) -> Result<(), SqlError> {
@@ -273,6 +304,9 @@ impl Continuous for Jobs {
                 "insert into another topic",
             ));
         }
+        if plan.windowed && !plan.drops_late {
+            self.check_free(&late_topic_of(&job.name), &job.name)?;
+        }
         let spec = topics.create_job(&job.name, &job.sql, &[target.id]).await?;
         self.run(spec);
         Ok(())
@@ -287,12 +321,11 @@ impl Continuous for Jobs {
         job.stop().await;
         let topics = &self.parts.topics;
         topics.drop_job(JobId(job.spec.id)).await?;
-        if job.is_view {
-            for topic in [name.to_owned(), late_topic_of(name)] {
-                let found = topics.topic(&topic);
-                if found.is_some_and(|found| found.written_by.as_deref() == Some(name)) {
-                    topics.drop_topic(&topic).await?;
-                }
+        // Of a job only the late rows are its own: the topic that it writes was there before.
+        for topic in [name.to_owned(), late_topic_of(name)] {
+            let found = topics.topic(&topic);
+            if found.is_some_and(|found| found.written_by.as_deref() == Some(name)) {
+                topics.drop_topic(&topic).await?;
             }
         }
         let deleted = delete_checkpoints(self.parts.state.as_ref(), job.spec.id, None).await;

@@ -75,6 +75,7 @@ impl World {
             }),
             primary_key: Vec::new(),
             written_by: None,
+            ..NewTopic::default()
         };
         self.topics.create_topic(topic).await.unwrap();
     }
@@ -602,6 +603,7 @@ async fn dropping_a_view_leaves_nothing_and_an_orphan_is_made_anew() {
         watermark: None,
         primary_key: Vec::new(),
         written_by: Some("changes".to_owned()),
+        ..NewTopic::default()
     };
     world.topics.create_topic(orphan).await.unwrap();
     create_both(&jobs, "").await;

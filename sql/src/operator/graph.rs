@@ -6,10 +6,10 @@
 //! last per key, with a deletion for a key that is no more; rows that go and have no key are written under
 //! a key made of the whole row and, for the second equal row on, its number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{AsArray as _, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use millpond_proto::time::Timestamp;
 
 use crate::operator::aggregate::{Aggregate, AggregateSpec};
 use crate::operator::as_of::{AsOf, AsOfSpec};
+use crate::operator::changes;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
 use crate::operator::join::{Join, JoinSpec};
 use crate::operator::key::message_keys;
@@ -26,7 +27,7 @@ use crate::operator::moment::{Marks, Moment};
 use crate::operator::over::{Over, OverSpec};
 use crate::operator::project::Transform;
 use crate::operator::top::{Top, TopSpec};
-use crate::operator::{Emission, Keys, Operator, OperatorError, Output};
+use crate::operator::{Emission, Keys, Operator, OperatorError, Output, StepFigures};
 use crate::topic::TICK_MS;
 
 /// What can happen to the rows of an edge.
@@ -56,6 +57,22 @@ pub(crate) enum Kind {
     Union,
 }
 
+impl Kind {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Scan { .. } => "scan",
+            Self::Latest(_) => "last row of each key",
+            Self::Transform(_) => "filter and project",
+            Self::Aggregate(_) => "aggregate",
+            Self::Join(_) => "join",
+            Self::Top(_) => "top",
+            Self::AsOf(_) => "as-of join",
+            Self::Over(_) => "over",
+            Self::Union => "union",
+        }
+    }
+}
+
 /// A node, as it is planned.
 #[derive(Clone, Debug)]
 pub(crate) struct Planned {
@@ -70,6 +87,8 @@ pub(crate) struct Planned {
 pub(crate) enum Leaving {
     /// As they come.
     Append,
+    /// As they come, under a key made of these columns: the last row of a key counts.
+    Keyed(Vec<usize>),
     /// The last per key, made of these columns.
     Upsert(Vec<usize>),
     /// Under a key made of all columns.
@@ -81,6 +100,10 @@ pub(crate) enum Leaving {
 pub(crate) struct GraphPlan {
     pub(crate) nodes: Vec<Planned>,
     pub(crate) leaving: Leaving,
+    /// Whether rows with a key leave as changes of Debezium.
+    pub(crate) debezium: bool,
+    /// Whether a key of one text is that text, as `INSERT` writes it, and no list of one.
+    pub(crate) text_keys: bool,
 }
 
 /// The operator.
@@ -98,6 +121,8 @@ pub(crate) struct Graph {
     /// How often each row is there; kept for [`Leaving::Rows`].
     there: BTreeMap<Row, i64>,
     there_bytes: usize,
+    /// Changes that each node gave.
+    given: Vec<u64>,
     state_bytes_max: usize,
 }
 
@@ -119,6 +144,7 @@ impl Graph {
         }
         let last = plan.nodes.last().expect("a query has a node");
         let schema = Arc::clone(&last.schema);
+        let plan_nodes = plan.nodes.len();
         Ok(Self {
             output: RowCodec::new(&schema)?,
             schema,
@@ -129,6 +155,7 @@ impl Graph {
             pending: BTreeMap::new(),
             there: BTreeMap::new(),
             there_bytes: 0,
+            given: vec![0; plan_nodes],
             state_bytes_max: JOB_STATE_BYTES_MAX,
         })
     }
@@ -189,6 +216,7 @@ impl Graph {
                 }
                 (_, None) => return Err(other_state()),
             };
+            self.given[index] += delta.rows.num_rows() as u64;
             deltas.push(delta);
         }
         self.arrived.clear();
@@ -200,8 +228,13 @@ impl Graph {
         let moment = Moment::new(before, after);
         let delta = self.step(&moment)?;
         out.late_more += moment.late();
-        if self.plan.leaving == Leaving::Append {
-            self.append(&delta, out)?;
+        let key = match &self.plan.leaving {
+            Leaving::Append => Some(None),
+            Leaving::Keyed(key) => Some(Some(key.as_slice())),
+            Leaving::Upsert(_) | Leaving::Rows => None,
+        };
+        if let Some(key) = key {
+            self.append(&delta, key, out)?;
         } else {
             for (row, weight) in self
                 .output
@@ -222,7 +255,12 @@ impl Graph {
         Ok(())
     }
 
-    fn append(&self, delta: &Delta, out: &mut Output) -> Result<(), OperatorError> {
+    fn append(
+        &self,
+        delta: &Delta,
+        key: Option<&[usize]>,
+        out: &mut Output,
+    ) -> Result<(), OperatorError> {
         let mut indices = Vec::new();
         for (row, weight) in (0_u32..).zip(&delta.weights) {
             assert!(*weight > 0, "rows of an append query stay");
@@ -232,9 +270,21 @@ impl Graph {
             return Ok(());
         }
         let rows = take_record_batch(&delta.rows, &UInt32Array::from(indices))?;
+        let Some(key) = key else {
+            out.emissions.push(Emission {
+                rows,
+                keys: Keys::None,
+                deleted: Vec::new(),
+            });
+            return Ok(());
+        };
+        let keys = Keys::Group(self.message_keys(&rows, Some(key))?);
         out.emissions.push(Emission {
-            rows,
-            keys: Keys::None,
+            rows: match self.plan.debezium {
+                true => changes::created(rows)?,
+                false => rows,
+            },
+            keys,
             deleted: Vec::new(),
         });
         Ok(())
@@ -249,6 +299,12 @@ impl Graph {
         match columns {
             // A JSON array of nothing.
             Some([]) => Ok(vec![Bytes::from_static(b"[]"); rows.num_rows()]),
+            Some([only]) if self.plan.text_keys => {
+                match rows.column(*only).as_string_opt::<i32>() {
+                    Some(texts) => Ok(texts.iter().map(text_key).collect()),
+                    None => message_keys(&rows.project(&[*only])?),
+                }
+            }
             Some(columns) => message_keys(&rows.project(columns)?),
             None => message_keys(rows),
         }
@@ -281,19 +337,55 @@ impl Graph {
             .filter(|(_, weight)| *weight != 0)
             .collect();
         let mut came: BTreeMap<Bytes, Row> = BTreeMap::new();
-        let mut went: Vec<Bytes> = Vec::new();
+        let mut went: BTreeMap<Bytes, Row> = BTreeMap::new();
         for ((row, weight), key) in changes.into_iter().zip(keys) {
             if weight > 0 {
                 let other = came.insert(key, row);
                 assert!(other.is_none(), "a key tells its row");
             } else {
-                went.push(key);
+                went.insert(key, row);
             }
         }
-        went.retain(|key| !came.contains_key(key));
-        went.sort_unstable();
+        if self.plan.debezium {
+            return self.changes(went, came, out);
+        }
+        went.retain(|key, _| !came.contains_key(key));
+        let went = went.into_keys().collect();
         let (keys, rows): (Vec<Bytes>, Vec<Row>) = came.into_iter().unzip();
         self.emit(rows, keys, went, out)
+    }
+
+    /// What went and came, by key, as changes of Debezium.
+    fn changes(
+        &self,
+        went: BTreeMap<Bytes, Row>,
+        came: BTreeMap<Bytes, Row>,
+        out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        let keys: BTreeSet<Bytes> = went.keys().chain(came.keys()).cloned().collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let of = |rows: &BTreeMap<Bytes, Row>| {
+            let there: Vec<Option<usize>> = keys
+                .iter()
+                .scan(0, |next, key| {
+                    let at = *next;
+                    let is_there = rows.contains_key(key);
+                    *next += usize::from(is_there);
+                    Some(is_there.then_some(at))
+                })
+                .collect();
+            let rows = self.output.decode(rows.values().map(AsRef::as_ref))?;
+            Ok::<_, OperatorError>((rows, there))
+        };
+        let (before, after) = (of(&went)?, of(&came)?);
+        out.emissions.push(Emission {
+            rows: changes::changed(&before.0, &before.1, &after.0, &after.1)?,
+            keys: Keys::Group(keys.into_iter().collect()),
+            deleted: Vec::new(),
+        });
+        Ok(())
     }
 
     fn rows(&mut self, out: &mut Output) -> Result<(), OperatorError> {
@@ -324,6 +416,14 @@ impl Graph {
         } else if self.there.insert(row, count).is_none() {
             self.there_bytes += bytes;
         }
+    }
+}
+
+/// A row whose key is NULL has a key all the same: it is one row.
+fn text_key(text: Option<&str>) -> Bytes {
+    match text {
+        Some(text) => Bytes::copy_from_slice(text.as_bytes()),
+        None => Bytes::from_static(b"[null]"),
     }
 }
 
@@ -394,7 +494,7 @@ impl Operator for Graph {
 
     fn on_barrier(&mut self, out: &mut Output) -> Result<(), OperatorError> {
         match self.plan.leaving.clone() {
-            Leaving::Append => Ok(()),
+            Leaving::Append | Leaving::Keyed(_) => Ok(()),
             Leaving::Upsert(columns) => self.upsert(&columns, out),
             Leaving::Rows => self.rows(out),
         }
@@ -447,5 +547,24 @@ impl Operator for Graph {
     fn state_bytes(&self) -> usize {
         let nodes = self.nodes.iter().flatten();
         nodes.map(|node| node.state_bytes()).sum::<usize>() + self.there_bytes
+    }
+
+    fn steps(&self) -> Vec<StepFigures> {
+        let nodes = self.plan.nodes.iter().zip(&self.nodes).enumerate();
+        nodes
+            .map(|(index, (planned, node))| {
+                let given = self.given[index];
+                let taken = planned.inputs.iter().map(|input| self.given[*input]);
+                StepFigures {
+                    name: planned.kind.name(),
+                    rows_in: match planned.kind {
+                        Kind::Scan { .. } => given,
+                        _ => taken.sum(),
+                    },
+                    rows_out: given,
+                    state_bytes: node.as_ref().map_or(0, |node| node.state_bytes() as u64),
+                }
+            })
+            .collect()
     }
 }

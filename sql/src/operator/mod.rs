@@ -8,12 +8,13 @@
 //! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows),
 //! [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`session`] (windows that rows make); then tables that
-//! change: [`delta`], [`moment`] (time within them), [`latest`], [`aggregate`], [`join`], [`as_of`], [`over`], [`top`], and the
-//! [`graph`] of these.
+//! change: [`delta`], [`moment`] (time within them), [`latest`], [`aggregate`], [`join`], [`as_of`], [`over`], [`top`], the
+//! [`graph`] of these, and [`changes`] (how a change leaves for Debezium's readers).
 
 pub(crate) mod aggregate;
 pub(crate) mod as_of;
 pub mod assign;
+pub(crate) mod changes;
 pub(crate) mod delta;
 pub(crate) mod graph;
 pub mod group;
@@ -116,6 +117,24 @@ pub trait Operator: Send + fmt::Debug {
 
     /// Memory that the state takes, about.
     fn state_bytes(&self) -> usize;
+
+    /// What each of its steps did since it was made, the first first; empty for an operator of one step.
+    fn steps(&self) -> Vec<StepFigures> {
+        Vec::new()
+    }
+}
+
+/// What a step of an operator did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepFigures {
+    /// What it does.
+    pub name: &'static str,
+    /// Rows, or changes of rows, that it took.
+    pub rows_in: u64,
+    /// Rows, or changes of rows, that it gave.
+    pub rows_out: u64,
+    /// Memory that its state takes, about.
+    pub state_bytes: u64,
 }
 
 /// What an operator emits.

@@ -35,8 +35,8 @@ use crate::plan::refuse::{refused, without_watermark, without_window};
 use crate::plan::source::{Input, analyse, for_chain, for_graph, sources_of};
 use crate::plan::store_time::timed;
 use crate::plan::window::{Window, rewrite};
-use crate::statement::{Emit, LateRows, QueryOptions};
-use crate::topic::{ColumnSpec, TopicInfo, Topics};
+use crate::statement::{ContinuousJob, Emit, LateRows, QueryOptions};
+use crate::topic::{Changelog, ColumnSpec, TopicInfo, Topics};
 
 /// What a continuous query computes.
 #[derive(Clone, Debug)]
@@ -125,15 +125,21 @@ impl ContinuousPlan {
         let mut cast_to_target;
         let transform = match &mut self.shape {
             Shape::Rows(transform) => transform,
-            Shape::Graph(graph) if graph.leaving == Leaving::Append => {
+            Shape::Graph(graph)
+                if graph.leaving == Leaving::Append || !target.primary_key.is_empty() =>
+            {
                 let last = graph.nodes.last().expect("a query has a node");
                 cast_to_target = Transform::over(Arc::clone(&last.schema));
                 &mut cast_to_target
             }
+            Shape::Groups(grouping) if grouping.emit.is_on_close() => &mut grouping.output,
             Shape::Groups(_) | Shape::Graph(_) => {
                 return Err(SqlError::invalid(
-                    "a job that inserts into a topic writes rows that stay, and those of this query change",
-                    "write CREATE MATERIALIZED VIEW name AS SELECT …, whose result is a topic of its own",
+                    format!(
+                        "the rows of this query change, and topic {} takes rows that stay, because it has no primary key",
+                        target.name
+                    ),
+                    "insert into a topic with PRIMARY KEY, or write CREATE MATERIALIZED VIEW name AS SELECT …",
                 ));
             }
         };
@@ -209,6 +215,70 @@ pub async fn plan(
     plan_with(query, emit, QueryOptions::default(), topics).await
 }
 
+impl ContinuousPlan {
+    /// Lets rows leave under the primary key of the topic that they are written to.
+    fn keyed(mut self, target: &TopicInfo) -> Result<Self, SqlError> {
+        let stored = target.columns.iter();
+        let stored: Vec<&str> = stored
+            .filter(|column| column.expression.is_none())
+            .map(|column| column.name.as_str())
+            .collect();
+        let mut key = Vec::with_capacity(target.primary_key.len());
+        for name in &target.primary_key {
+            let at = stored.iter().position(|column| column == name);
+            key.push(at.ok_or_else(|| SqlError::Bug {
+                cause: format!("topic {} has no column {name} of its key", target.name),
+            })?);
+        }
+        let Shape::Graph(graph) = &mut self.shape else {
+            return Err(SqlError::Bug {
+                cause: "a query into a topic with a key is no graph".to_owned(),
+            });
+        };
+        graph.leaving = match &graph.leaving {
+            Leaving::Append | Leaving::Keyed(_) => Leaving::Keyed(key),
+            Leaving::Upsert(own) => {
+                if let Some(column) = own.iter().find(|column| !key.contains(column)) {
+                    return Err(SqlError::invalid(
+                        format!(
+                            "rows of the query are told apart by {}, which is no part of the primary key of topic {}, so that one would replace another",
+                            stored.get(*column).unwrap_or(&"a column"),
+                            target.name
+                        ),
+                        "add it to the primary key of the topic, or aggregate over it in the query",
+                    ));
+                }
+                Leaving::Upsert(key)
+            }
+            Leaving::Rows => {
+                return Err(SqlError::invalid(
+                    format!(
+                        "rows of the query have no key, so that none of topic {} could be told from another",
+                        target.name
+                    ),
+                    "group by the columns of its primary key",
+                ));
+            }
+        };
+        graph.debezium = target.changelog == Changelog::Debezium;
+        graph.text_keys = true;
+        let form = match graph.debezium {
+            true => "changes of Debezium",
+            false => "upsert",
+        };
+        self.explained.insert(
+            0,
+            format!(
+                "write {}: {form} by ({})",
+                target.name,
+                target.primary_key.join(", ")
+            ),
+        );
+        self.primary_key.clone_from(&target.primary_key);
+        Ok(self)
+    }
+}
+
 /// Plans a query of a view (`emit` as it says) or of a job (`emit` = changes).
 ///
 /// # Errors
@@ -221,6 +291,46 @@ pub async fn plan_with(
     emit: Emit,
     options: QueryOptions,
     topics: &dyn Topics,
+) -> Result<ContinuousPlan, SqlError> {
+    plan_as(query, emit, options, topics, false).await
+}
+
+/// Plans the query of a job that writes into a topic.
+///
+/// A topic with a primary key takes rows that change: what a job writes to it tells, key by key, what its row is from now on.
+///
+/// # Errors
+/// As [`plan`], and [`SqlError`] when the topic can not take what the query gives.
+///
+/// # Panics
+/// Never: a query has at least one node.
+pub async fn plan_into(
+    job: &ContinuousJob,
+    target: &TopicInfo,
+    topics: &dyn Topics,
+) -> Result<ContinuousPlan, SqlError> {
+    let is_keyed = !target.primary_key.is_empty();
+    if is_keyed && job.emit == Emit::OnWindowClose {
+        return Err(refused(
+            "EMIT ON WINDOW CLOSE into a topic with a primary key",
+            "leave EMIT out, or insert into a topic without a primary key",
+        ));
+    }
+    let plan = plan_as(&job.query, job.emit, job.options, topics, is_keyed).await?;
+    let plan = plan.into_target(target)?;
+    if is_keyed {
+        plan.keyed(target)
+    } else {
+        Ok(plan)
+    }
+}
+
+async fn plan_as(
+    query: &Query,
+    emit: Emit,
+    options: QueryOptions,
+    topics: &dyn Topics,
+    as_graph: bool,
 ) -> Result<ContinuousPlan, SqlError> {
     if emit == Emit::OnWindowClose && options.late == Some(LateRows::Update) {
         return Err(refused(
@@ -237,6 +347,7 @@ pub async fn plan_with(
         && source.topic.primary_key.is_empty()
         // Groups that end by themselves are those of a graph; those of a chain end with their windows.
         && (options.state_ttl_ms.is_none() || !windows.is_empty())
+        && !as_graph
     {
         let logical = for_chain(analysed, &state)?;
         check_marks(&logical, &windows)?;
@@ -269,7 +380,7 @@ pub async fn plan_with(
     let columns = columns_of(&last.schema)?;
     let name = |column: &usize| columns[*column].name.clone();
     let primary_key = match &built.graph.leaving {
-        Leaving::Append => Vec::new(),
+        Leaving::Append | Leaving::Keyed(_) => Vec::new(),
         Leaving::Upsert(key) if !key.is_empty() => key.iter().map(name).collect(),
         // One row, or rows without a key of their own: the whole row tells it.
         Leaving::Upsert(_) | Leaving::Rows => (0..columns.len()).map(|at| name(&at)).collect(),
@@ -468,6 +579,7 @@ mod tests {
             }),
             primary_key: Vec::new(),
             written_by: None,
+            ..NewTopic::default()
         };
         topics.create_topic(topic).await.unwrap();
         for query in [

@@ -107,6 +107,8 @@ pub(crate) fn build(
         graph: GraphPlan {
             nodes: builder.nodes,
             leaving,
+            debezium: false,
+            text_keys: false,
         },
         inputs: builder.inputs,
         explained,

@@ -242,6 +242,7 @@ async fn an_updating_view_counts_the_last_row_of_each_key() {
             watermark: None,
             primary_key: vec!["k".to_owned()],
             written_by: Some("view".to_owned()),
+            ..NewTopic::default()
         })
         .await
         .unwrap();

@@ -1,22 +1,27 @@
-//! `ALTER TOPIC`: what may change of a topic while it is used.
+//! `ALTER TOPIC`: what may change of a topic while it is used. `ALTER MATERIALIZED VIEW`: another query for a view.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use crate::error::SqlError;
 use crate::statement::kind::{AlterTopic, Statement};
+use crate::statement::options::TopicOptions;
 use crate::statement::parser::StatementParser;
 
 impl StatementParser<'_> {
     pub(super) fn alter(&mut self) -> Result<Statement, SqlError> {
+        if self.word("MATERIALIZED") {
+            self.expect_word("VIEW")?;
+            return self.alter_view();
+        }
         self.expect_word("TOPIC")?;
         let name = self.name()?;
         let mut change = AlterTopic {
             name,
             add_columns: Vec::new(),
-            queues: None,
+            options: TopicOptions::default(),
         };
         if self.word("SET") {
-            change.queues = self.options()?;
+            change.options = self.options()?;
         } else {
             loop {
                 self.expect_word("ADD")?;
@@ -31,5 +36,20 @@ impl StatementParser<'_> {
             }
         }
         Ok(Statement::AlterTopic(change))
+    }
+
+    /// What follows is what follows `CREATE MATERIALIZED VIEW`.
+    fn alter_view(&mut self) -> Result<Statement, SqlError> {
+        let name_at = self.parser.peek_token().span.start;
+        let created = self.create_view()?;
+        let Statement::CreateMaterializedView(mut view) = created else {
+            return Err(SqlError::Bug {
+                cause: "a view was read as something else".to_owned(),
+            });
+        };
+        let sql = std::mem::take(&mut view.sql);
+        let rest = self.text_from(name_at);
+        view.sql = format!("CREATE MATERIALIZED VIEW {rest}");
+        Ok(Statement::AlterMaterializedView { view, sql })
     }
 }

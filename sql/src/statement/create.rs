@@ -9,15 +9,13 @@ use crate::dialect::is_word;
 use crate::error::{Refusal, SqlError, nearest};
 use crate::statement::interval::interval_ms;
 use crate::statement::kind::{
-    ContinuousJob, ContinuousView, CreateTopic, Emit, PlainView, Statement,
+    ContinuousJob, ContinuousView, CreateTopic, Emit, PlainView, QueryOptions, Statement,
 };
 use crate::statement::name::name_of;
+use crate::statement::options::TopicOptions;
 use crate::statement::parser::StatementParser;
 use crate::statement::refusal::{ALLOWED, at_token, place, position_of};
 use crate::topic::{ColumnSpec, WatermarkSpec};
-
-/// The option that sets the number of queues.
-const QUEUES: &str = "queues";
 
 impl StatementParser<'_> {
     pub(super) fn create(&mut self) -> Result<Statement, SqlError> {
@@ -39,16 +37,22 @@ impl StatementParser<'_> {
         if self.word("JOB") {
             return self.create_job();
         }
+        if self.word("SINK") {
+            return self.create_sink();
+        }
         let found = self.parser.peek_token();
         let suggestion = match &found.token {
             token if is_word(token, "TABLE") => {
                 "tables are topics here: write CREATE TOPIC name (column TYPE, …)".to_owned()
             }
-            Token::Word(word) => nearest(&word.value, ["TOPIC", "VIEW", "MATERIALIZED", "JOB"])
-                .map_or_else(
-                    || ALLOWED.to_owned(),
-                    |near| format!("did you mean CREATE {near}?"),
-                ),
+            Token::Word(word) => nearest(
+                &word.value,
+                ["TOPIC", "VIEW", "MATERIALIZED", "JOB", "SINK"],
+            )
+            .map_or_else(
+                || ALLOWED.to_owned(),
+                |near| format!("did you mean CREATE {near}?"),
+            ),
             _ => ALLOWED.to_owned(),
         };
         Err(SqlError::NotAllowed(Refusal {
@@ -132,10 +136,10 @@ impl StatementParser<'_> {
                 }
             }
         }
-        let queues = if self.word("WITH") {
+        let options = if self.word("WITH") {
             self.options()?
         } else {
-            None
+            TopicOptions::default()
         };
         Ok(CreateTopic {
             name,
@@ -143,7 +147,7 @@ impl StatementParser<'_> {
             columns,
             watermark,
             primary_key,
-            queues,
+            options,
         })
     }
 
@@ -256,58 +260,6 @@ impl StatementParser<'_> {
         Ok(WatermarkSpec { column, delay_ms })
     }
 
-    /// `(queues = 8)`, what `WITH` and `SET` take.
-    pub(super) fn options(&mut self) -> Result<Option<u32>, SqlError> {
-        self.expect(&Token::LParen)?;
-        let mut queues = None;
-        loop {
-            let at = self.parser.peek_token();
-            let option = self.name()?;
-            if option != QUEUES {
-                let near = nearest(&option, [QUEUES]);
-                return Err(at_token(
-                    &at,
-                    &format!("there is no option {option}"),
-                    &near.map_or_else(
-                        || "the one option of a topic is queues, as in (queues = 8)".to_owned(),
-                        |near| format!("did you mean {near}?"),
-                    ),
-                ));
-            }
-            self.expect(&Token::Eq)?;
-            let value = self.queues()?;
-            if queues.replace(value).is_some() {
-                return Err(at_token(
-                    &at,
-                    &format!("option {option} is set twice"),
-                    "remove one of them",
-                ));
-            }
-            if self.parser.consume_token(&Token::RParen) {
-                return Ok(queues);
-            }
-            if !self.parser.consume_token(&Token::Comma) {
-                return Err(self.unexpected("a comma or a closing parenthesis"));
-            }
-        }
-    }
-
-    fn queues(&mut self) -> Result<u32, SqlError> {
-        let at = self.parser.peek_token();
-        let queues = self.sub(Parser::parse_literal_uint)?;
-        match u32::try_from(queues) {
-            Ok(queues) if (1..=limits::QUEUES_MAX).contains(&queues) => Ok(queues),
-            _ => Err(at_token(
-                &at,
-                &format!(
-                    "a topic has 1 to {} queues, not {queues}",
-                    limits::QUEUES_MAX
-                ),
-                "choose a number in that range",
-            )),
-        }
-    }
-
     fn create_plain_view(&mut self, or_replace: bool) -> Result<Statement, SqlError> {
         let name = self.name()?;
         self.expect_word("AS")?;
@@ -320,7 +272,7 @@ impl StatementParser<'_> {
         })))
     }
 
-    fn create_view(&mut self) -> Result<Statement, SqlError> {
+    pub(super) fn create_view(&mut self) -> Result<Statement, SqlError> {
         let name = self.name()?;
         let options = self.query_options()?;
         self.expect_word("AS")?;
@@ -356,15 +308,41 @@ impl StatementParser<'_> {
         self.expect_word("INSERT")?;
         self.expect_word("INTO")?;
         let target = self.name()?;
+        self.job(name, target, options)
+    }
+
+    /// `CREATE SINK name INTO topic AS SELECT …`: a job, told from where its rows go.
+    fn create_sink(&mut self) -> Result<Statement, SqlError> {
+        let name = self.name()?;
+        self.expect_word("INTO")?;
+        let target = self.name()?;
+        let options = self.query_options()?;
+        self.expect_word("AS")?;
+        self.job(name, target, options)
+    }
+
+    fn job(
+        &mut self,
+        name: String,
+        target: String,
+        options: QueryOptions,
+    ) -> Result<Statement, SqlError> {
         let query = self.sub(Parser::parse_query)?;
-        if self.word("EMIT") {
-            self.expect_word("CHANGES")?;
-        }
+        let emit = if !self.word("EMIT") || self.word("CHANGES") {
+            Emit::Changes
+        } else if self.word("ON") {
+            self.expect_word("WINDOW")?;
+            self.expect_word("CLOSE")?;
+            Emit::OnWindowClose
+        } else {
+            return Err(self.unexpected("CHANGES or ON WINDOW CLOSE"));
+        };
         Ok(Statement::CreateJob(Box::new(ContinuousJob {
             name,
             target,
             query: *query,
             options,
+            emit,
             sql: self.text(),
         })))
     }

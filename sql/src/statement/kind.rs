@@ -2,6 +2,8 @@
 
 use datafusion::sql::sqlparser::ast::Query;
 
+use crate::statement::options::TopicOptions;
+use crate::statement::subscribe::Begin;
 use crate::topic::{ColumnSpec, WatermarkSpec};
 
 /// When a view's rows leave it.
@@ -49,8 +51,8 @@ pub struct CreateTopic {
     pub watermark: Option<WatermarkSpec>,
     /// Columns of the primary key: the last row per key counts; empty: every row does.
     pub primary_key: Vec<String>,
-    /// Number of queues.
-    pub queues: Option<u32>,
+    /// What `WITH` says.
+    pub options: TopicOptions,
 }
 
 /// `CREATE MATERIALIZED VIEW`.
@@ -68,7 +70,7 @@ pub struct ContinuousView {
     pub sql: String,
 }
 
-/// `CREATE JOB … AS INSERT INTO …`.
+/// `CREATE JOB … AS INSERT INTO …`, `CREATE SINK … INTO … AS …`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContinuousJob {
     /// Name.
@@ -79,6 +81,8 @@ pub struct ContinuousJob {
     pub query: Query,
     /// How long it keeps state.
     pub options: QueryOptions,
+    /// When rows leave.
+    pub emit: Emit,
     /// The whole statement.
     pub sql: String,
 }
@@ -103,8 +107,8 @@ pub struct AlterTopic {
     pub name: String,
     /// Columns that are added behind the declared ones.
     pub add_columns: Vec<ColumnSpec>,
-    /// The new number of queues, which only grows.
-    pub queues: Option<u32>,
+    /// What is set anew; the number of queues only grows.
+    pub options: TopicOptions,
 }
 
 /// What `SHOW` lists.
@@ -114,6 +118,8 @@ pub enum Shown {
     Table(&'static str),
     /// The columns of one topic.
     Columns(String),
+    /// The versions of a topic's schema; of every topic that has some.
+    Schemas(Option<String>),
 }
 
 /// Everything that a user may ask.
@@ -150,6 +156,13 @@ pub enum Statement {
     },
     /// Starts a continuous query whose result is a topic of its own.
     CreateMaterializedView(Box<ContinuousView>),
+    /// `ALTER MATERIALIZED VIEW name AS …`: another query under the same name, built beside the old one.
+    AlterMaterializedView {
+        /// The view as it will be; its statement is the one that would create it.
+        view: Box<ContinuousView>,
+        /// The whole statement.
+        sql: String,
+    },
     /// Ends a view and deletes its topic.
     DropMaterializedView {
         /// Name.
@@ -159,10 +172,12 @@ pub enum Statement {
     },
     /// Starts a continuous query that writes into a topic.
     CreateJob(Box<ContinuousJob>),
-    /// `DROP JOB`, `CANCEL JOB`.
+    /// `DROP JOB`, `DROP SINK`, `CANCEL JOB`.
     DropJob {
         /// Name.
         name: String,
+        /// Whether its absence is no error.
+        if_exists: bool,
     },
     /// `PAUSE JOB name`: it rests until it is resumed. Takes a view as well.
     PauseJob {
@@ -176,6 +191,11 @@ pub enum Statement {
     },
     /// `EXPLAIN CREATE MATERIALIZED VIEW …` or `CREATE JOB …`: how it would be computed.
     ExplainContinuous(Box<Statement>),
+    /// `EXPLAIN JOB name`: what the steps of a continuous query did so far. Takes a view as well.
+    ExplainJob {
+        /// Name.
+        name: String,
+    },
     /// Writes the rows of a query to a Parquet file of the export folder.
     Copy {
         /// What is written.
@@ -191,6 +211,13 @@ pub enum Statement {
         columns: Vec<String>,
         /// The rows.
         source: Box<Query>,
+    },
+    /// `SUBSCRIBE …`: the rows of a query and how they change, until the reader leaves.
+    Subscribe {
+        /// The query.
+        query: Box<Query>,
+        /// Where it begins.
+        from: Begin,
     },
     /// `SHOW …`.
     Show(Shown),

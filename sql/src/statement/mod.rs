@@ -7,7 +7,7 @@
 //! the statements around them are parsed here.
 //!
 //! Reading order: [`kind`] (what may be asked), [`parser`] (the first word), then one file per statement:
-//! [`create`], [`query_options`], [`alter`], [`remove`], [`write`], [`show`]; their parts: [`name`], [`interval`]; and [`refusal`] (what
+//! [`create`], [`query_options`], [`alter`], [`remove`], [`write`], [`show`], [`subscribe`]; their parts: [`name`], [`options`], [`interval`]; and [`refusal`] (what
 //! is said when the text is none of it).
 
 pub mod alter;
@@ -15,11 +15,13 @@ pub mod create;
 pub mod interval;
 pub mod kind;
 pub mod name;
+pub mod options;
 pub mod parser;
 pub mod query_options;
 pub mod refusal;
 pub mod remove;
 pub mod show;
+pub mod subscribe;
 pub mod write;
 
 pub use interval::interval_ms;
@@ -28,8 +30,10 @@ pub use kind::{
     QueryOptions, Shown, Statement,
 };
 pub use name::{name_of, quoted};
+pub use options::TopicOptions;
 pub use parser::{DEPTH_MAX, parse, parse_expression, parse_query, parse_type};
 pub use refusal::CHAIN_TOKENS_MAX;
+pub use subscribe::Begin;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 
 use datafusion::sql::sqlparser::ast::{self, Expr, Query};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 use millpond_proto::limits;
 
 use crate::dialect::{MillpondDialect, is_word};
@@ -135,6 +135,22 @@ impl<'a> StatementParser<'a> {
                     _ => Err(self.not_allowed(&first)),
                 };
             }
+            if self.word("ALTER") {
+                let altered = self.alter()?;
+                return match altered {
+                    Statement::AlterMaterializedView { .. } => {
+                        Ok(Statement::ExplainContinuous(Box::new(altered)))
+                    }
+                    _ => Err(self.not_allowed(&first)),
+                };
+            }
+            if self.word("JOB") || self.word("SINK") {
+                return Ok(Statement::ExplainJob { name: self.name()? });
+            }
+            if self.word("MATERIALIZED") {
+                self.expect_word("VIEW")?;
+                return Ok(Statement::ExplainJob { name: self.name()? });
+            }
             let analyze = self.word("ANALYZE");
             self.word("VERBOSE");
             let query = self.bounded_query()?;
@@ -150,8 +166,10 @@ impl<'a> StatementParser<'a> {
             return self.drop_something();
         }
         if self.word("CANCEL") {
-            self.expect_word("JOB")?;
-            return Ok(Statement::DropJob { name: self.name()? });
+            self.job_or_view()?;
+            let if_exists = self.if_exists()?;
+            let name = self.name()?;
+            return Ok(Statement::DropJob { name, if_exists });
         }
         if self.word("PAUSE") {
             self.job_or_view()?;
@@ -166,6 +184,9 @@ impl<'a> StatementParser<'a> {
         }
         if self.word("INSERT") {
             return self.insert();
+        }
+        if self.word("SUBSCRIBE") {
+            return self.subscribe();
         }
         if self.word("SHOW") {
             return self.show();
@@ -186,6 +207,9 @@ impl<'a> StatementParser<'a> {
     fn job_or_view(&mut self) -> Result<(), SqlError> {
         if self.word("MATERIALIZED") {
             return self.expect_word("VIEW");
+        }
+        if self.word("SINK") {
+            return Ok(());
         }
         self.expect_word("JOB")
     }
@@ -278,6 +302,21 @@ impl<'a> StatementParser<'a> {
         parse: impl FnOnce(&mut Parser<'a>) -> Result<T, ParserError>,
     ) -> Result<T, SqlError> {
         parse(&mut self.parser).map_err(|error| self.syntax(error))
+    }
+
+    /// The statement's text from a place on.
+    pub(super) fn text_from(&self, at: Location) -> String {
+        let lines = self.sql.split_inclusive('\n');
+        let mut rest = String::new();
+        for (number, line) in (1..).zip(lines) {
+            if number > at.line {
+                rest.push_str(line);
+            } else if number == at.line {
+                let column = usize::try_from(at.column.saturating_sub(1)).unwrap_or(usize::MAX);
+                rest.extend(line.chars().skip(column));
+            }
+        }
+        rest.trim().trim_end_matches(';').trim_end().to_owned()
     }
 
     pub(super) fn text(&self) -> String {

@@ -9,13 +9,28 @@ use crate::statement::parser::{DEPTH_MAX, StatementParser};
 
 /// What is allowed, as a refusal lists it.
 pub(super) const ALLOWED: &str = "allowed are SELECT, WITH, VALUES, EXPLAIN, CREATE TOPIC, CREATE VIEW, \
-     CREATE MATERIALIZED VIEW, CREATE JOB, ALTER TOPIC, DROP TOPIC, DROP VIEW, DROP MATERIALIZED VIEW, DROP JOB, \
-     CANCEL JOB, PAUSE JOB, RESUME JOB, COPY … TO, INSERT INTO, SHOW TOPICS, SHOW COLUMNS and other SHOW, DESCRIBE";
+     CREATE MATERIALIZED VIEW, CREATE JOB, CREATE SINK, ALTER TOPIC, ALTER MATERIALIZED VIEW, DROP TOPIC, DROP VIEW, DROP MATERIALIZED VIEW, DROP JOB, \
+     CANCEL JOB, PAUSE JOB, RESUME JOB, COPY … TO, INSERT INTO, SUBSCRIBE, SHOW TOPICS, SHOW COLUMNS and other SHOW, DESCRIBE";
 
 /// First words of statements, for suggestions.
-const FIRST_WORDS: [&str; 16] = [
-    "SELECT", "WITH", "VALUES", "EXPLAIN", "CREATE", "ALTER", "DROP", "CANCEL", "PAUSE", "RESUME",
-    "COPY", "INSERT", "SHOW", "DESCRIBE", "DESC", "TABLE",
+const FIRST_WORDS: [&str; 17] = [
+    "SUBSCRIBE",
+    "SELECT",
+    "WITH",
+    "VALUES",
+    "EXPLAIN",
+    "CREATE",
+    "ALTER",
+    "DROP",
+    "CANCEL",
+    "PAUSE",
+    "RESUME",
+    "COPY",
+    "INSERT",
+    "SHOW",
+    "DESCRIBE",
+    "DESC",
+    "TABLE",
 ];
 
 /// Words that a misspelt one may have meant where the parser stopped.

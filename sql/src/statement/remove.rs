@@ -27,18 +27,23 @@ impl StatementParser<'_> {
             let name = self.name()?;
             return Ok(Statement::DropMaterializedView { name, if_exists });
         }
-        if is_word(&what.token, "JOB") {
-            return Ok(Statement::DropJob { name: self.name()? });
+        if is_word(&what.token, "JOB") || is_word(&what.token, "SINK") {
+            let if_exists = self.if_exists()?;
+            let name = self.name()?;
+            return Ok(Statement::DropJob { name, if_exists });
         }
         let suggestion = match &what.token {
             token if is_word(token, "TABLE") => {
                 "tables are topics here: write DROP TOPIC name".to_owned()
             }
-            Token::Word(word) => nearest(&word.value, ["TOPIC", "VIEW", "MATERIALIZED", "JOB"])
-                .map_or_else(
-                    || ALLOWED.to_owned(),
-                    |near| format!("did you mean DROP {near}?"),
-                ),
+            Token::Word(word) => nearest(
+                &word.value,
+                ["TOPIC", "VIEW", "MATERIALIZED", "JOB", "SINK"],
+            )
+            .map_or_else(
+                || ALLOWED.to_owned(),
+                |near| format!("did you mean DROP {near}?"),
+            ),
             _ => ALLOWED.to_owned(),
         };
         Err(SqlError::NotAllowed(Refusal {

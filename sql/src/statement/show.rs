@@ -1,4 +1,4 @@
-//! `SHOW`: the system tables by name, and the columns of a topic.
+//! `SHOW`: the system tables by name, and the columns and schemas of a topic.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -28,19 +28,28 @@ impl StatementParser<'_> {
             }
             return Ok(Statement::Show(Shown::Columns(self.name()?)));
         }
+        if is_word(&what.token, "SCHEMAS") {
+            let named = self.word("FROM") || self.word("IN");
+            let topic = if named { Some(self.name()?) } else { None };
+            return Ok(Statement::Show(Shown::Schemas(topic)));
+        }
         for (word, table) in TABLES {
             if is_word(&what.token, word) {
                 return Ok(Statement::Show(Shown::Table(table)));
             }
         }
-        let known = TABLES.iter().map(|(word, _)| *word).chain(["COLUMNS"]);
+        let known = TABLES
+            .iter()
+            .map(|(word, _)| *word)
+            .chain(["COLUMNS", "SCHEMAS"]);
         let suggestion = match &what.token {
             Token::Word(word) => {
                 nearest(&word.value, known).map(|near| format!("did you mean SHOW {near}?"))
             }
             _ => None,
         };
-        let all = "write SHOW TOPICS, QUEUES, GROUPS, JOBS, VIEWS, LIMITS or COLUMNS FROM topic";
+        let all =
+            "write SHOW TOPICS, QUEUES, GROUPS, JOBS, VIEWS, LIMITS, SCHEMAS or COLUMNS FROM topic";
         Err(SqlError::NotAllowed(Refusal {
             position: position_of(&what),
             cause: format!("SHOW {} is not a statement of this server", what.token),

@@ -21,7 +21,11 @@ fn a_topic_is_declared_with_columns_watermark_and_queues() {
         panic!("{statement:?}");
     };
     assert_eq!(
-        (topic.name.as_str(), topic.if_not_exists, topic.queues),
+        (
+            topic.name.as_str(),
+            topic.if_not_exists,
+            topic.options.queues
+        ),
         ("flights", true, Some(8))
     );
     assert_eq!(topic.columns.len(), 4);
@@ -82,7 +86,9 @@ fn jobs_copies_and_inserts_are_parsed() {
         Statement::ExplainContinuous(_)
     ));
     assert!(parse("EXPLAIN CREATE TOPIC t").is_err());
-    assert!(matches!(parse("CANCEL JOB j").unwrap(), Statement::DropJob { name } if name == "j"));
+    assert!(
+        matches!(parse("CANCEL JOB j").unwrap(), Statement::DropJob { name, .. } if name == "j")
+    );
     assert!(matches!(
         parse("COPY (SELECT 1) TO 'a/b.parquet'").unwrap(),
         Statement::Copy { path, .. } if path == "a/b.parquet"
@@ -111,11 +117,11 @@ fn topics_are_altered_keyed_and_shown() {
     assert_eq!(topic.primary_key, ["b", "a"]);
     assert!(matches!(
         parse("ALTER TOPIC t ADD COLUMN c INT, ADD d AS (c + 1)").unwrap(),
-        Statement::AlterTopic(change) if change.add_columns.len() == 2 && change.queues.is_none()
+        Statement::AlterTopic(change) if change.add_columns.len() == 2 && change.options.queues.is_none()
     ));
     assert!(matches!(
         parse("ALTER TOPIC t SET (queues = 9)").unwrap(),
-        Statement::AlterTopic(change) if change.queues == Some(9)
+        Statement::AlterTopic(change) if change.options.queues == Some(9)
     ));
     assert!(matches!(
         parse("CREATE OR REPLACE VIEW v AS SELECT 1").unwrap(),
@@ -238,4 +244,63 @@ fn long_chains_are_refused_and_long_lists_are_not() {
     ));
     let list = format!("SELECT a FROM t WHERE a IN (1{})", ", 1".repeat(100_000));
     assert!(parse(&list).is_ok());
+}
+
+#[test]
+fn a_sink_is_a_job_and_both_say_when_rows_leave() {
+    for (sql, emit) in [
+        ("CREATE SINK s INTO t AS SELECT n FROM u", Emit::Changes),
+        (
+            "CREATE JOB s AS INSERT INTO t SELECT n FROM u EMIT CHANGES",
+            Emit::Changes,
+        ),
+        (
+            "CREATE SINK s INTO t AS SELECT n FROM u EMIT ON WINDOW CLOSE",
+            Emit::OnWindowClose,
+        ),
+    ] {
+        let parsed = parse(sql).unwrap();
+        let Statement::CreateJob(job) = parsed else {
+            panic!("{parsed:?}");
+        };
+        assert_eq!(
+            (job.name.as_str(), job.target.as_str(), job.emit),
+            ("s", "t", emit)
+        );
+        assert_eq!(job.sql, sql);
+    }
+    assert!(parse("CREATE SINK s INTO t AS SELECT n FROM u EMIT NOW").is_err());
+    assert!(matches!(
+        parse("DROP SINK IF EXISTS s").unwrap(),
+        Statement::DropJob { name, if_exists: true } if name == "s"
+    ));
+}
+
+#[test]
+fn a_subscription_names_a_query_or_a_table_and_where_to_begin() {
+    for (sql, begin) in [
+        ("SUBSCRIBE v", Begin::Snapshot),
+        ("SUBSCRIBE TO v FROM NOW", Begin::Now),
+        (
+            "SUBSCRIBE SELECT n FROM v EMIT CHANGES FROM CURSOR '1-2'",
+            Begin::Cursor("1-2".to_owned()),
+        ),
+        (
+            "SUBSCRIBE (SELECT n FROM v WHERE n > 1) FROM NOW",
+            Begin::Now,
+        ),
+    ] {
+        let parsed = parse(sql).unwrap();
+        assert!(
+            matches!(&parsed, Statement::Subscribe { from, .. } if *from == begin),
+            "{parsed:?}"
+        );
+    }
+    for wrong in [
+        "SUBSCRIBE",
+        "SUBSCRIBE v FROM CURSOR 5",
+        "SUBSCRIBE v FROM BEFORE",
+    ] {
+        assert!(parse(wrong).is_err(), "{wrong}");
+    }
 }

@@ -130,7 +130,7 @@ impl Kind {
         value.ok_or_else(|| self.refuse_text(&text, is_number))
     }
 
-    fn name(&self) -> Cow<'static, str> {
+    pub(crate) fn name(&self) -> Cow<'static, str> {
         match self {
             Self::Text => "VARCHAR".into(),
             Self::Integer(_, _, name) => (*name).into(),

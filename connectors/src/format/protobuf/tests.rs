@@ -1,0 +1,260 @@
+use std::sync::Arc;
+
+use arrow::array::{
+    AsArray as _, BinaryArray, BooleanArray, Decimal128Array, Float64Array, Int32Array,
+    RecordBatch, StringArray, TimestampMillisecondArray,
+};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, TimeUnit};
+use bytes::Bytes;
+use proptest::prelude::*;
+use prost_reflect::prost::Message as _;
+use prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
+use prost_reflect::prost_types::{
+    DescriptorProto, EnumDescriptorProto, EnumValueDescriptorProto, FieldDescriptorProto,
+    FileDescriptorProto, FileDescriptorSet,
+};
+
+use crate::format::body::{BodyDecoder, BodyEncoder, Encoding, Format, SchemaVersion};
+
+fn field(name: &str, number: i32, of: Type) -> FieldDescriptorProto {
+    FieldDescriptorProto {
+        name: Some(name.to_owned()),
+        number: Some(number),
+        label: Some(Label::Optional.into()),
+        r#type: Some(of.into()),
+        ..FieldDescriptorProto::default()
+    }
+}
+
+fn typed(mut field: FieldDescriptorProto, name: &str) -> FieldDescriptorProto {
+    field.type_name = Some(name.to_owned());
+    field
+}
+
+/// An order with these fields beside the usual ones.
+fn order(more: Vec<FieldDescriptorProto>) -> Bytes {
+    let timestamp = FileDescriptorProto {
+        name: Some("google/protobuf/timestamp.proto".to_owned()),
+        package: Some("google.protobuf".to_owned()),
+        syntax: Some("proto3".to_owned()),
+        message_type: vec![DescriptorProto {
+            name: Some("Timestamp".to_owned()),
+            field: vec![
+                field("seconds", 1, Type::Int64),
+                field("nanos", 2, Type::Int32),
+            ],
+            ..DescriptorProto::default()
+        }],
+        ..FileDescriptorProto::default()
+    };
+    let mut tags = field("tags", 6, Type::String);
+    tags.label = Some(Label::Repeated.into());
+    let mut fields = vec![
+        field("id", 1, Type::Uint64),
+        field("customer", 2, Type::String),
+        field("cents", 3, Type::Sint32),
+        typed(field("at", 4, Type::Message), ".google.protobuf.Timestamp"),
+        typed(field("state", 5, Type::Enum), ".shop.State"),
+        tags,
+        field("weight", 7, Type::Double),
+        field("paid", 8, Type::Bool),
+    ];
+    fields.extend(more);
+    let shop = FileDescriptorProto {
+        name: Some("shop.proto".to_owned()),
+        package: Some("shop".to_owned()),
+        syntax: Some("proto3".to_owned()),
+        dependency: vec!["google/protobuf/timestamp.proto".to_owned()],
+        message_type: vec![DescriptorProto {
+            name: Some("Order".to_owned()),
+            field: fields,
+            ..DescriptorProto::default()
+        }],
+        enum_type: vec![EnumDescriptorProto {
+            name: Some("State".to_owned()),
+            value: ["NEW", "SENT"]
+                .into_iter()
+                .zip(0..)
+                .map(|(name, number)| EnumValueDescriptorProto {
+                    name: Some(name.to_owned()),
+                    number: Some(number),
+                    ..EnumValueDescriptorProto::default()
+                })
+                .collect(),
+            ..EnumDescriptorProto::default()
+        }],
+        ..FileDescriptorProto::default()
+    };
+    let set = FileDescriptorSet {
+        file: vec![timestamp, shop],
+    };
+    Bytes::from(set.encode_to_vec())
+}
+
+fn encoding(text: Bytes) -> Encoding {
+    Encoding {
+        format: Format::Protobuf,
+        schemas: vec![SchemaVersion { version: 1, text }],
+        ..Encoding::default()
+    }
+}
+
+fn columns() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Decimal128(20, 0), true),
+        Field::new("customer", DataType::Utf8, true),
+        Field::new("cents", DataType::Int32, true),
+        Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, None), true),
+        Field::new("state", DataType::Utf8, true),
+        Field::new("weight", DataType::Float64, true),
+        Field::new("paid", DataType::Boolean, true),
+    ]))
+}
+
+fn bodies(rows: &[Bytes]) -> BinaryArray {
+    rows.iter().map(|row| Some(row.as_ref())).collect()
+}
+
+#[test]
+fn columns_follow_from_the_descriptor() {
+    let found = encoding(order(Vec::new())).columns().unwrap();
+    let found: Vec<(&str, &str)> = found
+        .iter()
+        .map(|column| (column.name.as_str(), column.sql_type.as_str()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("id", "DECIMAL(20, 0)"),
+            ("customer", "VARCHAR"),
+            ("cents", "INT"),
+            ("at", "TIMESTAMP"),
+            ("state", "VARCHAR"),
+            ("tags", "VARCHAR"),
+            ("weight", "DOUBLE"),
+            ("paid", "BOOLEAN"),
+        ]
+    );
+}
+
+#[test]
+fn what_is_nested_is_json_and_what_is_absent_its_default() {
+    // tags = ["a", "b"], state = 7 (unknown)
+    let body = Bytes::from_static(b"\x32\x01a\x32\x01b\x28\x07");
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("tags", DataType::Utf8, true),
+        Field::new("state", DataType::Utf8, true),
+        Field::new("cents", DataType::Int64, true),
+        Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, None), true),
+    ]));
+    let decoder = BodyDecoder::new(&encoding(order(Vec::new())), &schema, |_| true).unwrap();
+    let decoded = decoder.decode(&bodies(&[body]), None).unwrap();
+    assert!(decoded.errors.is_empty(), "{:?}", decoded.errors);
+    assert_eq!(
+        decoded.batch.column(0).as_string::<i32>().value(0),
+        "[\"a\",\"b\"]"
+    );
+    assert_eq!(decoded.batch.column(1).as_string::<i32>().value(0), "7");
+    assert_eq!(decoded.batch.column(2).null_count(), 0);
+    assert_eq!(decoded.batch.column(3).null_count(), 1);
+}
+
+#[test]
+fn a_bad_body_is_found_and_its_neighbours_stay_in_place() {
+    let decoder = BodyDecoder::new(&encoding(order(Vec::new())), &columns(), |name| {
+        name == "cents"
+    });
+    let rows = [
+        Bytes::from_static(b"\x18\x02"),
+        Bytes::from_static(b"\x18"),
+        // cents as text.
+        Bytes::from_static(b"\x1a\x01a"),
+        // customer that is not UTF-8, though only cents is wanted.
+        Bytes::from_static(b"\x12\x01\xff"),
+        Bytes::from_static(b"\x18\x04"),
+    ];
+    let decoded = decoder.unwrap().decode(&bodies(&rows), None).unwrap();
+    let bad: Vec<usize> = decoded.errors.iter().map(|(row, _)| *row).collect();
+    assert_eq!(bad, [1, 2, 3], "{:?}", decoded.errors);
+    let cents = decoded.batch.column(2).as_primitive::<Int32Type>();
+    assert_eq!(
+        cents.iter().collect::<Vec<_>>(),
+        [Some(1), None, None, None, Some(2)]
+    );
+    assert_eq!(decoded.batch.column(1).null_count(), 5);
+}
+
+#[test]
+fn a_new_version_is_checked_against_the_last() {
+    let first = encoding(order(Vec::new()));
+    let second = first
+        .with_schema(order(vec![field("note", 9, Type::String)]))
+        .unwrap();
+    assert_eq!(second.last().unwrap().version, 2);
+    let reused = first
+        .with_schema(order(vec![field("note", 9, Type::String)]))
+        .unwrap();
+    let error = reused.with_schema(order(vec![field("remark", 9, Type::String)]));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("number 9 was field note"), "{error}");
+    let error = reused.with_schema(order(vec![field("note", 9, Type::Double)]));
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .contains("was string and is double")
+    );
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_reads_back_the_same(
+        rows in proptest::collection::vec(
+            (any::<u64>(), ".{0,6}", any::<i32>(), -1_000_000_000_000_i64..1_000_000_000_000,
+             any::<bool>(), -1e9_f64..1e9, any::<bool>()),
+            1..12,
+        )
+    ) {
+        let ids = Decimal128Array::from_iter_values(rows.iter().map(|row| i128::from(row.0)));
+        let batch = RecordBatch::try_new(columns(), vec![
+            Arc::new(ids.with_precision_and_scale(20, 0).unwrap()),
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.1))),
+            Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.2))),
+            Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(|row| row.3))),
+            Arc::new(StringArray::from_iter_values(
+                rows.iter().map(|row| if row.4 { "SENT" } else { "NEW" }),
+            )),
+            Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.5))),
+            Arc::new(BooleanArray::from_iter(rows.iter().map(|row| Some(row.6)))),
+        ]).unwrap();
+        let encoding = encoding(order(Vec::new()));
+        let written = BodyEncoder::new(&encoding).unwrap().encode(&batch).unwrap();
+        let decoder = BodyDecoder::new(&encoding, &columns(), |_| true).unwrap();
+        let back = decoder.decode(&bodies(&written), None).unwrap();
+        prop_assert!(back.errors.is_empty(), "{:?}", back.errors);
+        prop_assert_eq!(back.batch, batch);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(body in proptest::collection::vec(any::<u8>(), 0..60)) {
+        let columns = Arc::new(Schema::new(vec![
+            Field::new("tags", DataType::Utf8, true),
+            Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, None), true),
+            Field::new("customer", DataType::Utf8, true),
+        ]));
+        let decoder = BodyDecoder::new(&encoding(order(Vec::new())), &columns, |_| true).unwrap();
+        let decoded = decoder.decode(&bodies(&[Bytes::from(body)]), None).unwrap();
+        prop_assert_eq!(decoded.batch.num_rows(), 1);
+    }
+}
+
+#[test]
+fn a_column_of_another_type_is_refused_by_name() {
+    let wrong = Arc::new(Schema::new(vec![Field::new(
+        "customer",
+        DataType::Int64,
+        true,
+    )]));
+    let error = BodyDecoder::new(&encoding(order(Vec::new())), &wrong, |_| true).unwrap_err();
+    assert!(error.to_string().contains("column customer"), "{error}");
+}

@@ -1,0 +1,111 @@
+//! Where the time of a query's loop goes: waiting for rows, computing, writing.
+//!
+//! A query that mostly waits has room; one that mostly computes is at its limit; one that mostly writes is held back by what it writes to.
+
+use millpond_proto::time::Timestamp;
+
+/// Times older than this count half.
+const HALF_MS: i64 = 60_000;
+
+/// Shares of time, in thousandths, and how long the last epoch took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// From the first row of the last epoch read to its output written, in milliseconds.
+    pub epoch_ms: u64,
+    /// Reading, or waiting for rows to come.
+    pub waiting: u32,
+    /// Computing.
+    pub busy: u32,
+    /// Committing, appending the output and saving state.
+    pub held_back: u32,
+}
+
+/// What a loop does with its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// Reading, or waiting for rows.
+    Waiting,
+    /// Computing.
+    Computing,
+    /// Writing.
+    Writing,
+}
+
+/// Adds up where time goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch {
+    at: Timestamp,
+    since: Timestamp,
+    spent_ms: [i64; 3],
+    epoch_ms: i64,
+}
+
+impl Stopwatch {
+    /// Starts now.
+    #[must_use]
+    pub fn started(now: Timestamp) -> Self {
+        Self {
+            at: now,
+            since: now,
+            spent_ms: [0; 3],
+            epoch_ms: 0,
+        }
+    }
+
+    /// Counts the time since the last call as spent so; answers how long that was.
+    pub fn spent(&mut self, doing: Doing, now: Timestamp) -> i64 {
+        let passed = (now.as_ms() - self.at.as_ms()).max(0);
+        self.at = now;
+        let [waiting, busy, held_back] = &mut self.spent_ms;
+        *match doing {
+            Doing::Waiting => waiting,
+            Doing::Computing => busy,
+            Doing::Writing => held_back,
+        } += passed;
+        if now.as_ms() - self.since.as_ms() >= HALF_MS {
+            self.since = now;
+            self.spent_ms = self.spent_ms.map(|ms| ms / 2);
+        }
+        passed
+    }
+
+    /// Remembers how long an epoch took.
+    pub fn epoch(&mut self, took_ms: i64) {
+        self.epoch_ms = took_ms;
+    }
+
+    /// The shares.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        let all: i64 = self.spent_ms.iter().sum();
+        let share = |ms: i64| u32::try_from(ms * 1000 / all.max(1)).unwrap_or(0);
+        let [waiting, busy, held_back] = self.spent_ms.map(share);
+        Pace {
+            epoch_ms: self.epoch_ms.unsigned_abs(),
+            waiting,
+            busy,
+            held_back,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_and_what_is_long_ago_counts_less() {
+        let mut watch = Stopwatch::started(Timestamp(0));
+        assert_eq!(watch.pace(), Pace::default());
+        assert_eq!(watch.spent(Doing::Waiting, Timestamp(600)), 600);
+        watch.spent(Doing::Computing, Timestamp(900));
+        watch.spent(Doing::Writing, Timestamp(1000));
+        let pace = watch.pace();
+        assert_eq!((pace.waiting, pace.busy, pace.held_back), (600, 300, 100));
+        watch.spent(Doing::Waiting, Timestamp(60_000));
+        watch.spent(Doing::Computing, Timestamp(90_000));
+        assert!(watch.pace().busy > 480, "{:?}", watch.pace());
+        // A clock that goes back takes nothing away.
+        assert_eq!(watch.spent(Doing::Writing, Timestamp(80_000)), 0);
+    }
+}

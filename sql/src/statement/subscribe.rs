@@ -1,0 +1,61 @@
+//! `SUBSCRIBE`: a query, or the name of a topic or view, and where to begin.
+
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+use crate::error::SqlError;
+use crate::statement::kind::Statement;
+use crate::statement::name::quoted;
+use crate::statement::parser::{StatementParser, parse_query};
+use crate::statement::refusal::at_token;
+
+/// Where a subscription begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// With everything that there is, as one change.
+    Snapshot,
+    /// With what changes from now on.
+    Now,
+    /// Behind the cursor of a row.
+    Cursor(String),
+}
+
+impl StatementParser<'_> {
+    /// `SUBSCRIBE [TO] name | (SELECT …) | SELECT … [FROM NOW | FROM CURSOR '…']`.
+    pub(super) fn subscribe(&mut self) -> Result<Statement, SqlError> {
+        self.word("TO");
+        let next = self.parser.peek_token();
+        let is_query = matches!(next.token, Token::LParen)
+            || ["SELECT", "WITH"]
+                .iter()
+                .any(|word| crate::dialect::is_word(&next.token, word));
+        let query = if is_query {
+            self.sub(Parser::parse_query)?
+        } else {
+            let name = self.name()?;
+            parse_query(&format!("SELECT * FROM {}", quoted(&name)))?
+        };
+        if self.word("EMIT") {
+            self.expect_word("CHANGES")?;
+        }
+        let from = if !self.word("FROM") {
+            Begin::Snapshot
+        } else if self.word("NOW") {
+            Begin::Now
+        } else {
+            self.expect_word("CURSOR")?;
+            let at = self.parser.next_token();
+            match at.token {
+                Token::SingleQuotedString(cursor) => Begin::Cursor(cursor),
+                _ => {
+                    return Err(at_token(
+                        &at,
+                        "a cursor is a quoted text",
+                        "write FROM CURSOR '…' with the _cursor of a row",
+                    ));
+                }
+            }
+        };
+        Ok(Statement::Subscribe { query, from })
+    }
+}
