@@ -5,7 +5,7 @@
 //! passed in: results to the first, everything else to the second.
 //!
 //! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`], [`group`] and [`dlq`] over [`group_args`],
-//! [`msg`] over [`msg_args`],
+//! [`msg`] over [`msg_args`], [`shelf`],
 //! [`job`], [`sql`], [`import`], [`export`], [`storage`], [`bench`], and [`serve`], which is the server itself.
 
 pub mod args;
@@ -23,6 +23,7 @@ pub mod msg_args;
 pub mod output;
 pub mod run;
 pub mod serve;
+pub mod shelf;
 pub mod sql;
 pub mod storage;
 pub mod topic;
