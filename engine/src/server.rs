@@ -163,6 +163,8 @@ struct Listening {
     http: Task,
     /// Renews leases; ends by itself when the gate shuts.
     _renewal: Task,
+    /// Asks about open transactions; ends by itself when the gate shuts.
+    _checks: Task,
     grpc_addr: SocketAddr,
     http_addr: SocketAddr,
 }
@@ -312,6 +314,7 @@ impl Listening {
 
         let messaging = Messaging::new(Arc::clone(&gate), &grpc_addr.to_string());
         let renewal = messaging.renewal().boxed();
+        let checks = messaging.checks().boxed();
         let (health, router) = grpc_router(&gate, Arc::clone(&spawn), messaging).await?;
         let names = vec!["localhost".to_owned(), grpc_addr.ip().to_string()];
         let tls = self_signed(names)?;
@@ -335,6 +338,7 @@ impl Listening {
             grpc: spawn.spawn(Lane::Service, grpc),
             http: spawn.spawn(Lane::Service, http),
             _renewal: spawn.spawn(Lane::Service, renewal),
+            _checks: spawn.spawn(Lane::Service, checks),
             grpc_addr,
             http_addr,
         })

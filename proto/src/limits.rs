@@ -119,3 +119,21 @@ pub const JOBS_MAX: usize = 256;
 pub const CLIENTS_MAX: usize = 100_000;
 /// A client without heartbeat for so long is gone.
 pub const CLIENT_EXPIRY_MS: i64 = 120_000;
+/// How far ahead a message's delivery time may lie: ten years.
+pub const DELAY_MS_MAX: i64 = 10 * 366 * 24 * 60 * 60 * 1000;
+/// Most messages of one shard that are due in the same hour.
+pub const DELAYED_PER_HOUR_MAX: usize = 1_000_000;
+/// Most open transactions of one shard.
+pub const TRANSACTIONS_OPEN_MAX: usize = 100_000;
+/// When a producer is first asked about an open transaction, unless the message says otherwise.
+pub const TRANSACTION_CHECK_FIRST_MS: i64 = 6_000;
+/// Latest time for that which a message may ask for.
+pub const TRANSACTION_CHECK_FIRST_MS_MAX: i64 = 60 * 60 * 1000;
+/// Pause between two questions about an open transaction.
+pub const TRANSACTION_CHECK_PAUSE_MS: i64 = 30_000;
+/// Questions after which an open transaction is rolled back.
+pub const TRANSACTION_CHECKS_MAX: u32 = 15;
+/// Time after which an open transaction is rolled back when there is nobody to ask: three days.
+pub const TRANSACTION_AGE_MS_MAX: i64 = 3 * 24 * 60 * 60 * 1000;
+/// Transactions rolled back by the server that one shard keeps to be looked at.
+pub const TRANSACTIONS_GIVEN_UP_KEPT: usize = 1000;

@@ -4,6 +4,7 @@
 //! back when they are safe. Readers see only what is durable, through one merged view of the tail
 //! cache, the WAL and the cold tier.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -471,6 +472,19 @@ impl Storage {
     /// [`TierError`]; the next call goes on.
     pub async fn retain(&self, topic: TopicId, keep: Keep) -> Result<Trimmed, TierError> {
         self.retain_within(topic, keep).await
+    }
+
+    /// Lets go of the messages below these offsets, by queue; doing it again changes nothing. Files go when
+    /// nothing in them is kept.
+    ///
+    /// # Errors
+    /// [`TierError`]; the next call goes on.
+    pub async fn release(
+        &self,
+        topic: TopicId,
+        firsts: &BTreeMap<QueueId, Offset>,
+    ) -> Result<(), TierError> {
+        self.release_below(topic, firsts).await
     }
 
     /// Merges small Parquet files of a topic to large ones; offsets and bytes stay as they are.

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 
 use millpond_proto::time::Timestamp;
 
+use crate::later;
 use crate::order::{self, Step};
 
 /// A message's place: queue and offset.
@@ -82,6 +83,8 @@ pub enum Event {
     },
     /// A client of the ordered topic did or saw something.
     Order(Step),
+    /// A client of messages that are not visible at once did or saw something.
+    Later(later::Step),
     /// From here on the disk is kind and every group is drained.
     Healing,
     /// Something that only the trace needs.
@@ -133,6 +136,8 @@ pub struct Tally {
     pub ordered: usize,
     /// Dead letters in the end.
     pub dead: usize,
+    /// Delayed and committed messages that came.
+    pub later: usize,
 }
 
 impl History {
@@ -161,6 +166,7 @@ impl History {
                 Event::Ended { .. } => tally.crashes += 1,
                 Event::Order(Step::Came { .. }) => tally.ordered += 1,
                 Event::Order(Step::Dead(_)) => tally.dead += 1,
+                Event::Later(later::Step::Came { .. }) => tally.later += 1,
                 _ => {}
             }
         }
@@ -218,6 +224,7 @@ struct Check {
     /// Places read while healing.
     read: BTreeSet<Place>,
     order: order::Check,
+    later: later::Check,
 }
 
 impl Check {
@@ -266,6 +273,7 @@ impl Check {
             Event::Healing => self.healing = true,
             Event::Broken(what) => self.broken.push(what.clone()),
             Event::Order(step) => self.order.take(step),
+            Event::Later(step) => self.later.take(entry.at.as_ms(), step),
             Event::Started { .. } | Event::Ended { .. } | Event::Note(_) => {}
         }
     }
@@ -347,6 +355,7 @@ impl Check {
 
     fn finish(&mut self, groups: &[&str]) {
         self.broken.extend(std::mem::take(&mut self.order).finish());
+        self.broken.extend(std::mem::take(&mut self.later).finish());
         for (message, place) in &self.sent {
             if !self.read.contains(place) {
                 self.broken

@@ -3,8 +3,9 @@
 //! Nothing uses this crate. The tests themselves are modules of one binary, `tests/suite.rs`.
 //!
 //! Reading order: [`history`] (what happened, and what may never happen), [`order`] (the same for
-//! message groups and dead letters), [`sim`] (one seed, one run of a broker), [`logs`] (one seed, one run of the
-//! log alone), [`power`] (what makes them crash), [`harness`] (a real server as a process).
+//! message groups and dead letters), [`later`] (and for delayed and half messages), [`sim`] (one seed, one run of a
+//! broker), [`logs`] (one seed, one run of the log alone), [`power`] (what makes them crash), [`harness`] (a real
+//! server as a process).
 
 #![allow(
     clippy::unwrap_used,
@@ -15,6 +16,7 @@
 
 pub mod harness;
 pub mod history;
+pub mod later;
 pub mod logs;
 pub mod order;
 pub mod power;

@@ -30,6 +30,7 @@ use millpond_storage::tier::objects::DiskObjectStore;
 use crate::history::{Event, History, Place};
 use crate::power::MortalDisk;
 
+mod later;
 mod order;
 
 /// Groups that work through all lives.
@@ -200,7 +201,10 @@ impl World {
             written_by: None,
         };
         match broker.create_topic(topic).await {
-            Ok(_) | Err(BrokerError::Exists { .. }) => order::make(broker).await,
+            Ok(_) | Err(BrokerError::Exists { .. }) => {
+                order::make(broker).await?;
+                later::make(broker).await
+            }
             Err(error) => Err(format!("the topic could not be made: {error:?}")),
         }
     }
@@ -229,6 +233,12 @@ impl World {
             let worker = client(format!("worker-{}-{number}", self.life));
             tasks.push(spawn.spawn(Lane::Service, Box::pin(worker.consume_in_order())));
         }
+        let producer = client(format!("delaying-{}", self.life));
+        tasks.push(spawn.spawn(Lane::Service, Box::pin(producer.produce_for_later())));
+        let producer = client(format!("deciding-{}", self.life));
+        tasks.push(spawn.spawn(Lane::Service, Box::pin(producer.produce_halves())));
+        let watcher = client(format!("watcher-{}", self.life));
+        tasks.push(spawn.spawn(Lane::Service, Box::pin(watcher.watch())));
         let operator = client("operator".to_owned());
         tasks.push(spawn.spawn(Lane::Service, Box::pin(operator.operate())));
         tasks
@@ -258,6 +268,7 @@ impl World {
             healer.drain(group).await;
         }
         healer.drain_in_order().await;
+        healer.wait_for_all(self.chance.percent(50)).await;
         healer.tier().await;
         drop(healer);
         broker.close().await;

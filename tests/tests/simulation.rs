@@ -81,6 +81,7 @@ fn check_all(wals: u16) {
         sum.crashes += tally.crashes;
         sum.ordered += tally.ordered;
         sum.dead += tally.dead;
+        sum.later += tally.later;
     }
     // Runs in which nothing happens would prove nothing.
     if number("MILLPOND_SEED").is_none() {
@@ -89,7 +90,8 @@ fn check_all(wals: u16) {
                 && sum.acked > 1000
                 && sum.open > 0
                 && sum.ordered > 1000
-                && sum.dead > 20,
+                && sum.dead > 20
+                && sum.later > 400,
             "{sum:?}"
         );
     }

@@ -4,6 +4,7 @@
 //! answered, and the next incarnation is rebuilt from what is on disk.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -42,6 +43,8 @@ pub struct Incarnation {
     owners: Mutex<FuturesUnordered<Task>>,
     care: Care,
     clock: Arc<dyn Clock>,
+    /// When a producer is to be asked about a transaction of each shard next, ms.
+    checks: Vec<(ShardId, Arc<AtomicI64>)>,
 }
 
 impl Incarnation {
@@ -78,6 +81,7 @@ impl Incarnation {
         let waiting = Arc::new(Waiting::default());
         let owners = FuturesUnordered::new();
         let mut doors = Vec::with_capacity(recovered.shards.len());
+        let mut checks = Vec::with_capacity(recovered.shards.len());
         for (index, state) in recovered.shards.into_iter().enumerate() {
             let id = ShardId(u16::try_from(index).expect("shards are counted in 16 bits"));
             let state = match state {
@@ -89,6 +93,7 @@ impl Incarnation {
                 }
             };
             let (door, calls) = mpsc::channel(limits::SHARD_QUEUE_MAX);
+            let next_check = Arc::new(AtomicI64::new(i64::MAX));
             let shard = Shard {
                 id,
                 state,
@@ -99,7 +104,10 @@ impl Incarnation {
                 waiting: Arc::clone(&waiting),
                 catalog: shown.clone(),
                 unclaimed: Vec::new(),
+                spawn: Arc::clone(&parts.spawn),
+                next_check: Arc::clone(&next_check),
             };
+            checks.push((id, next_check));
             owners.push(parts.spawn.spawn(Lane::Service, Box::pin(shard.run(calls))));
             doors.push(Ok(door));
         }
@@ -113,6 +121,7 @@ impl Incarnation {
             owners,
             care: Care::default(),
             clock: Arc::clone(&parts.clock),
+            checks,
         }))
     }
 
@@ -147,6 +156,15 @@ impl Incarnation {
     pub fn shard(&self, topic: u64, queue: u32) -> ShardId {
         let shards = u16::try_from(self.doors.len()).expect("shards are counted in 16 bits");
         shard_of(TopicId(topic), QueueId(queue), shards)
+    }
+
+    /// Shards with transactions about which a producer is to be asked by now.
+    pub(super) fn to_check(&self, now: Timestamp) -> impl Iterator<Item = ShardId> {
+        let due = move |at: &AtomicI64| at.load(Ordering::Relaxed) <= now.as_ms();
+        let checks = self.checks.iter();
+        checks
+            .filter(move |(_, at)| due(at))
+            .map(|&(shard, _)| shard)
     }
 
     /// The shard that keeps a job's log.

@@ -11,15 +11,22 @@
 //! groups have consumed, and a group's cursor), [`catalog`], [`encoding`] (how bodies are written), [`record`] (what goes to the log), [`care`]
 //! (retention and the merging of files), `room` (what is refused when the log is full), [`waiting`] (parked polls),
 //! [`arrivals`] (parked continuous queries), [`sql`] (the broker as SQL sees it).
+//!
+//! Messages that are not visible yet: [`delay`] and [`half`] (sending, recalling, ending a transaction),
+//! [`shelf`] (where they lie), [`timer`] and [`transaction`] (what is due, what is open), [`fates`], [`errand`].
 
 pub(crate) mod arrivals;
 pub mod care;
 pub mod catalog;
 pub mod consume;
+pub mod delay;
 pub mod encoding;
+pub mod errand;
+pub mod fates;
 pub mod filter;
 pub mod find;
 pub mod group;
+pub mod half;
 pub mod incarnation;
 pub mod message;
 pub mod poll;
@@ -30,12 +37,15 @@ mod room;
 mod round;
 pub mod scan;
 pub mod shard;
+pub mod shelf;
 pub mod sql;
 pub mod standing;
 pub mod state;
 pub mod supervisor;
+pub mod timer;
 pub mod topic;
 pub mod trace;
+pub mod transaction;
 pub mod transfer;
 pub mod undelivered;
 pub mod waiting;
@@ -423,6 +433,31 @@ pub enum BrokerError {
         /// Why.
         why: &'static str,
     },
+    /// The recall handle is malformed, of another topic, or of a message that is not known.
+    #[error(
+        "the recall handle is of no message that waits here: {why}; use it as the send answered it"
+    )]
+    InvalidRecallHandle {
+        /// Why.
+        why: &'static str,
+    },
+    /// The message can not be recalled any more.
+    #[error("the message was delivered already; a message can be recalled before its time only")]
+    TooLateToRecall,
+    /// The transaction id is malformed, of another topic or message, or not known any more.
+    #[error("the transaction id is of no transaction here: {why}; use it as the send answered it")]
+    InvalidTransaction {
+        /// Why.
+        why: &'static str,
+    },
+    /// The transaction has ended in another way.
+    #[error(
+        "the transaction was {how} before; the first decision stands, send the message again if needed"
+    )]
+    TransactionDecided {
+        /// In which.
+        how: &'static str,
+    },
     /// More than the server may hold.
     #[error("{what}; limit {limit}, try again a little later")]
     TooMany {
@@ -468,6 +503,10 @@ impl BrokerError {
             | Self::OutOfBounds { .. }
             | Self::BadChange { .. }
             | Self::OffsetOutside { .. }
+            | Self::InvalidRecallHandle { .. }
+            | Self::TooLateToRecall
+            | Self::InvalidTransaction { .. }
+            | Self::TransactionDecided { .. }
             | Self::InvalidHandle { .. } => Remedy::FixRequest,
             Self::Confused(_) => Remedy::Bug,
             Self::TooMany { .. } => Remedy::Retry,

@@ -8,6 +8,9 @@ use bytes::Bytes;
 use millpond_proto::limits;
 use prost::Message as _;
 
+use crate::broker::shelf::{BucketSnapshot, Checked, Left};
+use crate::broker::transaction::OpenTransaction;
+
 /// A topic as the catalog keeps it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TopicRecord {
@@ -688,6 +691,15 @@ pub enum Change {
     /// A cursor as it stands from now on, whatever it was.
     #[prost(message, tag = "36")]
     CursorSet(CursorSnapshot),
+    /// See [`Left`].
+    #[prost(message, tag = "100")]
+    ShelfLeft(Left),
+    /// See [`Checked`].
+    #[prost(message, tag = "101")]
+    ShelfChecked(Checked),
+    /// A bucket of the shelf is done with.
+    #[prost(uint32, tag = "102")]
+    BucketClosed(u32),
 }
 
 /// The frame of a [`Change`] in the log.
@@ -695,7 +707,7 @@ pub enum Change {
 struct StateRecord {
     #[prost(
         oneof = "Change",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 60, 80"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 60, 80, 100, 101, 102"
     )]
     change: Option<Change>,
 }
@@ -852,6 +864,15 @@ pub struct ShardSnapshotRecord {
     /// Number of the last transfer.
     #[prost(uint64, tag = "8")]
     pub last_transfer: u64,
+    /// Buckets of messages that are, or were, not visible yet.
+    #[prost(message, repeated, tag = "30")]
+    pub buckets: Vec<BucketSnapshot>,
+    /// Transactions that nobody has decided on.
+    #[prost(message, repeated, tag = "31")]
+    pub transactions: Vec<OpenTransaction>,
+    /// Transactions that were rolled back because nobody did, the oldest first.
+    #[prost(message, repeated, tag = "32")]
+    pub transactions_given_up: Vec<OpenTransaction>,
 }
 
 /// The catalog.

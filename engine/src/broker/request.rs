@@ -10,6 +10,11 @@ use crate::broker::record::{
     Backoff, ColumnRecord, CutRecord, Fact, GroupOffset, GroupRecord, Holder, JobRecord,
     JobSnapshot, Saved, SchemaRecord, TopicRecord, Transfer, Trimmed, ViewSwapped,
 };
+use crate::broker::shelf::Checked;
+use crate::broker::state::shelving::{
+    AllShelved, Buckets, DelayedFrom, EndHalf, Fire, OpenTransactions, Recall, Shelve,
+    TransactionsOf, WaitingBucket,
+};
 
 /// Messages to store; topic and queue are set, offset and store time are the shard's to give.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -624,6 +629,30 @@ pub enum Request {
     /// A consumer is gone: its renewed leases end now. Answers [`Reply::Done`].
     #[prost(string, tag = "44")]
     Release(String),
+    /// Answers [`Reply::Shelved`].
+    #[prost(message, tag = "100")]
+    Shelve(Shelve),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "101")]
+    Fire(Fire),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "102")]
+    Recall(Recall),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "103")]
+    EndHalf(EndHalf),
+    /// Answers [`Reply::WaitingBucket`].
+    #[prost(message, tag = "104")]
+    Delayed(DelayedFrom),
+    /// Answers [`Reply::OpenTransactions`].
+    #[prost(message, tag = "105")]
+    Transactions(TransactionsOf),
+    /// Producers were asked, or there was nobody. Answers [`Reply::Done`].
+    #[prost(message, tag = "106")]
+    Checked(Checked),
+    /// Answers [`Reply::Buckets`].
+    #[prost(message, tag = "107")]
+    SweepShelf(Buckets),
 }
 
 /// A job is to rest, or to go on.
@@ -643,7 +672,7 @@ pub struct ShardRequest {
     /// The request.
     #[prost(
         oneof = "Request",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 55, 60, 70, 80, 81"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 55, 60, 70, 80, 81, 100, 101, 102, 103, 104, 105, 106, 107"
     )]
     pub request: Option<Request>,
 }
@@ -874,6 +903,18 @@ pub enum Reason {
     Damaged = 11,
     /// Too many messages would have to be passed over.
     TooFarAhead = 12,
+    /// The message was delivered, or the transaction committed.
+    AlreadyPlaced = 40,
+    /// The transaction was rolled back.
+    AlreadyWithdrawn = 41,
+    /// The transaction was rolled back because nobody had decided on it.
+    TransactionGivenUp = 42,
+    /// No such message is waiting, or it is not known any more.
+    NotShelved = 43,
+    /// Too many messages are due in the same hour.
+    HourFull = 44,
+    /// Too many transactions are open.
+    TransactionsFull = 45,
 }
 
 /// What a shard answers.
@@ -930,6 +971,18 @@ pub enum Reply {
     /// See [`Fates`].
     #[prost(message, tag = "55")]
     Fates(Fates),
+    /// See [`AllShelved`].
+    #[prost(message, tag = "100")]
+    Shelved(AllShelved),
+    /// See [`WaitingBucket`].
+    #[prost(message, tag = "101")]
+    WaitingBucket(WaitingBucket),
+    /// See [`OpenTransactions`].
+    #[prost(message, tag = "102")]
+    OpenTransactions(OpenTransactions),
+    /// See [`Buckets`].
+    #[prost(message, tag = "103")]
+    Buckets(Buckets),
 }
 
 /// A reply on the wire.
@@ -938,7 +991,7 @@ pub struct ShardReply {
     /// The reply.
     #[prost(
         oneof = "Reply",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 41, 55"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 41, 55, 100, 101, 102, 103"
     )]
     pub reply: Option<Reply>,
 }

@@ -19,7 +19,8 @@ pub(super) enum Need {
 impl Need {
     pub(super) fn of(request: &Request) -> Self {
         match request {
-            Request::Send(_) | Request::Effect(_) => Self::Messages,
+            Request::Send(_) | Request::Effect(_) | Request::Shelve(_) => Self::Messages,
+            Request::EndHalf(end) if end.commit => Self::Messages,
             Request::Pop(_)
             | Request::Ack(_)
             | Request::Move(_)
@@ -32,7 +33,10 @@ impl Need {
             | Request::CloneGroup(_)
             | Request::Bury(_)
             | Request::Place(_)
-            | Request::Reopen(_) => Self::Notes,
+            | Request::Reopen(_)
+            | Request::Recall(_)
+            | Request::Checked(_)
+            | Request::EndHalf(_) => Self::Notes,
             _ => Self::Nothing,
         }
     }

@@ -4,8 +4,13 @@
 //! the next decision sees it, and hands the records of the whole group down as one append. Replies leave
 //! in order, when the log says that the append is durable. If the append fails, nothing is answered:
 //! the incarnation ends and every shard is rebuilt from what is on disk.
+//!
+//! It wakes by itself for what waits on its shelf: messages that are due are read by an [`errand`] and come
+//! back as a request, which takes turns with those of others.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _};
@@ -13,21 +18,28 @@ use futures::stream::FuturesOrdered;
 use millpond_proto::chance::Chance;
 use millpond_proto::limits;
 use millpond_proto::message::ShardId;
-use millpond_proto::time::{Clock, Timestamp};
+use millpond_proto::task::Spawn;
+use millpond_proto::time::{Clock, Sleep, Timestamp};
 use millpond_storage::error::AppendError;
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::{Position, Record, Storage};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::broker::catalog::Catalog;
+use crate::broker::errand::{self, Errand, Outcome, Reader};
 use crate::broker::request::{Reply, Request, Return};
+use crate::broker::shelf::Spot;
+use crate::broker::state::shelving::Fire;
 use crate::broker::state::{CATALOG_SHARD, Moment, ShardState};
+use crate::broker::timer::Wish;
 use crate::broker::waiting::Waiting;
 
 /// Bytes of messages after which a group of requests is handed down.
 const GROUP_BYTES: usize = 1024 * 1024;
 /// Groups handed down and not yet durable.
 const GROUPS_IN_FLIGHT: usize = 8;
+/// Longest wait for something that is due: the machine's clock may be set meanwhile.
+const ALARM_MAX: Duration = Duration::from_secs(1);
 
 /// A request and where its answer goes.
 #[derive(Debug)]
@@ -59,6 +71,59 @@ pub struct Shard {
     pub catalog: watch::Sender<Arc<Catalog>>,
     /// Deliveries whose asker had left when they were durable; given back next.
     pub unclaimed: Vec<Return>,
+    /// Where work runs.
+    pub spawn: Arc<dyn Spawn>,
+    /// When a producer is to be asked about a transaction of this shard next, ms; for others to see.
+    pub next_check: Arc<AtomicI64>,
+}
+
+/// What is under way for the shelf.
+#[derive(Default)]
+struct Errands {
+    firing: Option<Errand>,
+    loading: Option<Errand>,
+    /// When to look again, and the time that it was set for.
+    alarm: Option<(Timestamp, Sleep)>,
+    /// A failed errand is not tried again before this time.
+    not_before: Timestamp,
+    /// Whether the last group came of an errand: then others go first.
+    had_turn: bool,
+}
+
+/// What the owner wakes for.
+enum Event {
+    Durable(Settled, Result<Position, AppendError>),
+    Outcome(Outcome),
+    Call(Option<Call>),
+    Alarm,
+}
+
+/// A request of the owner's own, whose answer nobody waits for.
+fn own(request: Request) -> Call {
+    let (reply, _nobody) = oneshot::channel();
+    Call { request, reply }
+}
+
+async fn next_outcome(firing: &mut Option<Errand>, loading: &mut Option<Errand>) -> Outcome {
+    tokio::select! {
+        biased;
+        outcome = done(firing) => outcome,
+        outcome = done(loading) => outcome,
+    }
+}
+
+async fn woken(alarm: &mut Option<(Timestamp, Sleep)>) {
+    match alarm {
+        Some((_, sleep)) => sleep.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn done(errand: &mut Option<Errand>) -> Outcome {
+    match errand {
+        Some(errand) => errand.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What is done once a group is durable.
@@ -76,27 +141,55 @@ impl Shard {
     /// Serves calls until all callers are gone or the log fails.
     pub async fn run(mut self, mut calls: mpsc::Receiver<Call>) {
         let mut in_flight: InFlight = FuturesOrdered::new();
+        let mut errands = Errands::default();
         loop {
             if let Some(back) = self.unclaimed.pop() {
-                let (reply, _nobody) = oneshot::channel();
-                let request = Request::Return(back);
-                let call = Call { request, reply };
+                let call = own(Request::Return(back));
                 if self.serve(call, &mut calls, &mut in_flight).await.is_err() {
                     return;
                 }
                 continue;
             }
-            let call = tokio::select! {
+            self.look_at_shelf(&mut errands);
+            let has_room = in_flight.len() < GROUPS_IN_FLIGHT;
+            // With others waiting, every second group is theirs.
+            let may_fire = has_room && (!errands.had_turn || calls.is_empty());
+            let (firing, loading, alarm) = (
+                &mut errands.firing,
+                &mut errands.loading,
+                &mut errands.alarm,
+            );
+            let event = tokio::select! {
                 biased;
-                Some((settled, durable)) = in_flight.next() => {
+                Some((settled, durable)) = in_flight.next() => Event::Durable(settled, durable),
+                outcome = next_outcome(firing, loading), if may_fire => Event::Outcome(outcome),
+                call = calls.recv(), if has_room => Event::Call(call),
+                () = woken(alarm) => Event::Alarm,
+            };
+            let call = match event {
+                Event::Durable(settled, durable) => {
                     if self.settle(settled, durable).is_err() {
                         return;
                     }
                     continue;
                 }
-                call = calls.recv(), if in_flight.len() < GROUPS_IN_FLIGHT => call,
+                Event::Alarm => {
+                    errands.alarm = None;
+                    continue;
+                }
+                Event::Outcome(outcome) => match self.take_outcome(outcome, &mut errands) {
+                    Some(fire) => {
+                        errands.had_turn = true;
+                        own(Request::Fire(fire))
+                    }
+                    None => continue,
+                },
+                Event::Call(Some(call)) => {
+                    errands.had_turn = false;
+                    call
+                }
+                Event::Call(None) => break,
             };
-            let Some(call) = call else { break };
             if self.serve(call, &mut calls, &mut in_flight).await.is_err() {
                 return;
             }
@@ -108,14 +201,14 @@ impl Shard {
         }
     }
 
-    /// Decides on the call and those that wait behind it, and hands their records down.
+    /// Decides on a call and those that wait behind it, and hands the records down.
     async fn serve(
         &mut self,
-        first: Call,
+        call: Call,
         calls: &mut mpsc::Receiver<Call>,
         in_flight: &mut InFlight,
     ) -> Result<(), AppendError> {
-        let (records, settled) = self.decide_group(first, calls);
+        let (records, settled) = self.decide_group(call, calls);
         if records.is_empty() && !settled.wants_position {
             // What the answers rest on is durable once all before them is: they wait for that and need no
             // way through the log.
@@ -129,6 +222,101 @@ impl Shard {
                 Ok(())
             }
             Err(error) => self.settle(settled, Err(error)),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now().max(self.floor)
+    }
+
+    fn reader(&self) -> Reader {
+        Reader {
+            shard: self.id,
+            storage: Arc::clone(&self.storage),
+            spawn: Arc::clone(&self.spawn),
+        }
+    }
+
+    /// Sends errands for what is due or soon will be, and sets the alarm for the rest.
+    fn look_at_shelf(&mut self, errands: &mut Errands) {
+        let next_check = self.state.shelf().transactions().next_check();
+        let next_check = next_check.map_or(i64::MAX, Timestamp::as_ms);
+        self.next_check.store(next_check, Ordering::Relaxed);
+        let now = self.now();
+        let mut wish = self.state.shelf().wish(now);
+        if wish.wake_at.is_some_and(|at| at <= now) && self.storage.room().check(true).is_err() {
+            // What is due waits for room in the log, as what is sent does.
+            errands.not_before = errands.not_before.max(now + ALARM_MAX);
+        }
+        if now < errands.not_before && wish != Wish::default() {
+            wish.load = None;
+            let again = errands.not_before;
+            wish.wake_at = Some(wish.wake_at.map_or(again, |at| at.max(again)));
+        }
+        if let Some((bucket, count)) = wish.load
+            && errands.loading.is_none()
+        {
+            errands.loading = Some(self.reader().load(bucket, count));
+            self.state.shelf_mut().timer_mut().begin(bucket);
+        }
+        let Some(wake_at) = wish.wake_at else {
+            errands.alarm = None;
+            return;
+        };
+        if wake_at <= now && errands.firing.is_none() {
+            let due = self.state.shelf_mut().take_due(now, errand::FIRE_MESSAGES);
+            if !due.is_empty() {
+                let catalog = Arc::clone(&self.catalog.borrow());
+                errands.firing = Some(self.reader().fire(due, catalog));
+            }
+        }
+        // What is under way looks again by itself.
+        if errands.firing.is_none() && errands.alarm.as_ref().is_none_or(|(at, _)| *at != wake_at) {
+            let wait = wake_at
+                .since(now)
+                .clamp(Duration::from_millis(1), ALARM_MAX);
+            errands.alarm = Some((wake_at, self.clock.sleep(wait)));
+        }
+    }
+
+    /// What came of an errand; a request, when there is something to decide.
+    fn take_outcome(&mut self, outcome: Outcome, errands: &mut Errands) -> Option<Fire> {
+        match outcome {
+            Outcome::Fire(fire) => {
+                errands.firing = None;
+                if fire.spots.is_empty() && fire.lost.is_empty() {
+                    // Not to be had now, for whatever reason: not again at once.
+                    errands.not_before = self.now() + ALARM_MAX;
+                    return None;
+                }
+                Some(fire)
+            }
+            Outcome::Loaded {
+                bucket,
+                messages,
+                lost,
+            } => {
+                errands.loading = None;
+                self.state.shelf_mut().loaded(bucket, messages);
+                let spots = lost.into_iter().map(|number| Spot { bucket, number });
+                let lost: Vec<Spot> = spots.collect();
+                (!lost.is_empty()).then(|| Fire {
+                    lost_due_ms: vec![0; lost.len()],
+                    lost,
+                    ..Fire::default()
+                })
+            }
+            Outcome::Failed(bucket) => {
+                match bucket {
+                    Some(bucket) => {
+                        errands.loading = None;
+                        self.state.shelf_mut().timer_mut().abandon(bucket);
+                    }
+                    None => errands.firing = None,
+                }
+                errands.not_before = self.now() + ALARM_MAX;
+                None
+            }
         }
     }
 

@@ -24,6 +24,9 @@ use crate::broker::record::{
 use crate::broker::request::{
     Effect, NotedOffset, Place, Reason, Reopen, Reply, Request, Send, Snapshot, Stored,
 };
+use crate::broker::shelf::{Shelf, is_shelf};
+
+pub mod shelving;
 
 /// The shard that holds the catalog.
 pub const CATALOG_SHARD: ShardId = ShardId(0);
@@ -76,6 +79,7 @@ pub struct ShardState {
     jobs: BTreeMap<u64, JobSnapshot>,
     /// What readers noted, by group, topic and queue.
     noted: BTreeMap<(u64, u64, u32), u64>,
+    shelf: Shelf,
     catalog: Catalog,
 }
 
@@ -145,6 +149,7 @@ impl ShardState {
                 &Change::TopicForgotten(topic),
                 self.queues.keys().any(|&(t, _)| t == topic)
                     || self.consumed.knows_topic(topic)
+                    || self.shelf.knows_topic(topic)
                     || self.effects.keys().any(|&(_, t)| t == topic)
                     || self.noted.keys().any(|&(_, t, _)| t == topic),
             ),
@@ -170,6 +175,14 @@ impl ShardState {
                     offset: noted.copied(),
                 }))
             }
+            Request::Shelve(shelve) => self.decide_shelve(shelve, moment.now),
+            Request::Fire(fire) => self.decide_fire(fire, moment.now),
+            Request::Recall(recall) => self.decide_recall(&recall),
+            Request::EndHalf(end) => self.decide_end_half(end, moment.now),
+            Request::Delayed(from) => Decision::reply(self.delayed(from)),
+            Request::Transactions(of) => Decision::reply(self.transactions(&of, moment.now)),
+            Request::Checked(checked) => self.decide_checked(checked, moment.now),
+            Request::SweepShelf(asked) => self.decide_sweep(&asked, moment.now),
             Request::Trim(trimmed) => self.consumed.decide_trim(trimmed, &self.queues),
             Request::Snapshot(_) => Decision::reply(Reply::Snapshot(Snapshot {
                 state: self.snapshot().encode_to_vec().into(),
@@ -318,6 +331,10 @@ impl ShardState {
 
     fn apply_message(&mut self, message: &Envelope) {
         self.stored_at = self.stored_at.max(message.stored_at());
+        if is_shelf(message.topic) {
+            self.shelf.put(message);
+            return;
+        }
         self.take_place(message.topic, message.queue, message.offset);
     }
 
@@ -334,6 +351,9 @@ impl ShardState {
         let Some(change) = self.consumed.apply(change) else {
             return;
         };
+        let Some(change) = self.shelf.apply(change) else {
+            return;
+        };
         match change {
             Change::EffectDone(record) => {
                 self.effects
@@ -342,6 +362,7 @@ impl ShardState {
             Change::TopicForgotten(topic) => {
                 self.queues.retain(|&(t, _), _| t != topic);
                 self.consumed.forget_topic(topic);
+                self.shelf.forget_topic(topic);
                 self.effects.retain(|&(_, t), _| t != topic);
                 self.noted.retain(|&(_, t, _), _| t != topic);
             }
@@ -364,6 +385,7 @@ impl ShardState {
                 let key = (noted.group, noted.topic, noted.queue);
                 self.noted.insert(key, noted.offset);
             }
+            Change::BucketClosed(bucket) => self.apply_closed(bucket),
             catalog => self.catalog.apply(&catalog),
         }
     }
@@ -412,6 +434,7 @@ impl ShardState {
             ..ShardSnapshotRecord::default()
         };
         self.consumed.save(&mut snapshot);
+        self.shelf.save(&mut snapshot);
         snapshot
     }
 }
@@ -445,6 +468,7 @@ impl Projection for ShardState {
                 .map(|q| ((q.topic, q.queue), q.offset))
                 .collect(),
             consumed: Consumed::restore(&snapshot),
+            shelf: Shelf::restore(shard, &snapshot),
             effects: snapshot
                 .effects
                 .iter()
@@ -467,6 +491,11 @@ impl Projection for ShardState {
     fn apply(&mut self, record: &Replayed) -> Result<(), ShardDamaged> {
         match record {
             Replayed::Message(message) => self.apply_message(message),
+            Replayed::Lost {
+                topic,
+                queue,
+                offset,
+            } if is_shelf(topic.0) => self.shelf.put_lost(queue.0, offset.0),
             Replayed::Lost {
                 topic,
                 queue,

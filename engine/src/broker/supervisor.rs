@@ -200,6 +200,7 @@ async fn tidy_objects(broker: &Broker, incarnation: &Incarnation, settings: &Set
                 }
             }
         }
+        incarnation.sweep_shelves(broker.now()).await;
         incarnation.care(broker.now()).await;
         let pause = if goes_on { FULL_PAUSE } else { UPKEEP_PAUSE };
         broker.parts.clock.sleep(pause).await;

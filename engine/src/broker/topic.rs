@@ -347,6 +347,22 @@ fn refusal(refused: Refused) -> BrokerError {
             name,
             why: "queues can only be added and new columns need new names".into(),
         },
+        Reason::AlreadyPlaced => BrokerError::TransactionDecided { how: "committed" },
+        Reason::AlreadyWithdrawn => BrokerError::TransactionDecided { how: "rolled back" },
+        Reason::TransactionGivenUp => BrokerError::TransactionDecided {
+            how: "rolled back by the server, because nobody had decided on it in time,",
+        },
+        Reason::NotShelved => BrokerError::InvalidTransaction {
+            why: "it ended long ago, or its topic was deleted",
+        },
+        Reason::HourFull => BrokerError::TooMany {
+            what: "too many messages of this queue's shard are due in the same hour",
+            limit: limits::DELAYED_PER_HOUR_MAX,
+        },
+        Reason::TransactionsFull => BrokerError::TooMany {
+            what: "too many transactions of this queue's shard are open",
+            limit: limits::TRANSACTIONS_OPEN_MAX,
+        },
         Reason::TooFarAhead => BrokerError::BadChange {
             what: "the place",
             name,

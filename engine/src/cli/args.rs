@@ -5,12 +5,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use millpond_proto::limits;
+use millpond_proto::time::Timestamp;
 
 use crate::cli::body_args::{BodyArgs, SchemaCommand};
 use crate::cli::group_args::{DlqCommand, GroupCommand};
 use crate::cli::keep;
 use crate::cli::msg_args::MsgCommand;
 use crate::cli::output::Format;
+use crate::cli::shelf::{DelayCommand, TransactionCommand, time};
 
 /// Where the server is when nobody says.
 pub const SERVER_DEFAULT: &str = "http://127.0.0.1:8081";
@@ -52,6 +54,12 @@ pub enum Command {
     /// Find, list, show and trace messages.
     #[command(subcommand)]
     Msg(MsgCommand),
+    /// List, recall messages that wait for their time.
+    #[command(subcommand)]
+    Delay(DelayCommand),
+    /// List, commit, roll back open transactions.
+    #[command(subcommand, visible_alias = "transaction")]
+    Tx(TransactionCommand),
     /// Submit, list, inspect, cancel continuous queries.
     #[command(subcommand)]
     Job(JobCommand),
@@ -371,6 +379,12 @@ pub struct ProduceArgs {
     /// Priority, for a priority topic: greater is delivered first.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     pub priority: Option<i32>,
+    /// Deliver it so long from now, for a delay topic: 90s, 30m, 7d.
+    #[arg(long, value_name = "TIME", value_parser = keep::time, conflicts_with = "at")]
+    pub delay: Option<u64>,
+    /// Deliver it at this time, for a delay topic: 2026-05-01T12:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub at: Option<Timestamp>,
     /// Tag for filters.
     #[arg(long)]
     pub tag: Option<String>,

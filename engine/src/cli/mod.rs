@@ -5,8 +5,7 @@
 //! passed in: results to the first, everything else to the second.
 //!
 //! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`] and [`schema`] over [`body_args`],
-//! [`group`] and [`dlq`] over [`group_args`],
-//! [`msg`] over [`msg_args`],
+//! [`group`] and [`dlq`] over [`group_args`], [`msg`] over [`msg_args`], [`shelf`],
 //! [`job`], [`sql`], [`import`], [`export`], [`storage`], [`bench`], and [`serve`], which is the server itself.
 
 pub mod args;
@@ -26,6 +25,7 @@ pub mod output;
 pub mod run;
 pub mod schema;
 pub mod serve;
+pub mod shelf;
 pub mod sql;
 pub mod storage;
 pub mod topic;

@@ -6,7 +6,7 @@ use millpond_proto::client::Client;
 
 use crate::cli::args::Command;
 use crate::cli::error::CliError;
-use crate::cli::{bench, dlq, export, group, import, job, msg, sql, storage, topic};
+use crate::cli::{bench, dlq, export, group, import, job, msg, shelf, sql, storage, topic};
 
 /// Where a command reads and writes.
 pub struct Terminal<'a> {
@@ -66,6 +66,8 @@ pub async fn run(
         Command::Group(command) => group::run(client, command, terminal).await,
         Command::Dlq(command) => dlq::run(client, command, terminal).await,
         Command::Msg(command) => msg::run(client, command, terminal).await,
+        Command::Delay(command) => shelf::delay(client, command, terminal).await,
+        Command::Tx(command) => shelf::transaction(client, command, terminal).await,
         Command::Job(command) => job::run(client, command, terminal).await,
         Command::Sql(args) => sql::run(client, args, terminal).await,
         Command::Import(args) => import::run(client, args, terminal).await,

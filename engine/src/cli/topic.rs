@@ -234,6 +234,8 @@ async fn produce(
     args: &ProduceArgs,
     terminal: &mut Terminal<'_>,
 ) -> Result<(), CliError> {
+    let delay = args.delay.map(Duration::from_millis);
+    let deliver_at = args.at.or_else(|| delay.map(|delay| client.now() + delay));
     let message = |body: Vec<u8>| OutgoingMessage {
         key: args.key.clone(),
         keys: Vec::new(),
@@ -241,7 +243,7 @@ async fn produce(
         properties: args.properties.iter().cloned().collect::<BTreeMap<_, _>>(),
         message_group: args.message_group.clone(),
         priority: args.priority,
-        deliver_at: None,
+        deliver_at,
         body: body.into(),
     };
     let producer = Producer::new(client);
@@ -249,10 +251,14 @@ async fn produce(
         let sent = producer
             .send(&args.name, message(body.clone().into_bytes()))
             .await?;
-        return terminal.say(&format!(
-            "sent 1 message to {} (id {}, offset {})",
-            args.name, sent.message_id, sent.offset
-        ));
+        let (name, id) = (&args.name, &sent.message_id);
+        return terminal.say(&match &sent.recall_handle {
+            Some(handle) => format!(
+                "1 message waits for its time in {name} (id {id}); take it back with: millpond \
+                 delay cancel {name} {handle}"
+            ),
+            None => format!("sent 1 message to {name} (id {id}, offset {})", sent.offset),
+        });
     }
     if terminal.input_is_terminal {
         terminal.say("one message per line; Ctrl-D ends")?;

@@ -24,7 +24,7 @@ use crate::process;
 use crate::service::code::{explain, grpc, of_remedy};
 use crate::service::gate::{Admitted, Gate};
 use crate::service::time::to_wire;
-use crate::service::{groups, messages, query};
+use crate::service::{groups, messages, query, shelf};
 
 /// Messages in one administrative read that does not say.
 const READ_MESSAGES_DEFAULT: usize = 32;
@@ -328,6 +328,44 @@ impl Admin for Administration {
         settled.map(Response::new)
     }
 
+    async fn list_delayed(
+        &self,
+        request: Request<pb::ListDelayedRequest>,
+    ) -> Answered<pb::ListDelayedResponse> {
+        let admitted = self.admit(&request, Action::Describe, Resource::Server)?;
+        let found = shelf::delayed(admitted.broker()?, request.get_ref()).await;
+        found.map(Response::new)
+    }
+
+    async fn cancel_delayed(
+        &self,
+        request: Request<pb::CancelDelayedRequest>,
+    ) -> Answered<pb::CancelDelayedResponse> {
+        let resource = Resource::Topic(&request.get_ref().topic);
+        let admitted = self.admit(&request, Action::Manage, resource)?;
+        let done = shelf::cancel(admitted.broker()?, request.get_ref()).await;
+        done.map(Response::new)
+    }
+
+    async fn list_transactions(
+        &self,
+        request: Request<pb::ListTransactionsRequest>,
+    ) -> Answered<pb::ListTransactionsResponse> {
+        let admitted = self.admit(&request, Action::Describe, Resource::Server)?;
+        let found = shelf::transactions(admitted.broker()?, request.get_ref()).await;
+        found.map(Response::new)
+    }
+
+    async fn end_transaction(
+        &self,
+        request: Request<pb::EndTransactionRequest>,
+    ) -> Answered<pb::EndTransactionResponse> {
+        let resource = Resource::Topic(&request.get_ref().topic);
+        let admitted = self.admit(&request, Action::Manage, resource)?;
+        let done = shelf::end(admitted.broker()?, request.get_ref()).await;
+        done.map(Response::new)
+    }
+
     async fn submit_job(&self, request: Request<pb::SubmitJobRequest>) -> Answered<pb::Job> {
         let admitted = self.admit(&request, Action::Manage, Resource::Server)?;
         let sql = &request.get_ref().sql;
@@ -515,14 +553,13 @@ fn name_status(error: NameError) -> Status {
 }
 
 fn topic_type(name: &str) -> Result<TopicType, Status> {
-    const SERVED: &str = "served are \"normal\", \"fifo\" and \"priority\"";
+    const SERVED: &str =
+        "served are \"normal\", \"fifo\", \"delay\", \"transaction\" and \"priority\"";
     match TopicType::from_name(name) {
-        Some(kind @ (TopicType::Normal | TopicType::Fifo | TopicType::Priority)) => Ok(kind),
-        Some(TopicType::Delay | TopicType::Transaction | TopicType::Lite) => {
-            Err(Status::unimplemented(format!(
-                "topics of type {name:?} are not served yet; {SERVED}"
-            )))
-        }
+        Some(TopicType::Lite) => Err(Status::unimplemented(format!(
+            "topics of type {name:?} are not served yet; {SERVED}"
+        ))),
+        Some(kind) => Ok(kind),
         None => Err(Status::invalid_argument(format!(
             "topic type {name:?} is unknown; {SERVED}"
         ))),

@@ -92,9 +92,14 @@ impl From<BrokerError> for Refusal {
             BrokerError::GroupNotFound { .. } => Code::ConsumerGroupNotFound,
             BrokerError::Exists { .. }
             | BrokerError::OutOfBounds { .. }
+            | BrokerError::TooLateToRecall
+            | BrokerError::TransactionDecided { .. }
             | BrokerError::BadChange { .. } => Code::BadRequest,
+            BrokerError::InvalidTransaction { .. } => Code::InvalidTransactionId,
             BrokerError::WrittenBy { .. } => Code::Forbidden,
-            BrokerError::InvalidHandle { .. } => Code::InvalidReceiptHandle,
+            BrokerError::InvalidHandle { .. } | BrokerError::InvalidRecallHandle { .. } => {
+                Code::InvalidReceiptHandle
+            }
             BrokerError::OffsetOutside { .. } => Code::IllegalOffset,
             BrokerError::TooMany { .. } => Code::TooManyRequests,
             BrokerError::ShardDamaged(_) | BrokerError::Confused(_) => Code::InternalServerError,
@@ -146,12 +151,15 @@ pub fn grpc(error: &BrokerError) -> tonic::Status {
     log(error, error.remedy());
     let code = match error {
         BrokerError::Name(_) | BrokerError::OutOfBounds { .. } => tonic::Code::InvalidArgument,
-        BrokerError::TopicNotFound { .. } | BrokerError::GroupNotFound { .. } => {
-            tonic::Code::NotFound
-        }
+        BrokerError::TopicNotFound { .. }
+        | BrokerError::GroupNotFound { .. }
+        | BrokerError::InvalidRecallHandle { .. }
+        | BrokerError::InvalidTransaction { .. } => tonic::Code::NotFound,
         BrokerError::Exists { .. } => tonic::Code::AlreadyExists,
         BrokerError::WrittenBy { .. }
         | BrokerError::BadChange { .. }
+        | BrokerError::TooLateToRecall
+        | BrokerError::TransactionDecided { .. }
         | BrokerError::InvalidHandle { .. } => tonic::Code::FailedPrecondition,
         BrokerError::OffsetOutside { .. } => tonic::Code::OutOfRange,
         BrokerError::Confused(_) => tonic::Code::Internal,

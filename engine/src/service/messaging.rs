@@ -16,8 +16,9 @@ use crate::authorize::{Action, Resource};
 use crate::service::client::{Clients, client_id};
 use crate::service::code::{self, Refusal};
 use crate::service::gate::Gate;
+use crate::service::producers::Producers;
 use crate::service::subscription::Subscriptions;
-use crate::service::{ack, pull, receive, renew, route, send, telemetry};
+use crate::service::{ack, delay, pull, receive, renew, route, send, telemetry, transaction};
 
 /// The service over one gate.
 #[derive(Clone, Debug)]
@@ -25,6 +26,7 @@ pub struct Messaging {
     gate: Arc<Gate>,
     clients: Arc<Clients>,
     subscriptions: Arc<Subscriptions>,
+    producers: Arc<Producers>,
     store_host: Arc<str>,
 }
 
@@ -36,6 +38,7 @@ impl Messaging {
             gate,
             clients: Arc::default(),
             subscriptions: Arc::default(),
+            producers: Arc::default(),
             store_host: store_host.into(),
         }
     }
@@ -43,6 +46,12 @@ impl Messaging {
     /// Renews the leases of its clients until the server stops.
     pub fn renewal(&self) -> impl Future<Output = ()> + Send + use<> {
         renew::renewal(Arc::clone(&self.gate), Arc::clone(&self.clients))
+    }
+
+    /// Asks producers about open transactions until the server stops.
+    pub fn checks(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (gate, producers) = (Arc::clone(&self.gate), Arc::clone(&self.producers));
+        transaction::checks(gate, producers, Arc::clone(&self.store_host))
     }
 
     /// A client has said that it is gone.
@@ -231,8 +240,7 @@ impl MessagingService for Messaging {
         &self,
         request: Request<pb::EndTransactionRequest>,
     ) -> Answered<pb::EndTransactionResponse> {
-        let what = "transactions are not served yet; send normal messages";
-        answer(Err(self.missing(&request, what)))
+        answer(transaction::end_transaction(&self.gate, request).await)
     }
 
     async fn telemetry(
@@ -241,7 +249,8 @@ impl MessagingService for Messaging {
     ) -> Answered<Self::TelemetryStream> {
         let id = self.client(&request).map_err(Refusal::into_grpc)?;
         let (gate, clients) = (Arc::clone(&self.gate), Arc::clone(&self.clients));
-        let commands = telemetry::stream(gate, clients, id, request.into_inner());
+        let producers = Arc::clone(&self.producers);
+        let commands = telemetry::stream(gate, clients, producers, id, request.into_inner());
         Ok(Response::new(commands))
     }
 
@@ -270,8 +279,7 @@ impl MessagingService for Messaging {
         &self,
         request: Request<pb::RecallMessageRequest>,
     ) -> Answered<pb::RecallMessageResponse> {
-        let what = "delayed messages are not served yet, so there is none to recall";
-        answer(Err(self.missing(&request, what)))
+        answer(delay::recall_message(&self.gate, request).await)
     }
 
     async fn sync_lite_subscription(

@@ -6,19 +6,22 @@
 //! Reading order: [`gate`] (who may pass, and the way to the broker), [`code`] (errors on the wire),
 //! [`time`] (deadlines and durations), then the messaging service [`messaging`] with its calls
 //! ([`route`], [`telemetry`] over [`client`] and [`settings`], [`send`], [`receive`] over
-//! [`subscription`] and [`delivery`], [`ack`], [`renew`], [`pull`]), our own [`admin`] with [`groups`], `messages` and
-//! [`query`] over [`statements`], and [`http`].
+//! [`subscription`] and [`delivery`], [`ack`], [`renew`], [`pull`], [`delay`], [`transaction`] over
+//! [`producers`]), our own [`admin`] with [`groups`], `messages`, [`shelf`] and [`query`] over
+//! [`statements`], and [`http`].
 
 pub mod ack;
 pub mod admin;
 pub mod client;
 pub mod code;
+pub mod delay;
 pub mod delivery;
 pub mod gate;
 pub mod groups;
 pub mod http;
 mod messages;
 pub mod messaging;
+pub mod producers;
 pub mod pull;
 pub mod query;
 pub mod receive;
@@ -26,7 +29,9 @@ pub mod renew;
 pub mod route;
 pub mod send;
 pub mod settings;
+pub mod shelf;
 pub mod statements;
 pub mod subscription;
 pub mod telemetry;
 pub mod time;
+pub mod transaction;

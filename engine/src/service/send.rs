@@ -13,17 +13,16 @@ use millpond_storage::format::envelope::{Envelope, Property, PropertyValue, flag
 use tonic::Request;
 
 use crate::authorize::{Action, Resource};
+use crate::broker::delay::{Delayed, RecallHandle};
+use crate::broker::half::TransactionId;
 use crate::broker::{BrokerError, Sent, TopicType};
 use crate::service::client::client_id;
 use crate::service::code::{self, Refusal};
 use crate::service::gate::Gate;
 use crate::service::route::topic_name;
 use crate::service::time::{duration_ms, from_wire};
+use crate::service::transaction;
 
-/// Longest time after which an unfinished transaction may be asked about first.
-const ORPHAN_RECOVERY_MS_MAX: i64 = 3_600_000;
-/// Longest delay of a message.
-const DELAY_MS_MAX: i64 = 86_400_000;
 /// Longest host name and trace context that are kept.
 const TEXT_BYTES_MAX: usize = 1024;
 
@@ -114,6 +113,7 @@ pub async fn send_message(
     let mut ids = Vec::with_capacity(messages.len());
     let mut envelopes = Vec::with_capacity(messages.len());
     let mut kinds = Vec::with_capacity(messages.len());
+    let check_after_ms: Vec<i64> = messages.iter().map(transaction::check_after_ms).collect();
     for message in messages {
         let (envelope, kind) = check(message, now)?;
         ids.push(envelope.message_id.clone());
@@ -133,11 +133,25 @@ pub async fn send_message(
         }
         .into());
     }
-    let results = broker.send(&name, envelopes).await?;
+    let results: Vec<Result<Stored, BrokerError>> = match topic.kind {
+        TopicType::Delay => {
+            let delayed = broker.send_delayed(&name, envelopes).await?;
+            delayed.into_iter().map(|one| one.map(Into::into)).collect()
+        }
+        TopicType::Transaction => {
+            let halves = envelopes.into_iter().zip(check_after_ms).collect();
+            let begun = broker.send_half(&name, halves).await?;
+            begun.into_iter().map(|one| one.map(Stored::Half)).collect()
+        }
+        _ => {
+            let sent = broker.send(&name, envelopes).await?;
+            sent.into_iter().map(|one| one.map(Stored::Sent)).collect()
+        }
+    };
     let entries: Vec<_> = results
         .into_iter()
         .zip(ids)
-        .map(|(sent, id)| entry(sent, id))
+        .map(|(stored, id)| entry(stored, id))
         .collect();
     Ok(pb::SendMessageResponse {
         status: Some(code::summary(
@@ -147,19 +161,43 @@ pub async fn send_message(
     })
 }
 
-fn entry(sent: Result<Sent, BrokerError>, message_id: String) -> pb::SendResultEntry {
-    match sent {
-        Ok(sent) => pb::SendResultEntry {
-            status: Some(code::ok()),
-            message_id,
-            offset: i64::try_from(sent.offset.0).unwrap_or(i64::MAX),
-            ..pb::SendResultEntry::default()
-        },
-        Err(error) => pb::SendResultEntry {
-            status: Some(Refusal::from(error).into_status()),
-            ..pb::SendResultEntry::default()
-        },
+/// How a message was stored.
+enum Stored {
+    Sent(Sent),
+    Waits(RecallHandle),
+    Half(TransactionId),
+}
+
+impl From<Delayed> for Stored {
+    fn from(delayed: Delayed) -> Self {
+        match delayed {
+            Delayed::Sent(sent) => Self::Sent(sent),
+            Delayed::Waits(handle) => Self::Waits(handle),
+        }
     }
+}
+
+fn entry(stored: Result<Stored, BrokerError>, message_id: String) -> pb::SendResultEntry {
+    let stored = match stored {
+        Ok(stored) => stored,
+        Err(error) => {
+            return pb::SendResultEntry {
+                status: Some(Refusal::from(error).into_status()),
+                ..pb::SendResultEntry::default()
+            };
+        }
+    };
+    let mut entry = pb::SendResultEntry {
+        status: Some(code::ok()),
+        message_id,
+        ..pb::SendResultEntry::default()
+    };
+    match stored {
+        Stored::Sent(sent) => entry.offset = i64::try_from(sent.offset.0).unwrap_or(i64::MAX),
+        Stored::Waits(handle) => entry.recall_handle = handle.to_text(),
+        Stored::Half(id) => entry.transaction_id = id.to_text(),
+    }
+    entry
 }
 
 fn one_topic(messages: &[pb::Message]) -> Result<&str, Refusal> {
@@ -310,18 +348,32 @@ fn check_system(system: &pb::SystemProperties, now: Timestamp) -> Result<(), Ref
         ));
     }
     let orphan = system.orphaned_transaction_recovery_duration.as_ref();
-    if orphan.is_some_and(|orphan| duration_ms(orphan) > ORPHAN_RECOVERY_MS_MAX) {
+    if orphan.is_some_and(|orphan| duration_ms(orphan) > limits::TRANSACTION_CHECK_FIRST_MS_MAX) {
         return Err(Refusal::new(
             Code::BadRequest,
-            format!("the orphan recovery time is over {ORPHAN_RECOVERY_MS_MAX} ms"),
+            format!(
+                "the orphan recovery time is over {} ms; give less",
+                limits::TRANSACTION_CHECK_FIRST_MS_MAX
+            ),
+        ));
+    }
+    if system.message_type == i32::from(pb::MessageType::Transaction)
+        && system.delivery_timestamp.is_some()
+    {
+        return Err(Refusal::new(
+            Code::MessagePropertyConflictWithType,
+            "a message waits for a time or for its transaction, not for both; leave one out",
         ));
     }
     if let Some(at) = &system.delivery_timestamp
-        && from_wire(at).0.saturating_sub(now.0) > DELAY_MS_MAX
+        && from_wire(at).0.saturating_sub(now.0) > limits::DELAY_MS_MAX
     {
         return Err(Refusal::new(
             Code::IllegalDeliveryTime,
-            format!("the delivery time is more than {DELAY_MS_MAX} ms ahead"),
+            format!(
+                "the delivery time is more than {} ms (ten years) ahead; send it later",
+                limits::DELAY_MS_MAX
+            ),
         ));
     }
     if let Some(group) = system
@@ -448,7 +500,7 @@ mod tests {
     fn each_rule_has_the_contracts_code() {
         type Change = fn(&mut pb::Message, &mut pb::SystemProperties);
         let later = |ms: i64| Some(crate::service::time::to_wire(Timestamp(NOW.0 + ms)));
-        let far = later(DELAY_MS_MAX + 1);
+        let far = later(limits::DELAY_MS_MAX + 1);
         let cases: Vec<(Code, Change)> = vec![
             (Code::MessageBodyEmpty, |m, _| m.body = Bytes::new()),
             (Code::MessageBodyTooLarge, |m, _| {
@@ -484,6 +536,10 @@ mod tests {
             }),
             (Code::IllegalMessageGroup, |_, s| {
                 s.message_group = Some("g".repeat(64))
+            }),
+            (Code::MessagePropertyConflictWithType, |_, s| {
+                s.message_type = pb::MessageType::Transaction.into();
+                s.delivery_timestamp = Some(crate::service::time::to_wire(NOW));
             }),
             (Code::BadRequest, |_, s| s.priority = Some(-1)),
             (Code::IllegalLiteTopic, |_, s| {

@@ -13,12 +13,15 @@ use std::time::Duration;
 use futures::stream::{BoxStream, Stream, StreamExt as _};
 use millpond_proto::time::Sleep;
 use millpond_proto::wire::rocketmq as pb;
+use millpond_proto::wire::rocketmq::settings::PubSub;
 use millpond_proto::wire::rocketmq::telemetry_command::Command;
+use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::service::client::Clients;
 use crate::service::code;
 use crate::service::gate::Gate;
+use crate::service::producers::Producers;
 use crate::service::settings::{merge, policy_of};
 
 /// How long after the first answer it is sent once more.
@@ -35,13 +38,31 @@ struct Telemetry<S> {
     inbound: Option<S>,
     greeted: bool,
     repeat: Option<(Sleep, pb::Settings)>,
+    producers: Arc<Producers>,
+    /// This stream's number among them.
+    number: u64,
+    /// What the server asks the client.
+    commands: mpsc::Receiver<pb::TelemetryCommand>,
+}
+
+impl<S> Drop for Telemetry<S> {
+    fn drop(&mut self) {
+        self.producers.leave(self.number);
+    }
 }
 
 /// Answers the commands of one client for as long as it listens.
-pub fn stream<S>(gate: Arc<Gate>, clients: Arc<Clients>, client_id: String, inbound: S) -> Commands
+pub fn stream<S>(
+    gate: Arc<Gate>,
+    clients: Arc<Clients>,
+    producers: Arc<Producers>,
+    client_id: String,
+    inbound: S,
+) -> Commands
 where
     S: Stream<Item = Result<pb::TelemetryCommand, Status>> + Send + Unpin + 'static,
 {
+    let (number, commands) = producers.enter();
     let telemetry = Telemetry {
         gate,
         clients,
@@ -49,6 +70,9 @@ where
         inbound: Some(inbound),
         greeted: false,
         repeat: None,
+        producers,
+        number,
+        commands,
     };
     futures::stream::unfold(Some(telemetry), |telemetry| async move {
         let mut telemetry = telemetry?;
@@ -77,6 +101,7 @@ where
                 biased;
                 () = &mut stopping => return None,
                 settings = repeat(&mut self.repeat) => return Some(Ok(answer(settings))),
+                Some(command) = self.commands.recv() => return Some(Ok(command)),
                 command = inbound(&mut self.inbound) => command,
             };
             match command {
@@ -105,6 +130,10 @@ where
         let policy = |subscription: &pb::Subscription| policy_of(broker, subscription);
         let (merged, client) = merge(settings, policy).map_err(code::Refusal::into_grpc)?;
         let now = self.gate.clock().now();
+        if let Some(PubSub::Publishing(publishing)) = &merged.pub_sub {
+            let topics = publishing.topics.iter().map(|topic| topic.name.clone());
+            self.producers.publishes(self.number, topics.collect());
+        }
         self.clients
             .remember(&self.client_id, client, now)
             .map_err(code::Refusal::into_grpc)?;
@@ -147,8 +176,6 @@ async fn inbound<S: Stream + Unpin>(inbound: &mut Option<S>) -> Option<S::Item> 
 mod tests {
     use futures::FutureExt as _;
     use millpond_proto::time::{SimulatedClock, Timestamp};
-    use millpond_proto::wire::rocketmq::settings::PubSub;
-    use tokio::sync::mpsc;
     use tokio_stream::wrappers::ReceiverStream;
 
     use super::*;
@@ -163,7 +190,13 @@ mod tests {
         let (sender, inbound) = mpsc::channel(8);
         let inbound = ReceiverStream::new(inbound);
         let id = "host@1".to_owned();
-        let commands = stream(Arc::clone(&gate), Arc::clone(&clients), id, inbound);
+        let commands = stream(
+            Arc::clone(&gate),
+            Arc::clone(&clients),
+            Arc::default(),
+            id,
+            inbound,
+        );
         (gate, clients, sender, commands)
     }
 

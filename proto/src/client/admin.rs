@@ -25,7 +25,7 @@ use crate::wire::admin::{
 /// Administers a server over a client's connection.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    client: Client,
+    pub(super) client: Client,
 }
 
 /// The answer of a statement, as it arrives.

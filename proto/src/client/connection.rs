@@ -99,7 +99,9 @@ impl Client {
         &self.address
     }
 
-    pub(crate) fn now(&self) -> Timestamp {
+    /// Now, by this client's clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
         self.identity.clock.now()
     }
 

@@ -26,13 +26,14 @@
 //! # }
 //! ```
 //!
-//! Reading order: [`connection`], [`error`], [`producer`], [`consumer`], [`admin`].
+//! Reading order: [`connection`], [`error`], [`producer`], [`consumer`], [`admin`], [`shelf`].
 
 pub mod admin;
 pub mod connection;
 pub mod consumer;
 pub mod error;
 pub mod producer;
+pub mod shelf;
 
 // A user of the SDK meets these five names and nothing else, so they are found at its door.
 pub use admin::Admin;

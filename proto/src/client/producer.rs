@@ -37,8 +37,10 @@ pub struct OutgoingMessage {
 pub struct Sent {
     /// The message's id.
     pub message_id: String,
-    /// Its offset in its queue.
+    /// Its offset in its queue; 0 while it is not visible.
     pub offset: i64,
+    /// Takes it back before its time; delayed messages only.
+    pub recall_handle: Option<String>,
 }
 
 /// Sends messages over a client's connection.
@@ -163,6 +165,7 @@ impl Producer {
             Ok(Sent {
                 message_id: entry.message_id,
                 offset: entry.offset,
+                recall_handle: Some(entry.recall_handle).filter(|handle| !handle.is_empty()),
             })
         });
         Ok(entries.collect())

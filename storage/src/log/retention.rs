@@ -82,6 +82,21 @@ impl Storage {
         })
     }
 
+    pub(crate) async fn release_below(
+        &self,
+        topic: TopicId,
+        firsts: &BTreeMap<QueueId, Offset>,
+    ) -> Result<(), TierError> {
+        let _not_while_tiering = self.tiering.lock().await;
+        let by_queue = firsts.iter().map(|(queue, first)| (queue.0, first.0));
+        self.cold.trim(topic, 0, &by_queue.collect()).await?;
+        let mut index = self.view.index_mut();
+        for (&queue, first) in firsts {
+            index.drop_below((topic, queue), first.0);
+        }
+        Ok(())
+    }
+
     fn extents(&self, topic: TopicId) -> BTreeMap<QueueId, Range<u64>> {
         let queues = self.queues(topic).into_iter();
         queues

@@ -837,6 +837,39 @@ async fn retention_by_time_raises_the_first_offset_and_no_restart_lowers_it() {
 }
 
 #[tokio::test]
+async fn a_queue_is_let_go_of_alone_and_its_file_when_nothing_in_it_is_kept() {
+    let disk = SimulatedDisk::new();
+    let (storage, _) = open(&disk).await;
+    for queue in 1..=3 {
+        for offset in 0..4 {
+            send(&storage, queue, offset).await.unwrap();
+        }
+        if queue == 2 {
+            storage.tier().await.unwrap();
+        }
+    }
+    let all_of = |queue| BTreeMap::from([(QueueId(queue), Offset(4))]);
+    let files = || storage.sizes_of(TOPIC).cold.files;
+    for queue in [1, 3] {
+        storage.release(TOPIC, &all_of(queue)).await.unwrap();
+        assert_eq!(files(), 1);
+    }
+    assert_eq!(offsets(&storage, 2, 0).await, [0, 1, 2, 3]);
+    storage.release(TOPIC, &all_of(2)).await.unwrap();
+    storage.release(TOPIC, &all_of(2)).await.unwrap();
+    assert_eq!(files(), 0);
+    storage.close().await;
+    // The log still has the messages; nobody sees them again, and the queues go on.
+    let (storage, _) = open(&disk.crash(&Seeded::new(1))).await;
+    for queue in 1..=3 {
+        let read = storage.read(TOPIC, QueueId(queue), Offset(3), ALL).await;
+        assert!(matches!(read, Err(ReadError::Trimmed { .. })), "{read:?}");
+    }
+    send(&storage, 2, 4).await.unwrap();
+    assert_eq!(offsets(&storage, 2, 4).await, [4]);
+}
+
+#[tokio::test]
 async fn retention_by_bytes_keeps_the_newest() {
     let disk = SimulatedDisk::new();
     let (storage, _) = open(&disk).await;

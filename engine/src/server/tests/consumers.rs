@@ -9,6 +9,8 @@ use millpond_storage::disk::simulated::SimulatedDisk;
 
 use super::*;
 
+mod later;
+
 type Client = MessagingServiceClient<Channel>;
 
 struct World {

@@ -1,0 +1,287 @@
+//! What a shard's owner has others do for its shelf: reading what is due, and loading what is soon due.
+//!
+//! An errand reads and changes nothing; what comes of it the owner decides on like on any request. Work that
+//! may wait for a disk runs on the background lane.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array as _, AsArray as _};
+use arrow::datatypes::{Int64Type, TimestampMillisecondType};
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use millpond_proto::message::{Offset, QueueId, ShardId, TopicId};
+use millpond_proto::task::{Lane, Spawn};
+use millpond_proto::time::Timestamp;
+use millpond_storage::error::ReadError;
+use millpond_storage::format::envelope::Envelope;
+use millpond_storage::log::{ReadLimit, Storage};
+use tokio::sync::oneshot;
+
+use crate::broker::catalog::Catalog;
+use crate::broker::shelf::{Spot, shelf_topic, unshelved};
+use crate::broker::state::shelving::Fire;
+
+/// Messages that are fired together.
+pub const FIRE_MESSAGES: usize = 512;
+/// Bytes of bodies that are fired together, but for a single message.
+const FIRE_BYTES: usize = 1024 * 1024;
+/// Messages that are looked at together at first: a look holds all their bodies, however large.
+const LOOK_MESSAGES: usize = 16;
+/// Bytes of bodies after which a later, larger look ends.
+const LOOK_BYTES: usize = 4 * FIRE_BYTES;
+/// Messages between two wanted ones that are read along rather than asked for apart.
+const GAP_MAX: u64 = 8;
+
+/// What came of an errand.
+#[derive(Debug)]
+pub enum Outcome {
+    /// These may be fired.
+    Fire(Fire),
+    /// A bucket was read.
+    Loaded {
+        /// Which.
+        bucket: u32,
+        /// Time and number of each message.
+        messages: Vec<(Timestamp, u64)>,
+        /// Numbers of those that are damaged.
+        lost: Vec<u64>,
+    },
+    /// Nothing could be read now; a bucket, when one was to be loaded.
+    Failed(Option<u32>),
+}
+
+/// An errand under way.
+pub type Errand = BoxFuture<'static, Outcome>;
+
+/// What an errand needs.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    /// The shard.
+    pub shard: ShardId,
+    /// The log.
+    pub storage: Arc<Storage>,
+    /// Where work runs.
+    pub spawn: Arc<dyn Spawn>,
+}
+
+impl Reader {
+    /// Reads messages that are due, in their order.
+    #[must_use]
+    pub fn fire(&self, due: Vec<(Timestamp, Spot)>, catalog: Arc<Catalog>) -> Errand {
+        let reader = self.clone();
+        self.in_background(None, async move {
+            match reader.read_due(&due, &catalog).await {
+                Ok(fire) => Outcome::Fire(fire),
+                Err(error) => {
+                    tracing::warn!(%error, "messages that are due can not be read; trying again");
+                    Outcome::Failed(None)
+                }
+            }
+        })
+    }
+
+    /// Reads times and numbers of the first `count` messages of a bucket.
+    #[must_use]
+    pub fn load(&self, bucket: u32, count: u64) -> Errand {
+        let reader = self.clone();
+        self.in_background(Some(bucket), async move {
+            match reader.read_bucket(bucket, count).await {
+                Ok((messages, lost)) => Outcome::Loaded {
+                    bucket,
+                    messages,
+                    lost,
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "an hour of delayed messages can not be read; trying again");
+                    Outcome::Failed(Some(bucket))
+                }
+            }
+        })
+    }
+
+    fn in_background(
+        &self,
+        bucket: Option<u32>,
+        work: impl Future<Output = Outcome> + Send + 'static,
+    ) -> Errand {
+        let (reply, answer) = oneshot::channel();
+        let work = Box::pin(async move {
+            // The owner may have ended.
+            let _ = reply.send(work.await);
+        });
+        let task = self.spawn.spawn(Lane::Background, work);
+        Box::pin(async move {
+            // Held until the answer is there: dropping the task would stop it.
+            let _task = task;
+            answer.await.unwrap_or(Outcome::Failed(bucket))
+        })
+    }
+
+    fn topic(&self) -> TopicId {
+        TopicId(shelf_topic(self.shard))
+    }
+
+    /// Waits until all that the owner has handed down is durable, and so can be read.
+    async fn settle(&self) -> Result<(), ReadError> {
+        let closed = |_| ReadError::Disk {
+            place: "the log".to_owned(),
+            source: Arc::new(std::io::Error::other("the log has stopped")),
+        };
+        let durable = self.storage.append(self.shard, Vec::new()).await;
+        durable.map_err(closed)?.await.map_err(closed)?;
+        Ok(())
+    }
+
+    async fn read_due(
+        &self,
+        due: &[(Timestamp, Spot)],
+        catalog: &Catalog,
+    ) -> Result<Fire, ReadError> {
+        let mut fire = Fire::default();
+        let mut bytes = 0;
+        let (mut rest, mut count, mut bytes_max) = (due, LOOK_MESSAGES, usize::MAX);
+        while !rest.is_empty() {
+            let (look, behind) = rest.split_at(count.min(rest.len()));
+            let found = self.look(look, bytes_max).await?;
+            (rest, count, bytes_max) = (behind, count * 2, LOOK_BYTES);
+            for &(due, spot) in look {
+                let message = match found.get(&spot) {
+                    Some(Some(message)) => message.clone(),
+                    Some(None) => {
+                        tracing::error!(?spot, "a delayed message is damaged and is given up");
+                        fire.lost.push(spot);
+                        fire.lost_due_ms.push(due.as_ms());
+                        continue;
+                    }
+                    // Whatever comes behind it must not go first.
+                    None => return Ok(fire),
+                };
+                let size = message.body.as_ref().map_or(0, bytes::Bytes::len);
+                if bytes > 0 && bytes + size > FIRE_BYTES {
+                    return Ok(fire);
+                }
+                bytes += size;
+                let placed = unshelved(message);
+                match placed.filter(|message| catalog.topic_by_id(message.topic).is_some()) {
+                    Some(message) => {
+                        fire.spots.push(spot);
+                        fire.messages.push(message);
+                    }
+                    None => {
+                        fire.lost.push(spot);
+                        fire.lost_due_ms.push(due.as_ms());
+                    }
+                }
+            }
+        }
+        Ok(fire)
+    }
+
+    /// The messages at these spots; none for a damaged one, and nothing for one that is not durable or is
+    /// too much.
+    async fn look(
+        &self,
+        wanted: &[(Timestamp, Spot)],
+        bytes_max: usize,
+    ) -> Result<BTreeMap<Spot, Option<Envelope>>, ReadError> {
+        let mut spots: Vec<Spot> = wanted.iter().map(|&(_, spot)| spot).collect();
+        spots.sort_unstable();
+        let mut found = BTreeMap::new();
+        let mut bytes = 0_usize;
+        let near = |a: &Spot, b: &Spot| a.bucket == b.bucket && b.number - a.number <= GAP_MAX;
+        for run in spots.chunk_by(near) {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else {
+                continue;
+            };
+            let bucket = first.bucket;
+            let mut next = first.number;
+            let mut settled = false;
+            while next <= last.number && bytes <= bytes_max {
+                let limit = ReadLimit {
+                    messages: usize::try_from(last.number - next + 1).unwrap_or(1),
+                    bytes: FIRE_BYTES,
+                };
+                let read = self
+                    .storage
+                    .read(self.topic(), QueueId(bucket), Offset(next), limit);
+                match read.await {
+                    Ok(messages) if messages.is_empty() && settled => break,
+                    Ok(messages) if messages.is_empty() => {
+                        self.settle().await?;
+                        settled = true;
+                    }
+                    Ok(messages) => {
+                        for message in messages {
+                            let number = message.offset;
+                            next = number + 1;
+                            let spot = Spot { bucket, number };
+                            bytes += message.body.as_ref().map_or(0, bytes::Bytes::len);
+                            if run.binary_search(&spot).is_ok() {
+                                found.insert(spot, Some(message));
+                            }
+                        }
+                    }
+                    Err(ReadError::Damaged { .. } | ReadError::Trimmed { .. }) => {
+                        let spot = Spot {
+                            bucket,
+                            number: next,
+                        };
+                        found.insert(spot, None);
+                        next += 1;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn read_bucket(
+        &self,
+        bucket: u32,
+        count: u64,
+    ) -> Result<(Vec<(Timestamp, u64)>, Vec<u64>), ReadError> {
+        self.settle().await?;
+        let (mut messages, mut lost) = (Vec::new(), Vec::new());
+        let mut next = 0;
+        while next < count {
+            let range = Offset(next)..Offset(count);
+            let columns = ["offset", "due_at"];
+            let mut rows = self
+                .storage
+                .scan(self.topic(), QueueId(bucket), range, &columns);
+            let (mut seen, mut is_damaged) = (false, false);
+            while let Some(batch) = rows.next().await {
+                let batch = match batch {
+                    Ok(batch) => batch,
+                    Err(ReadError::Damaged { .. }) => {
+                        is_damaged = true;
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                };
+                let numbers = batch.column(0).as_primitive::<Int64Type>();
+                let dues = batch.column(1).as_primitive::<TimestampMillisecondType>();
+                for (row, number) in numbers.values().iter().enumerate() {
+                    let number = number.unsigned_abs();
+                    next = number + 1;
+                    seen = true;
+                    if dues.is_valid(row) {
+                        messages.push((Timestamp(dues.value(row)), number));
+                    }
+                }
+            }
+            if is_damaged {
+                lost.push(next);
+                next += 1;
+            } else if !seen && next < count {
+                return Err(ReadError::Disk {
+                    place: format!("hour {bucket} of the delayed messages of {}", self.shard),
+                    source: Arc::new(std::io::Error::other("its end is not there yet")),
+                });
+            }
+        }
+        Ok((messages, lost))
+    }
+}

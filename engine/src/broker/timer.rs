@@ -1,0 +1,167 @@
+//! The timer of one shard: the messages that are due soon, by time.
+//!
+//! It knows the time and the place of each and nothing else, and only of those whose hour is near: the
+//! others lie on the shelf alone, in buckets of an hour, and are loaded shortly before their time. What is
+//! loaded is no state of the shard: it can be had again from the shelf at any time, and after a restart it
+//! is.
+//!
+//! **Invariants.** No message is handed out before its time. Messages are handed out in the order of their
+//! times, and none before one of an earlier bucket that is not loaded yet.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millpond_proto::time::Timestamp;
+
+/// Length of a bucket.
+pub const HOUR_MS: i64 = 60 * 60 * 1000;
+/// How long before its beginning a bucket is loaded.
+const LEAD_MS: i64 = 10 * 60 * 1000;
+/// Messages beyond which no further bucket is loaded until some of them have left.
+const LOADED_MAX: usize = 2_000_000;
+
+/// The bucket of a time.
+#[must_use]
+pub fn bucket_at(at: Timestamp) -> u32 {
+    u32::try_from(at.as_ms().div_euclid(HOUR_MS).max(0)).unwrap_or(u32::MAX)
+}
+
+/// When a bucket begins.
+#[must_use]
+pub fn start_of(bucket: u32) -> Timestamp {
+    Timestamp(i64::from(bucket) * HOUR_MS)
+}
+
+/// How far a bucket is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loaded {
+    /// It is being read; what comes meanwhile is here.
+    Partly,
+    /// All of it is here.
+    Whole,
+}
+
+/// What the timer wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// A bucket to load, and how many messages it has: tell [`Timer::begin`], read them, then tell
+    /// [`Timer::finish`].
+    pub load: Option<(u32, u64)>,
+    /// When something is due, or a bucket is to be loaded; may have passed.
+    pub wake_at: Option<Timestamp>,
+    /// A bucket before whose messages no other may go.
+    pub fire_before: Option<u32>,
+}
+
+/// The messages that are due soon.
+#[derive(Clone, Debug, Default)]
+pub struct Timer {
+    due: BTreeSet<(i64, u64)>,
+    loaded: BTreeMap<u32, Loaded>,
+}
+
+/// What is loaded is not part of a shard's state, and makes no difference between two of them.
+impl PartialEq for Timer {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Timer {
+    /// A message was put on the shelf now; its number is the next of its bucket.
+    pub fn add(&mut self, due: Timestamp, number: u64, now: Timestamp) {
+        let bucket = bucket_at(due);
+        if number == 0 && is_near(bucket, now) {
+            self.loaded.insert(bucket, Loaded::Whole);
+        }
+        if self.loaded.contains_key(&bucket) {
+            self.due.insert((due.as_ms(), number));
+        }
+    }
+
+    /// A message has left the shelf.
+    pub fn remove(&mut self, due: Timestamp, number: u64) {
+        self.due.remove(&(due.as_ms(), number));
+    }
+
+    /// How many messages are loaded.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.due.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.due.is_empty()
+    }
+
+    /// What to do next with buckets that have so many messages each, in order.
+    #[must_use]
+    pub fn wish(&self, mut buckets: impl Iterator<Item = (u32, u64)>, now: Timestamp) -> Wish {
+        let unread = buckets.find(|(bucket, _)| self.loaded.get(bucket) != Some(&Loaded::Whole));
+        let mut wish = Wish::default();
+        if let Some((bucket, count)) = unread {
+            let near = Timestamp(start_of(bucket).as_ms() - LEAD_MS);
+            if now < near {
+                wish.wake_at = Some(near);
+            } else {
+                wish.fire_before = Some(bucket);
+                if !self.loaded.contains_key(&bucket) && self.due.len() < LOADED_MAX {
+                    wish.load = Some((bucket, count));
+                }
+            }
+        }
+        if let Some(&(due, _)) = self.due.first()
+            && wish
+                .fire_before
+                .is_none_or(|end| bucket_at(Timestamp(due)) < end)
+        {
+            let due = Timestamp(due);
+            wish.wake_at = Some(wish.wake_at.map_or(due, |at| at.min(due)));
+        }
+        wish
+    }
+
+    /// What a bucket has now is being read; what comes from now on is added at once.
+    pub fn begin(&mut self, bucket: u32) {
+        self.loaded.insert(bucket, Loaded::Partly);
+    }
+
+    /// A bucket was read; these messages of it wait.
+    pub fn finish(&mut self, bucket: u32, waiting: impl Iterator<Item = (Timestamp, u64)>) {
+        self.due
+            .extend(waiting.map(|(due, number)| (due.as_ms(), number)));
+        self.loaded.insert(bucket, Loaded::Whole);
+    }
+
+    /// A bucket could not be read: it is to be loaded again.
+    pub fn abandon(&mut self, bucket: u32) {
+        let end = start_of(bucket).as_ms() + HOUR_MS;
+        let mut tail = self.due.split_off(&(start_of(bucket).as_ms(), 0));
+        let mut later = tail.split_off(&(end, 0));
+        self.due.append(&mut later);
+        self.loaded.remove(&bucket);
+    }
+
+    /// Forgets that a bucket was loaded: nothing of it waits any more.
+    pub fn forget(&mut self, bucket: u32) {
+        self.loaded.remove(&bucket);
+    }
+
+    /// Up to `limit` messages whose time has come, the earliest first, as (time, number); of buckets before
+    /// `end` only.
+    #[must_use]
+    pub fn due(&self, now: Timestamp, end: Option<u32>, limit: usize) -> Vec<(Timestamp, u64)> {
+        let end = end.map_or(i64::MAX, |bucket| start_of(bucket).as_ms());
+        self.due
+            .iter()
+            .take_while(|&&(due, _)| due <= now.as_ms() && due < end)
+            .take(limit)
+            .map(|&(due, number)| (Timestamp(due), number))
+            .collect()
+    }
+}
+
+fn is_near(bucket: u32, now: Timestamp) -> bool {
+    start_of(bucket).as_ms() - LEAD_MS <= now.as_ms()
+}

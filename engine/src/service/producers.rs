@@ -1,0 +1,163 @@
+//! Producers that listen: whom the server can ask about a transaction.
+//!
+//! A producer that published settings for a topic over its telemetry stream is in, until the stream ends. A
+//! question goes to the one that was asked longest ago and can take it now; a full queue counts as busy.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Mutex;
+
+use millpond_proto::wire::rocketmq as pb;
+use tokio::sync::mpsc;
+
+/// Commands that may wait for one client.
+pub const COMMANDS_MAX: usize = 64;
+
+/// Producers by the topics that they publish to.
+#[derive(Debug, Default)]
+pub struct Producers(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    last: u64,
+    streams: BTreeMap<u64, Stream>,
+    /// Streams by topic, the one that was asked longest ago first.
+    by_topic: BTreeMap<String, VecDeque<u64>>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    commands: mpsc::Sender<pb::TelemetryCommand>,
+    topics: BTreeSet<String>,
+}
+
+impl Producers {
+    /// A stream has begun; its number, and what the server has for it.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
+    pub fn enter(&self) -> (u64, mpsc::Receiver<pb::TelemetryCommand>) {
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let mut known = self.0.lock().expect("no holder panics");
+        known.last += 1;
+        let number = known.last;
+        let topics = BTreeSet::new();
+        known.streams.insert(number, Stream { commands, topics });
+        (number, receiver)
+    }
+
+    /// A stream's client publishes to these topics.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
+    pub fn publishes(&self, number: u64, topics: BTreeSet<String>) {
+        let mut known = self.0.lock().expect("no holder panics");
+        known.take_out(number);
+        let Some(stream) = known.streams.get_mut(&number) else {
+            return;
+        };
+        stream.topics.clone_from(&topics);
+        for topic in topics {
+            known.by_topic.entry(topic).or_default().push_front(number);
+        }
+    }
+
+    /// A stream has ended.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
+    pub fn leave(&self, number: u64) {
+        let mut known = self.0.lock().expect("no holder panics");
+        known.take_out(number);
+        known.streams.remove(&number);
+    }
+
+    /// Gives a command to a producer of a topic; whether there was one to take it.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
+    pub fn ask(&self, topic: &str, command: pb::TelemetryCommand) -> bool {
+        let mut known = self.0.lock().expect("no holder panics");
+        let Known {
+            streams, by_topic, ..
+        } = &mut *known;
+        let Some(queue) = by_topic.get_mut(topic) else {
+            return false;
+        };
+        let mut command = Some(command);
+        for _ in 0..queue.len() {
+            queue.rotate_left(1);
+            let Some(stream) = queue.back().and_then(|number| streams.get(number)) else {
+                continue;
+            };
+            let Some(given) = command.take() else { break };
+            match stream.commands.try_send(given) {
+                Ok(()) => return true,
+                Err(
+                    mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back),
+                ) => {
+                    command = Some(back);
+                }
+            }
+        }
+        false
+    }
+}
+
+impl Known {
+    fn take_out(&mut self, number: u64) {
+        let Some(stream) = self.streams.get(&number) else {
+            return;
+        };
+        for topic in &stream.topics {
+            if let Some(queue) = self.by_topic.get_mut(topic) {
+                queue.retain(|other| *other != number);
+                if queue.is_empty() {
+                    self.by_topic.remove(topic);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn producers_of_a_topic_take_turns_until_they_leave() {
+        let producers = Producers::default();
+        let topics = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let (a, mut to_a) = producers.enter();
+        let (b, mut to_b) = producers.enter();
+        producers.publishes(a, topics(&["orders", "bills"]));
+        producers.publishes(b, topics(&["orders"]));
+        let ask = |topic: &str| producers.ask(topic, pb::TelemetryCommand::default());
+        assert!(ask("orders") && ask("orders") && ask("bills"));
+        assert!(!ask("others"));
+        assert!(to_a.try_recv().is_ok() && to_b.try_recv().is_ok());
+        assert!(to_a.try_recv().is_ok() && to_b.try_recv().is_err());
+        // New settings take the place of the old ones.
+        producers.publishes(a, topics(&["orders"]));
+        assert!(!ask("bills"));
+        producers.leave(a);
+        assert!(ask("orders") && to_b.try_recv().is_ok() && to_a.try_recv().is_err());
+        producers.leave(b);
+        assert!(!ask("orders"));
+    }
+
+    #[test]
+    fn a_producer_that_does_not_listen_is_passed_over() {
+        let producers = Producers::default();
+        let topic = || BTreeSet::from(["orders".to_owned()]);
+        let (slow, _full) = producers.enter();
+        producers.publishes(slow, topic());
+        for _ in 0..COMMANDS_MAX {
+            assert!(producers.ask("orders", pb::TelemetryCommand::default()));
+        }
+        assert!(!producers.ask("orders", pb::TelemetryCommand::default()));
+        let (quick, mut commands) = producers.enter();
+        producers.publishes(quick, topic());
+        assert!(producers.ask("orders", pb::TelemetryCommand::default()));
+        assert!(commands.try_recv().is_ok());
+    }
+}
