@@ -34,6 +34,8 @@ pub const FILTER_BYTES_MAX: usize = 16 * 1024;
 /// Deepest nesting of parentheses and NOT in a filter.
 pub const FILTER_DEPTH_MAX: usize = 64;
 /// Shortest invisible time that a receive may ask for.
+/// Bytes of messages that are on their way to the log at once.
+pub const SENDING_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const INVISIBLE_MS_MIN: i64 = 10_000;
 /// Longest invisible time.
 pub const INVISIBLE_MS_MAX: i64 = 12 * 60 * 60 * 1000;
@@ -44,7 +46,9 @@ pub const POLL_MS_MAX: i64 = 20_000;
 /// Time kept back from a client's deadline, so that the answer arrives before it.
 pub const POLL_MARGIN_MS: i64 = 300;
 /// Most polls parked at once in one broker.
-pub const PARKED_POLLS_MAX: usize = 20_000;
+pub const PARKED_POLLS_MAX: usize = 40_960;
+/// Most polls of one group parked at once, so that none can take the places of all others.
+pub const PARKED_POLLS_PER_GROUP_MAX: usize = 10_240;
 /// Queues of a topic that does not say.
 pub const QUEUES_DEFAULT: u32 = 8;
 /// Most queues of a topic.

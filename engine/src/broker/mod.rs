@@ -8,9 +8,10 @@
 //! letters), [`pull`] (streams by offset), [`find`] and [`trace`] (messages that people ask about), [`topic`] (topics and groups), [`standing`] (where groups
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
-//! groups have consumed, and a group's cursor), [`catalog`], [`record`] (what goes to the log), [`care`]
-//! (retention and the merging of files), `room` (what is refused when the log is full), [`waiting`] (parked polls),
-//! [`arrivals`] (parked continuous queries), [`sql`] (the broker as SQL sees it).
+//! groups have consumed, and a group's cursor), [`producer`] (what was sent before), [`catalog`], [`record`] (what goes
+//! to the log), [`care`] (retention and the merging of files), `room` (what is refused when the log is full),
+//! [`waiting`] and [`parking`] (polls that wait), [`awaited`] (topics to come), [`arrivals`] (parked
+//! continuous queries), [`sql`] (the broker as SQL sees it).
 
 pub(crate) mod arrivals;
 pub mod care;
@@ -22,6 +23,7 @@ pub mod group;
 pub mod incarnation;
 pub mod message;
 pub mod poll;
+pub mod parking;
 pub mod pull;
 pub mod record;
 pub mod request;
@@ -39,7 +41,7 @@ pub mod transfer;
 pub mod undelivered;
 pub mod waiting;
 
-use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -58,6 +60,7 @@ use millpond_storage::log::Parts;
 use crate::broker::incarnation::Incarnation;
 use crate::broker::record::{Backoff, TopicKind};
 use crate::broker::request::Return;
+use crate::broker::parking::Parking;
 
 /// What a topic carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -473,7 +476,7 @@ pub struct Broker {
     supervisor: Mutex<Option<Task>>,
     stop: Notify,
     turn: AtomicU32,
-    parked: AtomicUsize,
+    parking: Parking,
     returns: mpsc::Sender<Return>,
 }
 

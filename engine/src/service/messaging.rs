@@ -13,6 +13,7 @@ use millpond_proto::wire::rocketmq::messaging_service_server::MessagingService;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::authorize::{Action, Resource};
+use crate::service::burden::Burden;
 use crate::service::client::{Clients, client_id};
 use crate::service::code::{self, Refusal};
 use crate::service::gate::Gate;
@@ -25,6 +26,7 @@ pub struct Messaging {
     gate: Arc<Gate>,
     clients: Arc<Clients>,
     subscriptions: Arc<Subscriptions>,
+    burden: Arc<Burden>,
     store_host: Arc<str>,
 }
 
@@ -36,6 +38,7 @@ impl Messaging {
             gate,
             clients: Arc::default(),
             subscriptions: Arc::default(),
+            burden: Arc::default(),
             store_host: store_host.into(),
         }
     }
@@ -158,7 +161,10 @@ impl MessagingService for Messaging {
         &self,
         request: Request<pb::SendMessageRequest>,
     ) -> Answered<pb::SendMessageResponse> {
-        answer(send::send_message(&self.gate, request).await)
+        match self.burden.take(&request.get_ref().messages) {
+            Ok(_held) => answer(send::send_message(&self.gate, request).await),
+            Err(refusal) => answer(Err(refusal)),
+        }
     }
 
     async fn query_assignment(
