@@ -14,6 +14,7 @@
 //! continuous queries), [`sql`] (the broker as SQL sees it).
 
 pub(crate) mod arrivals;
+pub mod awaited;
 pub mod care;
 pub mod catalog;
 pub mod consume;
@@ -365,7 +366,7 @@ pub enum BrokerError {
         name: String,
     },
     /// No such group.
-    #[error("consumer group {name:?} does not exist; it is made when a consumer first polls")]
+    #[error("consumer group {name:?} does not exist; create it with: millpond group create {name}")]
     GroupNotFound {
         /// Name asked for.
         name: String,

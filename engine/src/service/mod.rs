@@ -16,6 +16,7 @@ pub mod burden;
 pub mod client;
 pub mod code;
 pub mod delivery;
+pub mod first_use;
 pub mod gate;
 pub mod groups;
 pub mod http;

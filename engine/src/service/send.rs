@@ -16,6 +16,7 @@ use crate::authorize::{Action, Resource};
 use crate::broker::{BrokerError, Sent, TopicType};
 use crate::service::client::client_id;
 use crate::service::code::{self, Refusal};
+use crate::service::first_use;
 use crate::service::gate::Gate;
 use crate::service::route::topic_name;
 use crate::service::time::{duration_ms, from_wire};
@@ -121,7 +122,8 @@ pub async fn send_message(
         kinds.push(kind);
     }
     let broker = admitted.broker()?;
-    let topic = broker.topic(&name)?;
+    let first = kinds.first().copied().unwrap_or_default();
+    let topic = first_use::topic(admitted, &name, first).await?;
     if let Some(kind) = kinds.into_iter().find(|kind| *kind != topic.kind) {
         return Err(conflict(&topic.name, topic.kind, kind));
     }
