@@ -21,10 +21,21 @@ pub const LITE_TOPIC_BYTES_MAX: usize = 64;
 pub const MESSAGE_ID_BYTES_MAX: usize = 255;
 /// How many messages without a key a send puts into one queue before the next queue has its turn.
 pub const TURN_MESSAGES: usize = 64;
+/// Longest id of an idempotent producer.
+pub const PRODUCER_ID_BYTES_MAX: usize = 64;
+/// Messages of an idempotent producer that are remembered per queue: what is sent again later than that is
+/// refused.
+pub const PRODUCER_WINDOW: usize = 256;
+/// Idempotent producers that a shard remembers, counted once per queue.
+pub const PRODUCERS_PER_SHARD_MAX: usize = 1024;
+/// An idempotent producer that was silent for so long may be forgotten.
+pub const PRODUCER_EXPIRY_MS: i64 = 24 * 60 * 60 * 1000;
 /// Most messages in one send.
 pub const SEND_BATCH_MAX: usize = 1024;
 /// Largest gRPC request that is read: a full batch of messages with room for framing.
 pub const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of messages that are on their way to the log at once.
+pub const SENDING_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Most messages in one receive.
 pub const RECEIVE_BATCH_MAX: usize = 32;
 /// Largest sum of bodies in one receive; at least one message is always delivered.
@@ -34,8 +45,6 @@ pub const FILTER_BYTES_MAX: usize = 16 * 1024;
 /// Deepest nesting of parentheses and NOT in a filter.
 pub const FILTER_DEPTH_MAX: usize = 64;
 /// Shortest invisible time that a receive may ask for.
-/// Bytes of messages that are on their way to the log at once.
-pub const SENDING_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const INVISIBLE_MS_MIN: i64 = 10_000;
 /// Longest invisible time.
 pub const INVISIBLE_MS_MAX: i64 = 12 * 60 * 60 * 1000;

@@ -23,8 +23,9 @@ pub mod find;
 pub mod group;
 pub mod incarnation;
 pub mod message;
-pub mod poll;
 pub mod parking;
+pub mod poll;
+pub mod producer;
 pub mod pull;
 pub mod record;
 pub mod request;
@@ -59,9 +60,9 @@ use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::Parts;
 
 use crate::broker::incarnation::Incarnation;
+use crate::broker::parking::Parking;
 use crate::broker::record::{Backoff, TopicKind};
 use crate::broker::request::Return;
-use crate::broker::parking::Parking;
 
 /// What a topic carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -422,6 +423,19 @@ pub enum BrokerError {
         /// The bound.
         limit: usize,
     },
+    /// A number of an idempotent producer that is too old to be known.
+    #[error(
+        "message {sequence} of producer {producer:?} is older than the latest {} that are remembered, so \
+         nobody can tell whether it was stored; look for it in the topic before you send it under a new \
+         number",
+        millpond_proto::limits::PRODUCER_WINDOW
+    )]
+    StaleSequence {
+        /// The producer's id of itself.
+        producer: String,
+        /// The number.
+        sequence: u64,
+    },
     /// A change that is not possible.
     #[error("{what} of {name:?} can not be changed: {why}")]
     BadChange {
@@ -459,6 +473,7 @@ impl BrokerError {
             | Self::OutOfBounds { .. }
             | Self::BadChange { .. }
             | Self::OffsetOutside { .. }
+            | Self::StaleSequence { .. }
             | Self::InvalidHandle { .. } => Remedy::FixRequest,
             Self::Confused(_) => Remedy::Bug,
             Self::TooMany { .. } => Remedy::Retry,

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use millpond_proto::limits;
 use prost::Message as _;
 
+use crate::broker::producer::ProducerSnapshot;
+
 /// A topic as the catalog keeps it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TopicRecord {
@@ -789,6 +791,9 @@ pub struct ShardSnapshotRecord {
     /// Number of the last transfer.
     #[prost(uint64, tag = "8")]
     pub last_transfer: u64,
+    /// What idempotent producers sent last.
+    #[prost(message, repeated, tag = "40")]
+    pub producers: Vec<ProducerSnapshot>,
 }
 
 /// The catalog.

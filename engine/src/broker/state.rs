@@ -16,12 +16,13 @@ use prost::Message as _;
 
 use crate::broker::catalog::Catalog;
 use crate::broker::consume::{Consumed, group_of};
+use crate::broker::producer::Producers;
 use crate::broker::record::{
     Change, EffectDone, GroupOffset, JobRecord, JobSnapshot, QueueOffset, Reopened,
     ShardSnapshotRecord,
 };
 use crate::broker::request::{
-    Effect, NotedOffset, Place, Reason, Reopen, Reply, Request, Send, Snapshot, Stored,
+    Effect, NotedOffset, Place, Reason, Reopen, Reply, Request, Send, Snapshot,
 };
 
 /// The shard that holds the catalog.
@@ -70,6 +71,7 @@ pub struct ShardState {
     /// Next offset by topic and queue.
     queues: BTreeMap<(u64, u32), u64>,
     consumed: Consumed,
+    producers: Producers,
     /// Last (epoch, part) appended, by job and topic.
     effects: BTreeMap<(u64, u64), (u64, u32)>,
     jobs: BTreeMap<u64, JobSnapshot>,
@@ -144,6 +146,7 @@ impl ShardState {
                 &Change::TopicForgotten(topic),
                 self.queues.keys().any(|&(t, _)| t == topic)
                     || self.consumed.knows_topic(topic)
+                    || self.producers.knows_topic(topic)
                     || self.effects.keys().any(|&(_, t)| t == topic)
                     || self.noted.keys().any(|&(_, t, _)| t == topic),
             ),
@@ -179,10 +182,13 @@ impl ShardState {
     }
 
     fn decide_send(&self, send: Send, now: Timestamp) -> Decision {
-        let (records, offsets) = self.place(send.messages, now);
+        let Some(mut screened) = self.producers.screen(send.messages, now) else {
+            return Decision::reply(Reply::refused(Reason::ManyProducers, ""));
+        };
+        let (records, offsets) = self.place(std::mem::take(&mut screened.new), now);
         Decision {
             records,
-            reply: Reply::Stored(Stored { offsets }),
+            reply: Reply::Stored(screened.answer(offsets)),
         }
     }
 
@@ -317,6 +323,7 @@ impl ShardState {
 
     fn apply_message(&mut self, message: &Envelope) {
         self.stored_at = self.stored_at.max(message.stored_at());
+        self.producers.stored(message);
         self.take_place(message.topic, message.queue, message.offset);
     }
 
@@ -341,6 +348,7 @@ impl ShardState {
             Change::TopicForgotten(topic) => {
                 self.queues.retain(|&(t, _), _| t != topic);
                 self.consumed.forget_topic(topic);
+                self.producers.forget_topic(topic);
                 self.effects.retain(|&(_, t), _| t != topic);
                 self.noted.retain(|&(_, t, _), _| t != topic);
             }
@@ -408,6 +416,7 @@ impl ShardState {
             stored_at_ms: self.stored_at.as_ms(),
             catalog: (self.shard == CATALOG_SHARD).then(|| self.catalog.snapshot()),
             noted: noted.collect(),
+            producers: self.producers.snapshot(),
             ..ShardSnapshotRecord::default()
         };
         self.consumed.save(&mut snapshot);
@@ -444,6 +453,7 @@ impl Projection for ShardState {
                 .map(|q| ((q.topic, q.queue), q.offset))
                 .collect(),
             consumed: Consumed::restore(&snapshot),
+            producers: Producers::restore(snapshot.producers),
             effects: snapshot
                 .effects
                 .iter()

@@ -91,6 +91,7 @@ impl From<BrokerError> for Refusal {
             BrokerError::TopicNotFound { .. } => Code::TopicNotFound,
             BrokerError::GroupNotFound { .. } => Code::ConsumerGroupNotFound,
             BrokerError::Exists { .. }
+            | BrokerError::StaleSequence { .. }
             | BrokerError::OutOfBounds { .. }
             | BrokerError::BadChange { .. } => Code::BadRequest,
             BrokerError::WrittenBy { .. } => Code::Forbidden,
@@ -151,6 +152,7 @@ pub fn grpc(error: &BrokerError) -> tonic::Status {
         }
         BrokerError::Exists { .. } => tonic::Code::AlreadyExists,
         BrokerError::WrittenBy { .. }
+        | BrokerError::StaleSequence { .. }
         | BrokerError::BadChange { .. }
         | BrokerError::InvalidHandle { .. } => tonic::Code::FailedPrecondition,
         BrokerError::OffsetOutside { .. } => tonic::Code::OutOfRange,

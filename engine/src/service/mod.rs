@@ -22,6 +22,7 @@ pub mod groups;
 pub mod http;
 mod messages;
 pub mod messaging;
+pub mod producer;
 pub mod pull;
 pub mod query;
 pub mod receive;

@@ -18,6 +18,7 @@ use crate::service::client::client_id;
 use crate::service::code::{self, Refusal};
 use crate::service::first_use;
 use crate::service::gate::Gate;
+use crate::service::producer::numbered;
 use crate::service::route::topic_name;
 use crate::service::time::{duration_ms, from_wire};
 
@@ -238,6 +239,7 @@ fn check(message: pb::Message, now: Timestamp) -> Result<(Envelope, TopicType), 
         .as_ref()
         .or_else(|| system.keys.iter().find(|key| !key.is_empty()))
         .map(|key| Bytes::copy_from_slice(key.as_bytes()));
+    let (producer_id, producer_sequence) = numbered(&properties)?.unzip();
     let gzip = system.body_encoding == i32::from(pb::Encoding::Gzip);
     let envelope = Envelope {
         born_at_ms: system.born_timestamp.as_ref().map_or(now, from_wire).0,
@@ -260,6 +262,8 @@ fn check(message: pb::Message, now: Timestamp) -> Result<(Envelope, TopicType), 
         due_at_ms: system.delivery_timestamp.as_ref().map(|at| from_wire(at).0),
         priority: system.priority,
         lite_topic: system.lite_topic.filter(|name| !name.is_empty()),
+        producer_id,
+        producer_sequence,
         ..Envelope::default()
     };
     Ok((envelope, kind))
