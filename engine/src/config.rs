@@ -20,6 +20,9 @@ pub struct Config {
     pub http: SocketAddr,
     /// Lets anyone in who can reach the ports, and allows addresses beyond loopback.
     pub insecure: bool,
+    /// Whether a topic is made by its first message and a group by its first poll; none: only where nobody
+    /// but this machine can reach the server.
+    pub auto_create: Option<bool>,
     /// What the storage may be told.
     pub storage: millpond_storage::log::Settings,
 }
@@ -32,6 +35,7 @@ impl Default for Config {
             grpc: SocketAddr::new(loopback, 8081),
             http: SocketAddr::new(loopback, 8080),
             insecure: false,
+            auto_create: None,
             storage: millpond_storage::log::Settings::default(),
         }
     }
@@ -84,6 +88,15 @@ impl std::ops::Deref for Checked {
 
     fn deref(&self) -> &Config {
         &self.0
+    }
+}
+
+impl Checked {
+    /// Whether topics and groups are made on first use.
+    #[must_use]
+    pub fn makes_on_first_use(&self) -> bool {
+        let unreachable = is_loopback(self.grpc.ip());
+        self.auto_create.unwrap_or(unreachable)
     }
 }
 
@@ -170,5 +183,22 @@ mod tests {
         let error = with("127.0.0.1:8080", false).unwrap_err();
         assert!(matches!(error, ConfigError::SamePort { .. }));
         assert!(with("127.0.0.1:0", false).is_ok());
+    }
+
+    #[test]
+    fn topics_are_made_on_first_use_on_loopback_only_unless_told_otherwise() {
+        let makes = |grpc: &str, told| {
+            let grpc = grpc.parse().unwrap();
+            let config = Config {
+                grpc,
+                insecure: true,
+                auto_create: told,
+                ..Config::default()
+            };
+            config.check().unwrap().makes_on_first_use()
+        };
+        assert!(makes("127.0.0.1:1", None) && makes("[::1]:1", None));
+        assert!(!makes("0.0.0.0:1", None) && makes("0.0.0.0:1", Some(true)));
+        assert!(!makes("127.0.0.1:1", Some(false)));
     }
 }

@@ -267,7 +267,13 @@ async fn open(
         jobs: continuous,
     })?;
     let sql = Arc::new(Database::new(Arc::new(sql)));
-    Ok((Open { broker, sql }, jobs))
+    let makes_on_first_use = config.makes_on_first_use();
+    let open = Open {
+        broker,
+        sql,
+        makes_on_first_use,
+    };
+    Ok((open, jobs))
 }
 
 async fn bind(config: &Checked, network: &dyn Network) -> Result<Bound, ServeError> {

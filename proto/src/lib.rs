@@ -4,7 +4,7 @@
 //! The feature `client` adds the Rust SDK; the feature `test-util` adds simulated time and chance.
 //!
 //! Reading order: [`message`] (ids and numbers), [`name`], [`limits`], [`time`], [`chance`],
-//! [`task`], [`remedy`], [`wire`].
+//! [`task`], [`property`], [`remedy`], [`wire`].
 
 pub mod chance;
 #[cfg(feature = "client")]
@@ -12,6 +12,7 @@ pub mod client;
 pub mod limits;
 pub mod message;
 pub mod name;
+pub mod property;
 pub mod remedy;
 pub mod task;
 pub mod time;

@@ -21,10 +21,21 @@ pub const LITE_TOPIC_BYTES_MAX: usize = 64;
 pub const MESSAGE_ID_BYTES_MAX: usize = 255;
 /// How many messages without a key a send puts into one queue before the next queue has its turn.
 pub const TURN_MESSAGES: usize = 64;
+/// Longest id of an idempotent producer.
+pub const PRODUCER_ID_BYTES_MAX: usize = 64;
+/// Messages of an idempotent producer that are remembered per queue: what is sent again later than that is
+/// refused.
+pub const PRODUCER_WINDOW: usize = 256;
+/// Idempotent producers that a shard remembers, counted once per queue.
+pub const PRODUCERS_PER_SHARD_MAX: usize = 1024;
+/// An idempotent producer that was silent for so long may be forgotten.
+pub const PRODUCER_EXPIRY_MS: i64 = 24 * 60 * 60 * 1000;
 /// Most messages in one send.
 pub const SEND_BATCH_MAX: usize = 1024;
 /// Largest gRPC request that is read: a full batch of messages with room for framing.
 pub const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of messages that are on their way to the log at once.
+pub const SENDING_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Most messages in one receive.
 pub const RECEIVE_BATCH_MAX: usize = 32;
 /// Largest sum of bodies in one receive; at least one message is always delivered.
@@ -44,7 +55,9 @@ pub const POLL_MS_MAX: i64 = 20_000;
 /// Time kept back from a client's deadline, so that the answer arrives before it.
 pub const POLL_MARGIN_MS: i64 = 300;
 /// Most polls parked at once in one broker.
-pub const PARKED_POLLS_MAX: usize = 20_000;
+pub const PARKED_POLLS_MAX: usize = 40_960;
+/// Most polls of one group parked at once, so that none can take the places of all others.
+pub const PARKED_POLLS_PER_GROUP_MAX: usize = 10_240;
 /// Queues of a topic that does not say.
 pub const QUEUES_DEFAULT: u32 = 8;
 /// Most queues of a topic.

@@ -546,7 +546,10 @@ impl Consumed {
         let end = ends.get(&(asked.topic, asked.queue)).copied().unwrap_or(0);
         let offsets = cursor.outstanding(Offset(asked.from), Offset(end));
         let offsets = offsets.take(asked.limit as usize).collect();
-        Reply::Stored(Stored { offsets })
+        Reply::Stored(Stored {
+            offsets,
+            ..Stored::default()
+        })
     }
 
     /// Decides where a group stands from now on.

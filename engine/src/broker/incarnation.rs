@@ -137,6 +137,12 @@ impl Incarnation {
         Arc::clone(&self.catalog.borrow())
     }
 
+    /// The catalog as it becomes durable; ends with this incarnation.
+    #[must_use]
+    pub fn catalog_changes(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.catalog.clone()
+    }
+
     /// Polls that wait.
     #[must_use]
     pub fn waiting(&self) -> &Waiting {

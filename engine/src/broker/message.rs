@@ -14,8 +14,9 @@ use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::ReadLimit;
 
 use crate::broker::encoding;
+use crate::broker::producer::placing_key;
 use crate::broker::record::{TopicKind, TopicRecord};
-use crate::broker::request::{Ack, Handle, Move, Reply, Request, Send};
+use crate::broker::request::{Ack, Handle, Move, Reply, Request, Send, Stored};
 use crate::broker::topic::accepted;
 use crate::broker::{Broker, BrokerError, ReceiptHandle, Sent};
 
@@ -55,9 +56,10 @@ impl Broker {
         let mut in_turn = limits::TURN_MESSAGES;
         let mut by_shard: BTreeMap<ShardId, (Vec<usize>, Send)> = BTreeMap::new();
         for (index, mut message) in messages.into_iter().enumerate() {
-            let queue = match &message.key {
-                Some(key) => queue_of(key, topic.queues),
-                None => {
+            let queue = match (&message.key, placing_key(&message)) {
+                (Some(key), _) => queue_of(key, topic.queues),
+                (None, Some(key)) => queue_of(&key, topic.queues),
+                (None, None) => {
                     if in_turn == limits::TURN_MESSAGES {
                         turn = self.turn.fetch_add(1, Ordering::Relaxed);
                         in_turn = 0;
@@ -77,25 +79,19 @@ impl Broker {
         let asked = by_shard.into_iter().map(|(shard, (indices, send))| {
             let incarnation = &incarnation;
             async move {
-                let queues: Vec<u32> = send.messages.iter().map(|message| message.queue).collect();
+                let places: Vec<_> = send.messages.iter().map(Asked::of).collect();
                 let stored = match incarnation.ask(shard, Request::Send(send)).await {
                     Ok(reply) => accepted(reply),
                     Err(error) => Err(error.into()),
                 };
-                (indices, queues, stored)
+                (indices, places, stored)
             }
         });
         let mut results: Vec<Option<Result<Sent, BrokerError>>> = vec![None; count];
-        for (indices, queues, stored) in futures::future::join_all(asked).await {
+        for (indices, places, stored) in futures::future::join_all(asked).await {
             for (place, index) in indices.into_iter().enumerate() {
                 let sent = match &stored {
-                    Ok(Reply::Stored(stored)) => match stored.offsets.get(place) {
-                        Some(&offset) => Ok(Sent {
-                            queue: QueueId(queues[place]),
-                            offset: Offset(offset),
-                        }),
-                        None => Err(BrokerError::Confused("send")),
-                    },
+                    Ok(Reply::Stored(stored)) => places[place].answer(place, stored),
                     Ok(_) => Err(BrokerError::Confused("send")),
                     Err(error) => Err(error.clone()),
                 };
@@ -255,6 +251,38 @@ impl Broker {
         let messages = incarnation.storage().read(id, queue, from, limit).await?;
         let next = messages.last().map_or(from, |message| message.at().next());
         Ok((messages, next))
+    }
+}
+
+/// What the answer to one message needs of it.
+struct Asked {
+    queue: u32,
+    /// Producer and number, of a message that is numbered.
+    numbered: Option<(String, u64)>,
+}
+
+impl Asked {
+    fn of(message: &Envelope) -> Self {
+        let sequence = message.producer_sequence;
+        Self {
+            queue: message.queue,
+            numbered: message.producer_id.clone().zip(sequence),
+        }
+    }
+
+    fn answer(&self, place: usize, stored: &Stored) -> Result<Sent, BrokerError> {
+        let is_stale = stored.stale.iter().any(|&stale| stale as usize == place);
+        match (stored.offsets.get(place), &self.numbered) {
+            (Some(_), Some((producer, sequence))) if is_stale => Err(BrokerError::StaleSequence {
+                producer: producer.clone(),
+                sequence: *sequence,
+            }),
+            (Some(&offset), _) => Ok(Sent {
+                queue: QueueId(self.queue),
+                offset: Offset(offset),
+            }),
+            (None, _) => Err(BrokerError::Confused("send")),
+        }
     }
 }
 

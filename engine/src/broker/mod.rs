@@ -8,14 +8,16 @@
 //! letters), [`pull`] (streams by offset), [`find`] and [`trace`] (messages that people ask about), [`topic`] (topics and groups), [`standing`] (where groups
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
-//! groups have consumed, and a group's cursor), [`catalog`], [`encoding`] (how bodies are written), [`record`] (what goes to the log), [`care`]
-//! (retention and the merging of files), `room` (what is refused when the log is full), [`waiting`] (parked polls),
-//! [`arrivals`] (parked continuous queries), [`sql`] (the broker as SQL sees it).
+//! groups have consumed, and a group's cursor), [`producer`] (what was sent before), [`catalog`], [`encoding`] (how bodies
+//! are written), [`record`] (what goes to the log), [`care`] (retention and the merging of files), `room` (what is refused
+//! when the log is full), [`waiting`] and [`parking`] (polls that wait), [`awaited`] (topics to come), [`arrivals`]
+//! (parked continuous queries), [`sql`] (the broker as SQL sees it).
 //!
 //! Messages that are not visible yet: [`delay`] and [`half`] (sending, recalling, ending a transaction),
 //! [`shelf`] (where they lie), [`timer`] and [`transaction`] (what is due, what is open), [`fates`], [`errand`].
 
 pub(crate) mod arrivals;
+pub mod awaited;
 pub mod care;
 pub mod catalog;
 pub mod consume;
@@ -29,7 +31,9 @@ pub mod group;
 pub mod half;
 pub mod incarnation;
 pub mod message;
+pub mod parking;
 pub mod poll;
+pub mod producer;
 pub mod pull;
 pub mod record;
 pub mod request;
@@ -50,7 +54,7 @@ pub mod transfer;
 pub mod undelivered;
 pub mod waiting;
 
-use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -68,6 +72,7 @@ use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::Parts;
 
 use crate::broker::incarnation::Incarnation;
+use crate::broker::parking::Parking;
 use crate::broker::record::{Backoff, TopicKind};
 use crate::broker::request::Return;
 
@@ -385,7 +390,7 @@ pub enum BrokerError {
         name: String,
     },
     /// No such group.
-    #[error("consumer group {name:?} does not exist; it is made when a consumer first polls")]
+    #[error("consumer group {name:?} does not exist; create it with: millpond group create {name}")]
     GroupNotFound {
         /// Name asked for.
         name: String,
@@ -466,6 +471,19 @@ pub enum BrokerError {
         /// The bound.
         limit: usize,
     },
+    /// A number of an idempotent producer that is too old to be known.
+    #[error(
+        "message {sequence} of producer {producer:?} is older than the latest {} that are remembered, so \
+         nobody can tell whether it was stored; look for it in the topic before you send it under a new \
+         number",
+        millpond_proto::limits::PRODUCER_WINDOW
+    )]
+    StaleSequence {
+        /// The producer's id of itself.
+        producer: String,
+        /// The number.
+        sequence: u64,
+    },
     /// A change that is not possible.
     #[error("{what} of {name:?} can not be changed: {why}")]
     BadChange {
@@ -507,6 +525,7 @@ impl BrokerError {
             | Self::TooLateToRecall
             | Self::InvalidTransaction { .. }
             | Self::TransactionDecided { .. }
+            | Self::StaleSequence { .. }
             | Self::InvalidHandle { .. } => Remedy::FixRequest,
             Self::Confused(_) => Remedy::Bug,
             Self::TooMany { .. } => Remedy::Retry,
@@ -525,7 +544,7 @@ pub struct Broker {
     supervisor: Mutex<Option<Task>>,
     stop: Notify,
     turn: AtomicU32,
-    parked: AtomicUsize,
+    parking: Parking,
     returns: mpsc::Sender<Return>,
 }
 

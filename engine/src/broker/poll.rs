@@ -12,7 +12,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use millpond_proto::limits;
@@ -149,7 +148,7 @@ impl Broker {
             // A message that is due already was taken by another poll meanwhile.
             let wait = due.map_or(left, |due| left.min(due.max(Duration::from_millis(1))));
             drop(incarnation);
-            let parked = self.park()?;
+            let parked = self.parking.park(group.id)?;
             tokio::select! {
                 biased;
                 () = &mut rung => {}
@@ -158,27 +157,6 @@ impl Broker {
             drop(parked);
             bell.stay();
         }
-    }
-
-    /// Takes a place among the polls that wait.
-    fn park(&self) -> Result<Parked<'_>, BrokerError> {
-        let parked = Parked(&self.parked);
-        if self.parked.fetch_add(1, Ordering::Relaxed) >= limits::PARKED_POLLS_MAX {
-            return Err(BrokerError::TooMany {
-                what: "too many polls wait for messages",
-                limit: limits::PARKED_POLLS_MAX,
-            });
-        }
-        Ok(parked)
-    }
-}
-
-/// A place among the polls that wait.
-struct Parked<'a>(&'a AtomicUsize);
-
-impl Drop for Parked<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

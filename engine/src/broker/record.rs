@@ -8,6 +8,7 @@ use bytes::Bytes;
 use millpond_proto::limits;
 use prost::Message as _;
 
+use crate::broker::producer::ProducerSnapshot;
 use crate::broker::shelf::{BucketSnapshot, Checked, Left};
 use crate::broker::transaction::OpenTransaction;
 
@@ -873,6 +874,9 @@ pub struct ShardSnapshotRecord {
     /// Transactions that were rolled back because nobody did, the oldest first.
     #[prost(message, repeated, tag = "32")]
     pub transactions_given_up: Vec<OpenTransaction>,
+    /// What idempotent producers sent last.
+    #[prost(message, repeated, tag = "40")]
+    pub producers: Vec<ProducerSnapshot>,
 }
 
 /// The catalog.

@@ -683,6 +683,9 @@ pub struct Stored {
     /// One per message.
     #[prost(uint64, repeated, tag = "1")]
     pub offsets: Vec<u64>,
+    /// Which of them were not stored, because their producer's number is too old to be known.
+    #[prost(uint32, repeated, tag = "50")]
+    pub stale: Vec<u32>,
 }
 
 /// A delivered message, without its content.
@@ -915,6 +918,8 @@ pub enum Reason {
     HourFull = 44,
     /// Too many transactions are open.
     TransactionsFull = 45,
+    /// Too many idempotent producers.
+    ManyProducers = 50,
 }
 
 /// What a shard answers.

@@ -17,12 +17,13 @@ use prost::Message as _;
 use crate::broker::catalog::Catalog;
 use crate::broker::consume::{Consumed, group_of};
 use crate::broker::encoding;
+use crate::broker::producer::Producers;
 use crate::broker::record::{
     Change, EffectDone, GroupOffset, JobRecord, JobSnapshot, QueueOffset, Reopened,
     ShardSnapshotRecord,
 };
 use crate::broker::request::{
-    Effect, NotedOffset, Place, Reason, Reopen, Reply, Request, Send, Snapshot, Stored,
+    Effect, NotedOffset, Place, Reason, Reopen, Reply, Request, Send, Snapshot,
 };
 use crate::broker::shelf::{Shelf, is_shelf};
 
@@ -74,6 +75,7 @@ pub struct ShardState {
     /// Next offset by topic and queue.
     queues: BTreeMap<(u64, u32), u64>,
     consumed: Consumed,
+    producers: Producers,
     /// Last (epoch, part) appended, by job and topic.
     effects: BTreeMap<(u64, u64), (u64, u32)>,
     jobs: BTreeMap<u64, JobSnapshot>,
@@ -150,6 +152,7 @@ impl ShardState {
                 self.queues.keys().any(|&(t, _)| t == topic)
                     || self.consumed.knows_topic(topic)
                     || self.shelf.knows_topic(topic)
+                    || self.producers.knows_topic(topic)
                     || self.effects.keys().any(|&(_, t)| t == topic)
                     || self.noted.keys().any(|&(_, t, _)| t == topic),
             ),
@@ -193,10 +196,13 @@ impl ShardState {
     }
 
     fn decide_send(&self, send: Send, now: Timestamp) -> Decision {
-        let (records, offsets) = self.place(send.messages, now);
+        let Some(mut screened) = self.producers.screen(send.messages, now) else {
+            return Decision::reply(Reply::refused(Reason::ManyProducers, ""));
+        };
+        let (records, offsets) = self.place(std::mem::take(&mut screened.new), now);
         Decision {
             records,
-            reply: Reply::Stored(Stored { offsets }),
+            reply: Reply::Stored(screened.answer(offsets)),
         }
     }
 
@@ -335,6 +341,7 @@ impl ShardState {
             self.shelf.put(message);
             return;
         }
+        self.producers.stored(message);
         self.take_place(message.topic, message.queue, message.offset);
     }
 
@@ -363,6 +370,7 @@ impl ShardState {
                 self.queues.retain(|&(t, _), _| t != topic);
                 self.consumed.forget_topic(topic);
                 self.shelf.forget_topic(topic);
+                self.producers.forget_topic(topic);
                 self.effects.retain(|&(_, t), _| t != topic);
                 self.noted.retain(|&(_, t, _), _| t != topic);
             }
@@ -431,6 +439,7 @@ impl ShardState {
             stored_at_ms: self.stored_at.as_ms(),
             catalog: (self.shard == CATALOG_SHARD).then(|| self.catalog.snapshot()),
             noted: noted.collect(),
+            producers: self.producers.snapshot(),
             ..ShardSnapshotRecord::default()
         };
         self.consumed.save(&mut snapshot);
@@ -469,6 +478,7 @@ impl Projection for ShardState {
                 .collect(),
             consumed: Consumed::restore(&snapshot),
             shelf: Shelf::restore(shard, &snapshot),
+            producers: Producers::restore(snapshot.producers),
             effects: snapshot
                 .effects
                 .iter()

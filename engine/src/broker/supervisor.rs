@@ -3,7 +3,7 @@
 //! After a failed write or sync nothing more is answered OK; all shards reopen under a new term from
 //! what is on disk. While that lasts, callers are told to try again.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::broker::Broker;
 use crate::broker::incarnation::Incarnation;
+use crate::broker::parking::Parking;
 use crate::broker::request::Return;
 use crate::broker::undelivered::{RETURNS_MAX, give_back};
 
@@ -44,7 +45,7 @@ impl Broker {
             supervisor: Mutex::new(None),
             stop: Notify::new(),
             turn: AtomicU32::new(0),
-            parked: AtomicUsize::new(0),
+            parking: Parking::default(),
         });
         let supervised = supervise(Arc::clone(&broker), settings, shown, first, returned);
         let task = parts.spawn.spawn(Lane::Background, Box::pin(supervised));

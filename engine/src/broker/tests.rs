@@ -17,8 +17,11 @@ use millpond_storage::tier::objects::DiskObjectStore;
 
 use super::*;
 
+mod crowd;
+mod elsewhere;
 mod groups;
 mod messages;
+mod producers;
 mod room;
 
 fn parts(disk: &SimulatedDisk) -> Parts {

@@ -342,6 +342,10 @@ fn refusal(refused: Refused) -> BrokerError {
             what: "there are too many topics, groups or continuous queries",
             limit: limits::TOPICS_MAX,
         },
+        Reason::ManyProducers => BrokerError::TooMany {
+            what: "too many idempotent producers send to this shard",
+            limit: limits::PRODUCERS_PER_SHARD_MAX,
+        },
         Reason::BadChange => BrokerError::BadChange {
             what: "the topic",
             name,

@@ -495,6 +495,8 @@ fn letter(
     }));
     message.topic = topic;
     message.queue = queue;
+    // It is not its producer that stores it here.
+    (message.producer_id, message.producer_sequence) = (None, None);
     message
 }
 

@@ -177,6 +177,12 @@ pub struct ServeArgs {
     /// Let in everyone who can reach the ports, and allow addresses beyond loopback.
     #[arg(long)]
     pub insecure: bool,
+    /// Make a topic by its first message and a group by its first poll; so it is on loopback alone.
+    #[arg(long, conflicts_with = "no_auto_create")]
+    pub auto_create: bool,
+    /// Refuse unknown topics and groups by name; so it is beyond loopback.
+    #[arg(long)]
+    pub no_auto_create: bool,
     /// How the log is written: through the system's cache, past it, or as measured once on this disk.
     #[arg(long, value_enum, default_value_t = WalIo::Auto)]
     pub wal_io: WalIo,
@@ -223,6 +229,8 @@ impl Default for ServeArgs {
             demo: false,
             no_demo: false,
             insecure: false,
+            auto_create: false,
+            no_auto_create: false,
             wal_io: WalIo::Auto,
             cold: None,
             log_bytes_max: 0,

@@ -94,6 +94,7 @@ pub async fn serve(
         grpc: args.grpc,
         http: args.http,
         insecure: args.insecure,
+        auto_create: (args.auto_create || args.no_auto_create).then_some(args.auto_create),
         storage: millpond_storage::log::Settings {
             wal_io: args.wal_io.into(),
             cold: cold.name().to_owned(),

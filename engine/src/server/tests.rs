@@ -23,7 +23,13 @@ use tonic_reflection::pb::v1::{ServerReflectionRequest, ServiceResponse};
 use super::*;
 use crate::net::{MemoryNetwork, TcpNetwork};
 
+mod connection;
 mod consumers;
+mod contract;
+mod first_use;
+mod producers;
+mod quirks;
+mod sending;
 
 async fn listen(network: &dyn Network) -> Listening {
     let any = "127.0.0.1:0".parse().unwrap();

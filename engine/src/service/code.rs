@@ -91,6 +91,7 @@ impl From<BrokerError> for Refusal {
             BrokerError::TopicNotFound { .. } => Code::TopicNotFound,
             BrokerError::GroupNotFound { .. } => Code::ConsumerGroupNotFound,
             BrokerError::Exists { .. }
+            | BrokerError::StaleSequence { .. }
             | BrokerError::OutOfBounds { .. }
             | BrokerError::TooLateToRecall
             | BrokerError::TransactionDecided { .. }
@@ -157,6 +158,7 @@ pub fn grpc(error: &BrokerError) -> tonic::Status {
         | BrokerError::InvalidTransaction { .. } => tonic::Code::NotFound,
         BrokerError::Exists { .. } => tonic::Code::AlreadyExists,
         BrokerError::WrittenBy { .. }
+        | BrokerError::StaleSequence { .. }
         | BrokerError::BadChange { .. }
         | BrokerError::TooLateToRecall
         | BrokerError::TransactionDecided { .. }

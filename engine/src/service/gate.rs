@@ -25,6 +25,8 @@ pub struct Open {
     pub broker: Arc<Broker>,
     /// Statements and continuous queries.
     pub sql: Arc<dyn Statements>,
+    /// Whether topics and groups are made on first use.
+    pub makes_on_first_use: bool,
 }
 
 /// Where the server stands.

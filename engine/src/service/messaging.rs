@@ -13,6 +13,7 @@ use millpond_proto::wire::rocketmq::messaging_service_server::MessagingService;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::authorize::{Action, Resource};
+use crate::service::burden::Burden;
 use crate::service::client::{Clients, client_id};
 use crate::service::code::{self, Refusal};
 use crate::service::gate::Gate;
@@ -27,6 +28,7 @@ pub struct Messaging {
     clients: Arc<Clients>,
     subscriptions: Arc<Subscriptions>,
     producers: Arc<Producers>,
+    burden: Arc<Burden>,
     store_host: Arc<str>,
 }
 
@@ -39,6 +41,7 @@ impl Messaging {
             clients: Arc::default(),
             subscriptions: Arc::default(),
             producers: Arc::default(),
+            burden: Arc::default(),
             store_host: store_host.into(),
         }
     }
@@ -167,7 +170,10 @@ impl MessagingService for Messaging {
         &self,
         request: Request<pb::SendMessageRequest>,
     ) -> Answered<pb::SendMessageResponse> {
-        answer(send::send_message(&self.gate, request).await)
+        match self.burden.take(&request.get_ref().messages) {
+            Ok(_held) => answer(send::send_message(&self.gate, request).await),
+            Err(refusal) => answer(Err(refusal)),
+        }
     }
 
     async fn query_assignment(

@@ -4,23 +4,26 @@
 //! request means is the broker's. One file per call or close family.
 //!
 //! Reading order: [`gate`] (who may pass, and the way to the broker), [`code`] (errors on the wire),
-//! [`time`] (deadlines and durations), then the messaging service [`messaging`] with its calls
-//! ([`route`], [`telemetry`] over [`client`] and [`settings`], [`send`], [`receive`] over
-//! [`subscription`] and [`delivery`], [`ack`], [`renew`], [`pull`], [`delay`], [`transaction`] over
-//! [`producers`]), our own [`admin`] with [`groups`], `messages`, [`shelf`] and [`query`] over
-//! [`statements`], and [`http`].
+//! [`time`] (deadlines and durations), [`first_use`] (what is made by using it), then the messaging service
+//! [`messaging`] with its calls ([`route`], [`telemetry`] over [`client`] and [`settings`], [`send`] with
+//! [`burden`] and [`producer`], [`receive`] over [`subscription`] and [`delivery`], [`ack`], [`renew`],
+//! [`pull`], [`delay`], [`transaction`] over [`producers`]), our own [`admin`] with [`groups`], `messages`,
+//! [`shelf`] and [`query`] over [`statements`], and [`http`].
 
 pub mod ack;
 pub mod admin;
+pub mod burden;
 pub mod client;
 pub mod code;
 pub mod delay;
 pub mod delivery;
+pub mod first_use;
 pub mod gate;
 pub mod groups;
 pub mod http;
 mod messages;
 pub mod messaging;
+pub mod producer;
 pub mod producers;
 pub mod pull;
 pub mod query;

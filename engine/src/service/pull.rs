@@ -24,6 +24,7 @@ use crate::broker::{Broker, Delivery, ReceiptHandle};
 use crate::service::client::{Client, Clients, client_id, client_version};
 use crate::service::code::{self, Refusal};
 use crate::service::delivery;
+use crate::service::first_use;
 use crate::service::gate::Gate;
 use crate::service::route::{group_name, topic_name};
 use crate::service::time::{Poll, duration_ms, from_wire, timeout};
@@ -247,6 +248,7 @@ pub async fn update_offset(
         .admit(request.extensions(), Action::Consume, resource)?
         .also(Action::Consume, Resource::Group(group.as_str()))?;
     let offset = offset(request.get_ref().offset)?;
+    first_use::group(admitted.inside()?, &group)?;
     let broker = Arc::clone(admitted.broker()?);
     broker.note_offset(&group, &topic, queue, offset).await?;
     Ok(pb::UpdateOffsetResponse {

@@ -25,6 +25,7 @@ use crate::broker::{Broker, Receive};
 use crate::service::client::{Client, Clients, client_id, client_version};
 use crate::service::code::{self, Refusal};
 use crate::service::delivery::message;
+use crate::service::first_use;
 use crate::service::gate::Gate;
 use crate::service::pull::filter;
 use crate::service::route::{group_name, topic_name};
@@ -40,6 +41,8 @@ struct Checked {
     receive: Receive,
     consumer: Consumer,
     topic: Option<pb::Resource>,
+    /// Whether the topic may still come.
+    may_come: bool,
 }
 
 /// Polls; the wait happens while the client reads.
@@ -104,9 +107,22 @@ async fn poll(
         receive,
         consumer,
         topic,
+        may_come,
     } = checked;
     let stopping = std::pin::pin!(gate.stopping());
-    let received = std::pin::pin!(broker.receive_as(receive, &consumer));
+    let received = async {
+        let mut receive = receive;
+        if may_come {
+            let since = gate.clock().now();
+            if !broker.await_topic(&receive.topic, receive.poll).await? {
+                return Ok(Batch::default());
+            }
+            let waited = gate.clock().now().since(since);
+            receive.poll = receive.poll.saturating_sub(waited);
+        }
+        broker.receive_as(receive, &consumer).await
+    };
+    let received = std::pin::pin!(received);
     let received = match futures::future::select(received, stopping).await {
         Either::Left((received, _)) => received,
         // Nothing was delivered: the client polls again, and finds the server that comes back.
@@ -164,7 +180,10 @@ fn check(
         client_version: client_version(request.metadata()),
     }
     .wait()?;
-    let broker = Arc::clone(admitted.broker()?);
+    let open = admitted.inside()?;
+    let broker = Arc::clone(&open.broker);
+    first_use::group(open, &group)?;
+    let may_come = first_use::may_come(open, &name);
     subscriptions.polls(&group, &name, client_id, &filter, now)?;
     let consumer = Consumer {
         id: client_id.to_owned(),
@@ -185,6 +204,7 @@ fn check(
         },
         consumer,
         topic: request.message_queue.and_then(|queue| queue.topic),
+        may_come,
     })
 }
 

@@ -12,6 +12,7 @@ use crate::authorize::{Action, Resource};
 use crate::broker::TopicType;
 use crate::service::client::client_id;
 use crate::service::code::{self, Refusal};
+use crate::service::first_use;
 use crate::service::gate::Gate;
 
 /// Name of the one broker.
@@ -66,15 +67,15 @@ pub fn query_route(
     let admitted = gate.admit(request.extensions(), Action::Describe, topic)?;
     let request = request.get_ref();
     let endpoints = endpoints(request.endpoints.as_ref())?;
-    let topic = admitted.broker()?.topic(&name)?;
+    let (queues, types) = first_use::shape(admitted.inside()?, &name)?;
     let queue = |id| pb::MessageQueue {
         topic: request.topic.clone(),
         id,
         permission: pb::Permission::ReadWrite.into(),
         broker: Some(broker(endpoints)),
-        accept_message_types: vec![message_type(topic.kind).into()],
+        accept_message_types: types.iter().map(|kind| (*kind).into()).collect(),
     };
-    let queues = i32::try_from(topic.queues).unwrap_or(i32::MAX);
+    let queues = i32::try_from(queues).unwrap_or(i32::MAX);
     Ok(pb::QueryRouteResponse {
         status: Some(code::ok()),
         message_queues: (0..queues).map(queue).collect(),
@@ -101,7 +102,7 @@ pub fn query_assignment(
         .also(Action::Consume, Resource::Group(group.as_str()))?;
     let request = request.get_ref();
     let endpoints = endpoints(request.endpoints.as_ref())?;
-    admitted.broker()?.topic(&name)?;
+    first_use::shape(admitted.inside()?, &name)?;
     let queue = pb::MessageQueue {
         topic: request.topic.clone(),
         id: ALL_QUEUES,

@@ -18,7 +18,9 @@ use crate::broker::half::TransactionId;
 use crate::broker::{BrokerError, Sent, TopicType};
 use crate::service::client::client_id;
 use crate::service::code::{self, Refusal};
+use crate::service::first_use;
 use crate::service::gate::Gate;
+use crate::service::producer::numbered;
 use crate::service::route::topic_name;
 use crate::service::time::{duration_ms, from_wire};
 use crate::service::transaction;
@@ -121,7 +123,8 @@ pub async fn send_message(
         kinds.push(kind);
     }
     let broker = admitted.broker()?;
-    let topic = broker.topic(&name)?;
+    let first = kinds.first().copied().unwrap_or_default();
+    let topic = first_use::topic(admitted, &name, first).await?;
     if let Some(kind) = kinds.into_iter().find(|kind| *kind != topic.kind) {
         return Err(conflict(&topic.name, topic.kind, kind));
     }
@@ -274,6 +277,7 @@ fn check(message: pb::Message, now: Timestamp) -> Result<(Envelope, TopicType), 
         .as_ref()
         .or_else(|| system.keys.iter().find(|key| !key.is_empty()))
         .map(|key| Bytes::copy_from_slice(key.as_bytes()));
+    let (producer_id, producer_sequence) = numbered(&properties)?.unzip();
     let gzip = system.body_encoding == i32::from(pb::Encoding::Gzip);
     let envelope = Envelope {
         born_at_ms: system.born_timestamp.as_ref().map_or(now, from_wire).0,
@@ -296,6 +300,8 @@ fn check(message: pb::Message, now: Timestamp) -> Result<(Envelope, TopicType), 
         due_at_ms: system.delivery_timestamp.as_ref().map(|at| from_wire(at).0),
         priority: system.priority,
         lite_topic: system.lite_topic.filter(|name| !name.is_empty()),
+        producer_id,
+        producer_sequence,
         ..Envelope::default()
     };
     Ok((envelope, kind))

@@ -13,13 +13,18 @@ mod later;
 
 type Client = MessagingServiceClient<Channel>;
 
-struct World {
-    server: Running,
-    client: Client,
-    admin: AdminClient<Channel>,
+pub(super) struct World {
+    pub(super) server: Running,
+    pub(super) client: Client,
+    pub(super) admin: AdminClient<Channel>,
 }
 
-async fn world() -> World {
+pub(super) async fn world() -> World {
+    world_with(None).await
+}
+
+/// A server that was told whether it makes topics and groups on first use.
+pub(super) async fn world_with(auto_create: Option<bool>) -> World {
     let disk: Arc<dyn millpond_storage::disk::Disk> = Arc::new(SimulatedDisk::new());
     let storage = millpond_storage::log::Parts {
         objects: Arc::new(DiskObjectStore::new(Arc::clone(&disk), "objects")),
@@ -32,6 +37,7 @@ async fn world() -> World {
     let config = Config {
         grpc: any,
         http: any,
+        auto_create,
         ..Config::default()
     };
     let parts = Parts {
@@ -52,21 +58,21 @@ async fn world() -> World {
     }
 }
 
-fn resource(name: &str) -> Option<pb::Resource> {
+pub(super) fn resource(name: &str) -> Option<pb::Resource> {
     Some(pb::Resource {
         name: name.to_owned(),
         ..pb::Resource::default()
     })
 }
 
-fn by<T>(client: &str, message: T) -> Request<T> {
+pub(super) fn by<T>(client: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     let id = client.parse().unwrap();
     request.metadata_mut().insert("x-mq-client-id", id);
     request
 }
 
-fn message(topic: &str, id: &str, tag: Option<&str>) -> pb::Message {
+pub(super) fn message(topic: &str, id: &str, tag: Option<&str>) -> pb::Message {
     pb::Message {
         topic: resource(topic),
         body: id.as_bytes().to_vec().into(),
@@ -80,7 +86,7 @@ fn message(topic: &str, id: &str, tag: Option<&str>) -> pb::Message {
 }
 
 impl World {
-    async fn make(&mut self, topic: &str) {
+    pub(super) async fn make(&mut self, topic: &str) {
         let request = admin_pb::CreateTopicRequest {
             name: topic.to_owned(),
             ..admin_pb::CreateTopicRequest::default()
@@ -88,7 +94,7 @@ impl World {
         self.admin.create_topic(request).await.unwrap();
     }
 
-    async fn send(&mut self, message: pb::Message) {
+    pub(super) async fn send(&mut self, message: pb::Message) {
         let request = pb::SendMessageRequest {
             messages: vec![message],
         };
@@ -96,7 +102,7 @@ impl World {
         assert_eq!(code(answer.into_inner().status), pb::Code::Ok);
     }
 
-    async fn receive(
+    pub(super) async fn receive(
         &mut self,
         client: &str,
         request: pb::ReceiveMessageRequest,
@@ -115,7 +121,7 @@ impl World {
     }
 }
 
-fn poll(topic: &str, group: &str, tag: &str) -> pb::ReceiveMessageRequest {
+pub(super) fn poll(topic: &str, group: &str, tag: &str) -> pb::ReceiveMessageRequest {
     pb::ReceiveMessageRequest {
         group: resource(group),
         message_queue: Some(pb::MessageQueue {
@@ -133,7 +139,7 @@ fn poll(topic: &str, group: &str, tag: &str) -> pb::ReceiveMessageRequest {
     }
 }
 
-fn system(message: &pb::Message) -> &pb::SystemProperties {
+pub(super) fn system(message: &pb::Message) -> &pb::SystemProperties {
     message.system_properties.as_ref().unwrap()
 }
 

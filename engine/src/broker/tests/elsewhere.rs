@@ -1,0 +1,230 @@
+//! Failures that were seen in another broker, each with a test that it can not happen here.
+//!
+//! | Seen there | Here |
+//! |---|---|
+//! | unacknowledged messages vanish when a wrong time is compared at their revival | [`an_unacknowledged_message_comes_back_whatever_happens_around_it`] |
+//! | revival of a message that is gone takes the next one, and delivers it twice | [`a_message_that_is_gone_is_absent_and_its_neighbour_is_not_taken_for_it`] |
+//! | a message leaves before its copy has arrived | [`a_message_on_its_way_to_the_dead_letters_is_never_lost_and_never_doubled`] |
+//! | more acks than deliveries stop the progress for ever | [`acks_may_come_as_often_as_they_like`] |
+//! | a receipt of a deleted topic acts on the one made anew | `a_topic_made_anew_shares_nothing_with_the_one_before`, and at the wire |
+//! | the same attempt id gets nothing, and its group stands still | `the_same_attempt_gets_the_same_batch_without_another_attempt` |
+//! | one failure in a batch sends the whole batch again | [`one_bad_handle_in_a_batch_leaves_the_others_acknowledged`] |
+//! | a checkpoint is ahead of the data, and a crash leaves a hole | [`a_crash_around_a_checkpoint_leaves_no_hole`] |
+//! | the next offset alternates between the log and the cold tier | [`the_log_and_the_cold_tier_are_one_view`] |
+//! | an index outlives its data, and -1 is taken for an offset | `retention_skips_what_is_gone_for_every_group_and_after_a_restart` |
+
+use futures::FutureExt as _;
+
+use super::*;
+use crate::broker::transfer::Selection;
+
+async fn one_queue(broker: &Broker) -> Topic {
+    let topic = NewTopic {
+        queues: Some(1),
+        ..new_topic()
+    };
+    broker.create_topic(topic).await.unwrap()
+}
+
+async fn sleep(broker: &Broker, s: u64) {
+    broker.parts.clock.sleep(Duration::from_secs(s)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unacknowledged_message_comes_back_whatever_happens_around_it() {
+    let disk = SimulatedDisk::new();
+    let broker = open(&disk).await;
+    one_queue(&broker).await;
+    send(&broker, &["a", "b", "c", "d"]).await;
+    let held = receive(&broker, 30, 0).await;
+    ack(&broker, &held[1..2]).await;
+    // Later messages are stored, delivered and done with, and all of it moves to the cold tier.
+    for n in 0..20 {
+        send(&broker, &[&n.to_string()]).await;
+        let later = receive(&broker, 30, 0).await;
+        ack(&broker, &later).await;
+    }
+    broker.tier().await.unwrap();
+    let left = disk.crash(&Seeded::new(2));
+    broker.close().await;
+    let broker = open(&left).await;
+    let again = receive(&broker, 30, 60).await;
+    assert_eq!(bodies(&again), ["a", "c", "d"]);
+    assert!(again.iter().all(|delivery| delivery.attempt == 2));
+    broker.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_gone_is_absent_and_its_neighbour_is_not_taken_for_it() {
+    let broker = open(&SimulatedDisk::new()).await;
+    let made = one_queue(&broker).await;
+    send(&broker, &["a", "b"]).await;
+    // Both are held; "a" may go, "b" is acknowledged.
+    let held = receive(&broker, 7200, 0).await;
+    ack(&broker, &held[1..]).await;
+    broker.tier().await.unwrap();
+    let hour = NewRetention {
+        ms: Some(3_600_000),
+        bytes: None,
+    };
+    broker.set_retention(&topic(), hour).await.unwrap();
+    sleep(&broker, 4000).await;
+    send(&broker, &["c"]).await;
+    broker.care().await;
+    assert_eq!(
+        broker.extents(&made)[0].1.first,
+        Offset(2),
+        "a and b are gone"
+    );
+    // The lease of "a" ends, and "c" is kept still.
+    sleep(&broker, 3300).await;
+    let after = receive(&broker, 30, 0).await;
+    assert_eq!(bodies(&after), ["c"], "neither b again, nor c twice");
+    assert_eq!(after[0].attempt, 1);
+    broker.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_on_its_way_to_the_dead_letters_is_never_lost_and_never_doubled() {
+    for steps in 0..12 {
+        let disk = SimulatedDisk::new();
+        let broker = open(&disk).await;
+        one_queue(&broker).await;
+        send(&broker, &["poison"]).await;
+        let held = receive(&broker, 30, 0).await;
+        let (group, topic) = (group(), topic());
+        // The power goes after some steps of the way.
+        {
+            let forward = broker.forward_to_dead_letters(&group, &topic, held[0].handle.clone());
+            let mut forward = std::pin::pin!(forward);
+            for _ in 0..steps {
+                if forward.as_mut().now_or_never().is_some() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        let left = disk.crash(&Seeded::new(steps));
+        broker.close().await;
+        let broker = open(&left).await;
+        sleep(&broker, 60).await;
+        let back = receive(&broker, 30, 0).await.len();
+        let all = Selection {
+            limit: 100,
+            ..Selection::default()
+        };
+        let dead = broker.dead_letters(&group, &all).await.unwrap();
+        assert_eq!(
+            back + dead.letters.len(),
+            1,
+            "after {steps} steps: {back} came back"
+        );
+        broker.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn acks_may_come_as_often_as_they_like() {
+    let broker = open(&SimulatedDisk::new()).await;
+    one_queue(&broker).await;
+    send(&broker, &["a", "b"]).await;
+    let held = receive(&broker, 30, 0).await;
+    for _ in 0..50 {
+        let twice = [held[0].clone(), held[0].clone()];
+        assert!(ack(&broker, &twice).await.iter().all(Result::is_ok));
+    }
+    let progress = broker.group_progress(&group()).await.unwrap();
+    assert_eq!((progress[0].ack_floor, progress[0].lag), (Offset(1), 1));
+    ack(&broker, &held[1..]).await;
+    send(&broker, &["c"]).await;
+    let next = receive(&broker, 30, 0).await;
+    assert_eq!(bodies(&next), ["c"]);
+    let progress = broker.group_progress(&group()).await.unwrap();
+    assert_eq!((progress[0].ack_floor, progress[0].lag), (Offset(2), 1));
+    broker.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_bad_handle_in_a_batch_leaves_the_others_acknowledged() {
+    let broker = open(&SimulatedDisk::new()).await;
+    one_queue(&broker).await;
+    send(&broker, &["a", "b", "c"]).await;
+    let mut held = receive(&broker, 30, 0).await;
+    held[1].handle.lease ^= 1;
+    let acked = ack(&broker, &held).await;
+    let fine: Vec<bool> = acked.iter().map(Result::is_ok).collect();
+    assert_eq!(fine, [true, false, true]);
+    assert_eq!(bodies(&receive(&broker, 30, 60).await), ["b"]);
+    broker.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_around_a_checkpoint_leaves_no_hole() {
+    for steps in 0..24 {
+        let disk = SimulatedDisk::new();
+        let broker = open(&disk).await;
+        let made = one_queue(&broker).await;
+        send(&broker, &["a", "b", "c"]).await;
+        let held = receive(&broker, 3600, 0).await;
+        ack(&broker, &held[..1]).await;
+        {
+            let mut tier = std::pin::pin!(broker.tier());
+            for _ in 0..steps * steps {
+                if tier.as_mut().now_or_never().is_some() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        let left = disk.crash(&Seeded::new(steps));
+        broker.close().await;
+        let broker = open(&left).await;
+        assert_eq!(broker.extents(&made)[0].1.next, Offset(3), "after {steps}");
+        let (kept, _) = broker
+            .read(&topic(), QueueId(0), Offset(0), 9)
+            .await
+            .unwrap();
+        assert_eq!(kept.len(), 3, "after {steps}");
+        let progress = broker.group_progress(&group()).await.unwrap();
+        assert_eq!((progress[0].ack_floor, progress[0].lag), (Offset(1), 2));
+        broker.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_and_the_cold_tier_are_one_view() {
+    let broker = open(&SimulatedDisk::new()).await;
+    let made = one_queue(&broker).await;
+    let mut before = Vec::new();
+    for round in 0..3_u64 {
+        for n in 0..10 {
+            send(&broker, &[&format!("{round}-{n}")]).await;
+        }
+        let whole = |from| {
+            let broker = &broker;
+            async move {
+                broker
+                    .read(&topic(), QueueId(0), Offset(from), 1024)
+                    .await
+                    .unwrap()
+            }
+        };
+        let extent = broker.extents(&made)[0].1;
+        assert_eq!(
+            (extent.first, extent.next),
+            (Offset(0), Offset((round + 1) * 10))
+        );
+        let mut seen = Vec::new();
+        while (seen.len() as u64) < extent.next.0 {
+            let (some, next) = whole(seen.len() as u64).await;
+            assert!(!some.is_empty(), "a reader always gets on");
+            seen.extend(some);
+            assert_eq!(next.0, seen.len() as u64, "and never back");
+        }
+        assert_eq!(seen[..before.len()], before, "the same bytes, hot or cold");
+        assert_eq!(whole(extent.next.0).await, (Vec::new(), extent.next));
+        before = seen;
+        broker.tier().await.unwrap();
+    }
+    broker.close().await;
+}

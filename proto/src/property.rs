@@ -1,0 +1,13 @@
+//! Names of user properties that mean something to the server.
+//!
+//! **Idempotent producers.** A producer that sets both properties below on a message may send it again as
+//! often as it likes, also after a restart of either side: the server stores it once and answers each
+//! time with the offset of the first. The id is the producer's own choice (unique among producers of the
+//! topic, the same after its restart); the number grows with every message. Bounds:
+//! [`limits::PRODUCER_WINDOW`](crate::limits::PRODUCER_WINDOW) latest messages per queue,
+//! [`limits::PRODUCER_EXPIRY_MS`](crate::limits::PRODUCER_EXPIRY_MS) of silence.
+
+/// The producer's id of itself: 1 to [`PRODUCER_ID_BYTES_MAX`](crate::limits::PRODUCER_ID_BYTES_MAX) bytes.
+pub const PRODUCER_ID: &str = "millpond.producer.id";
+/// The producer's number of the message: decimal, 0 to 9223372036854775807.
+pub const PRODUCER_SEQUENCE: &str = "millpond.producer.sequence";
