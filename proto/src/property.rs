@@ -5,7 +5,8 @@
 //! time with the offset of the first. The id is the producer's own choice (unique among producers of the
 //! topic, the same after its restart); the number grows with every message. Bounds:
 //! [`limits::PRODUCER_WINDOW`](crate::limits::PRODUCER_WINDOW) latest messages per queue,
-//! [`limits::PRODUCER_EXPIRY_MS`](crate::limits::PRODUCER_EXPIRY_MS) of silence.
+//! [`limits::PRODUCER_EXPIRY_MS`](crate::limits::PRODUCER_EXPIRY_MS) of silence. Delayed and transactional
+//! messages can not be numbered; one that is, is refused.
 
 /// The producer's id of itself: 1 to [`PRODUCER_ID_BYTES_MAX`](crate::limits::PRODUCER_ID_BYTES_MAX) bytes.
 pub const PRODUCER_ID: &str = "millpond.producer.id";
