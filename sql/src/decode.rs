@@ -4,6 +4,9 @@
 //! whether a body is good must not depend on which columns a query happens to name. Columns are built only of
 //! what is asked for. A body that does not parse is NULL in every declared column, is counted, and says why in
 //! `_decode_error`.
+//!
+//! Files of the cold tier have the declared columns already, made by the same parser (`crate::typed`): where a
+//! batch comes with them its bodies are not parsed again, and the answer is the same.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,12 +17,16 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use datafusion::physical_expr::utils::collect_columns;
 use millpond_connectors::format::json::JsonDecoder;
+use millpond_storage::tier::cold::typed::Typed;
+use millpond_storage::tier::columns::{ERROR, stored_name};
 
 use crate::catalog::{self, DECODE_ERROR, Table};
 use crate::error::SqlError;
 use crate::topic::TopicInfo;
+use crate::typed::declaration;
 
 /// Rows of a table.
 #[derive(Clone, Debug)]
@@ -44,6 +51,9 @@ pub struct TopicDecoder {
     /// Names of system columns that are built, for the answer or for an expression.
     system: BTreeSet<&'static str>,
     envelope: Vec<&'static str>,
+    /// Body columns that are built, when bodies are parsed.
+    wanted: BTreeSet<String>,
+    declaration: u64,
 }
 
 impl TopicDecoder {
@@ -90,7 +100,10 @@ impl TopicDecoder {
         let json = parses.then(|| {
             JsonDecoder::new(Arc::clone(&table.body)).with_wanted(|name| wanted.contains(name))
         });
+        wanted.retain(|name| table.body.column_with_name(name).is_some());
         Ok(Self {
+            declaration: declaration(&topic.columns),
+            wanted,
             schema: Arc::new(Schema::new(fields)),
             projection: projection.to_vec(),
             table,
@@ -112,6 +125,22 @@ impl TopicDecoder {
         self.envelope.clone()
     }
 
+    /// What is read instead where files have typed columns; none when no body is parsed.
+    #[must_use]
+    pub fn typed(&self) -> Option<Typed> {
+        if self.json.is_none() || self.table.body.fields().is_empty() {
+            return None;
+        }
+        let is_needed = |name: &&&str| **name != "body" || self.system.contains("_body");
+        let envelope = self.envelope.iter().filter(is_needed);
+        Some(Typed {
+            declaration: self.declaration,
+            envelope: envelope.map(|&name| name.to_owned()).collect(),
+            columns: self.wanted.iter().cloned().collect(),
+            skip: None,
+        })
+    }
+
     /// Reads envelopes as rows, in order.
     ///
     /// # Errors
@@ -120,16 +149,14 @@ impl TopicDecoder {
         let rows = envelopes.num_rows();
         let (body, errors) = match &self.json {
             Some(json) => {
-                let bodies = column(envelopes, "body")?;
-                let bodies = cast(bodies, &DataType::Binary)?;
-                let bodies: &BinaryArray = bodies.as_binary();
-                let mut decoded = json.decode(bodies)?;
-                for (row, reason) in &mut decoded.errors {
-                    if bodies.value(*row).starts_with(GZIP_MAGIC) {
-                        "body is compressed with gzip, which SQL does not read".clone_into(reason);
+                let (body, errors) = match envelopes.column_by_name(ERROR) {
+                    Some(errors) => self.from_typed(envelopes, errors)?,
+                    None => {
+                        let bodies = cast(column(envelopes, "body")?, &DataType::Binary)?;
+                        parse(json, bodies.as_binary())?
                     }
-                }
-                (Some(decoded.batch), decoded.errors)
+                };
+                (Some(body), errors)
             }
             None => (None, Vec::new()),
         };
@@ -153,6 +180,33 @@ impl TopicDecoder {
             undecodable: errors.len() as u64,
             first_error: errors.into_iter().next(),
         })
+    }
+
+    /// Body columns as a file has them, those that nobody asked for NULL, and the rows whose body did not parse.
+    fn from_typed(
+        &self,
+        batch: &RecordBatch,
+        errors: &ArrayRef,
+    ) -> Result<(RecordBatch, Vec<(usize, String)>), SqlError> {
+        let rows = batch.num_rows();
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.table.body.fields().len());
+        for field in self.table.body.fields() {
+            columns.push(if self.wanted.contains(field.name()) {
+                let stored = column(batch, &stored_name(field.name()))?;
+                cast(stored, field.data_type())?
+            } else {
+                new_null_array(field.data_type(), rows)
+            });
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let schema = Arc::clone(&self.table.body);
+        let body = RecordBatch::try_new_with_options(schema, columns, &options)?;
+        let reasons: &StringArray = errors.as_string_opt().ok_or_else(|| SqlError::Bug {
+            cause: format!("the column {ERROR} of a file is not text"),
+        })?;
+        let errors = reasons.iter().enumerate();
+        let errors = errors.filter_map(|(row, why)| Some((row, why?.to_owned())));
+        Ok((body, errors.collect()))
     }
 
     /// What expressions read: body columns and system columns; those that nobody asked for are NULL.
@@ -182,6 +236,20 @@ impl TopicDecoder {
             &options,
         )?)
     }
+}
+
+/// Body columns of bodies, and the rows whose body does not parse, with the reason.
+pub(crate) fn parse(
+    json: &JsonDecoder,
+    bodies: &BinaryArray,
+) -> Result<(RecordBatch, Vec<(usize, String)>), ArrowError> {
+    let mut decoded = json.decode(bodies)?;
+    for (row, reason) in &mut decoded.errors {
+        if bodies.value(*row).starts_with(GZIP_MAGIC) {
+            "body is compressed with gzip, which SQL does not read".clone_into(reason);
+        }
+    }
+    Ok((decoded.batch, decoded.errors))
 }
 
 /// How a gzip stream begins.

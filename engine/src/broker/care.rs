@@ -63,6 +63,9 @@ fn compaction(topic: &TopicRecord, files_min: usize) -> Compaction {
 impl Incarnation {
     /// One turn over all topics.
     pub async fn care(&self, now: Timestamp) {
+        if let Err(error) = self.storage().show_tables().await {
+            tracing::warn!(%error, "tables wait for the next turn");
+        }
         let catalog = self.catalog();
         for topic in catalog.topics() {
             let id = TopicId(topic.id);

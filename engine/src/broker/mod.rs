@@ -9,7 +9,8 @@
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
 //! groups have consumed, and a group's cursor), [`catalog`], [`record`] (what goes to the log), [`care`]
-//! (retention and the merging of files), `room` (what is refused when the log is full), [`waiting`] (parked polls), [`sql`] (the broker as SQL sees it).
+//! (retention and the merging of files), [`tables`] (topics as outsiders see them), `room` (what is refused when the log is
+//! full), [`waiting`] (parked polls), [`sql`] (the broker as SQL sees it).
 
 pub mod care;
 pub mod catalog;
@@ -29,6 +30,7 @@ pub mod sql;
 pub mod standing;
 pub mod state;
 pub mod supervisor;
+pub mod tables;
 pub mod topic;
 pub mod transfer;
 pub mod undelivered;

@@ -21,6 +21,7 @@ use millpond_sql::topic::{
     Scan, TopicInfo, Topics, TopicsError,
 };
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
+use millpond_storage::tier::cold::typed::Typed;
 
 use crate::broker::record::{CutRecord, JobRecord, QueueOffset, Saved, TopicRecord};
 use crate::broker::request::{Effect, JobPause, Reply, Request};
@@ -69,6 +70,24 @@ impl Topics for Broker {
                 let error = TopicsError::from(BrokerError::from(error));
                 futures::stream::once(async move { Err(error) }).boxed()
             }
+        }
+    }
+
+    fn scan_typed(
+        &self,
+        topic: TopicId,
+        queue: QueueId,
+        range: Range<Offset>,
+        columns: &[&str],
+        typed: Typed,
+    ) -> Scan {
+        match self.incarnation() {
+            Ok(incarnation) => incarnation
+                .storage()
+                .scan_typed(topic, queue, range, columns, typed)
+                .map(|batch| batch.map_err(|error| BrokerError::from(error).into()))
+                .boxed(),
+            Err(_) => self.scan(topic, queue, range, columns),
         }
     }
 

@@ -3,7 +3,8 @@
 //! A query reads what was durable when it was planned: the extents are taken then, and rows stored later
 //! are not seen however long it runs. Queues are dealt out to as many partitions as the session has;
 //! each queue is read in offset order. Only the columns that a query names are read and parsed, and
-//! comparisons of `_queue` and `_offset` with constants cut the ranges that are read.
+//! comparisons of `_queue` and `_offset` with constants cut the ranges that are read. Files that have the declared
+//! columns are read by those and not by their bodies, without the row groups that conditions rule out (`prune`).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -29,10 +30,12 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 use millpond_proto::message::{Offset, QueueId};
+use millpond_storage::tier::cold::typed::Typed;
 
 use crate::batch::latest::{self, Latest, external};
 use crate::batch::notices::Notices;
-use crate::catalog::table_schema;
+use crate::batch::prune::{self, Prune};
+use crate::catalog::Table;
 use crate::decode::TopicDecoder;
 use crate::error::SqlError;
 use crate::topic::{Scan, TopicInfo, Topics};
@@ -42,7 +45,7 @@ use crate::topic::{Scan, TopicInfo, Topics};
 pub struct TopicTable {
     topics: Arc<dyn Topics>,
     topic: TopicInfo,
-    schema: SchemaRef,
+    table: Table,
     notices: Notices,
 }
 
@@ -50,17 +53,17 @@ impl TopicTable {
     /// A table over `topic`; bodies that do not parse are told to `notices`.
     ///
     /// # Errors
-    /// As [`table_schema`].
+    /// As [`crate::catalog::table_schema`].
     pub fn new(
         topics: Arc<dyn Topics>,
         topic: TopicInfo,
         notices: Notices,
     ) -> Result<Self, SqlError> {
-        let schema = table_schema(&topic)?;
+        let table = Table::of(&topic.columns)?;
         Ok(Self {
             topics,
             topic,
-            schema,
+            table,
             notices,
         })
     }
@@ -69,7 +72,7 @@ impl TopicTable {
 #[async_trait]
 impl TableProvider for TopicTable {
     fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
+        Arc::clone(&self.table.schema)
     }
 
     fn table_type(&self) -> TableType {
@@ -81,9 +84,12 @@ impl TableProvider for TopicTable {
         filters: &[&Expr],
     ) -> EngineResult<Vec<TableProviderFilterPushDown>> {
         // Ranges are cut, rows are not checked: the engine still filters.
-        let support = |filter: &&Expr| match comparison(filter) {
-            Some(_) => TableProviderFilterPushDown::Inexact,
-            None => TableProviderFilterPushDown::Unsupported,
+        let support = |filter: &&Expr| {
+            if comparison(filter).is_some() || prune::is_prunable(&self.table, filter) {
+                TableProviderFilterPushDown::Inexact
+            } else {
+                TableProviderFilterPushDown::Unsupported
+            }
         };
         Ok(filters.iter().map(support).collect())
     }
@@ -95,7 +101,7 @@ impl TableProvider for TopicTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> EngineResult<Arc<dyn ExecutionPlan>> {
-        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let all: Vec<usize> = (0..self.table.schema.fields().len()).collect();
         let projection = projection.unwrap_or(&all);
         let decoder = TopicDecoder::new(&self.topic, projection).map_err(external)?;
         let latest = !self.topic.primary_key.is_empty();
@@ -122,10 +128,18 @@ impl TableProvider for TopicTable {
         for (at, queue) in queues.into_iter().enumerate() {
             partitions[at % count].push(queue);
         }
+        let typed = match decoder.typed() {
+            Some(mut typed) => {
+                typed.skip = Prune::new(state, &self.table, filters)?;
+                Some(typed)
+            }
+            None => None,
+        };
         Ok(Arc::new(TopicScan::new(
             Arc::clone(&self.topics),
             self.topic.clone(),
             Arc::new(decoder),
+            typed,
             partitions,
             limit,
             self.notices.clone(),
@@ -218,6 +232,7 @@ pub struct TopicScan {
     topics: Arc<dyn Topics>,
     topic: TopicInfo,
     decoder: Arc<TopicDecoder>,
+    typed: Option<Typed>,
     partitions: Vec<Vec<QueueRange>>,
     limit: Option<usize>,
     notices: Notices,
@@ -229,6 +244,7 @@ impl TopicScan {
         topics: Arc<dyn Topics>,
         topic: TopicInfo,
         decoder: Arc<TopicDecoder>,
+        typed: Option<Typed>,
         partitions: Vec<Vec<QueueRange>>,
         limit: Option<usize>,
         notices: Notices,
@@ -243,6 +259,7 @@ impl TopicScan {
             topics,
             topic,
             decoder,
+            typed,
             partitions,
             limit,
             notices,
@@ -306,6 +323,7 @@ impl ExecutionPlan for TopicScan {
             topics: Arc::clone(&self.topics),
             topic: self.topic.clone(),
             decoder: Arc::clone(&self.decoder),
+            typed: self.typed.clone(),
             notices: self.notices.clone(),
             context,
             queues: queues.into(),
@@ -325,6 +343,7 @@ struct Reader {
     topics: Arc<dyn Topics>,
     topic: TopicInfo,
     decoder: Arc<TopicDecoder>,
+    typed: Option<Typed>,
     notices: Notices,
     context: Arc<TaskContext>,
     queues: VecDeque<QueueRange>,
@@ -386,7 +405,19 @@ impl Reader {
                 .scan(topic, queue, offsets.clone(), &["key", "offset"]);
             latest = Some(Latest::read(keys, memory).await?);
         }
-        let scan = self.topics.scan(topic, queue, offsets, &columns);
+        let scan = match self.typed.clone() {
+            // Of a topic with a key the body says whether a row deletes, and is read whatever is asked for.
+            Some(mut typed) => {
+                let is_read = |name: &&str| *name != "body" || latest.is_some();
+                let known = typed.envelope.clone();
+                let more = columns.iter().copied().filter(is_read);
+                let more = more.filter(|name| !known.iter().any(|known| known == name));
+                typed.envelope.extend(more.map(str::to_owned));
+                self.topics
+                    .scan_typed(topic, queue, offsets, &columns, typed)
+            }
+            None => self.topics.scan(topic, queue, offsets, &columns),
+        };
         Ok((queue, scan, latest))
     }
 
