@@ -7,7 +7,7 @@
 //! [`time`] (deadlines and durations), then the messaging service [`messaging`] with its calls
 //! ([`route`], [`telemetry`] over [`client`] and [`settings`], [`send`], [`receive`] over
 //! [`subscription`] and [`delivery`], [`ack`], [`renew`], [`pull`]), our own [`admin`] with [`groups`] and
-//! [`query`] over [`statements`], and [`http`].
+//! [`query`] over [`statements`], and [`http`] with the catalog of tables, [`iceberg`].
 
 pub mod ack;
 pub mod admin;
@@ -17,6 +17,7 @@ pub mod delivery;
 pub mod gate;
 pub mod groups;
 pub mod http;
+pub mod iceberg;
 pub mod messaging;
 pub mod pull;
 pub mod query;
