@@ -750,4 +750,6 @@ fn parquet_failed(topic: TopicId) -> impl FnOnce(ParquetError) -> TierError {
 }
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 pub(crate) mod tests;
