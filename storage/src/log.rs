@@ -33,6 +33,7 @@ use crate::queue::view::View;
 use crate::tier::cold::Cold;
 use crate::tier::cold::TableMetadata;
 use crate::tier::cold::compaction::{Compacted, Compaction};
+use crate::tier::cold::erasure::Erased;
 use crate::tier::cold::retention::ColdSizes;
 use crate::tier::cold::typed::Typed;
 use crate::tier::columns::Tables;
@@ -528,6 +529,16 @@ impl Storage {
     /// [`TierError`]; what was merged before stays merged.
     pub async fn compact(&self, topic: TopicId, how: Compaction) -> Result<Compacted, TierError> {
         self.compact_topic(topic, how).await
+    }
+
+    /// Erases what was sent to a topic under a key, as far as it lies in the cold tier; see
+    /// [`crate::tier::cold::erasure`].
+    ///
+    /// # Errors
+    /// [`TierError`]; then nothing was erased.
+    pub async fn erase(&self, topic: TopicId, key: &[u8]) -> Result<Erased, TierError> {
+        let _not_while_tiering = self.tiering.lock().await;
+        self.cold.erase(topic, key).await
     }
 
     /// Removes objects that a crash left behind, and answers how many.

@@ -6,7 +6,7 @@
 //! writer of another incarnation can not change what a valid manifest names. What a manifest no longer
 //! names is removed once nobody reads by an older one; what a crash left behind, at the next start.
 //!
-//! Reading order: this file, `put`, `typed`, `retention`, `compaction`, `table`, `garbage`, `verify`.
+//! Reading order: this file, `put`, `typed`, `retention`, `compaction`, `erasure`, `table`, `garbage`, `verify`.
 //!
 //! Bytes: `storage/FORMAT.md`, Manifest and Metadata keys.
 
@@ -38,6 +38,7 @@ use crate::tier::cold::table::Shown;
 use crate::tier::parquet::{self as file, CheckedFile};
 
 pub mod compaction;
+pub mod erasure;
 mod garbage;
 mod put;
 pub mod retention;

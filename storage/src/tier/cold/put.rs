@@ -79,7 +79,9 @@ impl Cold {
                 // A table's names follow from the version: those of one that a crash left behind are taken.
                 Err(Error::AlreadyExists { .. }) if tried < VERSIONS_TRIED_MAX => {}
                 Err(source) => {
-                    return Err(objects_failed(format!("write the table of topic {topic}"))(source));
+                    return Err(objects_failed(format!("write the table of topic {topic}"))(
+                        source,
+                    ));
                 }
             }
         }
