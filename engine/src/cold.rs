@@ -153,6 +153,17 @@ impl ColdUrl {
         &self.url
     }
 
+    /// Where outside readers find it, as a URL without a slash at the end; `data` is the data folder. None when the
+    /// place has no name that a URL can hold.
+    #[must_use]
+    pub fn location(&self, data: &std::path::Path) -> Option<String> {
+        if let Place::Data = &self.place {
+            let objects = std::path::absolute(data).ok()?.join(COLD_DEFAULT);
+            return Some(format!("file://{}", objects.to_str()?));
+        }
+        Some(self.url.trim_end_matches('/').to_owned())
+    }
+
     /// The object store there; `disk` is the data folder.
     ///
     /// # Errors

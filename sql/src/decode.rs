@@ -4,6 +4,9 @@
 //! whether a body is good must not depend on which columns a query happens to name. Columns are built only of
 //! what is asked for. A body that does not parse is NULL in every declared column, is counted, and says why in
 //! `_decode_error`. Of a topic of changes as Debezium writes them, the row within the change is what counts as the body.
+//!
+//! Files of the cold tier have the declared columns of JSON bodies already, made by the same parser (`crate::typed`):
+//! where a batch comes with them its bodies are not parsed again, and the answer is the same.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,13 +17,18 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use datafusion::physical_expr::utils::collect_columns;
 use millpond_connectors::format::body::{BodyDecoder, Format};
 use millpond_connectors::format::debezium;
+use millpond_connectors::format::json::JsonDecoder;
+use millpond_storage::tier::cold::typed::Typed;
+use millpond_storage::tier::columns::{ERROR, stored_name};
 
 use crate::catalog::{self, DECODE_ERROR, Table};
 use crate::error::SqlError;
 use crate::topic::{Changelog, TopicInfo};
+use crate::typed::{declaration, has_typed_columns};
 
 /// Rows of a table.
 #[derive(Clone, Debug)]
@@ -51,6 +59,11 @@ pub struct TopicDecoder {
     /// Names of system columns that are built, for the answer or for an expression.
     system: BTreeSet<&'static str>,
     envelope: Vec<&'static str>,
+    /// Body columns that are built, when bodies are parsed.
+    wanted: BTreeSet<String>,
+    declaration: u64,
+    /// Whether files have the body's columns.
+    is_typed: bool,
 }
 
 impl TopicDecoder {
@@ -105,7 +118,14 @@ impl TopicDecoder {
             }
             body = Some(decoder);
         }
+        let is_typed = parses
+            && has_typed_columns(topic.encoding.format, topic.changelog)
+            && !table.body.fields().is_empty();
+        wanted.retain(|name| table.body.column_with_name(name).is_some());
         Ok(Self {
+            declaration: declaration(&topic.columns),
+            is_typed,
+            wanted,
             schema: Arc::new(Schema::new(fields)),
             projection: projection.to_vec(),
             table,
@@ -135,6 +155,22 @@ impl TopicDecoder {
         self.envelope.clone()
     }
 
+    /// What is read instead where files have typed columns; none when no body is parsed.
+    #[must_use]
+    pub fn typed(&self) -> Option<Typed> {
+        if !self.is_typed {
+            return None;
+        }
+        let is_needed = |name: &&&str| **name != "body" || self.system.contains("_body");
+        let envelope = self.envelope.iter().filter(is_needed);
+        Some(Typed {
+            declaration: self.declaration,
+            envelope: envelope.map(|&name| name.to_owned()).collect(),
+            columns: self.wanted.iter().cloned().collect(),
+            skip: None,
+        })
+    }
+
     /// Reads envelopes as rows, in order.
     ///
     /// # Errors
@@ -150,8 +186,13 @@ impl TopicDecoder {
                 (&unwrapped, errors, Some(deleted))
             }
         };
-        let body = match &self.body {
-            Some(decoder) => {
+        let body = match (&self.body, envelopes.column_by_name(ERROR)) {
+            (Some(_), Some(reasons)) if self.is_typed => {
+                let (batch, found) = self.from_typed(envelopes, reasons)?;
+                errors = found;
+                Some(batch)
+            }
+            (Some(decoder), _) => {
                 let bodies = column(envelopes, "body")?;
                 let bodies = cast(bodies, &DataType::Binary)?;
                 let bodies: &BinaryArray = bodies.as_binary();
@@ -161,16 +202,12 @@ impl TopicDecoder {
                 }
                 let versions = versions.as_ref().map(|versions| versions.as_primitive());
                 let mut decoded = decoder.decode(bodies, versions)?;
-                for (row, reason) in &mut decoded.errors {
-                    if bodies.value(*row).starts_with(GZIP_MAGIC) {
-                        "body is compressed with gzip, which SQL does not read".clone_into(reason);
-                    }
-                }
+                tell_gzip(bodies, &mut decoded.errors);
                 errors.append(&mut decoded.errors);
                 errors.sort_by_key(|(row, _)| *row);
                 Some(decoded.batch)
             }
-            None => None,
+            (None, _) => None,
         };
         let input = self.input(envelopes, body.as_ref())?;
         let declared = self.table.computed.len();
@@ -193,6 +230,33 @@ impl TopicDecoder {
             first_error: errors.into_iter().next(),
             deleted,
         })
+    }
+
+    /// Body columns as a file has them, those that nobody asked for NULL, and the rows whose body did not parse.
+    fn from_typed(
+        &self,
+        batch: &RecordBatch,
+        errors: &ArrayRef,
+    ) -> Result<(RecordBatch, Vec<(usize, String)>), SqlError> {
+        let rows = batch.num_rows();
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.table.body.fields().len());
+        for field in self.table.body.fields() {
+            columns.push(if self.wanted.contains(field.name()) {
+                let stored = column(batch, &stored_name(field.name()))?;
+                cast(stored, field.data_type())?
+            } else {
+                new_null_array(field.data_type(), rows)
+            });
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let schema = Arc::clone(&self.table.body);
+        let body = RecordBatch::try_new_with_options(schema, columns, &options)?;
+        let reasons: &StringArray = errors.as_string_opt().ok_or_else(|| SqlError::Bug {
+            cause: format!("the column {ERROR} of a file is not text"),
+        })?;
+        let errors = reasons.iter().enumerate();
+        let errors = errors.filter_map(|(row, why)| Some((row, why?.to_owned())));
+        Ok((body, errors.collect()))
     }
 
     /// What expressions read: body columns and system columns; those that nobody asked for are NULL.
@@ -222,6 +286,24 @@ impl TopicDecoder {
             columns,
             &options,
         )?)
+    }
+}
+
+/// Body columns of JSON bodies, and the rows whose body does not parse, with the reason.
+pub(crate) fn parse(
+    json: &JsonDecoder,
+    bodies: &BinaryArray,
+) -> Result<(RecordBatch, Vec<(usize, String)>), ArrowError> {
+    let mut decoded = json.decode(bodies)?;
+    tell_gzip(bodies, &mut decoded.errors);
+    Ok((decoded.batch, decoded.errors))
+}
+
+fn tell_gzip(bodies: &BinaryArray, errors: &mut [(usize, String)]) {
+    for (row, reason) in errors {
+        if bodies.value(*row).starts_with(GZIP_MAGIC) {
+            "body is compressed with gzip, which SQL does not read".clone_into(reason);
+        }
     }
 }
 

@@ -5,7 +5,8 @@
 //! as any send without knowing it. What it needs of state files is an `ObjectStore` passed in.
 //!
 //! Reading order: [`topic`] (what is asked from above), [`statement`] and [`dialect`] (text in),
-//! [`catalog`] (a topic as a table), [`decode`] (envelopes to rows), [`encoding`] (formats and schemas of topics), [`plan`] (rewrites), [`runtime`]
+//! [`catalog`] (a topic as a table), [`decode`] (envelopes to rows), [`typed`] (rows that files have already), [`encoding`]
+//! (formats and schemas of topics), [`plan`] (rewrites), [`runtime`]
 //! (what queries run in), [`function`] (functions of ours), [`batch`] (bounded queries), [`continuous`] (what is asked of the job runtime),
 //! [`sql`] (the way in), [`answer`], [`error`].
 
@@ -32,3 +33,4 @@ pub mod statement;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
 pub mod topic;
+pub mod typed;

@@ -250,6 +250,14 @@ fn sorted(mut rows: Vec<String>) -> Vec<String> {
 /// # Panics
 /// When the file is not one, or a view stands still.
 pub async fn run(world: &World, name: &str, text: &str) -> Outcome {
+    run_behind(world, name, text, async || ()).await
+}
+
+/// As [`run`], with something done before each statement.
+///
+/// # Panics
+/// As [`run`].
+pub async fn run_behind(world: &World, name: &str, text: &str, before: impl AsyncFn()) -> Outcome {
     let mut outcome = Outcome::default();
     for piece in read(name, text) {
         let record = match piece {
@@ -260,6 +268,7 @@ pub async fn run(world: &World, name: &str, text: &str) -> Outcome {
             }
             Piece::Record(record) => record,
         };
+        before().await;
         outcome.statements += 1;
         let answer = world.run(&record.sql).await;
         let below = check(world, name, &record, answer, &mut outcome).await;

@@ -16,6 +16,7 @@ use millpond_connectors::format::body::{Compatibility, Encoding, SchemaVersion};
 use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId};
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
+use millpond_storage::tier::cold::typed::Typed;
 use serde::{Deserialize, Serialize};
 
 /// Length of a store-time tick: watermarks move only between ticks.
@@ -245,6 +246,20 @@ pub trait Topics: Send + Sync + fmt::Debug {
     ///
     /// `columns` are names of [`millpond_storage::format::envelope::schema`], answered in that order.
     fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, columns: &[&str]) -> Scan;
+
+    /// As [`Topics::scan`], with the typed columns of `typed` instead of `columns` where files have them: a batch has
+    /// the one or the other.
+    fn scan_typed(
+        &self,
+        topic: TopicId,
+        queue: QueueId,
+        range: Range<Offset>,
+        columns: &[&str],
+        typed: Typed,
+    ) -> Scan {
+        let _ = typed;
+        self.scan(topic, queue, range, columns)
+    }
 
     /// Closes all ticks before `tick`: when it returns, every row of these topics that is or ever will be
     /// stored with a store time before `tick` is durable and visible to [`Topics::scan`].

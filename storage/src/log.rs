@@ -32,8 +32,12 @@ use crate::log::checkpoint::Checkpoints;
 use crate::meta::MetaStore;
 use crate::queue::view::View;
 use crate::tier::cold::Cold;
+use crate::tier::cold::TableMetadata;
 use crate::tier::cold::compaction::{Compacted, Compaction};
+use crate::tier::cold::erasure::Erased;
 use crate::tier::cold::retention::ColdSizes;
+use crate::tier::cold::typed::Typed;
+use crate::tier::columns::Tables;
 use crate::wal::spare;
 use crate::wal::writer::{Append, Command, Door};
 
@@ -92,6 +96,9 @@ pub struct Settings {
     pub disk_reserve_bytes: u64,
     /// What the cold tier is called, in messages and for whoever asks where it lies: its URL.
     pub cold: String,
+    /// Where outsiders find the object store, as a URL without a slash at the end; none: topics are not shown
+    /// as tables.
+    pub location: Option<String>,
 }
 
 /// What the cold tier is called when it lies in the data folder.
@@ -122,6 +129,7 @@ impl Default for Settings {
             log_bytes_max: None,
             disk_reserve_bytes: 256 * 1024 * 1024,
             cold: COLD_DEFAULT.to_owned(),
+            location: None,
         }
     }
 }
@@ -444,7 +452,51 @@ impl Storage {
         range: Range<Offset>,
         columns: &[&str],
     ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
-        self.scan_merged(topic, queue, range, columns)
+        self.scan_merged(topic, queue, range, columns, None)
+    }
+
+    /// As [`Storage::scan`], with the typed columns that `typed` names instead of `columns` where cold files have
+    /// them, so that bodies need not be read; see [`crate::tier::cold::typed`].
+    pub fn scan_typed(
+        self: &Arc<Self>,
+        topic: TopicId,
+        queue: QueueId,
+        range: Range<Offset>,
+        columns: &[&str],
+        typed: Typed,
+    ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
+        self.scan_merged(topic, queue, range, columns, Some(typed))
+    }
+
+    /// Says what the topics are called and which columns they have: from now on files get typed columns, and
+    /// where the settings say how outsiders find the object store, topics are shown as Iceberg tables. The first
+    /// call counts.
+    pub fn set_tables(&self, tables: Arc<dyn Tables>) {
+        self.cold
+            .set_tables(self.settings.location.as_deref(), tables);
+    }
+
+    /// Brings the tables up to date that a change of columns or a crash has left behind.
+    ///
+    /// # Errors
+    /// [`TierError`]; the next call goes on.
+    pub async fn show_tables(&self) -> Result<(), TierError> {
+        let _not_while_tiering = self.tiering.lock().await;
+        self.cold.show_tables().await
+    }
+
+    /// Topics that are shown as Iceberg tables, ascending.
+    #[must_use]
+    pub fn shown_topics(&self) -> Vec<TopicId> {
+        self.cold.shown_topics()
+    }
+
+    /// The Iceberg table of a topic as of now; none when it is not shown (yet).
+    ///
+    /// # Errors
+    /// [`TierError`] when the object store does not answer.
+    pub async fn table_metadata(&self, topic: TopicId) -> Result<Option<TableMetadata>, TierError> {
+        self.cold.table_metadata(topic).await
     }
 
     /// Makes snapshots durable, and lets go of WAL segments that neither a snapshot nor the cold tier
@@ -493,6 +545,16 @@ impl Storage {
     /// [`TierError`]; what was merged before stays merged.
     pub async fn compact(&self, topic: TopicId, how: Compaction) -> Result<Compacted, TierError> {
         self.compact_topic(topic, how).await
+    }
+
+    /// Erases what was sent to a topic under a key, as far as it lies in the cold tier; see
+    /// [`crate::tier::cold::erasure`].
+    ///
+    /// # Errors
+    /// [`TierError`]; then nothing was erased.
+    pub async fn erase(&self, topic: TopicId, key: &[u8]) -> Result<Erased, TierError> {
+        let _not_while_tiering = self.tiering.lock().await;
+        self.cold.erase(topic, key).await
     }
 
     /// Removes objects that a crash left behind, and answers how many.

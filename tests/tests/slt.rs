@@ -13,7 +13,7 @@ use millpond_proto::task::{Runtimes, Spawn};
 use millpond_proto::time::{Clock, SimulatedClock, Timestamp};
 use millpond_sql::continuous::Continuous;
 use millpond_sql::job::runtime::{JobParts, Jobs};
-use millpond_sql::slt::{Outcome, World, run};
+use millpond_sql::slt::{Outcome, World, run, run_behind};
 use millpond_sql::sql::{Sql, SqlParts};
 use millpond_sql::topic::Topics;
 use millpond_storage::disk::Disk;
@@ -42,7 +42,15 @@ fn files() -> Vec<(String, PathBuf)> {
     files
 }
 
-fn outcome(name: &str, text: &str) -> Outcome {
+/// Where messages lie while the statements run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Messages {
+    Hot,
+    /// Everything is moved to the cold tier before each statement, and small files are merged.
+    Cold,
+}
+
+fn outcome(name: &str, text: &str, messages: Messages) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
@@ -50,7 +58,16 @@ fn outcome(name: &str, text: &str) -> Outcome {
         .unwrap();
     runtime.block_on(async {
         let (world, broker) = start().await;
-        let outcome = run(&world, name, text).await;
+        let outcome = match messages {
+            Messages::Hot => run(&world, name, text).await,
+            Messages::Cold => {
+                let moved = async || {
+                    broker.tier().await.unwrap();
+                    broker.compact(None).await.unwrap();
+                };
+                run_behind(&world, name, text, moved).await
+            }
+        };
         world.jobs.stop().await;
         broker.close().await;
         outcome
@@ -78,6 +95,7 @@ async fn start() -> (World, Arc<Broker>) {
     };
     let settings = Settings {
         shards: 4,
+        location: Some("memory:/objects".to_owned()),
         ..Settings::default()
     };
     let broker = Broker::start(parts, settings).await.unwrap();
@@ -106,7 +124,7 @@ fn every_statement_answers_as_written() {
     let is_all = std::env::var_os("MILLPOND_SLT").is_none();
     let (mut statements, mut streamed, mut failures) = (0, 0, Vec::new());
     for (name, path) in files() {
-        let outcome = outcome(&name, &fs::read_to_string(&path).unwrap());
+        let outcome = outcome(&name, &fs::read_to_string(&path).unwrap(), Messages::Hot);
         println!(
             "{name}: {} statements, {} of them streaming as well",
             outcome.statements, outcome.streamed
@@ -121,4 +139,20 @@ fn every_statement_answers_as_written() {
     println!("{statements} statements, {streamed} of them streaming as well");
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
     assert!(!is_all || statements >= STATEMENTS_MIN, "{statements}");
+}
+
+/// Files whose answers tell where messages lie.
+const TELLS_THE_TIER: [&str; 1] = ["broker_system.slt"];
+
+#[test]
+fn statements_answer_alike_from_typed_columns_of_cold_files() {
+    let mut failures = Vec::new();
+    for (name, path) in files() {
+        if TELLS_THE_TIER.contains(&name.as_str()) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        failures.extend(outcome(&name, &text, Messages::Cold).failures);
+    }
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }

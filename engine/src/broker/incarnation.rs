@@ -24,6 +24,7 @@ use crate::broker::room::Need;
 use crate::broker::round::Rounds;
 use crate::broker::shard::{Call, Shard};
 use crate::broker::state::{CATALOG_SHARD, ShardState};
+use crate::broker::tables::CatalogTables;
 use crate::broker::waiting::Waiting;
 
 /// How long a deletion waits for an object store; the rest is done in the background.
@@ -78,6 +79,7 @@ impl Incarnation {
             .and_then(|s| s.as_ref().ok())
             .map(|s| s.catalog().clone());
         let (shown, catalog) = watch::channel(Arc::new(known.unwrap_or_default()));
+        storage.set_tables(Arc::new(CatalogTables::new(catalog.clone())));
         let waiting = Arc::new(Waiting::default());
         let owners = FuturesUnordered::new();
         let mut doors = Vec::with_capacity(recovered.shards.len());

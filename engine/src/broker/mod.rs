@@ -9,9 +9,9 @@
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
 //! groups have consumed, and a group's cursor), [`producer`] (what was sent before), [`catalog`], [`encoding`] (how bodies
-//! are written), [`record`] (what goes to the log), [`care`] (retention and the merging of files), `room` (what is refused
-//! when the log is full), [`waiting`] and [`parking`] (polls that wait), [`awaited`] (topics to come), [`arrivals`]
-//! (parked continuous queries), [`sql`] (the broker as SQL sees it).
+//! are written), [`record`] (what goes to the log), [`care`] (retention and the merging of files), [`tables`] (topics as
+//! outsiders see them), `room` (what is refused when the log is full), [`waiting`] and [`parking`] (polls that wait),
+//! [`awaited`] (topics to come), [`arrivals`] (parked continuous queries), [`sql`] (the broker as SQL sees it).
 //!
 //! Messages that are not visible yet: [`delay`] and [`half`] (sending, recalling, ending a transaction),
 //! [`shelf`] (where they lie), [`timer`] and [`transaction`] (what is due, what is open), [`fates`], [`errand`].
@@ -46,6 +46,7 @@ pub mod sql;
 pub mod standing;
 pub mod state;
 pub mod supervisor;
+pub mod tables;
 pub mod timer;
 pub mod topic;
 pub mod trace;

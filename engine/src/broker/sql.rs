@@ -22,6 +22,7 @@ use millpond_sql::topic::{
     QueueExtent, Scan, TopicInfo, Topics, TopicsError, ViewSwap,
 };
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
+use millpond_storage::tier::cold::typed::Typed;
 
 use crate::broker::arrivals;
 use crate::broker::encoding::bodies_of;
@@ -74,6 +75,24 @@ impl Topics for Broker {
                 let error = TopicsError::from(BrokerError::from(error));
                 futures::stream::once(async move { Err(error) }).boxed()
             }
+        }
+    }
+
+    fn scan_typed(
+        &self,
+        topic: TopicId,
+        queue: QueueId,
+        range: Range<Offset>,
+        columns: &[&str],
+        typed: Typed,
+    ) -> Scan {
+        match self.incarnation() {
+            Ok(incarnation) => incarnation
+                .storage()
+                .scan_typed(topic, queue, range, columns, typed)
+                .map(|batch| batch.map_err(|error| BrokerError::from(error).into()))
+                .boxed(),
+            Err(_) => self.scan(topic, queue, range, columns),
         }
     }
 

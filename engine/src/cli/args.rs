@@ -342,6 +342,18 @@ Examples:
         /// Name of the topic.
         name: String,
     },
+    /// Erase what was sent under a key: each message keeps its offset, times and id alone.
+    #[command(after_help = "\
+Example: millpond topic erase orders --key customer-7
+Erased are messages routed by the key, of that message group, and those with it among their look-up keys.
+What others derived of them, such as views and dead letters, are topics of their own: erase it there too.")]
+    Erase {
+        /// Name of the topic.
+        name: String,
+        /// The key.
+        #[arg(long, value_name = "KEY")]
+        key: String,
+    },
     /// Send messages: --body, or one per line of standard input.
     #[command(
         visible_alias = "send",

@@ -98,6 +98,7 @@ pub async fn serve(
         storage: millpond_storage::log::Settings {
             wal_io: args.wal_io.into(),
             cold: cold.name().to_owned(),
+            location: cold.location(&args.data),
             disk_reserve_bytes: args.disk_reserve,
             ..millpond_storage::log::Settings::bounded(args.log_bytes_max)
         },

@@ -91,9 +91,36 @@ pub async fn run(
             admin.delete_topic(name).await?;
             terminal.say(&format!("deleted topic {name} and its messages"))
         }
+        TopicCommand::Erase { name, key } => erase(&admin, name, key, terminal).await,
         TopicCommand::Produce(args) => produce(client, args, terminal).await,
         TopicCommand::Consume(args) => consume(client, args, terminal).await,
     }
+}
+
+async fn erase(
+    admin: &Admin,
+    name: &str,
+    key: &str,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let erased = admin.erase_key(name, key.as_bytes()).await?;
+    terminal.say(&format!(
+        "erased {} messages of topic {name} in {} files",
+        erased.messages, erased.files
+    ))?;
+    if erased.held_files > 0 {
+        terminal.say(&format!(
+            "{} of the old files go once those who read them are done",
+            erased.held_files
+        ))?;
+    }
+    if erased.messages > 0 {
+        terminal.say(
+            "copies that no reader reaches may lie in the log's segments (wal/ in the data folder) until these are \
+             written over",
+        )?;
+    }
+    Ok(())
 }
 
 fn altered(name: &str, queues: Option<u32>, keep: KeepArgs) -> AlterTopicRequest {

@@ -454,6 +454,30 @@ impl Admin for Administration {
         }))
     }
 
+    async fn erase_key(
+        &self,
+        request: Request<pb::EraseKeyRequest>,
+    ) -> Answered<pb::EraseKeyResponse> {
+        let pb::EraseKeyRequest { topic: name, key } = request.get_ref();
+        let admitted = self.admit(&request, Action::Manage, Resource::Topic(name))?;
+        if key.is_empty() {
+            return Err(Status::invalid_argument(
+                "the key is empty; say whose messages are to be erased",
+            ));
+        }
+        let broker = admitted.broker()?;
+        let topic = broker.topic(&topic_name(name)?).map_err(|e| grpc(&e))?.id;
+        let erased = broker
+            .erase(topic, key)
+            .await
+            .map_err(|e| tier_status(&e))?;
+        Ok(Response::new(pb::EraseKeyResponse {
+            messages: erased.messages,
+            files: erased.files,
+            held_files: erased.held,
+        }))
+    }
+
     async fn list_storage(
         &self,
         request: Request<pb::ListStorageRequest>,

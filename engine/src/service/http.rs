@@ -1,7 +1,8 @@
 //! The HTTP port: health pages and a front door.
 //!
 //! `/livez` answers 200 while the process runs, `/readyz` 200 only while calls are served and 503 with
-//! the reason otherwise, `/` names the version and the ports.
+//! the reason otherwise, `/` names the version and the ports. Below `/v1` is the catalog of tables, see
+//! [`crate::service::iceberg`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 use crate::authorize::{Action, Resource};
 use crate::service::gate::{Denied, Gate, Phase};
+use crate::service::iceberg;
 use crate::tls::Peer;
 
 /// What the pages know.
@@ -43,6 +45,7 @@ pub fn router(pages: Pages) -> Router {
         .route("/", get(home))
         .route("/livez", get(live))
         .route("/readyz", get(ready))
+        .merge(iceberg::router())
         .with_state(pages)
 }
 

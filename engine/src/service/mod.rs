@@ -8,7 +8,7 @@
 //! [`messaging`] with its calls ([`route`], [`telemetry`] over [`client`] and [`settings`], [`send`] with
 //! [`burden`] and [`producer`], [`receive`] over [`subscription`] and [`delivery`], [`ack`], [`renew`],
 //! [`pull`], [`delay`], [`transaction`] over [`producers`]), our own [`admin`] with [`groups`], `messages`,
-//! [`shelf`] and [`query`] over [`statements`], and [`http`].
+//! [`shelf`] and [`query`] over [`statements`], and [`http`] with the catalog of tables, [`iceberg`].
 
 pub mod ack;
 pub mod admin;
@@ -21,6 +21,7 @@ pub mod first_use;
 pub mod gate;
 pub mod groups;
 pub mod http;
+pub mod iceberg;
 mod messages;
 pub mod messaging;
 pub mod producer;

@@ -14,12 +14,12 @@ use crate::wire::admin::{
     CompactRequest, CompactResponse, CreateGroupRequest, CreateTopicRequest, DeadLettersRequest,
     DeadLettersResponse, DeleteGroupRequest, DeleteTopicRequest, DescribeGroupRequest,
     DescribeGroupResponse, DescribeJobRequest, DescribeServerRequest, DescribeTopicRequest,
-    DescribeTopicResponse, FindMessagesRequest, FindMessagesResponse, Group, Job,
-    ListGroupsRequest, ListInFlightRequest, ListInFlightResponse, ListJobsRequest,
-    ListStorageRequest, ListStorageResponse, ListTopicsRequest, QueryRequest, QueryResponse,
-    QuerySummary, ReadRequest, ReadResponse, ResetGroupRequest, ResetGroupResponse, Server,
-    SubmitJobRequest, TierRequest, TierResponse, Topic, TraceMessageRequest, TraceMessageResponse,
-    VerifyRequest, VerifyResponse,
+    DescribeTopicResponse, EraseKeyRequest, EraseKeyResponse, FindMessagesRequest,
+    FindMessagesResponse, Group, Job, ListGroupsRequest, ListInFlightRequest, ListInFlightResponse,
+    ListJobsRequest, ListStorageRequest, ListStorageResponse, ListTopicsRequest, QueryRequest,
+    QueryResponse, QuerySummary, ReadRequest, ReadResponse, ResetGroupRequest, ResetGroupResponse,
+    Server, SubmitJobRequest, TierRequest, TierResponse, Topic, TraceMessageRequest,
+    TraceMessageResponse, VerifyRequest, VerifyResponse,
 };
 
 /// Administers a server over a client's connection.
@@ -432,6 +432,25 @@ impl Admin {
     pub async fn compact(&self, topic: &str) -> Result<CompactResponse, ClientError> {
         let topic = topic.to_owned();
         let answer = self.client.admin().compact(CompactRequest { topic }).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Erases what was sent to a topic under a key.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn erase_key(
+        &self,
+        topic: &str,
+        key: &[u8],
+    ) -> Result<EraseKeyResponse, ClientError> {
+        let request = EraseKeyRequest {
+            topic: topic.to_owned(),
+            key: key.to_vec().into(),
+        };
+        let answer = self.client.admin().erase_key(request).await;
         answer
             .map(tonic::Response::into_inner)
             .map_err(|status| self.client.status_error(&status))

@@ -4,7 +4,8 @@
 //! are not seen however long it runs. Queues are dealt out to as many partitions as the session has;
 //! each queue is read in offset order. Only the columns that a query names are read and parsed, and
 //! comparisons of `_queue` and `_offset` with constants cut the ranges that are read. Newest rows that an earlier
-//! statement decoded come from [`crate::batch::tail`].
+//! statement decoded come from [`crate::batch::tail`]. Files that have the declared columns are read by those and not
+//! by their bodies, without the row groups that conditions rule out (`prune`).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -30,11 +31,13 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 use millpond_proto::message::{Offset, QueueId};
+use millpond_storage::tier::cold::typed::Typed;
 
 use crate::batch::latest::{self, Latest, external};
 use crate::batch::notices::Notices;
+use crate::batch::prune::{self, Prune};
 use crate::batch::tail::{Filler, Piece, QueueRange, Tail};
-use crate::catalog::table_schema;
+use crate::catalog::Table;
 use crate::decode::{Decoded, TopicDecoder};
 use crate::error::SqlError;
 use crate::topic::{Changelog, Scan, TopicInfo, Topics};
@@ -44,7 +47,7 @@ use crate::topic::{Changelog, Scan, TopicInfo, Topics};
 pub struct TopicTable {
     topics: Arc<dyn Topics>,
     topic: TopicInfo,
-    schema: SchemaRef,
+    table: Table,
     tail: Arc<Tail>,
     notices: Notices,
 }
@@ -53,18 +56,18 @@ impl TopicTable {
     /// A table over `topic`; bodies that do not parse are told to `notices`.
     ///
     /// # Errors
-    /// As [`table_schema`].
+    /// As [`crate::catalog::table_schema`].
     pub fn new(
         topics: Arc<dyn Topics>,
         topic: TopicInfo,
         tail: Arc<Tail>,
         notices: Notices,
     ) -> Result<Self, SqlError> {
-        let schema = table_schema(&topic)?;
+        let table = Table::of(&topic.columns)?;
         Ok(Self {
             topics,
             topic,
-            schema,
+            table,
             tail,
             notices,
         })
@@ -74,7 +77,7 @@ impl TopicTable {
 #[async_trait]
 impl TableProvider for TopicTable {
     fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
+        Arc::clone(&self.table.schema)
     }
 
     fn table_type(&self) -> TableType {
@@ -86,9 +89,12 @@ impl TableProvider for TopicTable {
         filters: &[&Expr],
     ) -> EngineResult<Vec<TableProviderFilterPushDown>> {
         // Ranges are cut, rows are not checked: the engine still filters.
-        let support = |filter: &&Expr| match comparison(filter) {
-            Some(_) => TableProviderFilterPushDown::Inexact,
-            None => TableProviderFilterPushDown::Unsupported,
+        let support = |filter: &&Expr| {
+            if comparison(filter).is_some() || prune::is_prunable(&self.table, filter) {
+                TableProviderFilterPushDown::Inexact
+            } else {
+                TableProviderFilterPushDown::Unsupported
+            }
         };
         Ok(filters.iter().map(support).collect())
     }
@@ -100,7 +106,7 @@ impl TableProvider for TopicTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> EngineResult<Arc<dyn ExecutionPlan>> {
-        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let all: Vec<usize> = (0..self.table.schema.fields().len()).collect();
         let projection = projection.unwrap_or(&all);
         let decoder = TopicDecoder::new(&self.topic, projection).map_err(external)?;
         let latest = !self.topic.primary_key.is_empty();
@@ -128,10 +134,18 @@ impl TableProvider for TopicTable {
         for (at, queue) in queues.into_iter().enumerate() {
             partitions[at % count].push(queue);
         }
+        let typed = match decoder.typed() {
+            Some(mut typed) => {
+                typed.skip = Prune::new(state, &self.table, filters)?;
+                Some(typed)
+            }
+            None => None,
+        };
         Ok(Arc::new(TopicScan::new(
             Arc::clone(&self.topics),
             self.topic.clone(),
             Arc::new(decoder),
+            typed,
             partitions,
             // Which rows are no more is known when they are decoded, and only what is left counts.
             limit.filter(|_| self.topic.changelog != Changelog::Debezium),
@@ -219,6 +233,7 @@ pub struct TopicScan {
     topics: Arc<dyn Topics>,
     topic: TopicInfo,
     decoder: Arc<TopicDecoder>,
+    typed: Option<Typed>,
     partitions: Vec<Vec<QueueRange>>,
     limit: Option<usize>,
     tail: Arc<Tail>,
@@ -231,6 +246,7 @@ impl TopicScan {
         topics: Arc<dyn Topics>,
         topic: TopicInfo,
         decoder: Arc<TopicDecoder>,
+        typed: Option<Typed>,
         partitions: Vec<Vec<QueueRange>>,
         limit: Option<usize>,
         tail: Arc<Tail>,
@@ -246,6 +262,7 @@ impl TopicScan {
             topics,
             topic,
             decoder,
+            typed,
             partitions,
             limit,
             tail,
@@ -312,6 +329,7 @@ impl ExecutionPlan for TopicScan {
             topics: Arc::clone(&self.topics),
             topic: self.topic.clone(),
             decoder: Arc::clone(&self.decoder),
+            typed: self.typed.clone(),
             notices: self.notices.clone(),
             context,
             tail: Arc::clone(&self.tail),
@@ -332,6 +350,7 @@ struct Reader {
     topics: Arc<dyn Topics>,
     topic: TopicInfo,
     decoder: Arc<TopicDecoder>,
+    typed: Option<Typed>,
     notices: Notices,
     context: Arc<TaskContext>,
     tail: Arc<Tail>,
@@ -419,9 +438,22 @@ impl Reader {
                 .scan(topic, queue, offsets.clone(), &["key", "offset"]);
             latest = Some(Latest::read(keys, memory).await?);
         }
+        let scan = match self.typed.clone() {
+            // Of a topic with a key the body says whether a row deletes, and is read whatever is asked for.
+            Some(mut typed) => {
+                let is_read = |name: &&str| *name != "body" || latest.is_some();
+                let known = typed.envelope.clone();
+                let more = columns.iter().copied().filter(is_read);
+                let more = more.filter(|name| !known.iter().any(|known| known == name));
+                typed.envelope.extend(more.map(str::to_owned));
+                self.topics
+                    .scan_typed(topic, queue, offsets, &columns, typed)
+            }
+            None => self.topics.scan(topic, queue, offsets, &columns),
+        };
         Ok(Current {
             queue,
-            scan: self.topics.scan(topic, queue, offsets, &columns),
+            scan,
             latest,
             filler: Filler::new(&self.tail, &self.topic, &self.decoder, queue, keeps_from),
         })

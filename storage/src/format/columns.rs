@@ -28,7 +28,7 @@ use millpond_proto::message::TopicId;
 use crate::format::envelope::{Envelope, Property, PropertyValue};
 
 /// Where the Parquet writer and reader look for a column's field id.
-const FIELD_ID: &str = "PARQUET:field_id";
+pub(crate) const FIELD_ID: &str = "PARQUET:field_id";
 
 /// Why columns are not messages.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -47,6 +47,23 @@ pub struct Manifest {
     /// Queues of which more or less is kept than the runs say, by queue.
     #[prost(message, repeated, tag = "5")]
     pub bounds: Vec<Bounds>,
+    /// The Iceberg table that shows the files, when there is one.
+    #[prost(message, optional, tag = "30")]
+    pub table: Option<Table>,
+}
+
+/// What was written of the Iceberg table with a manifest.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Table {
+    /// Where the object store lies, as outside readers write it; no slash at the end.
+    #[prost(string, tag = "1")]
+    pub location: String,
+    /// The declaration whose columns it has; 0 for none.
+    #[prost(fixed64, tag = "2")]
+    pub columns: u64,
+    /// Versions of the manifests whose snapshots it has, oldest first; the last one is this manifest's.
+    #[prost(uint64, repeated, tag = "3")]
+    pub snapshots: Vec<u64>,
 }
 
 /// What is kept of a queue, where the runs alone do not say it: offsets were deleted at its beginning, or
@@ -91,6 +108,21 @@ pub struct File {
     /// Bytes that one checksum covers; 0 for 256 KiB.
     #[prost(uint64, tag = "20")]
     pub block_bytes: u64,
+    /// Version of the manifest that first named it; 0 while no manifest did.
+    #[prost(uint64, tag = "30")]
+    pub added: u64,
+    /// The declaration that its typed columns are of; 0 when it has none.
+    #[prost(fixed64, tag = "31")]
+    pub columns: u64,
+}
+
+/// Milliseconds of a day.
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// The day of a time, counted from the epoch.
+#[must_use]
+pub fn day_of(stored_at_ms: i64) -> i64 {
+    stored_at_ms.div_euclid(DAY_MS)
 }
 
 impl File {
@@ -101,6 +133,13 @@ impl File {
             0 => BLOCK_BYTES_UNSAID,
             bytes => bytes,
         }
+    }
+
+    /// The one day in which all its messages were stored, if it is one.
+    #[must_use]
+    pub fn day(&self) -> Option<i64> {
+        let (first, last) = (self.stored_first_ms?, self.stored_last_ms?);
+        (day_of(first) == day_of(last)).then(|| day_of(first))
     }
 }
 
@@ -365,6 +404,8 @@ mod tests {
             stored_first_ms: Some(-5),
             stored_last_ms: Some(9),
             block_bytes: 0,
+            added: 2,
+            columns: 99,
         };
         Manifest {
             topic: 7,
@@ -379,6 +420,11 @@ mod tests {
                 first: 4,
                 end: 4,
             }],
+            table: Some(Table {
+                location: "file:///x".to_owned(),
+                columns: 99,
+                snapshots: vec![2, 3],
+            }),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::error::ReadError;
 use crate::format::envelope::{self, Envelope};
 use crate::log::{Extent, ReadLimit, Storage};
 use crate::queue::index::{Looked, Place};
+use crate::tier::cold::typed::Typed;
 use crate::wal::reader::{self, Unread};
 
 /// Most rows of a batch that a scan hands out.
@@ -160,6 +161,7 @@ impl Storage {
         queue: QueueId,
         range: Range<Offset>,
         columns: &[&str],
+        typed: Option<Typed>,
     ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
         let Some(extent) = self.extent_of(topic, queue) else {
             return stream::empty().boxed();
@@ -167,10 +169,10 @@ impl Storage {
         let range = range.start.max(extent.first)..range.end.min(extent.next);
         let cold = range.start..range.end.min(extent.tiered);
         let hot = range.start.max(extent.tiered)..range.end;
-        let cold = if cold.start < cold.end {
-            self.cold.scan(topic, queue, cold, columns)
-        } else {
-            stream::empty().boxed()
+        let cold = match typed {
+            _ if cold.start >= cold.end => stream::empty().boxed(),
+            Some(typed) => self.cold.scan_typed(topic, queue, cold, columns, typed),
+            None => self.cold.scan(topic, queue, cold, columns),
         };
         let columns: Vec<String> = columns.iter().map(|&column| column.to_owned()).collect();
         let storage = Arc::clone(self);

@@ -58,6 +58,9 @@ impl Storage {
                 }
             }
         }
+        if let Err(error) = self.cold.show_tables().await {
+            tracing::warn!(%error, "tables wait for the next turn");
+        }
         self.cold.remove_garbage().await;
         Ok(tiered)
     }

@@ -6,15 +6,16 @@
 //! writer of another incarnation can not change what a valid manifest names. What a manifest no longer
 //! names is removed once nobody reads by an older one; what a crash left behind, at the next start.
 //!
-//! Reading order: this file, `put`, `retention`, `compaction`, `garbage`, `lookup`, `verify`.
+//! Reading order: this file, `put`, `typed`, `retention`, `compaction`, `erasure`, `table`, `garbage`, `lookup`, `verify`.
 //!
 //! Bytes: `storage/FORMAT.md`, Manifest and Metadata keys.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
@@ -29,18 +30,24 @@ use parquet::errors::ParquetError;
 use crate::error::{OpenError, ReadError, TierError};
 use crate::format::columns::from_batch;
 use crate::format::envelope::Envelope;
-use crate::format::manifest::{File, Index, Manifest, ManifestError, Run};
+use crate::format::manifest::{File, Index, Manifest, ManifestError, Run, day_of};
 use crate::log::ReadLimit;
 use crate::meta::{MetaError, MetaStore, Versioned};
 use crate::tier::cold::garbage::Garbage;
+use crate::tier::cold::table::Shown;
 use crate::tier::parquet::{self as file, CheckedFile};
 
 pub mod compaction;
+pub mod erasure;
 mod garbage;
 pub mod lookup;
 mod put;
 pub mod retention;
+mod table;
+pub mod typed;
 pub(crate) mod verify;
+
+pub use crate::tier::cold::table::TableMetadata;
 
 /// Footers kept in memory.
 const FOOTERS_MAX: usize = 256;
@@ -60,6 +67,8 @@ pub struct Cold {
     /// Whoever puts something, and how much it has put: no name is used twice.
     term: Term,
     puts: AtomicU64,
+    /// What outsiders see of the topics, once it is known.
+    tables: OnceLock<Shown>,
     /// Held by whoever changes something.
     turn: tokio::sync::Mutex<()>,
 }
@@ -248,6 +257,7 @@ impl Cold {
             garbage: Mutex::default(),
             term,
             puts: AtomicU64::new(0),
+            tables: OnceLock::new(),
             turn: tokio::sync::Mutex::new(()),
         };
         for key in cold.meta.keys("topic/")? {
@@ -328,7 +338,7 @@ impl Cold {
         queues
     }
 
-    /// Moves messages of one topic into a new file and answers its size in bytes.
+    /// Moves messages of one topic into new files, one for each day of store time, and answers their bytes.
     ///
     /// They are sorted by queue and offset, and each queue goes on at its cold end, or starts anywhere
     /// when it has none. What is cold already is passed over, so a write whose outcome was unknown is
@@ -368,11 +378,13 @@ impl Cold {
         let mut next = current.manifest().clone();
         let mut extents = next.extents();
         let mut bytes = 0;
-        if !messages.is_empty() {
-            let made = file::make(file_key(topic, next.next_file), topic, messages)
+        let columns = self.columns_of(topic);
+        for messages in by_day(messages) {
+            let key = file_key(topic, next.next_file);
+            let made = file::make(key, topic, &messages, columns.as_deref())
                 .map_err(parquet_failed(topic))?;
             let file = self.put_file(topic, &mut next.next_file, made).await?;
-            bytes = file.bytes;
+            bytes += file.bytes;
             for run in &file.runs {
                 let offsets = run.offsets();
                 let known = extents.entry(run.queue).or_insert_with(|| offsets.clone());
@@ -403,7 +415,9 @@ impl Cold {
         replaced: Option<Pointer>,
         mut next: Manifest,
     ) -> Result<(), TierError> {
-        let name = self.put_manifest(topic, &mut next).await?;
+        let name = self
+            .put_manifest(topic, current.manifest(), &mut next)
+            .await?;
         let expected = replaced.as_ref().map(|pointer| pointer.expected);
         let swapped =
             self.meta
@@ -413,18 +427,22 @@ impl Cold {
                 detail: format!("{} was changed by another process", pointer_key(topic)),
             }));
         }
-        let mut objects: Vec<Path> = current
-            .manifest()
-            .files
-            .iter()
-            .filter(|file| !next.files.iter().any(|kept| kept.key == file.key))
-            .map(|file| Path::from(file.key.as_str()))
-            .collect();
-        objects.extend(replaced.map(|pointer| pointer.path(topic)));
+        let objects = match &replaced {
+            Some(pointer) => {
+                let kept = named(topic, &next);
+                let named = named(topic, current.manifest());
+                let mut gone: Vec<Path> = named.difference(&kept).cloned().collect();
+                gone.push(pointer.path(topic));
+                gone
+            }
+            None => Vec::new(),
+        };
         let version = next.version;
         drop(current);
-        self.show(topic, &Arc::new(next.into()));
+        let next = Arc::new(Index::from(next));
+        self.show(topic, &next);
         self.garbage().retire(topic, version, objects);
+        self.put_hint(topic, next.manifest()).await;
         self.remove_garbage().await;
         Ok(())
     }
@@ -568,8 +586,8 @@ impl Cold {
         columns: &[&str],
         place: Place,
     ) -> Result<ParquetRecordBatchStream<CheckedFile>, ReadError> {
-        let checked = CheckedFile::new(&self.objects, file);
         let footer = self.footer(file, place).await?;
+        let checked = CheckedFile::new(&self.objects, file);
         let row = |offset: u64| run.first_row + (offset - run.base);
         let rows = row(offsets.start)..row(offsets.end);
         file::batches(checked, footer, rows, columns).map_err(|error| place.unreadable(file, error))
@@ -688,6 +706,42 @@ impl Scan {
     }
 }
 
+/// Every object that a manifest keeps, without itself.
+pub(super) fn named(topic: TopicId, manifest: &Manifest) -> BTreeSet<Path> {
+    let files = manifest.files.iter();
+    let mut named: BTreeSet<Path> = files.map(|file| Path::from(file.key.as_str())).collect();
+    named.extend(table::paths(topic, manifest));
+    named
+}
+
+/// Messages, sorted by queue and offset, as one part for each day of store time, the earliest first; nothing
+/// is copied when all are of one day. Where store times of a queue fall, a part holds more than its day, because
+/// offsets must not fall from file to file.
+fn by_day(messages: &[Envelope]) -> Vec<Cow<'_, [Envelope]>> {
+    let mut parts: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+    let mut last: Option<(u32, i64)> = None;
+    for (at, message) in messages.iter().enumerate() {
+        let mut day = day_of(message.stored_at_ms);
+        if let Some((_, before)) = last.filter(|(queue, _)| *queue == message.queue) {
+            day = day.max(before);
+        }
+        last = Some((message.queue, day));
+        parts.entry(day).or_default().push(at);
+    }
+    if parts.len() <= 1 {
+        return if messages.is_empty() {
+            Vec::new()
+        } else {
+            vec![Cow::Borrowed(messages)]
+        };
+    }
+    let taken = |part: Vec<usize>| part.into_iter().filter_map(|at| messages.get(at)).cloned();
+    let parts = parts.into_values();
+    parts
+        .map(|part| Cow::Owned(taken(part).collect()))
+        .collect()
+}
+
 fn parquet_failed(topic: TopicId) -> impl FnOnce(ParquetError) -> TierError {
     move |source| TierError::Objects {
         what: format!("write a file of topic {topic}"),
@@ -696,4 +750,6 @@ fn parquet_failed(topic: TopicId) -> impl FnOnce(ParquetError) -> TierError {
 }
 
 #[cfg(test)]
-mod tests;
+mod fixtures;
+#[cfg(test)]
+pub(crate) mod tests;

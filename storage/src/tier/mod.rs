@@ -4,12 +4,14 @@
 //! metadata store points to it, so a crash leaves the old state or the new one, and at worst an object
 //! that nobody names. Nothing read from an object is believed before its checksum holds.
 //!
-//! It does not decide what to move or when ([`crate::log`] does), and it never merges or rewrites files.
+//! It does not decide what to move or when ([`crate::log`] does), and it does not know what a body means.
 //!
-//! Reading order: [`cold`], [`parquet`], [`objects`], [`owner`] (whose store it is), [`probe`] (whether a store
-//! can do what we need), `simulated` (feature `test-util`: a store that misbehaves by seed).
+//! Reading order: [`cold`], [`columns`], [`parquet`], [`iceberg`], [`objects`], [`owner`] (whose store it is), [`probe`]
+//! (whether a store can do what we need), `simulated` (feature `test-util`: a store that misbehaves by seed).
 
 pub mod cold;
+pub mod columns;
+pub(crate) mod iceberg;
 pub mod objects;
 pub mod owner;
 pub mod parquet;

@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::datatypes::{DataType, Schema};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
@@ -36,9 +37,10 @@ use parquet::schema::types::ColumnPath;
 use prost::Message as _;
 
 use crate::format::checksum::crc32c;
-use crate::format::columns::{projected_schema, schema, to_batch};
+use crate::format::columns::{schema, to_batch};
 use crate::format::envelope::Envelope;
 use crate::format::manifest::{BLOCK_BYTES, File, Run, block_checksums};
+use crate::tier::columns::{Columns, file_schema, with_typed};
 
 /// Most bytes of messages in a row group: what a reader holds in memory at once.
 const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -70,31 +72,57 @@ pub(crate) struct Made {
     pub(crate) file: File,
 }
 
-/// Makes the file that holds `messages` of one topic, sorted by queue and offset.
+/// Makes the file that holds `messages` of one topic, sorted by queue and offset, with typed columns when
+/// there are some.
 pub(crate) fn make(
     key: String,
     topic: TopicId,
     messages: &[Envelope],
+    typed: Option<&dyn Columns>,
 ) -> Result<Made, ParquetError> {
     let columns = column_names();
-    let mut writer = ArrowWriter::try_new(Vec::new(), schema(), Some(properties(topic)?))?;
+    let mut writer = writer(topic, typed)?;
     let mut rest = messages;
     while !rest.is_empty() {
         let (group, after) = rest.split_at(group_rows(rest));
-        writer.write(&to_batch(group, &columns))?;
+        let batch = to_batch(group, &columns);
+        match typed {
+            Some(typed) => writer.write(&with_typed(&batch, typed)?)?,
+            None => writer.write(&batch)?,
+        }
         writer.flush()?;
         rest = after;
     }
-    let times = || messages.iter().map(|message| message.stored_at_ms);
-    finish(writer, key, runs(messages), times().min(), times().max())
+    let mut times = messages.iter().map(|message| message.stored_at_ms);
+    let first = times.clone().min();
+    let made = Bounds {
+        stored_first_ms: first,
+        stored_last_ms: times.by_ref().max(),
+        columns: typed.map_or(0, Columns::id),
+    };
+    finish(writer, key, runs(messages), made)
+}
+
+fn writer(
+    topic: TopicId,
+    typed: Option<&dyn Columns>,
+) -> Result<ArrowWriter<Vec<u8>>, ParquetError> {
+    let properties = properties(topic, typed)?;
+    ArrowWriter::try_new(Vec::new(), file_schema(typed), Some(properties))
+}
+
+/// What a manifest says of a file beside its rows.
+struct Bounds {
+    stored_first_ms: Option<i64>,
+    stored_last_ms: Option<i64>,
+    columns: u64,
 }
 
 fn finish(
     writer: ArrowWriter<Vec<u8>>,
     key: String,
     runs: Vec<Run>,
-    stored_first_ms: Option<i64>,
-    stored_last_ms: Option<i64>,
+    known: Bounds,
 ) -> Result<Made, ParquetError> {
     let bytes = writer.into_inner()?;
     let file = File {
@@ -104,8 +132,10 @@ fn finish(
         runs,
         blocks: block_checksums(&bytes),
         block_bytes: BLOCK_BYTES,
-        stored_first_ms,
-        stored_last_ms,
+        stored_first_ms: known.stored_first_ms,
+        stored_last_ms: known.stored_last_ms,
+        added: 0,
+        columns: known.columns,
     };
     Ok(Made {
         bytes: bytes.into(),
@@ -127,21 +157,23 @@ pub(crate) struct Merge {
     rows: u64,
     group_bytes: usize,
     group_rows: usize,
+    columns: u64,
 }
 
 impl Merge {
-    pub(crate) fn new(topic: TopicId) -> Result<Self, ParquetError> {
+    pub(crate) fn new(topic: TopicId, typed: Option<&dyn Columns>) -> Result<Self, ParquetError> {
         Ok(Self {
-            writer: ArrowWriter::try_new(Vec::new(), schema(), Some(properties(topic)?))?,
+            writer: writer(topic, typed)?,
             runs: Vec::new(),
             rows: 0,
             group_bytes: 0,
             group_rows: 0,
+            columns: typed.map_or(0, Columns::id),
         })
     }
 
-    /// Adds rows, with all columns, that must be the offsets of `queue` from `base` on. Queues come in
-    /// ascending order, and so do the offsets of each.
+    /// Adds rows, with all columns of the file, that must be the offsets of `queue` from `base` on. Queues come
+    /// in ascending order, and so do the offsets of each.
     pub(crate) fn add(
         &mut self,
         queue: u32,
@@ -181,7 +213,7 @@ impl Merge {
     pub(crate) fn check(queue: u32, base: u64, batch: &RecordBatch) -> Result<(), ParquetError> {
         let holds = |column: &str, is: &dyn Fn(usize, i128) -> bool| {
             let values = batch.column_by_name(column)?;
-            let values = arrow::compute::cast(values, &arrow::datatypes::DataType::Int64).ok()?;
+            let values = arrow::compute::cast(values, &DataType::Int64).ok()?;
             let values = values
                 .as_primitive_opt::<arrow::datatypes::Int64Type>()?
                 .values();
@@ -205,7 +237,12 @@ impl Merge {
         stored_first_ms: Option<i64>,
         stored_last_ms: Option<i64>,
     ) -> Result<Made, ParquetError> {
-        finish(self.writer, key, self.runs, stored_first_ms, stored_last_ms)
+        let known = Bounds {
+            stored_first_ms,
+            stored_last_ms,
+            columns: self.columns,
+        };
+        finish(self.writer, key, self.runs, known)
     }
 }
 
@@ -249,7 +286,10 @@ fn runs(messages: &[Envelope]) -> Vec<Run> {
     runs
 }
 
-fn properties(topic: TopicId) -> Result<WriterProperties, ParquetError> {
+fn properties(
+    topic: TopicId,
+    typed: Option<&dyn Columns>,
+) -> Result<WriterProperties, ParquetError> {
     let path = |name: &str| ColumnPath::new(name.split('.').map(str::to_owned).collect());
     let sorted = |column_idx| SortingColumn {
         column_idx,
@@ -291,6 +331,12 @@ fn properties(topic: TopicId) -> Result<WriterProperties, ParquetError> {
         "properties.list.element.binary",
     ] {
         builder = builder.set_column_statistics_enabled(path(name), EnabledStatistics::None);
+    }
+    // Typed columns: few different texts are common, and a name may hold a dot.
+    let texts = typed.into_iter().flat_map(Columns::columns);
+    for column in texts.filter(|column| column.data_type == DataType::Utf8) {
+        let path = ColumnPath::new(vec![column.stored_name()]);
+        builder = builder.set_column_dictionary_enabled(path, true);
     }
     Ok(builder.build())
 }
@@ -481,29 +527,50 @@ pub(crate) fn batches(
     rows: Range<u64>,
     columns: &[&str],
 ) -> Result<ParquetRecordBatchStream<CheckedFile>, ParquetError> {
+    let some = batches_of(checked, footer, rows, columns, |_| true)?;
+    some.map(|(batches, _)| batches)
+        .ok_or_else(|| damage("its rows end early"))
+}
+
+/// As [`batches`], of the row groups only that `is_kept` says; also how many rows they are. None when no
+/// row group is left.
+pub(crate) fn batches_of(
+    checked: CheckedFile,
+    footer: ArrowReaderMetadata,
+    rows: Range<u64>,
+    columns: &[&str],
+    is_kept: impl Fn(usize) -> bool,
+) -> Result<Option<(ParquetRecordBatchStream<CheckedFile>, u64)>, ParquetError> {
     let count = |rows: u64| usize::try_from(rows).map_err(|_| damage("too many rows"));
     let mask = ProjectionMask::columns(footer.parquet_schema(), columns.iter().copied());
     // Only the row groups that hold rows asked for: the others need no selectors then.
-    let (mut groups, mut first, mut start) = (Vec::new(), None, 0);
+    let (mut groups, mut selectors, mut selected) = (Vec::new(), Vec::new(), 0);
+    let mut start = 0;
     for (index, group) in footer.metadata().row_groups().iter().enumerate() {
         let end = start + u64::try_from(group.num_rows()).map_err(|_| damage("negative rows"))?;
-        if start < rows.end && rows.start < end {
+        let wanted = start.max(rows.start)..end.min(rows.end);
+        if wanted.start < wanted.end && is_kept(index) {
             groups.push(index);
-            first.get_or_insert(start);
+            selectors.push(RowSelector::skip(count(wanted.start - start)?));
+            selectors.push(RowSelector::select(count(wanted.end - wanted.start)?));
+            selectors.push(RowSelector::skip(count(end - wanted.end)?));
+            selected += wanted.end - wanted.start;
         }
         start = end;
     }
-    let first = first.ok_or_else(|| damage("its rows end early"))?;
-    let selection = RowSelection::from(vec![
-        RowSelector::skip(count(rows.start - first)?),
-        RowSelector::select(count(rows.end - rows.start)?),
-    ]);
-    ParquetRecordBatchStreamBuilder::new_with_metadata(checked, footer)
+    if start < rows.end {
+        return Err(damage("its rows end early"));
+    }
+    if groups.is_empty() {
+        return Ok(None);
+    }
+    let batches = ParquetRecordBatchStreamBuilder::new_with_metadata(checked, footer)
         .with_row_groups(groups)
-        .with_row_selection(selection)
+        .with_row_selection(RowSelection::from(selectors))
         .with_projection(mask)
         .with_batch_size(BATCH_ROWS)
-        .build()
+        .build()?;
+    Ok(Some((batches, selected)))
 }
 
 /// Brings the columns of a batch as read into the order asked for.
@@ -511,18 +578,19 @@ pub(crate) fn arrange(
     batch: &RecordBatch,
     columns: &[String],
 ) -> Result<RecordBatch, ParquetError> {
-    let names: Vec<&str> = columns.iter().map(String::as_str).collect();
-    let arrays = names
-        .iter()
-        .map(|name| batch.column_by_name(name).cloned())
-        .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| damage("a column is missing"))?;
+    let mut fields = Vec::with_capacity(columns.len());
+    let mut arrays = Vec::with_capacity(columns.len());
+    for name in columns {
+        let column = batch.schema_ref().column_with_name(name);
+        let (at, field) = column.ok_or_else(|| damage("a column is missing"))?;
+        // The envelope's columns are as they are in the log, whatever a reader of files makes of their fields.
+        let field = schema().field_with_name(name).unwrap_or(field).clone();
+        fields.push(field);
+        arrays.push(Arc::clone(batch.column(at)));
+    }
     let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(
-        projected_schema(&names),
-        arrays,
-        &options,
-    )?)
+    let schema = Arc::new(Schema::new(fields));
+    Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)
 }
 
 #[cfg(test)]
@@ -567,7 +635,7 @@ mod tests {
     #[test]
     fn only_the_tag_has_a_dictionary_and_bodies_have_no_statistics() {
         let messages: Vec<_> = (0..1000).map(|offset| message(0, offset, 1000)).collect();
-        let made = make("a".to_owned(), TopicId(7), &messages).unwrap();
+        let made = make("a".to_owned(), TopicId(7), &messages, None).unwrap();
         let read = ParquetMetaDataReader::new()
             .with_page_index_policy(PageIndexPolicy::Required)
             .parse_and_finish(&made.bytes)

@@ -4,7 +4,8 @@
 //! file as before. Every row comes back as it was, at its offset. Readers that began before read the old
 //! files, which are removed when the last of them is done. A crash leaves the old files or the new one.
 //!
-//! A damaged file stays as it is, and so do its neighbours' boundaries with it.
+//! Files of one day of store time are merged with such of the same day only: each stays a partition of the topic's
+//! table. A damaged file stays as it is, and so do its neighbours' boundaries with it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -20,6 +21,7 @@ use parquet::errors::ParquetError;
 use crate::error::TierError;
 use crate::format::manifest::File;
 use crate::tier::cold::{Cold, file_key, objects_failed, parquet_failed};
+use crate::tier::columns::{typed_names, with_typed};
 use crate::tier::parquet::{self as file, CheckedFile, Merge};
 
 /// Bytes up to which small files are merged.
@@ -130,8 +132,9 @@ impl Cold {
             .flat_map(|source| source.0.runs.iter().map(move |run| (source, *run)))
             .collect();
         runs.sort_by_key(|(_, run)| (run.queue, run.base));
+        let typed = self.columns_of(topic);
         let columns = file::column_names();
-        let mut merge = Merge::new(topic).map_err(failed)?;
+        let mut merge = Merge::new(topic, typed.as_deref()).map_err(failed)?;
         for ((source, copy, footer), run) in runs {
             let damaged = |error| MergeError::unreadable(source, error);
             let first = extents.get(&run.queue).map_or(0, |extent| extent.start);
@@ -141,12 +144,23 @@ impl Cold {
             }
             let row = |offset: u64| run.first_row + (offset - run.base);
             let rows = row(at)..row(run.offsets().end);
-            let names: Vec<String> = columns.iter().map(|&name| name.to_owned()).collect();
+            let mut names: Vec<String> = columns.iter().map(|&name| name.to_owned()).collect();
+            // Typed columns of the same declaration are taken over, others are made of the bodies anew.
+            let made_anew = typed
+                .as_deref()
+                .filter(|typed| typed.id() != source.columns);
+            if let Some(typed) = typed.as_deref().filter(|_| made_anew.is_none()) {
+                names.extend(typed_names(typed));
+            }
+            let read: Vec<&str> = names.iter().map(String::as_str).collect();
             let mut batches =
-                file::batches(copy.clone(), footer.clone(), rows, &columns).map_err(damaged)?;
+                file::batches(copy.clone(), footer.clone(), rows, &read).map_err(damaged)?;
             while let Some(batch) = batches.next().await {
                 let batch = batch
-                    .and_then(|batch| file::arrange(&batch, &names))
+                    .and_then(|batch| match made_anew {
+                        Some(typed) => Ok(with_typed(&file::arrange(&batch, &names)?, typed)?),
+                        None => file::arrange(&batch, &names),
+                    })
                     .map_err(damaged)?;
                 merge.add(run.queue, at, &batch).map_err(damaged)?;
                 at += batch.num_rows() as u64;
@@ -217,6 +231,11 @@ fn choose(files: &[File], how: Compaction, left_alone: &HashSet<String>) -> Opti
 }
 
 fn within(files: &[File], span_ms_max: Option<i64>) -> bool {
+    // A file of one day stays one: it is a partition of the topic's table.
+    let day = files.first().and_then(File::day);
+    if files.iter().any(|file| file.day() != day) {
+        return false;
+    }
     let Some(span_ms_max) = span_ms_max else {
         return true;
     };

@@ -14,7 +14,7 @@ use object_store::{ObjectStore as _, ObjectStoreExt as _};
 
 use crate::error::TierError;
 use crate::format::manifest::Index;
-use crate::tier::cold::{Cold, objects_failed, pointer_key, topic_folder};
+use crate::tier::cold::{Cold, named, objects_failed, pointer_key, topic_folder};
 
 /// What waits to be removed, and who keeps it.
 #[derive(Debug, Default)]
@@ -155,8 +155,7 @@ impl Cold {
                 let (manifest, pointer) = self.current(topic).await?;
                 if let Some(pointer) = pointer {
                     needed.insert(pointer.path(topic));
-                    let files = manifest.manifest().files.iter();
-                    needed.extend(files.map(|file| Path::from(file.key.as_str())));
+                    needed.extend(named(topic, manifest.manifest()));
                 }
             }
             if !needed.contains(&object.location) {

@@ -1,7 +1,8 @@
 //! Putting objects under names that are used once.
 //!
 //! **Invariants.** A name carries the term of the incarnation and a count of its own, so no two puts ever ask for
-//! the same one, and none is asked for again after it was removed. What a store does late is therefore
+//! the same one, and none is asked for again after it was removed (a topic's table, which readers find by its version,
+//! is the exception: only what outsiders see hangs on it). What a store does late is therefore
 //! harmless: a put that lands after it was given up is an orphan, and a removal that lands late meets a name
 //! that nobody will use.
 //!
@@ -23,6 +24,8 @@ use crate::tier::parquet::{self as file, CheckedFile, Made};
 
 /// Names tried before giving up: a store may refuse one for reasons of its own (409).
 const NAMES_TRIED_MAX: u32 = 4;
+/// Versions tried before giving up: each one taken is left from a crash.
+const VERSIONS_TRIED_MAX: u32 = 256;
 
 impl Cold {
     /// What no other name has or ever will have.
@@ -55,14 +58,34 @@ impl Cold {
         Ok(made.file)
     }
 
-    /// Puts the manifest that follows, and answers its name, which is what points to it.
+    /// Puts the manifest that follows, and before it what shows it as a table; answers its name, which is what
+    /// points to it.
     pub(super) async fn put_manifest(
         &self,
         topic: TopicId,
+        current: &Manifest,
         next: &mut Manifest,
     ) -> Result<String, TierError> {
+        let is_new: Vec<bool> = next.files.iter().map(|file| file.added == 0).collect();
+        let mut tried = 0;
+        loop {
+            next.version += 1;
+            for (file, _) in next.files.iter_mut().zip(&is_new).filter(|(_, new)| **new) {
+                file.added = next.version;
+            }
+            tried += 1;
+            match self.put_table(topic, current, next).await {
+                Ok(()) => break,
+                // A table's names follow from the version: those of one that a crash left behind are taken.
+                Err(Error::AlreadyExists { .. }) if tried < VERSIONS_TRIED_MAX => {}
+                Err(source) => {
+                    return Err(objects_failed(format!("write the table of topic {topic}"))(
+                        source,
+                    ));
+                }
+            }
+        }
         let what = format!("write the manifest of topic {topic}");
-        next.version += 1;
         let version = next.version;
         let name = |stamp: &str| format!("{version:020}-{stamp}");
         let path = |stamp: &str| manifest_path(topic, &name(stamp));
@@ -90,7 +113,7 @@ impl Cold {
     }
 
     /// Puts an object under a name of its own.
-    async fn put_once(&self, path: &Path, bytes: &Bytes) -> object_store::Result<()> {
+    pub(super) async fn put_once(&self, path: &Path, bytes: &Bytes) -> object_store::Result<()> {
         let options = PutOptions::from(PutMode::Create);
         let put = self.objects.put_opts(path, bytes.clone().into(), options);
         let error = match put.await {

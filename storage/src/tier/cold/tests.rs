@@ -37,7 +37,7 @@ fn parts(disk: &Arc<SimulatedDisk>) -> (Arc<dyn ObjectStore>, Arc<dyn MetaStore>
 }
 
 /// A term that nobody had before.
-fn term() -> Term {
+pub(crate) fn term() -> Term {
     static LAST: AtomicU64 = AtomicU64::new(0);
     Term(LAST.fetch_add(1, Ordering::Relaxed) + 1)
 }
@@ -235,7 +235,7 @@ async fn forgetting_leaves_nothing_and_may_be_repeated() {
 
 /// Dies at one of its calls: that one does nothing, or happens without being answered.
 #[derive(Debug)]
-struct Dying {
+pub(crate) struct Dying {
     objects: DiskObjectStore,
     meta: EmbeddedMeta,
     calls: AtomicUsize,
@@ -244,7 +244,21 @@ struct Dying {
 }
 
 #[derive(Clone, Debug)]
-struct Handle(Arc<Dying>);
+pub(crate) struct Handle(Arc<Dying>);
+
+impl Handle {
+    /// Both stores on a disk, which die at a call.
+    pub(crate) fn over(disk: &Arc<SimulatedDisk>, dies_at: usize, happens: bool) -> Self {
+        let shared = Arc::clone(disk) as Arc<dyn Disk>;
+        Self(Arc::new(Dying {
+            objects: DiskObjectStore::new(Arc::clone(&shared), "cold"),
+            meta: EmbeddedMeta::open(shared, "facts").unwrap(),
+            calls: AtomicUsize::new(0),
+            dies_at,
+            happens,
+        }))
+    }
+}
 
 impl fmt::Display for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -372,14 +386,7 @@ async fn a_crash_anywhere_in_a_write_leaves_the_old_state_or_the_new_one() {
         cold.write(TOPIC, &messages(0, 0..10), &[]).await.unwrap();
         drop(cold);
 
-        let shared = Arc::clone(&disk) as Arc<dyn Disk>;
-        let dying = Handle(Arc::new(Dying {
-            objects: DiskObjectStore::new(Arc::clone(&shared), "cold"),
-            meta: EmbeddedMeta::open(shared, "facts").unwrap(),
-            calls: AtomicUsize::new(0),
-            dies_at,
-            happens,
-        }));
+        let dying = Handle::over(&disk, dies_at, happens);
         let cold = Cold::open(Arc::new(dying.clone()), Arc::new(dying.clone()), term())
             .await
             .unwrap();
@@ -618,7 +625,10 @@ fn compaction_changes_no_offset_and_no_byte() {
             cold.trim(TOPIC, 0, &firsts).await.unwrap();
             let before = cold.queues();
             let done = cold.compact(TOPIC, Compaction::default()).await.unwrap();
-            assert!(done.files_made <= 1);
+            let days = all.iter().map(|m| day_of(m.stored_at_ms)).collect::<BTreeSet<_>>();
+            assert!(days.len() > 1 || done.files_made <= 1);
+            let again = cold.compact(TOPIC, Compaction::default()).await.unwrap();
+            assert_eq!(again.files_made, 0);
             let cold = open(&disk).await;
             assert_eq!(cold.queues(), before);
             for message in &all {
@@ -648,14 +658,7 @@ async fn a_crash_anywhere_in_a_change_leaves_what_is_kept_readable_and_no_orphan
                     .unwrap();
             }
             drop(cold);
-            let shared = Arc::clone(&disk) as Arc<dyn Disk>;
-            let dying = Handle(Arc::new(Dying {
-                objects: DiskObjectStore::new(Arc::clone(&shared), "cold"),
-                meta: EmbeddedMeta::open(shared, "facts").unwrap(),
-                calls: AtomicUsize::new(0),
-                dies_at,
-                happens,
-            }));
+            let dying = Handle::over(&disk, dies_at, happens);
             let cold = Cold::open(Arc::new(dying.clone()), Arc::new(dying.clone()), term())
                 .await
                 .unwrap();

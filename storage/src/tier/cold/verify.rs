@@ -16,7 +16,8 @@ use crate::error::OpenError;
 use crate::format::manifest::{File, Manifest};
 use crate::log::Findings;
 use crate::meta::MetaStore;
-use crate::tier::cold::{LoadError, Pointer, load, topic_of_pointer};
+use crate::tier::cold::{LoadError, Pointer, load, named, topic_of_pointer};
+use crate::tier::iceberg;
 use crate::tier::parquet::{self as file, CheckedFile, Merge};
 
 /// Checks all topics.
@@ -30,7 +31,7 @@ pub(crate) async fn verify(
 ) -> Result<(), OpenError> {
     let mut needed: HashSet<Path> = HashSet::new();
     let (mut files, mut bytes, mut messages) = (0_u64, 0_u64, 0_u64);
-    let mut topics = 0_u64;
+    let (mut topics, mut tables) = (0_u64, 0_u64);
     let mut is_known = true;
     for key in meta.keys("topic/")? {
         let Some(topic) = topic_of_pointer(&key) else {
@@ -55,8 +56,10 @@ pub(crate) async fn verify(
             }
         };
         needed.extend(Pointer::of(&pointer).map(|pointer| pointer.path(topic)));
+        needed.extend(named(topic, &manifest));
+        tables += u64::from(manifest.table.is_some());
+        check_table(objects, topic, &manifest, findings).await?;
         for file in &manifest.files {
-            needed.insert(Path::from(file.key.as_str()));
             match check(objects, topic, file).await? {
                 Ok(()) => {
                     files += 1;
@@ -74,7 +77,7 @@ pub(crate) async fn verify(
         report_gaps(topic, &manifest, findings);
     }
     findings.whole.push(format!(
-        "cold tier: {topics} topics, {files} files with {messages} messages and {bytes} bytes"
+        "cold tier: {topics} topics, {files} files with {messages} messages and {bytes} bytes, {tables} shown as Iceberg tables"
     ));
     let listed: Vec<_> = objects
         .list(Some(&Path::from("topics")))
@@ -91,6 +94,38 @@ pub(crate) async fn verify(
             "{count} objects belong to no topic: a reader still holds them, or the next start removes them"
         ));
     }
+    Ok(())
+}
+
+/// Whether what shows a topic as a table is there and can be read; what it names is checked with the manifest.
+async fn check_table(
+    objects: &Arc<dyn ObjectStore>,
+    topic: TopicId,
+    manifest: &Manifest,
+    findings: &mut Findings,
+) -> Result<(), OpenError> {
+    if manifest.table.is_none() {
+        return Ok(());
+    }
+    let path = iceberg::metadata_path(topic, manifest.version);
+    let read = async { objects.get(&path).await?.bytes().await };
+    let why = match read.await {
+        Ok(json) => match iceberg::check(json, manifest.version).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error.to_string(),
+        },
+        Err(object_store::Error::NotFound { .. }) => "it is missing".to_owned(),
+        Err(source) => {
+            return Err(OpenError::Objects {
+                what: format!("read {path}"),
+                source,
+            });
+        }
+    };
+    findings.damage.push(format!(
+        "{path} is damaged ({why}): outside readers do not see topic {topic} as it is, until its next file is \
+         written; no message is lost"
+    ));
     Ok(())
 }
 

@@ -1,0 +1,134 @@
+//! The topics of the catalog as storage shows them to outsiders: names and declared columns.
+//!
+//! Columns are made once per declaration, since storage asks with every file.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use millpond_proto::message::TopicId;
+use millpond_sql::typed::{TypedColumns, declaration, has_typed_columns};
+use millpond_storage::error::TierError;
+use millpond_storage::tier::cold::TableMetadata;
+use millpond_storage::tier::columns::{Columns, Table, Tables};
+use tokio::sync::watch;
+
+use crate::broker::catalog::Catalog;
+use crate::broker::record::TopicRecord;
+use crate::broker::{Broker, Topic};
+
+/// The catalog as it is durable.
+pub(super) struct CatalogTables {
+    catalog: watch::Receiver<Arc<Catalog>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Topics by id, as of a revision of the catalog.
+    revision: Option<u64>,
+    topics: HashMap<u64, Arc<TopicRecord>>,
+    /// Columns by topic, with the declaration that they are of.
+    columns: HashMap<u64, (u64, Option<Arc<dyn Columns>>)>,
+}
+
+impl fmt::Debug for CatalogTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the topics of the catalog")
+    }
+}
+
+impl CatalogTables {
+    pub(super) fn new(catalog: watch::Receiver<Arc<Catalog>>) -> Self {
+        Self {
+            catalog,
+            known: Mutex::default(),
+        }
+    }
+}
+
+impl Known {
+    fn follow(&mut self, catalog: &Catalog) {
+        if self.revision == Some(catalog.revision()) {
+            return;
+        }
+        let topics = catalog.topics();
+        self.topics = topics.map(|topic| (topic.id, Arc::clone(topic))).collect();
+        self.columns
+            .retain(|topic, _| self.topics.contains_key(topic));
+        self.revision = Some(catalog.revision());
+    }
+
+    fn columns(&mut self, topic: &TopicRecord) -> Option<Arc<dyn Columns>> {
+        let Topic {
+            columns: specs,
+            bodies,
+            ..
+        } = Topic::of(topic);
+        if !has_typed_columns(bodies.encoding.format, bodies.changelog) {
+            return None;
+        }
+        let now = declaration(&specs);
+        if let Some((_, columns)) = self.columns.get(&topic.id).filter(|(of, _)| *of == now) {
+            return columns.as_ref().map(Arc::clone);
+        }
+        let made = TypedColumns::of(&specs).unwrap_or_else(|error| {
+            tracing::error!(topic = %topic.name, %error, "the topic gets no typed columns");
+            None
+        });
+        let made = made.map(|columns| Arc::new(columns) as Arc<dyn Columns>);
+        let columns = made.as_ref().map(Arc::clone);
+        self.columns.insert(topic.id, (now, columns));
+        made
+    }
+}
+
+impl Tables for CatalogTables {
+    fn revision(&self) -> u64 {
+        self.catalog.borrow().revision()
+    }
+
+    fn table(&self, topic: TopicId) -> Option<Table> {
+        let catalog = Arc::clone(&self.catalog.borrow());
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.follow(&catalog);
+        let record = known.topics.get(&topic.0).map(Arc::clone)?;
+        Some(Table {
+            name: record.name.clone(),
+            columns: known.columns(&record),
+        })
+    }
+}
+
+impl Broker {
+    /// Names of the topics that are shown as Iceberg tables, in order.
+    #[must_use]
+    pub fn tables(&self) -> Vec<String> {
+        let Ok(incarnation) = self.incarnation() else {
+            return Vec::new();
+        };
+        let shown = incarnation.storage().shown_topics();
+        let catalog = incarnation.catalog();
+        let is_shown = |topic: &&Arc<TopicRecord>| shown.binary_search(&TopicId(topic.id)).is_ok();
+        let topics = catalog.topics().filter(is_shown);
+        topics.map(|topic| topic.name.clone()).collect()
+    }
+
+    /// The Iceberg table of a topic; none when there is no such topic, or nothing of it is in the cold tier yet.
+    ///
+    /// # Errors
+    /// [`TierError`] when the object store does not answer.
+    pub async fn table(&self, name: &str) -> Result<Option<TableMetadata>, TierError> {
+        let Ok(incarnation) = self.incarnation() else {
+            return Ok(None);
+        };
+        let topic = incarnation
+            .catalog()
+            .topic(name)
+            .map(|topic| TopicId(topic.id));
+        match topic {
+            Some(topic) => incarnation.storage().table_metadata(topic).await,
+            None => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The declared columns of a topic as files of the cold tier have them.
+//!
+//! [`TypedColumns`] is what storage is handed: the same parser that reads bodies in a query, over all columns that are
+//! read from the body. Computed columns are not stored; a query computes them of these.
+//!
+//! **Invariants.** [`declaration`] changes with every column that is added and with every change of what the parser
+//! makes of a body, so columns of an older declaration are never taken for those of a newer one.
+
+use std::sync::Arc;
+
+use arrow::array::BinaryArray;
+use arrow::error::ArrowError;
+use millpond_connectors::format::body::Format;
+use millpond_connectors::format::json::JsonDecoder;
+use millpond_proto::message::stable_hash;
+use millpond_storage::tier::columns::{Column, Columns, Projected};
+
+use crate::catalog::Table;
+use crate::decode::parse;
+use crate::error::SqlError;
+use crate::topic::{Changelog, ColumnSpec};
+
+/// Raised when the parser reads some body otherwise than before: files are then read by their bodies until
+/// they are merged.
+const PARSER: u32 = 1;
+
+/// Whether files have columns of such bodies: only of JSON, and not where the row stands within a change.
+#[must_use]
+pub fn has_typed_columns(format: Format, changelog: Changelog) -> bool {
+    format == Format::Json && changelog != Changelog::Debezium
+}
+
+/// Tells the body columns of one declaration from those of any other; never 0.
+#[must_use]
+pub fn declaration(columns: &[ColumnSpec]) -> u64 {
+    let mut words = PARSER.to_le_bytes().to_vec();
+    for (place, column) in columns.iter().enumerate() {
+        if column.expression.is_none() {
+            words.extend_from_slice(&place.to_le_bytes());
+            for word in [&column.name, &column.sql_type] {
+                words.extend_from_slice(&word.len().to_le_bytes());
+                words.extend_from_slice(word.as_bytes());
+            }
+        }
+    }
+    stable_hash(&words).max(1)
+}
+
+/// The body columns of one declaration.
+#[derive(Debug)]
+pub struct TypedColumns {
+    declaration: u64,
+    columns: Vec<Column>,
+    json: JsonDecoder,
+}
+
+impl TypedColumns {
+    /// The columns of a declaration that are read from the body; none when there are none.
+    ///
+    /// # Errors
+    /// As [`crate::catalog::check_columns`].
+    pub fn of(specs: &[ColumnSpec]) -> Result<Option<Self>, SqlError> {
+        let table = Table::of(specs)?;
+        let places = specs.iter().zip(0_u32..);
+        let places = places.filter(|(spec, _)| spec.expression.is_none());
+        let columns: Vec<Column> = places
+            .zip(table.body.fields())
+            .map(|((spec, place), field)| Column {
+                place,
+                name: spec.name.clone(),
+                data_type: field.data_type().clone(),
+            })
+            .collect();
+        Ok((!columns.is_empty()).then(|| Self {
+            declaration: declaration(specs),
+            columns,
+            json: JsonDecoder::new(Arc::clone(&table.body)),
+        }))
+    }
+}
+
+impl Columns for TypedColumns {
+    fn id(&self) -> u64 {
+        self.declaration
+    }
+
+    fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    fn project(&self, bodies: &BinaryArray) -> Result<Projected, ArrowError> {
+        let (batch, errors) = parse(&self.json, bodies)?;
+        Ok(Projected {
+            columns: batch.columns().to_vec(),
+            errors,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array as _, ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
+    use arrow::compute::cast;
+    use arrow::datatypes::DataType;
+    use millpond_connectors::format::body::Encoding;
+    use millpond_proto::message::TopicId;
+    use millpond_storage::tier::columns::ERROR;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::decode::TopicDecoder;
+    use crate::topic::TopicInfo;
+
+    fn specs() -> Vec<ColumnSpec> {
+        let column = |name: &str, sql_type: &str, expression: Option<&str>| ColumnSpec {
+            name: name.to_owned(),
+            sql_type: sql_type.to_owned(),
+            expression: expression.map(str::to_owned),
+        };
+        vec![
+            column("n", "BIGINT", None),
+            column("small", "SMALLINT", None),
+            column("twice", "", Some("n * 2")),
+            column("word", "VARCHAR", None),
+            column("at", "TIMESTAMP", None),
+            column("price", "DECIMAL(10, 2)", None),
+        ]
+    }
+
+    fn topic() -> TopicInfo {
+        TopicInfo {
+            name: "t".to_owned(),
+            id: TopicId(7),
+            queues: 1,
+            columns: specs(),
+            watermark: None,
+            primary_key: Vec::new(),
+            written_by: None,
+            encoding: Encoding::default(),
+            changelog: Changelog::default(),
+        }
+    }
+
+    fn envelopes(bodies: &[Option<String>]) -> RecordBatch {
+        let bodies: BinaryArray = bodies
+            .iter()
+            .map(|b| b.as_ref().map(String::as_bytes))
+            .collect();
+        let offsets = Int64Array::from_iter_values((0..).take(bodies.len()));
+        let queues = Int32Array::from(vec![0; bodies.len()]);
+        RecordBatch::try_from_iter([
+            ("queue", Arc::new(queues) as ArrayRef),
+            ("offset", Arc::new(offsets)),
+            ("body", Arc::new(bodies)),
+        ])
+        .unwrap()
+    }
+
+    /// What a file has of the same messages, with the columns that the decoder asks for.
+    fn stored(envelopes: &RecordBatch, decoder: &TopicDecoder) -> RecordBatch {
+        let columns = TypedColumns::of(&specs()).unwrap().unwrap();
+        let bodies = envelopes.column_by_name("body").unwrap();
+        let bodies = bodies.as_any().downcast_ref::<BinaryArray>().unwrap();
+        let projected = columns.project(bodies).unwrap();
+        let typed = decoder.typed().unwrap();
+        assert_eq!(typed.declaration, columns.id());
+        let mut reasons = vec![None; bodies.len()];
+        for (row, why) in projected.errors {
+            reasons[row] = Some(why);
+        }
+        let mut named: Vec<(String, ArrayRef)> = typed
+            .envelope
+            .iter()
+            .map(|name| {
+                (
+                    name.clone(),
+                    Arc::clone(envelopes.column_by_name(name).unwrap()),
+                )
+            })
+            .collect();
+        named.push((ERROR.to_owned(), Arc::new(StringArray::from(reasons))));
+        for (column, array) in columns.columns().iter().zip(&projected.columns) {
+            if typed.columns.contains(&column.name) {
+                let array = cast(array, &column.stored_type()).unwrap();
+                named.push((column.stored_name(), array));
+            }
+        }
+        RecordBatch::try_from_iter_with_nullable(named.into_iter().map(|(n, a)| (n, a, true)))
+            .unwrap()
+    }
+
+    fn body() -> impl Strategy<Value = Option<String>> {
+        prop_oneof![
+            Just(None),
+            Just(Some("not json".to_owned())),
+            Just(Some("{}".to_owned())),
+            Just(Some(r#"{"n":"x"}"#.to_owned())),
+            Just(Some(r#"{"small":70000}"#.to_owned())),
+            (any::<i32>(), any::<i16>(), "[a-z]{0,4}").prop_map(|(n, small, word)| Some(format!(
+                r#"{{"n":{n},"small":{small},"word":"{word}","at":"2013-01-02 03:04:05","price":1.25}}"#
+            ))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn typed_columns_answer_as_bodies_do(
+            bodies in proptest::collection::vec(body(), 1..40),
+            projection in proptest::sample::subsequence((0..17_usize).collect::<Vec<_>>(), 1..17),
+        ) {
+            let needed = |at: &usize| matches!(at, 0..=7 | 15 | 16);
+            let projection: Vec<usize> = projection.into_iter().filter(needed).collect();
+            let decoder = TopicDecoder::new(&topic(), &projection).unwrap();
+            let envelopes = envelopes(&bodies);
+            let by_body = decoder.decode(&envelopes).unwrap();
+            if decoder.typed().is_some() {
+                let by_column = decoder.decode(&stored(&envelopes, &decoder)).unwrap();
+                prop_assert_eq!(by_body.batch, by_column.batch);
+                prop_assert_eq!(by_body.undecodable, by_column.undecodable);
+                prop_assert_eq!(by_body.first_error, by_column.first_error);
+            }
+        }
+    }
+
+    #[test]
+    fn a_declaration_is_told_from_one_with_another_column_or_type() {
+        let first = declaration(&specs());
+        let mut more = specs();
+        more.push(ColumnSpec {
+            name: "z".to_owned(),
+            sql_type: "INT".to_owned(),
+            expression: None,
+        });
+        assert_ne!(first, declaration(&more));
+        let mut other = specs();
+        other[0].sql_type = "INT".to_owned();
+        assert_ne!(first, declaration(&other));
+        let mut computed = specs();
+        computed[2].expression = Some("n * 3".to_owned());
+        assert_eq!(first, declaration(&computed), "it is not in the files");
+        let columns = TypedColumns::of(&more).unwrap().unwrap();
+        let ids: Vec<u32> = columns.columns().iter().map(Column::id).collect();
+        assert_eq!(ids, [1001, 1002, 1004, 1005, 1006, 1007]);
+        assert_eq!(columns.columns()[1].stored_type(), DataType::Int32);
+        assert!(TypedColumns::of(&[]).unwrap().is_none());
+    }
+}

@@ -1,0 +1,265 @@
+//! Erasing what was sent under a key: gone from every file when it returns.
+//!
+//! **Invariants.** An erased message keeps its place, its times and its id and nothing else: no body, keys, properties,
+//! group or typed columns, so offsets stay dense and readers go on. The files that held it are written anew and swapped in
+//! at once; a crash leaves all of the old files or all of the new ones. Doing it again changes nothing.
+//!
+//! It does not reach the log: what is to be erased is moved to the cold tier first.
+
+use std::sync::Arc;
+
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use futures::StreamExt as _;
+use millpond_proto::message::TopicId;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use parquet::errors::ParquetError;
+
+use crate::error::TierError;
+use crate::format::columns::{from_batch, to_batch};
+use crate::format::envelope::Envelope;
+use crate::format::manifest::File;
+use crate::tier::cold::{Cold, file_key, objects_failed, parquet_failed};
+use crate::tier::columns::with_typed;
+use crate::tier::parquet::{self as file, CheckedFile, Made, Merge};
+
+/// What an erasure did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Erased {
+    /// Messages that were erased.
+    pub messages: u64,
+    /// Files that were written anew.
+    pub files: u64,
+    /// Old files that a reader still holds: they go when it is done.
+    pub held: u64,
+}
+
+impl Cold {
+    /// Erases the messages of a topic that were sent under a key: those it routed, those of its message group, and
+    /// those that have it among their look-up keys.
+    ///
+    /// # Errors
+    /// [`TierError`]; then nothing was erased, for example because a file is damaged.
+    pub async fn erase(&self, topic: TopicId, key: &[u8]) -> Result<Erased, TierError> {
+        let _turn = self.turn.lock().await;
+        let mut erased = Erased::default();
+        if self.is_gone(topic) {
+            return Ok(erased);
+        }
+        let (current, expected) = self.current(topic).await?;
+        let mut next = current.manifest().clone();
+        let mut replaced = Vec::new();
+        for at in 0..next.files.len() {
+            let Some(source) = next.files.get(at).cloned() else {
+                break;
+            };
+            let (count, made) = self.without(topic, &source, key, next.next_file).await?;
+            let Some(made) = made else { continue };
+            let file = self.put_file(topic, &mut next.next_file, made).await?;
+            erased.messages += count;
+            erased.files += 1;
+            replaced.push(Path::from(source.key.as_str()));
+            if let Some(place) = next.files.get_mut(at) {
+                *place = file;
+            }
+        }
+        if erased.files == 0 {
+            return Ok(erased);
+        }
+        self.swap(topic, current, expected, next).await?;
+        for path in replaced {
+            match self.objects.head(&path).await {
+                Err(object_store::Error::NotFound { .. }) => {}
+                Ok(_) => erased.held += 1,
+                Err(source) => return Err(objects_failed(format!("look for {path}"))(source)),
+            }
+        }
+        Ok(erased)
+    }
+
+    /// A file without what was sent under a key, and how many messages that were; none when it holds none.
+    async fn without(
+        &self,
+        topic: TopicId,
+        source: &File,
+        key: &[u8],
+        number: u64,
+    ) -> Result<(u64, Option<Made>), TierError> {
+        let failed = |error| match file::store_error(error) {
+            Ok(error) => objects_failed(format!("read {}", source.key))(error),
+            Err(error) => parquet_failed(topic)(error),
+        };
+        let bytes = CheckedFile::new(&self.objects, source).all().await;
+        let copies: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let path = Path::from(source.key.as_str());
+        copies
+            .put(&path, bytes.map_err(failed)?.into())
+            .await
+            .map_err(objects_failed("copy a file"))?;
+        let copy = CheckedFile::new(&copies, source);
+        let footer = file::footer(copy.clone(), source).await.map_err(failed)?;
+        let all = 0..source.rows;
+        let keys = ["key", "keys", "message_group"];
+        let mut batches =
+            file::batches(copy.clone(), footer.clone(), all, &keys).map_err(failed)?;
+        let mut count = 0_u64;
+        while let Some(batch) = batches.next().await {
+            let rows = matching(&batch.map_err(failed)?, key).map_err(failed)?;
+            count += rows.iter().filter(|is_hit| **is_hit).count() as u64;
+        }
+        if count == 0 {
+            return Ok((0, None));
+        }
+        let typed = self.columns_of(topic);
+        let columns = file::column_names();
+        let names: Vec<String> = columns.iter().map(|&name| name.to_owned()).collect();
+        let mut merge = Merge::new(topic, typed.as_deref()).map_err(failed)?;
+        for run in &source.runs {
+            let rows = run.first_row..run.first_row + run.count;
+            let mut batches =
+                file::batches(copy.clone(), footer.clone(), rows, &columns).map_err(failed)?;
+            let mut at = run.base;
+            while let Some(batch) = batches.next().await {
+                let batch = batch.and_then(|batch| file::arrange(&batch, &names));
+                let batch = batch
+                    .and_then(|batch| emptied(&batch, topic, key, &columns))
+                    .and_then(|batch| match typed.as_deref() {
+                        Some(typed) => Ok(with_typed(&batch, typed)?),
+                        None => Ok(batch),
+                    })
+                    .map_err(failed)?;
+                merge.add(run.queue, at, &batch).map_err(failed)?;
+                at += batch.num_rows() as u64;
+            }
+        }
+        let (first, last) = (source.stored_first_ms, source.stored_last_ms);
+        let made = merge.finish(file_key(topic, number), first, last);
+        Ok((count, Some(made.map_err(failed)?)))
+    }
+}
+
+/// Per row, whether it was sent under the key.
+fn matching(batch: &RecordBatch, key: &[u8]) -> Result<Vec<bool>, ParquetError> {
+    let column = |name: &str| {
+        let missing = || ParquetError::General(format!("the column {name} is missing"));
+        batch.column_by_name(name).ok_or_else(missing)
+    };
+    let wrong = || ParquetError::General("a column of keys has another type".to_owned());
+    let routed = column("key")?.as_binary_opt::<i32>().ok_or_else(wrong)?;
+    let groups = column("message_group")?
+        .as_string_opt::<i32>()
+        .ok_or_else(wrong)?;
+    let keys = column("keys")?.as_list_opt::<i32>().ok_or_else(wrong)?;
+    let is_hit = |row: usize| {
+        let listed = keys.value(row);
+        let listed = listed.as_string_opt::<i32>();
+        (routed.is_valid(row) && routed.value(row) == key)
+            || (groups.is_valid(row) && groups.value(row).as_bytes() == key)
+            || listed.is_some_and(|all| all.iter().flatten().any(|one| one.as_bytes() == key))
+    };
+    Ok((0..batch.num_rows()).map(is_hit).collect())
+}
+
+/// A batch with nothing but places, times and ids where the key was.
+fn emptied(
+    batch: &RecordBatch,
+    topic: TopicId,
+    key: &[u8],
+    columns: &[&str],
+) -> Result<RecordBatch, ParquetError> {
+    let rows = matching(batch, key)?;
+    if !rows.contains(&true) {
+        return Ok(batch.clone());
+    }
+    let mut messages =
+        from_batch(batch, topic).map_err(|error| ParquetError::External(Box::new(error)))?;
+    for (message, _) in messages.iter_mut().zip(rows).filter(|(_, is_hit)| *is_hit) {
+        *message = Envelope {
+            topic: message.topic,
+            queue: message.queue,
+            offset: message.offset,
+            stored_at_ms: message.stored_at_ms,
+            born_at_ms: message.born_at_ms,
+            message_id: std::mem::take(&mut message.message_id),
+            ..Envelope::default()
+        };
+    }
+    Ok(to_batch(&messages, columns))
+}
+
+#[cfg(test)]
+mod tests {
+    use millpond_proto::message::{Offset, QueueId};
+
+    use super::*;
+    use crate::disk::Disk;
+    use crate::disk::simulated::SimulatedDisk;
+    use crate::log::ReadLimit;
+    use crate::meta::embedded::EmbeddedMeta;
+    use crate::tier::cold::tests::term;
+    use crate::tier::objects::DiskObjectStore;
+
+    const TOPIC: TopicId = TopicId(7);
+
+    fn message(offset: u64) -> Envelope {
+        Envelope {
+            topic: TOPIC.0,
+            offset,
+            stored_at_ms: 5,
+            message_id: format!("m{offset}"),
+            key: (offset % 3 == 0).then(|| b"anna".to_vec().into()),
+            keys: (offset % 3 == 1)
+                .then(|| "anna".to_owned())
+                .into_iter()
+                .collect(),
+            message_group: (offset == 5).then(|| "anna".to_owned()),
+            body: Some(format!("secret of {offset}").into()),
+            ..Envelope::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_under_a_key_is_in_no_object_any_more() {
+        let disk = Arc::new(SimulatedDisk::default());
+        let shared = Arc::clone(&disk) as Arc<dyn Disk>;
+        let objects = Arc::new(DiskObjectStore::new(Arc::clone(&shared), "cold"));
+        let meta = Arc::new(EmbeddedMeta::open(shared, "facts").unwrap());
+        let cold = Cold::open(objects, meta, term()).await.unwrap();
+        for offsets in [0..10_u64, 10..12] {
+            let messages: Vec<Envelope> = offsets.map(message).collect();
+            cold.write(TOPIC, &messages, &[]).await.unwrap();
+        }
+        let erased = cold.erase(TOPIC, b"anna").await.unwrap();
+        // 0, 1, 3, 4, 5, 6, 7, 9 and 10.
+        let expected = Erased {
+            messages: 9,
+            files: 2,
+            held: 0,
+        };
+        assert_eq!(erased, expected);
+        let all = ReadLimit {
+            messages: 99,
+            bytes: 9999,
+        };
+        let read = cold.read(TOPIC, QueueId(0), Offset(0), all).await.unwrap();
+        assert_eq!(read.len(), 12);
+        for (offset, found) in (0..).zip(&read) {
+            if [2, 8, 11].contains(&offset) {
+                assert_eq!(found, &message(offset));
+            } else {
+                assert_eq!((found.offset, found.stored_at_ms), (offset, 5));
+                assert_eq!(
+                    (&found.body, &found.key, found.keys.len()),
+                    (&None, &None, 0)
+                );
+            }
+        }
+        assert_eq!(cold.erase(TOPIC, b"anna").await.unwrap(), Erased::default());
+        let left = disk
+            .snapshot()
+            .into_keys()
+            .filter(|path| path.ends_with("parquet"));
+        assert_eq!(left.count(), 2, "the old files are gone");
+    }
+}
