@@ -6,10 +6,11 @@
 //!
 //! It does not decide what to move or when ([`crate::log`] does), and it never merges or rewrites files.
 //!
-//! Reading order: [`cold`], [`parquet`], [`objects`], [`owner`] (whose store it is), [`probe`] (whether a store
+//! Reading order: [`cold`], [`parquet`], [`objects`], [`mirror`] (manifests of a store elsewhere), [`owner`] (whose store it is), [`probe`] (whether a store
 //! can do what we need), `simulated` (feature `test-util`: a store that misbehaves by seed).
 
 pub mod cold;
+pub mod mirror;
 pub mod objects;
 pub mod owner;
 pub mod parquet;
