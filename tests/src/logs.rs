@@ -499,7 +499,7 @@ impl World {
     /// Several appends at once.
     async fn burst(&mut self, life: &Life) -> Option<End> {
         let mut answers = Vec::new();
-        for _ in 0..=self.chance.below(16) {
+        for _ in 0..=self.chance.below(28) {
             let shard = usize::try_from(self.chance.below(u64::from(SHARDS))).unwrap();
             let records = self.decide(shard);
             let id = ShardId(u16::try_from(shard).unwrap());
