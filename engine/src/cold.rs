@@ -17,6 +17,7 @@ use millpond_storage::disk::Disk;
 use millpond_storage::disk::local::LocalDisk;
 use millpond_storage::error::OpenError;
 use millpond_storage::log::COLD_DEFAULT;
+use millpond_storage::tier::mirror::Mirrored;
 use millpond_storage::tier::objects::DiskObjectStore;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
@@ -162,6 +163,23 @@ impl ColdUrl {
             return Some(format!("file://{}", objects.to_str()?));
         }
         Some(self.url.trim_end_matches('/').to_owned())
+    }
+
+    /// The same as [`ColdUrl::open`], with copies of manifests on `disk` when the store is another machine's, so
+    /// that a server starts while that is down.
+    ///
+    /// # Errors
+    /// [`ColdError`].
+    pub fn open_for_a_server(
+        &self,
+        disk: &Arc<dyn Disk>,
+        variables: &Variables,
+    ) -> Result<Arc<dyn ObjectStore>, ColdError> {
+        let objects = self.open(disk, variables)?;
+        Ok(match self.place {
+            Place::Data | Place::Folder(_) => objects,
+            Place::Bucket(..) => Arc::new(Mirrored::new(objects, Arc::clone(disk))),
+        })
     }
 
     /// The object store there; `disk` is the data folder.

@@ -26,6 +26,7 @@ use millpond_sql::sql::{Sql, SqlParts};
 use millpond_sql::topic::Topics;
 use millpond_storage::error::OpenError;
 use millpond_storage::log::COLD_DEFAULT;
+use millpond_storage::log::folder::cold_of;
 use millpond_storage::tier::objects::DiskObjectStore;
 use millpond_storage::tier::probe::{ProbeError, probe};
 use object_store::ObjectStore;
@@ -247,7 +248,17 @@ async fn open(
     let (state, export) = (folder(STATE), folder(EXPORT));
     if config.storage.cold != COLD_DEFAULT {
         // Our own store in the data folder keeps its word.
-        probe(&*parts.objects, &*parts.chance, &config.storage.cold).await?;
+        let name = &config.storage.cold;
+        match probe(&*parts.objects, &*parts.chance, name).await {
+            // It was fit when it was first tried, and a server that restarts must not wait for it.
+            Err(error) if error.is_outage() && cold_of(&*parts.disk)?.as_ref() == Some(name) => {
+                tracing::warn!(
+                    error = crate::service::code::explain(&error),
+                    "starting without the cold tier"
+                );
+            }
+            probed => probed?,
+        }
     }
     let broker = Broker::start(parts, config.storage.clone()).await?;
     let topics: Arc<dyn Topics> = Arc::clone(&broker) as _;

@@ -485,11 +485,11 @@ impl World {
             }
         }
         match self.chance.below(1000) {
-            0..600 => self.burst(life).await,
-            600..960 => self.read(life).await,
-            960..985 => self.turn_beside_appends(life).await,
-            985..992 => self.retain(life).await,
-            992..996 => self.scan(life).await,
+            0..720 => self.burst(life).await,
+            720..970 => self.read(life).await,
+            970..988 => self.turn_beside_appends(life).await,
+            988..993 => self.retain(life).await,
+            993..996 => self.scan(life).await,
             996..998 => Some(End::Closed),
             _ if self.is_mortal => Some(End::Crashed),
             _ => None,
@@ -499,7 +499,7 @@ impl World {
     /// Several appends at once.
     async fn burst(&mut self, life: &Life) -> Option<End> {
         let mut answers = Vec::new();
-        for _ in 0..=self.chance.below(16) {
+        for _ in 0..=self.chance.below(28) {
             let shard = usize::try_from(self.chance.below(u64::from(SHARDS))).unwrap();
             let records = self.decide(shard);
             let id = ShardId(u16::try_from(shard).unwrap());

@@ -283,7 +283,7 @@ async fn a_server_keeps_its_cold_tier_in_a_bucket_and_takes_no_other() {
     let server = folder.serve_with(&["--cold", URL], &variables).unwrap();
     let _ = server.millpond(&["topic", "create", "orders", "--queues", "1"]);
     let producer = Producer::new(&server.client());
-    let expected: Vec<_> = (0..40_u64)
+    let mut expected: Vec<_> = (0..40_u64)
         .map(|i| (i, Bytes::from(format!("body {i}"))))
         .collect();
     for (i, body) in &expected {
@@ -331,7 +331,22 @@ async fn a_server_keeps_its_cold_tier_in_a_bucket_and_takes_no_other() {
     assert!(verified.status.success(), "{said}");
     assert!(said.contains("1 files with 30 messages"), "{said}");
 
+    // A bucket that is down is no reason not to start: what is in the log is there, what has left it comes later.
+    bucket.set_down(true);
     let server = folder.serve_with(&["--cold", URL], &variables).unwrap();
+    let producer = Producer::new(&server.client());
+    let sent = producer.send("orders", OutgoingMessage::new("late")).await;
+    assert_eq!(sent.unwrap().offset, 40);
+    let hot = ReadRequest {
+        topic: "orders".to_owned(),
+        queue: 0,
+        from: 35,
+        limit: 10,
+    };
+    let hot = server.admin().read_topic(hot).await.unwrap().messages;
+    assert_eq!(hot.len(), 6);
+    bucket.set_down(false);
+    expected.push((40, Bytes::from("late")));
     assert_eq!(bodies(&server, "orders").await, expected);
     assert!(server.stop());
 }

@@ -40,8 +40,8 @@ fn a_million_calls_keep_every_promise_through_crashes_and_faults() {
         // Runs in which nothing happens would prove nothing.
         assert!(sum.operations >= count * OPERATIONS, "{sum:?}");
         assert!(sum.records > sum.operations / 2, "{sum:?}");
-        let rare = [sum.failures, sum.crashes_at_opening, sum.failed_turns];
-        assert!(rare.iter().all(|&count| count > 100), "{sum:?}");
+        assert!(sum.failures.min(sum.crashes_at_opening) > 100, "{sum:?}");
+        assert!(sum.failed_turns > 30, "{sum:?}");
         assert!(sum.crashes > 500 && sum.store_calls > 10_000, "{sum:?}");
     }
 }

@@ -112,7 +112,7 @@ pub async fn serve(
     };
     let background = Background::start().map_err(ServeFailure::Threads)?;
     let mut parts = Parts::local(&args.data, background.lanes())?;
-    parts.storage.objects = cold.open(&parts.storage.disk, &terminal.variables)?;
+    parts.storage.objects = cold.open_for_a_server(&parts.storage.disk, &terminal.variables)?;
     let running = Server::start(config, parts).await?;
     let (grpc, http) = (dialled(running.grpc_addr), dialled(running.http_addr));
     terminal.tell(&format!(

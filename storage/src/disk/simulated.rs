@@ -131,7 +131,6 @@ impl SimulatedDisk {
             for change in std::mem::take(&mut file.pending) {
                 change.survive(&mut file.durable, chance);
             }
-            file.seen = file.durable.clone();
         }
         let pending = std::mem::take(&mut state.pending);
         let kept = usize::try_from(chance.below(pending.len() as u64 + 1)).unwrap_or(0);
@@ -139,6 +138,15 @@ impl SimulatedDisk {
             change.apply(&mut state.durable_entries);
         }
         state.entries = state.durable_entries.clone();
+        let kept: BTreeSet<usize> = state.entries.values().copied().collect();
+        for (number, file) in state.files.iter_mut().enumerate() {
+            if kept.contains(&number) {
+                file.seen.clone_from(&file.durable);
+            } else {
+                // Nobody can reach it any more.
+                *file = Contents::default();
+            }
+        }
         state.generation += 1;
         state.syncs_to_fail = 0;
         state.writes_to_fail = 0;

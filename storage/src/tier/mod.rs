@@ -6,12 +6,14 @@
 //!
 //! It does not decide what to move or when ([`crate::log`] does), and it does not know what a body means.
 //!
-//! Reading order: [`cold`], [`columns`], [`parquet`], [`iceberg`], [`objects`], [`owner`] (whose store it is), [`probe`]
-//! (whether a store can do what we need), `simulated` (feature `test-util`: a store that misbehaves by seed).
+//! Reading order: [`cold`], [`columns`], [`parquet`], [`iceberg`], [`objects`], [`mirror`] (manifests of a store elsewhere),
+//! [`owner`] (whose store it is), [`probe`] (whether a store can do what we need), `simulated` (feature `test-util`: a store
+//! that misbehaves by seed).
 
 pub mod cold;
 pub mod columns;
 pub(crate) mod iceberg;
+pub mod mirror;
 pub mod objects;
 pub mod owner;
 pub mod parquet;

@@ -5,7 +5,8 @@
 //! folders over one store would sweep away each other's files, and a folder over another's store would read
 //! what it never wrote.
 //!
-//! The id counts, not the name: a bucket that was copied or is reached by another URL is taken.
+//! The id counts, not the name: a bucket that was copied or is reached by another URL is taken. Only a store that does
+//! not answer is taken by its name, when it is that of the last time.
 //!
 //! Bytes: `storage/FORMAT.md`, Cold tier and Metadata keys.
 
@@ -122,7 +123,18 @@ pub(crate) async fn claim(
         asked: name.to_owned(),
         known: ours.name.clone(),
     };
-    match read(objects, name).await? {
+    let found = match read(objects, name).await {
+        // It was ours when it was last asked, and whatever is put there has a name of its own.
+        Err(OpenError::Objects { source, .. })
+            if is_outage(&source)
+                && remembered.as_ref().is_some_and(|known| known.name == name) =>
+        {
+            tracing::warn!(cold = name, error = %source, "the cold tier does not answer; starting without it");
+            return Ok(());
+        }
+        found => found?,
+    };
+    match found {
         Some(found) if found == ours.id => {}
         Some(_) if remembered.is_some() && has_files => return Err(other()),
         Some(_) => {
@@ -142,6 +154,12 @@ pub(crate) async fn claim(
         ..ours
     };
     Ok(remember(meta, &now)?)
+}
+
+/// Whether a store may well answer later, as it is asked now.
+#[must_use]
+pub fn is_outage(error: &Error) -> bool {
+    matches!(error, Error::Generic { .. })
 }
 
 async fn read(objects: &Arc<dyn ObjectStore>, name: &str) -> Result<Option<String>, OpenError> {
@@ -253,6 +271,20 @@ mod tests {
         remember(&meta, &known).unwrap();
         claimed(&objects, &meta, 1, "s3://a").await.unwrap();
         assert_eq!(read(&objects, "a").await.unwrap(), Some(known.id));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_was_ours_and_is_down_is_no_reason_not_to_start() {
+        use crate::tier::simulated::SimulatedStore;
+        let (meta, store) = (folder(), SimulatedStore::new(1));
+        let objects: Arc<dyn ObjectStore> = Arc::new(store.clone());
+        store.set_down(true);
+        assert!(claimed(&objects, &meta, 1, "s3://a").await.is_err());
+        store.set_down(false);
+        claimed(&objects, &meta, 1, "s3://a").await.unwrap();
+        store.set_down(true);
+        claimed(&objects, &meta, 1, "s3://a").await.unwrap();
+        assert!(claimed(&objects, &meta, 1, "s3://b").await.is_err());
     }
 
     #[tokio::test]

@@ -14,6 +14,8 @@ use millpond_proto::remedy::Remedy;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
 
+use crate::tier::owner;
+
 const FOLDER: &str = "probe";
 /// Long enough for a range that begins and ends inside.
 const BODY_BYTES: u64 = 1024;
@@ -45,6 +47,12 @@ pub enum ProbeError {
 }
 
 impl ProbeError {
+    /// Whether the store may well answer later: it was not reached, or has failed.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Failed { source, .. } if owner::is_outage(source))
+    }
+
     /// What to do next.
     #[must_use]
     pub fn remedy(&self) -> Remedy {
