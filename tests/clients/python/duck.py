@@ -78,30 +78,30 @@ class Server:
         db.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT {columns} FROM read_parquet('{path}')")
         os.remove(path)
 
-    def take_over(self, db, topic, columns, kinds=None):
+    def take_over(self, db, topic, columns):
         """Replaces a table by the same rows from the server, with the places that it gave them.
 
         Checks that the server holds exactly the rows of the table, by these columns.
         """
-        kinds = kinds or {name: kind for name, kind, *_ in db.execute(f"DESCRIBE {topic}").fetchall()}
         listed = ", ".join(f'"{name}"' for name in columns)
-        kinds = {name: kinds[name] for name in columns}
+        described = db.execute(f"DESCRIBE SELECT {listed} FROM {topic}").fetchall()
+        kinds = {name: kind for name, kind, *_ in described}
         kinds |= {"_queue": "BIGINT", "_offset": "BIGINT", "_stored_at": "TIMESTAMP"}
         self.fetch(db, "kept", f"SELECT {listed}, _queue, _offset, _stored_at FROM {topic}", kinds)
         count, some = differing(db, f"(SELECT {listed} FROM kept)", f"(SELECT {listed} FROM {topic})")
         check(f"the server holds exactly the rows of {topic}", count == 0, some)
         db.execute(f"DROP TABLE {topic}; ALTER TABLE kept RENAME TO {topic}")
 
-    def compare(self, db, view, query, answer):
-        """A view, and its query asked once, against the answer of a query of DuckDB."""
+    def same(self, db, what, query, answer):
+        """What the server answers to a query against what DuckDB answers to another."""
         db.execute(f"CREATE OR REPLACE TABLE expected AS {answer}")
         kinds = {name: kind for name, kind, *_ in db.execute("DESCRIBE expected").fetchall()}
         rows = db.execute("SELECT count(*) FROM expected").fetchone()[0]
-        listed = ", ".join(f'"{name}"' for name in kinds)
-        questions = [("the view", f"SELECT {listed} FROM {view}")]
-        if query:
-            questions.append(("asked once,", query))
-        for what, sql in questions:
-            self.fetch(db, "found", sql, kinds)
-            count, some = differing(db, "found", "expected")
-            check(f"{what} {view} is what DuckDB answers: {rows} rows", count == 0 and rows, (count, some))
+        self.fetch(db, "found", query, kinds)
+        count, some = differing(db, "found", "expected")
+        check(f"{what} is what DuckDB answers: {rows} rows", count == 0 and rows, (count, some))
+
+    def compare(self, db, view, query, answer):
+        """A view, and its query asked once, against the answer of a query of DuckDB."""
+        self.same(db, f"the view {view}", f"SELECT * FROM {view}", answer)
+        self.same(db, f"asked once, {view}", query, answer)

