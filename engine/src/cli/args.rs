@@ -609,7 +609,6 @@ pub fn advice(words: &[String]) -> Option<String> {
         "group" | "groups" | "consumer-group" => Some("group"),
         "job" | "jobs" | "query" | "view" => Some("job"),
         "dlq" | "dead-letters" | "dead-letter" => Some("dlq"),
-        "message" | "messages" => Some("msg"),
         _ => None,
     };
     let verb = |word: &str| match word {
@@ -629,6 +628,8 @@ pub fn advice(words: &[String]) -> Option<String> {
             verb(first)?,
             rest(2)
         )),
+        ["message" | "messages", ..] => Some(format!("millpond msg{}", rest(1))),
+        ["find" | "trace", ..] => Some(format!("millpond msg{}", rest(0))),
         // A topic's verb without its noun.
         [first, ..] if matches!(verb(first), Some("produce" | "consume")) => {
             Some(format!("millpond topic {}{}", verb(first)?, rest(1)))
@@ -737,6 +738,8 @@ mod tests {
             ("produce orders", "millpond topic produce orders"),
             ("topics", "millpond topic ls"),
             ("topic drop orders", "millpond topic rm orders"),
+            ("messages ls orders", "millpond msg ls orders"),
+            ("find orders --key k", "millpond msg find orders --key k"),
             ("import f.csv flights", "millpond import f.csv --to flights"),
             ("import f.csv", "millpond import f.csv --to TOPIC"),
             ("start --data d", "millpond serve --data d"),
