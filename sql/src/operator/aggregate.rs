@@ -6,7 +6,8 @@
 //! Accumulators do not take rows back. So a group keeps for each aggregate what it must: a count, a sum
 //! of whole numbers, or the bag of its arguments in order; of a bag the accumulator is computed again
 //! from the smallest argument up, for `min` and `max` from one argument. So the result is a function of
-//! the rows that are there, not of the order in which they came. Without GROUP BY there is one group,
+//! the rows that are there, not of the order in which they came. Where rows only come, `min` and `max` keep
+//! the one argument that counts. Without GROUP BY there is one group,
 //! whose row comes with the first row of the input.
 //!
 //! A group may end ([`Ending`]), by a time that is one of its columns or after resting too long. What it
@@ -38,6 +39,8 @@ pub(crate) struct AggregateSpec {
     pub(crate) kernels: Vec<Kernel>,
     pub(crate) input: SchemaRef,
     pub(crate) schema: SchemaRef,
+    /// Whether rows only come.
+    pub(crate) is_append: bool,
     /// When a group is forgotten; the time is one of its columns.
     pub(crate) ending: Option<Ending>,
 }
@@ -282,6 +285,20 @@ impl Aggregate {
                     }
                     Way::Least | Way::Most | Way::Bag => {
                         let bytes = encoded.row(row);
+                        if self.spec.is_append && way != Way::Bag {
+                            let before = kept.bag.first_key_value().map(|(before, _)| before);
+                            let counts = match before {
+                                None => true,
+                                Some(before) if way == Way::Least => bytes < before.as_ref(),
+                                Some(before) => bytes > before.as_ref(),
+                            };
+                            if !counts {
+                                continue;
+                            }
+                            if let Some((before, _)) = kept.bag.pop_first() {
+                                self.state_bytes -= ENTRY_BYTES + before.len();
+                            }
+                        }
                         let now = match kept.bag.get_mut(bytes) {
                             Some(now) => {
                                 *now += weight;

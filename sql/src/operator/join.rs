@@ -6,6 +6,8 @@
 //! pair is counted once: `ΔL ⋈ R + (L + ΔL) ⋈ ΔR`. A row remembers how many rows it matches; with none it
 //! is what an outer join pads and an anti join gives. A key that is NULL matches nothing.
 //!
+//! An inner join gives pairs alone, so it counts no matches.
+//!
 //! A side may say when its rows end ([`Ending`]): by a time within them, once no row to come can meet
 //! them, or after resting too long. A row that is forgotten is not taken back from what was given; a row
 //! that comes to be taken back later finds nothing and changes this side no more.
@@ -388,8 +390,9 @@ impl Node for Join {
         }
         // Rows as they stood, of all that change or whose matches change.
         let mut before: [BTreeMap<(Row, Row), Kept>; 2] = [BTreeMap::new(), BTreeMap::new()];
+        let is_inner = self.spec.kind == JoinType::Inner;
         let is_new = [0, 1].map(|side| {
-            let rows = changed[side].joining.keys();
+            let rows = changed[side].joining.keys().filter(|_| !is_inner);
             rows.filter(|(key, row)| self.kept(side, key, row).count == 0)
                 .cloned()
                 .collect::<BTreeSet<_>>()
@@ -397,7 +400,7 @@ impl Node for Join {
 
         let left_pairs = self.matching(self.pairs_of(&changed[0], true))?;
         for side in 0..2 {
-            for (key, row) in changed[side].joining.keys() {
+            for (key, row) in changed[side].joining.keys().filter(|_| !is_inner) {
                 let place = (Arc::clone(key), Arc::clone(row));
                 before[side].insert(place, self.kept(side, key, row));
             }
@@ -419,6 +422,10 @@ impl Node for Join {
         let mut given: BTreeMap<(Row, Row), i64> = BTreeMap::new();
         for pair in left_pairs.into_iter().chain(right_pairs) {
             let weight = pair.left_weight * pair.right_weight;
+            if is_inner {
+                *given.entry((pair.left, pair.right)).or_default() += weight;
+                continue;
+            }
             let left = (Arc::clone(&pair.key), Arc::clone(&pair.left));
             let right = (Arc::clone(&pair.key), Arc::clone(&pair.right));
             // The side that changes tells the other; a new row counts all that it meets.

@@ -481,6 +481,7 @@ impl Builder<'_> {
             kernels,
             input: rows,
             schema: Arc::clone(&schema),
+            is_append: below.mode == Mode::Append,
             ending,
         };
         let count = spec.groups.len();
