@@ -43,7 +43,7 @@ fn assert_says(error: &ClientError, words: &[&str]) {
 #[tokio::test]
 async fn an_unknown_topic_is_named_with_the_command_that_makes_it() {
     let folder = Folder::new();
-    let server = folder.serve();
+    let server = folder.serve_with(&["--no-auto-create"], &[]).unwrap();
     let producer = Producer::new(&server.client());
     let message = OutgoingMessage::new("x");
     let error = producer.send("nowhere", message).await.unwrap_err();
