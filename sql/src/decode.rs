@@ -188,7 +188,7 @@ impl TopicDecoder {
         };
         let body = match (&self.body, envelopes.column_by_name(ERROR)) {
             (Some(_), Some(reasons)) if self.is_typed => {
-                let (batch, found) = self.from_typed(envelopes, reasons)?;
+                let (batch, found) = self.stored_columns(envelopes, reasons)?;
                 errors = found;
                 Some(batch)
             }
@@ -233,7 +233,7 @@ impl TopicDecoder {
     }
 
     /// Body columns as a file has them, those that nobody asked for NULL, and the rows whose body did not parse.
-    fn from_typed(
+    fn stored_columns(
         &self,
         batch: &RecordBatch,
         errors: &ArrayRef,

@@ -136,22 +136,29 @@ impl TableProvider for TopicTable {
         }
         let typed = match decoder.typed() {
             Some(mut typed) => {
-                typed.skip = Prune::new(state, &self.table, filters)?;
+                typed.skip = Prune::skipping(state, &self.table, filters)?;
                 Some(typed)
             }
             None => None,
         };
-        Ok(Arc::new(TopicScan::new(
-            Arc::clone(&self.topics),
-            self.topic.clone(),
-            Arc::new(decoder),
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(decoder.schema())),
+            Partitioning::UnknownPartitioning(partitions.len()),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Ok(Arc::new(TopicScan {
+            topics: Arc::clone(&self.topics),
+            topic: self.topic.clone(),
+            decoder: Arc::new(decoder),
             typed,
             partitions,
             // Which rows are no more is known when they are decoded, and only what is left counts.
-            limit.filter(|_| self.topic.changelog != Changelog::Debezium),
-            Arc::clone(&self.tail),
-            self.notices.clone(),
-        )))
+            limit: limit.filter(|_| self.topic.changelog != Changelog::Debezium),
+            tail: Arc::clone(&self.tail),
+            notices: self.notices.clone(),
+            properties: Arc::new(properties),
+        }))
     }
 }
 
@@ -239,37 +246,6 @@ pub struct TopicScan {
     tail: Arc<Tail>,
     notices: Notices,
     properties: Arc<PlanProperties>,
-}
-
-impl TopicScan {
-    fn new(
-        topics: Arc<dyn Topics>,
-        topic: TopicInfo,
-        decoder: Arc<TopicDecoder>,
-        typed: Option<Typed>,
-        partitions: Vec<Vec<QueueRange>>,
-        limit: Option<usize>,
-        tail: Arc<Tail>,
-        notices: Notices,
-    ) -> Self {
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(decoder.schema())),
-            Partitioning::UnknownPartitioning(partitions.len()),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        );
-        Self {
-            topics,
-            topic,
-            decoder,
-            typed,
-            partitions,
-            limit,
-            tail,
-            notices,
-            properties: Arc::new(properties),
-        }
-    }
 }
 
 impl DisplayAs for TopicScan {

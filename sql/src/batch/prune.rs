@@ -49,7 +49,7 @@ pub(crate) fn is_prunable(table: &Table, filter: &Expr) -> bool {
 
 impl Prune {
     /// Those of `filters` that footers can say something of; none when there is nothing to prune by.
-    pub(crate) fn new(
+    pub(crate) fn skipping(
         state: &dyn Session,
         table: &Table,
         filters: &[Expr],
