@@ -630,7 +630,7 @@ async fn what_a_continuous_query_does_not_take_is_refused_by_name() {
     for (query, expected) in [
         (
             "SELECT f.carrier FROM flights f JOIN plain p ON f.carrier = p.carrier EMIT ON WINDOW CLOSE",
-            "read that view in a second query",
+            "tells when a row is final",
         ),
         (
             "SELECT carrier FROM flights WHERE delay NOT IN (SELECT delay FROM plain)",
@@ -666,7 +666,7 @@ async fn what_a_continuous_query_does_not_take_is_refused_by_name() {
         ),
         (
             "SELECT carrier FROM flights EMIT ON WINDOW CLOSE",
-            "needs groups with a window",
+            "tells when a row is final",
         ),
         ("SELECT carrier FROM flihgts", "did you mean flights?"),
         (

@@ -19,6 +19,7 @@ use millpond_proto::time::Timestamp;
 use crate::operator::aggregate::{Aggregate, AggregateSpec};
 use crate::operator::as_of::{AsOf, AsOfSpec};
 use crate::operator::changes;
+use crate::operator::close::{Close, CloseSpec};
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
 use crate::operator::join::{Join, JoinSpec};
 use crate::operator::key::message_keys;
@@ -53,6 +54,7 @@ pub(crate) enum Kind {
     Join(JoinSpec),
     Top(TopSpec),
     AsOf(Box<AsOfSpec>),
+    Close(CloseSpec),
     Over(Box<OverSpec>),
     Union,
 }
@@ -68,6 +70,7 @@ impl Kind {
             Self::Top(_) => "top",
             Self::AsOf(_) => "as-of join",
             Self::Over(_) => "over",
+            Self::Close(_) => "close",
             Self::Union => "union",
         }
     }
@@ -139,6 +142,7 @@ impl Graph {
                 Kind::Join(spec) => Some(Box::new(Join::new(spec.clone())?)),
                 Kind::Top(spec) => Some(Box::new(Top::new(spec.clone())?)),
                 Kind::Over(spec) => Some(Box::new(Over::new(spec.as_ref().clone())?)),
+                Kind::Close(spec) => Some(Box::new(Close::new(spec.clone())?)),
                 Kind::AsOf(spec) => Some(Box::new(AsOf::new(spec.as_ref().clone())?)),
             });
         }

@@ -8,13 +8,14 @@
 //! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows),
 //! [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`session`] (windows that rows make); then tables that
-//! change: [`delta`], [`moment`] (time within them), [`latest`], [`aggregate`], [`join`], [`as_of`], [`over`], [`top`], the
+//! change: [`delta`], [`moment`] (time within them), [`latest`], [`aggregate`], [`join`], [`as_of`], [`over`], [`top`], [`close`], the
 //! [`graph`] of these, and [`changes`] (how a change leaves for Debezium's readers).
 
 pub(crate) mod aggregate;
 pub(crate) mod as_of;
 pub mod assign;
 pub(crate) mod changes;
+pub(crate) mod close;
 pub(crate) mod delta;
 pub(crate) mod graph;
 pub mod group;

@@ -187,11 +187,11 @@ pub(crate) fn distance(
 /// What a bounded join knows: when its rows end, and how its output's times move on.
 pub(crate) struct Bounded {
     pub(crate) endings: [Ending; 2],
-    /// Of the left's and the right's time column, in the places that they have there.
-    pub(crate) times: [Option<Time>; 2],
+    /// Columns of the left and of the right, in the places that they have there.
+    pub(crate) times: [Vec<Time>; 2],
 }
 
-/// The end of a join's rows by the first pair of time columns that it compares.
+/// The end of a join's rows by the first pair of time columns that it compares; all such columns move on.
 ///
 /// `changes` says of each side whether its rows may be taken back: those stay until no row of their own time
 /// comes any more, so that they are still there when they are.
@@ -210,37 +210,58 @@ pub(crate) fn bounded(
         .collect();
     // A pair that bounds both sides comes before one that bounds one.
     found.sort_by_key(|(_, _, distance)| distance.least.is_none() || distance.most.is_none());
-    let (left, right, Distance { least, most }) = *found.first()?;
-    let late = [left, right].map(|time| match time.is_strict {
-        true => time.horizon.clone(),
-        false => time.horizon.lagging(lateness_ms),
-    });
-    let ending = |side: usize, column: usize, of_other: Option<Horizon>| Ending::Time {
-        column,
-        horizon: of_other.map(|horizon| match changes[side] {
-            true => horizon.and(&late[side]),
-            false => horizon,
+    let first = Pair::of(found.first()?, lateness_ms);
+    let mut moving: [Vec<Time>; 2] = [Vec::new(), Vec::new()];
+    for pair in &found {
+        let pair = Pair::of(pair, lateness_ms);
+        for (side, moving) in moving.iter_mut().enumerate() {
+            let known = moving.iter().any(|time| time.column == pair.columns[side]);
+            if let Some(end) = pair.ends[side].as_ref().filter(|_| !known) {
+                moving.push(Time {
+                    column: pair.columns[side],
+                    horizon: pair.late[side].and(end),
+                    is_strict: true,
+                });
+            }
+        }
+    }
+    let ending = |side: usize| Ending::Time {
+        column: first.columns[side],
+        horizon: first.ends[side].as_ref().map(|end| match changes[side] {
+            true => end.and(&first.late[side]),
+            false => end.clone(),
         }),
-        late: late[side].clone(),
-    };
-    // A left row meets right rows up to its time less `least`; a right row left ones up to its time and `most`.
-    let left_ends = least.map(|least| late[1].lagging(-least));
-    let right_ends = most.map(|most| late[0].lagging(most));
-    let time = |column: usize, own: &Horizon, of_other: Option<Horizon>| {
-        Some(Time {
-            column,
-            horizon: own.and(&of_other?),
-            is_strict: true,
-        })
+        late: first.late[side].clone(),
     };
     Some(Bounded {
-        times: [
-            time(left.column, &late[0], left_ends.clone()),
-            time(right.column, &late[1], right_ends.clone()),
-        ],
-        endings: [
-            ending(0, left.column, left_ends),
-            ending(1, right.column, right_ends),
-        ],
+        endings: [ending(0), ending(1)],
+        times: moving,
     })
+}
+
+/// A time column of each side that a join compares.
+struct Pair {
+    columns: [usize; 2],
+    /// Rows of each side that come before are late.
+    late: [Horizon; 2],
+    /// Rows of each side from before meet no row to come any more, if that is ever known.
+    ends: [Option<Horizon>; 2],
+}
+
+impl Pair {
+    fn of((left, right, distance): &(&Time, &Time, Distance), lateness_ms: i64) -> Self {
+        let late = [left, right].map(|time| match time.is_strict {
+            true => time.horizon.clone(),
+            false => time.horizon.lagging(lateness_ms),
+        });
+        // A left row meets right rows up to its time less `least`; a right row left ones up to its time and
+        // `most`.
+        let left_ends = distance.least.map(|least| late[1].lagging(-least));
+        let right_ends = distance.most.map(|most| late[0].lagging(most));
+        Self {
+            columns: [left.column, right.column],
+            late,
+            ends: [left_ends, right_ends],
+        }
+    }
 }

@@ -139,7 +139,7 @@ impl ContinuousPlan {
                         "the rows of this query change, and topic {} takes rows that stay, because it has no primary key",
                         target.name
                     ),
-                    "insert into a topic with PRIMARY KEY, or write CREATE MATERIALIZED VIEW name AS SELECT …",
+                    "insert into a topic with PRIMARY KEY, or write EMIT ON WINDOW CLOSE, or CREATE MATERIALIZED VIEW name AS SELECT …",
                 ));
             }
         };
@@ -345,8 +345,8 @@ async fn plan_as(
     let analysed = as_of_node::nodes(analysed, &sources)?;
     if let ([source], true) = (sources.as_slice(), is_chain(&analysed)?)
         && source.topic.primary_key.is_empty()
-        // Groups that end by themselves are those of a graph; those of a chain end with their windows.
-        && (options.state_ttl_ms.is_none() || !windows.is_empty())
+        // Groups that end otherwise than with their windows are those of a graph.
+        && (!windows.is_empty() || (options.state_ttl_ms.is_none() && emit == Emit::Changes))
         && !as_graph
     {
         let logical = for_chain(analysed, &state)?;
@@ -361,11 +361,10 @@ async fn plan_as(
         let input = Input::of(&topic, &source.schema, &logical)?;
         return finish(chain, emit, options, windows.first(), input);
     }
+    let mut options = options;
     if emit == Emit::OnWindowClose {
-        return Err(refused(
-            "EMIT ON WINDOW CLOSE with joins or further aggregates",
-            "make a view of the windows with EMIT ON WINDOW CLOSE, and read that view in a second query",
-        ));
+        // What is final does not change any more.
+        options.allowed_lateness_ms.get_or_insert(0);
     }
     if options.late == Some(LateRows::Topic) {
         return Err(refused(
@@ -375,7 +374,7 @@ async fn plan_as(
     }
     let logical = for_graph(analysed, &state)?;
     check_marks(&logical, &windows)?;
-    let built = build(&logical, &sources, &windows, options)?;
+    let built = build(&logical, &sources, &windows, emit, options)?;
     let last = built.graph.nodes.last().expect("a query has a node");
     let columns = columns_of(&last.schema)?;
     let name = |column: &usize| columns[*column].name.clone();

@@ -39,7 +39,7 @@ use crate::plan::over_build::{is_row_number, window_function};
 use crate::plan::refuse::{refused, unsupported};
 use crate::plan::source::{Input, Source};
 use crate::plan::window::Window;
-use crate::statement::QueryOptions;
+use crate::statement::{Emit, QueryOptions};
 
 /// A relation of the plan as a node, and what is known of its rows.
 #[derive(Clone, Debug)]
@@ -82,6 +82,7 @@ pub(crate) fn build(
     plan: &LogicalPlan,
     sources: &[Source],
     windows: &[Window],
+    emit: Emit,
     options: QueryOptions,
 ) -> Result<Built, SqlError> {
     let mut builder = Builder {
@@ -95,7 +96,10 @@ pub(crate) fn build(
         reads_versions: false,
         properties: ExecutionProps::new(),
     };
-    let last = builder.relation(plan)?;
+    let mut last = builder.relation(plan)?;
+    if emit == Emit::OnWindowClose {
+        last = builder.close(last)?;
+    }
     let leaving = match (last.mode, last.unique) {
         (Mode::Append, _) => Leaving::Append,
         (Mode::Retract, Some(columns)) => Leaving::Upsert(columns),
@@ -566,10 +570,10 @@ impl Builder<'_> {
         };
         let (endings, times) = match bounded {
             Some(Bounded { endings, times }) => (endings.map(Some), times),
-            None => ([idle(), idle()], [None, None]),
+            None => ([idle(), idle()], [Vec::new(), Vec::new()]),
         };
         let [of_left, of_right] = times;
-        let of_right = of_right.map(|time| Time {
+        let of_right = of_right.into_iter().map(|time| Time {
             column: match join.join_type {
                 JoinType::RightSemi | JoinType::RightAnti => time.column,
                 _ => width + time.column,
@@ -577,8 +581,8 @@ impl Builder<'_> {
             ..time
         });
         let times: Vec<Time> = match join.join_type {
-            JoinType::LeftSemi | JoinType::LeftAnti => of_left.into_iter().collect(),
-            JoinType::RightSemi | JoinType::RightAnti => of_right.into_iter().collect(),
+            JoinType::LeftSemi | JoinType::LeftAnti => of_left,
+            JoinType::RightSemi | JoinType::RightAnti => of_right.collect(),
             _ => of_left.into_iter().chain(of_right).collect(),
         };
         let told = told(endings[0].as_ref());
@@ -718,7 +722,9 @@ impl Builder<'_> {
             },
             Time {
                 column: start + 1,
-                ..time
+                // It ends after the row, by a millisecond at least.
+                horizon: time.horizon.lagging(-1),
+                is_strict: time.is_strict,
             },
         ]
     }

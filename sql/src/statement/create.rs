@@ -277,19 +277,7 @@ impl StatementParser<'_> {
         let options = self.query_options()?;
         self.expect_word("AS")?;
         let query = self.sub(Parser::parse_query)?;
-        let emit = if self.word("EMIT") {
-            if self.word("CHANGES") {
-                Emit::Changes
-            } else if self.word("ON") {
-                self.expect_word("WINDOW")?;
-                self.expect_word("CLOSE")?;
-                Emit::OnWindowClose
-            } else {
-                return Err(self.unexpected("CHANGES or ON WINDOW CLOSE"));
-            }
-        } else {
-            Emit::Changes
-        };
+        let emit = self.emit()?;
         Ok(Statement::CreateMaterializedView(Box::new(
             ContinuousView {
                 name,
@@ -299,6 +287,19 @@ impl StatementParser<'_> {
                 sql: self.text(),
             },
         )))
+    }
+
+    /// `EMIT CHANGES` or `EMIT ON WINDOW CLOSE`, the first if nothing is said.
+    fn emit(&mut self) -> Result<Emit, SqlError> {
+        if !self.word("EMIT") || self.word("CHANGES") {
+            return Ok(Emit::Changes);
+        }
+        if !self.word("ON") {
+            return Err(self.unexpected("CHANGES or ON WINDOW CLOSE"));
+        }
+        self.expect_word("WINDOW")?;
+        self.expect_word("CLOSE")?;
+        Ok(Emit::OnWindowClose)
     }
 
     fn create_job(&mut self) -> Result<Statement, SqlError> {
@@ -328,15 +329,7 @@ impl StatementParser<'_> {
         options: QueryOptions,
     ) -> Result<Statement, SqlError> {
         let query = self.sub(Parser::parse_query)?;
-        let emit = if !self.word("EMIT") || self.word("CHANGES") {
-            Emit::Changes
-        } else if self.word("ON") {
-            self.expect_word("WINDOW")?;
-            self.expect_word("CLOSE")?;
-            Emit::OnWindowClose
-        } else {
-            return Err(self.unexpected("CHANGES or ON WINDOW CLOSE"));
-        };
+        let emit = self.emit()?;
         Ok(Statement::CreateJob(Box::new(ContinuousJob {
             name,
             target,
