@@ -30,6 +30,11 @@ pub enum Lane {
 pub trait Spawn: Send + Sync + fmt::Debug {
     /// Starts `work`; dropping the [`Task`] stops it at its next wait.
     fn spawn(&self, lane: Lane, work: Work) -> Task;
+
+    /// How many pieces of work of a lane run at the same time.
+    fn workers(&self, _lane: Lane) -> usize {
+        1
+    }
 }
 
 /// The owner's end of a piece of work: await it to learn that it ended, drop it to stop it.
@@ -114,5 +119,13 @@ impl Spawn for Runtimes {
                 self.service.spawn_blocking(move || handle.block_on(work))
             }
         })
+    }
+
+    fn workers(&self, lane: Lane) -> usize {
+        match lane {
+            Lane::Service => self.service.metrics().num_workers(),
+            Lane::Background => self.background.metrics().num_workers(),
+            Lane::Dedicated => 1,
+        }
     }
 }
