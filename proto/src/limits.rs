@@ -128,6 +128,12 @@ pub const TAIL_COLUMNS_ROWS: u64 = 256 * 1024;
 pub const JOB_STATE_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Most continuous queries of a broker.
 pub const JOBS_MAX: usize = 256;
+/// Lanes that a continuous query computes in at most.
+pub const JOB_PARALLELISM_MAX: usize = 64;
+/// Lanes of a query that does not say how many, at most: more help few and cost each a little at every epoch.
+pub const JOB_PARALLELISM_USUAL_MAX: usize = 8;
+/// Groups that the keys of a continuous query fall into; a lane owns a stretch of them. Part of the format: never changes.
+pub const JOB_KEY_GROUPS: u64 = 4096;
 /// Client settings that the server remembers.
 pub const CLIENTS_MAX: usize = 100_000;
 /// A client without heartbeat for so long is gone.

@@ -32,6 +32,7 @@ use crate::continuous::Continuous;
 use crate::encoding;
 use crate::error::SqlError;
 use crate::job::alter::{altered, next_of};
+use crate::job::crew::usual_lanes;
 use crate::job::subscribe::Subscriptions;
 use crate::plan::continuous::{plan_into, plan_with};
 use crate::runtime::locked_runtime;
@@ -279,7 +280,14 @@ impl Sql {
                 });
             }
         };
-        let steps: ArrayRef = Arc::new(StringArray::from(plan.explained));
+        let usual = usual_lanes(self.parts.spawn.as_ref());
+        let mut steps = Vec::new();
+        // One lane is how anybody thinks of it.
+        if plan.parallelism.is_some() || usual > 1 {
+            steps.push(plan.explain_lanes(plan.parallelism.unwrap_or(usual))?);
+        }
+        steps.extend(plan.explained);
+        let steps: ArrayRef = Arc::new(StringArray::from(steps));
         let schema = Arc::new(Schema::new(vec![Field::new("step", DataType::Utf8, false)]));
         let batch = RecordBatch::try_new(schema, vec![steps])?;
         Ok(Answer::ready(batch, "EXPLAIN", Notices::default()))

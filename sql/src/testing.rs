@@ -6,6 +6,7 @@
 
 pub mod discarding;
 pub mod dying;
+pub mod hands;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -3,7 +3,7 @@
 //! The queries are the files of `tests/nexmark`, in our dialect; `answers.tsv` there holds how many rows DuckDB
 //! answers over the same events and a digest of them (`tests/clients/python/nexmark.py` has its SQL and says how
 //! to make it anew). All queries run at once over one broker in memory, fed by an interleaving of the queues, a batch
-//! size and a schedule of crashes that follow from a seed. Parallelism is one: a query runs in one task.
+//! size and a schedule of crashes that follow from a seed; after each crash they go on in another number of lanes.
 //!
 //! `MILLPOND_NEXMARK_TO=folder` writes the events there, as many as `MILLPOND_NEXMARK_EVENTS` says.
 
@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
@@ -30,6 +31,7 @@ use millpond_sql::continuous::{Continuous, JobState};
 use millpond_sql::job::runtime::{JobParts, Jobs};
 use millpond_sql::sql::{Sql, SqlParts};
 use millpond_sql::testing::dying::{Dying, STEPS, Step};
+use millpond_sql::testing::hands::Hands;
 use millpond_sql::testing::{MemoryTopics, StoredMessage};
 use millpond_sql::topic::Topics;
 use millpond_tests::harness::workspace;
@@ -141,6 +143,8 @@ struct World {
     topics: Arc<MemoryTopics>,
     state: Arc<InMemory>,
     chance: Seeded,
+    /// How often jobs were started: it decides in how many lanes they compute.
+    starts: AtomicUsize,
 }
 
 impl World {
@@ -151,14 +155,16 @@ impl World {
             clock,
             state: Arc::new(InMemory::new()),
             chance: Seeded::new(seed),
+            starts: AtomicUsize::new(0),
         }
     }
 
     fn jobs(&self, fuse: Option<(Step, u32)>) -> Arc<Jobs> {
+        let lanes = [1, 3][self.starts.fetch_add(1, Ordering::Relaxed) % 2];
         Jobs::start(JobParts {
             topics: Arc::new(Dying::new(Arc::clone(&self.topics), fuse, 0)),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
-            spawn: Arc::new(Runtimes::single()),
+            spawn: Arc::new(Hands::new(lanes)),
             state: Arc::clone(&self.state) as Arc<dyn ObjectStore>,
         })
     }

@@ -182,7 +182,7 @@ pub(super) fn assert_same(name: &str, view: &[String], asked: &[String]) {
     );
 }
 
-const WINDOWS: &[Case] = &[
+pub(super) const WINDOWS: &[Case] = &[
     Case {
         name: "hops",
         query: "SELECT carrier, window_start, window_end, count(*) AS rows, sum(n) AS total, avg(x) AS mean, \
@@ -268,10 +268,10 @@ async fn windows_equal_their_bounded_answer_after_a_crash_at_any_step() {
 }
 
 /// What planes are; several rows for a plane, and planes without trips.
-const PLANES: &str = "CREATE TOPIC planes (plane BIGINT, model VARCHAR, size BIGINT, at TIMESTAMP, \
+pub(super) const PLANES: &str = "CREATE TOPIC planes (plane BIGINT, model VARCHAR, size BIGINT, at TIMESTAMP, \
      WATERMARK FOR at AS at - INTERVAL '700 milliseconds') WITH (queues = 2)";
 
-fn send_both(world: &World) {
+pub(super) fn send_both(world: &World) {
     send_trips(world);
     if world.chance.below(3) == 0 {
         let at = world.clock.now().as_ms() - i64::try_from(world.chance.below(600)).unwrap();
@@ -285,7 +285,7 @@ fn send_both(world: &World) {
     }
 }
 
-const GRAPHS: &[Case] = &[
+pub(super) const GRAPHS: &[Case] = &[
     Case {
         name: "joined",
         query: "SELECT t.carrier, t.n, p.model FROM trips t JOIN planes p ON t.plane = p.plane WHERE t.n > 5",

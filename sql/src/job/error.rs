@@ -1,6 +1,7 @@
 //! Why a continuous query does not go on.
 
 use millpond_proto::remedy::Remedy;
+use millpond_proto::task::Panicked;
 
 use crate::error::SqlError;
 use crate::operator::OperatorError;
@@ -28,6 +29,9 @@ pub enum JobError {
     /// The remembered statement can not be planned any more, or rows can not be decoded.
     #[error(transparent)]
     Sql(#[from] SqlError),
+    /// A piece of the work panicked.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     /// Rows of a recorded cut are not kept any more.
     #[error(
         "rows from offset {from} on in queue {queue} of topic {topic} are gone (kept from {first} on), but the query needs them to restore its state; drop the query and create it again"
@@ -59,6 +63,7 @@ impl JobError {
             Self::Checkpoint(error) => error.remedy(),
             Self::Operator { error, .. } => error.remedy(),
             Self::Sql(error) => error.remedy(),
+            Self::Panicked(_) => Remedy::Bug,
             Self::InputGone { .. } | Self::TopicGone { .. } => Remedy::Operator,
         }
     }

@@ -6,20 +6,26 @@
 //! say why. This room holds no data of its own; topics and objects are behind traits.
 //!
 //! Reading order: [`runtime`] (create, drop, list), [`alter`] (a view takes another's place), [`runner`] (the loop), [`region`] (one epoch,
-//! without I/O), [`inputs`] and [`reader`] (queues in ticks), [`subscribe`] (a query that is watched and kept nowhere), [`pace`] (where its time goes), [`error`].
+//! without I/O), its [`intake`], [`lanes`] and [`written`] rows, [`crew`] (who does the work), [`inputs`] and [`reader`] (queues in ticks), [`subscribe`] (a query that is watched and kept nowhere), [`pace`] (where its time goes), [`error`].
 
 pub mod alter;
+pub mod crew;
 pub mod error;
 pub mod inputs;
+pub(crate) mod intake;
+pub(crate) mod lanes;
 pub mod pace;
 pub mod reader;
 pub mod region;
 pub mod runner;
 pub mod runtime;
 pub mod subscribe;
+pub(crate) mod written;
 
 #[cfg(test)]
 mod equality;
+#[cfg(test)]
+mod parallel;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -1,42 +1,39 @@
 //! One epoch of a continuous query, without I/O: envelopes in, prepared output rows out.
 //!
-//! Rows are taken tick by tick, within a tick by (queue, offset): an order that is the log's alone. The
+//! Rows are taken in side by side ([`crate::job::intake`]) and then computed tick by tick, in as many lanes as the query
+//! has ([`crate::job::lanes`]), within a tick by (queue, offset): an order that is the log's alone. The
 //! rows of a tick are judged by the watermark before it, then the watermark moves and windows close. So
-//! the output does not depend on where epochs were cut, except that an updating query emits at their ends. To a
-//! query without state ticks mean nothing: it is given the rows of an epoch at once, by (queue, offset).
+//! the output does not depend on where epochs were cut, except that an updating query emits at their ends, nor on the
+//! number of lanes. To a query without state ticks mean nothing: it is given the rows of an epoch at once, by (queue, offset).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
-use arrow::array::{
-    Array, BinaryArray, BooleanArray, ListArray, RecordBatch, StringArray, StructArray,
-};
-use arrow::compute::{cast, concat, concat_batches, filter_record_batch, is_null, max};
+use arrow::array::{Array, BinaryArray, ListArray, RecordBatch, StringArray, StructArray};
+use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use bytes::Bytes;
+use futures::FutureExt;
 use millpond_connectors::format::body::{BodyEncoder, Encoding};
+use millpond_proto::limits::JOB_STATE_BYTES_MAX;
 use millpond_proto::message::QueueId;
 use millpond_proto::time::Timestamp;
 
-use crate::catalog::DECODE_ERROR;
 use crate::continuous::OperatorStatus;
-use crate::decode::TopicDecoder;
 use crate::error::SqlError;
+use crate::job::crew::Crew;
 use crate::job::error::JobError;
+use crate::job::intake::{Intake, Intakes, Taken};
+use crate::job::lanes::{Lanes, Tick};
 use crate::job::reader::{missing, offsets};
-use crate::operator::key::milliseconds;
-use crate::operator::{Emission, Keys, Late, Operator, OperatorError, Output, StepFigures};
+use crate::job::written::{LateRow, Left, deletion};
+use crate::operator::{OperatorError, StepFigures};
 use crate::plan::continuous::ContinuousPlan;
-use crate::progress::{Watermark, tick_of};
+use crate::plan::lanes::Built;
+use crate::progress::Watermark;
 use crate::state::checkpoint::Counts;
 use crate::topic::OutputRow;
-
-/// Envelope columns that a region needs whatever the query reads.
-const ALWAYS: [&str; 5] = ["offset", "stored_at", "key", "body", "properties"];
-
-/// Those of them that it needs when no row can be late: rows pass through with the keys they came with.
-const PASSED_ON: [&str; 3] = ["offset", "stored_at", "key"];
 
 /// What an epoch leads to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,18 +48,20 @@ pub struct Effects {
 #[derive(Debug)]
 pub struct Region {
     plan: ContinuousPlan,
-    operator: Box<dyn Operator>,
+    crew: Crew,
+    intakes: Intakes,
     inputs: Vec<Source>,
+    lanes: Lanes,
     counts: Counts,
     /// Rows that were written before this run.
     written_before: u64,
-    encoder: BodyEncoder,
+    encoder: Arc<BodyEncoder>,
+    state_bytes_max: usize,
 }
 
-/// One topic that is read.
+/// What is known of one topic that is read.
 #[derive(Debug)]
 struct Source {
-    decoder: TopicDecoder,
     watermark: Watermark,
     rows: u64,
     rows_undecodable: u64,
@@ -80,37 +79,53 @@ pub struct Arrived {
     pub batches: Vec<RecordBatch>,
 }
 
-/// Rows of one tick and queue.
-struct Piece {
-    input: usize,
-    queue: QueueId,
-    table: RecordBatch,
-    envelope: RecordBatch,
-}
-
 impl Region {
-    /// A region that has seen nothing, and writes bodies as `output` says.
+    /// A region that has seen nothing, computed by `crew`, and writes bodies as `output` says.
     ///
     /// # Errors
     /// [`SqlError`] when a topic's declaration can not be read.
-    pub fn new(plan: ContinuousPlan, output: &Encoding) -> Result<Self, SqlError> {
-        let mut inputs = Vec::new();
+    ///
+    /// # Panics
+    /// Never: a chain reads one topic.
+    pub fn new(plan: ContinuousPlan, output: &Encoding, crew: Crew) -> Result<Self, SqlError> {
+        let encoder = BodyEncoder::new(output)?;
+        let (mut inputs, mut intakes) = (Vec::new(), Vec::new());
         for input in &plan.inputs {
             let spec = input.source.watermark.as_ref();
             inputs.push(Source {
-                decoder: TopicDecoder::new(&input.source, &input.decoded)?,
                 watermark: Watermark::new(spec.map_or(0, |spec| spec.delay_ms)),
                 rows: 0,
                 rows_undecodable: 0,
                 bytes: 0,
             });
+            intakes.push(Intake::new(input, plan.windowed)?);
         }
+        let lanes = match plan.build(crew.lanes())? {
+            Built::Rows(transform) => {
+                let intake = intakes.pop().expect("a chain reads one topic");
+                intakes.push(intake.through(transform).writing(encoder.clone()));
+                Lanes::None
+            }
+            Built::Groups(transform, router, lanes) => {
+                let intake = intakes.pop().expect("a chain reads one topic");
+                let intake = intake.through(transform);
+                intakes.push(match lanes.len() {
+                    1 => intake,
+                    count => intake.routed(router, count),
+                });
+                Lanes::Groups(lanes)
+            }
+            Built::Graph(lanes) => Lanes::Graph(lanes),
+        };
         Ok(Self {
-            operator: plan.operator()?,
+            crew,
+            intakes: intakes.into(),
             inputs,
+            lanes,
             counts: Counts::default(),
             written_before: 0,
-            encoder: BodyEncoder::new(output)?,
+            encoder: Arc::new(encoder),
+            state_bytes_max: JOB_STATE_BYTES_MAX,
             plan,
         })
     }
@@ -131,8 +146,9 @@ impl Region {
         }
         self.written_before = counts.rows_out;
         self.counts = counts;
+        let watermark = self.watermark();
         match state {
-            Some(state) => self.operator.restore(state, self.watermark()),
+            Some(state) => self.lanes.restore(state, watermark),
             None => Ok(()),
         }
     }
@@ -140,17 +156,7 @@ impl Region {
     /// Names of the envelope columns that [`Region::epoch`] must be given.
     #[must_use]
     pub fn envelope_columns(&self, input: usize) -> Vec<String> {
-        let always = match self.plan.is_stateless() {
-            true => &PASSED_ON[..],
-            false => &ALWAYS,
-        };
-        let mut columns: Vec<String> = always.iter().map(|name| (*name).to_owned()).collect();
-        for name in self.inputs[input].decoder.envelope_columns() {
-            if !columns.iter().any(|column| column == name) {
-                columns.push(name.to_owned());
-            }
-        }
-        columns
+        self.intakes[input].envelope_columns()
     }
 
     /// Where the watermark stands: no input expects an earlier event. `None` before each has one.
@@ -193,13 +199,13 @@ impl Region {
             });
         }
         let read: u64 = figures.iter().map(|read| read.rows_out).sum();
-        let mut steps = self.operator.steps();
+        let mut steps = self.lanes.figures();
         if steps.is_empty() {
             steps.push(StepFigures {
                 name: "",
                 rows_in: read,
                 rows_out: self.counts.rows_out - self.written_before,
-                state_bytes: self.operator.state_bytes() as u64,
+                state_bytes: self.lanes.state_bytes() as u64,
             });
         }
         let all = self
@@ -227,10 +233,18 @@ impl Region {
         figures
     }
 
-    /// The operator, to save its state.
+    /// The state as rows, between two epochs; `None` for a query without.
+    ///
+    /// # Errors
+    /// [`OperatorError`] when it can not be put into columns.
+    pub fn save(&self) -> Result<Option<RecordBatch>, OperatorError> {
+        self.lanes.save()
+    }
+
+    /// Memory of the state, about.
     #[must_use]
-    pub fn operator(&self) -> &dyn Operator {
-        self.operator.as_ref()
+    pub fn state_bytes(&self) -> usize {
+        self.lanes.state_bytes()
     }
 
     /// Computes the rows of one epoch, given by input and queue: of each queue, all rows before the epoch's tick and after those
@@ -238,9 +252,9 @@ impl Region {
     ///
     /// # Errors
     /// [`JobError`] when a row can not be computed, with its place where that is known.
-    pub fn epoch(&mut self, arrived: Vec<Arrived>) -> Result<Effects, JobError> {
-        let mut effects = self.ticks(arrived)?;
-        self.barrier(&mut effects)?;
+    pub async fn epoch(&mut self, arrived: Vec<Arrived>) -> Result<Effects, JobError> {
+        let mut effects = self.ticks(arrived).await?;
+        self.barrier(&mut effects).await?;
         Ok(effects)
     }
 
@@ -248,21 +262,36 @@ impl Region {
     ///
     /// # Errors
     /// As [`Region::epoch`].
-    pub fn ticks(&mut self, arrived: Vec<Arrived>) -> Result<Effects, JobError> {
-        let mut ticks: BTreeMap<i64, Vec<Piece>> = BTreeMap::new();
-        for Arrived {
-            input,
-            queue,
-            batches,
-        } in arrived
-        {
-            for batch in batches {
-                self.cut_into_ticks(input, queue, &batch, &mut ticks)?;
-            }
-        }
+    pub async fn ticks(&mut self, arrived: Vec<Arrived>) -> Result<Effects, JobError> {
+        let mut taken = self.take_in(arrived).await?;
+        self.count(&taken);
+        let ticks = self.cut_into_ticks(&taken);
         let mut effects = Effects::default();
-        for (tick_ms, pieces) in ticks {
-            self.tick(Timestamp(tick_ms), &pieces, &mut effects)?;
+        for taken in &mut taken {
+            self.counts.rows_out += taken.left.len() as u64;
+            effects.rows.append(&mut taken.left);
+        }
+        let taken: Arc<[Taken]> = taken.into();
+        let (crew, encoder) = (&self.crew, &self.encoder);
+        let left = match self.lanes.ticks(crew, encoder, &taken, ticks).await {
+            Err(JobError::Operator {
+                error: error @ OperatorError::Compute { .. },
+                ..
+            }) => {
+                let place = self.place_of_failure(&taken).unwrap_or_default();
+                return Err(JobError::Operator { error, place });
+            }
+            left => left?,
+        };
+        for left in left {
+            self.leave(left, &taken, &mut effects)?;
+        }
+        let size_bytes = self.lanes.state_bytes();
+        if size_bytes > self.state_bytes_max {
+            return Err(JobError::from(OperatorError::StateTooLarge {
+                size_bytes,
+                limit_bytes: self.state_bytes_max,
+            }));
         }
         Ok(effects)
     }
@@ -271,197 +300,157 @@ impl Region {
     ///
     /// # Errors
     /// [`JobError`] when what leaves can not be computed.
-    pub fn barrier(&mut self, effects: &mut Effects) -> Result<(), JobError> {
-        let mut out = Output::default();
-        self.operator.on_barrier(&mut out)?;
-        self.emit(out, &[], effects)
-    }
-
-    fn cut_into_ticks(
-        &mut self,
-        input: usize,
-        queue: QueueId,
-        batch: &RecordBatch,
-        ticks: &mut BTreeMap<i64, Vec<Piece>>,
-    ) -> Result<(), JobError> {
-        let stored_at = batch
-            .column_by_name("stored_at")
-            .ok_or_else(|| missing("stored_at"))?;
-        let stored_at = milliseconds(stored_at)?;
-        let table = self.inputs[input].decoder.decode(batch)?.batch;
-        let rows = batch.num_rows();
-        self.inputs[input].rows += rows as u64;
-        self.inputs[input].bytes += body_bytes(batch);
-        if self.plan.is_stateless() {
-            // Time means nothing to it, and few rows at a time would cost much.
-            ticks.entry(0).or_default().push(Piece {
-                input,
-                queue,
-                table,
-                envelope: batch.clone(),
-            });
-            return Ok(());
-        }
-        let mut start = 0;
-        while start < rows {
-            let tick_ms = tick_of(stored_at.value(start));
-            let rest = &stored_at.values()[start..];
-            let count = rest.partition_point(|stored_at| tick_of(*stored_at) <= tick_ms);
-            // A store time that went back would belong to an earlier tick, and the order were lost.
-            assert!(count > 0, "store times of a queue never go back");
-            ticks.entry(tick_ms).or_default().push(Piece {
-                input,
-                queue,
-                table: table.slice(start, count),
-                envelope: batch.slice(start, count),
-            });
-            start += count;
+    pub async fn barrier(&mut self, effects: &mut Effects) -> Result<(), JobError> {
+        // What leaves is about as much as the state that changed, which is not known before.
+        let rows = usize::try_from(self.counts.rows_in).unwrap_or(usize::MAX);
+        let left = self.lanes.barrier(&self.crew, &self.encoder, rows).await?;
+        let nothing: Arc<[Taken]> = Arc::from([]);
+        for left in left {
+            self.leave(left, &nothing, effects)?;
         }
         Ok(())
     }
 
-    /// One tick; its pieces are in the order (input, queue, offset).
-    fn tick(
-        &mut self,
-        tick: Timestamp,
-        pieces: &[Piece],
-        effects: &mut Effects,
-    ) -> Result<(), JobError> {
-        let watermark = self.watermark();
-        let mut decoded: Vec<Vec<Piece>> = self.inputs.iter().map(|_| Vec::new()).collect();
-        for piece in pieces {
-            decoded[piece.input].push(self.without_undecodable(piece)?);
+    /// Takes all batches in, in lanes of about equally many rows; answers them in their order.
+    async fn take_in(&mut self, arrived: Vec<Arrived>) -> Result<Vec<Taken>, JobError> {
+        let mut batches = Vec::new();
+        for arrived in arrived {
+            let (input, queue) = (arrived.input, arrived.queue);
+            let all = arrived.batches.into_iter();
+            batches.extend(all.map(|batch| (input, queue, batch)));
         }
-        let mut greatest_ms = vec![None; decoded.len()];
-        let mut given: Vec<(usize, RecordBatch)> = Vec::new();
-        for (input, pieces) in decoded.iter().enumerate() {
-            let planned = &self.plan.inputs[input];
-            let tables: Vec<&RecordBatch> = pieces.iter().map(|piece| &piece.table).collect();
-            let table = match tables.as_slice() {
-                [] => continue,
-                [one] => (*one).clone(),
-                many => concat_batches(self.inputs[input].decoder.schema(), many.iter().copied())?,
-            };
-            if let Some(column) = planned.time_column {
-                let times = milliseconds(table.column(column))?;
-                greatest_ms[input] = max(&times);
-                if self.plan.windowed {
-                    self.counts.rows_without_time += times.null_count() as u64;
-                }
+        let rows: usize = batches.iter().map(|(.., batch)| batch.num_rows()).sum();
+        let lanes = self.crew.lanes();
+        let mut shares: Vec<Vec<(usize, QueueId, RecordBatch)>> = vec![Vec::new(); lanes];
+        let mut before = 0;
+        for batch in batches {
+            let lane = (before * lanes / rows.max(1)).min(lanes - 1);
+            before += batch.2.num_rows();
+            shares[lane].push(batch);
+        }
+        shares.retain(|share| !share.is_empty());
+        let work = shares.into_iter().map(|share| {
+            let intakes = Arc::clone(&self.intakes);
+            move || -> Result<Vec<Taken>, JobError> {
+                let share = share.iter();
+                share
+                    .map(|(input, queue, batch)| intakes[*input].take(*input, *queue, batch))
+                    .collect()
             }
-            let table = table.project(&(0..planned.query_columns).collect::<Vec<_>>())?;
-            if table.num_rows() > 0 {
-                given.push((input, table));
-            }
+        });
+        let mut taken = Vec::new();
+        for share in self.crew.all(rows, work.collect()).await? {
+            taken.extend(share?);
         }
-        for (input, table) in &given {
-            let mut out = Output::default();
-            if let Err(error) = self.operator.on_batch(*input, table, watermark, &mut out) {
-                let place = self.place_of_failure(&given, &decoded);
-                return Err(JobError::Operator { error, place });
-            }
-            self.emit(out, &decoded[*input], effects)?;
-        }
-        let mut out = Output::default();
-        let before = self.watermarks();
-        if let Err(error) = self.operator.on_tick_end(tick, &before, &mut out) {
-            let place = self.place_of_failure(&given, &decoded);
-            return Err(JobError::Operator { error, place });
-        }
-        self.emit(out, &[], effects)?;
-
-        for (source, greatest_ms) in self.inputs.iter_mut().zip(greatest_ms) {
-            source.watermark.end_tick(greatest_ms);
-        }
-        let mut out = Output::default();
-        self.operator.on_watermarks(&self.watermarks(), &mut out)?;
-        self.emit(out, &[], effects)
+        Ok(taken)
     }
 
-    /// Counts the rows, and leaves out those whose body does not parse, unless the query asks for them.
-    fn without_undecodable(&mut self, piece: &Piece) -> Result<Piece, JobError> {
-        self.counts.rows_in += piece.table.num_rows() as u64;
-        let mut kept = Piece {
-            input: piece.input,
-            queue: piece.queue,
-            table: piece.table.clone(),
-            envelope: piece.envelope.clone(),
-        };
-        let Some(errors) = piece.table.column_by_name(DECODE_ERROR) else {
-            return Ok(kept);
-        };
-        let bad = errors.len() - errors.null_count();
-        if bad == 0 {
-            return Ok(kept);
+    fn count(&mut self, taken: &[Taken]) {
+        for taken in taken {
+            let source = &mut self.inputs[taken.input];
+            source.rows += taken.rows;
+            source.bytes += taken.bytes;
+            source.rows_undecodable += taken.rows_undecodable;
+            self.counts.rows_in += taken.rows;
+            self.counts.rows_undecodable += taken.rows_undecodable;
+            let without = taken.ticks.iter().map(|tick| tick.rows_without_time);
+            self.counts.rows_without_time += without.sum::<u64>();
         }
-        self.counts.rows_undecodable += bad as u64;
-        self.inputs[piece.input].rows_undecodable += bad as u64;
-        let good: BooleanArray = is_null(errors)?;
-        if self.counts.first_undecodable.is_none()
-            && let Some(row) = (0..good.len()).find(|row| !good.value(*row))
-        {
-            let errors: &StringArray = errors.as_string();
-            let offset = offsets(&piece.envelope)?.value(row);
-            let place = self.place(piece, offset);
-            self.counts.first_undecodable = Some(format!("{}{place}", errors.value(row)));
+        if self.counts.first_undecodable.is_none() {
+            let told = taken
+                .iter()
+                .filter_map(|taken| taken.first_undecodable.as_ref());
+            let first = told.min_by_key(|(tick_ms, _)| *tick_ms);
+            self.counts.first_undecodable = first.map(|(_, told)| told.clone());
         }
-        if !self.plan.inputs[piece.input].reads_undecodable {
-            kept.table = filter_record_batch(&piece.table, &good)?;
-            kept.envelope = filter_record_batch(&piece.envelope, &good)?;
-        }
-        Ok(kept)
     }
 
-    fn place(&self, piece: &Piece, offset: u64) -> String {
-        let topic = &self.plan.inputs[piece.input].source.name;
-        let queue = piece.queue;
-        format!(" at offset {offset} in queue {queue} of topic {topic}")
+    /// The ticks that rows came in, and where they leave the watermarks.
+    fn cut_into_ticks(&mut self, taken: &[Taken]) -> Vec<Tick> {
+        let mut parts: BTreeMap<i64, Vec<(usize, usize)>> = BTreeMap::new();
+        for (index, taken) in taken.iter().enumerate() {
+            for (part, tick) in taken.ticks.iter().enumerate() {
+                parts.entry(tick.tick_ms).or_default().push((index, part));
+            }
+        }
+        let mut ticks = Vec::with_capacity(parts.len());
+        for (tick_ms, parts) in parts {
+            let before = self.watermarks();
+            let mut greatest_ms = vec![None; self.inputs.len()];
+            let mut rows = Vec::with_capacity(parts.len());
+            for (index, part) in parts {
+                let (input, tick) = (taken[index].input, &taken[index].ticks[part]);
+                greatest_ms[input] = greatest_ms[input].max(tick.greatest_ms);
+                rows.push((index, tick.rows.clone()));
+            }
+            for (source, greatest_ms) in self.inputs.iter_mut().zip(greatest_ms) {
+                source.watermark.end_tick(greatest_ms);
+            }
+            ticks.push(Tick {
+                at: Timestamp(tick_ms),
+                before,
+                after: self.watermarks(),
+                parts: rows,
+            });
+        }
+        ticks
     }
 
-    /// Finds the row that an expression fails on by trying each alone in a fresh operator.
-    fn place_of_failure(&self, given: &[(usize, RecordBatch)], decoded: &[Vec<Piece>]) -> String {
-        let fails = |input: usize, row: RecordBatch| {
-            self.plan.operator().is_ok_and(|mut operator| {
-                let mut out = Output::default();
-                operator.on_batch(input, &row, None, &mut out).is_err()
-                    || operator.on_tick_end(Timestamp(0), &[], &mut out).is_err()
+    /// Finds a row that fails by itself, in lanes that have seen nothing.
+    fn place_of_failure(&self, taken: &[Taken]) -> Option<String> {
+        let fails = |taken: &Taken, from: usize, to: usize| {
+            let rows = taken.table.slice(from, to - from);
+            let alone = Self::new(self.plan.clone(), &Encoding::default(), Crew::alone());
+            alone.is_ok_and(|mut alone| {
+                let taken: Arc<[Taken]> = Arc::from([Taken::alone(taken.input, rows)]);
+                let (crew, encoder) = (Crew::alone(), Arc::clone(&alone.encoder));
+                let ticks = alone.cut_into_ticks(&taken);
+                let done = alone.lanes.ticks(&crew, &encoder, &taken, ticks);
+                matches!(done.now_or_never(), Some(Err(_)))
             })
         };
-        let failing = given.iter().find_map(|(input, table)| {
-            let mut rows = 0..table.num_rows();
-            let row = rows.find(|row| fails(*input, table.slice(*row, 1)))?;
-            let (piece, row) = locate(&decoded[*input], row)?;
-            let offset = offsets(&piece.envelope).ok()?.value(row);
-            Some(self.place(piece, offset))
-        });
-        failing.unwrap_or_default()
+        let failing = taken
+            .iter()
+            .find(|taken| fails(taken, 0, taken.table.num_rows()))?;
+        let (mut from, mut to) = (0, failing.table.num_rows());
+        while to - from > 1 {
+            let half = from + (to - from) / 2;
+            if fails(failing, from, half) {
+                to = half;
+            } else {
+                from = half;
+            }
+        }
+        let is_one = fails(failing, from, to);
+        let place = self.intakes[failing.input].place_of(failing, from);
+        place.filter(|_| is_one)
     }
 
-    /// Turns what the operator emitted into messages; `pieces` are the rows that it was given.
-    fn emit(
+    /// Counts what left, and adds it to the effects.
+    fn leave(
         &mut self,
-        out: Output,
-        pieces: &[Piece],
+        left: Left,
+        taken: &[Taken],
         effects: &mut Effects,
     ) -> Result<(), JobError> {
-        for emission in out.emissions {
-            self.counts.rows_out += (emission.rows.num_rows() + emission.deleted.len()) as u64;
-            messages(&self.encoder, emission, pieces, &mut effects.rows)?;
-        }
-        self.counts.rows_late += out.late_more;
-        for late in out.late {
-            self.counts.rows_late += 1;
-            if self.plan.drops_late {
-                continue;
+        self.counts.rows_out += (left.rows.len() + left.deleted.len()) as u64;
+        effects
+            .rows
+            .extend(left.rows.into_iter().map(|(_, row)| row));
+        effects.rows.extend(left.deleted.into_iter().map(deletion));
+        self.counts.rows_late += left.late_more + left.late.len() as u64;
+        if !self.plan.drops_late {
+            for late in left.late {
+                let message = self.late_message(&late, &taken[late.taken])?;
+                effects.late.push(message);
             }
-            effects.late.push(self.late_message(&late, pieces)?);
         }
         Ok(())
     }
 
-    fn late_message(&self, late: &Late, pieces: &[Piece]) -> Result<OutputRow, JobError> {
-        let index = usize::try_from(late.row).expect("a u32 fits a usize");
-        let (piece, row) = locate(pieces, index).expect("a late row is one of those given");
+    fn late_message(&self, late: &LateRow, piece: &Taken) -> Result<OutputRow, JobError> {
+        let row = piece.envelope_row(late.row);
+        let late = &late.late;
         let offset = offsets(&piece.envelope)?.value(row);
         let mut properties = text_properties(&piece.envelope, row)?;
         for (key, value) in [
@@ -484,84 +473,6 @@ impl Region {
             properties,
         })
     }
-}
-
-fn messages(
-    encoder: &BodyEncoder,
-    emission: Emission,
-    pieces: &[Piece],
-    rows: &mut Vec<OutputRow>,
-) -> Result<(), JobError> {
-    let bodies = encoder.encode(&emission.rows).map_err(SqlError::from)?;
-    let sent = match &emission.keys {
-        Keys::Source(_) => keys_of(pieces)?,
-        _ => None,
-    };
-    rows.reserve(bodies.len());
-    for (index, body) in bodies.into_iter().enumerate() {
-        let key = match (&emission.keys, &sent) {
-            (Keys::Group(keys), _) => Some(keys[index].clone()),
-            (Keys::Source(sources), Some(sent)) => {
-                let source = usize::try_from(sources[index]).expect("a u32 fits a usize");
-                sent.is_valid(source)
-                    .then(|| Bytes::copy_from_slice(sent.value(source)))
-            }
-            _ => None,
-        };
-        rows.push(OutputRow {
-            key,
-            body: Some(body),
-            properties: Vec::new(),
-        });
-    }
-    for key in emission.deleted {
-        rows.push(OutputRow {
-            key: Some(key),
-            body: None,
-            properties: Vec::new(),
-        });
-    }
-    Ok(())
-}
-
-/// The keys that the rows of all pieces in a line were sent with; `None` when none was.
-fn keys_of(pieces: &[Piece]) -> Result<Option<BinaryArray>, JobError> {
-    let mut columns = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        let keys = piece.envelope.column_by_name("key");
-        columns.push(cast(
-            keys.ok_or_else(|| missing("key"))?,
-            &DataType::Binary,
-        )?);
-    }
-    if columns.iter().all(|keys| keys.null_count() == keys.len()) {
-        return Ok(None);
-    }
-    let columns: Vec<&dyn Array> = columns.iter().map(AsRef::as_ref).collect();
-    Ok(Some(concat(&columns)?.as_binary().clone()))
-}
-
-/// Bytes of the bodies of a batch.
-fn body_bytes(batch: &RecordBatch) -> u64 {
-    let body = batch.column_by_name("body");
-    let offsets = body.and_then(|body| body.as_binary_opt::<i32>());
-    offsets.map_or(0, |bodies| {
-        let offsets = bodies.value_offsets();
-        let (first, last) = (offsets.first(), offsets.last());
-        u64::try_from(last.unwrap_or(&0) - first.unwrap_or(&0)).unwrap_or(0)
-    })
-}
-
-/// The piece and its row that a row of all pieces in a line is.
-fn locate(pieces: &[Piece], mut row: usize) -> Option<(&Piece, usize)> {
-    for piece in pieces {
-        let rows = piece.table.num_rows();
-        if row < rows {
-            return Some((piece, row));
-        }
-        row -= rows;
-    }
-    None
 }
 
 fn bytes_at(envelope: &RecordBatch, column: &str, row: usize) -> Result<Option<Bytes>, JobError> {

@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use millpond_proto::message::{Epoch, JobId, QueueId, TopicId};
 use millpond_proto::remedy::Remedy;
+use millpond_proto::task::Spawn;
 use millpond_proto::time::{Clock, Timestamp};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::continuous::{JobState, JobStatus};
 use crate::error::SqlError;
+use crate::job::crew::{Crew, usual_lanes};
 use crate::job::error::JobError;
 use crate::job::inputs::{Inputs, Offsets};
 use crate::job::pace::{Doing, Stopwatch};
@@ -63,6 +65,8 @@ pub struct Runner {
     pub topics: Arc<dyn Topics>,
     /// Time, for pauses and checkpoints.
     pub clock: Arc<dyn Clock>,
+    /// Threads for its lanes.
+    pub spawn: Arc<dyn Spawn>,
     /// Where state is saved.
     pub state: Arc<dyn ObjectStore>,
     /// The query.
@@ -212,7 +216,10 @@ struct Saved {
 impl<'a> Turns<'a> {
     async fn recover(runner: &'a Runner, plan: ContinuousPlan) -> Result<Self, JobError> {
         let output = output_of(runner)?;
-        let region = Region::new(plan.clone(), &output.encoding)?;
+        let lanes = plan.parallelism;
+        let lanes = lanes.unwrap_or_else(|| usual_lanes(runner.spawn.as_ref()));
+        let crew = Crew::of(lanes, Arc::clone(&runner.spawn));
+        let region = Region::new(plan.clone(), &output.encoding, crew)?;
         let columns = (0..plan.inputs.len())
             .map(|input| Arc::from(region.envelope_columns(input)))
             .collect();
@@ -331,7 +338,7 @@ impl<'a> Turns<'a> {
                 });
             }
         }
-        self.region.epoch(arrived)
+        self.region.epoch(arrived).await
     }
 
     /// Ends when there may be more to do before the next tick: never, unless rows just pass through.
@@ -374,7 +381,7 @@ impl<'a> Turns<'a> {
         let arrived = self.inputs.take_before(tick_ms);
         self.spent(Doing::Waiting);
         assert!(!arrived.is_empty(), "an epoch has at least one row");
-        let effects = self.region.epoch(arrived)?;
+        let effects = self.region.epoch(arrived).await?;
         let computed_ms = self.spent(Doing::Computing);
         let tick_ms = tick_ms.min(now_ms).max(self.tick_ms);
         let cut = self.cut(self.epoch + 1, tick_ms);
@@ -455,7 +462,7 @@ impl<'a> Turns<'a> {
                 more_greatest_ms: greatest_ms.collect(),
                 counts: self.region.counts().clone(),
             },
-            state: self.region.operator().save()?,
+            state: self.region.save()?,
         };
         let key = key_of(self.runner.spec.id, self.epoch);
         let object = checkpoint.encode()?;
@@ -496,7 +503,7 @@ impl<'a> Turns<'a> {
 
     fn publish(&self) {
         let counts = self.region.counts();
-        let bytes = self.region.operator().state_bytes();
+        let bytes = self.region.state_bytes();
         self.runner.update(|shared| {
             let status = &mut shared.status;
             status.operators = self.region.figures(&status.output_topic);

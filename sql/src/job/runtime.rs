@@ -155,6 +155,7 @@ impl Jobs {
         let runner = Runner {
             topics: Arc::clone(&self.parts.topics),
             clock: Arc::clone(&self.parts.clock),
+            spawn: Arc::clone(&self.parts.spawn),
             state: Arc::clone(&self.parts.state),
             spec: spec.clone(),
             shared: Arc::clone(&shared),

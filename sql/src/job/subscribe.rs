@@ -28,6 +28,7 @@ use crate::answer::Answer;
 use crate::batch::notices::Notices;
 use crate::catalog::Table;
 use crate::error::SqlError;
+use crate::job::crew::Crew;
 use crate::job::error::JobError;
 use crate::job::inputs::Inputs;
 use crate::job::region::{Effects, Region};
@@ -80,7 +81,7 @@ impl Subscriptions {
             Begin::Now => Some(tick_of(self.topics.now().as_ms())),
             Begin::Cursor(text) => Some(cursors.tick(&text, self.topics.now())?),
         };
-        let region = Region::new(plan.clone(), &Encoding::default())?;
+        let region = Region::new(plan.clone(), &Encoding::default(), Crew::alone())?;
         let shape = Shape::of(&plan)?;
         let schema = Arc::clone(&shape.schema);
         let (events, received) = mpsc::channel(BATCHES_WAITING_MAX);
@@ -272,13 +273,13 @@ impl Watch {
             .read_ahead(self.topics.as_ref(), start_ms)
             .await?
         {
-            let mut effects = self.region.ticks(self.inputs.take_before(tick_ms))?;
+            let mut effects = self.region.ticks(self.inputs.take_before(tick_ms)).await?;
             if is_snapshot && !self.tell(&mut effects, start_ms, events).await? {
                 return Ok(());
             }
         }
         let mut effects = Effects::default();
-        self.region.barrier(&mut effects)?;
+        self.region.barrier(&mut effects).await?;
         if is_snapshot && !self.tell(&mut effects, start_ms, events).await? {
             return Ok(());
         }
@@ -293,7 +294,7 @@ impl Watch {
                     .read_ahead(self.topics.as_ref(), until_ms)
                     .await?;
                 if let Some(tick_ms) = read {
-                    let mut effects = self.region.epoch(self.inputs.take_before(tick_ms))?;
+                    let mut effects = self.region.epoch(self.inputs.take_before(tick_ms)).await?;
                     told_ms = tick_ms;
                     is_idle = false;
                     if !self.tell(&mut effects, tick_ms, events).await? {

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use millpond_proto::chance::Seeded;
 use millpond_proto::message::{JobId, Offset, QueueId};
-use millpond_proto::task::Runtimes;
 use millpond_proto::time::{Clock, SimulatedClock, Timestamp};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -20,6 +20,7 @@ use crate::error::SqlError;
 use crate::progress::tick_of;
 use crate::statement::{Statement, parse};
 pub(super) use crate::testing::dying::{Dying, STEPS, Step};
+use crate::testing::hands::Hands;
 use crate::testing::{MemoryTopics, StoredMessage};
 use crate::topic::{ColumnSpec, NewTopic, Topics, WatermarkSpec};
 
@@ -39,6 +40,9 @@ pub(super) struct World {
     pub(super) topics: Arc<MemoryTopics>,
     pub(super) state: Arc<InMemory>,
     pub(super) chance: Seeded,
+    /// In how many lanes jobs compute; `None`: another number at each start.
+    pub(super) lanes: Option<usize>,
+    starts: AtomicUsize,
 }
 
 impl World {
@@ -50,6 +54,8 @@ impl World {
             topics,
             state: Arc::new(InMemory::new()),
             chance: Seeded::new(seed),
+            lanes: None,
+            starts: AtomicUsize::new(0),
         };
         world.make_flights("flights", true).await;
         world
@@ -85,10 +91,12 @@ impl World {
     }
 
     fn troubled_jobs(&self, fuse: Option<(Step, u32)>, troubles: u32) -> Arc<Jobs> {
+        let start = self.starts.fetch_add(1, Ordering::Relaxed);
+        let lanes = self.lanes.unwrap_or([1, 3, 2][start % 3]);
         Jobs::start(JobParts {
             topics: Arc::new(Dying::new(Arc::clone(&self.topics), fuse, troubles)),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
-            spawn: Arc::new(Runtimes::single()),
+            spawn: Arc::new(Hands::new(lanes)),
             state: Arc::clone(&self.state) as Arc<dyn ObjectStore>,
         })
     }

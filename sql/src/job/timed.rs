@@ -10,21 +10,21 @@ use super::tests::{STEPS, Step, World, create, status};
 use crate::continuous::JobState;
 use crate::topic::Topics as _;
 
-const TRIPS: &str = "CREATE TOPIC trips (carrier VARCHAR, plane BIGINT, n BIGINT, x DOUBLE, at TIMESTAMP, \
+pub(super) const TRIPS: &str = "CREATE TOPIC trips (carrier VARCHAR, plane BIGINT, n BIGINT, x DOUBLE, at TIMESTAMP, \
      WATERMARK FOR at AS at - INTERVAL '700 milliseconds') WITH (queues = 3)";
-const PRICES: &str = "CREATE TOPIC prices (plane BIGINT, price BIGINT, at TIMESTAMP, \
+pub(super) const PRICES: &str = "CREATE TOPIC prices (plane BIGINT, price BIGINT, at TIMESTAMP, \
      WATERMARK FOR at AS at - INTERVAL '700 milliseconds') WITH (queues = 2)";
-const FLEET: &str = "CREATE TOPIC fleet (plane BIGINT, model VARCHAR, at TIMESTAMP, PRIMARY KEY (plane), \
+pub(super) const FLEET: &str = "CREATE TOPIC fleet (plane BIGINT, model VARCHAR, at TIMESTAMP, PRIMARY KEY (plane), \
      WATERMARK FOR at AS at - INTERVAL '700 milliseconds') WITH (queues = 2)";
 
 /// What is stored under a name, and the query; it answers a column `at`, by which rows are final.
-struct Case {
-    name: &'static str,
-    query: &'static str,
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    pub(super) query: &'static str,
 }
 
 /// Cases whose rows change until they are final; they are also emitted once.
-const CHANGING: [&str; 5] = [
+pub(super) const CHANGING: [&str; 5] = [
     "within_or_alone",
     "per_window",
     "top_of_window",
@@ -32,7 +32,7 @@ const CHANGING: [&str; 5] = [
     "alone",
 ];
 
-fn send(world: &World) {
+pub(super) fn send(world: &World) {
     let now_ms = world.clock.now().as_ms();
     let before = |most: u64| now_ms - i64::try_from(world.chance.below(most)).unwrap();
     for _ in 0..world.chance.below(5) {
@@ -134,7 +134,7 @@ async fn check(world: &World, cases: &[Case], crashes: &[(Step, u32)]) {
     jobs.stop().await;
 }
 
-const CASES: &[Case] = &[
+pub(super) const CASES: &[Case] = &[
     Case {
         name: "priced",
         query: "SELECT t.carrier, t.n, t.at, p.price, p.at AS since FROM trips t ASOF JOIN prices p \

@@ -21,7 +21,7 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state};
-use crate::operator::key::{Keys, milliseconds};
+use crate::operator::key::{Keys, from_time, milliseconds};
 use crate::operator::moment::{Horizon, Moment};
 
 /// What is computed.
@@ -64,6 +64,8 @@ pub(crate) struct AsOf {
     several: BTreeSet<(i64, Row)>,
     /// Of each message key, the join key of its last version.
     owners: BTreeMap<Row, Row>,
+    /// Of the rows that were given last.
+    places: Vec<Row>,
     state_bytes: usize,
 }
 
@@ -92,6 +94,7 @@ impl AsOf {
             versions: BTreeMap::new(),
             several: BTreeSet::new(),
             owners: BTreeMap::new(),
+            places: Vec::new(),
             state_bytes: 0,
         })
     }
@@ -280,6 +283,7 @@ impl AsOf {
                 before.next_back().and_then(|(_, row)| row.clone())
             });
             if met.is_some() || self.spec.is_outer {
+                self.places.push(from_time(at_ms, &[&row]));
                 ready.push((row, count, met));
             }
         }
@@ -394,6 +398,9 @@ impl Node for AsOf {
         );
         self.take_right(right, moment)?;
         let alone = self.take_left(left, moment)?;
+        // Those that meet nothing come first.
+        let first = alone.iter().map(|(row, _)| from_time(i64::MIN, &[row]));
+        self.places = first.collect();
         let mut rows: Vec<(Row, i64, Option<Row>)> = alone
             .into_iter()
             .map(|(row, weight)| (row, weight, None))
@@ -401,6 +408,10 @@ impl Node for AsOf {
         rows.extend(self.take_ready(moment));
         self.forget(moment);
         self.output(&rows)
+    }
+
+    fn take_places(&mut self) -> Vec<Row> {
+        std::mem::take(&mut self.places)
     }
 
     fn is_timed(&self) -> bool {

@@ -11,7 +11,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec};
-use crate::operator::key::milliseconds;
+use crate::operator::key::{from_time, milliseconds};
 use crate::operator::moment::{Horizon, Moment};
 
 /// What is waited for.
@@ -29,6 +29,8 @@ pub(crate) struct Close {
     codec: RowCodec,
     /// Rows that may still change, by time, and how often each is there.
     open: BTreeMap<(i64, Row), i64>,
+    /// Of the rows that were given last.
+    places: Vec<Row>,
     state_bytes: usize,
 }
 
@@ -40,6 +42,7 @@ impl Close {
             codec: RowCodec::new(&spec.schema)?,
             spec,
             open: BTreeMap::new(),
+            places: Vec::new(),
             state_bytes: 0,
         })
     }
@@ -87,9 +90,10 @@ impl Node for Close {
             if end_ms.is_none_or(|end_ms| first.key().0 >= end_ms) {
                 break;
             }
-            let ((_, row), count) = first.remove_entry();
+            let ((at_ms, row), count) = first.remove_entry();
             self.state_bytes -= ROW_BYTES + row.len();
             if count > 0 {
+                self.places.push(from_time(at_ms, &[&row]));
                 rows.push(row);
                 weights.push(count);
             }
@@ -98,6 +102,10 @@ impl Node for Close {
             rows: self.codec.decode(rows.iter().map(AsRef::as_ref))?,
             weights,
         })
+    }
+
+    fn take_places(&mut self) -> Vec<Row> {
+        std::mem::take(&mut self.places)
     }
 
     fn is_timed(&self) -> bool {

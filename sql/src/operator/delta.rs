@@ -47,6 +47,11 @@ pub(crate) trait Node: Send + fmt::Debug {
     /// Takes the deltas of a step, then lets time go on.
     fn step(&mut self, inputs: &[&Delta], moment: &Moment<'_>) -> Result<Delta, OperatorError>;
 
+    /// Where the rows of the last step stand among those of other lanes, for a node that gives them in an order of its own.
+    fn take_places(&mut self) -> Vec<Row> {
+        Vec::new()
+    }
+
     /// Whether it has something to do in a step that brings time alone.
     fn is_timed(&self) -> bool {
         false

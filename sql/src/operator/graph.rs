@@ -1,7 +1,10 @@
-//! A query that is no single chain: nodes that give deltas to each other, tick by tick.
+//! A query that is no single chain: nodes that give deltas to each other, tick by tick; here one lane of it.
 //!
 //! The rows of a tick go in together, one delta per input, and each node steps once, in the order in
-//! which they are listed; what the last one gives is the query's. What leaves depends on what can happen
+//! which they are listed; what the last one gives is the query's. An epoch goes through the graph node by
+//! node: a node takes all its steps before the next one begins, since what it gives at a step depends on
+//! nothing later. In between, rows find the lane of their key ([`Router`]); a lane has its own part of every
+//! node's state. What leaves depends on what can happen
 //! to a row ([`Mode`]): rows that stay leave at once; rows with a key leave at the end of the epoch, the
 //! last per key, with a deletion for a key that is no more; rows that go and have no key are written under
 //! a key made of the whole row and, for the second equal row on, its number.
@@ -14,7 +17,6 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use millpond_proto::limits::JOB_STATE_BYTES_MAX;
-use millpond_proto::time::Timestamp;
 
 use crate::operator::aggregate::{Aggregate, AggregateSpec};
 use crate::operator::as_of::{AsOf, AsOfSpec};
@@ -27,9 +29,9 @@ use crate::operator::latest::{Latest, LatestSpec};
 use crate::operator::moment::{Marks, Moment};
 use crate::operator::over::{Over, OverSpec};
 use crate::operator::project::Transform;
+use crate::operator::spread::Router;
 use crate::operator::top::{Top, TopSpec};
-use crate::operator::{Emission, Keys, Operator, OperatorError, Output, StepFigures};
-use crate::topic::TICK_MS;
+use crate::operator::{Emission, Keys, OperatorError, Output, StepFigures};
 
 /// What can happen to the rows of an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,15 +111,48 @@ pub(crate) struct GraphPlan {
     pub(crate) text_keys: bool,
 }
 
-/// The operator.
+/// What all nodes take at a time: the rows of a tick, or time alone.
+#[derive(Clone, Debug)]
+pub(crate) struct GraphStep {
+    /// Where the clocks stand for its rows, and when they are taken.
+    pub(crate) before: Marks,
+    pub(crate) after: Marks,
+}
+
+/// What a node gave at a step.
+#[derive(Clone, Debug)]
+struct Given {
+    delta: Delta,
+    /// Where its rows stand among those of other lanes; none: nothing is known.
+    places: Vec<Row>,
+}
+
+impl Given {
+    fn unplaced(delta: Delta) -> Self {
+        Self {
+            delta,
+            places: Vec::new(),
+        }
+    }
+}
+
+/// Rows on their way to a lane, by input of a node and step.
+pub(crate) type Routed = Vec<Vec<Delta>>;
+
+/// One lane.
 #[derive(Debug)]
 pub(crate) struct Graph {
-    plan: GraphPlan,
+    plan: Arc<GraphPlan>,
     nodes: Vec<Option<Box<dyn Node>>>,
-    arrived: BTreeMap<usize, RecordBatch>,
-    /// Where the clocks stood when the tick began.
-    marks: Marks,
-    schema: SchemaRef,
+    /// How rows come to the lane of each node's state; `None` for a node without.
+    routers: Vec<Option<Vec<Router>>>,
+    /// How changes come to the lane that tells them; `None` for rows that stay.
+    leaving: Option<Router>,
+    steps: Arc<[GraphStep]>,
+    /// Rows of the inputs by step.
+    arrived: Vec<BTreeMap<usize, RecordBatch>>,
+    /// By node and step, in this epoch.
+    given: Vec<Vec<Given>>,
     output: RowCodec,
     /// What this epoch changes.
     pending: BTreeMap<Row, i64>,
@@ -125,14 +160,15 @@ pub(crate) struct Graph {
     there: BTreeMap<Row, i64>,
     there_bytes: usize,
     /// Changes that each node gave.
-    given: Vec<u64>,
+    counts: Vec<u64>,
+    late: u64,
     state_bytes_max: usize,
 }
 
 const ROW_BYTES: usize = 64;
 
 impl Graph {
-    pub(crate) fn new(plan: GraphPlan) -> Result<Self, OperatorError> {
+    pub(crate) fn new(plan: Arc<GraphPlan>) -> Result<Self, OperatorError> {
         let mut nodes: Vec<Option<Box<dyn Node>>> = Vec::new();
         for node in &plan.nodes {
             nodes.push(match &node.kind {
@@ -146,20 +182,28 @@ impl Graph {
                 Kind::AsOf(spec) => Some(Box::new(AsOf::new(spec.as_ref().clone())?)),
             });
         }
+        let routers = plan.nodes.iter().map(|node| Router::of(&node.kind));
         let last = plan.nodes.last().expect("a query has a node");
         let schema = Arc::clone(&last.schema);
         let plan_nodes = plan.nodes.len();
         Ok(Self {
             output: RowCodec::new(&schema)?,
-            schema,
+            routers: routers.collect::<Result<_, _>>()?,
+            leaving: match &plan.leaving {
+                Leaving::Append | Leaving::Keyed(_) => None,
+                Leaving::Upsert(key) => Some(Router::by_columns(key.iter().copied(), &schema)?),
+                Leaving::Rows => Some(Router::by_columns(0..schema.fields().len(), &schema)?),
+            },
             nodes,
             plan,
-            arrived: BTreeMap::new(),
-            marks: Marks::default(),
+            steps: Arc::from([]),
+            arrived: Vec::new(),
+            given: vec![Vec::new(); plan_nodes],
             pending: BTreeMap::new(),
             there: BTreeMap::new(),
             there_bytes: 0,
-            given: vec![0; plan_nodes],
+            counts: vec![0; plan_nodes],
+            late: 0,
             state_bytes_max: JOB_STATE_BYTES_MAX,
         })
     }
@@ -171,84 +215,172 @@ impl Graph {
         self
     }
 
-    fn step(&mut self, moment: &Moment<'_>) -> Result<Delta, OperatorError> {
-        let mut deltas: Vec<Delta> = Vec::with_capacity(self.plan.nodes.len());
-        for (index, planned) in self.plan.nodes.iter().enumerate() {
-            let inputs: Vec<&Delta> = planned.inputs.iter().map(|input| &deltas[*input]).collect();
-            let delta = match (&planned.kind, &mut self.nodes[index]) {
-                (Kind::Scan { input, columns }, _) => match self.arrived.get(input) {
-                    Some(rows) => Delta::inserted(rows.project(columns)?),
-                    None => Delta::empty(&planned.schema),
-                },
+    /// How many nodes it has.
+    pub(crate) fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether any node has state by key.
+    pub(crate) fn is_keyed(&self) -> bool {
+        self.routers.iter().any(Option::is_some)
+    }
+
+    /// The nodes whose state has no key to be cut by.
+    pub(crate) fn in_one_lane(&self) -> Vec<&'static str> {
+        let nodes = self.plan.nodes.iter().zip(&self.routers);
+        let whole = nodes.filter(|(_, routers)| {
+            let mut routers = routers.iter().flatten();
+            routers.any(|router| !router.spreads())
+        });
+        whole.map(|(node, _)| node.kind.name()).collect()
+    }
+
+    /// Whether a node has state by key, so that its rows must find their lane.
+    pub(crate) fn is_routed(&self, node: usize) -> bool {
+        self.routers[node].is_some()
+    }
+
+    /// Whether what leaves must find its lane.
+    pub(crate) fn leaves_routed(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    /// Whether time alone makes it do something.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.nodes.iter().flatten().any(|node| node.is_timed())
+    }
+
+    /// Takes what arrived in an epoch; nothing is computed yet.
+    pub(crate) fn begin(
+        &mut self,
+        steps: Arc<[GraphStep]>,
+        arrived: Vec<BTreeMap<usize, RecordBatch>>,
+    ) {
+        assert_eq!(steps.len(), arrived.len(), "each step has its rows");
+        self.steps = steps;
+        self.arrived = arrived;
+        self.given.iter_mut().for_each(Vec::clear);
+    }
+
+    /// Splits what a node takes by the lanes that have its state; past the last node, what leaves.
+    pub(crate) fn route(&self, node: usize, lanes: usize) -> Result<Vec<Routed>, OperatorError> {
+        let last = self.nodes.len() - 1;
+        let (inputs, routers) = match self.plan.nodes.get(node) {
+            Some(planned) => (planned.inputs.as_slice(), self.routers[node].as_deref()),
+            None => (&[last][..], self.leaving.as_ref().map(std::slice::from_ref)),
+        };
+        let mut routed = vec![Routed::new(); lanes];
+        for (input, router) in inputs.iter().zip(routers.into_iter().flatten()) {
+            let mut split = vec![Vec::with_capacity(self.steps.len()); lanes];
+            for Given { delta, .. } in &self.given[*input] {
+                let rows = match delta.weights.is_empty() {
+                    true => vec![Vec::new(); lanes],
+                    false => router.split(&delta.rows, lanes)?,
+                };
+                for (steps, rows) in split.iter_mut().zip(rows) {
+                    steps.push(picked(delta, rows)?);
+                }
+            }
+            for (routed, steps) in routed.iter_mut().zip(split) {
+                routed.push(steps);
+            }
+        }
+        Ok(routed)
+    }
+
+    /// Puts together what all lanes routed to this one, in their order.
+    pub(crate) fn merge(&self, from: &[Routed]) -> Result<Routed, OperatorError> {
+        let inputs = from.first().map_or(0, Vec::len);
+        let mut merged = Vec::with_capacity(inputs);
+        for input in 0..inputs {
+            let mut steps = Vec::with_capacity(self.steps.len());
+            for step in 0..self.steps.len() {
+                let deltas = from.iter().map(|routed| &routed[input][step]);
+                let some: Vec<&Delta> = deltas.filter(|delta| !delta.weights.is_empty()).collect();
+                steps.push(match some.as_slice() {
+                    [] => from[0][input][step].clone(),
+                    [one] => (*one).clone(),
+                    many => Delta {
+                        rows: concat_batches(
+                            many[0].rows.schema_ref(),
+                            many.iter().map(|delta| &delta.rows),
+                        )?,
+                        weights: many
+                            .iter()
+                            .flat_map(|delta| &delta.weights)
+                            .copied()
+                            .collect(),
+                    },
+                });
+            }
+            merged.push(steps);
+        }
+        Ok(merged)
+    }
+
+    /// Takes a node through all steps of the epoch; `routed` is what it takes when that came from other lanes.
+    pub(crate) fn run(
+        &mut self,
+        index: usize,
+        routed: Option<&Routed>,
+    ) -> Result<(), OperatorError> {
+        let planned = &self.plan.nodes[index];
+        let mut node = self.nodes[index].take();
+        let mut all = Vec::with_capacity(self.steps.len());
+        for (at, step) in self.steps.iter().enumerate() {
+            let before: Vec<&Given> = planned
+                .inputs
+                .iter()
+                .map(|input| &self.given[*input][at])
+                .collect();
+            let inputs: Vec<&Delta> = match routed {
+                Some(routed) => routed.iter().map(|steps| &steps[at]).collect(),
+                None => before.iter().map(|given| &given.delta).collect(),
+            };
+            let given = match (&planned.kind, &mut node) {
+                (Kind::Scan { input, columns }, _) => {
+                    Given::unplaced(match self.arrived[at].get(input) {
+                        Some(rows) => Delta::inserted(rows.project(columns)?),
+                        None => Delta::empty(&planned.schema),
+                    })
+                }
                 (Kind::Transform(_), _) if inputs[0].weights.is_empty() => {
-                    Delta::empty(&planned.schema)
+                    Given::unplaced(Delta::empty(&planned.schema))
                 }
                 (Kind::Transform(transform), _) => {
                     let (rows, kept) = transform.run(&inputs[0].rows)?;
                     let weight = |row: &u32| inputs[0].weights[*row as usize];
-                    Delta {
-                        weights: kept.iter().map(weight).collect(),
-                        rows,
+                    let place = |row: &u32| before[0].places.get(*row as usize).cloned();
+                    Given {
+                        delta: Delta {
+                            weights: kept.iter().map(weight).collect(),
+                            rows,
+                        },
+                        places: kept.iter().filter_map(place).collect(),
                     }
                 }
-                (Kind::Union, _) => {
-                    let mut batches = Vec::new();
-                    for input in &inputs {
-                        let columns = input.rows.columns().to_vec();
-                        let options =
-                            RecordBatchOptions::new().with_row_count(Some(input.rows.num_rows()));
-                        let schema = Arc::clone(&planned.schema);
-                        batches.push(RecordBatch::try_new_with_options(
-                            schema, columns, &options,
-                        )?);
-                    }
-                    Delta {
-                        rows: concat_batches(&planned.schema, &batches)?,
-                        weights: inputs
-                            .iter()
-                            .flat_map(|input| input.weights.clone())
-                            .collect(),
-                    }
-                }
+                (Kind::Union, _) => Given::unplaced(union(&inputs, &planned.schema)?),
                 (_, Some(node)) => {
                     let is_still = inputs.iter().all(|input| input.weights.is_empty());
                     if is_still && !node.is_timed() {
-                        Delta::empty(&planned.schema)
+                        Given::unplaced(Delta::empty(&planned.schema))
                     } else {
-                        node.step(&inputs, moment)?
+                        let moment = Moment::new(&step.before, &step.after);
+                        let delta = node.step(&inputs, &moment)?;
+                        self.late += moment.late();
+                        Given {
+                            delta,
+                            places: node.take_places(),
+                        }
                     }
                 }
                 (_, None) => return Err(other_state()),
             };
-            self.given[index] += delta.rows.num_rows() as u64;
-            deltas.push(delta);
+            self.counts[index] += given.delta.rows.num_rows() as u64;
+            all.push(given);
         }
-        self.arrived.clear();
-        Ok(deltas.pop().expect("a query has a node"))
-    }
-
-    /// Steps once, and gives what comes of it to the output.
-    fn go(&mut self, before: &Marks, after: &Marks, out: &mut Output) -> Result<(), OperatorError> {
-        let moment = Moment::new(before, after);
-        let delta = self.step(&moment)?;
-        out.late_more += moment.late();
-        let key = match &self.plan.leaving {
-            Leaving::Append => Some(None),
-            Leaving::Keyed(key) => Some(Some(key.as_slice())),
-            Leaving::Upsert(_) | Leaving::Rows => None,
-        };
-        if let Some(key) = key {
-            self.append(&delta, key, out)?;
-        } else {
-            for (row, weight) in self
-                .output
-                .encode(&delta.rows)?
-                .into_iter()
-                .zip(delta.weights)
-            {
-                add(&mut self.pending, row, weight);
-            }
-        }
+        self.nodes[index] = node;
+        self.given[index] = all;
         let size_bytes = self.state_bytes();
         if size_bytes > self.state_bytes_max {
             return Err(OperatorError::StateTooLarge {
@@ -259,12 +391,50 @@ impl Graph {
         Ok(())
     }
 
-    fn append(
-        &self,
-        delta: &Delta,
-        key: Option<&[usize]>,
-        out: &mut Output,
-    ) -> Result<(), OperatorError> {
+    /// Ends what [`Graph::begin`] began: rows that stay leave, by step; changes wait for [`Graph::on_barrier`].
+    /// `routed` are the changes when they came from other lanes.
+    pub(crate) fn finish(
+        &mut self,
+        routed: Option<Routed>,
+    ) -> Result<Vec<(usize, Output)>, OperatorError> {
+        let last = self.given.len() - 1;
+        let given = std::mem::take(&mut self.given[last]);
+        self.given.iter_mut().for_each(Vec::clear);
+        self.arrived.clear();
+        let mut left = Vec::new();
+        match self.plan.leaving.clone() {
+            Leaving::Append | Leaving::Keyed(_) => {
+                for (step, given) in given.into_iter().enumerate() {
+                    let mut out = Output::default();
+                    self.append(&given, &mut out)?;
+                    left.push((step, out));
+                }
+            }
+            Leaving::Upsert(_) | Leaving::Rows => {
+                let deltas = match routed {
+                    Some(mut routed) => routed.pop().unwrap_or_default(),
+                    None => given.into_iter().map(|given| given.delta).collect(),
+                };
+                for delta in deltas {
+                    let rows = self.output.encode(&delta.rows)?;
+                    for (row, weight) in rows.into_iter().zip(delta.weights) {
+                        add(&mut self.pending, row, weight);
+                    }
+                }
+            }
+        }
+        if self.late > 0 {
+            let out = Output {
+                late_more: std::mem::take(&mut self.late),
+                ..Output::default()
+            };
+            left.push((0, out));
+        }
+        Ok(left)
+    }
+
+    fn append(&self, given: &Given, out: &mut Output) -> Result<(), OperatorError> {
+        let Given { delta, places } = given;
         let mut indices = Vec::new();
         for (row, weight) in (0_u32..).zip(&delta.weights) {
             assert!(*weight > 0, "rows of an append query stay");
@@ -273,22 +443,26 @@ impl Graph {
         if indices.is_empty() {
             return Ok(());
         }
+        let place = |row: &u32| places.get(*row as usize).cloned();
+        let mut places: Vec<Row> = indices.iter().filter_map(place).collect();
         let rows = take_record_batch(&delta.rows, &UInt32Array::from(indices))?;
-        let Some(key) = key else {
-            out.emissions.push(Emission {
-                rows,
-                keys: Keys::None,
-                deleted: Vec::new(),
-            });
-            return Ok(());
+        if places.is_empty() && self.is_keyed() {
+            places = self.output.encode(&rows)?;
+        }
+        let (rows, keys) = match &self.plan.leaving {
+            Leaving::Keyed(key) => {
+                let keys = Keys::Group(self.message_keys(&rows, Some(key))?);
+                match self.plan.debezium {
+                    true => (changes::created(rows)?, keys),
+                    false => (rows, keys),
+                }
+            }
+            _ => (rows, Keys::None),
         };
-        let keys = Keys::Group(self.message_keys(&rows, Some(key))?);
         out.emissions.push(Emission {
-            rows: match self.plan.debezium {
-                true => changes::created(rows)?,
-                false => rows,
-            },
+            rows,
             keys,
+            places,
             deleted: Vec::new(),
         });
         Ok(())
@@ -324,8 +498,13 @@ impl Graph {
         if rows.is_empty() && deleted.is_empty() {
             return Ok(());
         }
+        let columns = self.output.decode(rows.iter().map(AsRef::as_ref))?;
         out.emissions.push(Emission {
-            rows: self.output.decode(rows.iter().map(AsRef::as_ref))?,
+            places: match self.plan.leaving {
+                Leaving::Rows => rows,
+                _ => keys.iter().map(|key| Row::from(key.as_ref())).collect(),
+            },
+            rows: columns,
             keys: Keys::Group(keys),
             deleted,
         });
@@ -386,6 +565,7 @@ impl Graph {
         let (before, after) = (of(&went)?, of(&came)?);
         out.emissions.push(Emission {
             rows: changes::changed(&before.0, &before.1, &after.0, &after.1)?,
+            places: keys.iter().map(|key| Row::from(key.as_ref())).collect(),
             keys: Keys::Group(keys.into_iter().collect()),
             deleted: Vec::new(),
         });
@@ -443,60 +623,48 @@ fn numbered(key: &Bytes, number: i64) -> Bytes {
     }
 }
 
-impl Operator for Graph {
-    fn on_batch(
-        &mut self,
-        input: usize,
-        batch: &RecordBatch,
-        _watermark: Option<Timestamp>,
-        _out: &mut Output,
-    ) -> Result<(), OperatorError> {
-        self.arrived.insert(input, batch.clone());
-        Ok(())
+/// The rows of all inputs, in a line.
+fn union(inputs: &[&Delta], schema: &SchemaRef) -> Result<Delta, OperatorError> {
+    let mut batches = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        let columns = input.rows.columns().to_vec();
+        let options = RecordBatchOptions::new().with_row_count(Some(input.rows.num_rows()));
+        let schema = Arc::clone(schema);
+        batches.push(RecordBatch::try_new_with_options(
+            schema, columns, &options,
+        )?);
     }
+    Ok(Delta {
+        rows: concat_batches(schema, &batches)?,
+        weights: inputs
+            .iter()
+            .flat_map(|input| &input.weights)
+            .copied()
+            .collect(),
+    })
+}
 
-    fn on_tick_end(
-        &mut self,
-        tick: Timestamp,
-        watermarks: &[Option<Timestamp>],
-        out: &mut Output,
-    ) -> Result<(), OperatorError> {
-        self.marks = Marks {
-            stored_ms: tick.as_ms(),
-            watermarks: watermarks.to_vec(),
-        };
-        if self.arrived.is_empty() {
-            return Ok(());
-        }
-        let before = self.marks.clone();
-        self.go(&before, &before, out)
+/// Some rows of a delta.
+fn picked(delta: &Delta, rows: Vec<u32>) -> Result<Delta, OperatorError> {
+    if rows.len() == delta.weights.len() {
+        return Ok(delta.clone());
     }
+    let weights = rows
+        .iter()
+        .map(|row| delta.weights[*row as usize])
+        .collect();
+    Ok(Delta {
+        rows: match rows.is_empty() {
+            true => RecordBatch::new_empty(delta.rows.schema()),
+            false => take_record_batch(&delta.rows, &UInt32Array::from(rows))?,
+        },
+        weights,
+    })
+}
 
-    fn on_watermarks(
-        &mut self,
-        each: &[Option<Timestamp>],
-        out: &mut Output,
-    ) -> Result<(), OperatorError> {
-        if !self.nodes.iter().flatten().any(|node| node.is_timed()) {
-            return Ok(());
-        }
-        let after = Marks {
-            stored_ms: self.marks.stored_ms.saturating_add(TICK_MS),
-            watermarks: each.to_vec(),
-        };
-        let before = std::mem::replace(&mut self.marks, after.clone());
-        self.go(&before, &after, out)
-    }
-
-    fn on_watermark(
-        &mut self,
-        _watermark: Timestamp,
-        _out: &mut Output,
-    ) -> Result<(), OperatorError> {
-        Ok(())
-    }
-
-    fn on_barrier(&mut self, out: &mut Output) -> Result<(), OperatorError> {
+impl Graph {
+    /// Ends an epoch: what changed in it leaves.
+    pub(crate) fn on_barrier(&mut self, out: &mut Output) -> Result<(), OperatorError> {
         match self.plan.leaving.clone() {
             Leaving::Append | Leaving::Keyed(_) => Ok(()),
             Leaving::Upsert(columns) => self.upsert(&columns, out),
@@ -504,17 +672,13 @@ impl Operator for Graph {
         }
     }
 
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn save(&self) -> Result<Option<RecordBatch>, OperatorError> {
+    /// Its part of the state, at the end of what was saved so far.
+    pub(crate) fn save(&self, entries: &mut Entries) {
         assert!(self.pending.is_empty(), "state is saved between epochs");
-        let mut entries = Entries::default();
         for (index, node) in self.nodes.iter().enumerate() {
             entries.begin(index);
             if let Some(node) = node {
-                node.save(&mut entries);
+                node.save(entries);
             }
         }
         entries.begin(self.nodes.len());
@@ -527,16 +691,25 @@ impl Operator for Graph {
                 other: 0,
             });
         }
-        Ok(Some(entries.batch()?))
     }
 
-    fn restore(
+    /// Takes back what of a saved state belongs to this lane.
+    pub(crate) fn restore(
         &mut self,
         state: &RecordBatch,
-        _watermark: Option<Timestamp>,
+        lane: usize,
+        lanes: usize,
     ) -> Result<(), OperatorError> {
         let last = self.nodes.len();
         Entries::each(state, |node, entry| {
+            let router = match self.routers.get(node) {
+                Some(routers) => routers.as_ref().and_then(|routers| routers.first()),
+                None => self.leaving.as_ref(),
+            };
+            let router = router.ok_or_else(other_state)?;
+            if router.lane_of_state(entry.key, lanes) != lane {
+                return Ok(());
+            }
             if node == last {
                 self.put_there(Row::from(entry.key), entry.count);
                 return Ok(());
@@ -548,17 +721,19 @@ impl Operator for Graph {
         })
     }
 
-    fn state_bytes(&self) -> usize {
+    /// Memory of its state, about.
+    pub(crate) fn state_bytes(&self) -> usize {
         let nodes = self.nodes.iter().flatten();
         nodes.map(|node| node.state_bytes()).sum::<usize>() + self.there_bytes
     }
 
-    fn steps(&self) -> Vec<StepFigures> {
+    /// What each node did since it was made.
+    pub(crate) fn figures(&self) -> Vec<StepFigures> {
         let nodes = self.plan.nodes.iter().zip(&self.nodes).enumerate();
         nodes
             .map(|(index, (planned, node))| {
-                let given = self.given[index];
-                let taken = planned.inputs.iter().map(|input| self.given[*input]);
+                let given = self.counts[index];
+                let taken = planned.inputs.iter().map(|input| self.counts[*input]);
                 StepFigures {
                     name: planned.kind.name(),
                     rows_in: match planned.kind {

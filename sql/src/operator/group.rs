@@ -17,6 +17,7 @@ use crate::operator::assign::Windows;
 use crate::operator::kernel::{self, Kernel, State};
 use crate::operator::key::{Encoded, Keys, message_keys, milliseconds, times};
 use crate::operator::project::Transform;
+use crate::operator::spread::Router;
 use crate::operator::{LateReason, OperatorError};
 
 /// How long an updating query keeps the state of a window after its end, in event time, unless it says
@@ -186,6 +187,18 @@ impl Groups {
             Arc::new(Field::new(format!("group_{column}"), kind, true))
         });
         fields.collect()
+    }
+
+    /// How the rows of [`Grouping::input`] find the lane that has their group.
+    pub(crate) fn router(&self) -> Result<Router, OperatorError> {
+        let key = self.plain.iter();
+        let key = key.map(|column| Arc::clone(&self.grouping.groups[*column]));
+        let fields = self.key_fields();
+        let types: Vec<_> = fields
+            .iter()
+            .map(|field| field.data_type().clone())
+            .collect();
+        Router::by(key.collect(), &types)
     }
 
     /// Puts the rows of a tick through the query's filters and projections.

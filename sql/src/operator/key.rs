@@ -99,6 +99,13 @@ pub(crate) fn write_key_at(key: &mut Vec<u8>, row: &[u8], at_ms: i64) {
     key.extend_from_slice(&(at_ms ^ i64::MIN).to_be_bytes());
 }
 
+/// A time and then other bytes: they sort by the time first.
+pub(crate) fn from_time(at_ms: i64, rest: &[&[u8]]) -> Key {
+    let mut key = (at_ms ^ i64::MIN).to_be_bytes().to_vec();
+    rest.iter().for_each(|bytes| key.extend_from_slice(bytes));
+    Arc::from(key)
+}
+
 /// Takes a key apart: the bytes of the columns, and the time.
 pub(crate) fn split_key(key: &[u8]) -> (&[u8], i64) {
     let (row, at) = key

@@ -9,7 +9,7 @@
 //! [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`session`] (windows that rows make); then tables that
 //! change: [`delta`], [`moment`] (time within them), [`latest`], [`aggregate`], [`join`], [`as_of`], [`over`], [`top`], [`close`], the
-//! [`graph`] of these, and [`changes`] (how a change leaves for Debezium's readers).
+//! [`graph`] of these, [`spread`] (which lane a row belongs to), and [`changes`] (how a change leaves for Debezium's readers).
 
 pub(crate) mod aggregate;
 pub(crate) mod as_of;
@@ -27,10 +27,12 @@ pub(crate) mod moment;
 pub(crate) mod over;
 pub mod project;
 pub mod session;
+pub(crate) mod spread;
 pub(crate) mod top;
 pub mod window;
 
 use std::fmt;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -41,47 +43,17 @@ use millpond_proto::time::Timestamp;
 
 /// A step of a continuous query that turns rows into other rows.
 pub trait Operator: Send + fmt::Debug {
-    /// Takes all rows of one tick of an input, in (queue, offset) order, judged by the watermark of that
-    /// tick. Not called for an input without rows.
+    /// Takes rows of one tick, in (queue, offset) order, judged by the watermark of that tick: all of the keys
+    /// that are this operator's. Not called without rows.
     ///
     /// # Errors
     /// [`OperatorError`] when an expression fails on a row or the state outgrows its bound.
     fn on_batch(
         &mut self,
-        input: usize,
         batch: &RecordBatch,
         watermark: Option<Timestamp>,
         out: &mut Output,
     ) -> Result<(), OperatorError>;
-
-    /// Ends the tick that began at `tick` in store time: every input's rows were given. `watermarks` are
-    /// those of the inputs that they are judged by.
-    ///
-    /// # Errors
-    /// As [`Operator::on_batch`].
-    fn on_tick_end(
-        &mut self,
-        _tick: Timestamp,
-        _watermarks: &[Option<Timestamp>],
-        _out: &mut Output,
-    ) -> Result<(), OperatorError> {
-        Ok(())
-    }
-
-    /// Learns where the watermark of each input stands after a tick.
-    ///
-    /// # Errors
-    /// As [`Operator::on_watermark`].
-    fn on_watermarks(
-        &mut self,
-        each: &[Option<Timestamp>],
-        out: &mut Output,
-    ) -> Result<(), OperatorError> {
-        match each.iter().min().copied().flatten() {
-            Some(watermark) => self.on_watermark(watermark, out),
-            None => Ok(()),
-        }
-    }
 
     /// Learns that no event before `watermark` is expected any more, at the end of a tick.
     ///
@@ -119,10 +91,8 @@ pub trait Operator: Send + fmt::Debug {
     /// Memory that the state takes, about.
     fn state_bytes(&self) -> usize;
 
-    /// What each of its steps did since it was made, the first first; empty for an operator of one step.
-    fn steps(&self) -> Vec<StepFigures> {
-        Vec::new()
-    }
+    /// How many columns of a saved state tell the key that it belongs to; they come first.
+    fn state_key_columns(&self) -> usize;
 }
 
 /// What a step of an operator did.
@@ -156,9 +126,14 @@ pub struct Emission {
     pub rows: RecordBatch,
     /// The message key of each row.
     pub keys: Keys,
+    /// Where each row stands among those that other lanes emit at the same step; none: as they come.
+    pub places: Vec<Place>,
     /// Message keys whose rows are no more.
     pub deleted: Vec<Bytes>,
 }
+
+/// Bytes that sort as rows leave.
+pub(crate) type Place = Arc<[u8]>;
 
 /// Where the message keys of emitted rows come from.
 #[derive(Debug)]
@@ -167,8 +142,6 @@ pub enum Keys {
     None,
     /// One key per row: the group's.
     Group(Vec<Bytes>),
-    /// Per row the index of the input row that it was made of, whose key it takes over.
-    Source(Vec<u32>),
 }
 
 /// An input row that came after its window was closed.

@@ -27,7 +27,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state};
 use crate::operator::kernel::{Kernel, State, state_at, state_bytes, state_columns, state_fields};
-use crate::operator::key::{Keys, milliseconds};
+use crate::operator::key::{Keys, from_time, milliseconds};
 use crate::operator::moment::{Horizon, Moment};
 
 /// Which rows before a row, itself among them, a function is computed of.
@@ -83,6 +83,13 @@ impl Placed {
     fn bytes(&self) -> usize {
         ROW_BYTES + self.order.len() + self.row.len()
     }
+
+    /// Where it stands among rows of all partitions: by partition, then in its order.
+    fn place(&self, key: &[u8]) -> Row {
+        [key, &from_time(self.at_ms, &[&self.order, &self.row])]
+            .concat()
+            .into()
+    }
 }
 
 /// What is known of the rows of a partition that left.
@@ -107,6 +114,8 @@ pub(crate) struct Over {
     running_keys: Keys,
     waiting: BTreeMap<Placed, (Row, i64)>,
     partitions: BTreeMap<Row, Partition>,
+    /// Of the rows that were given last.
+    places: Vec<Row>,
     state_bytes: usize,
 }
 
@@ -141,6 +150,7 @@ impl Over {
             spec,
             waiting: BTreeMap::new(),
             partitions: BTreeMap::new(),
+            places: Vec::new(),
             state_bytes: 0,
         })
     }
@@ -547,7 +557,10 @@ impl Node for Over {
         let functions = self.compute(&batch, &placed, &segments)?;
         let mut leaving = vec![false; placed.len()];
         for segment in &segments {
-            leaving[segment.leaving..segment.rows.end].fill(true);
+            let left = segment.leaving..segment.rows.end;
+            leaving[left.clone()].fill(true);
+            let places = placed[left].iter().map(|placed| placed.place(&segment.key));
+            self.places.extend(places);
         }
         let leaving = BooleanArray::from(leaving);
         let columns = batch
@@ -561,6 +574,10 @@ impl Node for Over {
         let schema = Arc::clone(&self.spec.schema);
         let rows = RecordBatch::try_new_with_options(schema, columns, &options)?;
         Ok(Delta::inserted(rows))
+    }
+
+    fn take_places(&mut self) -> Vec<Row> {
+        std::mem::take(&mut self.places)
     }
 
     fn is_timed(&self) -> bool {

@@ -12,11 +12,9 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::cast::as_boolean_array;
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
-use millpond_proto::time::Timestamp;
 
 use crate::operator::assign::Windows;
 use crate::operator::key::{milliseconds, times};
-use crate::operator::{Emission, Keys, Operator, OperatorError, Output};
 
 /// One filter or projection.
 #[derive(Clone, Debug)]
@@ -160,74 +158,6 @@ impl Transform {
             }
         }
         Ok((batch, kept.values().to_vec()))
-    }
-}
-
-/// The operator of a query without aggregates: every row that is left is emitted at once.
-#[derive(Debug)]
-pub struct Project {
-    transform: Transform,
-}
-
-impl Project {
-    /// Emits what `transform` leaves.
-    #[must_use]
-    pub fn new(transform: Transform) -> Self {
-        Self { transform }
-    }
-}
-
-impl Operator for Project {
-    fn on_batch(
-        &mut self,
-        _input: usize,
-        batch: &RecordBatch,
-        _watermark: Option<Timestamp>,
-        out: &mut Output,
-    ) -> Result<(), OperatorError> {
-        let (rows, kept) = self.transform.run(batch)?;
-        if rows.num_rows() > 0 {
-            out.emissions.push(Emission {
-                rows,
-                keys: Keys::Source(kept),
-                deleted: Vec::new(),
-            });
-        }
-        Ok(())
-    }
-
-    fn on_watermark(
-        &mut self,
-        _watermark: Timestamp,
-        _out: &mut Output,
-    ) -> Result<(), OperatorError> {
-        Ok(())
-    }
-
-    fn on_barrier(&mut self, _out: &mut Output) -> Result<(), OperatorError> {
-        Ok(())
-    }
-
-    fn schema(&self) -> SchemaRef {
-        self.transform.schema()
-    }
-
-    fn save(&self) -> Result<Option<RecordBatch>, OperatorError> {
-        Ok(None)
-    }
-
-    fn restore(
-        &mut self,
-        _state: &RecordBatch,
-        _watermark: Option<Timestamp>,
-    ) -> Result<(), OperatorError> {
-        Err(OperatorError::OtherState {
-            detail: "a query without aggregates has no state".to_owned(),
-        })
-    }
-
-    fn state_bytes(&self) -> usize {
-        0
     }
 }
 

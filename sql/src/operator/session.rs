@@ -21,7 +21,7 @@ use millpond_proto::time::Timestamp;
 
 use crate::operator::group::{Emit, Grouping, Groups, Unit, group_bytes, known};
 use crate::operator::kernel::{State, accumulate, state_at, state_columns};
-use crate::operator::key::{Key, key_at, split_key};
+use crate::operator::key::{Key, from_time, key_at, split_key};
 use crate::operator::{Emission, Keys, Late, Operator, OperatorError, Output};
 
 /// The operator.
@@ -208,7 +208,9 @@ impl Session {
     }
 
     /// Emits sessions; what is out with other bounds, or is refused by HAVING now, is deleted.
-    fn emit(&mut self, keys: &[Key], out: &mut Output) -> Result<(), OperatorError> {
+    ///
+    /// They stand in the order of their keys, or of their ends.
+    fn emit(&mut self, keys: &[Key], by_end: bool, out: &mut Output) -> Result<(), OperatorError> {
         if keys.is_empty() {
             return Ok(());
         }
@@ -227,7 +229,7 @@ impl Session {
         let rested = keys.iter().map(|key| &self.sessions[key].state);
         let rested: Vec<(usize, &State)> = rested.enumerate().collect();
         let finished = self.groups.finish(&units, &rested)?;
-        let mut messages = Vec::with_capacity(keys.len());
+        let (mut messages, mut places) = (Vec::with_capacity(keys.len()), Vec::new());
         for (index, message) in finished.messages.into_iter().enumerate() {
             if !finished.passes[index] {
                 continue;
@@ -237,11 +239,16 @@ impl Session {
             let open = self.sessions.get_mut(key).expect("it was just evaluated");
             open.emitted = Some(message.clone());
             messages.push(message);
+            places.push(match by_end {
+                true => from_time(self.end_of(self.sessions[key].last_ms), &[key]),
+                false => Arc::clone(key),
+            });
         }
         if finished.rows.num_rows() > 0 {
             out.emissions.push(Emission {
                 rows: finished.rows,
                 keys: Keys::Group(messages),
+                places,
                 deleted: Vec::new(),
             });
         }
@@ -254,6 +261,7 @@ impl Session {
             out.emissions.push(Emission {
                 rows: RecordBatch::new_empty(self.groups.grouping.output.schema()),
                 keys: Keys::Group(Vec::new()),
+                places: Vec::new(),
                 deleted,
             });
         }
@@ -263,7 +271,6 @@ impl Session {
 impl Operator for Session {
     fn on_batch(
         &mut self,
-        _input: usize,
         batch: &RecordBatch,
         watermark: Option<Timestamp>,
         out: &mut Output,
@@ -321,7 +328,7 @@ impl Operator for Session {
             .filter(|key| emit.is_on_close() || self.touched.contains(*key))
             .map(Arc::clone)
             .collect();
-        self.emit(&emitted, out)?;
+        self.emit(&emitted, true, out)?;
         for key in &over {
             self.remove(key);
         }
@@ -330,7 +337,7 @@ impl Operator for Session {
 
     fn on_barrier(&mut self, out: &mut Output) -> Result<(), OperatorError> {
         let touched: Vec<Key> = std::mem::take(&mut self.touched).into_iter().collect();
-        self.emit(&touched, out)?;
+        self.emit(&touched, false, out)?;
         self.delete_retired(out);
         Ok(())
     }
@@ -400,5 +407,9 @@ impl Operator for Session {
 
     fn state_bytes(&self) -> usize {
         self.state_bytes
+    }
+
+    fn state_key_columns(&self) -> usize {
+        self.groups.key_fields().len()
     }
 }

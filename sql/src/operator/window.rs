@@ -24,7 +24,7 @@ use millpond_proto::time::Timestamp;
 use crate::operator::assign::Windows;
 use crate::operator::group::{Emit, Grouping, Groups, Unit, group_bytes};
 use crate::operator::kernel::{State, accumulate, state_at, state_columns};
-use crate::operator::key::{Key, key_at, split_key, write_key_at};
+use crate::operator::key::{Key, from_time, key_at, split_key, write_key_at};
 use crate::operator::{Emission, Keys, Late, Operator, OperatorError, Output};
 
 /// The operator.
@@ -149,7 +149,14 @@ impl Window {
     }
 
     /// Emits windows, told by key and end; what HAVING refuses is deleted if a row of it is out.
-    fn emit(&mut self, windows: &[Key], out: &mut Output) -> Result<(), OperatorError> {
+    ///
+    /// They stand in the order of their keys, or of their ends.
+    fn emit(
+        &mut self,
+        windows: &[Key],
+        by_end: bool,
+        out: &mut Output,
+    ) -> Result<(), OperatorError> {
         if windows.is_empty() {
             return Ok(());
         }
@@ -177,12 +184,16 @@ impl Window {
             });
         }
         let finished = self.groups.finish(&units, &rested)?;
-        let mut keys = Vec::with_capacity(windows.len());
+        let (mut keys, mut places) = (Vec::with_capacity(windows.len()), Vec::new());
         let mut deleted = Vec::new();
         let takes_back = self.takes_back();
         for ((key, passes), message) in windows.iter().zip(finished.passes).zip(finished.messages) {
             if passes {
                 keys.push(message);
+                places.push(match by_end {
+                    true => from_time(split_key(key).1, &[key]),
+                    false => Arc::clone(key),
+                });
                 if takes_back {
                     self.emitted.insert(Arc::clone(key));
                 }
@@ -194,6 +205,7 @@ impl Window {
             out.emissions.push(Emission {
                 rows: finished.rows,
                 keys: Keys::Group(keys),
+                places,
                 deleted,
             });
         }
@@ -234,7 +246,6 @@ impl Window {
 impl Operator for Window {
     fn on_batch(
         &mut self,
-        _input: usize,
         batch: &RecordBatch,
         watermark: Option<Timestamp>,
         out: &mut Output,
@@ -310,7 +321,7 @@ impl Operator for Window {
                 changed.map(Arc::clone).collect()
             }
         };
-        self.emit(&emitted, out)?;
+        self.emit(&emitted, true, out)?;
         for key in &over {
             self.forget(key);
         }
@@ -319,7 +330,7 @@ impl Operator for Window {
 
     fn on_barrier(&mut self, out: &mut Output) -> Result<(), OperatorError> {
         let touched: Vec<Key> = std::mem::take(&mut self.touched).into_iter().collect();
-        self.emit(&touched, out)
+        self.emit(&touched, false, out)
     }
 
     fn schema(&self) -> SchemaRef {
@@ -383,6 +394,10 @@ impl Operator for Window {
 
     fn state_bytes(&self) -> usize {
         self.state_bytes
+    }
+
+    fn state_key_columns(&self) -> usize {
+        self.groups.key_fields().len()
     }
 }
 

@@ -20,12 +20,9 @@ use datafusion::sql::sqlparser::ast::Query;
 use crate::catalog;
 use crate::error::SqlError;
 use crate::operator::assign::Windows;
-use crate::operator::graph::{Graph, GraphPlan, Kind, Leaving, Planned};
+use crate::operator::graph::{GraphPlan, Kind, Leaving, Planned};
 use crate::operator::group::{self, Bound, Grouping, WindowKey};
-use crate::operator::project::{Project, Step, Transform};
-use crate::operator::session::Session;
-use crate::operator::window;
-use crate::operator::{Operator, OperatorError};
+use crate::operator::project::{Step, Transform};
 use crate::plan::as_of::{self, Reading};
 use crate::plan::as_of_node;
 use crate::plan::chain::{Chain, Grouped, Origin, Walk, marks_of};
@@ -53,11 +50,13 @@ pub struct ContinuousPlan {
     pub explained: Vec<String>,
     /// Whether late rows are counted and left out, and go to no side topic.
     pub drops_late: bool,
+    /// How many lanes it asks for.
+    pub parallelism: Option<usize>,
     shape: Shape,
 }
 
 #[derive(Clone, Debug)]
-enum Shape {
+pub(super) enum Shape {
     Rows(Transform),
     Groups(Box<Grouping>),
     Graph(Box<GraphPlan>),
@@ -70,36 +69,9 @@ impl ContinuousPlan {
         matches!(self.shape, Shape::Rows(_))
     }
 
-    /// The operator that computes it, without state yet.
-    ///
-    /// # Errors
-    /// [`SqlError`] when a group column's type can not be a key.
-    pub fn operator(&self) -> Result<Box<dyn Operator>, SqlError> {
-        Ok(match &self.shape {
-            Shape::Rows(transform) => Box::new(Project::new(transform.clone())),
-            Shape::Groups(grouping) => {
-                let grouping = grouping.as_ref().clone();
-                let kind = grouping.window.as_ref().map(|window| window.kind);
-                let keyed = |error: OperatorError| {
-                    SqlError::invalid(error.to_string(), "group by columns of plain types")
-                };
-                match kind {
-                    Some(Windows::Session { gap_ms }) => {
-                        Box::new(Session::new(grouping, gap_ms).map_err(keyed)?)
-                    }
-                    _ => Box::new(window::Window::new(grouping).map_err(keyed)?),
-                }
-            }
-            Shape::Graph(graph) => {
-                let operator = Graph::new(graph.as_ref().clone());
-                Box::new(operator.map_err(|error| {
-                    SqlError::invalid(
-                        error.to_string(),
-                        "leave out columns of type MAP, such as _properties",
-                    )
-                })?)
-            }
-        })
+    /// What it is made of.
+    pub(super) fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     /// Whether it emits each group once, when its window is over.
@@ -391,6 +363,7 @@ async fn plan_as(
         primary_key,
         explained: built.explained,
         drops_late: false,
+        parallelism: options.parallelism,
         shape: Shape::Graph(Box::new(built.graph)),
     })
 }
@@ -470,6 +443,7 @@ fn finish(
             columns,
             primary_key: Vec::new(),
             drops_late: false,
+            parallelism: options.parallelism,
             shape: Shape::Rows(chain.transform),
         });
     };
@@ -507,6 +481,7 @@ fn finish(
         columns,
         primary_key,
         drops_late: options.late == Some(LateRows::Drop),
+        parallelism: options.parallelism,
         shape: Shape::Groups(Box::new(Grouping {
             input: grouped.input,
             groups: grouped.groups,
@@ -554,7 +529,10 @@ mod tests {
     use millpond_proto::time::{SimulatedClock, Timestamp};
 
     use super::*;
-    use crate::operator::Output;
+    use crate::operator::graph::{Graph, GraphStep};
+    use crate::operator::moment::Marks;
+    use crate::operator::session::Session;
+    use crate::operator::{Operator, OperatorError, Output, window};
     use crate::statement::parse_query;
     use crate::testing::MemoryTopics;
     use crate::topic::{NewTopic, WatermarkSpec};
@@ -590,26 +568,6 @@ mod tests {
         ] {
             let query = parse_query(query).unwrap();
             let planned = plan(&query, Emit::Changes, topics.as_ref()).await.unwrap();
-            let bounded = |bytes: usize| -> Box<dyn Operator> {
-                match planned.shape.clone() {
-                    Shape::Graph(graph) => {
-                        Box::new(Graph::new(*graph).unwrap().with_state_bytes_max(bytes))
-                    }
-                    Shape::Groups(grouping) => match grouping.window.as_ref().unwrap().kind {
-                        Windows::Session { gap_ms } => Box::new(
-                            Session::new(*grouping, gap_ms)
-                                .unwrap()
-                                .with_state_bytes_max(bytes),
-                        ),
-                        _ => Box::new(
-                            window::Window::new(*grouping)
-                                .unwrap()
-                                .with_state_bytes_max(bytes),
-                        ),
-                    },
-                    Shape::Rows(_) => panic!("it has state"),
-                }
-            };
             let input = &planned.inputs[0];
             let schema = catalog::table_schema(&input.source).unwrap();
             let columns = &input.decoded[..input.query_columns];
@@ -619,13 +577,38 @@ mod tests {
             ));
             let times: ArrayRef = Arc::new(TimestampMillisecondArray::from_iter_values(0..100));
             let batch = RecordBatch::try_new(schema, vec![keys, times]).unwrap();
-            let run = |mut operator: Box<dyn Operator>| {
-                let mut out = Output::default();
-                operator.on_batch(0, &batch, None, &mut out)?;
-                operator.on_tick_end(Timestamp(0), &[], &mut out)
+            let run = |bytes: usize| match planned.shape.clone() {
+                Shape::Graph(graph) => {
+                    let graph = Graph::new(Arc::new(*graph)).unwrap();
+                    let mut graph = graph.with_state_bytes_max(bytes);
+                    let marks = Marks::default();
+                    let step = GraphStep {
+                        before: marks.clone(),
+                        after: marks,
+                    };
+                    graph.begin(Arc::from([step]), vec![[(0, batch.clone())].into()]);
+                    (0..graph.nodes()).try_for_each(|node| graph.run(node, None))
+                }
+                Shape::Groups(grouping) => {
+                    let mut operator: Box<dyn Operator> =
+                        match grouping.window.as_ref().unwrap().kind {
+                            Windows::Session { gap_ms } => Box::new(
+                                Session::new(*grouping, gap_ms)
+                                    .unwrap()
+                                    .with_state_bytes_max(bytes),
+                            ),
+                            _ => Box::new(
+                                window::Window::new(*grouping)
+                                    .unwrap()
+                                    .with_state_bytes_max(bytes),
+                            ),
+                        };
+                    operator.on_batch(&batch, None, &mut Output::default())
+                }
+                Shape::Rows(_) => panic!("it has state"),
             };
-            run(bounded(1 << 20)).unwrap();
-            let error = run(bounded(2000)).unwrap_err();
+            run(1 << 20).unwrap();
+            let error = run(2000).unwrap_err();
             assert!(
                 matches!(error, OperatorError::StateTooLarge { .. }),
                 "{error}"

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`window`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
-//! (when state ends), [`over_build`], [`close_build`], [`grouping_sets`], [`output`] (what it writes), [`store_time`], [`refuse`].
+//! (when state ends), [`over_build`], [`close_build`], [`grouping_sets`], [`output`] (what it writes), [`lanes`] (side by side), [`store_time`], [`refuse`].
 
 pub(crate) mod as_of;
 pub(crate) mod as_of_build;
@@ -13,6 +13,7 @@ pub(crate) mod close_build;
 pub mod continuous;
 pub(crate) mod graph;
 pub(crate) mod grouping_sets;
+pub(crate) mod lanes;
 pub(crate) mod output;
 pub(crate) mod over_build;
 pub(crate) mod refuse;

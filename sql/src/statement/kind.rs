@@ -25,6 +25,8 @@ pub struct QueryOptions {
     pub allowed_lateness_ms: Option<i64>,
     /// What becomes of rows that come after their window is over; `None`: as `EMIT` says.
     pub late: Option<LateRows>,
+    /// In how many lanes it is computed; `None`: as the server sees fit.
+    pub parallelism: Option<usize>,
 }
 
 /// What becomes of rows that come after their window is over.

@@ -1,7 +1,8 @@
-//! `WITH (…)` of a continuous query: how long it keeps state, and what becomes of late rows.
+//! `WITH (…)` of a continuous query: how long it keeps state, what becomes of late rows, in how many lanes it is computed.
 
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
+use millpond_proto::limits::JOB_PARALLELISM_MAX;
 
 use crate::error::{SqlError, nearest};
 use crate::statement::interval::interval_ms;
@@ -12,7 +13,8 @@ use crate::statement::refusal::{at_token, place};
 const STATE_TTL: &str = "state_ttl";
 const ALLOWED_LATENESS: &str = "allowed_lateness";
 const LATE: &str = "late";
-const OPTIONS: [&str; 3] = [STATE_TTL, ALLOWED_LATENESS, LATE];
+const PARALLELISM: &str = "parallelism";
+const OPTIONS: [&str; 4] = [STATE_TTL, ALLOWED_LATENESS, LATE, PARALLELISM];
 
 impl StatementParser<'_> {
     /// `WITH (state_ttl = '1 day', …)`, if it is there.
@@ -48,6 +50,7 @@ impl StatementParser<'_> {
                     .allowed_lateness_ms
                     .replace(self.length_ms(0)?)
                     .is_some(),
+                PARALLELISM => options.parallelism.replace(self.parallelism()?).is_some(),
                 _ => options.late.replace(self.late_rows()?).is_some(),
             };
             if is_again {
@@ -63,6 +66,20 @@ impl StatementParser<'_> {
             if !self.parser.consume_token(&Token::Comma) {
                 return Err(self.unexpected("a comma or a closing parenthesis"));
             }
+        }
+    }
+
+    /// A number of lanes.
+    pub(super) fn parallelism(&mut self) -> Result<usize, SqlError> {
+        let at = self.parser.peek_token();
+        let lanes = self.sub(Parser::parse_literal_uint)?;
+        match usize::try_from(lanes) {
+            Ok(lanes) if (1..=JOB_PARALLELISM_MAX).contains(&lanes) => Ok(lanes),
+            _ => Err(at_token(
+                &at,
+                &format!("a query has 1 to {JOB_PARALLELISM_MAX} lanes, not {lanes}"),
+                "choose a number in that range, or leave parallelism out",
+            )),
         }
     }
 

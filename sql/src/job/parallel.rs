@@ -1,0 +1,87 @@
+//! The same log in one lane and in three: equal rows in equal order, and state that moves between them.
+
+use std::collections::BTreeMap;
+
+use super::equality::{self, GRAPHS, PLANES, WINDOWS, world_of};
+use super::tests::{World, create, status};
+use super::timed::{self, FLEET, PRICES, TRIPS};
+use crate::continuous::JobState;
+use crate::testing::StoredMessage;
+
+/// What a query of every kind wrote, by topic.
+async fn written(seed: u64, batch_rows: usize, lanes: usize) -> BTreeMap<String, Vec<String>> {
+    let topics = [TRIPS, PLANES, PRICES, FLEET];
+    let mut world = world_of(seed, batch_rows, &topics).await;
+    world.lanes = Some(lanes);
+    let jobs = world.jobs(None);
+    let cases = WINDOWS
+        .iter()
+        .chain(GRAPHS)
+        .map(|case| (case.name, case.query, case.on_close));
+    let cases: Vec<_> = cases
+        .chain(timed::CASES.iter().map(|case| {
+            let changes = timed::CHANGING.contains(&case.name);
+            (case.name, case.query, changes)
+        }))
+        .collect();
+    let mut names = Vec::new();
+    for (name, query, on_close) in cases {
+        let view = format!("CREATE MATERIALIZED VIEW {name} AS {query}");
+        create(&jobs, &view).await.unwrap();
+        names.push(name.to_owned());
+        if on_close {
+            let closed = format!("{name}_closed");
+            let view = format!("CREATE MATERIALIZED VIEW {closed} AS {query} EMIT ON WINDOW CLOSE");
+            create(&jobs, &view).await.unwrap();
+            names.extend([format!("{closed}_late"), closed]);
+        }
+    }
+    for _ in 0..25 {
+        equality::send_both(&world);
+        timed::send(&world);
+        world.wait_ms(world.chance.below(160)).await;
+    }
+    world.wait_ms(30_000).await;
+    let mut written = BTreeMap::new();
+    for name in names {
+        if !name.ends_with("_late") {
+            assert_eq!(status(&jobs, &name).state, JobState::Running, "{name}");
+        }
+        written.insert(name.clone(), messages(&world, &name));
+    }
+    jobs.stop().await;
+    written
+}
+
+fn messages(world: &World, topic: &str) -> Vec<String> {
+    let messages = match crate::topic::Topics::topic(world.topics.as_ref(), topic) {
+        Some(_) => world.topics.messages(topic),
+        None => Vec::new(),
+    };
+    let text = |(queue, message): (millpond_proto::message::QueueId, StoredMessage)| {
+        let body = message
+            .body
+            .as_ref()
+            .map(|body| String::from_utf8_lossy(body));
+        format!(
+            "{queue} {:?} {body:?} {:?}",
+            message.key, message.properties
+        )
+    };
+    messages.into_iter().map(text).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_lane_and_three_write_the_same_messages_in_the_same_order() {
+    for (seed, batch_rows) in [(80, 1), (81, 7), (82, 4096)] {
+        let one = written(seed, batch_rows, 1).await;
+        let three = written(seed, batch_rows, 3).await;
+        for (name, rows) in one {
+            assert!(
+                name.ends_with("_late") || rows.len() > 3,
+                "{name} tests nothing"
+            );
+            assert_eq!(three[&name], rows, "{name}, batches of {batch_rows}");
+        }
+    }
+}
