@@ -7,7 +7,7 @@
 //! message takes through a filter into another topic, beside durable writes of the same run.
 //!
 //! ```console
-//! $ NEXMARK_EVENTS=1000000 cargo bench -p millpond-tests --bench nexmark
+//! $ NEXMARK_EVENTS=1000000 NEXMARK_QUERIES=4,16 cargo bench -p millpond-tests --bench nexmark
 //! ```
 
 #![expect(clippy::unwrap_used, reason = "a bench that fails ends")]
@@ -263,6 +263,12 @@ fn main() {
 async fn run() {
     let mut out = std::io::stdout();
     let count = std::env::var("NEXMARK_EVENTS").map_or(EVENTS, |count| count.parse().unwrap());
+    let wanted: Vec<usize> = std::env::var("NEXMARK_QUERIES").map_or(Vec::new(), |wanted| {
+        wanted
+            .split(',')
+            .map(|query| query.parse().unwrap())
+            .collect()
+    });
     let folder = Folder::new();
     let raw = raw_writes(&folder);
     let world = World::start(&folder).await;
@@ -283,6 +289,9 @@ async fn run() {
         )
         .unwrap();
         for (number, rates) in rates.iter_mut().enumerate() {
+            if !wanted.is_empty() && !wanted.contains(&number) {
+                continue;
+            }
             let path = workspace().join(format!("tests/nexmark/q{number}.sql"));
             let query = std::fs::read_to_string(path).unwrap();
             let continuous = world.continuous(&format!("q{number}"), &query).await;

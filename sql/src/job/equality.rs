@@ -292,6 +292,12 @@ pub(super) const GRAPHS: &[Case] = &[
         on_close: false,
     },
     Case {
+        name: "distinct",
+        query: "SELECT carrier, count(DISTINCT plane) AS planes, count(DISTINCT plane) FILTER (WHERE n > 5) AS some, \
+                sum(DISTINCT n) AS total, avg(n) AS mean, min(x) AS least FROM trips GROUP BY carrier",
+        on_close: false,
+    },
+    Case {
         name: "lefts",
         query: "SELECT t.carrier, t.n, p.model FROM trips t LEFT JOIN planes p ON t.plane = p.plane AND p.size > t.n",
         on_close: false,

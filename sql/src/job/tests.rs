@@ -665,7 +665,8 @@ async fn what_a_continuous_query_does_not_take_is_refused_by_name() {
         ("SELECT carrier FROM flights WHERE at < now()", "now()"),
         ("SELECT carrier, random() AS r FROM flights", "random()"),
         (
-            "SELECT carrier, sum(DISTINCT delay) AS s FROM flights GROUP BY carrier",
+            "SELECT carrier, window_end, sum(DISTINCT delay) AS s FROM \
+             TUMBLE(TABLE flights, DESCRIPTOR(at), INTERVAL '1 minute') GROUP BY carrier, window_end",
             "DISTINCT in sum",
         ),
         (

@@ -3,33 +3,27 @@
 //! Input: any rows with weights. Output: one row per group that has rows, group columns first, then one
 //! column per aggregate. At a tick, the old row of each group that changed goes and the new one comes.
 //!
-//! Accumulators do not take rows back. So a group keeps for each aggregate what it must: a count, a sum
-//! of whole numbers, or the bag of its arguments in order; of a bag the accumulator is computed again
-//! from the smallest argument up, for `min` and `max` from one argument. So the result is a function of
-//! the rows that are there, not of the order in which they came. Where rows only come, `min` and `max` keep
-//! the one argument that counts. Without GROUP BY there is one group,
-//! whose row comes with the first row of the input.
+//! What a group keeps for each aggregate is [`crate::operator::kept`]'s business. Without GROUP BY there is one
+//! group, whose row comes with the first row of the input. A tick takes the groups that it touches out of the
+//! map, adds its rows to them, and puts them back; a group whose row stays as it was gives nothing.
 //!
 //! A group may end ([`Ending`]), by a time that is one of its columns or after resting too long. What it
 //! gave stays; rows that come for it later make a new one, or are late.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array,
-};
-use arrow::compute::take_record_batch;
-use arrow::datatypes::{DataType, SchemaRef};
-use datafusion::common::cast::as_boolean_array;
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::EmitTo;
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
-use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
-use crate::operator::kernel::{Kernel, accumulator};
-use crate::operator::key::{Keys, milliseconds};
+use crate::operator::delta::{Delta, Entries, Entry, Node, Row, other_state};
+use crate::operator::kept::{Fixed, Keeper, Kept, Saved};
+use crate::operator::kernel::Kernel;
+use crate::operator::key::{Encoded, Keys, milliseconds};
 use crate::operator::moment::{Ending, Moment};
 
 /// What is computed.
@@ -45,28 +39,6 @@ pub(crate) struct AggregateSpec {
     pub(crate) ending: Option<Ending>,
 }
 
-/// How one aggregate keeps a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Count,
-    /// Of whole numbers.
-    Sum,
-    Least,
-    Most,
-    Bag,
-}
-
-/// What one aggregate keeps of a group.
-#[derive(Debug, Default)]
-struct Kept {
-    /// Sum of whole numbers; may pass through values that do not fit the result.
-    total: i128,
-    /// How many arguments.
-    count: i64,
-    /// Arguments and how often.
-    bag: BTreeMap<Row, i64>,
-}
-
 #[derive(Debug)]
 struct Group {
     rows: i64,
@@ -78,42 +50,39 @@ struct Group {
 #[derive(Debug)]
 pub(crate) struct Aggregate {
     spec: AggregateSpec,
-    ways: Vec<Way>,
-    arguments: Vec<Keys>,
+    keepers: Vec<Keeper>,
     keys: Keys,
-    output: RowCodec,
-    groups: BTreeMap<Row, Group>,
+    /// The aggregates' columns as bytes, to see whether a row changed.
+    values: Keys,
+    groups: HashMap<Row, Group, Fixed>,
     /// Groups that end, in the order in which they do.
     ends: BTreeSet<(i64, Row)>,
     state_bytes: usize,
 }
 
+/// The groups of a tick's rows, in the order of their keys, and where in it each row's is.
+struct Touched {
+    groups: Vec<(Row, Option<Group>)>,
+    places: Vec<usize>,
+}
+
 const GROUP_BYTES: usize = 200;
-const ENTRY_BYTES: usize = 80;
 
 impl Aggregate {
     pub(crate) fn new(spec: AggregateSpec) -> Result<Self, OperatorError> {
-        let mut ways = Vec::new();
-        let mut arguments = Vec::new();
-        for kernel in &spec.kernels {
-            let types = kernel
-                .function
-                .expressions()
-                .iter()
-                .map(|argument| argument.data_type(&spec.input))
-                .collect::<Result<Vec<_>, _>>()?;
-            ways.push(way(kernel, &types));
-            arguments.push(Keys::new(types.iter())?);
-        }
-        let fields = spec.schema.fields();
-        let types = fields.iter().take(spec.groups.len());
+        let keepers = spec.kernels.iter();
+        let keepers = keepers.map(|kernel| Keeper::new(kernel, &spec.input, spec.is_append));
+        let types = |skip: usize, take: usize| {
+            let fields = spec.schema.fields().iter().skip(skip).take(take);
+            Keys::new(fields.map(|field| field.data_type()))
+        };
+        let width = spec.groups.len();
         Ok(Self {
-            keys: Keys::new(types.map(|field| field.data_type()))?,
-            output: RowCodec::new(&spec.schema)?,
-            ways,
-            arguments,
+            keys: types(0, width)?,
+            values: types(width, usize::MAX)?,
+            keepers: keepers.collect::<Result<_, _>>()?,
             spec,
-            groups: BTreeMap::new(),
+            groups: HashMap::default(),
             ends: BTreeSet::new(),
             state_bytes: 0,
         })
@@ -125,243 +94,166 @@ impl Aggregate {
         Ok(columns.collect::<Result<Vec<_>, DataFusionError>>()?)
     }
 
-    /// The rows of groups that have any, added with a weight.
-    fn tell(
-        &self,
-        touched: &[Row],
-        weight: i64,
-        changes: &mut BTreeMap<Row, i64>,
-    ) -> Result<(), OperatorError> {
-        let found: Vec<(&Row, &Group)> = touched
-            .iter()
-            .filter_map(|key| self.groups.get_key_value(key))
+    /// Takes the groups of some rows out of the map.
+    fn take(&mut self, encoded: &Encoded, count: usize) -> Touched {
+        let mut seen: HashMap<&[u8], usize, Fixed> = HashMap::default();
+        let mut keys: Vec<&[u8]> = Vec::new();
+        let mut places: Vec<usize> = Vec::with_capacity(count);
+        for row in 0..count {
+            let key = encoded.row(row);
+            places.push(*seen.entry(key).or_insert_with(|| {
+                keys.push(key);
+                keys.len() - 1
+            }));
+        }
+        let mut order: Vec<usize> = (0..keys.len()).collect();
+        order.sort_unstable_by_key(|place| keys[*place]);
+        let mut ranks = vec![0; keys.len()];
+        for (rank, place) in order.iter().enumerate() {
+            ranks[*place] = rank;
+        }
+        for place in &mut places {
+            *place = ranks[*place];
+        }
+        let groups = order.into_iter().map(|place| {
+            let key = keys[place];
+            match self.groups.remove_entry(key) {
+                Some((key, group)) => (key, Some(group)),
+                None => (Row::from(key), None),
+            }
+        });
+        Touched {
+            groups: groups.collect(),
+            places,
+        }
+    }
+
+    /// The rows of the groups that are there, and the place of each in `touched`.
+    fn rows_of(&self, touched: &Touched) -> Result<(RecordBatch, Vec<usize>), OperatorError> {
+        let groups = touched.groups.iter().enumerate();
+        let found: Vec<(usize, &Row, &Group)> = groups
+            .filter_map(|(place, (key, group))| Some((place, key, group.as_ref()?)))
             .collect();
         if found.is_empty() {
-            return Ok(());
+            // Some accumulators have no answer for no group at all.
+            return Ok((
+                RecordBatch::new_empty(Arc::clone(&self.spec.schema)),
+                Vec::new(),
+            ));
         }
         let mut columns = self
             .keys
-            .decode(found.iter().map(|(key, _)| key.as_ref()))?;
-        for index in 0..self.spec.kernels.len() {
-            let kept = found.iter().map(|(_, group)| &group.kept[index]);
-            columns.push(self.column(index, kept)?);
+            .decode(found.iter().map(|(_, key, _)| key.as_ref()))?;
+        for (index, keeper) in self.keepers.iter().enumerate() {
+            let kept = found.iter().map(|(.., group)| &group.kept[index]);
+            columns.push(keeper.column(kept)?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(found.len()));
         let schema = Arc::clone(&self.spec.schema);
         let rows = RecordBatch::try_new_with_options(schema, columns, &options)?;
-        for row in self.output.encode(&rows)? {
-            add(changes, row, weight);
-        }
-        Ok(())
-    }
-
-    /// The value of one aggregate for some groups.
-    fn column<'a>(
-        &self,
-        index: usize,
-        kept: impl ExactSizeIterator<Item = &'a Kept>,
-    ) -> Result<ArrayRef, OperatorError> {
-        let groups = kept.len();
-        let way = self.ways[index];
-        match way {
-            Way::Count => {
-                return Ok(Arc::new(Int64Array::from_iter_values(
-                    kept.map(|kept| kept.count),
-                )));
-            }
-            Way::Sum => {
-                let sums: Int64Array = kept
-                    .map(|kept| match kept.count {
-                        0 => Ok(None),
-                        _ => i64::try_from(kept.total).map(Some),
-                    })
-                    .collect::<Result<_, _>>()
-                    .map_err(|_| {
-                        DataFusionError::Execution("a sum is larger than a BIGINT".to_owned())
-                    })?;
-                return Ok(Arc::new(sums));
-            }
-            Way::Least | Way::Most | Way::Bag => {}
-        }
-        let function = &self.spec.kernels[index].function;
-        let (mut indices, mut rows): (Vec<usize>, Vec<&[u8]>) = (Vec::new(), Vec::new());
-        for (group, kept) in kept.enumerate() {
-            let mut put = |row: &'a Row, count: i64| {
-                for _ in 0..count {
-                    indices.push(group);
-                    rows.push(row.as_ref());
-                }
-            };
-            match way {
-                Way::Least => kept.bag.first_key_value().map(|(row, _)| put(row, 1)),
-                Way::Most => kept.bag.last_key_value().map(|(row, _)| put(row, 1)),
-                _ => {
-                    for (row, count) in kept.bag.iter().filter(|(_, count)| **count > 0) {
-                        put(row, if function.is_distinct() { 1 } else { *count });
-                    }
-                    None
-                }
-            };
-        }
-        let arguments = self.arguments[index].decode(rows.iter().copied())?;
-        let mut accumulator = accumulator(function)?;
-        // A filter makes the accumulator note which groups it saw; some may have no argument.
-        let all = BooleanArray::from(vec![true; rows.len()]);
-        accumulator.update_batch(&arguments, &indices, Some(&all), groups)?;
-        Ok(accumulator.evaluate(EmitTo::All)?)
+        Ok((rows, found.into_iter().map(|(place, ..)| place).collect()))
     }
 
     /// Adds rows to groups; `at_ms` is what the group of each ends by.
     fn apply(
         &mut self,
         delta: &Delta,
-        keys: &[Row],
+        touched: &mut Touched,
         at_ms: &[Option<i64>],
     ) -> Result<(), OperatorError> {
-        let count = delta.rows.num_rows();
+        let arguments = self.keepers.iter();
+        let arguments = arguments.map(|keeper| keeper.arguments(&delta.rows));
+        let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
         // What was forgotten can not be taken back.
         let forgets = self.spec.ending.is_some();
-        let is_stale = |row: usize, key: &Row| {
-            forgets && delta.weights[row] < 0 && !self.groups.contains_key(key)
-        };
-        let stale: Vec<bool> = (0..count).map(|row| is_stale(row, &keys[row])).collect();
-        for (row, key) in keys.iter().enumerate() {
-            if stale[row] {
+        let was_there: Vec<bool> = touched.groups.iter().map(|(_, at)| at.is_some()).collect();
+        for (row, (&place, &weight)) in touched.places.iter().zip(&delta.weights).enumerate() {
+            if forgets && weight < 0 && !was_there[place] {
                 continue;
             }
-            let width = self.spec.kernels.len();
-            let group = self.groups.entry(Arc::clone(key)).or_insert_with(|| {
+            let (key, group) = &mut touched.groups[place];
+            let group = group.get_or_insert_with(|| {
                 self.state_bytes += GROUP_BYTES + key.len();
-                Group {
-                    rows: 0,
-                    kept: (0..width).map(|_| Kept::default()).collect(),
-                    at_ms: None,
-                }
+                Group::new(&self.keepers)
             });
-            group.rows += delta.weights[row];
-            self.touch(key, at_ms[row]);
-        }
-        for (index, kernel) in self.spec.kernels.iter().enumerate() {
-            let arguments = kernel
-                .function
-                .expressions()
-                .into_iter()
-                .map(|argument| argument.evaluate(&delta.rows)?.into_array(count))
-                .collect::<Result<Vec<_>, DataFusionError>>()?;
-            let filter = match &kernel.filter {
-                Some(filter) => Some(filter.evaluate(&delta.rows)?.into_array(count)?),
-                None => None,
-            };
-            let mask = filter
-                .as_ref()
-                .map(|mask| as_boolean_array(mask))
-                .transpose()?;
-            let way = self.ways[index];
-            let encoded = self.arguments[index].encode(&arguments)?;
-            let numbers = match way {
-                Way::Sum => Some(arrow::compute::cast(&arguments[0], &DataType::Int64)?),
-                _ => None,
-            };
-            let numbers = numbers.as_ref().map(|numbers| {
-                arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(numbers)
-            });
-            for (row, key) in keys.iter().enumerate() {
-                if stale[row] || mask.is_some_and(|mask| mask.is_null(row) || !mask.value(row)) {
-                    continue;
-                }
-                let has_null = arguments.iter().any(|argument| argument.is_null(row));
-                if has_null && way != Way::Bag {
-                    continue;
-                }
-                let weight = delta.weights[row];
-                let group = self.groups.get_mut(key).expect("it was just made");
-                let kept = &mut group.kept[index];
-                match way {
-                    Way::Count => kept.count += weight,
-                    Way::Sum => {
-                        kept.count += weight;
-                        let number = numbers.map_or(0, |numbers| numbers.value(row));
-                        kept.total += i128::from(number) * i128::from(weight);
-                    }
-                    Way::Least | Way::Most | Way::Bag => {
-                        let bytes = encoded.row(row);
-                        if self.spec.is_append && way != Way::Bag {
-                            let before = kept.bag.first_key_value().map(|(before, _)| before);
-                            let counts = match before {
-                                None => true,
-                                Some(before) if way == Way::Least => bytes < before.as_ref(),
-                                Some(before) => bytes > before.as_ref(),
-                            };
-                            if !counts {
-                                continue;
-                            }
-                            if let Some((before, _)) = kept.bag.pop_first() {
-                                self.state_bytes -= ENTRY_BYTES + before.len();
-                            }
-                        }
-                        let now = match kept.bag.get_mut(bytes) {
-                            Some(now) => {
-                                *now += weight;
-                                *now
-                            }
-                            None => {
-                                self.state_bytes += ENTRY_BYTES + bytes.len();
-                                kept.bag.insert(Row::from(bytes), weight);
-                                weight
-                            }
-                        };
-                        if now == 0 {
-                            kept.bag.remove(bytes);
-                            self.state_bytes -= ENTRY_BYTES + bytes.len();
-                        }
-                    }
-                }
+            group.rows += weight;
+            if group.at_ms != at_ms[row] {
+                let before = std::mem::replace(&mut group.at_ms, at_ms[row]);
+                note(&mut self.ends, key, before, at_ms[row]);
+            }
+            for ((keeper, kept), arguments) in
+                self.keepers.iter().zip(&mut group.kept).zip(&arguments)
+            {
+                keeper.add(kept, arguments, row, weight, &mut self.state_bytes);
             }
         }
-        for key in keys {
-            if self.groups.get(key).is_some_and(|group| group.rows <= 0) {
-                self.remove(key);
+        for (key, group) in &mut touched.groups {
+            if let Some(gone) = group.take_if(|group| group.rows <= 0) {
+                self.let_go(key, &gone);
             }
         }
         Ok(())
     }
 
-    fn remove(&mut self, key: &Row) {
-        let Some(group) = self.groups.remove(key) else {
-            return;
-        };
-        if let Some(at_ms) = group.at_ms {
-            self.ends.remove(&(at_ms, Arc::clone(key)));
-        }
+    /// What a group that is no longer in the map leaves to be put right.
+    fn let_go(&mut self, key: &Row, group: &Group) {
+        note(&mut self.ends, key, group.at_ms, None);
         self.state_bytes -= GROUP_BYTES + key.len();
-        for row in group.kept.iter().flat_map(|kept| kept.bag.keys()) {
-            self.state_bytes -= ENTRY_BYTES + row.len();
-        }
-    }
-
-    /// Notes what a group ends by.
-    fn touch(&mut self, key: &Row, at_ms: Option<i64>) {
-        let Some(group) = self.groups.get_mut(key) else {
-            return;
-        };
-        if group.at_ms == at_ms {
-            return;
-        }
-        if let Some(before) = std::mem::replace(&mut group.at_ms, at_ms) {
-            self.ends.remove(&(before, Arc::clone(key)));
-        }
-        if let Some(at_ms) = at_ms {
-            self.ends.insert((at_ms, Arc::clone(key)));
-        }
+        self.state_bytes -= group.kept.iter().map(Kept::bytes).sum::<usize>();
     }
 
     /// Forgets the groups that end before a time.
     fn forget(&mut self, before_ms: Option<i64>) {
         let Some(before_ms) = before_ms else { return };
         while self.ends.first().is_some_and(|(at, _)| *at < before_ms) {
-            let (_, key) = self.ends.first().cloned().expect("it was just looked at");
-            self.remove(&key);
+            let (_, key) = self.ends.pop_first().expect("it was just looked at");
+            if let Some(group) = self.groups.remove(&key) {
+                self.let_go(&key, &group);
+            }
         }
+    }
+
+    /// What the rows of a tick change.
+    fn changes(&mut self, delta: &Delta, moment: &Moment<'_>) -> Result<Delta, OperatorError> {
+        let columns = self.group_columns(&delta.rows)?;
+        let (taken, at_ms) = self.taken(&columns, delta, moment)?;
+        let (delta, columns) = match &taken {
+            Some(taken) => (taken, self.group_columns(&taken.rows)?),
+            None => (delta, columns),
+        };
+        let encoded = self.keys.encode(&columns)?;
+        let mut touched = self.take(&encoded, delta.rows.num_rows());
+        let (before, was_at) = self.rows_of(&touched)?;
+        self.apply(delta, &mut touched, &at_ms)?;
+        let (after, is_at) = self.rows_of(&touched)?;
+        let there = touched.groups.into_iter();
+        self.groups
+            .extend(there.filter_map(|(key, group)| Some((key, group?))));
+
+        // Rows that stay as they were are left out.
+        let width = self.spec.groups.len();
+        let was = self.values.encode(&before.columns()[width..])?;
+        let is = self.values.encode(&after.columns()[width..])?;
+        let mut stays = vec![false; before.num_rows()];
+        let mut came: Vec<u32> = Vec::new();
+        let mut old = was_at.iter().enumerate().peekable();
+        for ((number, place), row) in (0_u32..).zip(&is_at).zip(0..) {
+            while old.next_if(|(_, was)| *was < place).is_some() {}
+            match old.next_if(|(_, was)| *was == place) {
+                Some((before, _)) if was.row(before) == is.row(row) => stays[before] = true,
+                _ => came.push(number),
+            }
+        }
+        let went = (0_u32..).zip(&stays).filter(|(_, stays)| !**stays);
+        let went: Vec<u32> = went.map(|(row, _)| row).collect();
+        let mut weights = vec![-1; went.len()];
+        weights.resize(went.len() + came.len(), 1);
+        let went = take_record_batch(&before, &UInt32Array::from(went))?;
+        let came = take_record_batch(&after, &UInt32Array::from(came))?;
+        Ok(Delta {
+            rows: concat_batches(&self.spec.schema, [&went, &came])?,
+            weights,
+        })
     }
 
     /// The rows that a group takes, and what each of their groups ends by; `None` when it takes all.
@@ -400,15 +292,24 @@ impl Aggregate {
     }
 }
 
-fn way(kernel: &Kernel, types: &[DataType]) -> Way {
-    let function = &kernel.function;
-    let is_whole = types.first().is_some_and(DataType::is_signed_integer);
-    match function.fun().name() {
-        "count" if !function.is_distinct() => Way::Count,
-        "sum" if is_whole && !function.is_distinct() => Way::Sum,
-        "min" if types.len() == 1 => Way::Least,
-        "max" if types.len() == 1 => Way::Most,
-        _ => Way::Bag,
+impl Group {
+    /// A group without rows.
+    fn new(keepers: &[Keeper]) -> Self {
+        Self {
+            rows: 0,
+            kept: keepers.iter().map(Keeper::fresh).collect(),
+            at_ms: None,
+        }
+    }
+}
+
+/// Notes what a group ends by.
+fn note(ends: &mut BTreeSet<(i64, Row)>, key: &Row, before: Option<i64>, now: Option<i64>) {
+    if let Some(before) = before {
+        ends.remove(&(before, Arc::clone(key)));
+    }
+    if let Some(now) = now {
+        ends.insert((now, Arc::clone(key)));
     }
 }
 
@@ -421,98 +322,68 @@ impl Node for Aggregate {
         let ending = self.spec.ending.clone();
         let first = ending.as_ref();
         self.forget(first.and_then(|ending| ending.forgets_first(moment)));
-        let delta = inputs[0];
-        let mut changes = BTreeMap::new();
-        if delta.rows.num_rows() > 0 {
-            let columns = self.group_columns(&delta.rows)?;
-            let (taken, at_ms) = self.taken(&columns, delta, moment)?;
-            let (delta, columns) = match &taken {
-                Some(taken) => (taken, self.group_columns(&taken.rows)?),
-                None => (delta, columns),
-            };
-            let encoded = self.keys.encode(&columns)?;
-            let count = delta.rows.num_rows();
-            let keys: Vec<Row> = (0..count).map(|row| Row::from(encoded.row(row))).collect();
-            let mut touched = keys.clone();
-            touched.sort_unstable();
-            touched.dedup();
-            self.tell(&touched, -1, &mut changes)?;
-            self.apply(delta, &keys, &at_ms)?;
-            self.tell(&touched, 1, &mut changes)?;
-        }
+        let changes = match inputs[0].rows.num_rows() {
+            0 => Delta::empty(&self.spec.schema),
+            _ => self.changes(inputs[0], moment)?,
+        };
         self.forget(ending.and_then(|ending| ending.forgets_last(moment)));
-        self.output.delta(&changes)
+        Ok(changes)
     }
 
     fn save(&self, entries: &mut Entries) {
-        for (key, group) in &self.groups {
-            entries.push(Entry {
-                part: ROWS,
-                key,
-                value: &[],
-                count: group.rows,
-                other: 0,
-            });
-            if let Some(at_ms) = group.at_ms {
+        let mut groups: Vec<(&Row, &Group)> = self.groups.iter().collect();
+        groups.sort_unstable_by_key(|(key, _)| *key);
+        for (key, group) in groups {
+            let mut number = |part: i64, count: i64| {
                 entries.push(Entry {
-                    part: END,
+                    part,
                     key,
                     value: &[],
-                    count: at_ms,
+                    count,
                     other: 0,
                 });
+            };
+            number(ROWS, group.rows);
+            if let Some(at_ms) = group.at_ms {
+                number(END, at_ms);
             }
             for (part, kept) in (0..).zip(&group.kept) {
-                if kept.count != 0 || kept.total != 0 {
+                kept.save(|saved| {
                     entries.push(Entry {
                         part,
                         key,
-                        value: &kept.total.to_be_bytes(),
-                        count: kept.count,
-                        other: 1,
+                        value: saved.value,
+                        count: saved.count,
+                        other: i64::from(saved.is_total),
                     });
-                }
-                for (row, count) in &kept.bag {
-                    entries.push(Entry {
-                        part,
-                        key,
-                        value: row,
-                        count: *count,
-                        other: 0,
-                    });
-                }
+                });
             }
         }
     }
 
     fn restore(&mut self, entry: &Entry<'_>) -> Result<(), OperatorError> {
-        let width = self.spec.kernels.len();
         if entry.part == ROWS {
             self.state_bytes += GROUP_BYTES + entry.key.len();
-            let group = Group {
-                rows: entry.count,
-                kept: (0..width).map(|_| Kept::default()).collect(),
-                at_ms: None,
-            };
+            let mut group = Group::new(&self.keepers);
+            group.rows = entry.count;
             self.groups.insert(Row::from(entry.key), group);
             return Ok(());
         }
+        let group = self.groups.get_mut(entry.key).ok_or_else(other_state)?;
         if entry.part == END {
-            self.touch(&Row::from(entry.key), Some(entry.count));
+            group.at_ms = Some(entry.count);
+            self.ends.insert((entry.count, Row::from(entry.key)));
             return Ok(());
         }
-        let group = self.groups.get_mut(entry.key).ok_or_else(other_state)?;
         let part = usize::try_from(entry.part).map_err(|_| other_state())?;
-        let kept = group.kept.get_mut(part).ok_or_else(other_state)?;
-        if entry.other == 1 {
-            let total = entry.value.try_into().map_err(|_| other_state())?;
-            kept.total = i128::from_be_bytes(total);
-            kept.count = entry.count;
-        } else {
-            self.state_bytes += ENTRY_BYTES + entry.value.len();
-            kept.bag.insert(Row::from(entry.value), entry.count);
-        }
-        Ok(())
+        let place = group.kept.get_mut(part).zip(self.keepers.get(part));
+        let (kept, keeper) = place.ok_or_else(other_state)?;
+        let saved = Saved {
+            value: entry.value,
+            count: entry.count,
+            is_total: entry.other == 1,
+        };
+        keeper.restore(kept, saved, &mut self.state_bytes)
     }
 
     fn is_timed(&self) -> bool {

@@ -20,6 +20,7 @@ pub(crate) mod delta;
 pub(crate) mod graph;
 pub mod group;
 pub(crate) mod join;
+pub(crate) mod kept;
 pub mod kernel;
 pub(crate) mod key;
 pub(crate) mod latest;

@@ -315,7 +315,7 @@ async fn plan_as(
     let sources = sources_of(&query, topics)?;
     let (analysed, state) = analyse(query, &sources, windows.len()).await?;
     let analysed = as_of_node::nodes(analysed, &sources)?;
-    if let ([source], true) = (sources.as_slice(), is_chain(&analysed)?)
+    if let ([source], true) = (sources.as_slice(), is_chain(&analysed, !windows.is_empty())?)
         && source.topic.primary_key.is_empty()
         // Groups that end otherwise than with their windows are those of a graph.
         && (!windows.is_empty() || (options.state_ttl_ms.is_none() && emit == Emit::Changes))
@@ -379,7 +379,7 @@ fn check_marks(plan: &LogicalPlan, windows: &[Window]) -> Result<(), SqlError> {
 }
 
 /// Whether a plan is one topic with filters and projections and at most one aggregate.
-fn is_chain(plan: &LogicalPlan) -> Result<bool, SqlError> {
+fn is_chain(plan: &LogicalPlan, has_windows: bool) -> Result<bool, SqlError> {
     let (mut scans, mut aggregates, mut others) = (0, 0, 0);
     plan.apply_with_subqueries(|node| {
         match node {
@@ -388,7 +388,14 @@ fn is_chain(plan: &LogicalPlan) -> Result<bool, SqlError> {
             LogicalPlan::Aggregate(aggregate) => {
                 aggregates += 1;
                 let sets = aggregate.group_expr.first();
-                if sets.is_none_or(|first| matches!(first, Expr::GroupingSet(_))) {
+                // A chain lets its groups rest as the accumulators' states: of DISTINCT all values, taken
+                // up again at every tick. A graph adds to them; windows are few and go.
+                let is_distinct = !has_windows
+                    && aggregate.aggr_expr.iter().any(|expr| {
+                        let expr = expr.clone().unalias();
+                        matches!(&expr, Expr::AggregateFunction(of) if of.params.distinct)
+                    });
+                if sets.is_none_or(|first| matches!(first, Expr::GroupingSet(_))) || is_distinct {
                     others += 1;
                 }
             }
