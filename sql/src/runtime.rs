@@ -17,7 +17,7 @@ use datafusion::prelude::SessionConfig;
 use millpond_proto::limits;
 use object_store::ObjectStore;
 
-use crate::function::all::all;
+use crate::function::all::{aggregates, scalars};
 use crate::function::json::Arrows;
 
 /// Knows no store and takes none.
@@ -88,13 +88,15 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
     let mut planners = SessionStateDefaults::default_expr_planners();
     planners.insert(0, Arc::new(Arrows));
     let mut functions = SessionStateDefaults::default_scalar_functions();
-    functions.extend(all());
+    functions.extend(scalars());
+    let mut of_groups = SessionStateDefaults::default_aggregate_functions();
+    of_groups.extend(aggregates());
     SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_expr_planners(planners)
         .with_scalar_functions(functions)
-        .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+        .with_aggregate_functions(of_groups)
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .build()
 }

@@ -1,16 +1,39 @@
-//! The list of our functions, which every session knows.
+//! The list of our functions and of users', which every session knows.
 
 use std::sync::Arc;
 
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
+use crate::function::distance::GreatCircle;
+use crate::function::user::{self, UserAggregate, UserScalar};
+use crate::function::weighted::WeightedAvg;
 use crate::function::{json, queue};
 
-/// All functions of ours.
+/// Functions of users from a row to a value: to add one, list it here.
+fn user_scalars() -> Vec<Arc<dyn UserScalar>> {
+    vec![Arc::new(GreatCircle::default())]
+}
+
+/// Aggregates of users: to add one, list it here.
+fn user_aggregates() -> Vec<Arc<dyn UserAggregate>> {
+    vec![Arc::new(WeightedAvg::default())]
+}
+
+/// All functions of a row.
 #[must_use]
-pub fn all() -> Vec<Arc<ScalarUDF>> {
-    let functions = json::functions().into_iter().chain([queue::function()]);
-    functions
-        .map(|function| Arc::new(function.into_udf()))
+pub fn scalars() -> Vec<Arc<ScalarUDF>> {
+    let ours = json::functions().into_iter().chain([queue::function()]);
+    let ours = ours.map(|function| Arc::new(function.into_udf()));
+    let users = user_scalars().into_iter();
+    ours.chain(users.map(|function| Arc::new(user::scalar(function))))
+        .collect()
+}
+
+/// All functions of the rows of a group.
+#[must_use]
+pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
+    let users = user_aggregates().into_iter();
+    users
+        .map(|function| Arc::new(user::aggregate(function)))
         .collect()
 }

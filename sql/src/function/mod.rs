@@ -1,11 +1,17 @@
-//! Functions of ours, beside those of the query engine.
+//! Functions of ours and of users, beside those of the query engine.
 //!
 //! A function sees its arguments and nothing else, so that a continuous query which replays computes the same. To add
-//! one: describe it as a [`scalar::Scalar`] in a file here, and list it in [`all`].
+//! one of your own: implement [`user::UserScalar`] as [`distance`] does, or [`user::UserAggregate`] as [`weighted`]
+//! does, in a file here, and list it in [`all`]. Statements and continuous queries then know it, windows and tables
+//! that change included.
 //!
-//! Reading order: [`scalar`] (the seam), [`json`] (`json_get_str` and its kin, `->`, `->>`), [`queue`].
+//! Reading order: [`user`] (the seam), [`distance`] (`great_circle_km`), [`weighted`] (`weighted_avg`), [`scalar`] (the shorter seam of
+//! our own), [`json`] (`json_get_str` and its kin, `->`, `->>`), [`queue`].
 
 pub mod all;
+pub mod distance;
 pub mod json;
 pub mod queue;
 pub mod scalar;
+pub mod user;
+pub mod weighted;
