@@ -122,6 +122,8 @@ pub const QUERY_MS_MAX: i64 = 10 * 60 * 1000;
 pub const QUERY_MEMORY_BYTES: usize = 2 * 1024 * 1024 * 1024;
 /// Memory for decoded columns of the newest rows, of what all bounded statements share.
 pub const TAIL_COLUMNS_BYTES: usize = 256 * 1024 * 1024;
+/// Memory for the places of the last rows of topics with a key, of what all bounded statements share.
+pub const KEY_INDEX_BYTES: usize = 256 * 1024 * 1024;
 /// So many rows before the end of a queue are worth keeping decoded.
 pub const TAIL_COLUMNS_ROWS: u64 = 256 * 1024;
 /// Memory for the state of one continuous query.

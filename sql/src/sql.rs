@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::answer::Answer;
 use crate::batch::copy;
+use crate::batch::index::KeyIndexes;
 use crate::batch::insert::Target;
 use crate::batch::notices::Notices;
 use crate::batch::session::{Sessions, jobs_batch};
@@ -105,6 +106,7 @@ impl Sql {
             topics: Arc::clone(&parts.topics),
             jobs: Arc::clone(&parts.jobs),
             tail: Arc::new(Tail::new(&runtime.memory_pool)),
+            indexes: Arc::new(KeyIndexes::new(&runtime.memory_pool)),
             runtime,
             partitions: partitions.max(1),
         };

@@ -63,6 +63,7 @@ struct State {
     jobs: BTreeMap<u64, JobSpec>,
     progress: BTreeMap<u64, JobProgress>,
     appended: BTreeMap<(u64, TopicId), u64>,
+    scanned: u64,
 }
 
 /// The broker in memory.
@@ -139,6 +140,12 @@ impl MemoryTopics {
         Offset(messages.len() as u64 - 1)
     }
 
+    /// How many rows were read of it so far.
+    #[must_use]
+    pub fn rows_scanned(&self) -> u64 {
+        self.state().scanned
+    }
+
     /// Every message of a topic, queue by queue.
     ///
     /// # Panics
@@ -187,7 +194,8 @@ impl Topics for MemoryTopics {
     }
 
     fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, columns: &[&str]) -> Scan {
-        let state = self.state();
+        let mut guard = self.state();
+        let state = &mut *guard;
         let messages = state
             .messages
             .get(&(topic, queue))
@@ -198,6 +206,7 @@ impl Topics for MemoryTopics {
         let start = usize::try_from(range.start.0)
             .unwrap_or(usize::MAX)
             .min(end);
+        state.scanned += (end - start) as u64;
         let batches: Vec<_> = (start..end)
             .step_by(self.batch_rows)
             .map(|from| {

@@ -70,20 +70,27 @@ impl Latest {
     }
 }
 
-fn missing() -> SqlError {
+pub(crate) fn missing() -> SqlError {
     SqlError::Bug {
         cause: "key, offset or body was not read".to_owned(),
     }
 }
 
-fn columns(
+/// The message keys and offsets of a batch.
+pub(crate) fn columns(
     batch: &RecordBatch,
 ) -> Result<(BinaryArray, arrow::array::PrimitiveArray<Int64Type>), SqlError> {
     let keys = batch.column_by_name("key").ok_or_else(missing)?;
-    let at = batch.column_by_name("offset").ok_or_else(missing)?;
     let keys = cast(keys, &DataType::Binary)?;
-    let at = cast(at, &DataType::Int64)?;
-    Ok((keys.as_binary::<i32>().clone(), at.as_primitive().clone()))
+    Ok((keys.as_binary::<i32>().clone(), offsets(batch)?))
+}
+
+/// The offsets of a batch.
+pub(crate) fn offsets(
+    batch: &RecordBatch,
+) -> Result<arrow::array::PrimitiveArray<Int64Type>, SqlError> {
+    let at = batch.column_by_name("offset").ok_or_else(missing)?;
+    Ok(cast(at, &DataType::Int64)?.as_primitive().clone())
 }
 
 pub(crate) fn external(

@@ -1,16 +1,20 @@
 //! Bounded queries: topics as tables of the query engine, sessions over them, and exports.
 //!
 //! Reading order: [`notices`] (what a query noticed beside its rows), [`provider`] (a topic as a table),
-//! [`tail`] (its newest rows, decoded once), `prune` (what of it need not be read),
-//! [`latest`] (the last row per key of an updating view), [`session`], [`system`]
+//! `comparison` and `prune` (what of it need not be read), [`tail`] (its newest rows, decoded once),
+//! [`latest`] (the last row per key of an updating view), [`index`] with `key_range` and `picked` (rows that are looked up by their key), [`session`], [`system`]
 //! (system tables; `operators` and `schemas` fill two of them), [`view`] (plain views), and what
 //! becomes of rows that are not answered: [`copy`], [`insert`].
 
+pub(crate) mod comparison;
 pub mod copy;
+pub mod index;
 pub mod insert;
+pub(crate) mod key_range;
 pub mod latest;
 pub mod notices;
 pub(crate) mod operators;
+pub(crate) mod picked;
 pub mod provider;
 mod prune;
 pub(crate) mod schemas;

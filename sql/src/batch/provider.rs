@@ -4,10 +4,11 @@
 //! are not seen however long it runs. Queues are dealt out to as many partitions as the session has;
 //! each queue is read in offset order. Only the columns that a query names are read and parsed, and
 //! comparisons of `_queue` and `_offset` with constants cut the ranges that are read. Newest rows that an earlier
-//! statement decoded come from [`crate::batch::tail`]. Files that have the declared columns are read by those and not
+//! statement decoded come from [`crate::batch::tail`]. Of a topic with a primary key, conditions on it read the rows that
+//! [`crate::batch::index`] finds and no others. Files that have the declared columns are read by those and not
 //! by their bodies, without the row groups that conditions rule out (`prune`).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,13 +17,10 @@ use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::{Int64Type, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::ScalarValue;
 use datafusion::error::{DataFusionError, Result as EngineResult};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{
-    BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType,
-};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -33,8 +31,12 @@ use futures::StreamExt;
 use millpond_proto::message::{Offset, QueueId};
 use millpond_storage::tier::cold::typed::Typed;
 
+use crate::batch::comparison::comparison;
+use crate::batch::index::KeyIndexes;
+use crate::batch::key_range::KeyColumns;
 use crate::batch::latest::{self, Latest, external};
 use crate::batch::notices::Notices;
+use crate::batch::picked::{self, Picked};
 use crate::batch::prune::{self, Prune};
 use crate::batch::tail::{Filler, Piece, QueueRange, Tail};
 use crate::catalog::Table;
@@ -49,6 +51,9 @@ pub struct TopicTable {
     topic: TopicInfo,
     table: Table,
     tail: Arc<Tail>,
+    indexes: Arc<KeyIndexes>,
+    /// The columns of its primary key, if rows can be looked up by it.
+    key: Option<KeyColumns>,
     notices: Notices,
 }
 
@@ -61,16 +66,35 @@ impl TopicTable {
         topics: Arc<dyn Topics>,
         topic: TopicInfo,
         tail: Arc<Tail>,
+        indexes: Arc<KeyIndexes>,
         notices: Notices,
     ) -> Result<Self, SqlError> {
         let table = Table::of(&topic.columns)?;
         Ok(Self {
+            key: KeyColumns::of(&topic, &table.schema),
+            indexes,
             topics,
             topic,
             table,
             tail,
             notices,
         })
+    }
+}
+
+impl TopicTable {
+    /// The rows that conditions on the primary key are about, if they are and the topic has an index.
+    async fn picked(&self, filters: &[Expr]) -> Result<Option<Picked>, SqlError> {
+        let Some(key) = &self.key else {
+            return Ok(None);
+        };
+        let Some(ranges) = key.ranges(filters)? else {
+            return Ok(None);
+        };
+        let topics = self.topics.as_ref();
+        let table = self.table.schema.as_ref();
+        let found = self.indexes.find(topics, &self.topic, table, key, &ranges);
+        Ok(found.await?.map(Picked::of))
     }
 }
 
@@ -90,7 +114,8 @@ impl TableProvider for TopicTable {
     ) -> EngineResult<Vec<TableProviderFilterPushDown>> {
         // Ranges are cut, rows are not checked: the engine still filters.
         let support = |filter: &&Expr| {
-            if comparison(filter).is_some() || prune::is_prunable(&self.table, filter) {
+            let of_key = self.key.as_ref().is_some_and(|key| key.knows(filter));
+            if of_key || comparison(filter).is_some() || prune::is_prunable(&self.table, filter) {
                 TableProviderFilterPushDown::Inexact
             } else {
                 TableProviderFilterPushDown::Unsupported
@@ -126,13 +151,18 @@ impl TableProvider for TopicTable {
             }
         }
         queues.sort_by_key(|queue| queue.queue);
+        let picked = self.picked(filters).await.map_err(external)?;
         let count = state
             .config()
             .target_partitions()
             .clamp(1, queues.len().max(1));
         let mut partitions = vec![Vec::new(); count];
         for (at, queue) in queues.into_iter().enumerate() {
-            partitions[at % count].push(queue);
+            let partition = &mut partitions[at % count];
+            match &picked {
+                Some(picked) => partition.extend(picked.ranges(queue.queue)),
+                None => partition.push(queue),
+            }
         }
         let typed = match decoder.typed() {
             Some(mut typed) => {
@@ -153,84 +183,13 @@ impl TableProvider for TopicTable {
             decoder: Arc::new(decoder),
             typed,
             partitions,
+            picked: picked.map(Arc::new),
             // Which rows are no more is known when they are decoded, and only what is left counts.
             limit: limit.filter(|_| self.topic.changelog != Changelog::Debezium),
             tail: Arc::clone(&self.tail),
             notices: self.notices.clone(),
             properties: Arc::new(properties),
         }))
-    }
-}
-
-/// `_queue` or `_offset` compared with a constant.
-#[derive(Debug)]
-struct Comparison {
-    of_queue: bool,
-    operator: Operator,
-    value: i64,
-}
-
-fn comparison(filter: &Expr) -> Option<Comparison> {
-    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else {
-        return None;
-    };
-    let (column, operator, value) = match (left.as_ref(), right.as_ref()) {
-        (Expr::Column(column), Expr::Literal(value, _)) => (column, *op, value),
-        (Expr::Literal(value, _), Expr::Column(column)) => (column, op.swap()?, value),
-        _ => return None,
-    };
-    let of_queue = match column.name.as_str() {
-        "_queue" => true,
-        "_offset" => false,
-        _ => return None,
-    };
-    let value = match value {
-        ScalarValue::Int32(Some(value)) => i64::from(*value),
-        ScalarValue::Int64(Some(value)) => *value,
-        _ => return None,
-    };
-    matches!(
-        operator,
-        Operator::Eq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq
-    )
-    .then_some(Comparison {
-        of_queue,
-        operator,
-        value,
-    })
-}
-
-impl Comparison {
-    /// Cuts a range to what can satisfy the comparison; `false` when nothing of the queue can.
-    fn cut(&self, queue: &mut QueueRange, latest: bool) -> bool {
-        if self.of_queue {
-            let id = i64::from(queue.queue.0);
-            return match self.operator {
-                Operator::Eq => id == self.value,
-                Operator::Lt => id < self.value,
-                Operator::LtEq => id <= self.value,
-                Operator::Gt => id > self.value,
-                Operator::GtEq => id >= self.value,
-                _ => true,
-            };
-        }
-        // Which row of a key is its last is decided over the whole queue.
-        if latest {
-            return true;
-        }
-        let from = |value: i64| Offset(u64::try_from(value).unwrap_or(0));
-        let (first, next) = match self.operator {
-            Operator::Eq => (Some(self.value), self.value.checked_add(1)),
-            Operator::Lt => (None, Some(self.value)),
-            Operator::LtEq => (None, self.value.checked_add(1)),
-            Operator::Gt => (self.value.checked_add(1), None),
-            Operator::GtEq => (Some(self.value), None),
-            _ => (None, None),
-        };
-        let range = &mut queue.offsets;
-        range.start = range.start.max(first.map_or(Offset(0), from));
-        range.end = range.end.min(next.map_or(range.end, from));
-        range.start < range.end
     }
 }
 
@@ -242,6 +201,8 @@ pub struct TopicScan {
     decoder: Arc<TopicDecoder>,
     typed: Option<Typed>,
     partitions: Vec<Vec<QueueRange>>,
+    /// The rows that are read, if an index told them; then each is the last of its key.
+    picked: Option<Arc<Picked>>,
     limit: Option<usize>,
     tail: Arc<Tail>,
     notices: Notices,
@@ -257,13 +218,22 @@ impl DisplayAs for TopicScan {
             .iter()
             .map(|field| field.name().as_str())
             .collect();
-        let queues: usize = self.partitions.iter().map(Vec::len).sum();
+        let queues: BTreeSet<QueueId> = self
+            .partitions
+            .iter()
+            .flatten()
+            .map(|range| range.queue)
+            .collect();
+        let queues = queues.len();
         write!(
             f,
             "TopicScan: topic={}, queues={queues}, columns=[{}]",
             self.topic.name,
             columns.join(", ")
         )?;
+        if let Some(picked) = &self.picked {
+            write!(f, ", rows found by key={}", picked.rows())?;
+        }
         if let Some(limit) = self.limit {
             write!(f, ", limit={limit}")?;
         }
@@ -299,6 +269,10 @@ impl ExecutionPlan for TopicScan {
         let queues = self.partitions.get(partition).cloned().ok_or_else(|| {
             DataFusionError::Internal(format!("topic scan has no partition {partition}"))
         })?;
+        let picked_left = self
+            .picked
+            .as_ref()
+            .map_or(0, |picked| picked.within(&queues));
         let pieces = queues.into_iter();
         let pieces = pieces.flat_map(|range| self.tail.pieces(&self.topic, &self.decoder, range));
         let reader = Reader {
@@ -306,6 +280,8 @@ impl ExecutionPlan for TopicScan {
             topic: self.topic.clone(),
             decoder: Arc::clone(&self.decoder),
             typed: self.typed.clone(),
+            picked: self.picked.clone(),
+            picked_left,
             notices: self.notices.clone(),
             context,
             tail: Arc::clone(&self.tail),
@@ -327,6 +303,9 @@ struct Reader {
     topic: TopicInfo,
     decoder: Arc<TopicDecoder>,
     typed: Option<Typed>,
+    picked: Option<Arc<Picked>>,
+    /// Picked rows that were not read yet.
+    picked_left: usize,
     notices: Notices,
     context: Arc<TaskContext>,
     tail: Arc<Tail>,
@@ -349,6 +328,9 @@ impl Reader {
         while self.left > 0 {
             let Some(current) = &mut self.current else {
                 match self.pieces.pop_front() {
+                    None if self.picked_left > 0 => {
+                        return Err(external(picked::gone(&self.topic.name)));
+                    }
                     None => return Ok(None),
                     Some(Piece::Kept(batch)) => {
                         let batch = batch.slice(0, batch.num_rows().min(self.left));
@@ -365,9 +347,14 @@ impl Reader {
                 self.current = None;
                 continue;
             };
-            let mut envelopes = match &current.latest {
-                Some(latest) => latest.keep(&envelopes).map_err(external)?,
-                None => envelopes,
+            let mut envelopes = match (&current.latest, &self.picked) {
+                (Some(latest), _) => latest.keep(&envelopes).map_err(external)?,
+                (None, Some(picked)) => {
+                    let kept = picked.keep(current.queue, &envelopes).map_err(external)?;
+                    self.picked_left = self.picked_left.saturating_sub(kept.num_rows());
+                    kept
+                }
+                (None, None) => envelopes,
             };
             if envelopes.num_rows() > self.left {
                 envelopes = envelopes.slice(0, self.left);
@@ -395,13 +382,14 @@ impl Reader {
         let QueueRange { queue, offsets, .. } = range;
         let mut columns = self.decoder.envelope_columns();
         // The place of a body that does not parse is told, and that of a row that is kept is known.
-        let needs_offset = columns.contains(&"body") || keeps_from < u64::MAX;
+        let needs_offset =
+            columns.contains(&"body") || keeps_from < u64::MAX || self.picked.is_some();
         if needs_offset && !columns.contains(&"offset") {
             columns.push("offset");
         }
         let topic = self.topic.id;
         let mut latest = None;
-        if !self.topic.primary_key.is_empty() {
+        if !self.topic.primary_key.is_empty() && self.picked.is_none() {
             for needed in latest::COLUMNS {
                 if !columns.contains(&needed) {
                     columns.push(needed);

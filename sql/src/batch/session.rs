@@ -20,6 +20,7 @@ use datafusion::prelude::{DataFrame, SessionContext};
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::{self, Query, visit_relations};
 
+use crate::batch::index::KeyIndexes;
 use crate::batch::latest::external;
 use crate::batch::notices::Notices;
 use crate::batch::provider::TopicTable;
@@ -49,6 +50,8 @@ pub struct Sessions {
     pub runtime: Arc<RuntimeEnv>,
     /// Shared by all statements.
     pub tail: Arc<Tail>,
+    /// Shared by all statements.
+    pub indexes: Arc<KeyIndexes>,
     /// Cores that one statement may use.
     pub partitions: usize,
 }
@@ -219,7 +222,9 @@ impl SchemaProvider for TopicsSchema {
         let versions = || as_of::versions_of(name, topics.as_ref());
         if let Some(topic) = topics.topic(name).or_else(versions) {
             let tail = Arc::clone(&self.sessions.tail);
-            let table = TopicTable::new(Arc::clone(topics), topic, tail, self.notices.clone());
+            let indexes = Arc::clone(&self.sessions.indexes);
+            let (topics, notices) = (Arc::clone(topics), self.notices.clone());
+            let table = TopicTable::new(topics, topic, tail, indexes, notices);
             return Ok(Some(Arc::new(table.map_err(external)?)));
         }
         let Some(view) = view(topics.as_ref(), name) else {
