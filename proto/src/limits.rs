@@ -128,6 +128,15 @@ pub const KEY_INDEX_BYTES: usize = 256 * 1024 * 1024;
 pub const TAIL_COLUMNS_ROWS: u64 = 256 * 1024;
 /// Memory for the state of one continuous query.
 pub const JOB_STATE_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// What that may be set to for one query: less would not hold a window, more no checkpoint.
+pub const JOB_STATE_BYTES_LIMIT_MIN: u64 = 1024 * 1024;
+/// See [`JOB_STATE_BYTES_LIMIT_MIN`].
+pub const JOB_STATE_BYTES_LIMIT_MAX: u64 = 1024 * 1024 * 1024;
+/// How often an hour a continuous query is started over after trouble that passes, unless it is told otherwise: with the longest pause
+/// in between, trouble may last about fifty minutes.
+pub const JOB_RESTARTS_USUAL: u32 = 300;
+/// Most that may be set.
+pub const JOB_RESTARTS_MAX: u32 = 10_000;
 /// Most continuous queries of a broker.
 pub const JOBS_MAX: usize = 256;
 /// Lanes that a continuous query computes in at most.

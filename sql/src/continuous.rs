@@ -9,13 +9,15 @@ use millpond_proto::time::Timestamp;
 
 use crate::error::SqlError;
 use crate::job::pace::Pace;
-use crate::statement::{ContinuousJob, ContinuousView};
+use crate::statement::{ContinuousJob, ContinuousView, JobChange};
 
 /// What a continuous query is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobState {
     /// It follows its input.
     Running,
+    /// It met trouble that passes, and is about to start over.
+    Restarting,
     /// It rests until it is resumed.
     Paused,
     /// It stopped on an error, see [`JobStatus::error`].
@@ -28,6 +30,7 @@ impl fmt::Display for JobState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Running => "running",
+            Self::Restarting => "restarting",
             Self::Paused => "paused",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
@@ -60,7 +63,7 @@ pub struct JobStatus {
     pub rows_without_time: u64,
     /// Size of its state.
     pub state_bytes: u64,
-    /// Why a failed job stopped.
+    /// Why a failed job stopped, or one that is restarting has to.
     pub error: Option<String>,
     /// Rows of input that are durable and not yet committed.
     pub lag: u64,
@@ -70,6 +73,12 @@ pub struct JobStatus {
     pub operators: Vec<OperatorStatus>,
     /// Where its time goes.
     pub pace: Pace,
+    /// In how many lanes it is computed; 0 before it is planned.
+    pub parallelism: u64,
+    /// How much memory its state may take.
+    pub state_bytes_max: u64,
+    /// How often it was started over within the last hour of trouble.
+    pub restarts: u64,
 }
 
 /// A step of a continuous query as it stands; what it counts, it counts since the query was started here.
@@ -111,6 +120,15 @@ pub trait Continuous: Send + Sync + fmt::Debug {
     /// Ends a job, or a view together with its topic.
     async fn end(&self, name: &str) -> Result<(), SqlError>;
 
+    /// Changes how a query is run; it is stopped between two epochs and goes on, also one that failed.
+    async fn alter_job(&self, name: &str, change: JobChange) -> Result<(), SqlError> {
+        let _ = change;
+        Err(SqlError::invalid(
+            format!("{name} can not be altered here"),
+            "drop it and create it again",
+        ))
+    }
+
     /// Lets a query rest, also over restarts; what it gave so far stays. One that rests already does.
     async fn pause(&self, name: &str) -> Result<(), SqlError>;
 
@@ -149,6 +167,10 @@ impl Continuous for NoJobs {
 
     async fn end(&self, name: &str) -> Result<(), SqlError> {
         Err(SqlError::unknown("job", name, None, [] as [&str; 0]))
+    }
+
+    async fn alter_job(&self, name: &str, _change: JobChange) -> Result<(), SqlError> {
+        self.end(name).await
     }
 
     async fn pause(&self, name: &str) -> Result<(), SqlError> {

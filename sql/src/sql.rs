@@ -198,6 +198,10 @@ impl Sql {
                 view::create(self.parts.topics.as_ref(), &view).await?;
                 done("CREATE VIEW", &view.name)
             }
+            Statement::AlterJob { name, change } => {
+                self.parts.jobs.alter_job(&name, change).await?;
+                done("ALTER JOB", &name)
+            }
             Statement::PauseJob { name } => {
                 self.parts.jobs.pause(&name).await?;
                 done("PAUSE JOB", &name)

@@ -29,8 +29,8 @@ use millpond_proto::time::{Clock, Timestamp};
 use tokio::sync::watch;
 
 use crate::topic::{
-    ColumnSpec, EpochCut, JobProgress, JobSpec, NewSchema, NewTopic, OutputRow, QueueExtent, Scan,
-    TopicInfo, Topics, TopicsError, ViewSwap,
+    ColumnSpec, EpochCut, JobProgress, JobSettings, JobSpec, NewSchema, NewTopic, OutputRow,
+    QueueExtent, Scan, TopicInfo, Topics, TopicsError, ViewSwap,
 };
 
 /// A message as the broker in memory holds it.
@@ -319,6 +319,7 @@ impl Topics for MemoryTopics {
             sql: sql.to_owned(),
             outputs: outputs.iter().map(|id| id.0).collect(),
             paused: false,
+            settings: JobSettings::default(),
         };
         state.jobs.insert(job.id, job.clone());
         Ok(job)
@@ -329,6 +330,17 @@ impl Topics for MemoryTopics {
         match state.jobs.get_mut(&job.0) {
             Some(job) => {
                 job.paused = paused;
+                Ok(())
+            }
+            None => Err(refuse(format!("there is no job {job}"))),
+        }
+    }
+
+    async fn set_job(&self, job: JobId, settings: JobSettings) -> Result<(), TopicsError> {
+        let mut state = self.state();
+        match state.jobs.get_mut(&job.0) {
+            Some(job) => {
+                job.settings = settings;
                 Ok(())
             }
             None => Err(refuse(format!("there is no job {job}"))),

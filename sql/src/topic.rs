@@ -181,6 +181,20 @@ pub struct JobSpec {
     /// Whether it rests until it is resumed.
     #[serde(default)]
     pub paused: bool,
+    /// How it is run.
+    #[serde(default)]
+    pub settings: JobSettings,
+}
+
+/// How a continuous query is run; `None` where nothing was said. Nothing that it computes depends on these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSettings {
+    /// In how many lanes, whatever its statement says.
+    pub parallelism: Option<usize>,
+    /// How much memory its state may take.
+    pub state_bytes_max: Option<u64>,
+    /// How often an hour it is started over after trouble that passes.
+    pub restarts_max: Option<u32>,
 }
 
 /// A view that takes the place of another.
@@ -316,6 +330,15 @@ pub trait Topics: Send + Sync + fmt::Debug {
 
     /// Remembers that a job rests, or goes on; doing it again changes nothing.
     async fn pause_job(&self, job: JobId, paused: bool) -> Result<(), TopicsError>;
+
+    /// Remembers how a job is run; doing it again changes nothing.
+    async fn set_job(&self, job: JobId, settings: JobSettings) -> Result<(), TopicsError> {
+        let _ = settings;
+        Err(TopicsError {
+            message: format!("{job} can not be altered here; drop it and create it again"),
+            remedy: Remedy::FixRequest,
+        })
+    }
 
     /// Gives a remembered statement another text, at once for everybody: the one or the other is there, never none.
     async fn replace_job(&self, job: JobId, sql: &str) -> Result<(), TopicsError> {

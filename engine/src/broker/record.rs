@@ -225,6 +225,15 @@ pub struct JobRecord {
     /// Whether it rests until it is resumed.
     #[prost(bool, tag = "5")]
     pub paused: bool,
+    /// In how many lanes it is computed, whatever its statement says.
+    #[prost(uint32, optional, tag = "30")]
+    pub parallelism: Option<u32>,
+    /// How much memory its state may take.
+    #[prost(uint64, optional, tag = "31")]
+    pub state_bytes_max: Option<u64>,
+    /// How often an hour it is started over after trouble that passes.
+    #[prost(uint32, optional, tag = "32")]
+    pub restarts_max: Option<u32>,
 }
 
 /// A batch was delivered.

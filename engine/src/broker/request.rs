@@ -542,6 +542,9 @@ pub enum Request {
     /// Answers [`Reply::Done`].
     #[prost(message, tag = "161")]
     ReplaceJob(ReplaceJob),
+    /// The settings of the job with this id. Answers [`Reply::Done`].
+    #[prost(message, tag = "210")]
+    SetJob(JobRecord),
     /// Answers [`Reply::NewJob`] with the job that has the name now.
     #[prost(message, tag = "162")]
     SwapView(ViewSwapped),

@@ -18,8 +18,8 @@ use millpond_proto::name::TopicName;
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
 use millpond_sql::topic::{
-    ColumnSpec, EpochCut, GROUP_PROGRESS, JobProgress, JobSpec, NewSchema, NewTopic, OutputRow,
-    QueueExtent, Scan, TopicInfo, Topics, TopicsError, ViewSwap,
+    ColumnSpec, EpochCut, GROUP_PROGRESS, JobProgress, JobSettings, JobSpec, NewSchema, NewTopic,
+    OutputRow, QueueExtent, Scan, TopicInfo, Topics, TopicsError, ViewSwap,
 };
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 use millpond_storage::tier::cold::typed::Typed;
@@ -183,7 +183,7 @@ impl Topics for Broker {
             name: name.to_owned(),
             sql: sql.to_owned(),
             outputs: outputs.iter().map(|topic| topic.0).collect(),
-            paused: false,
+            ..JobRecord::default()
         };
         match self.ask_catalog(Request::CreateJob(job)).await? {
             Reply::NewJob(job) => Ok(spec(&job)),
@@ -194,6 +194,20 @@ impl Topics for Broker {
     async fn pause_job(&self, job: JobId, paused: bool) -> Result<(), TopicsError> {
         let pause = JobPause { id: job.0, paused };
         self.ask_catalog(Request::PauseJob(pause)).await?;
+        Ok(())
+    }
+
+    async fn set_job(&self, job: JobId, settings: JobSettings) -> Result<(), TopicsError> {
+        let set = JobRecord {
+            id: job.0,
+            parallelism: settings
+                .parallelism
+                .and_then(|lanes| u32::try_from(lanes).ok()),
+            state_bytes_max: settings.state_bytes_max,
+            restarts_max: settings.restarts_max,
+            ..JobRecord::default()
+        };
+        self.ask_catalog(Request::SetJob(set)).await?;
         Ok(())
     }
 
@@ -492,6 +506,13 @@ fn spec(job: &JobRecord) -> JobSpec {
         sql: job.sql.clone(),
         outputs: job.outputs.clone(),
         paused: job.paused,
+        settings: JobSettings {
+            parallelism: job
+                .parallelism
+                .and_then(|lanes| usize::try_from(lanes).ok()),
+            state_bytes_max: job.state_bytes_max,
+            restarts_max: job.restarts_max,
+        },
     }
 }
 

@@ -621,6 +621,16 @@ impl Catalog {
                 }
                 None => refused(Reason::Malformed, "no such job"),
             },
+            Request::SetJob(set) => match self.jobs().find(|job| job.id == set.id) {
+                Some(job) => {
+                    let mut job = JobRecord::clone(job);
+                    job.parallelism = set.parallelism;
+                    job.state_bytes_max = set.state_bytes_max;
+                    job.restarts_max = set.restarts_max;
+                    Decision::change(&Change::JobSet(job), Reply::done())
+                }
+                None => refused(Reason::Malformed, "no such job"),
+            },
             Request::ReplaceJob(change) => match self.jobs().find(|job| job.id == change.id) {
                 Some(job) => {
                     let mut job = JobRecord::clone(job);

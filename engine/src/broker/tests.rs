@@ -9,7 +9,7 @@ use millpond_proto::message::{Epoch, JobId, Offset, QueueId};
 use millpond_proto::name::{GroupName, TopicName};
 use millpond_proto::task::Runtimes;
 use millpond_proto::time::{SimulatedClock, Timestamp};
-use millpond_sql::topic::{EpochCut, OutputRow, Topics};
+use millpond_sql::topic::{EpochCut, JobSettings, OutputRow, Topics};
 use millpond_storage::disk::simulated::SimulatedDisk;
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::{Parts, Settings};
@@ -387,11 +387,23 @@ async fn an_effect_asked_twice_adds_nothing_and_epochs_come_in_order() {
         sql.pause_job(job, true).await.unwrap();
     }
     assert!(sql.pause_job(JobId(job.0 + 1), true).await.is_err());
+    let settings = JobSettings {
+        parallelism: Some(3),
+        state_bytes_max: Some(1 << 30),
+        restarts_max: None,
+    };
+    sql.set_job(job, settings).await.unwrap();
+    assert!(sql.set_job(JobId(job.0 + 1), settings).await.is_err());
     drop(broker);
     let disk = disk.crash(&Seeded::new(9));
     let broker = open(&disk).await;
     let sql: &dyn Topics = &*broker;
     assert!(sql.jobs()[0].paused, "a job rests over a crash");
+    assert_eq!(
+        sql.jobs()[0].settings,
+        settings,
+        "and is run as it was told"
+    );
     sql.pause_job(job, false).await.unwrap();
     assert!(!sql.jobs()[0].paused);
     sql.append(job, output.id, Epoch(1), rows).await.unwrap();

@@ -60,7 +60,7 @@ pub enum Command {
     /// List, commit, roll back open transactions.
     #[command(subcommand, visible_alias = "transaction")]
     Tx(TransactionCommand),
-    /// Submit, list, inspect, cancel continuous queries.
+    /// Submit, list, inspect, alter, pause, resume, cancel continuous queries.
     #[command(subcommand)]
     Job(JobCommand),
     /// Run SQL: given with -c, from standard input, or at a prompt.
@@ -471,11 +471,41 @@ pub enum JobCommand {
         /// CREATE MATERIALIZED VIEW … or CREATE JOB … AS INSERT INTO ….
         sql: String,
     },
+    /// Change how a continuous query is run; it stops for a moment and goes on.
+    #[command(after_help = "Example: millpond job alter late --parallelism 4 --state-limit 1GiB")]
+    Alter(JobAlterArgs),
+    /// Let a continuous query rest until it is resumed, also over restarts of the server.
+    Pause {
+        /// Name of the query.
+        name: String,
+    },
+    /// Let a continuous query go on that rests or failed.
+    Resume {
+        /// Name of the query.
+        name: String,
+    },
     /// Stop a continuous query for good.
     Cancel {
         /// Name of the query.
         name: String,
     },
+}
+
+/// `millpond job alter`: what is left out stays as it is.
+#[derive(Clone, Debug, Args)]
+#[group(multiple = true)]
+pub struct JobAlterArgs {
+    /// Name of the query.
+    pub name: String,
+    /// In how many lanes it is computed; "default": as its statement says, or the server sees fit.
+    #[arg(long, value_name = "LANES")]
+    pub parallelism: Option<String>,
+    /// How much memory its state may take, such as 256MiB; "default": 512MiB.
+    #[arg(long, value_name = "SIZE")]
+    pub state_limit: Option<String>,
+    /// How often an hour it is started over after trouble that passes; "default": 300.
+    #[arg(long, value_name = "TIMES")]
+    pub restarts: Option<String>,
 }
 
 /// `millpond sql`.

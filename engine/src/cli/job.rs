@@ -3,7 +3,7 @@
 use millpond_proto::client::{Admin, Client};
 use millpond_proto::wire::admin::Job;
 
-use crate::cli::args::JobCommand;
+use crate::cli::args::{JobAlterArgs, JobCommand};
 use crate::cli::error::CliError;
 use crate::cli::output::{Cell, Format, Table};
 use crate::cli::run::Terminal;
@@ -69,10 +69,57 @@ pub async fn run(
                 job.name, job.state, job.name
             ))
         }
+        JobCommand::Alter(alter) => {
+            sql::collect(&admin, &altering(alter)?).await?;
+            terminal.say(&format!("altered {}", alter.name))
+        }
+        JobCommand::Pause { name } => {
+            sql::collect(&admin, &format!("PAUSE JOB {}", sql::quoted(name))).await?;
+            terminal.say(&format!("paused {name}"))
+        }
+        JobCommand::Resume { name } => {
+            sql::collect(&admin, &format!("RESUME JOB {}", sql::quoted(name))).await?;
+            terminal.say(&format!("resumed {name}"))
+        }
         JobCommand::Cancel { name } => {
             admin.cancel_job(name).await?;
             terminal.say(&format!("cancelled {name}"))
         }
+    }
+}
+
+/// The statement that sets what was given.
+fn altering(alter: &JobAlterArgs) -> Result<String, CliError> {
+    let mut settings = Vec::new();
+    for (setting, value, is_text) in [
+        ("parallelism", &alter.parallelism, false),
+        ("state_limit", &alter.state_limit, true),
+        ("restarts", &alter.restarts, false),
+    ] {
+        let Some(value) = value else { continue };
+        if value.eq_ignore_ascii_case("default") {
+            settings.push(format!("{setting} = DEFAULT"));
+        } else if is_text {
+            settings.push(format!("{setting} = '{}'", value.replace('\'', "''")));
+        } else {
+            let number: u32 = value
+                .parse()
+                .map_err(|_| usage(format!("{value:?} is no number")))?;
+            settings.push(format!("{setting} = {number}"));
+        }
+    }
+    if settings.is_empty() {
+        return Err(usage("there is nothing to alter".to_owned()));
+    }
+    let name = sql::quoted(&alter.name);
+    Ok(format!("ALTER JOB {name} SET ({})", settings.join(", ")))
+}
+
+fn usage(what: String) -> CliError {
+    CliError::Usage {
+        what,
+        help: "millpond job alter NAME --parallelism 4 --state-limit 1GiB --restarts default"
+            .to_owned(),
     }
 }
 

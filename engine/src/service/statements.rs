@@ -194,6 +194,9 @@ mod tests {
             output_topic: "delays".to_owned(),
             operators: Vec::new(),
             pace: Pace::default(),
+            parallelism: 1,
+            state_bytes_max: 9,
+            restarts: 0,
         });
         assert_eq!(wire.state, "failed");
         assert_eq!((wire.rows_late, wire.rows_undecodable, wire.lag), (4, 5, 8));

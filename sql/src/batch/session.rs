@@ -277,6 +277,9 @@ fn jobs_schema() -> SchemaRef {
         Field::new("waiting_share", DataType::Float64, false),
         Field::new("busy_share", DataType::Float64, false),
         Field::new("held_back_share", DataType::Float64, false),
+        number("parallelism"),
+        number("state_bytes_max"),
+        number("restarts"),
     ]))
 }
 
@@ -321,6 +324,9 @@ pub(crate) fn jobs_batch(jobs: &[JobStatus]) -> Result<RecordBatch, arrow::error
             share(|job| job.pace.waiting),
             share(|job| job.pace.busy),
             share(|job| job.pace.held_back),
+            number(|job| job.parallelism),
+            number(|job| job.state_bytes_max),
+            number(|job| job.restarts),
         ],
     )
 }

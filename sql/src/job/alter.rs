@@ -120,7 +120,11 @@ impl Jobs {
         let next = next_of(&view.name);
         self.check_new(&next)?;
         let outputs = self.make_outputs(&next, &plan).await?;
-        let spec = topics.create_job(&next, sql, &outputs).await?;
+        let mut spec = topics.create_job(&next, sql, &outputs).await?;
+        if old.settings != spec.settings {
+            topics.set_job(JobId(spec.id), old.settings).await?;
+            spec.settings = old.settings;
+        }
         self.run(spec);
         self.watch(&next);
         Ok(())

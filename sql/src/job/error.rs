@@ -29,6 +29,17 @@ pub enum JobError {
     /// The remembered statement can not be planned any more, or rows can not be decoded.
     #[error(transparent)]
     Sql(#[from] SqlError),
+    /// Trouble that should pass did not.
+    #[error(
+        "started over {restarts} times within an hour, and it met trouble again: {cause}; when that is mended write RESUME JOB"
+    )]
+    GaveUp {
+        /// How often.
+        restarts: usize,
+        /// The last trouble.
+        #[source]
+        cause: Box<Self>,
+    },
     /// A piece of the work panicked.
     #[error(transparent)]
     Panicked(#[from] Panicked),
@@ -64,7 +75,9 @@ impl JobError {
             Self::Operator { error, .. } => error.remedy(),
             Self::Sql(error) => error.remedy(),
             Self::Panicked(_) => Remedy::Bug,
-            Self::InputGone { .. } | Self::TopicGone { .. } => Remedy::Operator,
+            Self::GaveUp { .. } | Self::InputGone { .. } | Self::TopicGone { .. } => {
+                Remedy::Operator
+            }
         }
     }
 }

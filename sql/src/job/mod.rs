@@ -6,7 +6,7 @@
 //! say why. This room holds no data of its own; topics and objects are behind traits.
 //!
 //! Reading order: [`runtime`] (create, drop, list), [`alter`] (a view takes another's place), [`runner`] (the loop), [`region`] (one epoch,
-//! without I/O), its [`intake`], [`lanes`] and [`written`] rows, [`crew`] (who does the work), [`inputs`] and [`reader`] (queues in ticks), [`subscribe`] (a query that is watched and kept nowhere), [`pace`] (where its time goes), [`error`].
+//! without I/O), its [`intake`], [`lanes`] and [`written`] rows, [`crew`] (who does the work), [`inputs`] and [`reader`] (queues in ticks), [`subscribe`] (a query that is watched and kept nowhere), [`restart`] (how often it starts over), [`pace`] (where its time goes), [`error`].
 
 pub mod alter;
 pub mod crew;
@@ -17,6 +17,7 @@ pub(crate) mod lanes;
 pub mod pace;
 pub mod reader;
 pub mod region;
+pub(crate) mod restart;
 pub mod runner;
 pub mod runtime;
 pub mod subscribe;
@@ -26,6 +27,8 @@ pub(crate) mod written;
 mod equality;
 #[cfg(test)]
 mod parallel;
+#[cfg(test)]
+mod settings;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -16,7 +16,6 @@ use arrow::datatypes::DataType;
 use bytes::Bytes;
 use futures::FutureExt;
 use millpond_connectors::format::body::{BodyEncoder, Encoding};
-use millpond_proto::limits::JOB_STATE_BYTES_MAX;
 use millpond_proto::message::QueueId;
 use millpond_proto::time::Timestamp;
 
@@ -80,14 +79,20 @@ pub struct Arrived {
 }
 
 impl Region {
-    /// A region that has seen nothing, computed by `crew`, and writes bodies as `output` says.
+    /// A region that has seen nothing, computed by `crew`, and writes bodies as `output` says; its state takes at most
+    /// `state_bytes_max` of memory.
     ///
     /// # Errors
     /// [`SqlError`] when a topic's declaration can not be read.
     ///
     /// # Panics
     /// Never: a chain reads one topic.
-    pub fn new(plan: ContinuousPlan, output: &Encoding, crew: Crew) -> Result<Self, SqlError> {
+    pub fn new(
+        plan: ContinuousPlan,
+        output: &Encoding,
+        crew: Crew,
+        state_bytes_max: usize,
+    ) -> Result<Self, SqlError> {
         let encoder = BodyEncoder::new(output)?;
         let (mut inputs, mut intakes) = (Vec::new(), Vec::new());
         for input in &plan.inputs {
@@ -100,7 +105,7 @@ impl Region {
             });
             intakes.push(Intake::new(input, plan.windowed)?);
         }
-        let lanes = match plan.build(crew.lanes())? {
+        let lanes = match plan.build(crew.lanes(), state_bytes_max)? {
             Built::Rows(transform) => {
                 let intake = intakes.pop().expect("a chain reads one topic");
                 intakes.push(intake.through(transform).writing(encoder.clone()));
@@ -125,7 +130,7 @@ impl Region {
             counts: Counts::default(),
             written_before: 0,
             encoder: Arc::new(encoder),
-            state_bytes_max: JOB_STATE_BYTES_MAX,
+            state_bytes_max,
             plan,
         })
     }
@@ -400,7 +405,12 @@ impl Region {
     fn place_of_failure(&self, taken: &[Taken]) -> Option<String> {
         let fails = |taken: &Taken, from: usize, to: usize| {
             let rows = taken.table.slice(from, to - from);
-            let alone = Self::new(self.plan.clone(), &Encoding::default(), Crew::alone());
+            let alone = Self::new(
+                self.plan.clone(),
+                &Encoding::default(),
+                Crew::alone(),
+                self.state_bytes_max,
+            );
             alone.is_ok_and(|mut alone| {
                 let taken: Arc<[Taken]> = Arc::from([Taken::alone(taken.input, rows)]);
                 let (crew, encoder) = (Crew::alone(), Arc::clone(&alone.encoder));

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
+use millpond_proto::limits::JOB_STATE_BYTES_MAX;
 use millpond_proto::message::{Epoch, JobId, QueueId, TopicId};
 use millpond_proto::remedy::Remedy;
 use millpond_proto::task::Spawn;
@@ -30,6 +31,7 @@ use crate::job::inputs::{Inputs, Offsets};
 use crate::job::pace::{Doing, Stopwatch};
 use crate::job::reader::read_range;
 use crate::job::region::{Arrived, Effects, Region};
+use crate::job::restart::Restarts;
 use crate::plan::continuous::{ContinuousPlan, plan_into, plan_with};
 use crate::progress::tick_of;
 use crate::state::checkpoint::{Checkpoint, CheckpointError, Facts, folder_of, key_of};
@@ -42,10 +44,6 @@ const IDLE: Duration = Duration::from_millis(TICK_MS.unsigned_abs());
 const CHECKPOINT_MS: i64 = 10_000;
 /// or after so many epochs.
 const CHECKPOINT_EPOCHS: u64 = 512;
-/// First pause after a trouble that passes; it doubles up to the longest.
-const PAUSE_MS_MIN: u64 = 100;
-/// Longest pause after a trouble that passes.
-const PAUSE_MS_MAX: u64 = 10_000;
 
 /// What a query looks like from outside.
 #[derive(Debug)]
@@ -81,6 +79,14 @@ pub struct Runner {
 #[must_use]
 pub fn late_topic_of(view: &str) -> String {
     format!("{view}_late")
+}
+
+/// How much memory the state of a query may take.
+#[must_use]
+pub(crate) fn state_bytes_max(spec: &JobSpec) -> usize {
+    let set = spec.settings.state_bytes_max;
+    let set = set.and_then(|bytes| usize::try_from(bytes).ok());
+    set.unwrap_or(JOB_STATE_BYTES_MAX)
 }
 
 /// Plans a remembered statement.
@@ -124,8 +130,7 @@ impl Runner {
     }
 
     async fn run_until_stopped(&self) -> Result<(), JobError> {
-        let mut pause_ms = PAUSE_MS_MIN;
-        let mut epoch = self.epoch();
+        let mut restarts = Restarts::new(self.spec.settings.restarts_max, self.epoch());
         loop {
             let error = match self.attempt().await {
                 Ok(()) => return Ok(()),
@@ -134,15 +139,21 @@ impl Runner {
             if error.remedy() != Remedy::Retry {
                 return Err(error);
             }
-            if self.epoch() > epoch {
-                epoch = self.epoch();
-                pause_ms = PAUSE_MS_MIN;
-            }
-            tracing::warn!(job = %self.spec.name, %error, pause_ms, "continuous query starts over");
-            if self.pause(Duration::from_millis(pause_ms)).await {
+            let Some(pause) = restarts.next(self.clock.now(), self.epoch()) else {
+                return Err(JobError::GaveUp {
+                    restarts: restarts.count(),
+                    cause: Box::new(error),
+                });
+            };
+            tracing::warn!(job = %self.spec.name, %error, ?pause, "continuous query starts over");
+            self.update(|shared| {
+                shared.status.state = JobState::Restarting;
+                shared.status.error = Some(error.to_string());
+                shared.status.restarts = restarts.count() as u64;
+            });
+            if self.pause(pause).await {
                 return Ok(());
             }
-            pause_ms = (pause_ms * 2).min(PAUSE_MS_MAX);
         }
     }
 
@@ -216,10 +227,12 @@ struct Saved {
 impl<'a> Turns<'a> {
     async fn recover(runner: &'a Runner, plan: ContinuousPlan) -> Result<Self, JobError> {
         let output = output_of(runner)?;
-        let lanes = plan.parallelism;
+        let lanes = runner.spec.settings.parallelism.or(plan.parallelism);
         let lanes = lanes.unwrap_or_else(|| usual_lanes(runner.spawn.as_ref()));
         let crew = Crew::of(lanes, Arc::clone(&runner.spawn));
-        let region = Region::new(plan.clone(), &output.encoding, crew)?;
+        let state_bytes_max = state_bytes_max(&runner.spec);
+        let region = Region::new(plan.clone(), &output.encoding, crew, state_bytes_max)?;
+        runner.update(|shared| shared.status.parallelism = lanes as u64);
         let columns = (0..plan.inputs.len())
             .map(|input| Arc::from(region.envelope_columns(input)))
             .collect();
@@ -506,6 +519,9 @@ impl<'a> Turns<'a> {
         let bytes = self.region.state_bytes();
         self.runner.update(|shared| {
             let status = &mut shared.status;
+            if status.state == JobState::Restarting {
+                status.state = JobState::Running;
+            }
             status.operators = self.region.figures(&status.output_topic);
             status.pace = self.stopwatch.pace();
             status.epoch = self.epoch;

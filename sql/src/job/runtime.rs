@@ -20,9 +20,11 @@ use crate::continuous::{Continuous, JobState, JobStatus};
 use crate::error::SqlError;
 use crate::job::alter::is_building;
 use crate::job::pace::Pace;
-use crate::job::runner::{Runner, Shared, delete_checkpoints, late_topic, late_topic_of, plan_of};
+use crate::job::runner::{
+    Runner, Shared, delete_checkpoints, late_topic, late_topic_of, plan_of, state_bytes_max,
+};
 use crate::plan::continuous::{ContinuousPlan, plan_with};
-use crate::statement::{ContinuousJob, ContinuousView, Statement, parse};
+use crate::statement::{ContinuousJob, ContinuousView, JobChange, Statement, parse};
 use crate::topic::{JobSpec, NewTopic, TopicInfo, Topics};
 
 /// What the runtime is made of.
@@ -147,6 +149,9 @@ impl Jobs {
                 output_topic: target.unwrap_or_else(|| spec.name.clone()),
                 operators: Vec::new(),
                 pace: Pace::default(),
+                parallelism: 0,
+                state_bytes_max: state_bytes_max(&spec) as u64,
+                restarts: 0,
             },
             sources: Vec::new(),
             committed: BTreeMap::new(),
@@ -333,6 +338,23 @@ impl Continuous for Jobs {
         if let Err(error) = deleted {
             tracing::warn!(job = name, %error, "the state of a dropped query was not deleted");
         }
+        Ok(())
+    }
+
+    async fn alter_job(&self, name: &str, change: JobChange) -> Result<(), SqlError> {
+        let _changing = self.changing.lock().await;
+        let (mut spec, _) = self.found(name)?;
+        let settings = change.applied(spec.settings);
+        if settings == spec.settings {
+            return Ok(());
+        }
+        self.parts.topics.set_job(JobId(spec.id), settings).await?;
+        spec.settings = settings;
+        let removed = self.running().remove(name);
+        if let Some(mut job) = removed {
+            job.stop().await;
+        }
+        self.run(spec);
         Ok(())
     }
 

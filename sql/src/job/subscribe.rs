@@ -18,7 +18,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::sql::sqlparser::ast::Query;
 use millpond_connectors::format::body::Encoding;
 use millpond_connectors::format::json::JsonDecoder;
-use millpond_proto::limits::SUBSCRIPTIONS_MAX;
+use millpond_proto::limits::{JOB_STATE_BYTES_MAX, SUBSCRIPTIONS_MAX};
 use millpond_proto::message::stable_hash;
 use millpond_proto::task::{Lane, Spawn};
 use millpond_proto::time::{Clock, Timestamp};
@@ -81,7 +81,12 @@ impl Subscriptions {
             Begin::Now => Some(tick_of(self.topics.now().as_ms())),
             Begin::Cursor(text) => Some(cursors.tick(&text, self.topics.now())?),
         };
-        let region = Region::new(plan.clone(), &Encoding::default(), Crew::alone())?;
+        let region = Region::new(
+            plan.clone(),
+            &Encoding::default(),
+            Crew::alone(),
+            JOB_STATE_BYTES_MAX,
+        )?;
         let shape = Shape::of(&plan)?;
         let schema = Arc::clone(&shape.schema);
         let (events, received) = mpsc::channel(BATCHES_WAITING_MAX);

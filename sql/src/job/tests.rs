@@ -90,7 +90,7 @@ impl World {
         self.troubled_jobs(fuse, 0)
     }
 
-    fn troubled_jobs(&self, fuse: Option<(Step, u32)>, troubles: u32) -> Arc<Jobs> {
+    pub(super) fn troubled_jobs(&self, fuse: Option<(Step, u32)>, troubles: u32) -> Arc<Jobs> {
         let start = self.starts.fetch_add(1, Ordering::Relaxed);
         let lanes = self.lanes.unwrap_or([1, 3, 2][start % 3]);
         Jobs::start(JobParts {
@@ -116,7 +116,7 @@ impl World {
     }
 
     /// A few rows whose event times lie around now; some have no time and some can not be decoded.
-    fn send_some(&self) {
+    pub(super) fn send_some(&self) {
         let now_ms = self.clock.now().as_ms();
         for _ in 0..self.chance.below(6) {
             let carrier = ["AA", "B6", "UA"][usize::try_from(self.chance.below(3)).unwrap()];
@@ -166,7 +166,7 @@ pub(super) async fn create(jobs: &Jobs, sql: &str) -> Result<(), SqlError> {
     }
 }
 
-async fn create_both(jobs: &Jobs, suffix: &str) {
+pub(super) async fn create_both(jobs: &Jobs, suffix: &str) {
     create(
         jobs,
         &format!("CREATE MATERIALIZED VIEW changes{suffix} AS {AGGREGATES}"),
@@ -328,7 +328,7 @@ async fn live(world: &World, crashes: &[(Step, u32)]) -> Arc<Jobs> {
     jobs
 }
 
-fn check(world: &World, jobs: &Jobs, context: &str) {
+pub(super) fn check(world: &World, jobs: &Jobs, context: &str) {
     let expected = Expected::of(world);
     let changes = world.view("changes");
     assert_eq!(

@@ -209,7 +209,6 @@ impl Graph {
     }
 
     /// Bounds the state by `bytes` instead of the usual limit.
-    #[cfg(test)]
     pub(crate) fn with_state_bytes_max(mut self, bytes: usize) -> Self {
         self.state_bytes_max = bytes;
         self

@@ -194,7 +194,7 @@ pub enum OperatorError {
     },
     /// The state grew over its bound.
     #[error(
-        "the state of the query takes {size_bytes} bytes, limit {limit_bytes}; use shorter windows or fewer groups"
+        "the state of the query takes {size_bytes} bytes, limit {limit_bytes}; use shorter windows or fewer groups, or raise it: ALTER JOB name SET (state_limit = '1 GiB')"
     )]
     StateTooLarge {
         /// Bytes it takes.

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use millpond_proto::limits::JOB_STATE_BYTES_MAX;
+
 use crate::error::SqlError;
 use crate::operator::assign::Windows;
 use crate::operator::graph::{Graph, GraphPlan};
@@ -26,23 +28,28 @@ pub(crate) enum Built {
 }
 
 impl ContinuousPlan {
-    /// Builds it in up to so many lanes.
+    /// Builds it in up to so many lanes, each with at most so much state.
     ///
     /// # Errors
     /// [`SqlError`] when a column's type can not be a key.
-    pub(crate) fn build(&self, lanes: usize) -> Result<Built, SqlError> {
+    pub(crate) fn build(&self, lanes: usize, state_bytes_max: usize) -> Result<Built, SqlError> {
         Ok(match self.shape() {
             Shape::Rows(transform) => Built::Rows(transform.clone()),
-            Shape::Groups(grouping) => groups(grouping, lanes).map_err(|error| {
-                SqlError::invalid(error.to_string(), "group by columns of plain types")
-            })?,
+            Shape::Groups(grouping) => {
+                groups(grouping, lanes, state_bytes_max).map_err(|error| {
+                    SqlError::invalid(error.to_string(), "group by columns of plain types")
+                })?
+            }
             Shape::Graph(graph) => {
                 let plan = Arc::new(graph.as_ref().clone());
                 let lanes = 0..match is_cut(&plan).map_err(no_row)? {
                     true => lanes,
                     false => 1,
                 };
-                let lanes = lanes.map(|_| Graph::new(Arc::clone(&plan)));
+                let lanes = lanes.map(|_| {
+                    let graph = Graph::new(Arc::clone(&plan))?;
+                    Ok(graph.with_state_bytes_max(state_bytes_max))
+                });
                 Built::Graph(lanes.collect::<Result<_, _>>().map_err(no_row)?)
             }
         })
@@ -53,7 +60,7 @@ impl ContinuousPlan {
     /// # Errors
     /// As [`ContinuousPlan::build`].
     pub(crate) fn explain_lanes(&self, lanes: usize) -> Result<String, SqlError> {
-        let how = match self.build(lanes)? {
+        let how = match self.build(lanes, JOB_STATE_BYTES_MAX)? {
             Built::Rows(_) => "rows as they come".to_owned(),
             Built::Groups(_, router, _) if router.spreads() => "groups by key group".to_owned(),
             Built::Groups(..) => {
@@ -91,7 +98,11 @@ fn is_cut(plan: &GraphPlan) -> Result<bool, OperatorError> {
     Ok(false)
 }
 
-fn groups(grouping: &Grouping, lanes: usize) -> Result<Built, OperatorError> {
+fn groups(
+    grouping: &Grouping,
+    lanes: usize,
+    state_bytes_max: usize,
+) -> Result<Built, OperatorError> {
     let router = Groups::new(grouping.clone())?.router()?;
     let lanes = if router.spreads() { lanes } else { 1 };
     let mut built: Vec<Box<dyn Operator>> = Vec::with_capacity(lanes);
@@ -102,8 +113,11 @@ fn groups(grouping: &Grouping, lanes: usize) -> Result<Built, OperatorError> {
             ..grouping.clone()
         };
         built.push(match grouping.window.as_ref().map(|window| window.kind) {
-            Some(Windows::Session { gap_ms }) => Box::new(Session::new(lane, gap_ms)?),
-            _ => Box::new(window::Window::new(lane)?),
+            Some(Windows::Session { gap_ms }) => {
+                let session = Session::new(lane, gap_ms)?;
+                Box::new(session.with_state_bytes_max(state_bytes_max))
+            }
+            _ => Box::new(window::Window::new(lane)?.with_state_bytes_max(state_bytes_max)),
         });
     }
     Ok(Built::Groups(grouping.input.clone(), router, built))

@@ -1,4 +1,5 @@
-//! `ALTER TOPIC`: what may change of a topic while it is used. `ALTER MATERIALIZED VIEW`: another query for a view.
+//! `ALTER TOPIC`: what may change of a topic while it is used. `ALTER MATERIALIZED VIEW`: another query for a view; its settings, as those of a job, are in
+//! [`crate::statement::job_settings`].
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -11,7 +12,13 @@ impl StatementParser<'_> {
     pub(super) fn alter(&mut self) -> Result<Statement, SqlError> {
         if self.word("MATERIALIZED") {
             self.expect_word("VIEW")?;
-            return self.alter_view();
+            return match self.sets() {
+                true => self.alter_job(),
+                false => self.alter_view(),
+            };
+        }
+        if self.word("JOB") || self.word("SINK") {
+            return self.alter_job();
         }
         self.expect_word("TOPIC")?;
         let name = self.name()?;

@@ -4,7 +4,7 @@ use datafusion::sql::sqlparser::ast::Query;
 
 use crate::statement::options::TopicOptions;
 use crate::statement::subscribe::Begin;
-use crate::topic::{ColumnSpec, WatermarkSpec};
+use crate::topic::{ColumnSpec, JobSettings, WatermarkSpec};
 
 /// When a view's rows leave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,29 @@ pub struct QueryOptions {
     pub late: Option<LateRows>,
     /// In how many lanes it is computed; `None`: as the server sees fit.
     pub parallelism: Option<usize>,
+}
+
+/// `ALTER JOB … SET (…)`: what is set anew; `Some(None)`: as it is by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobChange {
+    /// In how many lanes it is computed.
+    pub parallelism: Option<Option<usize>>,
+    /// How much memory its state may take.
+    pub state_bytes_max: Option<Option<u64>>,
+    /// How often an hour it is started over after trouble that passes.
+    pub restarts_max: Option<Option<u32>>,
+}
+
+impl JobChange {
+    /// The settings that it makes of others.
+    #[must_use]
+    pub fn applied(self, to: JobSettings) -> JobSettings {
+        JobSettings {
+            parallelism: self.parallelism.unwrap_or(to.parallelism),
+            state_bytes_max: self.state_bytes_max.unwrap_or(to.state_bytes_max),
+            restarts_max: self.restarts_max.unwrap_or(to.restarts_max),
+        }
+    }
 }
 
 /// What becomes of rows that come after their window is over.
@@ -180,6 +203,13 @@ pub enum Statement {
         name: String,
         /// Whether its absence is no error.
         if_exists: bool,
+    },
+    /// `ALTER JOB name SET (…)`: how it is run from now on. Takes a view as well.
+    AlterJob {
+        /// Name.
+        name: String,
+        /// What is set.
+        change: JobChange,
     },
     /// `PAUSE JOB name`: it rests until it is resumed. Takes a view as well.
     PauseJob {

@@ -7,12 +7,13 @@
 //! the statements around them are parsed here.
 //!
 //! Reading order: [`kind`] (what may be asked), [`parser`] (the first word), then one file per statement:
-//! [`create`], [`query_options`], [`alter`], [`remove`], [`write`], [`show`], [`subscribe`]; their parts: [`name`], [`options`], [`interval`]; and [`refusal`] (what
+//! [`create`], [`query_options`], [`alter`], [`job_settings`], [`remove`], [`write`], [`show`], [`subscribe`]; their parts: [`name`], [`options`], [`interval`]; and [`refusal`] (what
 //! is said when the text is none of it).
 
 pub mod alter;
 pub mod create;
 pub mod interval;
+pub(crate) mod job_settings;
 pub mod kind;
 pub mod name;
 pub mod options;
@@ -26,7 +27,7 @@ pub mod write;
 
 pub use interval::interval_ms;
 pub use kind::{
-    AlterTopic, ContinuousJob, ContinuousView, CreateTopic, Emit, LateRows, PlainView,
+    AlterTopic, ContinuousJob, ContinuousView, CreateTopic, Emit, JobChange, LateRows, PlainView,
     QueryOptions, Shown, Statement,
 };
 pub use name::{name_of, quoted};

@@ -11,8 +11,8 @@ use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId};
 use millpond_proto::time::Timestamp;
 
 use crate::topic::{
-    EpochCut, JobProgress, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo, Topics,
-    TopicsError,
+    EpochCut, JobProgress, JobSettings, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo,
+    Topics, TopicsError,
 };
 
 /// All but the output goes to another broker.
@@ -61,6 +61,9 @@ impl Topics for Discarding {
     }
     async fn pause_job(&self, job: JobId, paused: bool) -> Result<(), TopicsError> {
         self.inner.pause_job(job, paused).await
+    }
+    async fn set_job(&self, job: JobId, settings: JobSettings) -> Result<(), TopicsError> {
+        self.inner.set_job(job, settings).await
     }
     async fn drop_job(&self, job: JobId) -> Result<(), TopicsError> {
         self.inner.drop_job(job).await

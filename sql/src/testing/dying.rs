@@ -16,8 +16,8 @@ use millpond_proto::time::Timestamp;
 
 use crate::testing::MemoryTopics;
 use crate::topic::{
-    EpochCut, JobProgress, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo, Topics,
-    TopicsError,
+    EpochCut, JobProgress, JobSettings, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo,
+    Topics, TopicsError,
 };
 
 /// Where a broker stands still, as the process does that dies there.
@@ -117,6 +117,9 @@ impl Topics for Dying {
     }
     async fn pause_job(&self, job: JobId, paused: bool) -> Result<(), TopicsError> {
         self.inner.pause_job(job, paused).await
+    }
+    async fn set_job(&self, job: JobId, settings: JobSettings) -> Result<(), TopicsError> {
+        self.inner.set_job(job, settings).await
     }
     async fn drop_job(&self, job: JobId) -> Result<(), TopicsError> {
         self.inner.drop_job(job).await
