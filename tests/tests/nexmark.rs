@@ -8,6 +8,7 @@
 //! `MILLPOND_NEXMARK_TO=folder` writes the events there, as many as `MILLPOND_NEXMARK_EVENTS` says.
 
 mod events;
+mod killed;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
