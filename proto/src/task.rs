@@ -35,6 +35,12 @@ pub trait Spawn: Send + Sync + fmt::Debug {
     fn workers(&self, _lane: Lane) -> usize {
         1
     }
+
+    /// Whether [`Lane::Dedicated`] is a thread, so that work there may look around for a moment before it waits;
+    /// where all lanes share one thread, nothing would ever be seen.
+    fn has_threads(&self) -> bool {
+        false
+    }
 }
 
 /// The owner's end of a piece of work: await it to learn that it ended, drop it to stop it.
@@ -100,18 +106,18 @@ impl Runtimes {
             background: Handle::current(),
         }
     }
-
-    fn is_single(&self) -> bool {
-        self.service.id() == self.background.id()
-    }
 }
 
 impl Spawn for Runtimes {
+    fn has_threads(&self) -> bool {
+        self.service.id() != self.background.id()
+    }
+
     fn spawn(&self, lane: Lane, work: Work) -> Task {
         Task(match lane {
             Lane::Service => self.service.spawn(work),
             Lane::Background => self.background.spawn(work),
-            Lane::Dedicated if self.is_single() => self.background.spawn(work),
+            Lane::Dedicated if !self.has_threads() => self.background.spawn(work),
             // A blocking thread that drives one future: aborting the handle can not stop it, so
             // dedicated work ends by itself when its channel closes.
             Lane::Dedicated => {

@@ -38,8 +38,8 @@ use crate::tier::cold::erasure::Erased;
 use crate::tier::cold::retention::ColdSizes;
 use crate::tier::cold::typed::Typed;
 use crate::tier::columns::Tables;
+use crate::wal::intake::{APPEND_SHARE_MIN, Append, Door};
 use crate::wal::spare;
-use crate::wal::writer::{Append, Command, Door};
 
 mod checkpoint;
 pub mod folder;
@@ -83,7 +83,8 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Durable writes of one WAL that may be in flight at once.
     pub writes_in_flight: u16,
-    /// Bytes that must wait before a write starts beside one that is in flight.
+    /// Bytes that are always enough for a write beside one that is in flight; fewer are when few producers are
+    /// at work.
     pub overlap_bytes: usize,
     /// How the WAL is written.
     pub wal_io: WalIo,
@@ -388,7 +389,7 @@ impl Storage {
         if let Some(error) = self.view.failure() {
             return Err(error);
         }
-        let permits = u32::try_from(size.max(1)).unwrap_or(u32::MAX);
+        let permits = u32::try_from(size.max(APPEND_SHARE_MIN)).unwrap_or(u32::MAX);
         let budget = Arc::clone(&self.budget);
         let Ok(share) = budget.acquire_many_owned(permits).await else {
             return Err(AppendError::Closed);
@@ -401,10 +402,9 @@ impl Storage {
             reply,
             _share: share,
         };
-        if self.door(shard).send(Command::Append(append)).await {
-            Ok(Durable(durable))
-        } else {
-            Err(self.view.failure().unwrap_or(AppendError::Closed))
+        match self.door(shard).send(append) {
+            Ok(()) => Ok(Durable(durable)),
+            Err(_) => Err(self.view.failure().unwrap_or(AppendError::Closed)),
         }
     }
 
@@ -599,8 +599,7 @@ impl Storage {
     /// nothing else is written either, so that the folder may be opened again while this is still held.
     pub async fn close(&self) {
         for door in &self.doors {
-            // A writer that is gone needs no telling.
-            let _ = door.send(Command::Close).await;
+            door.close();
         }
         let writers = {
             let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);

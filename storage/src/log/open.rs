@@ -25,10 +25,11 @@ use crate::queue::index::{Index, Place};
 use crate::queue::view::{View, Wal};
 use crate::tier::cold::Cold;
 use crate::tier::owner;
+use crate::wal::intake::{self, Door, Intake, Rules};
 use crate::wal::recovery::{self, Found, Recovery};
 use crate::wal::segment::{self, Segments};
 use crate::wal::spare::Spares;
-use crate::wal::writer::{self, Start, Writer};
+use crate::wal::writer::{SHOWING_LANES, Start, Writer};
 
 const META_FOLDER: &str = "meta";
 pub(crate) const META_FILE: &str = "meta/millpond.redb";
@@ -147,7 +148,6 @@ fn start(
             term: term.0,
             position: recovery.tail,
             sequence: recovery.sequence,
-            overlap_bytes: settings.overlap_bytes,
         };
         let failed = |what: &str| {
             let what = format!("{what} {}", segment::folder(wal));
@@ -183,19 +183,26 @@ fn start(
     let mut doors = Vec::new();
     let mut writers = Vec::new();
     for (start, segment) in starts {
-        let (door, queue) = writer::queue();
+        let flights_max = usize::from(settings.writes_in_flight.max(1));
+        let lanes = flights_max + SHOWING_LANES;
+        let intake = Arc::new(Intake::new(Rules {
+            lanes,
+            flights_max,
+            overlap_bytes: settings.overlap_bytes,
+            may_watch: parts.spawn.has_threads(),
+        }));
+        doors.push(Door::new(Arc::clone(&intake)));
         let disk = Arc::clone(&parts.disk);
         let (wanted, asked) = mpsc::channel(1);
         let spares = Arc::clone(&view.wal(start.wal).spares);
         let mut spawn = |work| writers.push(parts.spawn.spawn(Lane::Dedicated, work));
-        let writer = Writer::new(disk, Arc::clone(&view), start, segment, queue, wanted);
+        let writer = Writer::new(disk, Arc::clone(&view), start, segment, intake, wanted);
         let writer = Arc::new(writer);
-        for _ in 0..settings.writes_in_flight.max(1) {
-            spawn(Box::pin(Arc::clone(&writer).run()));
+        for lane in 0..lanes {
+            spawn(Box::pin(Arc::clone(&writer).run(lane)));
         }
         // It ends when the last lane has let go of the writer.
         spawn(Box::pin(spares.run(asked)));
-        doors.push(door);
     }
     let storage = Storage {
         parts,
@@ -204,7 +211,7 @@ fn start(
         cold,
         meta,
         doors,
-        budget: Arc::new(Semaphore::new(writer::QUEUE_BYTES_MAX)),
+        budget: Arc::new(Semaphore::new(intake::QUEUE_BYTES_MAX)),
         writers: writers.into(),
         checkpoints: checkpoints.into(),
         tiering: tokio::sync::Mutex::new(()),

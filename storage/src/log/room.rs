@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::error::AppendError;
 use crate::log::Storage;
-use crate::wal::writer::QUEUE_BYTES_MAX;
+use crate::wal::intake::QUEUE_BYTES_MAX;
 
 /// Appended bytes after which it is looked at again.
 const LOOK_BYTES: u64 = 256 * 1024;

@@ -1,14 +1,9 @@
 //! The writer of a WAL: a few lanes that take turns, so that several durable writes are in flight.
 //!
-//! One lane at a time holds the intake: it takes what waits, gives it a place in the log, and lets go of
-//! the intake before it writes. Then the next lane takes what has come meanwhile. So a lone append waits
-//! for nobody and crosses from thread to thread only once, and a disk that does more with several writes
-//! at once gets them.
-//!
-//! There is no timer. While a write is in flight, appends gather; a further write starts beside it once
-//! [`Start::overlap_bytes`] wait, because many small writes at once are slower than one that holds them all.
-//! Nobody is woken for an append that would only be put to the others: the queue tells when enough has
-//! come ([`Door`]).
+//! One lane at a time takes from the intake what waits, gives it a place in the log, and lets the next one
+//! in before it writes. So a lone append waits for nobody and crosses from thread to thread only once, and
+//! a disk that does more with several writes at once gets them. When a write starts: `intake`. There are
+//! more lanes than writes in flight, so that some show and answer what has landed while others write.
 //!
 //! **Invariants.** Blocks are shown and answered in their order, whatever order they land in. After a
 //! failed write or sync nothing is answered OK any more, and no sync is tried again: the kernel may have
@@ -17,151 +12,22 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::disk::{Disk, DiskFile, Way};
 use crate::error::AppendError;
-use crate::format::block::{self, Entry, Head};
+use crate::format::block::{self, Head};
 use crate::log::Position;
 use crate::queue::view::View;
+use crate::wal::intake::{self, Append, Ending, Intake, Turn};
 use crate::wal::segment::{self, HEADER_BYTES, Room, Segment};
 use crate::wal::spare::{FIRST_BYTES, Spares};
 
-/// Appends that may wait for the writer.
-pub const QUEUE_MAX: usize = 4096;
-/// Bytes of appends that may wait for the writers.
-pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-const _: () = assert!(block::APPEND_BYTES_MAX <= QUEUE_BYTES_MAX);
-
-/// Records that become durable together.
-#[derive(Debug)]
-pub(crate) struct Append {
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) payload: Bytes,
-    pub(crate) reply: oneshot::Sender<Result<Position, AppendError>>,
-    /// Its share of [`QUEUE_BYTES_MAX`], given back when it is dropped.
-    pub(crate) _share: OwnedSemaphorePermit,
-}
-
-impl Append {
-    /// Bytes that it adds to a block.
-    pub(crate) fn block_bytes(entries: usize, payload: usize) -> usize {
-        2 * entries * block::ENTRY_BYTES + payload
-    }
-
-    fn bytes(&self) -> usize {
-        Self::block_bytes(self.entries.len(), self.payload.len())
-    }
-}
-
-/// What a writer is told.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Append(Append),
-    Close,
-}
-
-/// The way to a writer.
-#[derive(Debug)]
-pub(crate) struct Door {
-    commands: mpsc::Sender<Command>,
-    backlog: Arc<Backlog>,
-}
-
-/// What a writer takes in.
-#[derive(Debug)]
-pub(crate) struct Queue {
-    commands: mpsc::Receiver<Command>,
-    backlog: Arc<Backlog>,
-}
-
-/// How much waits in the queue, and how much is enough for a writer that waits for more. What is counted
-/// is in the queue; what was taken at once may be counted off before it was counted.
-#[derive(Debug, Default)]
-struct Backlog {
-    bytes: AtomicIsize,
-    enough: AtomicIsize,
-    grown: Notify,
-}
-
-/// A queue and the way to it.
-pub(crate) fn queue() -> (Door, Queue) {
-    let (sender, commands) = mpsc::channel(QUEUE_MAX);
-    let backlog = Arc::new(Backlog::default());
-    let door = Door {
-        commands: sender,
-        backlog: Arc::clone(&backlog),
-    };
-    (door, Queue { commands, backlog })
-}
-
-impl Door {
-    /// Tells the writer something, waiting while its queue is full; whether there is a writer.
-    pub(crate) async fn send(&self, command: Command) -> bool {
-        let Ok(place) = self.commands.reserve().await else {
-            return false;
-        };
-        let bytes = signed(command.bytes());
-        place.send(command);
-        let backlog = &self.backlog;
-        let before = backlog.bytes.fetch_add(bytes, Ordering::SeqCst);
-        let enough = backlog.enough.load(Ordering::SeqCst);
-        if before < enough && enough <= before + bytes {
-            backlog.grown.notify_one();
-        }
-        true
-    }
-}
-
-impl Queue {
-    /// What waits, without waiting for it.
-    fn take(&mut self) -> Result<Command, mpsc::error::TryRecvError> {
-        let command = self.commands.try_recv()?;
-        self.taken(&command);
-        Ok(command)
-    }
-
-    /// The next command; none when nobody can send any more.
-    async fn next(&mut self) -> Option<Command> {
-        let command = self.commands.recv().await?;
-        self.taken(&command);
-        Some(command)
-    }
-
-    fn taken(&self, command: &Command) {
-        let waiting = &self.backlog.bytes;
-        waiting.fetch_sub(signed(command.bytes()), Ordering::SeqCst);
-    }
-
-    /// Waits until at least so many bytes wait.
-    async fn grown(&self, enough: usize) {
-        let enough = signed(enough);
-        // The mark is set before the look: an append that comes in between sees it.
-        self.backlog.enough.store(enough, Ordering::SeqCst);
-        while self.backlog.bytes.load(Ordering::SeqCst) < enough {
-            self.backlog.grown.notified().await;
-        }
-    }
-}
-
-impl Command {
-    /// Bytes that it adds to a block.
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Append(append) => append.bytes(),
-            Self::Close => 0,
-        }
-    }
-}
-
-fn signed(bytes: usize) -> isize {
-    isize::try_from(bytes).unwrap_or(isize::MAX)
-}
+/// Lanes above the number of writes in flight: they show and answer.
+pub(crate) const SHOWING_LANES: usize = 1;
 
 /// Where a writer begins.
 #[derive(Clone, Copy, Debug)]
@@ -170,8 +36,6 @@ pub(crate) struct Start {
     pub(crate) term: u64,
     pub(crate) position: u64,
     pub(crate) sequence: u64,
-    /// Bytes that must wait before a write starts beside one that is in flight.
-    pub(crate) overlap_bytes: usize,
 }
 
 impl Start {
@@ -216,34 +80,20 @@ pub(crate) struct Writer {
     start: Start,
     /// Asks for spares of a size.
     wanted: mpsc::Sender<u64>,
-    intake: tokio::sync::Mutex<Intake>,
+    intake: Arc<Intake>,
+    /// Held while a lane takes its turn.
+    place: Mutex<Place>,
     landing: Mutex<Landing>,
-    /// Something has landed.
-    landed: Notify,
 }
 
-/// Where the next block goes, and what waits for it.
+/// Where the next block goes.
 #[derive(Debug)]
-struct Intake {
-    queue: Queue,
-    /// Did not fit into the block before.
-    held: Option<Append>,
+struct Place {
     segment: Segment,
     next: u64,
     sequence: u64,
     /// Number of the next flight.
     ticket: u64,
-    /// What the incarnation ends with.
-    ending: Option<Ending>,
-    is_over: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    /// It was told to close.
-    Closed,
-    /// Nobody can append any more.
-    Abandoned,
 }
 
 /// A group of appends on its way to the disk.
@@ -254,6 +104,8 @@ struct Flight {
     block: Option<block::Header>,
     segment: Segment,
     group: Vec<Append>,
+    /// What the intake counts for it.
+    bytes: usize,
     /// Where the log stood when it took off.
     position: u64,
     /// The last, empty block, which nobody waits for.
@@ -267,6 +119,8 @@ type Written = io::Result<Option<(Head, Bytes)>>;
 struct Landing {
     /// The ticket that is answered next.
     next: u64,
+    /// A lane shows and answers; what lands meanwhile is left to it.
+    is_answering: bool,
     landed: BTreeMap<u64, (Flight, Written)>,
 }
 
@@ -280,7 +134,7 @@ impl Writer {
         view: Arc<View>,
         start: Start,
         segment: Segment,
-        queue: Queue,
+        intake: Arc<Intake>,
         wanted: mpsc::Sender<u64>,
     ) -> Self {
         let writer = Self {
@@ -288,144 +142,98 @@ impl Writer {
             view,
             start,
             wanted,
-            intake: tokio::sync::Mutex::new(Intake {
-                queue,
-                held: None,
+            intake,
+            place: Mutex::new(Place {
                 segment: segment.clone(),
                 next: start.position,
                 sequence: start.sequence,
                 ticket: 0,
-                ending: None,
-                is_over: false,
             }),
             landing: Mutex::default(),
-            landed: Notify::new(),
         };
         writer.want_next(segment.file_bytes);
         writer
     }
 
-    /// One lane: writes until the writer is told to close, all senders are gone, or the disk fails.
-    pub(crate) async fn run(self: Arc<Self>) {
+    /// One lane: writes until the writer is told to close, nobody can append any more, or the disk fails.
+    pub(crate) async fn run(self: Arc<Self>, lane: usize) {
         let mut handle = None;
+        while let Some(flight) = self.next_flight(lane).await {
+            let written = self.write(&flight, &mut handle).await;
+            self.land(flight, written);
+        }
+    }
+
+    async fn next_flight(&self, lane: usize) -> Option<Flight> {
+        let mut has_watched = false;
         loop {
-            let flight = {
-                let mut intake = self.intake.lock().await;
-                match self.next_flight(&mut intake).await {
-                    Some(flight) => flight,
-                    None => return,
+            let turn = {
+                let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+                match self.intake.turn(lane, has_watched) {
+                    Turn::Write(group) => return self.begin(&mut place, group),
+                    Turn::End(ending) => return self.last_flight(&mut place, ending),
+                    turn => turn,
                 }
             };
-            let result = self.write(&flight, &mut handle).await;
-            self.land(flight, result);
-        }
-    }
-
-    async fn next_flight(&self, intake: &mut Intake) -> Option<Flight> {
-        if intake.is_over {
-            return None;
-        }
-        let group = self.gather(intake).await;
-        if let Some(error) = self.view.failure() {
-            self.end(intake, group, &error);
-            return None;
-        }
-        if group.is_empty() {
-            return self.last_flight(intake).await;
-        }
-        match self.take_off(intake, group, false) {
-            Ok(flight) => Some(flight),
-            Err((group, error)) => {
-                let error = self.view.fail(error);
-                self.end(intake, group, &error);
-                None
+            has_watched = false;
+            match turn {
+                Turn::Watch(looks) => {
+                    self.intake.watch(looks);
+                    has_watched = true;
+                }
+                Turn::Sleep => self.intake.sleep(lane).await,
+                _ => return None,
             }
         }
     }
 
-    /// Takes what waits, up to the size of a block. Empty once nothing comes any more.
-    async fn gather(&self, intake: &mut Intake) -> Vec<Append> {
-        let mut group = Vec::new();
-        let mut bytes = 0;
-        if let Some(held) = intake.held.take() {
-            bytes = held.bytes();
-            group.push(held);
-        }
-        let mut received = None;
-        loop {
-            while bytes < block::TARGET_BYTES && intake.ending.is_none() {
-                let next = received.take().map_or_else(|| intake.queue.take(), Ok);
-                match next {
-                    Ok(Command::Append(append)) => {
-                        bytes += append.bytes();
-                        if bytes > block::TARGET_BYTES && !group.is_empty() {
-                            intake.held = Some(append);
-                        } else {
-                            group.push(append);
-                        }
-                    }
-                    Ok(Command::Close) => intake.ending = Some(Ending::Closed),
-                    Err(mpsc::error::TryRecvError::Disconnected) => {
-                        intake.ending = Some(Ending::Abandoned);
-                    }
-                    Err(mpsc::error::TryRecvError::Empty) => break,
-                }
-            }
-            // Another WAL's failure ends the whole incarnation.
-            let is_ending = intake.ending.is_some() || self.view.failure().is_some();
-            let in_flight = intake.ticket - self.landing().next;
-            let overlap_bytes = self.start.overlap_bytes.min(block::TARGET_BYTES);
-            let is_enough = in_flight == 0 || bytes >= overlap_bytes || is_ending;
-            if is_enough && (is_ending || !group.is_empty()) {
-                return group;
-            }
-            if in_flight == 0 {
-                received = intake.queue.next().await;
-                if received.is_none() {
-                    intake.ending = Some(Ending::Abandoned);
-                }
-                continue;
-            }
-            // That the queue was closed is found out when what is in flight has landed.
-            tokio::select! {
-                biased;
-                () = self.landed.notified() => {}
-                () = intake.queue.grown(overlap_bytes.saturating_sub(bytes).max(1)) => {}
-            }
-        }
+    /// Begins the flight of a group, or ends the log when it has failed.
+    fn begin(&self, place: &mut Place, group: Vec<Append>) -> Option<Flight> {
+        // Another WAL's failure ends the whole incarnation.
+        let (group, error) = match self.view.failure() {
+            Some(error) => (group, error),
+            None => match self.take_off(place, group, false) {
+                Ok(flight) => return Some(flight),
+                Err((group, error)) => (group, self.view.fail(error)),
+            },
+        };
+        answer_all(group, &error);
+        self.end(&error);
+        None
     }
 
     /// Gives a group its place in the log.
     fn take_off(
         &self,
-        intake: &mut Intake,
+        place: &mut Place,
         group: Vec<Append>,
         is_closing_mark: bool,
     ) -> Result<Flight, (Vec<Append>, io::Error)> {
         let records = group.iter().map(|append| append.entries.len()).sum();
         let body = group.iter().map(|append| append.payload.len()).sum();
-        let position = intake.next;
+        let position = place.next;
         let mut block = None;
         if records > 0 || is_closing_mark {
             let block_bytes = block::block_bytes(records, body) as u64;
-            if let Err(error) = self.make_room(intake, block_bytes) {
+            if let Err(error) = self.make_room(place, block_bytes) {
                 return Err((group, error));
             }
             block = Some(block::Header {
                 wal: self.start.wal,
                 term: self.start.term,
-                sequence: intake.sequence,
+                sequence: place.sequence,
                 position,
                 durable: self.view.wal(self.start.wal).durable(),
             });
-            intake.next += block_bytes;
-            intake.sequence += 1;
+            place.next += block_bytes;
+            place.sequence += 1;
         }
-        intake.ticket += 1;
+        place.ticket += 1;
         Ok(Flight {
-            ticket: intake.ticket - 1,
+            ticket: place.ticket - 1,
             block,
-            segment: intake.segment.clone(),
+            segment: place.segment.clone(),
+            bytes: intake::bytes_of(&group),
             group,
             position,
             is_closing_mark,
@@ -434,25 +242,25 @@ impl Writer {
 
     /// Goes on in a new segment when this one has no room for the block. Writes that are in flight go on
     /// meanwhile, so the new header does not say that they are durable.
-    fn make_room(&self, intake: &mut Intake, block_bytes: u64) -> io::Result<()> {
-        let used = intake.next - intake.segment.first;
-        if used == 0 || intake.segment.has_room(used, block_bytes) {
+    fn make_room(&self, place: &mut Place, block_bytes: u64) -> io::Result<()> {
+        let used = place.next - place.segment.first;
+        if used == 0 || place.segment.has_room(used, block_bytes) {
             return Ok(());
         }
         let wal = self.view.wal(self.start.wal);
         let header = segment::Header {
             wal: self.start.wal,
             term: self.start.term,
-            first: intake.next,
+            first: place.next,
             durable: wal.durable(),
-            sequence: intake.sequence,
+            sequence: place.sequence,
         };
         let least = HEADER_BYTES as u64 + block_bytes;
-        let wanted = wal.spares.next_size(intake.segment.file_bytes);
+        let wanted = wal.spares.next_size(place.segment.file_bytes);
         // A smaller spare is used when no other is there: segments grow again while the log has time.
-        intake.segment = create_segment(&*self.disk, &wal.spares, &header, least, wanted)?;
-        wal.segments.push(intake.segment.clone());
-        self.want_next(intake.segment.file_bytes);
+        place.segment = create_segment(&*self.disk, &wal.spares, &header, least, wanted)?;
+        wal.segments.push(place.segment.clone());
+        self.want_next(place.segment.file_bytes);
         Ok(())
     }
 
@@ -510,19 +318,31 @@ impl Writer {
             Err(error) => Err(io::Error::other(self.view.fail(error))),
             written => written,
         };
-        {
-            let mut landing = self.landing();
-            landing.landed.insert(flight.ticket, (flight, result));
-            loop {
-                let next = landing.next;
-                let Some((flight, result)) = landing.landed.remove(&next) else {
-                    break;
-                };
-                landing.next += 1;
-                self.answer(flight, result.unwrap_or_default());
-            }
+        self.intake.landed(flight.bytes);
+        let mut landing = self.landing();
+        landing.landed.insert(flight.ticket, (flight, result));
+        if landing.is_answering {
+            return;
         }
-        self.landed.notify_one();
+        landing.is_answering = true;
+        let mut groups = 0;
+        loop {
+            let next = landing.next;
+            let Some((flight, result)) = landing.landed.remove(&next) else {
+                break;
+            };
+            landing.next += 1;
+            groups += 1;
+            drop(landing);
+            self.answer(flight, result.unwrap_or_default());
+            landing = self.landing();
+        }
+        landing.is_answering = false;
+        drop(landing);
+        self.intake.answered(groups);
+        if let Some(error) = self.view.failure() {
+            self.end(&error);
+        }
     }
 
     fn answer(&self, flight: Flight, written: Option<(Head, Bytes)>) {
@@ -552,34 +372,18 @@ impl Writer {
         self.landing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends with an empty block, once all has landed: its mark says that everything before it was durable.
-    async fn last_flight(&self, intake: &mut Intake) -> Option<Flight> {
-        while intake.ticket > self.landing().next {
-            self.landed.notified().await;
-        }
-        let is_closed = intake.ending == Some(Ending::Closed);
-        let has_written = intake.next > self.start.position;
-        let mark = if is_closed && has_written && self.view.failure().is_none() {
-            self.take_off(intake, Vec::new(), true).ok()
-        } else {
-            None
-        };
-        let error = self.view.failure().unwrap_or(AppendError::Closed);
-        self.end(intake, Vec::new(), &error);
-        mark
+    /// Ends with an empty block, now that all has landed: its mark says that everything before it was durable.
+    fn last_flight(&self, place: &mut Place, ending: Ending) -> Option<Flight> {
+        let has_written = place.next > self.start.position;
+        let is_marked = ending == Ending::Closed && has_written && self.view.failure().is_none();
+        let mark = is_marked.then(|| self.take_off(place, Vec::new(), true).ok());
+        self.end(&self.view.failure().unwrap_or(AppendError::Closed));
+        mark.flatten()
     }
 
     /// Refuses all that waits; the lanes end as they find out.
-    fn end(&self, intake: &mut Intake, group: Vec<Append>, error: &AppendError) {
-        intake.is_over = true;
-        intake.queue.commands.close();
-        answer_all(group, error);
-        answer_all(intake.held.take(), error);
-        while let Ok(command) = intake.queue.take() {
-            if let Command::Append(append) = command {
-                answer_all([append], error);
-            }
-        }
+    fn end(&self, error: &AppendError) {
+        answer_all(self.intake.shut(), error);
     }
 }
 
