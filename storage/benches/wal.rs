@@ -17,7 +17,8 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -27,6 +28,7 @@ use millpond_proto::task::Runtimes;
 use millpond_storage::disk::Way;
 use millpond_storage::disk::local::LocalDisk;
 use millpond_storage::log::{ShardSnapshot, Storage};
+use tokio::runtime::Handle;
 
 const ROUNDS: u32 = 4;
 const RAW_TIME: Duration = Duration::from_millis(400);
@@ -56,12 +58,17 @@ const ALONE: Shape = Shape {
 };
 
 /// Messages go to a topic until the log is cut; then its messages are forgotten and the next one's turn comes.
-async fn produce(storage: &Storage, topic: &AtomicU64, shape: Shape, time: Duration) -> Load {
+async fn produce(
+    storage: &Arc<Storage>,
+    background: &Handle,
+    topic: &Arc<AtomicU64>,
+    shape: Shape,
+    time: Duration,
+) -> Load {
     // Of its own, so that offsets begin at 0 again.
     topic.fetch_add(1, Ordering::Relaxed);
     let body = Bytes::from(vec![7; BODY_BYTES]);
     let start = Instant::now();
-    let is_over = AtomicBool::new(false);
     let producer = |queue: u32| {
         let body = &body;
         async move {
@@ -84,23 +91,25 @@ async fn produce(storage: &Storage, topic: &AtomicU64, shape: Shape, time: Durat
             latencies
         }
     };
-    let producing = async {
-        let all = futures::future::join_all((0..shape.producers).map(producer)).await;
-        is_over.store(true, Ordering::Relaxed);
-        all.into_iter().flatten().collect::<Vec<Duration>>()
-    };
-    let cutting = async {
-        while !is_over.load(Ordering::Relaxed) {
-            if storage.sizes().wal_bytes >= KEPT_BYTES {
-                cut(storage, topic).await;
+    // As in a server, where the care of the log has a runtime of its own.
+    let cutting = background.spawn({
+        let (storage, topic) = (Arc::clone(storage), Arc::clone(topic));
+        async move {
+            loop {
+                if storage.sizes().wal_bytes >= KEPT_BYTES {
+                    cut(&storage, &topic).await;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-    };
-    let (latencies, ()) = futures::future::join(producing, cutting).await;
+    });
+    let all = futures::future::join_all((0..shape.producers).map(producer)).await;
+    let seconds = start.elapsed().as_secs_f64();
+    cutting.abort();
+    let latencies: Vec<Duration> = all.into_iter().flatten().collect();
     Load {
         bytes: latencies.len() as u64 * shape.batch * BODY_BYTES as u64,
-        seconds: start.elapsed().as_secs_f64(),
+        seconds,
         latencies,
     }
 }
@@ -161,8 +170,11 @@ fn main() {
     let disk = LocalDisk::open(folder.path().join("raw")).expect("the folder is new");
     let storage = service.block_on(common::open(&folder.path().join("log"), &runtimes));
     storage.choose_wal_io();
-    let topic = AtomicU64::new(1);
-    let log = |shape, time| service.block_on(produce(&storage, &topic, shape, time));
+    let topic = Arc::new(AtomicU64::new(1));
+    let log = |shape, time| {
+        let producing = produce(&storage, background.handle(), &topic, shape, time);
+        service.block_on(producing)
+    };
 
     // Segments grow and are used again only after a while, as in a server that has run for a while.
     log(MANY, WARM_TIME);
