@@ -63,6 +63,14 @@ pub enum ConfigError {
         /// The least.
         least: u64,
     },
+    /// Longer than the server keeps what was replaced.
+    #[error("--table-grace is {asked_ms} ms, the most is {most_ms}; give less, or none")]
+    GraceTooLong {
+        /// As asked for.
+        asked_ms: i64,
+        /// The most.
+        most_ms: i64,
+    },
     /// Both want one port.
     #[error("--grpc and --http both ask for {address}; give each its own port")]
     SamePort {
@@ -114,6 +122,10 @@ impl Config {
         let least = limits::LOG_BYTES_MAX_MIN;
         if let Some(asked) = self.storage.log_bytes_max.filter(|&asked| asked < least) {
             return Err(ConfigError::LogTooSmall { asked, least });
+        }
+        let (asked_ms, most_ms) = (self.storage.table_grace_ms, limits::TABLE_GRACE_MS_MAX);
+        if asked_ms > most_ms {
+            return Err(ConfigError::GraceTooLong { asked_ms, most_ms });
         }
         if self.grpc == self.http && self.grpc.port() != 0 {
             return Err(ConfigError::SamePort { address: self.grpc });

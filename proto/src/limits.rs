@@ -76,6 +76,10 @@ pub const COLUMNS_MAX: usize = 1000;
 pub const RETENTION_MS_MIN: i64 = 1000;
 /// Longest time that messages of a topic can be kept, unless for ever: a hundred years.
 pub const RETENTION_MS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1000;
+/// How long files that were merged or let go of stay for readers of the tables, unless it is set.
+pub const TABLE_GRACE_MS_DEFAULT: i64 = 60 * 60 * 1000;
+/// Longest time for that: each of its minutes in which something changed is an entry of the manifest.
+pub const TABLE_GRACE_MS_MAX: i64 = 24 * 60 * 60 * 1000;
 /// Least bound of the log in bytes: room for segments that are let go one by one, and for acknowledgements, of which a
 /// lone one takes a block of 4 KiB.
 pub const LOG_BYTES_MAX_MIN: u64 = 256 * 1024 * 1024;

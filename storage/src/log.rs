@@ -100,6 +100,8 @@ pub struct Settings {
     /// Where outsiders find the object store, as a URL without a slash at the end; none: topics are not shown
     /// as tables.
     pub location: Option<String>,
+    /// How long files that were merged or let go of stay for readers of the tables, ms.
+    pub table_grace_ms: i64,
 }
 
 /// What the cold tier is called when it lies in the data folder.
@@ -131,6 +133,7 @@ impl Default for Settings {
             disk_reserve_bytes: 256 * 1024 * 1024,
             cold: COLD_DEFAULT.to_owned(),
             location: None,
+            table_grace_ms: 0,
         }
     }
 }

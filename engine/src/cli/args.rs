@@ -157,7 +157,11 @@ Examples:
   millpond serve --cold s3://bucket/prefix       with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION
   AWS_ENDPOINT_URL=http://127.0.0.1:9000 AWS_ALLOW_HTTP=true millpond serve --cold s3://bucket/prefix
 
-Stores are configured by the variables of their own tools: AWS_… for s3://, GOOGLE_… for gs://, AZURE_… for az://.")]
+Stores are configured by the variables of their own tools: AWS_… for s3://, GOOGLE_… for gs://, AZURE_… for az://.
+An emulator of Google's: GOOGLE_BASE_URL=http://127.0.0.1:4443 and
+  GOOGLE_SERVICE_ACCOUNT_KEY='{\"disable_oauth\":true,\"client_email\":\"\",\"private_key\":\"\",\"private_key_id\":\"\"}'
+An emulator of Azure's: AZURE_STORAGE_ENDPOINT=http://127.0.0.1:10000/devstoreaccount1, AZURE_ALLOW_HTTP=true,
+  AZURE_STORAGE_ACCOUNT_NAME=devstoreaccount1 and its AZURE_STORAGE_ACCOUNT_KEY")]
 pub struct ServeArgs {
     /// Data folder; made when it is missing.
     #[arg(long, default_value = "data", value_name = "DIR")]
@@ -197,6 +201,10 @@ pub struct ServeArgs {
     /// Free bytes of the disk below which messages are refused, so that acknowledgements have room.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = keep::size)]
     pub disk_reserve: u64,
+    /// How long Parquet files that were merged or let go of stay for those who read the tables, such as 2h, at most 24h;
+    /// "none" removes them at once.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = keep::time)]
+    pub table_grace: u64,
 }
 
 /// How the log is written.
@@ -235,6 +243,7 @@ impl Default for ServeArgs {
             cold: None,
             log_bytes_max: 0,
             disk_reserve: 256 * 1024 * 1024,
+            table_grace: limits::TABLE_GRACE_MS_DEFAULT.unsigned_abs(),
         }
     }
 }
@@ -746,6 +755,7 @@ mod tests {
             (typed.cold, typed.log_bytes_max, typed.disk_reserve),
             (default.cold, default.log_bytes_max, default.disk_reserve)
         );
+        assert_eq!(typed.table_grace, default.table_grace);
         assert!(parse("millpond serve --demo --no-demo").is_err());
     }
 

@@ -100,6 +100,7 @@ pub async fn serve(
             cold: cold.name().to_owned(),
             location: cold.location(&args.data),
             disk_reserve_bytes: args.disk_reserve,
+            table_grace_ms: i64::try_from(args.table_grace).unwrap_or(i64::MAX),
             ..millpond_storage::log::Settings::bounded(args.log_bytes_max)
         },
     };

@@ -50,6 +50,31 @@ pub struct Manifest {
     /// The Iceberg table that shows the files, when there is one.
     #[prost(message, optional, tag = "30")]
     pub table: Option<Table>,
+    /// What is not named any more and waits for outside readers to be done with it, oldest first.
+    #[prost(message, repeated, tag = "40")]
+    pub waiting: Vec<Waiting>,
+}
+
+/// Objects that outside readers may still read, because they planned before the objects were let go of.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Waiting {
+    /// Last version of the manifest that named one of them.
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    /// When they go, ms since the epoch.
+    #[prost(sint64, tag = "2")]
+    pub until_ms: i64,
+    /// Their keys, without the topic's folder.
+    #[prost(string, repeated, tag = "3")]
+    pub keys: Vec<String>,
+}
+
+impl Waiting {
+    /// Whether a Parquet file is among them.
+    #[must_use]
+    pub fn has_files(&self) -> bool {
+        self.keys.iter().any(|key| key.ends_with(".parquet"))
+    }
 }
 
 /// What was written of the Iceberg table with a manifest.
@@ -64,6 +89,41 @@ pub struct Table {
     /// Versions of the manifests whose snapshots it has, oldest first; the last one is this manifest's.
     #[prost(uint64, repeated, tag = "3")]
     pub snapshots: Vec<u64>,
+    /// The Iceberg manifests that its snapshots list, oldest first. A snapshot of an earlier version has one of its
+    /// own and none here.
+    #[prost(message, repeated, tag = "42")]
+    pub parts: Vec<Part>,
+    /// CRC32C of the table's metadata; none in earlier versions.
+    #[prost(fixed32, optional, tag = "43")]
+    pub metadata_checksum: Option<u32>,
+    /// CRC32C of the newest snapshot's manifest list; none in earlier versions.
+    #[prost(fixed32, optional, tag = "44")]
+    pub list_checksum: Option<u32>,
+}
+
+/// An Iceberg manifest, which several snapshots may list.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Part {
+    /// The version that it was made with.
+    #[prost(uint64, tag = "1")]
+    pub made: u64,
+    /// The last version whose snapshot lists it; 0 while the newest does.
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
+    /// Whether its files hold more than one day each.
+    #[prost(bool, tag = "3")]
+    pub is_whole: bool,
+    /// CRC32C of its bytes.
+    #[prost(fixed32, tag = "4")]
+    pub checksum: u32,
+}
+
+impl Part {
+    /// Whether the snapshot of a version lists it.
+    #[must_use]
+    pub fn is_listed_by(&self, version: u64) -> bool {
+        self.made <= version && (self.last == 0 || version <= self.last)
+    }
 }
 
 /// What is kept of a queue, where the runs alone do not say it: offsets were deleted at its beginning, or
@@ -114,6 +174,9 @@ pub struct File {
     /// The declaration that its typed columns are of; 0 when it has none.
     #[prost(fixed64, tag = "31")]
     pub columns: u64,
+    /// Version with which the Iceberg manifest was made that lists it; 0 when it is not known.
+    #[prost(uint64, tag = "41")]
+    pub listed: u64,
 }
 
 /// Milliseconds of a day.
@@ -406,6 +469,7 @@ mod tests {
             block_bytes: 0,
             added: 2,
             columns: 99,
+            listed: 3,
         };
         Manifest {
             topic: 7,
@@ -424,7 +488,20 @@ mod tests {
                 location: "file:///x".to_owned(),
                 columns: 99,
                 snapshots: vec![2, 3],
+                parts: vec![Part {
+                    made: 3,
+                    last: 0,
+                    is_whole: true,
+                    checksum: 7,
+                }],
+                metadata_checksum: Some(1),
+                list_checksum: Some(2),
             }),
+            waiting: vec![Waiting {
+                version: 2,
+                until_ms: 60_000,
+                keys: vec!["data/a.parquet".to_owned()],
+            }],
         }
     }
 

@@ -68,6 +68,7 @@ pub(crate) async fn open<P: Projection>(
     owner::claim(&parts.objects, &*meta, &*parts.chance, &settings.cold).await?;
     let objects = Arc::clone(&parts.objects);
     let cold = Arc::new(Cold::open(objects, Arc::clone(&meta), term).await?);
+    cold.set_grace(Arc::clone(&parts.clock), settings.table_grace_ms);
     let checkpoint = checkpoint::load(&*disk)?;
 
     let mut rebuild = Rebuild {

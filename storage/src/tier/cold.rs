@@ -4,9 +4,10 @@
 //! store's pointer the only thing that makes a manifest valid. Every change puts its file, puts the
 //! manifest, swaps the pointer, in this order, and never writes to a name that was used before, so a late
 //! writer of another incarnation can not change what a valid manifest names. What a manifest no longer
-//! names is removed once nobody reads by an older one; what a crash left behind, at the next start.
+//! names is removed once nobody reads by an older one and outside readers had their time; what a crash left behind, at the next start.
 //!
-//! Reading order: this file, `put`, `typed`, `retention`, `compaction`, `erasure`, `table`, `garbage`, `lookup`, `verify`.
+//! Reading order: this file, `put`, `typed`, `retention`, `compaction`, `erasure`, `table`, `garbage`, `waiting`, `lookup`,
+//! `verify`.
 //!
 //! Bytes: `storage/FORMAT.md`, Manifest and Metadata keys.
 
@@ -35,6 +36,7 @@ use crate::log::ReadLimit;
 use crate::meta::{MetaError, MetaStore, Versioned};
 use crate::tier::cold::garbage::Garbage;
 use crate::tier::cold::table::Shown;
+use crate::tier::cold::waiting::{Grace, Parting};
 use crate::tier::parquet::{self as file, CheckedFile};
 
 pub mod compaction;
@@ -46,6 +48,7 @@ pub mod retention;
 mod table;
 pub mod typed;
 pub(crate) mod verify;
+mod waiting;
 
 pub use crate::tier::cold::table::TableMetadata;
 
@@ -69,6 +72,8 @@ pub struct Cold {
     puts: AtomicU64,
     /// What outsiders see of the topics, once it is known.
     tables: OnceLock<Shown>,
+    /// How long outsiders may go on with what was replaced.
+    grace: OnceLock<Grace>,
     /// Held by whoever changes something.
     turn: tokio::sync::Mutex<()>,
 }
@@ -258,6 +263,7 @@ impl Cold {
             term,
             puts: AtomicU64::new(0),
             tables: OnceLock::new(),
+            grace: OnceLock::new(),
             turn: tokio::sync::Mutex::new(()),
         };
         for key in cold.meta.keys("topic/")? {
@@ -407,16 +413,31 @@ impl Cold {
         Ok(bytes)
     }
 
-    /// Makes `next` the valid manifest, and lets go of what only `current` names.
+    /// Makes `next` the valid manifest, and lets go of what only `current` names once outside readers had their
+    /// time.
     async fn swap(
         &self,
         topic: TopicId,
         current: Arc<Index>,
         replaced: Option<Pointer>,
+        next: Manifest,
+    ) -> Result<(), TierError> {
+        let parting = self.parting();
+        self.swap_parting(topic, current, replaced, next, parting)
+            .await
+    }
+
+    /// As [`Cold::swap`], and says how to part with what is let go of.
+    async fn swap_parting(
+        &self,
+        topic: TopicId,
+        current: Arc<Index>,
+        replaced: Option<Pointer>,
         mut next: Manifest,
+        parting: Parting,
     ) -> Result<(), TierError> {
         let name = self
-            .put_manifest(topic, current.manifest(), &mut next)
+            .put_manifest(topic, current.manifest(), &mut next, parting)
             .await?;
         let expected = replaced.as_ref().map(|pointer| pointer.expected);
         let swapped =
@@ -708,6 +729,13 @@ impl Scan {
 
 /// Every object that a manifest keeps, without itself.
 pub(super) fn named(topic: TopicId, manifest: &Manifest) -> BTreeSet<Path> {
+    let mut named = shown_by(topic, manifest);
+    named.extend(waiting::paths(topic, manifest));
+    named
+}
+
+/// Every object that belongs to a topic as a manifest has it: without what waits only to be removed.
+fn shown_by(topic: TopicId, manifest: &Manifest) -> BTreeSet<Path> {
     let files = manifest.files.iter();
     let mut named: BTreeSet<Path> = files.map(|file| Path::from(file.key.as_str())).collect();
     named.extend(table::paths(topic, manifest));
@@ -751,5 +779,7 @@ fn parquet_failed(topic: TopicId) -> impl FnOnce(ParquetError) -> TierError {
 
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod rot;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -136,6 +136,7 @@ fn finish(
         stored_last_ms: known.stored_last_ms,
         added: 0,
         columns: known.columns,
+        listed: 0,
     };
     Ok(Made {
         bytes: bytes.into(),

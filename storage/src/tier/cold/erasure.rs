@@ -2,7 +2,8 @@
 //!
 //! **Invariants.** An erased message keeps its place, its times and its id and nothing else: no body, keys, properties,
 //! group or typed columns, so offsets stay dense and readers go on. The files that held it are written anew and swapped in
-//! at once; a crash leaves all of the old files or all of the new ones. Doing it again changes nothing.
+//! at once; a crash leaves all of the old files or all of the new ones. Doing it again changes nothing. Outside readers
+//! get no time for the old ones, nor for what waits for them already: it may hold what is erased.
 //!
 //! It does not reach the log: what is to be erased is moved to the cold tier first.
 
@@ -20,6 +21,7 @@ use crate::error::TierError;
 use crate::format::columns::{from_batch, to_batch};
 use crate::format::envelope::Envelope;
 use crate::format::manifest::File;
+use crate::tier::cold::waiting::{self, Parting};
 use crate::tier::cold::{Cold, file_key, objects_failed, parquet_failed};
 use crate::tier::columns::with_typed;
 use crate::tier::parquet::{self as file, CheckedFile, Made, Merge};
@@ -49,7 +51,9 @@ impl Cold {
         }
         let (current, expected) = self.current(topic).await?;
         let mut next = current.manifest().clone();
-        let mut replaced = Vec::new();
+        let mut replaced: Vec<Path> = waiting::paths(topic, &next)
+            .filter(|path| path.extension() == Some("parquet"))
+            .collect();
         for at in 0..next.files.len() {
             let Some(source) = next.files.get(at).cloned() else {
                 break;
@@ -64,10 +68,12 @@ impl Cold {
                 *place = file;
             }
         }
-        if erased.files == 0 {
+        // What waits for outside readers may hold the key too, and goes in any case.
+        if erased.files == 0 && next.waiting.is_empty() {
             return Ok(erased);
         }
-        self.swap(topic, current, expected, next).await?;
+        self.swap_parting(topic, current, expected, next, Parting::AtOnce)
+            .await?;
         for path in replaced {
             match self.objects.head(&path).await {
                 Err(object_store::Error::NotFound { .. }) => {}

@@ -119,6 +119,7 @@ impl Cold {
     /// # Errors
     /// [`TierError`] when the store does not answer; what is left is found by the next sweep.
     pub async fn sweep(&self) -> Result<u64, TierError> {
+        self.release().await?;
         let _turn = self.turn.lock().await;
         let mut removed = 0;
         for path in self.orphans().await? {

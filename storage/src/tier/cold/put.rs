@@ -19,6 +19,7 @@ use object_store::{Error, ObjectStore as _, ObjectStoreExt as _, PutMode, PutOpt
 
 use crate::error::TierError;
 use crate::format::manifest::{File, Manifest};
+use crate::tier::cold::waiting::Parting;
 use crate::tier::cold::{Cold, file_folder, manifest_path, objects_failed, parquet_failed};
 use crate::tier::parquet::{self as file, CheckedFile, Made};
 
@@ -65,7 +66,9 @@ impl Cold {
         topic: TopicId,
         current: &Manifest,
         next: &mut Manifest,
+        parting: Parting,
     ) -> Result<String, TierError> {
+        let gone_up_to = parting.begin(current, next);
         let is_new: Vec<bool> = next.files.iter().map(|file| file.added == 0).collect();
         let mut tried = 0;
         loop {
@@ -74,7 +77,7 @@ impl Cold {
                 file.added = next.version;
             }
             tried += 1;
-            match self.put_table(topic, current, next).await {
+            match self.put_table(topic, current, next, gone_up_to).await {
                 Ok(()) => break,
                 // A table's names follow from the version: those of one that a crash left behind are taken.
                 Err(Error::AlreadyExists { .. }) if tried < VERSIONS_TRIED_MAX => {}
@@ -85,6 +88,7 @@ impl Cold {
                 }
             }
         }
+        parting.finish(topic, current, next);
         let what = format!("write the manifest of topic {topic}");
         let version = next.version;
         let name = |stamp: &str| format!("{version:020}-{stamp}");

@@ -15,7 +15,8 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt as _, PutPayload};
 
 use crate::error::TierError;
-use crate::format::manifest::{Manifest, Table as TableState};
+use crate::format::checksum::crc32c;
+use crate::format::manifest::{File, Manifest, ManifestError, Table as TableState};
 use crate::tier::cold::{Cold, Pointer, objects_failed, pointer_key};
 use crate::tier::columns::{Columns, Tables};
 use crate::tier::iceberg::{self, Draft};
@@ -49,7 +50,7 @@ pub struct TableMetadata {
 /// Every object that shows a manifest as a table.
 pub(super) fn paths(topic: TopicId, manifest: &Manifest) -> Vec<Path> {
     match &manifest.table {
-        Some(table) => iceberg::paths(topic, &table.snapshots),
+        Some(table) => iceberg::paths(topic, table),
         None => Vec::new(),
     }
 }
@@ -73,12 +74,14 @@ impl Cold {
         self.tables.get()?.tables.table(topic)?.columns
     }
 
-    /// Puts what shows `next` as a table. That a name is taken means that `next` needs another version.
+    /// Puts what shows `next` as a table, without the snapshots up to that of version `gone_up_to`. That a name is
+    /// taken means that `next` needs another version.
     pub(super) async fn put_table(
         &self,
         topic: TopicId,
         current: &Manifest,
         next: &mut Manifest,
+        gone_up_to: u64,
     ) -> object_store::Result<()> {
         next.table = None;
         let Some(shown) = self.tables.get() else {
@@ -87,12 +90,16 @@ impl Cold {
         let Some((location, table)) = shown.location.as_ref().zip(shown.tables.table(topic)) else {
             return Ok(());
         };
-        let previous = match &current.table {
-            Some(_) => {
-                self.get(&iceberg::metadata_path(topic, current.version))
-                    .await
+        let (previous, previous_list) = match &current.table {
+            Some(before) => {
+                let metadata = iceberg::metadata_path(topic, current.version);
+                let list = iceberg::list_path(topic, current.version);
+                futures::join!(
+                    self.get_checked(&metadata, before.metadata_checksum),
+                    self.get_checked(&list, before.list_checksum)
+                )
             }
-            None => None,
+            None => (None, None),
         };
         let draft = Draft {
             topic,
@@ -100,7 +107,9 @@ impl Cold {
             table: &table,
             current,
             next,
+            gone_up_to,
             previous,
+            previous_list,
         };
         let made = match iceberg::make(draft).await {
             Ok(made) => made,
@@ -112,10 +121,18 @@ impl Cold {
         for (path, bytes) in made.objects {
             self.put_once(&path, &bytes).await?;
         }
+        let version = next.version;
+        let is_listed = |file: &&mut File| made.listed.contains(&file.key);
+        for file in next.files.iter_mut().filter(is_listed) {
+            file.listed = version;
+        }
         next.table = Some(TableState {
             location: location.clone(),
             columns: table.columns.map_or(0, |columns| columns.id()),
             snapshots: made.snapshots,
+            parts: made.parts,
+            metadata_checksum: Some(made.checksums.0),
+            list_checksum: Some(made.checksums.1),
         });
         Ok(())
     }
@@ -125,6 +142,16 @@ impl Cold {
         read.await
             .inspect_err(|error| tracing::debug!(%path, %error, "the table begins anew"))
             .ok()
+    }
+
+    /// An object whose CRC32C is known; none when it is not what was written.
+    async fn get_checked(&self, path: &Path, checksum: Option<u32>) -> Option<Bytes> {
+        let bytes = self.get(path).await?;
+        if checksum.is_none_or(|checksum| checksum == crc32c(&[&bytes])) {
+            return Some(bytes);
+        }
+        tracing::warn!(%path, "it is damaged: outside readers see the topic anew");
+        None
     }
 
     /// Tells readers of folders which version is valid. A hint that can not be written stays behind until the
@@ -145,11 +172,13 @@ impl Cold {
     }
 
     /// Brings every table up to date that is not: because columns were declared, the object store lies
-    /// elsewhere now, or a crash came in between. Cheap when nothing has changed.
+    /// elsewhere now, a crash came in between, or files have waited long enough for outside readers. Cheap when nothing
+    /// has changed.
     ///
     /// # Errors
     /// [`TierError`]; the next call goes on.
     pub async fn show_tables(&self) -> Result<(), TierError> {
+        self.release().await?;
         let Some(shown) = self.tables.get().filter(|shown| shown.location.is_some()) else {
             return Ok(());
         };
@@ -219,6 +248,14 @@ impl Cold {
             let read = async { self.objects.get(&path).await?.bytes().await };
             match read.await {
                 Ok(json) => {
+                    let known = table.metadata_checksum;
+                    if known.is_some_and(|checksum| checksum != crc32c(&[&json])) {
+                        let damaged = ManifestError::Damaged("its checksum differs");
+                        return Err(TierError::Objects {
+                            what: format!("read {path}"),
+                            source: Arc::new(damaged),
+                        });
+                    }
                     return Ok(Some(TableMetadata {
                         location: format!("{}/{path}", table.location),
                         json,

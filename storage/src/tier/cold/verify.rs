@@ -13,6 +13,7 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt as _, PutPayload};
 
 use crate::error::OpenError;
+use crate::format::checksum::crc32c;
 use crate::format::manifest::{File, Manifest};
 use crate::log::Findings;
 use crate::meta::MetaStore;
@@ -104,28 +105,43 @@ async fn check_table(
     manifest: &Manifest,
     findings: &mut Findings,
 ) -> Result<(), OpenError> {
-    if manifest.table.is_none() {
+    let Some(table) = &manifest.table else {
         return Ok(());
-    }
-    let path = iceberg::metadata_path(topic, manifest.version);
-    let read = async { objects.get(&path).await?.bytes().await };
-    let why = match read.await {
-        Ok(json) => match iceberg::check(json, manifest.version).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error.to_string(),
-        },
-        Err(object_store::Error::NotFound { .. }) => "it is missing".to_owned(),
-        Err(source) => {
-            return Err(OpenError::Objects {
-                what: format!("read {path}"),
-                source,
-            });
-        }
     };
-    findings.damage.push(format!(
-        "{path} is damaged ({why}): outside readers do not see topic {topic} as it is, until its next file is \
-         written; no message is lost"
-    ));
+    let current = iceberg::metadata_path(topic, manifest.version);
+    let mut known = iceberg::checksums(topic, manifest.version, table);
+    if table.metadata_checksum.is_none() {
+        known.clear();
+    }
+    let expected = |path: &Path| known.iter().find(|(of, _)| of == path).map(|(_, sum)| *sum);
+    let mut paths: Vec<Path> = known.iter().map(|(path, _)| path.clone()).collect();
+    if !paths.contains(&current) {
+        paths.push(current.clone());
+    }
+    for path in paths {
+        let read = async { objects.get(&path).await?.bytes().await };
+        let why = match read.await {
+            Ok(bytes) if expected(&path).is_some_and(|sum| sum != crc32c(&[&bytes])) => {
+                "its checksum differs".to_owned()
+            }
+            Ok(json) if path == current => match iceberg::check(json, manifest.version).await {
+                Ok(()) => continue,
+                Err(error) => error.to_string(),
+            },
+            Ok(_) => continue,
+            Err(object_store::Error::NotFound { .. }) => "it is missing".to_owned(),
+            Err(source) => {
+                return Err(OpenError::Objects {
+                    what: format!("read {path}"),
+                    source,
+                });
+            }
+        };
+        findings.damage.push(format!(
+            "{path} is damaged ({why}): outside readers do not see topic {topic} as it is, until all its files \
+             are merged or let go of; no message is lost"
+        ));
+    }
     Ok(())
 }
 

@@ -1,21 +1,23 @@
 //! One snapshot: the manifests of its files, their list, and the metadata that names it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::str::FromStr as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, Literal, MAIN_BRANCH,
-    ManifestFile, ManifestListWriter, ManifestWriterBuilder, Operation, PartitionSpecRef, Snapshot,
-    Struct, Summary, TableMetadata, TableMetadataBuilder, Transform, UnboundPartitionSpec,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, FormatVersion, Literal,
+    MAIN_BRANCH, ManifestFile, ManifestList, ManifestListWriter, ManifestWriterBuilder, Operation,
+    PartitionSpecRef, Snapshot, Struct, Summary, TableMetadata, TableMetadataBuilder, Transform,
+    UnboundPartitionSpec,
 };
 use iceberg::{MetadataLocation, Result};
 use millpond_proto::message::stable_hash;
 use object_store::path::Path;
 
-use crate::format::manifest::{File, Manifest};
+use crate::format::checksum::crc32c;
+use crate::format::manifest::{File, Manifest, Part};
 use crate::tier::iceberg::schema::{self, OFFSET_ID, QUEUE_ID, STORED_AT_ID, unexpected};
 use crate::tier::iceberg::{Draft, SNAPSHOTS_MAX, Spec, list_path, manifest_path};
 
@@ -139,12 +141,21 @@ fn empty(draft: &Draft<'_>) -> String {
     )
 }
 
+/// A snapshot, and what it is made of.
+pub(super) struct Written {
+    pub(super) snapshot: Snapshot,
+    /// Its new manifests and their list.
+    pub(super) objects: Vec<(Path, Bytes)>,
+    /// Manifests that it takes over: the version that each was made with, and its kind.
+    pub(super) reused: Vec<(u64, Spec)>,
+    /// Kinds of which it has a new one, with its CRC32C.
+    pub(super) made: Vec<(Spec, u32)>,
+    /// Keys of the files in those.
+    pub(super) listed: HashSet<String>,
+}
+
 /// The manifests of the snapshot, their list, and the snapshot itself.
-pub(super) async fn write(
-    draft: &Draft<'_>,
-    memory: &FileIO,
-    begun: &Begun,
-) -> Result<(Snapshot, Vec<(Path, Bytes)>)> {
+pub(super) async fn write(draft: &Draft<'_>, memory: &FileIO, begun: &Begun) -> Result<Written> {
     let id = snapshot_id(draft.next)?;
     let parent = begun.parent();
     let kept: HashSet<&str> = draft.next.files.iter().map(|f| f.key.as_str()).collect();
@@ -155,22 +166,33 @@ pub(super) async fn write(
         .iter()
         .filter(|file| was_shown && !kept.contains(file.key.as_str()))
         .collect();
+    let before = if was_shown {
+        before_listed(draft)
+    } else {
+        HashMap::new()
+    };
     let (mut objects, mut manifests) = (Vec::new(), Vec::new());
+    let (mut reused, mut made, mut listed) = (Vec::new(), Vec::new(), HashSet::new());
     for spec in Spec::ALL {
-        let is_of = |file: &&File| spec_of(file) == spec;
-        let files: Vec<&File> = draft.next.files.iter().filter(is_of).collect();
-        let gone: Vec<&File> = gone.iter().copied().filter(|f| is_of(f)).collect();
-        if files.is_empty() && gone.is_empty() {
+        let split = split(draft, &before, spec, &gone);
+        for version in split.reused {
+            let path = url(draft, &manifest_path(draft.topic, version, spec));
+            manifests.extend(before.get(&path).cloned());
+            reused.push((version, spec));
+        }
+        if split.files.is_empty() && split.gone.is_empty() {
             continue;
         }
+        listed.extend(split.files.iter().map(|file| file.key.clone()));
         let path = manifest_path(draft.topic, draft.next.version, spec);
         let entries = Entries {
-            files,
-            gone,
+            files: split.files,
+            gone: split.gone,
             was_shown,
         };
         let (manifest, bytes) = manifest(draft, memory, begun, spec, &path, entries).await?;
         manifests.push(manifest);
+        made.push((spec, crc32c(&[&bytes])));
         objects.push((path, bytes));
     }
     let list = list_path(draft.topic, draft.next.version);
@@ -193,7 +215,105 @@ pub(super) async fn write(
         .with_summary(summary(draft.next, &gone, was_shown))
         .with_schema_id(begun.changed.current_schema_id())
         .build();
-    Ok((snapshot, objects))
+    Ok(Written {
+        snapshot,
+        objects,
+        reused,
+        made,
+        listed,
+    })
+}
+
+/// The manifests that the snapshot before lists, by their paths; none when that can not be told.
+fn before_listed(draft: &Draft<'_>) -> HashMap<String, ManifestFile> {
+    let Some(list) = &draft.previous_list else {
+        return HashMap::new();
+    };
+    match ManifestList::parse_with_version(list, FormatVersion::V2) {
+        Ok(list) => list
+            .consume_entries()
+            .into_iter()
+            .map(|entry| (entry.manifest_path.clone(), entry))
+            .collect(),
+        Err(error) => {
+            tracing::warn!(topic = %draft.topic, %error, "every file is listed anew");
+            HashMap::new()
+        }
+    }
+}
+
+/// What becomes of the files of one kind.
+struct Split<'a> {
+    /// Versions whose manifests stay as they are, ascending.
+    reused: Vec<u64>,
+    /// Files that the new manifest lists.
+    files: Vec<&'a File>,
+    /// Files that it says are gone.
+    gone: Vec<&'a File>,
+}
+
+/// Decides which manifests stay. Those with a file that has gone do not, and the newest do not as long as they are no
+/// larger than what is written anyway: so a file is written again a few times only, and there are few manifests.
+fn split<'a>(
+    draft: &Draft<'a>,
+    before: &HashMap<String, ManifestFile>,
+    spec: Spec,
+    gone: &[&'a File],
+) -> Split<'a> {
+    let is_of = |file: &&&File| spec_of(file) == spec;
+    let gone: Vec<&File> = gone.iter().filter(is_of).copied().collect();
+    let broken: HashSet<u64> = gone.iter().map(|file| file.listed).collect();
+    let can_stay = |version: u64| {
+        let path = url(draft, &manifest_path(draft.topic, version, spec));
+        version != 0 && !broken.contains(&version) && before.contains_key(&path)
+    };
+    let mut sizes: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut fresh = gone.len();
+    for file in draft.next.files.iter().filter(|f| spec_of(f) == spec) {
+        if can_stay(file.listed) {
+            *sizes.entry(file.listed).or_default() += 1;
+        } else {
+            fresh += 1;
+        }
+    }
+    while let Some(newest) = sizes.last_entry() {
+        if *newest.get() > fresh {
+            break;
+        }
+        fresh += newest.remove();
+    }
+    let files = draft.next.files.iter();
+    Split {
+        files: files
+            .filter(|f| spec_of(f) == spec && !sizes.contains_key(&f.listed))
+            .collect(),
+        reused: sizes.into_keys().collect(),
+        gone,
+    }
+}
+
+/// The manifests that the kept snapshots list.
+pub(super) fn parts(
+    draft: &Draft<'_>,
+    snapshots: &[u64],
+    reused: &[(u64, Spec)],
+    made: &[(Spec, u32)],
+) -> Vec<Part> {
+    let before = draft.current.table.iter().flat_map(|table| &table.parts);
+    let mut parts: Vec<Part> = before.copied().collect();
+    for part in parts.iter_mut().filter(|part| part.last == 0) {
+        if !reused.contains(&(part.made, Spec::of_part(part))) {
+            part.last = draft.current.version;
+        }
+    }
+    parts.extend(made.iter().map(|&(spec, checksum)| Part {
+        made: draft.next.version,
+        last: 0,
+        is_whole: spec == Spec::Whole,
+        checksum,
+    }));
+    parts.retain(|part| snapshots.iter().any(|&kept| part.is_listed_by(kept)));
+    parts
 }
 
 struct Entries<'a> {
@@ -334,19 +454,12 @@ pub(super) async fn finish(
     snapshot: Snapshot,
 ) -> Result<(Vec<u64>, Bytes)> {
     let id = snapshot.snapshot_id();
-    let lost_files = {
-        let kept: HashSet<&str> = draft.next.files.iter().map(|f| f.key.as_str()).collect();
-        let mut before = draft.current.files.iter();
-        before.any(|file| !kept.contains(file.key.as_str()))
-    };
     let mut kept: Vec<i64> = begun.before.snapshots().map(|s| s.snapshot_id()).collect();
     kept.sort_unstable();
-    let expired: Vec<i64> = if lost_files {
-        std::mem::take(&mut kept)
-    } else {
-        let over = (kept.len() + 1).saturating_sub(SNAPSHOTS_MAX);
-        kept.drain(..over).collect()
-    };
+    let is_gone = |id: &i64| u64::try_from(*id).is_ok_and(|version| version <= draft.gone_up_to);
+    let named_gone = kept.iter().take_while(|id| is_gone(id)).count();
+    let over = (kept.len() + 1).saturating_sub(SNAPSHOTS_MAX);
+    let expired: Vec<i64> = kept.drain(..named_gone.max(over)).collect();
     kept.push(id);
     // In one go: a change without a snapshot would have the time of the library's own clock.
     let metadata = change(draft, begun.before, begun.is_new)?
