@@ -1,7 +1,7 @@
 //! The cold tier against the least that the same bytes cost, measured in the same run.
 //!
-//! Tiering: CPU time of making a topic's Parquet file against compressing the same messages in plain zstd blocks, and
-//! the bytes at rest of both. Catch-up: reading all columns of the messages back, checksums and all, against the parquet crate's own
+//! Tiering: CPU time of moving a topic's messages (Parquet, manifest, pointer) against compressing the same messages in
+//! plain zstd blocks, and the bytes at rest of both; with typed columns see `tests/benches/typed.rs`. Catch-up: reading all columns of the messages back, checksums and all, against the parquet crate's own
 //! decode of the same file in memory. Ratios travel between machines; the absolute numbers do not.
 
 #![expect(
@@ -56,6 +56,27 @@ fn message(offset: u64) -> Envelope {
     }
 }
 
+/// CPU time of this process, which is one thread. The scheduler counts it in nanoseconds.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/schedstat").expect("Linux tells");
+    let on_cpu = stat.split(' ').next().and_then(|ns| ns.parse().ok());
+    Duration::from_nanos(on_cpu.expect("a number"))
+}
+
+/// The least CPU time of some rounds.
+fn cheapest<T>(mut work: impl FnMut() -> T) -> (Duration, T) {
+    let mut best: Option<(Duration, T)> = None;
+    for _ in 0..ROUNDS {
+        let start = cpu_time();
+        let made = work();
+        let took = cpu_time().saturating_sub(start);
+        if best.as_ref().is_none_or(|(time, _)| took < *time) {
+            best = Some((took, made));
+        }
+    }
+    best.expect("there is a round")
+}
+
 /// The fastest of some rounds.
 fn fastest<T>(mut work: impl FnMut() -> T) -> (Duration, T) {
     let mut best: Option<(Duration, T)> = None;
@@ -76,7 +97,7 @@ fn main() {
         .expect("a runtime");
     let messages: Vec<Envelope> = (0..MESSAGES).map(message).collect();
 
-    let (zstd, zstd_bytes) = fastest(|| {
+    let (zstd, zstd_bytes) = cheapest(|| {
         let mut block = Vec::new();
         let mut bytes = 0;
         for message in &messages {
@@ -88,7 +109,7 @@ fn main() {
         }
         bytes + zstd::bulk::compress(&block, 1).expect("zstd").len()
     });
-    let (tiering, (cold, objects, _folder)) = fastest(|| {
+    let (tiering, (cold, objects, _folder)) = cheapest(|| {
         let folder = tempfile::tempdir().expect("a folder");
         let disk: Arc<dyn Disk> = Arc::new(LocalDisk::open(folder.path()).expect("a disk"));
         let objects: Arc<dyn ObjectStore> =
@@ -105,7 +126,7 @@ fn main() {
     });
     let cold_bytes = cold.sizes(TOPIC).bytes;
     println!(
-        "tiering {:.0} ms, plain zstd blocks {:.0} ms: ratio {:.2}",
+        "tiering {:.0} ms of CPU, plain zstd blocks {:.0} ms: ratio {:.2}",
         ms(tiering),
         ms(zstd),
         ms(tiering) / ms(zstd)

@@ -13,9 +13,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryBuilder, Int32Array, Int64Array, ListArray, RecordBatch,
-    RecordBatchOptions, StringArray, StringBuilder, StructArray, TimestampMillisecondArray,
-    new_null_array,
+    Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, Int32Array, Int64Array, ListArray,
+    RecordBatch, RecordBatchOptions, StringArray, StringBuilder, StructArray,
+    TimestampMillisecondArray, new_null_array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{
@@ -157,14 +157,11 @@ fn column(messages: &[Envelope], name: &str) -> ArrayRef {
             TimestampMillisecondArray::from_iter_values(each.map(|m| m.born_at_ms))
                 .with_timezone("UTC"),
         ),
-        "message_id" => Arc::new(StringArray::from_iter_values(each.map(|m| &m.message_id))),
-        "message_group" => Arc::new(
-            each.map(|m| m.message_group.as_deref())
-                .collect::<StringArray>(),
-        ),
+        "message_id" => text(each.map(|m| Some(m.message_id.as_str()))),
+        "message_group" => text(each.map(|m| m.message_group.as_deref())),
         "key" => binary(each.map(|m| m.key.as_deref())),
         "keys" => keys(messages),
-        "tag" => Arc::new(each.map(|m| m.tag.as_deref()).collect::<StringArray>()),
+        "tag" => text(each.map(|m| m.tag.as_deref())),
         "properties" => properties(messages),
         "flags" => Arc::new(Int32Array::from_iter_values(
             each.map(|m| m.flags.cast_signed()),
@@ -174,25 +171,16 @@ fn column(messages: &[Envelope], name: &str) -> ArrayRef {
                 .collect::<Int32Array>(),
         ),
         "body" => binary(each.map(|m| m.body.as_deref())),
-        "born_host" => Arc::new(StringArray::from_iter_values(each.map(|m| &m.born_host))),
-        "trace_context" => Arc::new(
-            each.map(|m| m.trace_context.as_deref())
-                .collect::<StringArray>(),
-        ),
+        "born_host" => text(each.map(|m| Some(m.born_host.as_str()))),
+        "trace_context" => text(each.map(|m| m.trace_context.as_deref())),
         "due_at" => Arc::new(
             each.map(|m| m.due_at_ms)
                 .collect::<TimestampMillisecondArray>()
                 .with_timezone("UTC"),
         ),
         "priority" => Arc::new(each.map(|m| m.priority).collect::<Int32Array>()),
-        "lite_topic" => Arc::new(
-            each.map(|m| m.lite_topic.as_deref())
-                .collect::<StringArray>(),
-        ),
-        "producer_id" => Arc::new(
-            each.map(|m| m.producer_id.as_deref())
-                .collect::<StringArray>(),
-        ),
+        "lite_topic" => text(each.map(|m| m.lite_topic.as_deref())),
+        "producer_id" => text(each.map(|m| m.producer_id.as_deref())),
         "producer_sequence" => Arc::new(
             each.map(|m| m.producer_sequence.map(u64::cast_signed))
                 .collect::<Int64Array>(),
@@ -201,12 +189,59 @@ fn column(messages: &[Envelope], name: &str) -> ArrayRef {
     }
 }
 
-fn binary<'a>(values: impl Iterator<Item = Option<&'a [u8]>>) -> ArrayRef {
-    let mut builder = BinaryBuilder::new();
-    for value in values {
-        builder.append_option(value);
+/// Bytes as a column; most optional columns hold nothing at all.
+fn binary<'a>(values: impl ExactSizeIterator<Item = Option<&'a [u8]>> + Clone) -> ArrayRef {
+    match gather(values) {
+        Gathered::Nothing(rows) => Arc::new(BinaryArray::new_null(rows)),
+        Gathered::Some { ends, bytes, nulls } => {
+            Arc::new(BinaryArray::new(ends, bytes.into(), nulls))
+        }
     }
-    Arc::new(builder.finish())
+}
+
+/// As [`binary`], of texts.
+fn text<'a>(values: impl ExactSizeIterator<Item = Option<&'a str>> + Clone) -> ArrayRef {
+    match gather(values.map(|value| value.map(str::as_bytes))) {
+        Gathered::Nothing(rows) => Arc::new(StringArray::new_null(rows)),
+        Gathered::Some { ends, bytes, nulls } => {
+            Arc::new(StringArray::new(ends, bytes.into(), nulls))
+        }
+    }
+}
+
+/// The parts of a column of bytes.
+enum Gathered {
+    /// So many nulls.
+    Nothing(usize),
+    Some {
+        ends: OffsetBuffer<i32>,
+        bytes: Vec<u8>,
+        nulls: Option<NullBuffer>,
+    },
+}
+
+/// Copies values one behind the other, into memory of the right size from the start.
+fn gather<'a>(values: impl ExactSizeIterator<Item = Option<&'a [u8]>> + Clone) -> Gathered {
+    let rows = values.len();
+    let (mut length, mut there) = (0, 0);
+    for value in values.clone().flatten() {
+        length += value.len();
+        there += 1;
+    }
+    if there == 0 {
+        return Gathered::Nothing(rows);
+    }
+    let mut bytes = Vec::with_capacity(length);
+    for value in values.clone().flatten() {
+        bytes.extend_from_slice(value);
+    }
+    let lengths = values.clone().map(|value| value.map_or(0, <[u8]>::len));
+    let nulls = (there < rows).then(|| values.map(|value| value.is_some()).collect());
+    Gathered::Some {
+        ends: OffsetBuffer::from_lengths(lengths),
+        bytes,
+        nulls,
+    }
 }
 
 fn keys(messages: &[Envelope]) -> ArrayRef {
@@ -364,7 +399,7 @@ fn text_at(array: &StringArray, row: usize) -> Option<String> {
     array.is_valid(row).then(|| array.value(row).to_owned())
 }
 
-fn bytes_at(array: &arrow::array::BinaryArray, row: usize) -> Option<Bytes> {
+fn bytes_at(array: &BinaryArray, row: usize) -> Option<Bytes> {
     // Copied, so that one kept message does not hold its whole batch in memory.
     array
         .is_valid(row)

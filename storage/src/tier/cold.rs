@@ -363,18 +363,15 @@ impl Cold {
         messages: &[Envelope],
         moved: &[(QueueId, Range<u64>)],
     ) -> Result<u64, TierError> {
-        assert!(
-            messages.iter().all(|m| m.topic == topic.0),
-            "a file belongs to one topic"
-        );
         let _turn = self.turn.lock().await;
         if self.is_gone(topic) {
             return Ok(0);
         }
         let (current, expected) = self.current(topic).await?;
-        let cold = |m: &Envelope| current.extent(m.queue).is_some_and(|e| m.offset < e.end);
+        let glance = Glance::of(messages, topic, &current);
         let kept: Vec<Envelope>;
-        let messages = if messages.iter().any(cold) {
+        let messages = if glance.is_cold {
+            let cold = |m: &Envelope| current.extent(m.queue).is_some_and(|e| m.offset < e.end);
             kept = messages.iter().filter(|m| !cold(m)).cloned().collect();
             kept.as_slice()
         } else {
@@ -385,7 +382,7 @@ impl Cold {
         let mut extents = next.extents();
         let mut bytes = 0;
         let columns = self.columns_of(topic);
-        for messages in by_day(messages) {
+        for messages in by_day(messages, glance.is_one_day) {
             let key = file_key(topic, next.next_file);
             let made = file::make(key, topic, &messages, columns.as_deref())
                 .map_err(parquet_failed(topic))?;
@@ -742,10 +739,47 @@ fn shown_by(topic: TopicId, manifest: &Manifest) -> BTreeSet<Path> {
     named
 }
 
+/// What one look at messages tells: looking again costs as much as writing a column of them.
+struct Glance {
+    /// Whether some are cold already.
+    is_cold: bool,
+    is_one_day: bool,
+}
+
+impl Glance {
+    /// # Panics
+    /// When a message is of another topic.
+    fn of(messages: &[Envelope], topic: TopicId, current: &Index) -> Self {
+        let (mut is_cold, mut queue) = (false, None);
+        let (mut first, mut last) = (i64::MAX, i64::MIN);
+        for message in messages {
+            assert!(message.topic == topic.0, "a file belongs to one topic");
+            // They are sorted, so the first of a queue tells.
+            if queue != Some(message.queue) {
+                queue = Some(message.queue);
+                let extent = current.extent(message.queue);
+                is_cold |= extent.is_some_and(|extent| message.offset < extent.end);
+            }
+            first = first.min(message.stored_at_ms);
+            last = last.max(message.stored_at_ms);
+        }
+        Self {
+            is_cold,
+            is_one_day: first > last || day_of(first) == day_of(last),
+        }
+    }
+}
+
 /// Messages, sorted by queue and offset, as one part for each day of store time, the earliest first; nothing
 /// is copied when all are of one day. Where store times of a queue fall, a part holds more than its day, because
 /// offsets must not fall from file to file.
-fn by_day(messages: &[Envelope]) -> Vec<Cow<'_, [Envelope]>> {
+fn by_day(messages: &[Envelope], is_one_day: bool) -> Vec<Cow<'_, [Envelope]>> {
+    if messages.is_empty() {
+        return Vec::new();
+    }
+    if is_one_day {
+        return vec![Cow::Borrowed(messages)];
+    }
     let mut parts: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
     let mut last: Option<(u32, i64)> = None;
     for (at, message) in messages.iter().enumerate() {
@@ -756,12 +790,8 @@ fn by_day(messages: &[Envelope]) -> Vec<Cow<'_, [Envelope]>> {
         last = Some((message.queue, day));
         parts.entry(day).or_default().push(at);
     }
-    if parts.len() <= 1 {
-        return if messages.is_empty() {
-            Vec::new()
-        } else {
-            vec![Cow::Borrowed(messages)]
-        };
+    if parts.len() == 1 {
+        return vec![Cow::Borrowed(messages)];
     }
     let taken = |part: Vec<usize>| part.into_iter().filter_map(|at| messages.get(at)).cloned();
     let parts = parts.into_values();

@@ -34,11 +34,10 @@ use parquet::file::metadata::{
 };
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
-use prost::Message as _;
 
 use crate::format::checksum::crc32c;
 use crate::format::columns::{schema, to_batch};
-use crate::format::envelope::Envelope;
+use crate::format::envelope::{Envelope, Property, PropertyValue};
 use crate::format::manifest::{BLOCK_BYTES, File, Run, block_checksums};
 use crate::tier::columns::{Columns, file_schema, with_typed};
 
@@ -48,8 +47,17 @@ const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
 const GROUP_ROWS_MAX: usize = 65_536;
 /// Size at which a page is closed: a reader of one message decompresses this much.
 const PAGE_BYTES: usize = 128 * 1024;
-/// Values between two looks at the page's size.
-const WRITE_BATCH: usize = 64;
+/// Messages that become columns at once: little enough to stay in the processor's cache until they are written,
+/// and what a page may be longer than meant.
+const BATCH_BYTES: usize = 512 * 1024;
+/// The same in rows.
+const BATCH_ROWS_MAX: usize = 1024;
+/// What a row counts for beside its texts and bytes.
+const ROW_BYTES: usize = 32;
+/// Most values between two looks at a page's size, when they are small.
+const WRITE_BATCH_MAX: usize = 1024;
+/// The same where their sizes are not known.
+const WRITE_BATCH_UNKNOWN: usize = 64;
 /// Bytes read at the end of a file in the hope that they hold its footer.
 const FOOTER_HINT_BYTES: usize = 64 * 1024;
 /// Parts of a file asked for at once.
@@ -81,33 +89,106 @@ pub(crate) fn make(
     typed: Option<&dyn Columns>,
 ) -> Result<Made, ParquetError> {
     let columns = column_names();
-    let mut writer = writer(topic, typed)?;
+    let mut writer = writer(topic, typed, write_batch(messages))?;
+    let mut seen = Seen::default();
     let mut rest = messages;
     while !rest.is_empty() {
-        let (group, after) = rest.split_at(group_rows(rest));
-        let batch = to_batch(group, &columns);
+        let part = seen.take(&mut rest);
+        if seen.begins_group {
+            writer.flush()?;
+        }
+        let batch = to_batch(part, &columns);
         match typed {
             Some(typed) => writer.write(&with_typed(&batch, typed)?)?,
             None => writer.write(&batch)?,
         }
-        writer.flush()?;
-        rest = after;
     }
-    let mut times = messages.iter().map(|message| message.stored_at_ms);
-    let first = times.clone().min();
+    writer.flush()?;
     let made = Bounds {
-        stored_first_ms: first,
-        stored_last_ms: times.by_ref().max(),
+        stored_first_ms: seen.stored.map(|(first, _)| first),
+        stored_last_ms: seen.stored.map(|(_, last)| last),
         columns: typed.map_or(0, Columns::id),
     };
-    finish(writer, key, runs(messages), made)
+    finish(writer, key, seen.runs, made)
+}
+
+/// What is known of the messages that went into a file. They are looked at once, part by part, right before they
+/// become columns: walking over all of them costs as much as a column does.
+#[derive(Default)]
+struct Seen {
+    runs: Vec<Run>,
+    rows: u64,
+    /// Least and greatest store time.
+    stored: Option<(i64, i64)>,
+    group_rows: usize,
+    group_bytes: usize,
+    /// Whether the last part is the first of a row group, but for the file's first.
+    begins_group: bool,
+}
+
+impl Seen {
+    /// Takes off the messages that become columns next: at least one, and all of one row group.
+    ///
+    /// # Panics
+    /// When they are not sorted by queue and offset: the manifest would then point to other rows.
+    fn take<'a>(&mut self, rest: &mut &'a [Envelope]) -> &'a [Envelope] {
+        let (mut count, mut bytes) = (0, 0);
+        for message in rest.iter().take(BATCH_ROWS_MAX) {
+            let size = size_of(message);
+            let is_full = self.group_bytes + bytes + size > GROUP_BYTES_MAX
+                || self.group_rows + count >= GROUP_ROWS_MAX;
+            if count == 0 {
+                self.begins_group = is_full && self.group_rows > 0;
+                if self.begins_group {
+                    (self.group_bytes, self.group_rows) = (0, 0);
+                }
+            } else if is_full || bytes + size > BATCH_BYTES {
+                break;
+            }
+            count += 1;
+            bytes += size;
+            self.add(message);
+        }
+        self.group_rows += count;
+        self.group_bytes += bytes;
+        let (part, left) = rest.split_at(count);
+        *rest = left;
+        part
+    }
+
+    fn add(&mut self, message: &Envelope) {
+        let at = message.stored_at_ms;
+        let (first, last) = self.stored.unwrap_or((at, at));
+        self.stored = Some((first.min(at), last.max(at)));
+        match self.runs.last_mut() {
+            Some(run) if run.queue == message.queue && run.offsets().end == message.offset => {
+                run.count += 1;
+            }
+            last => {
+                assert!(
+                    last.is_none_or(
+                        |run| (run.queue, run.offsets().end) < (message.queue, message.offset)
+                    ),
+                    "messages are moved in the order of queue and offset"
+                );
+                self.runs.push(Run {
+                    queue: message.queue,
+                    base: message.offset,
+                    first_row: self.rows,
+                    count: 1,
+                });
+            }
+        }
+        self.rows += 1;
+    }
 }
 
 fn writer(
     topic: TopicId,
     typed: Option<&dyn Columns>,
+    write_batch: usize,
 ) -> Result<ArrowWriter<Vec<u8>>, ParquetError> {
-    let properties = properties(topic, typed)?;
+    let properties = properties(topic, typed, write_batch)?;
     ArrowWriter::try_new(Vec::new(), file_schema(typed), Some(properties))
 }
 
@@ -164,7 +245,7 @@ pub(crate) struct Merge {
 impl Merge {
     pub(crate) fn new(topic: TopicId, typed: Option<&dyn Columns>) -> Result<Self, ParquetError> {
         Ok(Self {
-            writer: writer(topic, typed)?,
+            writer: writer(topic, typed, WRITE_BATCH_UNKNOWN)?,
             runs: Vec::new(),
             rows: 0,
             group_bytes: 0,
@@ -247,49 +328,43 @@ impl Merge {
     }
 }
 
-/// How many of the messages go into the next row group; at least one.
-fn group_rows(messages: &[Envelope]) -> usize {
-    let mut bytes = 0;
-    let fits = messages.iter().take(GROUP_ROWS_MAX).take_while(|message| {
-        bytes += message.encoded_len();
-        bytes <= GROUP_BYTES_MAX
-    });
-    fits.count().max(1)
+/// Bytes of a message, without what each row has.
+fn size_of(message: &Envelope) -> usize {
+    let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let bytes = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    let of_property = |property: &Property| {
+        property.key.len()
+            + match &property.value {
+                Some(PropertyValue::Text(text)) => text.len(),
+                Some(PropertyValue::Binary(bytes)) => bytes.len(),
+                None => 0,
+            }
+    };
+    ROW_BYTES
+        + bytes(&message.body)
+        + message.message_id.len()
+        + message.born_host.len()
+        + bytes(&message.key)
+        + message.keys.iter().map(String::len).sum::<usize>()
+        + message.properties.iter().map(of_property).sum::<usize>()
+        + optional(&message.tag)
+        + optional(&message.message_group)
+        + optional(&message.trace_context)
+        + optional(&message.lite_topic)
+        + optional(&message.producer_id)
 }
 
-/// The runs of dense offsets in `messages`.
-///
-/// # Panics
-/// When they are not sorted by queue and offset: the manifest would then point to other rows.
-fn runs(messages: &[Envelope]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    for (message, row) in messages.iter().zip(0_u64..) {
-        match runs.last_mut() {
-            Some(run) if run.queue == message.queue && run.offsets().end == message.offset => {
-                run.count += 1;
-            }
-            last => {
-                assert!(
-                    last.is_none_or(
-                        |run| (run.queue, run.offsets().end) < (message.queue, message.offset)
-                    ),
-                    "messages are moved in the order of queue and offset"
-                );
-                runs.push(Run {
-                    queue: message.queue,
-                    base: message.offset,
-                    first_row: row,
-                    count: 1,
-                });
-            }
-        }
-    }
-    runs
+/// How many values a sixteenth of a page holds, judged by the first messages.
+fn write_batch(messages: &[Envelope]) -> usize {
+    let first = messages.get(..BATCH_ROWS_MAX).unwrap_or(messages);
+    let bytes: usize = first.iter().map(size_of).sum();
+    (PAGE_BYTES / 16 * first.len() / bytes.max(1)).clamp(1, WRITE_BATCH_MAX)
 }
 
 fn properties(
     topic: TopicId,
     typed: Option<&dyn Columns>,
+    write_batch: usize,
 ) -> Result<WriterProperties, ParquetError> {
     let path = |name: &str| ColumnPath::new(name.split('.').map(str::to_owned).collect());
     let sorted = |column_idx| SortingColumn {
@@ -302,7 +377,7 @@ fn properties(
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_max_row_group_row_count(Some(GROUP_ROWS_MAX))
         .set_data_page_size_limit(PAGE_BYTES)
-        .set_write_batch_size(WRITE_BATCH)
+        .set_write_batch_size(write_batch)
         .set_dictionary_enabled(false)
         .set_column_dictionary_enabled(path("tag"), true)
         .set_statistics_enabled(EnabledStatistics::Chunk)
@@ -324,7 +399,11 @@ fn properties(
     for name in ["flags", "schema_id"] {
         builder = builder.set_column_encoding(path(name), Encoding::DELTA_BINARY_PACKED);
     }
+    // Of what differs from row to row, or is the same in all, least and greatest rule out nothing.
     for name in [
+        "message_id",
+        "tag",
+        "born_host",
         "body",
         "keys.list.element",
         "properties.list.element.key",
@@ -607,30 +686,45 @@ mod tests {
         }
     }
 
+    /// Rows of each row group, and what is known after the last.
+    fn groups(messages: &[Envelope]) -> (Vec<usize>, Seen) {
+        let (mut seen, mut rest, mut groups) = (Seen::default(), messages, vec![0]);
+        while !rest.is_empty() {
+            let part = seen.take(&mut rest).len();
+            if seen.begins_group {
+                groups.push(0);
+            }
+            *groups.last_mut().unwrap() += part;
+        }
+        (groups, seen)
+    }
+
     #[test]
     fn a_lost_message_begins_another_run() {
-        let runs = runs(&[
+        let messages = [
             message(0, 5, 0),
             message(0, 6, 0),
             message(0, 8, 0),
             message(1, 0, 0),
-        ]);
-        let found: Vec<_> = runs
-            .iter()
-            .map(|r| (r.queue, r.offsets(), r.first_row))
-            .collect();
+        ];
+        let (_, seen) = groups(&messages);
+        let runs = seen.runs.iter();
+        let found: Vec<_> = runs.map(|r| (r.queue, r.offsets(), r.first_row)).collect();
         assert_eq!(found, [(0, 5..7, 0), (0, 8..9, 2), (1, 0..1, 3)]);
     }
 
     #[test]
     fn a_row_group_ends_before_it_is_too_large() {
-        let large = vec![message(0, 0, GROUP_BYTES_MAX / 3); 4];
-        assert_eq!(group_rows(&large), 2);
-        assert_eq!(group_rows(&[message(0, 0, GROUP_BYTES_MAX + 1)]), 1);
+        let of = |bodies: &[usize]| {
+            let messages = (0..).zip(bodies).map(|(at, &body)| message(0, at, body));
+            groups(&messages.collect::<Vec<_>>()).0
+        };
+        assert_eq!(of(&[GROUP_BYTES_MAX / 3; 5]), [2, 2, 1]);
         assert_eq!(
-            group_rows(&vec![Envelope::default(); GROUP_ROWS_MAX + 1]),
-            GROUP_ROWS_MAX
+            of(&[GROUP_BYTES_MAX + 1, 0, GROUP_BYTES_MAX + 1]),
+            [1, 1, 1]
         );
+        assert_eq!(of(&vec![0; GROUP_ROWS_MAX + 1]), [GROUP_ROWS_MAX, 1]);
     }
 
     #[test]
@@ -646,7 +740,10 @@ mod tests {
             let name = column.column_path().string();
             let dictionary = column.dictionary_page_offset().is_some();
             assert!(!dictionary || name == "tag", "{name}");
-            if name == "body" || name.starts_with("properties") || name.starts_with("keys.") {
+            if ["message_id", "tag", "born_host", "body"].contains(&name.as_str())
+                || name.starts_with("properties")
+                || name.starts_with("keys.")
+            {
                 assert!(column.statistics().is_none(), "{name}");
             }
         }
