@@ -27,6 +27,7 @@ use millpond_sql::topic::Topics;
 use millpond_storage::error::OpenError;
 use millpond_storage::log::COLD_DEFAULT;
 use millpond_storage::log::folder::cold_of;
+use millpond_storage::metrics::Metrics;
 use millpond_storage::tier::objects::DiskObjectStore;
 use millpond_storage::tier::probe::{ProbeError, probe};
 use object_store::ObjectStore;
@@ -192,8 +193,9 @@ impl Server {
         let bound = bind(&config, parts.network.as_ref()).await?;
         let spawn = Arc::clone(&parts.storage.spawn);
         let clock = Arc::clone(&parts.storage.clock);
-        let listening = Listening::begin(&config, bound, clock, spawn).await?;
-        match open(&config, parts.storage).await {
+        let (storage, metrics) = Metrics::watch(parts.storage);
+        let listening = Listening::begin(&config, bound, clock, spawn, metrics).await?;
+        match open(&config, storage).await {
             Ok((open, jobs)) => {
                 let broker = Arc::clone(&open.broker);
                 listening.open(open).await;
@@ -318,6 +320,7 @@ impl Listening {
         bound: Bound,
         clock: Arc<dyn Clock>,
         spawn: Arc<dyn Spawn>,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, ServeError> {
         let policy = Policy {
             insecure: config.insecure,
@@ -342,6 +345,7 @@ impl Listening {
             gate: Arc::clone(&gate),
             grpc: grpc_addr,
             http: http_addr,
+            metrics,
         };
         let door = Door::new(bound.http, None, Arc::clone(&clock), cut.clone());
         let http = serve_http(pages, door, stopped);

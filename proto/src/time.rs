@@ -7,6 +7,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::{Add, Sub};
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970-01-01 00:00 UTC.
@@ -62,6 +63,11 @@ pub trait Clock: Send + Sync + fmt::Debug {
 
     /// Ends after `duration`, whatever the wall clock does meanwhile.
     fn sleep(&self, duration: Duration) -> Sleep;
+
+    /// Time since some fixed moment, for measuring how long something took; [`Clock::now`] unless there is something finer.
+    fn ticks(&self) -> Duration {
+        Duration::from_millis(self.now().0.unsigned_abs())
+    }
 }
 
 /// The machine's clock.
@@ -78,6 +84,15 @@ impl Clock for SystemClock {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the clock"
+    )]
+    fn ticks(&self) -> Duration {
+        static FIRST: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+        FIRST.elapsed()
     }
 
     #[expect(

@@ -355,6 +355,7 @@ pub struct Storage {
     /// Whether this incarnation has looked for the best way to write.
     was_measured: AtomicBool,
     looked: room::Looked,
+    hot_reads: read::HotReads,
 }
 
 impl Storage {

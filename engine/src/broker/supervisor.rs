@@ -11,7 +11,7 @@ use millpond_proto::task::Lane;
 use millpond_proto::time::Timestamp;
 use millpond_storage::error::{AppendError, OpenError, TierError};
 use millpond_storage::log::room::Room;
-use millpond_storage::log::{Parts, Settings, Tiered};
+use millpond_storage::log::{Parts, Settings, Storage, Tiered};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::broker::Broker;
@@ -54,6 +54,12 @@ impl Broker {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(task);
         Ok(broker)
+    }
+
+    /// The log that is open now, for those who only look at it; none while it is opened anew.
+    pub(crate) fn storage(&self) -> Option<Arc<Storage>> {
+        let incarnation = self.incarnation().ok()?;
+        Some(Arc::clone(incarnation.storage()))
     }
 
     /// The run that serves now.

@@ -27,6 +27,7 @@ mod connection;
 mod consumers;
 mod contract;
 mod first_use;
+mod metrics;
 mod producers;
 mod quirks;
 mod sending;
@@ -41,7 +42,7 @@ async fn listen(network: &dyn Network) -> Listening {
     let config = config.check().unwrap();
     let bound = bind(&config, network).await.unwrap();
     let spawn = Arc::new(Runtimes::single());
-    Listening::begin(&config, bound, Arc::new(SystemClock), spawn)
+    Listening::begin(&config, bound, Arc::new(SystemClock), spawn, Arc::default())
         .await
         .unwrap()
 }

@@ -1,7 +1,7 @@
 //! The HTTP port: health pages and a front door.
 //!
 //! `/livez` answers 200 while the process runs, `/readyz` 200 only while calls are served and 503 with
-//! the reason otherwise, `/` names the version and the ports. Below `/v1` is the catalog of tables, see
+//! the reason otherwise, `/` names the version and the ports, `/metrics` is for Prometheus ([`crate::service::metrics`]). Below `/v1` is the catalog of tables, see
 //! [`crate::service::iceberg`].
 
 use std::net::SocketAddr;
@@ -12,11 +12,12 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use millpond_storage::metrics::Metrics;
 use serde::Serialize;
 
 use crate::authorize::{Action, Resource};
 use crate::service::gate::{Denied, Gate, Phase};
-use crate::service::iceberg;
+use crate::service::{iceberg, metrics};
 use crate::tls::Peer;
 
 /// What the pages know.
@@ -28,6 +29,8 @@ pub struct Pages {
     pub grpc: SocketAddr,
     /// Where HTTP listens.
     pub http: SocketAddr,
+    /// What is counted of disk and object store.
+    pub metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Serialize)]
@@ -45,12 +48,13 @@ pub fn router(pages: Pages) -> Router {
         .route("/", get(home))
         .route("/livez", get(live))
         .route("/readyz", get(ready))
+        .route("/metrics", get(metrics::metrics))
         .merge(iceberg::router())
         .with_state(pages)
 }
 
 impl Pages {
-    fn admit(&self, peer: Peer) -> Result<(), Denied> {
+    pub(super) fn admit(&self, peer: Peer) -> Result<(), Denied> {
         self.gate
             .admit_peer(peer.address, Action::Describe, Resource::Server)
             .map(|_admitted| ())
@@ -97,7 +101,7 @@ fn word(phase: Phase) -> &'static str {
     }
 }
 
-fn refuse(denied: &Denied) -> Response {
+pub(super) fn refuse(denied: &Denied) -> Response {
     let code = match denied {
         Denied::Refused(_) => StatusCode::FORBIDDEN,
         Denied::NoPeer => StatusCode::INTERNAL_SERVER_ERROR,

@@ -24,6 +24,7 @@ pub mod http;
 pub mod iceberg;
 mod messages;
 pub mod messaging;
+mod metrics;
 pub mod producer;
 pub mod producers;
 pub mod pull;

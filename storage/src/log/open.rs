@@ -17,6 +17,7 @@ use crate::format::block::{Entry, Kind};
 use crate::format::checkpoint::Saved;
 use crate::format::envelope::Envelope;
 use crate::log::checkpoint::{self, Checkpoints};
+use crate::log::read::HotReads;
 use crate::log::room::Looked;
 use crate::log::{Parts, Projection, Recovered, Replayed, Settings, Storage, identity, way};
 use crate::meta::embedded::EmbeddedMeta;
@@ -218,6 +219,7 @@ fn start(
         tiering: tokio::sync::Mutex::new(()),
         was_measured: AtomicBool::new(false),
         looked: Looked::default(),
+        hot_reads: HotReads::default(),
     };
     storage.look();
     Ok(storage)

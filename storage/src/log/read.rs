@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
@@ -32,7 +33,25 @@ pub(crate) enum Hot {
     Messages(Vec<Envelope>),
 }
 
+/// Reads of messages that are still in the log.
+#[derive(Debug, Default)]
+pub(crate) struct HotReads {
+    /// Out of the tail cache.
+    cached: AtomicU64,
+    from_disk: AtomicU64,
+}
+
 impl Storage {
+    /// How many reads of what is still in the log the tail cache answered, and how many the disk, since it was opened.
+    #[must_use]
+    pub fn hot_reads(&self) -> (u64, u64) {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (
+            read(&self.hot_reads.cached),
+            read(&self.hot_reads.from_disk),
+        )
+    }
+
     pub(crate) fn extent_of(&self, topic: TopicId, queue: QueueId) -> Option<Extent> {
         // The log first: what is moved between the two look-ups is then seen twice, never missed.
         let hot = self.view.index().hot((topic, queue));
@@ -101,8 +120,14 @@ impl Storage {
         };
         let cached = self.view.wal(wal).cached(&places);
         let payloads = match cached.into_iter().collect::<Option<Vec<Bytes>>>() {
-            Some(payloads) => payloads.into_iter().map(Ok).collect(),
-            None => self.read_segments(wal, places).await,
+            Some(payloads) => {
+                self.hot_reads.cached.fetch_add(1, Ordering::Relaxed);
+                payloads.into_iter().map(Ok).collect()
+            }
+            None => {
+                self.hot_reads.from_disk.fetch_add(1, Ordering::Relaxed);
+                self.read_segments(wal, places).await
+            }
         };
         let mut messages = Vec::with_capacity(payloads.len());
         for (number, payload) in (from.0..).zip(payloads) {

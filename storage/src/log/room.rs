@@ -136,6 +136,12 @@ impl Storage {
         room
     }
 
+    /// Bytes that the disk of the log still has room for; none when nobody knows.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.parts.disk.free_bytes().unwrap_or_default()
+    }
+
     fn by_bound(&self) -> Room {
         let Some(bytes_max) = self.settings.log_bytes_max else {
             return Room::Enough;
@@ -153,7 +159,7 @@ impl Storage {
 
     fn by_disk(&self) -> Room {
         // What can not be asked does not stop the log; a full disk shows when a segment is made.
-        let free = self.parts.disk.free_bytes().unwrap_or_default();
+        let free = self.free_bytes();
         let is_low = free.is_some_and(|free| free < self.settings.disk_reserve_bytes);
         let wals = self.view.wals().iter();
         if is_low || wals.into_iter().any(|wal| wal.spares.is_out_of_room()) {
