@@ -56,7 +56,7 @@ fn client(server: &S3Server, url: &str) -> Arc<dyn ObjectStore> {
     url.open(&disk, &variables).unwrap()
 }
 
-async fn open(disk: &SimulatedDisk, objects: &Arc<dyn ObjectStore>) -> Arc<Storage> {
+pub(crate) async fn open(disk: &SimulatedDisk, objects: &Arc<dyn ObjectStore>) -> Arc<Storage> {
     let parts = Parts {
         disk: Arc::new(disk.clone()),
         objects: Arc::clone(objects),
@@ -88,7 +88,7 @@ fn message(offset: u64) -> Envelope {
     }
 }
 
-async fn send(storage: &Storage, offsets: Range<u64>) {
+pub(crate) async fn send(storage: &Storage, offsets: Range<u64>) {
     for offset in offsets {
         let record = Record::Message(message(offset));
         let durable = storage.append(ShardId(0), vec![record]).await;
@@ -97,7 +97,7 @@ async fn send(storage: &Storage, offsets: Range<u64>) {
 }
 
 /// Reads every offset from the first that is kept, alone and with those behind it.
-async fn check(storage: &Storage, kept: Range<u64>) {
+pub(crate) async fn check(storage: &Storage, kept: Range<u64>) {
     let extent = storage.extent(TOPIC, QUEUE).unwrap();
     assert_eq!(extent.first.0..extent.next.0, kept);
     for limit in [1, 1000] {
@@ -146,31 +146,53 @@ fn faults() -> Vec<Fault> {
     ]
 }
 
-/// One fault at the `whole`th request of each thing that is done.
-async fn live_through(fault: &Fault, whole: usize) {
-    let server = S3Server::start();
-    let objects = client(&server, URL);
+/// A bucket behind a wire on which things go wrong.
+pub(crate) trait Wire {
+    /// Lets the next requests be answered with these faults.
+    fn order(&self, before: usize);
+    /// Nothing goes wrong any more.
+    fn calm(&self);
+    /// Keys of all objects.
+    fn keys(&self) -> Vec<String>;
+}
+
+/// The server of S3 with the fault that it is about.
+struct S3Wire<'a>(&'a S3Server, Fault);
+
+impl Wire for S3Wire<'_> {
+    fn order(&self, before: usize) {
+        let before = std::iter::repeat_n(Fault::None, before);
+        self.0.script(before.chain([self.1.clone()]));
+    }
+
+    fn calm(&self) {
+        self.0.script([]);
+    }
+
+    fn keys(&self) -> Vec<String> {
+        self.0.keys()
+    }
+}
+
+/// One fault behind `whole` requests of each thing that is done.
+pub(crate) async fn live_through(wire: &impl Wire, objects: &Arc<dyn ObjectStore>, whole: usize) {
     let disk = SimulatedDisk::new();
-    let storage = open(&disk, &objects).await;
-    let order = || {
-        let before = std::iter::repeat_n(Fault::None, whole);
-        server.script(before.chain([fault.clone()]));
-    };
+    let storage = open(&disk, objects).await;
     for turn in 0..3 {
         send(&storage, turn * 10..turn * 10 + 10).await;
-        order();
+        wire.order(whole);
         again(async || storage.tier().await).await;
         check(&storage, 0..turn * 10 + 10).await;
     }
     send(&storage, 30..35).await;
-    order();
+    wire.order(whole);
     check(&storage, 0..35).await;
-    order();
+    wire.order(whole);
     again(async || storage.compact(TOPIC, Compaction::default()).await).await;
     check(&storage, 0..35).await;
     send(&storage, 35..50).await;
     again(async || storage.tier().await).await;
-    order();
+    wire.order(whole);
     let keep = Keep {
         stored_from_ms: Some(30_000),
         bytes_max: None,
@@ -178,15 +200,15 @@ async fn live_through(fault: &Fault, whole: usize) {
     again(async || storage.retain(TOPIC, keep).await).await;
     check(&storage, 30..50).await;
     storage.close().await;
-    server.script([]);
+    wire.calm();
     // What was given up on the way is an orphan, and nothing that is named is one.
-    let storage = open(&disk, &objects).await;
+    let storage = open(&disk, objects).await;
     storage.sweep().await.unwrap();
     check(&storage, 30..50).await;
     let findings = storage.verify().await.unwrap();
     assert_eq!((findings.damage, findings.notes), (vec![], vec![]));
     let files = storage.sizes_of(TOPIC).cold.files;
-    let keys = server.keys();
+    let keys = wire.keys();
     assert_eq!(keys.len() as u64, files + 2, "{keys:?}");
     assert!(keys.iter().all(|key| key.starts_with("pond/")), "{keys:?}");
     storage.close().await;
@@ -195,8 +217,11 @@ async fn live_through(fault: &Fault, whole: usize) {
 #[tokio::test]
 async fn every_offset_reads_the_same_whatever_goes_wrong_on_the_wire() {
     for (number, fault) in faults().iter().enumerate() {
-        live_through(fault, number % 2).await;
-        live_through(fault, 2 + number % 2).await;
+        for whole in [number % 2, 2 + number % 2] {
+            let server = S3Server::start();
+            let wire = S3Wire(&server, fault.clone());
+            live_through(&wire, &client(&server, URL), whole).await;
+        }
     }
 }
 
@@ -255,7 +280,7 @@ async fn the_probe_takes_a_real_bucket_and_refuses_a_wrong_key_or_a_missing_buck
     assert!(error.to_string().contains("s3://nowhere/pond"), "{error}");
 }
 
-async fn bodies(server: &Server, topic: &str) -> Vec<(u64, Bytes)> {
+pub(crate) async fn bodies(server: &Server, topic: &str) -> Vec<(u64, Bytes)> {
     let admin = server.admin();
     let mut found = Vec::new();
     loop {

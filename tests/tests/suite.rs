@@ -4,7 +4,7 @@
 //! (rules a program can check), [`simulation`] (one seed, one run), [`storage_simulation`] (the log alone), [`flights`] (the
 //! main job on real data), [`formats`] (bodies that are not JSON, and changes as they happen), [`kills`] (killed with -9, again and again), [`slt`] (SQL, statement by statement), [`errors`]
 //! (bad input), [`streams`] (reading by offset), [`storage`] (an operator's tools), [`cold`] (the cold tier in a bucket) over
-//! [`s3`] (a server of S3), [`nexmark`] (q0 to q22), [`readme`] (what the README promises).
+//! [`s3`] (a server of S3) and [`clouds`] over [`rest`] (servers of Google's and Azure's), [`nexmark`] (q0 to q22), [`readme`] (what the README promises).
 
 #![expect(
     clippy::unwrap_used,
@@ -14,6 +14,7 @@
     reason = "a test fails by a panic, and tells its seed on the way"
 )]
 
+mod clouds;
 mod cold;
 mod errors;
 mod flights;
@@ -22,6 +23,7 @@ mod kills;
 mod messages;
 mod nexmark;
 mod readme;
+mod rest;
 mod s3;
 mod simulation;
 mod slt;
