@@ -171,3 +171,10 @@ pub const TRANSACTION_CHECKS_MAX: u32 = 15;
 pub const TRANSACTION_AGE_MS_MAX: i64 = 3 * 24 * 60 * 60 * 1000;
 /// Transactions rolled back by the server that one shard keeps to be looked at.
 pub const TRANSACTIONS_GIVEN_UP_KEPT: usize = 1000;
+
+/// Bytes of keys that a key compaction remembers at once; more keys are looked at in several passes.
+pub const COMPACTION_KEYS_BYTES: usize = 64 * 1024 * 1024;
+/// Percent of a topic's bytes in Parquet that came since the last key compaction, from which on the next one is worth it.
+pub const COMPACTION_DIRTY_PERCENT: u64 = 50;
+/// How long a tombstone of a compacted topic is kept, ms, unless the topic says otherwise.
+pub const TOMBSTONES_MS_DEFAULT: i64 = 24 * 60 * 60 * 1000;

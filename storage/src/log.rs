@@ -45,6 +45,7 @@ mod checkpoint;
 pub mod folder;
 pub mod history;
 mod identity;
+mod keys;
 mod lookup;
 mod open;
 pub(crate) mod read;

@@ -15,9 +15,12 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use crate::format::checksum::crc32c;
+use crate::format::hole::{self, Hole, Mark};
 
-/// First bytes of every manifest; the digits are the format's version.
+/// First bytes of a manifest; the digits are the format's version.
 pub const MAGIC: &[u8; 8] = b"MPMANI01";
+/// First bytes of one that says what an earlier version would misread: runs and topics with holes.
+pub const MAGIC_SPARSE: &[u8; 8] = b"MPMANI02";
 
 /// Bytes of a file that one checksum covers.
 ///
@@ -50,6 +53,12 @@ pub struct Manifest {
     /// The Iceberg table that shows the files, when there is one.
     #[prost(message, optional, tag = "30")]
     pub table: Option<Table>,
+    /// Offsets that a key compaction took away and no run covers, by queue and offset.
+    #[prost(message, repeated, tag = "45")]
+    pub holes: Vec<Hole>,
+    /// How far a key compaction came, and when.
+    #[prost(message, optional, tag = "46")]
+    pub mark: Option<Mark>,
     /// What is not named any more and waits for outside readers to be done with it, oldest first.
     #[prost(message, repeated, tag = "40")]
     pub waiting: Vec<Waiting>,
@@ -177,6 +186,12 @@ pub struct File {
     /// Version with which the Iceberg manifest was made that lists it; 0 when it is not known.
     #[prost(uint64, tag = "41")]
     pub listed: u64,
+    /// Whether a key compaction has looked at all of it: of all such files no two messages of a queue have one key.
+    #[prost(bool, tag = "45")]
+    pub compacted: bool,
+    /// Messages without a body; none: nobody counted.
+    #[prost(uint64, optional, tag = "46")]
+    pub bodiless: Option<u64>,
 }
 
 /// Milliseconds of a day.
@@ -206,7 +221,8 @@ impl File {
     }
 }
 
-/// Rows of one queue with dense offsets (a message lost before it was moved begins another run): row = `first_row` + offset - `base`.
+/// Rows of one queue. Offsets are dense (a message lost before it was moved begins another run): row = `first_row` + offset -
+/// `base`. In a sparse run some are missing, superseded: the column `offset` tells which are there.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Run {
     /// The queue.
@@ -221,13 +237,49 @@ pub struct Run {
     /// How many messages, at least one.
     #[prost(uint64, tag = "4")]
     pub count: u64,
+    /// How many offsets a sparse run covers, more than it has messages; 0: it is dense.
+    #[prost(uint64, tag = "45")]
+    pub span: u64,
 }
 
 impl Run {
-    /// Its offsets.
+    /// The run of `count` messages that covers these offsets.
+    #[must_use]
+    pub fn covering(queue: u32, offsets: Range<u64>, first_row: u64, count: u64) -> Self {
+        let span = offsets.end.saturating_sub(offsets.start);
+        Self {
+            queue,
+            base: offsets.start,
+            first_row,
+            count,
+            span: if span == count { 0 } else { span },
+        }
+    }
+
+    /// The offsets that it covers.
     #[must_use]
     pub fn offsets(&self) -> Range<u64> {
-        self.base..self.base.saturating_add(self.count)
+        self.base..self.base.saturating_add(self.length())
+    }
+
+    /// Its rows.
+    #[must_use]
+    pub fn rows(&self) -> Range<u64> {
+        self.first_row..self.first_row.saturating_add(self.count)
+    }
+
+    /// Whether offsets may be missing in it.
+    #[must_use]
+    pub fn is_sparse(&self) -> bool {
+        self.span != 0
+    }
+
+    fn length(&self) -> u64 {
+        if self.is_sparse() {
+            self.span
+        } else {
+            self.count
+        }
     }
 }
 
@@ -261,7 +313,11 @@ impl Manifest {
         let body = self.encode_to_vec();
         let length = u32::try_from(body.len()).expect("a manifest is below 4 GiB");
         let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
-        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(if self.is_sparse() {
+            MAGIC_SPARSE
+        } else {
+            MAGIC
+        });
         bytes.extend_from_slice(&length.to_le_bytes());
         bytes.extend_from_slice(&crc32c(&[&body]).to_le_bytes());
         bytes.extend_from_slice(&body);
@@ -275,7 +331,7 @@ impl Manifest {
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         use ManifestError::Damaged;
         let (magic, rest) = bytes.split_first_chunk::<8>().ok_or(Damaged("too short"))?;
-        if magic != MAGIC {
+        if magic != MAGIC && magic != MAGIC_SPARSE {
             let ours = magic.starts_with(b"MPMANI") && magic.iter().skip(6).all(u8::is_ascii_digit);
             // A flip in the version's digits looks newer too; either way nothing is believed.
             return Err(if ours {
@@ -293,8 +349,18 @@ impl Manifest {
             return Err(Damaged("its checksum differs"));
         }
         let manifest = Self::decode_body(body)?;
+        if manifest.is_sparse() != (magic == MAGIC_SPARSE) {
+            return Err(Damaged("its version is not that of what it says"));
+        }
         manifest.check().map_err(Damaged)?;
         Ok(manifest)
+    }
+
+    /// Whether it says what the first version can not read.
+    #[must_use]
+    pub fn is_sparse(&self) -> bool {
+        let mut runs = self.files.iter().flat_map(|file| &file.runs);
+        !self.holes.is_empty() || self.mark.is_some() || runs.any(Run::is_sparse)
     }
 
     fn decode_body(body: &[u8]) -> Result<Self, ManifestError> {
@@ -315,8 +381,14 @@ impl Manifest {
                 if run.first_row != row || run.count == 0 {
                     return Err("a file's rows are not dense");
                 }
+                if run.is_sparse() && run.span <= run.count {
+                    return Err("a sparse run covers too little");
+                }
                 row = row.checked_add(run.count).ok_or("rows overflow")?;
-                let end = run.base.checked_add(run.count).ok_or("offsets overflow")?;
+                let end = run
+                    .base
+                    .checked_add(run.length())
+                    .ok_or("offsets overflow")?;
                 if ends.insert(run.queue, end).is_some_and(|e| e > run.base) {
                     return Err("a queue's offsets do not rise");
                 }
@@ -336,7 +408,7 @@ impl Manifest {
                 return Err("a queue ends before what is kept of it");
             }
         }
-        Ok(())
+        hole::check(&self.holes, &self.files)
     }
 
     /// What is kept of every queue, by queue.
@@ -348,6 +420,13 @@ impl Manifest {
             let extent = extents.entry(run.queue).or_insert_with(|| offsets.clone());
             extent.end = offsets.end;
         }
+        for hole in &self.holes {
+            let extent = extents
+                .entry(hole.queue)
+                .or_insert_with(|| hole.first..hole.end);
+            extent.start = extent.start.min(hole.first);
+            extent.end = extent.end.max(hole.end);
+        }
         for bounds in &self.bounds {
             extents.insert(bounds.queue, bounds.first..bounds.end);
         }
@@ -357,6 +436,7 @@ impl Manifest {
     /// Says which offsets are kept. What the runs alone say is left out of [`Manifest::bounds`].
     pub fn set_extents(&mut self, kept: &BTreeMap<u32, Range<u64>>) {
         self.bounds.clear();
+        self.holes = hole::arranged(std::mem::take(&mut self.holes), &self.files, kept);
         let by_runs = self.extents();
         let differing = kept
             .iter()
@@ -370,18 +450,23 @@ impl Manifest {
             .collect();
     }
 
-    /// Offsets that are kept and lie in no file: messages that were lost before they could be moved.
+    /// Offsets that are kept, lie in no file and are no holes: messages that were lost before they could be moved.
     #[must_use]
     pub fn gaps(&self) -> Vec<(u32, Range<u64>)> {
         let mut next: BTreeMap<u32, Range<u64>> = self.extents();
         let mut gaps = Vec::new();
-        for run in self.files.iter().flat_map(|file| &file.runs) {
-            let offsets = run.offsets();
-            let Some(left) = next.get_mut(&run.queue).filter(|l| l.start < offsets.end) else {
+        let runs = self.files.iter().flat_map(|file| &file.runs);
+        let runs = runs.map(|run| (run.queue, run.offsets()));
+        let holes = self.holes.iter();
+        let holes = holes.map(|hole| (hole.queue, hole.first..hole.end));
+        let mut known: Vec<(u32, Range<u64>)> = runs.chain(holes).collect();
+        known.sort_by_key(|(queue, offsets)| (*queue, offsets.start));
+        for (queue, offsets) in known {
+            let Some(left) = next.get_mut(&queue).filter(|l| l.start < offsets.end) else {
                 continue; // Deleted.
             };
             if left.start < offsets.start {
-                gaps.push((run.queue, left.start..offsets.start));
+                gaps.push((queue, left.start..offsets.start));
             }
             left.start = offsets.end;
         }
@@ -399,6 +484,8 @@ pub struct Index {
     extents: BTreeMap<u32, Range<u64>>,
     /// Runs by queue, each with its file's index.
     queues: BTreeMap<u32, Vec<(usize, Run)>>,
+    /// Whether a message may be missing although its offset is kept and not damaged.
+    has_holes: bool,
 }
 
 impl From<Manifest> for Index {
@@ -409,7 +496,9 @@ impl From<Manifest> for Index {
                 queues.entry(run.queue).or_default().push((index, *run));
             }
         }
+        let mut runs = queues.values().flatten();
         Self {
+            has_holes: !manifest.holes.is_empty() || runs.any(|(_, run)| run.is_sparse()),
             extents: manifest.extents(),
             manifest,
             queues,
@@ -435,7 +524,28 @@ impl Index {
         self.extents.keys().copied()
     }
 
-    /// The file and run that hold an offset of a queue.
+    /// Whether key compaction took messages away of what is kept.
+    #[must_use]
+    pub fn has_holes(&self) -> bool {
+        self.has_holes
+    }
+
+    /// Runs of a queue in the order of offsets, each with its file.
+    pub fn runs(&self, queue: u32) -> impl Iterator<Item = (&File, Run)> {
+        let runs = self.queues.get(&queue).into_iter().flatten();
+        runs.filter_map(|(file, run)| Some((self.manifest.files.get(*file)?, *run)))
+    }
+
+    /// One past the hole that an offset lies in.
+    #[must_use]
+    pub fn behind_hole(&self, queue: u32, offset: u64) -> Option<u64> {
+        let holes = &self.manifest.holes;
+        let after = holes.partition_point(|hole| (hole.queue, hole.first) <= (queue, offset));
+        let hole = holes.get(after.checked_sub(1)?)?;
+        (hole.queue == queue && offset < hole.end).then_some(hole.end)
+    }
+
+    /// The file and run that cover an offset of a queue.
     #[must_use]
     pub fn find(&self, queue: u32, offset: u64) -> Option<(&File, Run)> {
         let runs = self.queues.get(&queue)?;
@@ -457,6 +567,7 @@ mod tests {
             base,
             first_row,
             count,
+            span: 0,
         };
         let file = |key: &str, runs: Vec<Run>| File {
             key: key.to_owned(),
@@ -470,6 +581,8 @@ mod tests {
             added: 2,
             columns: 99,
             listed: 3,
+            compacted: true,
+            bodiless: Some(3),
         };
         Manifest {
             topic: 7,
@@ -502,6 +615,8 @@ mod tests {
                 until_ms: 60_000,
                 keys: vec!["data/a.parquet".to_owned()],
             }],
+            holes: Vec::new(),
+            mark: None,
         }
     }
 
@@ -525,6 +640,7 @@ mod tests {
                     base: 5,
                     first_row: 0,
                     count: 2,
+                    span: 0,
                 }],
                 blocks: vec![0xdead_beef],
                 ..File::default()
@@ -543,9 +659,73 @@ mod tests {
         );
     }
 
+    /// Offsets 5 to 14 of queue 0 in a run of ten messages that covers twenty, a hole behind it, and another in queue 4.
+    fn sparse() -> Manifest {
+        let mut sparse = manifest();
+        sparse.files[0].runs[0].span = 20;
+        sparse.files[1].runs[0].base = 30;
+        let hole = |queue, first, end| Hole { queue, first, end };
+        sparse.holes = vec![hole(0, 25, 30), hole(4, 0, 7)];
+        sparse.mark = Some(Mark {
+            at_ms: 77,
+            ends: vec![hole::QueueEnd { queue: 0, end: 30 }],
+        });
+        sparse
+    }
+
+    #[test]
+    fn holes_are_of_another_version_and_are_no_damage() {
+        let sparse = sparse();
+        let bytes = sparse.encode();
+        assert_eq!(&bytes[..8], MAGIC_SPARSE);
+        assert_eq!(Manifest::decode(&bytes), Ok(sparse.clone()));
+        assert_eq!(sparse.gaps(), []);
+        let mut early = bytes.to_vec();
+        early[..8].copy_from_slice(MAGIC);
+        assert!(
+            Manifest::decode(&early).is_err(),
+            "the first version has none"
+        );
+        let index = Index::from(sparse);
+        assert!(index.has_holes());
+        assert_eq!(
+            (index.extent(0), index.extent(4)),
+            (Some(5..33), Some(0..7))
+        );
+        assert_eq!(index.find(0, 24).map(|(_, run)| run.count), Some(10));
+        assert_eq!(index.find(0, 25), None);
+        let behind = |queue, offset| index.behind_hole(queue, offset);
+        assert_eq!(
+            (behind(0, 25), behind(0, 29), behind(4, 0)),
+            (Some(30), Some(30), Some(7))
+        );
+        assert_eq!(
+            (behind(0, 24), behind(0, 30), behind(5, 0)),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn a_sparse_run_that_covers_no_more_than_its_messages_is_damage() {
+        let mut small = sparse();
+        small.files[0].runs[0].span = 10;
+        assert!(Manifest::decode(&small.encode()).is_err());
+        small.files[0].runs[0].span = 26;
+        assert!(
+            Manifest::decode(&small.encode()).is_err(),
+            "it lies in the next one"
+        );
+    }
+
     #[test]
     fn no_flipped_bit_is_believed() {
-        let bytes = manifest().encode();
+        for manifest in [manifest(), sparse()] {
+            assert_no_flip_is_believed(&manifest);
+        }
+    }
+
+    fn assert_no_flip_is_believed(manifest: &Manifest) {
+        let bytes = manifest.encode();
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.to_vec();
             flipped[bit / 8] ^= 1 << (bit % 8);

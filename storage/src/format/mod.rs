@@ -1,10 +1,11 @@
 //! The bytes on disk: one file per format, described together in `FORMAT.md`.
 //!
-//! Reading order: [`block`], [`envelope`], `checkpoint`, [`columns`], [`manifest`], `checksum`.
+//! Reading order: [`block`], [`envelope`], `checkpoint`, [`columns`], [`manifest`], [`hole`], `checksum`.
 
 pub mod block;
 pub(crate) mod checkpoint;
 pub(crate) mod checksum;
 pub mod columns;
 pub mod envelope;
+pub mod hole;
 pub mod manifest;

@@ -78,6 +78,7 @@ impl Storage {
         from: Offset,
         limit: ReadLimit,
     ) -> Result<Vec<Envelope>, ReadError> {
+        let mut from = from;
         loop {
             let Some(extent) = self.extent_of(topic, queue) else {
                 return Ok(Vec::new());
@@ -94,7 +95,13 @@ impl Storage {
                 return Ok(Vec::new());
             }
             if from < extent.tiered {
-                return self.cold.read(topic, queue, from, limit).await;
+                let messages = self.cold.read(topic, queue, from, limit).await?;
+                if !messages.is_empty() {
+                    return Ok(messages);
+                }
+                // Holes up to where the log begins.
+                from = extent.tiered;
+                continue;
             }
             // Elsewhere: it was moved to the cold tier meanwhile, so the next extent says so.
             if let Hot::Messages(messages) = self.read_hot(topic, queue, from, limit).await? {

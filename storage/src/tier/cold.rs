@@ -6,8 +6,8 @@
 //! writer of another incarnation can not change what a valid manifest names. What a manifest no longer
 //! names is removed once nobody reads by an older one and outside readers had their time; what a crash left behind, at the next start.
 //!
-//! Reading order: this file, `put`, `typed`, `retention`, `compaction`, `erasure`, `table`, `garbage`, `waiting`, `lookup`,
-//! `verify`.
+//! Reading order: this file, `sparse`, `put`, `typed`, `retention`, `compaction`, `keys`, `erasure`, `table`, `garbage`, `waiting`,
+//! `lookup`, `verify`.
 //!
 //! Bytes: `storage/FORMAT.md`, Manifest and Metadata keys.
 
@@ -35,6 +35,7 @@ use crate::format::manifest::{File, Index, Manifest, ManifestError, Run, day_of}
 use crate::log::ReadLimit;
 use crate::meta::{MetaError, MetaStore, Versioned};
 use crate::tier::cold::garbage::Garbage;
+use crate::tier::cold::sparse::KnownOffsets;
 use crate::tier::cold::table::Shown;
 use crate::tier::cold::waiting::{Grace, Parting};
 use crate::tier::parquet::{self as file, CheckedFile};
@@ -42,9 +43,11 @@ use crate::tier::parquet::{self as file, CheckedFile};
 pub mod compaction;
 pub mod erasure;
 mod garbage;
+pub mod keys;
 pub mod lookup;
 mod put;
 pub mod retention;
+mod sparse;
 mod table;
 pub mod typed;
 pub(crate) mod verify;
@@ -66,6 +69,7 @@ pub struct Cold {
     meta: Arc<dyn MetaStore>,
     manifests: Mutex<HashMap<TopicId, Arc<Index>>>,
     footers: Mutex<Footers>,
+    offsets: Mutex<KnownOffsets>,
     garbage: Mutex<Garbage>,
     /// Whoever puts something, and how much it has put: no name is used twice.
     term: Term,
@@ -76,6 +80,8 @@ pub struct Cold {
     grace: OnceLock<Grace>,
     /// Held by whoever changes something.
     turn: tokio::sync::Mutex<()>,
+    /// Held during a key compaction, which takes the turn for its steps only.
+    compacting: tokio::sync::Mutex<()>,
 }
 
 /// Parsed footers by file key, the least recently used going first.
@@ -259,12 +265,14 @@ impl Cold {
             meta,
             manifests: Mutex::default(),
             footers: Mutex::default(),
+            offsets: Mutex::default(),
             garbage: Mutex::default(),
             term,
             puts: AtomicU64::new(0),
             tables: OnceLock::new(),
             grace: OnceLock::new(),
             turn: tokio::sync::Mutex::new(()),
+            compacting: tokio::sync::Mutex::new(()),
         };
         for key in cold.meta.keys("topic/")? {
             if let Some(topic) = garbage::topic_of_tombstone(&key) {
@@ -289,6 +297,10 @@ impl Cold {
 
     fn footers(&self) -> MutexGuard<'_, Footers> {
         self.footers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_offsets(&self) -> MutexGuard<'_, KnownOffsets> {
+        self.offsets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn manifest(&self, topic: TopicId) -> Option<Arc<Index>> {
@@ -492,7 +504,8 @@ impl Cold {
         Ok((manifest, pointer))
     }
 
-    /// Reads whole messages from `from` on, oldest first. Empty at and above the cold end.
+    /// Reads whole messages from `from` on, oldest first. Empty at and above the cold end. The offsets of messages that a
+    /// key compaction took away are passed over.
     ///
     /// # Errors
     /// [`ReadError::Trimmed`] below the first cold offset; [`ReadError::Damaged`] when the first message
@@ -519,17 +532,18 @@ impl Cold {
             });
         }
         let mut answer: Vec<Envelope> = Vec::new();
-        let (mut at, mut bytes, mut step) = (from.0, 0_usize, READ_ROWS_FIRST);
-        while at < extent.end && answer.len() < limit.messages {
+        let (mut bytes, mut step) = (0_usize, READ_ROWS_FIRST);
+        let at = from.0;
+        let mut place = Place { topic, queue, at };
+        while place.at < extent.end && answer.len() < limit.messages {
             let left = u64::try_from(limit.messages - answer.len()).unwrap_or(u64::MAX);
-            let place = Place { topic, queue, at };
-            let messages = match self.read_some(&manifest, place, left.min(step)).await {
+            let read = self.read_some(&manifest, &mut place, extent.end, left.min(step));
+            let messages = match read.await {
                 Ok(messages) => messages,
                 Err(error) if answer.is_empty() => return Err(error),
                 // Whoever reads on from there meets it.
                 Err(_) => return Ok(answer),
             };
-            at += messages.len() as u64;
             for message in messages {
                 bytes = bytes.saturating_add(message.body.as_ref().map_or(0, Bytes::len));
                 if bytes > limit.bytes && !answer.is_empty() {
@@ -542,20 +556,37 @@ impl Cold {
         Ok(answer)
     }
 
-    /// At least one and up to `most` messages from a place on, fewer at the end of a run or before damage.
+    /// Up to `most` messages from a place on, which moves behind them; fewer at the end of a run or before damage, none
+    /// where a run has no more.
     async fn read_some(
         &self,
         manifest: &Index,
-        place: Place,
+        place: &mut Place,
+        end: u64,
         most: u64,
     ) -> Result<Vec<Envelope>, ReadError> {
-        let (file, run) = place.find(manifest)?;
-        let mut count = most.min(run.offsets().end - place.at);
+        let Some((file, run)) = place.seek(manifest, end)? else {
+            return Ok(Vec::new());
+        };
+        let first = self.row_from(file, run, place.at, *place).await?;
+        let mut count = most.min(run.rows().end - first);
+        if count == 0 {
+            place.at = run.offsets().end;
+            return Ok(Vec::new());
+        }
         loop {
-            match self.read_rows(file, run, place, count).await {
+            match self
+                .read_rows(file, run, *place, first..first + count)
+                .await
+            {
                 // Damage behind the first message must not hide the first.
                 Err(ReadError::Damaged { .. }) if count > 1 => count /= 2,
-                other => return other,
+                Ok(messages) => {
+                    let last = messages.last().map_or(place.at, |last| last.offset);
+                    place.at = last.saturating_add(1);
+                    return Ok(messages);
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -565,21 +596,28 @@ impl Cold {
         file: &File,
         run: Run,
         place: Place,
-        count: u64,
+        rows: Range<u64>,
     ) -> Result<Vec<Envelope>, ReadError> {
         let columns = file::column_names();
-        let offsets = place.at..place.at + count;
-        let mut batches = self
-            .batches(file, run, offsets.clone(), &columns, place)
-            .await?;
+        let count = rows.end - rows.start;
+        let mut batches = self.batches(file, rows, &columns, place).await?;
         let mut messages = Vec::new();
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(|error| place.unreadable(file, error))?;
             let read = from_batch(&batch, place.topic).map_err(|_| place.damaged(&file.key))?;
             messages.extend(read);
         }
-        let expected = |(m, offset): (&Envelope, u64)| m.queue == run.queue && m.offset == offset;
-        if messages.len() as u64 != count || !messages.iter().zip(offsets).all(expected) {
+        let mut next = place.at;
+        let mut is_expected = |m: &Envelope| {
+            let is_next = if run.is_sparse() {
+                (next..run.offsets().end).contains(&m.offset)
+            } else {
+                m.offset == next
+            };
+            next = m.offset.saturating_add(1);
+            m.queue == run.queue && is_next
+        };
+        if messages.len() as u64 != count || !messages.iter().all(&mut is_expected) {
             return Err(place.damaged(&file.key));
         }
         Ok(messages)
@@ -599,15 +637,12 @@ impl Cold {
     async fn batches(
         &self,
         file: &File,
-        run: Run,
-        offsets: Range<u64>,
+        rows: Range<u64>,
         columns: &[&str],
         place: Place,
     ) -> Result<ParquetRecordBatchStream<CheckedFile>, ReadError> {
         let footer = self.footer(file, place).await?;
         let checked = CheckedFile::new(&self.objects, file);
-        let row = |offset: u64| run.first_row + (offset - run.base);
-        let rows = row(offsets.start)..row(offsets.end);
         file::batches(checked, footer, rows, columns).map_err(|error| place.unreadable(file, error))
     }
 
@@ -656,12 +691,6 @@ struct Place {
 }
 
 impl Place {
-    fn find<'a>(&self, manifest: &'a Index) -> Result<(&'a File, Run), ReadError> {
-        manifest
-            .find(self.queue.0, self.at)
-            .ok_or_else(|| self.damaged("the log it was moved from"))
-    }
-
     fn damaged(&self, place: &str) -> ReadError {
         ReadError::Damaged {
             topic: self.topic,
@@ -689,38 +718,64 @@ struct Scan {
     place: Place,
     end: u64,
     columns: Vec<String>,
-    open: Option<(ParquetRecordBatchStream<CheckedFile>, File, u64)>,
+    open: Option<Open>,
+}
+
+/// The part of a run that is being read.
+struct Open {
+    batches: ParquetRecordBatchStream<CheckedFile>,
+    file: File,
+    /// Rows still to come.
+    left: u64,
+    /// Where the scan goes on behind it.
+    until: u64,
 }
 
 impl Scan {
     async fn next(&mut self) -> Result<Option<RecordBatch>, ReadError> {
-        while self.place.at < self.end {
-            let Some((batches, file, until)) = &mut self.open else {
+        loop {
+            let Some(open) = &mut self.open else {
                 let (cold, manifest) = (Arc::clone(&self.cold), Arc::clone(&self.manifest));
-                let (file, run) = self.place.find(&manifest)?;
-                let until = run.offsets().end.min(self.end);
-                let names: Vec<&str> = self.columns.iter().map(String::as_str).collect();
+                let Some((file, run)) = self.place.seek(&manifest, self.end)? else {
+                    return Ok(None);
+                };
                 let place = self.place;
-                let batches = cold
-                    .batches(file, run, place.at..until, &names, place)
-                    .await?;
-                self.open = Some((batches, file.clone(), until));
+                let until = run.offsets().end.min(self.end);
+                let rows = cold.rows_of(file, run, &(place.at..until), place).await?;
+                let left = rows.end - rows.start;
+                if left == 0 {
+                    self.place.at = until;
+                    continue;
+                }
+                let names: Vec<&str> = self.columns.iter().map(String::as_str).collect();
+                self.open = Some(Open {
+                    batches: cold.batches(file, rows, &names, place).await?,
+                    file: file.clone(),
+                    left,
+                    until,
+                });
                 continue;
             };
-            let Some(batch) = batches.next().await else {
-                if self.place.at != *until {
-                    return Err(self.place.damaged(&file.key));
+            let Some(batch) = open.batches.next().await else {
+                if open.left != 0 {
+                    return Err(self.place.damaged(&open.file.key));
                 }
+                self.place.at = open.until;
                 self.open = None;
                 continue;
             };
             let batch = batch
                 .and_then(|batch| file::arrange(&batch, &self.columns))
-                .map_err(|error| self.place.unreadable(file, error))?;
-            self.place.at += batch.num_rows() as u64;
+                .map_err(|error| self.place.unreadable(&open.file, error))?;
+            let rows = batch.num_rows() as u64;
+            open.left = open
+                .left
+                .checked_sub(rows)
+                .ok_or_else(|| self.place.damaged(&open.file.key))?;
+            // Exact in a dense run; in a sparse one it is only told where damage is.
+            self.place.at = (self.place.at + rows).min(open.until);
             return Ok(Some(batch));
         }
-        Ok(None)
     }
 }
 

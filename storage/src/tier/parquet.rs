@@ -108,6 +108,7 @@ pub(crate) fn make(
         stored_first_ms: seen.stored.map(|(first, _)| first),
         stored_last_ms: seen.stored.map(|(_, last)| last),
         columns: typed.map_or(0, Columns::id),
+        bodiless: messages.iter().filter(|m| m.body.is_none()).count() as u64,
     };
     finish(writer, key, seen.runs, made)
 }
@@ -176,6 +177,7 @@ impl Seen {
                     base: message.offset,
                     first_row: self.rows,
                     count: 1,
+                    span: 0,
                 });
             }
         }
@@ -197,6 +199,7 @@ struct Bounds {
     stored_first_ms: Option<i64>,
     stored_last_ms: Option<i64>,
     columns: u64,
+    bodiless: u64,
 }
 
 fn finish(
@@ -218,6 +221,8 @@ fn finish(
         added: 0,
         columns: known.columns,
         listed: 0,
+        compacted: false,
+        bodiless: Some(known.bodiless),
     };
     Ok(Made {
         bytes: bytes.into(),
@@ -240,6 +245,7 @@ pub(crate) struct Merge {
     group_bytes: usize,
     group_rows: usize,
     columns: u64,
+    bodiless: u64,
 }
 
 impl Merge {
@@ -251,18 +257,22 @@ impl Merge {
             group_bytes: 0,
             group_rows: 0,
             columns: typed.map_or(0, Columns::id),
+            bodiless: 0,
         })
     }
 
-    /// Adds rows, with all columns of the file, that must be the offsets of `queue` from `base` on. Queues come
-    /// in ascending order, and so do the offsets of each.
+    /// Adds rows, with all columns of the file, that must be of `queue` and are all that is left of `offsets`. Queues
+    /// come in ascending order, and so do the offsets of each.
     pub(crate) fn add(
         &mut self,
         queue: u32,
-        base: u64,
+        offsets: Range<u64>,
         batch: &RecordBatch,
     ) -> Result<(), ParquetError> {
-        Self::check(queue, base, batch)?;
+        Self::check(queue, &offsets, batch)?;
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
         let bytes: usize = batch
             .columns()
             .iter()
@@ -278,38 +288,66 @@ impl Merge {
         self.group_bytes += bytes;
         self.group_rows += batch.num_rows();
         let count = batch.num_rows() as u64;
+        let bodies = batch.column_by_name("body");
+        self.bodiless += bodies.map_or(0, |bodies| bodies.null_count()) as u64;
         match self.runs.last_mut() {
-            Some(run) if run.queue == queue && run.offsets().end == base => run.count += count,
-            _ => self.runs.push(Run {
-                queue,
-                base,
-                first_row: self.rows,
-                count,
-            }),
+            Some(run) if run.queue == queue && run.offsets().end == offsets.start => {
+                let all = run.base..offsets.end;
+                *run = Run::covering(queue, all, run.first_row, run.count + count);
+            }
+            _ => {
+                let run = Run::covering(queue, offsets, self.rows, count);
+                self.runs.push(run);
+            }
         }
         self.rows += count;
         Ok(())
     }
 
-    /// Whether a batch has the offsets of `queue` from `base` on.
-    pub(crate) fn check(queue: u32, base: u64, batch: &RecordBatch) -> Result<(), ParquetError> {
-        let holds = |column: &str, is: &dyn Fn(usize, i128) -> bool| {
-            let values = batch.column_by_name(column)?;
-            let values = arrow::compute::cast(values, &DataType::Int64).ok()?;
-            let values = values
-                .as_primitive_opt::<arrow::datatypes::Int64Type>()?
-                .values();
-            let mut rows = values.iter().enumerate();
-            Some(rows.all(|(row, &value)| is(row, i128::from(value))))
-        };
-        // Unsigned numbers are stored as the signed ones of the same bits.
-        let is_queue = |_, value| value == i128::from(queue.cast_signed());
-        let is_offset =
-            |row, value| value == i128::from((base.wrapping_add(row as u64)).cast_signed());
-        if holds("queue", &is_queue) != Some(true) || holds("offset", &is_offset) != Some(true) {
-            return Err(damage("its rows are not those that the manifest names"));
+    /// Lets the last run cover `offsets` too, of which nothing is left; false when it does not end there.
+    pub(crate) fn cover(&mut self, queue: u32, offsets: &Range<u64>) -> bool {
+        match self.runs.last_mut() {
+            Some(run) if run.queue == queue && run.offsets().end == offsets.start => {
+                let all = run.base..offsets.end;
+                *run = Run::covering(queue, all, run.first_row, run.count);
+                true
+            }
+            _ => false,
         }
-        Ok(())
+    }
+
+    /// Where the last run of a queue ends.
+    pub(crate) fn end_of(&self, queue: u32) -> Option<u64> {
+        let last = self.runs.last().filter(|run| run.queue == queue)?;
+        Some(last.offsets().end)
+    }
+
+    /// Whether nothing was added.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Whether all rows of a batch are of `queue`, and their offsets rise within `offsets`.
+    pub(crate) fn check(
+        queue: u32,
+        offsets: &Range<u64>,
+        batch: &RecordBatch,
+    ) -> Result<(), ParquetError> {
+        let wrong = || damage("its rows are not those that the manifest names");
+        let queues = numbers(batch, "queue").ok_or_else(wrong)?;
+        // Unsigned numbers are stored as the signed ones of the same bits.
+        let is_of_queue = |&value: &i64| value == i64::from(queue.cast_signed());
+        let mut next = offsets.start;
+        let mut rises = |offset: u64| {
+            let is_behind = offset >= next && offset < offsets.end;
+            next = offset.saturating_add(1);
+            is_behind
+        };
+        let found = offsets_of(batch).ok_or_else(wrong)?;
+        if queues.iter().all(is_of_queue) && found.into_iter().all(&mut rises) {
+            return Ok(());
+        }
+        Err(wrong())
     }
 
     /// The file, with the least and greatest store time of what it was made of.
@@ -323,6 +361,7 @@ impl Merge {
             stored_first_ms,
             stored_last_ms,
             columns: self.columns,
+            bodiless: self.bodiless,
         };
         finish(self.writer, key, self.runs, known)
     }
@@ -359,6 +398,19 @@ fn write_batch(messages: &[Envelope]) -> usize {
     let first = messages.get(..BATCH_ROWS_MAX).unwrap_or(messages);
     let bytes: usize = first.iter().map(size_of).sum();
     (PAGE_BYTES / 16 * first.len() / bytes.max(1)).clamp(1, WRITE_BATCH_MAX)
+}
+
+fn numbers(batch: &RecordBatch, column: &str) -> Option<Vec<i64>> {
+    let values = batch.column_by_name(column)?;
+    let values = arrow::compute::cast(values, &DataType::Int64).ok()?;
+    let values = values.as_primitive_opt::<arrow::datatypes::Int64Type>()?;
+    Some(values.values().to_vec())
+}
+
+/// The offsets of a batch's rows; none when it has no such column.
+pub(crate) fn offsets_of(batch: &RecordBatch) -> Option<Vec<u64>> {
+    let offsets = numbers(batch, "offset")?.into_iter();
+    Some(offsets.map(i64::cast_unsigned).collect())
 }
 
 fn properties(

@@ -7,10 +7,11 @@
 //! Files of one day of store time are merged with such of the same day only: each stays a partition of the topic's
 //! table. A damaged file stays as it is, and so do its neighbours' boundaries with it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use futures::StreamExt as _;
 use millpond_proto::message::TopicId;
 use object_store::memory::InMemory;
@@ -19,7 +20,9 @@ use object_store::{ObjectStore, ObjectStoreExt as _};
 use parquet::errors::ParquetError;
 
 use crate::error::TierError;
-use crate::format::manifest::File;
+use crate::format::hole::Hole;
+use crate::format::manifest::{File, Manifest};
+use crate::tier::cold::sparse::Walk;
 use crate::tier::cold::{Cold, file_key, objects_failed, parquet_failed};
 use crate::tier::columns::{typed_names, with_typed};
 use crate::tier::parquet::{self as file, CheckedFile, Merge};
@@ -36,6 +39,8 @@ pub struct Compaction {
     pub target_bytes: u64,
     /// Longest time between the first and the last message of one file, so that it grows old as a whole.
     pub span_ms_max: Option<i64>,
+    /// Whether files of several days may become one, where key compaction leaves little of each.
+    pub across_days: bool,
 }
 
 impl Default for Compaction {
@@ -44,6 +49,7 @@ impl Default for Compaction {
             files_min: 2,
             target_bytes: TARGET_BYTES,
             span_ms_max: None,
+            across_days: false,
         }
     }
 }
@@ -81,8 +87,9 @@ impl Cold {
             let mut next = current.manifest().clone();
             let extents = next.extents();
             let files: Vec<File> = next.files.get(chosen.clone()).unwrap_or_default().to_vec();
-            let made = match self.merge(topic, &files, &extents, next.next_file).await {
-                Ok(made) => made,
+            let merged = self.merge(topic, &files, current.manifest(), next.next_file);
+            let Merged { made, mut holes } = match merged.await {
+                Ok(merged) => merged,
                 Err(MergeError::Damaged(key, error)) => {
                     tracing::error!(%topic, key, %error, "a damaged file is left as it is");
                     left_alone.insert(key);
@@ -90,12 +97,16 @@ impl Cold {
                 }
                 Err(MergeError::Tier(error)) => return Err(error),
             };
-            let file = self.put_file(topic, &mut next.next_file, made).await?;
+            let file = match made {
+                Some(made) => Some(self.put_file(topic, &mut next.next_file, made).await?),
+                None => None,
+            };
             done.files_merged += files.len() as u64;
             done.bytes_merged += files.iter().map(|file| file.bytes).sum::<u64>();
-            done.files_made += 1;
-            done.bytes_made += file.bytes;
-            next.files.splice(chosen, [file]);
+            done.files_made += u64::from(file.is_some());
+            done.bytes_made += file.as_ref().map_or(0, |file| file.bytes);
+            next.files.splice(chosen, file);
+            next.holes.append(&mut holes);
             next.set_extents(&extents);
             self.swap(topic, current, expected, next).await?;
         }
@@ -105,9 +116,10 @@ impl Cold {
         &self,
         topic: TopicId,
         files: &[File],
-        extents: &BTreeMap<u32, Range<u64>>,
+        manifest: &Manifest,
         number: u64,
-    ) -> Result<file::Made, MergeError> {
+    ) -> Result<Merged, MergeError> {
+        let extents = manifest.extents();
         let failed = |error| MergeError::Tier(parquet_failed(topic)(error));
         // Each file is fetched once: its queues are read one after the other.
         let copies: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
@@ -135,15 +147,32 @@ impl Cold {
         let typed = self.columns_of(topic);
         let columns = file::column_names();
         let mut merge = Merge::new(topic, typed.as_deref()).map_err(failed)?;
+        let mut holes = Vec::new();
         for ((source, copy, footer), run) in runs {
             let damaged = |error| MergeError::unreadable(source, error);
             let first = extents.get(&run.queue).map_or(0, |extent| extent.start);
-            let mut at = run.base.max(first);
+            let at = run.base.max(first);
             if at >= run.offsets().end {
                 continue; // Deleted.
             }
-            let row = |offset: u64| run.first_row + (offset - run.base);
-            let rows = row(at)..row(run.offsets().end);
+            if let Some(end) = merge.end_of(run.queue)
+                && manifest
+                    .holes
+                    .iter()
+                    .any(|hole| (hole.queue, hole.first, hole.end) == (run.queue, end, at))
+            {
+                // Nothing is left between them: one run covers it all.
+                merge.cover(run.queue, &(end..at));
+            }
+            // In a sparse run the offsets say which rows are deleted.
+            let mut walk = if run.is_sparse() {
+                Walk::new(run)
+            } else {
+                Walk::from(run, at)
+            };
+            let skipped = if run.is_sparse() { 0 } else { at - run.base };
+            let mut from = at;
+            let rows = run.first_row + skipped..run.rows().end;
             let mut names: Vec<String> = columns.iter().map(|&name| name.to_owned()).collect();
             // Typed columns of the same declaration are taken over, others are made of the bodies anew.
             let made_anew = typed
@@ -162,10 +191,23 @@ impl Cold {
                         None => file::arrange(&batch, &names),
                     })
                     .map_err(damaged)?;
-                merge.add(run.queue, at, &batch).map_err(damaged)?;
-                at += batch.num_rows() as u64;
+                let offsets = walk.next(&batch).map_err(damaged)?;
+                let batch = from_offset(at, &offsets, batch).map_err(damaged)?;
+                if batch.num_rows() > 0 {
+                    let covered = from..offsets.end;
+                    from = offsets.end;
+                    merge.add(run.queue, covered, &batch).map_err(damaged)?;
+                }
             }
-            if at != run.offsets().end {
+            let left = from..run.offsets().end;
+            if left.start < left.end && !merge.cover(run.queue, &left) {
+                holes.push(Hole {
+                    queue: run.queue,
+                    first: left.start,
+                    end: left.end,
+                });
+            }
+            if !walk.is_over() {
                 let ends = ParquetError::General("its rows end early".to_owned());
                 return Err(damaged(ends));
             }
@@ -179,20 +221,50 @@ impl Cold {
         let last = last
             .collect::<Option<Vec<i64>>>()
             .and_then(|all| all.into_iter().max());
-        merge
-            .finish(file_key(topic, number), first, last)
-            .map_err(failed)
+        if merge.is_empty() {
+            return Ok(Merged { made: None, holes });
+        }
+        let made = merge.finish(file_key(topic, number), first, last);
+        let mut made = made.map_err(failed)?;
+        made.file.compacted = files.iter().all(|file| file.compacted);
+        Ok(Merged {
+            made: Some(made),
+            holes,
+        })
     }
 }
 
-enum MergeError {
+/// What became of files.
+struct Merged {
+    /// None when none of their messages are kept.
+    made: Option<file::Made>,
+    /// Offsets that are kept and that nothing of the file covers.
+    holes: Vec<Hole>,
+}
+
+/// The rows at or behind an offset, of rows that stand for `offsets`.
+fn from_offset(
+    at: u64,
+    offsets: &Range<u64>,
+    batch: RecordBatch,
+) -> Result<RecordBatch, ParquetError> {
+    if offsets.start >= at {
+        return Ok(batch);
+    }
+    let missing = || ParquetError::General("the column offset is missing".to_owned());
+    let known = file::offsets_of(&batch).ok_or_else(missing)?;
+    let below = known.partition_point(|known| *known < at);
+    Ok(batch.slice(below, batch.num_rows() - below))
+}
+
+pub(super) enum MergeError {
     /// This file can not be read.
     Damaged(String, ParquetError),
     Tier(TierError),
 }
 
 impl MergeError {
-    fn unreadable(source: &File, error: ParquetError) -> Self {
+    pub(super) fn unreadable(source: &File, error: ParquetError) -> Self {
         match file::store_error(error) {
             Ok(error) => Self::Tier(objects_failed(format!("read {}", source.key))(error)),
             Err(error) => Self::Damaged(source.key.clone(), error),
@@ -212,7 +284,7 @@ fn choose(files: &[File], how: Compaction, left_alone: &HashSet<String>) -> Opti
             let chosen = files.get(start..=end).unwrap_or_default();
             if left_alone.contains(&file.key)
                 || bytes.saturating_add(file.bytes) > how.target_bytes
-                || !within(chosen, how.span_ms_max)
+                || !within(chosen, how)
             {
                 break;
             }
@@ -230,13 +302,18 @@ fn choose(files: &[File], how: Compaction, left_alone: &HashSet<String>) -> Opti
     None
 }
 
-fn within(files: &[File], span_ms_max: Option<i64>) -> bool {
+fn within(files: &[File], how: Compaction) -> bool {
     // A file of one day stays one: it is a partition of the topic's table.
     let day = files.first().and_then(File::day);
-    if files.iter().any(|file| file.day() != day) {
+    if !how.across_days && files.iter().any(|file| file.day() != day) {
         return false;
     }
-    let Some(span_ms_max) = span_ms_max else {
+    // What a key compaction has looked at stays apart from what it has not.
+    let is_compacted = files.first().is_some_and(|file| file.compacted);
+    if files.iter().any(|file| file.compacted != is_compacted) {
+        return false;
+    }
+    let Some(span_ms_max) = how.span_ms_max else {
         return true;
     };
     let first = files.iter().filter_map(|file| file.stored_first_ms).min();

@@ -1,7 +1,7 @@
 //! Erasing what was sent under a key: gone from every file when it returns.
 //!
 //! **Invariants.** An erased message keeps its place, its times and its id and nothing else: no body, keys, properties,
-//! group or typed columns, so offsets stay dense and readers go on. The files that held it are written anew and swapped in
+//! group or typed columns, so offsets stay as they are and readers go on. The files that held it are written anew and swapped in
 //! at once; a crash leaves all of the old files or all of the new ones. Doing it again changes nothing. Outside readers
 //! get no time for the old ones, nor for what waits for them already: it may hold what is erased.
 //!
@@ -21,6 +21,7 @@ use crate::error::TierError;
 use crate::format::columns::{from_batch, to_batch};
 use crate::format::envelope::Envelope;
 use crate::format::manifest::File;
+use crate::tier::cold::sparse::Walk;
 use crate::tier::cold::waiting::{self, Parting};
 use crate::tier::cold::{Cold, file_key, objects_failed, parquet_failed};
 use crate::tier::columns::with_typed;
@@ -122,10 +123,9 @@ impl Cold {
         let names: Vec<String> = columns.iter().map(|&name| name.to_owned()).collect();
         let mut merge = Merge::new(topic, typed.as_deref()).map_err(failed)?;
         for run in &source.runs {
-            let rows = run.first_row..run.first_row + run.count;
-            let mut batches =
-                file::batches(copy.clone(), footer.clone(), rows, &columns).map_err(failed)?;
-            let mut at = run.base;
+            let mut batches = file::batches(copy.clone(), footer.clone(), run.rows(), &columns)
+                .map_err(failed)?;
+            let mut walk = Walk::new(*run);
             while let Some(batch) = batches.next().await {
                 let batch = batch.and_then(|batch| file::arrange(&batch, &names));
                 let batch = batch
@@ -135,13 +135,15 @@ impl Cold {
                         None => Ok(batch),
                     })
                     .map_err(failed)?;
-                merge.add(run.queue, at, &batch).map_err(failed)?;
-                at += batch.num_rows() as u64;
+                let offsets = walk.next(&batch).map_err(failed)?;
+                merge.add(run.queue, offsets, &batch).map_err(failed)?;
             }
         }
         let (first, last) = (source.stored_first_ms, source.stored_last_ms);
         let made = merge.finish(file_key(topic, number), first, last);
-        Ok((count, Some(made.map_err(failed)?)))
+        let mut made = made.map_err(failed)?;
+        made.file.compacted = source.compacted;
+        Ok((count, Some(made)))
     }
 }
 

@@ -129,12 +129,13 @@ impl Cold {
         };
         for _ in 0..GROUPS_MAX {
             let at = found.to.0;
-            if at >= range.end {
-                break;
-            }
-            let place = Place { topic, queue, at };
-            let step = match place.find(&manifest) {
-                Ok((file, run)) => self.decide(file, run, place, range.end, lookup).await,
+            let mut place = Place { topic, queue, at };
+            let step = match place.seek(&manifest, range.end) {
+                Ok(Some((file, run))) => self.decide(file, run, place, range.end, lookup).await,
+                Ok(None) => {
+                    found.to = found.to.max(Offset(range.end));
+                    break;
+                }
                 Err(error) => Err(error),
             };
             match step {
@@ -165,11 +166,28 @@ impl Cold {
         let unreadable = |error| place.unreadable(file, error);
         let checked = CheckedFile::new(&self.objects, file);
         let footer = self.footer(file, place).await?;
-        let row = run.first_row + (place.at - run.base);
-        let mut group = Group::holding(&footer, row).ok_or_else(|| place.damaged(&file.key))?;
-        let end = end.min(run.offsets().end).min(place.at + (group.end - row));
-        let offsets = place.at..end;
-        let count = end - place.at;
+        let end = end.min(run.offsets().end);
+        let rows = self.rows_of(file, run, &(place.at..end), place).await?;
+        if rows.start == rows.end {
+            return Ok(LookedUp {
+                to: Offset(end),
+                ..LookedUp::default()
+            });
+        }
+        let found = Group::holding(&footer, rows.start);
+        let mut group = found.ok_or_else(|| place.damaged(&file.key))?;
+        let rows = rows.start..rows.end.min(group.end);
+        let offsets: Arc<[u64]> = if run.is_sparse() {
+            let ours = group.start.max(run.rows().start)..group.end.min(run.rows().end);
+            let known = self.offsets(file, ours.clone(), place).await?;
+            let skipped = usize::try_from(rows.start - ours.start).unwrap_or(usize::MAX);
+            let count = usize::try_from(rows.end - rows.start).unwrap_or(usize::MAX);
+            known.iter().skip(skipped).take(count).copied().collect()
+        } else {
+            (place.at..place.at + (rows.end - rows.start)).collect()
+        };
+        let count = rows.end - rows.start;
+        let end = offsets.last().map_or(end, |last| last.saturating_add(1));
         let filter = group.rules_out(checked, footer, lookup).await;
         let stored_ms = file.stored_first_ms.zip(file.stored_last_ms);
         if filter.map_err(unreadable)? {
@@ -181,7 +199,7 @@ impl Cold {
             });
         }
         let column = [lookup.column()];
-        let batches = self.batches(file, run, offsets.clone(), &column, place);
+        let batches = self.batches(file, rows, &column, place);
         let mut batches = batches.await?;
         let mut found = LookedUp {
             to: Offset(end),
@@ -190,16 +208,16 @@ impl Cold {
             stored_ms,
             ..LookedUp::default()
         };
-        let mut at = place.at;
+        let mut left = offsets.iter();
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(unreadable)?;
             let rows = lookup.rows(&batch);
             for is_match in rows.ok_or_else(|| place.damaged(&file.key))? {
-                found.matches.extend(is_match.then_some(Offset(at)));
-                at += 1;
+                let at = left.next().ok_or_else(|| place.damaged(&file.key))?;
+                found.matches.extend(is_match.then_some(Offset(*at)));
             }
         }
-        if at != end {
+        if left.next().is_some() {
             return Err(place.damaged(&file.key));
         }
         Ok(found)
@@ -209,6 +227,8 @@ impl Cold {
 /// A row group of a file.
 struct Group {
     index: usize,
+    /// Its first row, in the file.
+    start: u64,
     /// One past its last row, in the file.
     end: u64,
     /// Bytes of the column that is looked at, 0 while it is not known.
@@ -217,14 +237,16 @@ struct Group {
 
 impl Group {
     fn holding(footer: &ArrowReaderMetadata, row: u64) -> Option<Self> {
-        let mut end = 0;
+        let (mut start, mut end) = (0, 0);
         let groups = footer.metadata().row_groups();
         let index = groups.iter().position(|group| {
+            start = end;
             end += u64::try_from(group.num_rows()).unwrap_or(0);
             row < end
         })?;
         Some(Self {
             index,
+            start,
             end,
             bytes: 0,
         })

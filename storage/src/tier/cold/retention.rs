@@ -30,6 +30,8 @@ pub struct ColdSizes {
     pub messages: u64,
     /// Messages that are kept and were lost before they could be moved.
     pub lost: u64,
+    /// Offsets that are kept and have no message any more: a key compaction took it away.
+    pub superseded: u64,
 }
 
 impl Cold {
@@ -57,11 +59,16 @@ impl Cold {
         let kept: u64 = extents.values().map(|e| e.end - e.start).sum();
         let gaps = manifest.gaps();
         let lost: u64 = gaps.iter().map(|(_, gap)| gap.end - gap.start).sum();
+        let holes = manifest.holes.iter().map(|hole| hole.end - hole.first);
+        let runs = manifest.files.iter().flat_map(|file| &file.runs);
+        let sparse = runs.filter(|run| run.is_sparse());
+        let superseded = holes.sum::<u64>() + sparse.map(|run| run.span - run.count).sum::<u64>();
         ColdSizes {
             files: manifest.files.len() as u64,
             bytes: manifest.files.iter().map(|file| file.bytes).sum(),
-            messages: kept - lost,
+            messages: (kept - lost).saturating_sub(superseded),
             lost,
+            superseded,
         }
     }
 

@@ -116,11 +116,10 @@ impl Scan {
     async fn next(&mut self) -> Result<Option<RecordBatch>, ReadError> {
         loop {
             let Some(open) = &mut self.open else {
-                if self.place.at >= self.end {
-                    return Ok(None);
-                }
                 let manifest = Arc::clone(&self.manifest);
-                let (file, run) = self.place.find(&manifest)?;
+                let Some((file, run)) = self.place.seek(&manifest, self.end)? else {
+                    return Ok(None);
+                };
                 let until = run.offsets().end.min(self.end);
                 self.open = self.open(file, run, until).await?;
                 if self.open.is_none() {
@@ -169,8 +168,11 @@ impl Scan {
         };
         let names = if is_typed { &self.names } else { &self.columns };
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let row = |offset: u64| run.first_row + (offset - run.base);
-        let rows = row(place.at)..row(until);
+        let offsets = place.at..until;
+        let rows = self.cold.rows_of(file, run, &offsets, place).await?;
+        if rows.start >= rows.end {
+            return Ok(None);
+        }
         let checked = CheckedFile::new(&self.cold.objects, file);
         let opened = file::batches_of(checked, footer.clone(), rows, &names, is_kept)
             .map_err(|error| place.unreadable(file, error))?;

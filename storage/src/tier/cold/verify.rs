@@ -17,6 +17,7 @@ use crate::format::checksum::crc32c;
 use crate::format::manifest::{File, Manifest};
 use crate::log::Findings;
 use crate::meta::MetaStore;
+use crate::tier::cold::sparse::Walk;
 use crate::tier::cold::{LoadError, Pointer, load, named, topic_of_pointer};
 use crate::tier::iceberg;
 use crate::tier::parquet::{self as file, CheckedFile, Merge};
@@ -206,18 +207,16 @@ async fn check(
         let copy = CheckedFile::new(&copy, known);
         let footer = file::footer(copy.clone(), known).await?;
         for run in &known.runs {
-            let rows = run.first_row..run.first_row + run.count;
             let columns = file::column_names();
-            let mut batches = file::batches(copy.clone(), footer.clone(), rows, &columns)?;
-            let mut at = run.base;
+            let mut batches = file::batches(copy.clone(), footer.clone(), run.rows(), &columns)?;
+            let mut walk = Walk::new(*run);
             while let Some(batch) = batches.next().await {
                 let batch = batch?;
-                Merge::check(run.queue, at, &batch)?;
+                Merge::check(run.queue, &walk.next(&batch)?, &batch)?;
                 crate::format::columns::from_batch(&batch, topic)
                     .map_err(|error| parquet::errors::ParquetError::General(error.to_string()))?;
-                at += batch.num_rows() as u64;
             }
-            if at != run.offsets().end {
+            if !walk.is_over() {
                 let ends = "its rows end early".to_owned();
                 return Err(parquet::errors::ParquetError::General(ends));
             }
