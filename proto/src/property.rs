@@ -7,8 +7,13 @@
 //! [`limits::PRODUCER_WINDOW`](crate::limits::PRODUCER_WINDOW) latest messages per queue,
 //! [`limits::PRODUCER_EXPIRY_MS`](crate::limits::PRODUCER_EXPIRY_MS) of silence. Delayed and transactional
 //! messages can not be numbered; one that is, is refused.
+//!
+//! **Tombstones.** A message with [`TOMBSTONE`] is stored without its body: it says that its key is no more. Clients of RocketMQ
+//! can not send an empty body, so whatever they send there is left out.
 
 /// The producer's id of itself: 1 to [`PRODUCER_ID_BYTES_MAX`](crate::limits::PRODUCER_ID_BYTES_MAX) bytes.
 pub const PRODUCER_ID: &str = "millpond.producer.id";
 /// The producer's number of the message: decimal, 0 to 9223372036854775807.
 pub const PRODUCER_SEQUENCE: &str = "millpond.producer.sequence";
+/// Set to `true`: the message has no body and deletes its key.
+pub const TOMBSTONE: &str = "millpond.tombstone";

@@ -38,7 +38,7 @@ use crate::job::subscribe::Subscriptions;
 use crate::plan::continuous::{plan_into, plan_with};
 use crate::runtime::locked_runtime;
 use crate::statement::{AlterTopic, CreateTopic, Shown, Statement, parse, parse_query};
-use crate::topic::{NewSchema, NewTopic, TopicInfo, Topics};
+use crate::topic::{Keep, NewSchema, NewTopic, TopicInfo, Topics};
 
 /// What SQL is made of.
 #[derive(Clone, Debug)]
@@ -433,6 +433,7 @@ impl Sql {
                 written_by: None,
                 encoding: declared.encoding,
                 changelog: declared.changelog,
+                keep: topic.options.keep,
             })
             .await?;
         done("CREATE TOPIC", &topic.name)
@@ -442,7 +443,12 @@ impl Sql {
         let topics = &self.parts.topics;
         let topic = topics.topic(&change.name);
         let topic = topic.ok_or_else(|| self.unknown_topic(&change.name))?;
-        if let Some(job) = topic.written_by {
+        let keep = change.options.keep;
+        // What a query writes is the query's, how long it is kept is not.
+        let mut rest = change.clone();
+        rest.options.keep = Keep::default();
+        let changes_more = rest != AlterTopic::nothing(&change.name);
+        if let Some(job) = topic.written_by.as_ref().filter(|_| changes_more) {
             return Err(SqlError::invalid(
                 format!("topic {} is what {job} makes of it", topic.name),
                 "change that query instead",
@@ -477,6 +483,9 @@ impl Sql {
             topics
                 .alter_topic(&topic.name, queues, change.add_columns)
                 .await?;
+        }
+        if keep != Keep::default() {
+            topics.set_keep(&topic.name, keep).await?;
         }
         done("ALTER TOPIC", &topic.name)
     }

@@ -29,7 +29,7 @@ use millpond_proto::time::{Clock, Timestamp};
 use tokio::sync::watch;
 
 use crate::topic::{
-    ColumnSpec, EpochCut, JobProgress, JobSettings, JobSpec, NewSchema, NewTopic, OutputRow,
+    ColumnSpec, EpochCut, JobProgress, JobSettings, JobSpec, Keep, NewSchema, NewTopic, OutputRow,
     QueueExtent, Scan, TopicInfo, Topics, TopicsError, ViewSwap,
 };
 
@@ -289,6 +289,13 @@ impl Topics for MemoryTopics {
             info.encoding.compatibility = rule;
         }
         Ok(info.clone())
+    }
+
+    async fn set_keep(&self, name: &str, _keep: Keep) -> Result<(), TopicsError> {
+        match self.state().topics.contains_key(name) {
+            true => Ok(()),
+            false => Err(refuse(format!("there is no topic {name}"))),
+        }
     }
 
     async fn drop_topic(&self, name: &str) -> Result<(), TopicsError> {

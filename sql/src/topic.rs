@@ -110,6 +110,19 @@ pub struct NewSchema {
     pub compatibility: Option<Compatibility>,
 }
 
+/// How long and how much of a topic is kept; what is not said is as it is, or as is usual.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Messages stored longer ago may be deleted; 0: kept for ever.
+    pub retention_ms: Option<i64>,
+    /// The oldest messages above so many bytes may be deleted; 0: no bound.
+    pub retention_bytes: Option<u64>,
+    /// Whether only the last message of each key is kept.
+    pub compacts: Option<bool>,
+    /// How long tombstones are kept then; 0: as is usual.
+    pub tombstones_ms: Option<i64>,
+}
+
 /// A topic to be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewTopic {
@@ -129,6 +142,8 @@ pub struct NewTopic {
     pub encoding: Encoding,
     /// What its messages say of rows.
     pub changelog: Changelog,
+    /// How long and how much of it is kept.
+    pub keep: Keep,
 }
 
 /// Durable offsets of one queue.
@@ -313,6 +328,15 @@ pub trait Topics: Send + Sync + fmt::Debug {
             message: format!(
                 "the schema of topic {name} can not be changed here; make another topic"
             ),
+            remedy: Remedy::FixRequest,
+        })
+    }
+
+    /// Changes how long and how much of a topic is kept.
+    async fn set_keep(&self, name: &str, keep: Keep) -> Result<(), TopicsError> {
+        let _ = keep;
+        Err(TopicsError {
+            message: format!("what is kept of topic {name} can not be changed here"),
             remedy: Remedy::FixRequest,
         })
     }

@@ -122,3 +122,70 @@ fn what_is_stored_can_be_listed_merged_checked_and_printed() {
     let nowhere = without_a_server(&["verify", "--data", "nowhere-at-all"]);
     assert!(!nowhere.status.success() && !Path::new("nowhere-at-all").exists());
 }
+
+#[test]
+fn a_topic_that_keeps_the_last_message_of_each_key_is_compacted_by_hand_and_says_what_it_did() {
+    let folder = Folder::new();
+    let server = folder.serve();
+    let create = [
+        "topic",
+        "create",
+        "c",
+        "--queues",
+        "1",
+        "--cleanup",
+        "compact",
+    ];
+    told(&server, &create);
+    let send = |key: &str, body: &[&str]| {
+        let arguments = [&["topic", "produce", "c", "--key", key], body].concat();
+        told(&server, &arguments);
+    };
+    for round in ["1", "2", "3"] {
+        send("anna", &["--body", &format!("anna-{round}")]);
+        send("bert", &["--body", &format!("bert-{round}")]);
+        told(&server, &["storage", "tier"]);
+    }
+    send("bert", &["--tombstone"]);
+    send("carl", &["--body", "carl-1"]);
+    told(&server, &["storage", "tier"]);
+    let keyless = server.try_millpond(&["topic", "produce", "c", "--body", "x"]);
+    assert!(
+        !keyless.status.success() && said(&keyless).contains("cleanup = compact"),
+        "{}",
+        said(&keyless)
+    );
+    let last = "SELECT _key, count(*) AS n, max(_offset) AS at FROM c WHERE _body IS NOT NULL \
+                GROUP BY _key HAVING max(_offset) = 4 OR max(_offset) = 7 ORDER BY _key";
+    let before = told(&server, &["sql", "-o", "csv", "-c", last]);
+    let done = told(&server, &["storage", "compact", "c"]);
+    assert!(
+        done.contains("topic c: 5 messages were superseded") && done.contains("merged 3 files"),
+        "{done}"
+    );
+    let after = told(&server, &["sql", "-o", "csv", "-c", last]);
+    assert!(
+        before.contains("anna,3,4") && after.contains("anna,1,4"),
+        "{before}{after}"
+    );
+    let read = told(&server, &["topic", "consume", "c"]);
+    assert!(
+        read.contains("anna-3") && read.contains("carl-1") && !read.contains("anna-2"),
+        "{read}"
+    );
+    let listed = told(&server, &["topic", "ls"]);
+    assert!(listed.contains("the last message of each key"), "{listed}");
+    let info = told(&server, &["topic", "info", "c"]);
+    assert!(info.contains("5 superseded"), "{info}");
+    let checked = told(&server, &["storage", "verify"]);
+    assert!(checked.contains("1 files with 3 messages"), "{checked}");
+    let altered =
+        "ALTER TOPIC c SET (cleanup = 'delete', retention = '7 days', retention_bytes = 1048576)";
+    told(&server, &["sql", "-c", altered]);
+    let info = told(&server, &["topic", "info", "c"]);
+    assert!(
+        info.contains("kept for 7d and up to 1 MiB") && !info.contains("the last message"),
+        "{info}"
+    );
+    assert!(server.stop());
+}

@@ -58,6 +58,7 @@ fn compaction(topic: &TopicRecord, files_min: usize) -> Compaction {
         files_min,
         target_bytes: bytes.min(TARGET_BYTES),
         span_ms_max: topic.retention_ms.map(|ms| ms / i64::from(FILE_PART)),
+        across_days: topic.compacts,
     }
 }
 
@@ -82,6 +83,7 @@ impl Incarnation {
             {
                 tracing::warn!(topic = %topic.name, %error, "retention waits for the next turn");
             }
+            self.care_for_keys(topic, now).await;
             let how = compaction(topic, FILES_MIN);
             match self.storage().compact(id, how).await {
                 Ok(done) if done.files_made > 0 => tracing::info!(

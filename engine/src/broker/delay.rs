@@ -19,6 +19,7 @@ use millpond_storage::log::ReadLimit;
 use millpond_storage::tier::cold::compaction::Compaction;
 use prost::Message as _;
 
+use crate::broker::compaction::check_keys;
 use crate::broker::incarnation::Incarnation;
 use crate::broker::record::TopicRecord;
 use crate::broker::request::{Reason, Reply, Request};
@@ -139,6 +140,7 @@ impl Broker {
         half: Option<Vec<i64>>,
     ) -> Result<Vec<Result<(Routed, Option<Spot>, u64), BrokerError>>, BrokerError> {
         let record = self.topic_record(topic)?;
+        check_keys(&record, &messages)?;
         let incarnation = self.incarnation()?;
         let count = messages.len();
         let mut by_shard: BTreeMap<ShardId, (Vec<Routed>, Shelve)> = BTreeMap::new();

@@ -198,7 +198,10 @@ impl Step<'_> {
                 return Ok(offset);
             }
             match storage.read(self.topic, queue, offset, one).await {
-                Ok(messages) => messages.into_iter().for_each(|message| self.take(message)),
+                Ok(messages) => {
+                    let mut found = messages.into_iter().filter(|one| one.at() == offset);
+                    found.by_ref().for_each(|message| self.take(message));
+                }
                 Err(ReadError::Trimmed { .. }) => {}
                 Err(ReadError::Damaged { .. }) => self.found.scanned.damaged += 1,
                 Err(error) => return Err(error),

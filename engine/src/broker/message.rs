@@ -13,6 +13,7 @@ use millpond_proto::name::{GroupName, TopicName};
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::ReadLimit;
 
+use crate::broker::compaction::check_keys;
 use crate::broker::encoding;
 use crate::broker::producer::placing_key;
 use crate::broker::record::{TopicKind, TopicRecord};
@@ -50,6 +51,7 @@ impl Broker {
         topic: &TopicRecord,
         messages: Vec<Envelope>,
     ) -> Result<Vec<Result<Sent, BrokerError>>, BrokerError> {
+        check_keys(topic, &messages)?;
         let incarnation = self.incarnation()?;
         let count = messages.len();
         let mut turn = 0;

@@ -9,7 +9,7 @@
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
 //! groups have consumed, and a group's cursor), [`producer`] (what was sent before), [`catalog`], [`encoding`] (how bodies
-//! are written), [`record`] (what goes to the log), [`care`] (retention and the merging of files), [`tables`] (topics as
+//! are written), [`record`] (what goes to the log), [`care`] (retention and the merging of files), [`compaction`] (keeping the last message of each key), [`tables`] (topics as
 //! outsiders see them), `room` (what is refused when the log is full), [`waiting`] and [`parking`] (polls that wait),
 //! [`awaited`] (topics to come), [`arrivals`] (parked continuous queries), [`sql`] (the broker as SQL sees it).
 //!
@@ -20,6 +20,7 @@ pub(crate) mod arrivals;
 pub mod awaited;
 pub mod care;
 pub mod catalog;
+pub mod compaction;
 pub mod consume;
 pub mod delay;
 pub mod encoding;
@@ -159,6 +160,10 @@ pub struct Retention {
     pub ms: Option<i64>,
     /// The oldest messages above so many bytes may be deleted.
     pub bytes: Option<u64>,
+    /// Messages that later ones of the same key supersede may be deleted.
+    pub compacts: bool,
+    /// How long tombstones are kept then; none: [`limits::TOMBSTONES_MS_DEFAULT`].
+    pub tombstones_ms: Option<i64>,
 }
 
 /// A change of a [`Retention`]; what is not said stays as it is.
@@ -168,6 +173,10 @@ pub struct NewRetention {
     pub ms: Option<i64>,
     /// 0 without bound.
     pub bytes: Option<u64>,
+    /// Whether only the last message of each key is kept.
+    pub compacts: Option<bool>,
+    /// 0 for the default.
+    pub tombstones_ms: Option<i64>,
 }
 
 /// A topic as the broker knows it.
@@ -406,6 +415,15 @@ pub enum BrokerError {
         /// What to do instead.
         advice: &'static str,
     },
+    /// A message without a key, where only the last one of each key is kept.
+    #[error(
+        "topic {name:?} keeps the last message of each key (cleanup = compact), and a message has none; give it a key \
+         or a message group, or keep all messages: millpond topic alter {name} --cleanup delete"
+    )]
+    KeyMissing {
+        /// Topic.
+        name: String,
+    },
     /// A value outside its bound.
     #[error("{what} is {found}, allowed is {allowed}")]
     OutOfBounds {
@@ -519,6 +537,7 @@ impl BrokerError {
             | Self::Exists { .. }
             | Self::GroupNotFound { .. }
             | Self::WrittenBy { .. }
+            | Self::KeyMissing { .. }
             | Self::OutOfBounds { .. }
             | Self::BadChange { .. }
             | Self::OffsetOutside { .. }

@@ -190,7 +190,11 @@ impl Poll<'_> {
             self.topic.kind(),
             TopicKind::Normal | TopicKind::Delay | TopicKind::Transaction | TopicKind::Lite
         );
-        takes_all && self.consumer.filter.as_ref().is_none_or(|f| f.is_all())
+        // Where key compaction took messages away a cursor passes over their offsets as over what is not wanted.
+        let storage = self.incarnation.storage();
+        takes_all
+            && self.consumer.filter.as_ref().is_none_or(|f| f.is_all())
+            && !storage.has_holes(TopicId(self.topic.id))
     }
 
     async fn visit_plain(
@@ -427,11 +431,22 @@ impl Poll<'_> {
             if read.is_empty() {
                 return Err(BrokerError::Confused("a delivered message is not readable"));
             }
-            let count = read.len().min(left.len());
-            for (lease, envelope) in left[..count].iter().zip(read) {
-                deliveries.push(self.delivery(lease, envelope));
+            let last = read.last().map_or(from, Envelope::at);
+            let mut read = read.into_iter().peekable();
+            while let Some(lease) = left.first().filter(|l| l.handle.offset <= last.0) {
+                left = &left[1..];
+                while read.next_if(|m| m.offset < lease.handle.offset).is_some() {}
+                match read.next_if(|m| m.offset == lease.handle.offset) {
+                    Some(envelope) => deliveries.push(self.delivery(lease, envelope)),
+                    // A later one of its key took its place since it was given out first.
+                    None => self.drop_gone(lease).await?,
+                }
             }
-            left = &left[count..];
+            if left.first().is_some_and(|l| l.handle.offset == from.0) {
+                // Only later messages are there.
+                self.drop_gone(&left[0]).await?;
+                left = &left[1..];
+            }
         }
         Ok(())
     }
@@ -451,14 +466,26 @@ impl Poll<'_> {
         }
     }
 
-    /// Is done with a message that is no longer kept, and with all before the first one that is.
-    async fn drop_trimmed(&self, lease: &Lease, kept: Offset) -> Result<(), BrokerError> {
-        let queue = lease.handle.queue;
-        let ack = Ack {
+    /// Is done with a message that key compaction took away.
+    async fn drop_gone(&self, lease: &Lease) -> Result<(), BrokerError> {
+        let ack = Request::Ack(self.ack_of(lease));
+        let shard = self.incarnation.shard(self.topic.id, lease.handle.queue);
+        accepted(self.incarnation.ask(shard, ack).await?)?;
+        Ok(())
+    }
+
+    fn ack_of(&self, lease: &Lease) -> Ack {
+        Ack {
             group: self.group.id,
             topic: self.topic.id,
             handles: vec![lease.handle.clone()],
-        };
+        }
+    }
+
+    /// Is done with a message that is no longer kept, and with all before the first one that is.
+    async fn drop_trimmed(&self, lease: &Lease, kept: Offset) -> Result<(), BrokerError> {
+        let queue = lease.handle.queue;
+        let ack = self.ack_of(lease);
         let nothing = Scan {
             queue,
             from: 0,

@@ -63,6 +63,12 @@ pub struct TopicRecord {
     /// What messages say of rows; 0: each is one.
     #[prost(uint32, tag = "29")]
     pub changelog: u32,
+    /// Whether only the last message of each key is kept.
+    #[prost(bool, tag = "45")]
+    pub compacts: bool,
+    /// How long tombstones are kept then; none: the default.
+    #[prost(int64, optional, tag = "46")]
+    pub tombstones_ms: Option<i64>,
 }
 
 /// A version of the schema of a topic's bodies.
@@ -839,6 +845,9 @@ pub struct JobSnapshot {
     /// Cuts after it.
     #[prost(message, repeated, tag = "3")]
     pub cuts: Vec<CutRecord>,
+    /// The cut that the state was saved at, from which on inputs are read again; none: it is not known.
+    #[prost(message, optional, tag = "45")]
+    pub since: Option<CutRecord>,
 }
 
 /// The whole state of a shard.

@@ -436,6 +436,12 @@ pub struct AlterTopic {
     /// New number of bytes to keep; 0: no bound; none: as it is.
     #[prost(uint64, optional, tag = "10")]
     pub retention_bytes: Option<u64>,
+    /// Whether only the last message of each key is kept from now on; none: as it is.
+    #[prost(bool, optional, tag = "45")]
+    pub compacts: Option<bool>,
+    /// New time to keep tombstones; 0: the default; none: as it is.
+    #[prost(int64, optional, tag = "46")]
+    pub tombstones_ms: Option<i64>,
 }
 
 /// A change of how a topic's bodies are written from now on.

@@ -18,8 +18,8 @@ use millpond_proto::name::TopicName;
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
 use millpond_sql::topic::{
-    ColumnSpec, EpochCut, GROUP_PROGRESS, JobProgress, JobSettings, JobSpec, NewSchema, NewTopic,
-    OutputRow, QueueExtent, Scan, TopicInfo, Topics, TopicsError, ViewSwap,
+    ColumnSpec, EpochCut, GROUP_PROGRESS, JobProgress, JobSettings, JobSpec, Keep, NewSchema,
+    NewTopic, OutputRow, QueueExtent, Scan, TopicInfo, Topics, TopicsError, ViewSwap,
 };
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 use millpond_storage::tier::cold::typed::Typed;
@@ -31,7 +31,9 @@ use crate::broker::record::{
 };
 use crate::broker::request::{Effect, JobPause, ReplaceJob, Reply, Request};
 use crate::broker::topic::accepted;
-use crate::broker::{Bodies, Broker, BrokerError, GroupProgress, Retention, Topic, TopicType};
+use crate::broker::{
+    Bodies, Broker, BrokerError, GroupProgress, NewRetention, Retention, Topic, TopicType,
+};
 
 /// Bytes of rows in one part of an effect: well below the largest append.
 const PART_BYTES: usize = 4 * 1024 * 1024;
@@ -133,6 +135,7 @@ impl Topics for Broker {
     }
 
     async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError> {
+        let topic_keep = topic.keep;
         let bodies = Bodies {
             encoding: topic.encoding,
             changelog: topic.changelog,
@@ -146,7 +149,7 @@ impl Topics for Broker {
             primary_key: topic.primary_key,
             written_by: topic.written_by,
         };
-        let kept = Retention::default();
+        let kept = Retention::of(&topic_keep);
         Ok(self.create_topic_of(topic, kept, bodies).await?.into())
     }
 
@@ -165,6 +168,12 @@ impl Topics for Broker {
     async fn change_schema(&self, name: &str, change: NewSchema) -> Result<TopicInfo, TopicsError> {
         let name = TopicName::new(name).map_err(BrokerError::from)?;
         Ok(Self::change_schema(self, &name, change).await?.into())
+    }
+
+    async fn set_keep(&self, name: &str, keep: Keep) -> Result<(), TopicsError> {
+        let name = TopicName::new(name).map_err(BrokerError::from)?;
+        self.set_retention(&name, NewRetention::of(&keep)).await?;
+        Ok(())
     }
 
     async fn drop_topic(&self, name: &str) -> Result<(), TopicsError> {
@@ -363,7 +372,9 @@ impl Topics for Broker {
                 let bodies: Vec<Bodies> = topics.iter().map(|topic| bodies_of(topic)).collect();
                 let messages = topics.iter().map(|topic| {
                     let extents = Topics::extents(self, TopicId(topic.id));
-                    extents.iter().map(|e| e.next.0 - e.first.0).sum::<u64>()
+                    let offsets = extents.iter().map(|e| e.next.0 - e.first.0).sum::<u64>();
+                    let sizes = self.sizes_of(TopicId(topic.id));
+                    offsets.saturating_sub(sizes.cold.superseded)
                 });
                 vec![
                     strings(topics.iter().map(|topic| Some(topic.name.as_str()))),

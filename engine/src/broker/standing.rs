@@ -51,13 +51,14 @@ impl Broker {
                 let Some(topic) = catalog.topic_by_id(queue.topic) else {
                     continue;
                 };
+                let gone = missing(&incarnation, &queue).await;
                 progress.push(GroupProgress {
                     topic: TopicName::new(&topic.name)?,
                     queue: QueueId(queue.queue),
                     ack_floor: Offset(queue.ack_floor),
                     next: Offset(queue.next),
                     in_flight: queue.in_flight,
-                    lag: queue.lag,
+                    lag: queue.lag.saturating_sub(gone).max(queue.in_flight),
                     oldest_at: oldest(&incarnation, &queue).await,
                 });
             }
@@ -306,4 +307,21 @@ async fn oldest(incarnation: &Incarnation, queue: &QueueProgress) -> Option<Time
     let from = Offset(queue.ack_floor).max(first);
     let read = incarnation.storage().read(topic, id, from, one).await;
     read.ok()?.first().map(|message| message.stored_at())
+}
+
+/// Offsets that a group counts as not done with and that have no message any more: key compaction took it away.
+async fn missing(incarnation: &Incarnation, queue: &QueueProgress) -> u64 {
+    let (topic, id) = (TopicId(queue.topic), QueueId(queue.queue));
+    let storage = incarnation.storage();
+    let Some(extent) = storage.extent(topic, id).filter(|_| queue.lag > 0) else {
+        return 0;
+    };
+    let range = Offset(queue.ack_floor)..extent.next;
+    match storage.missing(topic, id, range).await {
+        Ok(missing) => missing,
+        Err(error) => {
+            tracing::warn!(%error, "the lag counts messages that key compaction took away");
+            0
+        }
+    }
 }

@@ -386,6 +386,8 @@ impl ShardState {
             Change::Cut(cut) => self.job_log(cut.job).cuts.push(cut),
             Change::Saved(saved) => {
                 let job = self.job_log(saved.job);
+                let since = job.cuts.iter().find(|cut| cut.epoch == saved.epoch);
+                job.since = since.cloned().or(job.since.take());
                 job.cuts.retain(|cut| cut.epoch > saved.epoch);
                 job.saved = Some(saved);
             }
@@ -562,6 +564,10 @@ impl Catalog {
                 }
                 if let Some(bytes) = change.retention_bytes {
                     topic.retention_bytes = Some(bytes).filter(|bytes| *bytes > 0);
+                }
+                topic.compacts = change.compacts.unwrap_or(topic.compacts);
+                if let Some(ms) = change.tombstones_ms {
+                    topic.tombstones_ms = Some(ms).filter(|ms| *ms > 0);
                 }
                 Decision::change(&Change::TopicSet(topic.clone()), Reply::Topic(topic))
             }

@@ -17,6 +17,7 @@ use millpond_storage::tier::objects::DiskObjectStore;
 
 use super::*;
 
+mod compaction;
 mod crowd;
 mod elsewhere;
 mod groups;
@@ -263,7 +264,7 @@ async fn retention_skips_what_is_gone_for_every_group_and_after_a_restart() {
     };
     let hour = Retention {
         ms: Some(3_600_000),
-        bytes: None,
+        ..Retention::default()
     };
     let made = broker.create_topic_keeping(one_queue, hour).await.unwrap();
     assert_eq!(made.retention, hour);
@@ -302,7 +303,7 @@ async fn retention_skips_what_is_gone_for_every_group_and_after_a_restart() {
     // For ever again.
     let forever = NewRetention {
         ms: Some(0),
-        bytes: None,
+        ..NewRetention::default()
     };
     let altered = broker.set_retention(&topic(), forever).await.unwrap();
     assert_eq!(altered.retention, Retention::default());
@@ -310,7 +311,7 @@ async fn retention_skips_what_is_gone_for_every_group_and_after_a_restart() {
     assert_eq!(extent(&broker).first, Offset(3));
     let short = NewRetention {
         ms: Some(1),
-        bytes: None,
+        ..NewRetention::default()
     };
     assert!(broker.set_retention(&topic(), short).await.is_err());
 }

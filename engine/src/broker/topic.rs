@@ -77,6 +77,7 @@ impl Broker {
         bodies: Bodies,
     ) -> Result<Topic, BrokerError> {
         check_retention(retention.ms)?;
+        check_retention(retention.tombstones_ms)?;
         let queues = topic.queues.unwrap_or(limits::QUEUES_DEFAULT);
         check_queues(queues)?;
         check_columns(topic.columns.len())?;
@@ -95,6 +96,8 @@ impl Broker {
             written_by: topic.written_by,
             retention_ms: retention.ms,
             retention_bytes: retention.bytes,
+            compacts: retention.compacts,
+            tombstones_ms: retention.tombstones_ms,
             format: encoding::format_number(bodies.encoding.format),
             schemas: encoding::schema_records(&bodies.encoding.schemas),
             compatibility: encoding::compatibility_number(bodies.encoding.compatibility),
@@ -133,7 +136,7 @@ impl Broker {
         }
     }
 
-    /// Changes how long and how much of a topic is kept.
+    /// Changes how long and how much of a topic is kept, and whether only the last message of each key.
     ///
     /// # Errors
     /// [`BrokerError`] when there is no such topic or a number is out of bounds.
@@ -143,10 +146,13 @@ impl Broker {
         retention: NewRetention,
     ) -> Result<Topic, BrokerError> {
         check_retention(retention.ms.filter(|ms| *ms != 0))?;
+        check_retention(retention.tombstones_ms.filter(|ms| *ms != 0))?;
         let change = AlterTopic {
             name: name.to_string(),
             retention_ms: retention.ms,
             retention_bytes: retention.bytes,
+            compacts: retention.compacts,
+            tombstones_ms: retention.tombstones_ms,
             ..AlterTopic::default()
         };
         match self.ask_catalog(Request::AlterTopic(change)).await? {
@@ -446,6 +452,8 @@ impl Topic {
             retention: Retention {
                 ms: record.retention_ms,
                 bytes: record.retention_bytes,
+                compacts: record.compacts,
+                tombstones_ms: record.tombstones_ms,
             },
             bodies: encoding::bodies_of(record),
         }

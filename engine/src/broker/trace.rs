@@ -126,8 +126,8 @@ impl Broker {
         let message = match read {
             Ok(messages) => messages
                 .into_iter()
-                .next()
-                .ok_or("it is not there".to_owned()),
+                .find(|message| message.at() == offset)
+                .ok_or("a later message of the same key took its place".to_owned()),
             Err(error @ (ReadError::Trimmed { .. } | ReadError::Damaged { .. })) => {
                 Err(error.to_string())
             }

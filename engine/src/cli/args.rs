@@ -313,9 +313,10 @@ Examples:
         keep: KeepArgs,
     },
     /// Change a topic: more queues, another retention.
-    #[command(
-        after_help = "Example: millpond topic alter orders --retention 7d --retention-bytes 10GiB"
-    )]
+    #[command(after_help = "\
+Examples:
+  millpond topic alter orders --retention 7d --retention-bytes 10GiB
+  millpond topic alter customers --cleanup compact")]
     Alter {
         /// Name of the topic.
         name: String,
@@ -389,6 +390,32 @@ pub struct KeepArgs {
     /// Delete the oldest messages when the topic holds more: 10GiB, 500MB, none.
     #[arg(long, value_name = "SIZE", value_parser = keep::size)]
     pub retention_bytes: Option<u64>,
+    /// What goes of old messages: delete them by time and size only, or compact: also all but the last of each key.
+    #[arg(long, value_enum, ignore_case = true)]
+    pub cleanup: Option<Cleanup>,
+    /// How long a compacted topic keeps tombstones, messages that delete their key: 7d, 12h, none (the default, 24h).
+    #[arg(long, value_name = "TIME", value_parser = keep::time)]
+    pub tombstone_retention: Option<u64>,
+}
+
+impl KeepArgs {
+    /// Whether anything is said.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.retention.is_some()
+            || self.retention_bytes.is_some()
+            || self.cleanup.is_some()
+            || self.tombstone_retention.is_some()
+    }
+}
+
+/// What goes of old messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Cleanup {
+    /// What is older, or more, than the topic keeps.
+    Delete,
+    /// Also what later messages of the same key supersede.
+    Compact,
 }
 
 /// `millpond topic produce`.
@@ -402,6 +429,9 @@ pub struct ProduceArgs {
     /// Equal keys share a queue and keep their order.
     #[arg(long)]
     pub key: Option<String>,
+    /// Send one message without a body: it says that its key is no more.
+    #[arg(long, requires = "key", conflicts_with = "body")]
+    pub tombstone: bool,
     /// Message group, for a fifo topic: its messages are delivered in order.
     #[arg(long, value_name = "GROUP")]
     pub message_group: Option<String>,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use millpond_proto::client::{Admin, Client};
 use millpond_proto::limits;
 use millpond_proto::message::{Offset, QueueId, TopicId};
-use millpond_proto::wire::admin::{ReadRequest, StoredMessage, VerifyResponse};
+use millpond_proto::wire::admin::{KeysCompacted, ReadRequest, StoredMessage, VerifyResponse};
 use millpond_storage::disk::Disk;
 use millpond_storage::disk::local::LocalDisk;
 use millpond_storage::error::OpenError;
@@ -138,6 +138,9 @@ async fn compact(
     let done = Admin::new(client)
         .compact(topic.unwrap_or_default())
         .await?;
+    for keys in &done.keys {
+        terminal.say(&compacted(keys))?;
+    }
     terminal.say(&format!(
         "merged {} files ({}) into {} ({})",
         done.files_merged,
@@ -145,6 +148,34 @@ async fn compact(
         done.files_made,
         size_in_words(done.bytes_made)
     ))
+}
+
+/// What keeping the last message of each key did, in words.
+fn compacted(keys: &KeysCompacted) -> String {
+    let topic = &keys.topic;
+    if !keys.held_by.is_empty() {
+        return format!(
+            "topic {topic} stays as it is: {} has saved no state yet and would read it again after a crash; run it on, \
+             or drop it, and compact again",
+            keys.held_by
+        );
+    }
+    let mut text = format!(
+        "topic {topic}: {} messages were superseded by later ones of their key, {} tombstones were over; {} files \
+         ({}) became {}",
+        keys.superseded,
+        keys.tombstones,
+        keys.files,
+        size_in_words(keys.bytes_before),
+        size_in_words(keys.bytes_after)
+    );
+    if keys.damaged_files > 0 {
+        text.push_str(&format!(
+            "; {} damaged files were left as they are: see millpond storage verify",
+            keys.damaged_files
+        ));
+    }
+    text
 }
 
 async fn verify(

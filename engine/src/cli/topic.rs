@@ -7,11 +7,12 @@ use std::time::Duration;
 use millpond_proto::client::consumer::ReceivedMessage;
 use millpond_proto::client::{Admin, Client, OutgoingMessage, Producer, SimpleConsumer};
 use millpond_proto::limits;
+use millpond_proto::property::TOMBSTONE;
 use millpond_proto::wire::admin::{
     AlterTopicRequest, CreateTopicRequest, DescribeTopicResponse, ReadRequest, Topic,
 };
 
-use crate::cli::args::{ConsumeArgs, KeepArgs, ProduceArgs, TopicCommand, TopicType};
+use crate::cli::args::{Cleanup, ConsumeArgs, KeepArgs, ProduceArgs, TopicCommand, TopicType};
 use crate::cli::error::CliError;
 use crate::cli::keep;
 use crate::cli::output::{Cell, Format, Table};
@@ -56,6 +57,8 @@ pub async fn run(
                         queues: queues.unwrap_or_default(),
                         retention_ms: keep.retention.unwrap_or_default(),
                         retention_bytes: keep.retention_bytes.unwrap_or_default(),
+                        compacts: keep.cleanup == Some(Cleanup::Compact),
+                        tombstone_retention_ms: keep.tombstone_retention.unwrap_or_default(),
                         ..CreateTopicRequest::default()
                     };
                     admin.create_topic(request).await?;
@@ -65,7 +68,7 @@ pub async fn run(
                     let watermark = watermark.as_deref();
                     let statement = create(name, *r#type, *queues, columns, watermark, options)?;
                     sql::collect(&admin, &statement).await?;
-                    if keep.retention.is_some() || keep.retention_bytes.is_some() {
+                    if keep.is_set() {
                         admin.alter_topic(altered(name, None, *keep)).await?;
                     }
                 }
@@ -129,11 +132,25 @@ fn altered(name: &str, queues: Option<u32>, keep: KeepArgs) -> AlterTopicRequest
         queues: queues.unwrap_or_default(),
         retention_ms: keep.retention,
         retention_bytes: keep.retention_bytes,
+        compacts: keep.cleanup.map(|cleanup| cleanup == Cleanup::Compact),
+        tombstone_retention_ms: keep.tombstone_retention,
         ..AlterTopicRequest::default()
     }
 }
 
 fn kept(topic: &Topic) -> String {
+    let mut kept = kept_within(topic);
+    if topic.compacts {
+        kept.push_str(", the last message of each key");
+        if topic.tombstone_retention_ms != 0 {
+            let time = keep::time_in_words(topic.tombstone_retention_ms);
+            kept.push_str(&format!(", tombstones for {time}"));
+        }
+    }
+    kept
+}
+
+fn kept_within(topic: &Topic) -> String {
     match (topic.retention_ms, topic.retention_bytes) {
         (0, 0) => "kept for ever".to_owned(),
         (ms, 0) => format!("kept for {}", keep::time_in_words(ms)),
@@ -183,7 +200,7 @@ fn create(
 }
 
 fn list(topics: &[Topic]) -> Table {
-    let mut table = Table::new(&["topic", "type", "queues", "columns", "written_by"]);
+    let mut table = Table::new(&["topic", "type", "queues", "columns", "kept", "written_by"]);
     for topic in topics {
         let written_by = Some(topic.written_by.as_str()).filter(|job| !job.is_empty());
         table.rows.push(vec![
@@ -191,6 +208,7 @@ fn list(topics: &[Topic]) -> Table {
             topic.r#type.as_str().into(),
             topic.queues.into(),
             (topic.columns.len() as u64).into(),
+            kept(topic).into(),
             written_by.into(),
         ]);
     }
@@ -233,12 +251,16 @@ fn info(
         text.push_str(&format!("\n  {}", kept(&topic)));
         if let Some(sizes) = answer.sizes {
             text.push_str(&format!(
-                "\n  hot {} in {} messages, cold {} in {} messages and {} files",
+                "\n  hot {} in {} messages, cold {} in {} messages and {} files{}",
                 keep::size_in_words(sizes.hot_bytes),
                 sizes.hot_messages,
                 keep::size_in_words(sizes.cold_bytes),
                 sizes.cold_messages,
-                sizes.files
+                sizes.files,
+                match sizes.superseded {
+                    0 => String::new(),
+                    count => format!(", {count} superseded by later ones of their key"),
+                }
             ));
         }
         writeln!(terminal.out, "{text}\n").map_err(CliError::output)?;
@@ -267,14 +289,15 @@ async fn produce(
         key: args.key.clone(),
         keys: Vec::new(),
         tag: args.tag.clone(),
-        properties: args.properties.iter().cloned().collect::<BTreeMap<_, _>>(),
+        properties: properties_to_send(args),
         message_group: args.message_group.clone(),
         priority: args.priority,
         deliver_at,
         body: body.into(),
     };
     let producer = Producer::new(client);
-    if let Some(body) = &args.body {
+    let nothing = args.tombstone.then(String::new);
+    if let Some(body) = args.body.as_ref().or(nothing.as_ref()) {
         let sent = producer
             .send(&args.name, message(body.clone().into_bytes()))
             .await?;
@@ -313,6 +336,13 @@ async fn produce(
         }
     }
     terminal.say(&format!("sent {count} messages to {}", args.name))
+}
+
+fn properties_to_send(args: &ProduceArgs) -> BTreeMap<String, String> {
+    let tombstone = args
+        .tombstone
+        .then(|| (TOMBSTONE.to_owned(), "true".to_owned()));
+    args.properties.iter().cloned().chain(tombstone).collect()
 }
 
 /// Sends a batch; when a message fails, says how many were sent before it.

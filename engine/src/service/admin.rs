@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
 use crate::authorize::{Action, Resource};
+use crate::broker::compaction::TopicCompacted;
 use crate::broker::{Broker, BrokerError, NewRetention, NewTopic, Retention, Topic, TopicType};
 use crate::process;
 use crate::service::code::{explain, grpc, of_remedy};
@@ -81,6 +82,8 @@ impl Admin for Administration {
         let retention = Retention {
             ms: retention_ms(request.retention_ms)?.filter(|ms| *ms != 0),
             bytes: Some(request.retention_bytes).filter(|bytes| *bytes != 0),
+            compacts: request.compacts,
+            tombstones_ms: retention_ms(request.tombstone_retention_ms)?.filter(|ms| *ms != 0),
         };
         let made = admitted
             .broker()?
@@ -103,6 +106,11 @@ impl Admin for Administration {
                 None => None,
             },
             bytes: request.retention_bytes,
+            compacts: request.compacts,
+            tombstones_ms: match request.tombstone_retention_ms {
+                Some(ms) => retention_ms(ms)?,
+                None => None,
+            },
         };
         let broker = admitted.broker()?;
         let altered = broker.alter_topic(&name, queues, columns).await;
@@ -445,12 +453,17 @@ impl Admin for Administration {
             "" => None,
             name => Some(broker.topic(&topic_name(name)?).map_err(|e| grpc(&e))?.id),
         };
+        let keys = broker
+            .compact_keys(only)
+            .await
+            .map_err(|e| tier_status(&e))?;
         let done = broker.compact(only).await.map_err(|e| tier_status(&e))?;
         Ok(Response::new(pb::CompactResponse {
             files_merged: done.files_merged,
             files_made: done.files_made,
             bytes_merged: done.bytes_merged,
             bytes_made: done.bytes_made,
+            keys: keys.into_iter().map(keys_to_wire).collect(),
         }))
     }
 
@@ -551,8 +564,22 @@ fn topic_sizes(broker: &Broker, topic: &Topic) -> pb::TopicSizes {
         cold_bytes: sizes.cold.bytes,
         files: sizes.cold.files,
         lost: sizes.cold.lost,
+        superseded: sizes.cold.superseded,
         first: extents.iter().map(|(_, e)| e.first.0).min().unwrap_or(0),
         next: extents.iter().map(|(_, e)| e.next.0).max().unwrap_or(0),
+    }
+}
+
+fn keys_to_wire((topic, done): (String, TopicCompacted)) -> pb::KeysCompacted {
+    pb::KeysCompacted {
+        topic,
+        superseded: done.keys.superseded,
+        tombstones: done.keys.tombstones,
+        files: done.keys.files,
+        bytes_before: done.keys.bytes_before,
+        bytes_after: done.keys.bytes_after,
+        damaged_files: done.keys.damaged,
+        held_by: done.held_by.unwrap_or_default(),
     }
 }
 
@@ -637,6 +664,11 @@ fn topic_to_wire(topic: Topic) -> pb::Topic {
             .ms
             .map_or(0, |ms| u64::try_from(ms).unwrap_or(0)),
         retention_bytes: topic.retention.bytes.unwrap_or(0),
+        compacts: topic.retention.compacts,
+        tombstone_retention_ms: topic
+            .retention
+            .tombstones_ms
+            .map_or(0, |ms| u64::try_from(ms).unwrap_or(0)),
     }
 }
 

@@ -98,6 +98,7 @@ impl From<BrokerError> for Refusal {
             | BrokerError::BadChange { .. } => Code::BadRequest,
             BrokerError::InvalidTransaction { .. } => Code::InvalidTransactionId,
             BrokerError::WrittenBy { .. } => Code::Forbidden,
+            BrokerError::KeyMissing { .. } => Code::IllegalMessageKey,
             BrokerError::InvalidHandle { .. } | BrokerError::InvalidRecallHandle { .. } => {
                 Code::InvalidReceiptHandle
             }
@@ -158,6 +159,7 @@ pub fn grpc(error: &BrokerError) -> tonic::Status {
         | BrokerError::InvalidTransaction { .. } => tonic::Code::NotFound,
         BrokerError::Exists { .. } => tonic::Code::AlreadyExists,
         BrokerError::WrittenBy { .. }
+        | BrokerError::KeyMissing { .. }
         | BrokerError::StaleSequence { .. }
         | BrokerError::BadChange { .. }
         | BrokerError::TooLateToRecall

@@ -3,10 +3,12 @@
 //! A message that breaks a rule refuses the whole call before anything is stored, as the official
 //! server does; what happens to each message in the log is told per entry.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use millpond_proto::limits;
 use millpond_proto::name::TopicName;
-use millpond_proto::property::{PRODUCER_ID, PRODUCER_SEQUENCE};
+use millpond_proto::property::{PRODUCER_ID, PRODUCER_SEQUENCE, TOMBSTONE};
 use millpond_proto::time::Timestamp;
 use millpond_proto::wire::rocketmq as pb;
 use millpond_proto::wire::rocketmq::Code;
@@ -223,8 +225,11 @@ fn one_topic(messages: &[pb::Message]) -> Result<&str, Refusal> {
 /// Checks one message against everything but its topic, puts it into an envelope and tells its kind.
 fn check(message: pb::Message, now: Timestamp) -> Result<(Envelope, TopicType), Refusal> {
     let body = message.body;
-    check_body(&body)?;
-    let properties = message.user_properties;
+    let mut properties = message.user_properties;
+    let is_tombstone = tombstone(&mut properties)?;
+    if !is_tombstone {
+        check_body(&body)?;
+    }
     if properties.len() > limits::PROPERTIES_MAX {
         return Err(Refusal::new(
             Code::MessagePropertiesTooLarge,
@@ -306,7 +311,7 @@ fn check(message: pb::Message, now: Timestamp) -> Result<(Envelope, TopicType), 
             })
             .collect(),
         flags: if gzip { flags::BODY_GZIP } else { 0 },
-        body: Some(body),
+        body: (!is_tombstone).then_some(body),
         born_host: system.born_host,
         trace_context: system.trace_context,
         due_at_ms: system.delivery_timestamp.as_ref().map(|at| from_wire(at).0),
@@ -317,6 +322,18 @@ fn check(message: pb::Message, now: Timestamp) -> Result<(Envelope, TopicType), 
         ..Envelope::default()
     };
     Ok((envelope, kind))
+}
+
+/// Takes out the property that makes a message a tombstone.
+fn tombstone(properties: &mut BTreeMap<String, String>) -> Result<bool, Refusal> {
+    match properties.remove(TOMBSTONE).as_deref() {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => Err(Refusal::new(
+            Code::IllegalMessagePropertyKey,
+            format!("property {TOMBSTONE:?} is {other:?}; set it to \"true\", or leave it out"),
+        )),
+    }
 }
 
 fn check_body(body: &Bytes) -> Result<(), Refusal> {

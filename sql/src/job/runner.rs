@@ -36,7 +36,9 @@ use crate::plan::continuous::{ContinuousPlan, plan_into, plan_with};
 use crate::progress::tick_of;
 use crate::state::checkpoint::{Checkpoint, CheckpointError, Facts, folder_of, key_of};
 use crate::statement::{Statement, parse};
-use crate::topic::{Changelog, EpochCut, JobSpec, NewTopic, OutputRow, TICK_MS, TopicInfo, Topics};
+use crate::topic::{
+    Changelog, EpochCut, JobSpec, Keep, NewTopic, OutputRow, TICK_MS, TopicInfo, Topics,
+};
 
 /// Pause when there is nothing to read.
 const IDLE: Duration = Duration::from_millis(TICK_MS.unsigned_abs());
@@ -556,6 +558,7 @@ pub fn late_topic(view: &str, plan: &ContinuousPlan) -> NewTopic {
         written_by: Some(view.to_owned()),
         encoding: plan.inputs[0].source.encoding.clone(),
         changelog: Changelog::default(),
+        keep: Keep::default(),
     }
 }
 

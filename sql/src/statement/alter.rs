@@ -5,7 +5,6 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use crate::error::SqlError;
 use crate::statement::kind::{AlterTopic, Statement};
-use crate::statement::options::TopicOptions;
 use crate::statement::parser::StatementParser;
 
 impl StatementParser<'_> {
@@ -22,11 +21,7 @@ impl StatementParser<'_> {
         }
         self.expect_word("TOPIC")?;
         let name = self.name()?;
-        let mut change = AlterTopic {
-            name,
-            add_columns: Vec::new(),
-            options: TopicOptions::default(),
-        };
+        let mut change = AlterTopic::nothing(&name);
         if self.word("SET") {
             change.options = self.options()?;
         } else {

@@ -136,6 +136,18 @@ pub struct AlterTopic {
     pub options: TopicOptions,
 }
 
+impl AlterTopic {
+    /// A change that changes nothing.
+    #[must_use]
+    pub fn nothing(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            add_columns: Vec::new(),
+            options: TopicOptions::default(),
+        }
+    }
+}
+
 /// What `SHOW` lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shown {

@@ -7,13 +7,14 @@
 //! the statements around them are parsed here.
 //!
 //! Reading order: [`kind`] (what may be asked), [`parser`] (the first word), then one file per statement:
-//! [`create`], [`query_options`], [`alter`], [`job_settings`], [`remove`], [`write`], [`show`], [`subscribe`]; their parts: [`name`], [`options`], [`interval`]; and [`refusal`] (what
+//! [`create`], [`query_options`], [`alter`], [`job_settings`], [`remove`], [`write`], [`show`], [`subscribe`]; their parts: [`name`], [`options`], `keep`, [`interval`]; and [`refusal`] (what
 //! is said when the text is none of it).
 
 pub mod alter;
 pub mod create;
 pub mod interval;
 pub(crate) mod job_settings;
+mod keep;
 pub mod kind;
 pub mod name;
 pub mod options;

@@ -6,9 +6,10 @@ use millpond_connectors::format::body::{Compatibility, Format};
 use millpond_proto::limits;
 
 use crate::error::{SqlError, nearest};
+use crate::statement::keep;
 use crate::statement::parser::StatementParser;
 use crate::statement::refusal::at_token;
-use crate::topic::Changelog;
+use crate::topic::{Changelog, Keep};
 
 /// What is said of a topic; `None` where nothing is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct TopicOptions {
     pub compatibility: Option<Compatibility>,
     /// What messages say of rows.
     pub changelog: Option<Changelog>,
+    /// How long and how much is kept.
+    pub keep: Keep,
 }
 
 /// The names of the options.
@@ -45,13 +48,17 @@ impl StatementParser<'_> {
         loop {
             let at = self.parser.peek_token();
             let name = self.name()?;
-            if !OPTIONS.contains(&name.as_str()) {
-                let near = nearest(&name, OPTIONS);
+            let known = || OPTIONS.into_iter().chain(keep::OPTIONS);
+            if !known().any(|option| option == name) {
+                let near = nearest(&name, known());
                 return Err(at_token(
                     &at,
                     &format!("there is no option {name}"),
                     &near.map_or_else(
-                        || format!("the options of a topic are {}", OPTIONS.join(", ")),
+                        || {
+                            let known: Vec<&str> = known().collect();
+                            format!("the options of a topic are {}", known.join(", "))
+                        },
                         |near| format!("did you mean {near}?"),
                     ),
                 ));
@@ -72,6 +79,9 @@ impl StatementParser<'_> {
                     let known = Compatibility::ALL.map(Compatibility::name);
                     let rule = self.one_of(Compatibility::of, &known)?;
                     options.compatibility.replace(rule).is_some()
+                }
+                name if keep::OPTIONS.contains(&name) => {
+                    self.keep_option(name, &mut options.keep)?
                 }
                 _ => {
                     let known = Changelog::ALL.map(Changelog::name);
@@ -128,7 +138,7 @@ impl StatementParser<'_> {
         }
     }
 
-    fn one_of<T>(
+    pub(super) fn one_of<T>(
         &mut self,
         of: impl Fn(&str) -> Option<T>,
         known: &[&'static str],

@@ -106,7 +106,7 @@ impl StatementParser<'_> {
     }
 
     /// A length of time as text, `'1 day'`, or as an interval; of at least so many milliseconds.
-    fn length_ms(&mut self, least_ms: i64) -> Result<i64, SqlError> {
+    pub(super) fn length_ms(&mut self, least_ms: i64) -> Result<i64, SqlError> {
         let at = self.parser.peek_token();
         let length_ms = if let Token::SingleQuotedString(text) = &at.token {
             self.parser.advance_token();

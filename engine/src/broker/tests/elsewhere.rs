@@ -65,7 +65,7 @@ async fn a_message_that_is_gone_is_absent_and_its_neighbour_is_not_taken_for_it(
     broker.tier().await.unwrap();
     let hour = NewRetention {
         ms: Some(3_600_000),
-        bytes: None,
+        ..NewRetention::default()
     };
     broker.set_retention(&topic(), hour).await.unwrap();
     sleep(&broker, 4000).await;
