@@ -51,6 +51,7 @@ mod open;
 pub(crate) mod read;
 mod retention;
 pub mod room;
+pub mod shred;
 mod tiering;
 mod verify;
 mod way;

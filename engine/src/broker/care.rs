@@ -12,7 +12,6 @@ use millpond_proto::time::Timestamp;
 use millpond_storage::error::{AppendError, OpenError, TierError};
 use millpond_storage::log::{Findings, Keep, TopicSizes, Trimmed};
 use millpond_storage::tier::cold::compaction::{Compacted, Compaction, TARGET_BYTES};
-use millpond_storage::tier::cold::erasure::Erased;
 
 use crate::broker::Broker;
 use crate::broker::incarnation::Incarnation;
@@ -197,19 +196,6 @@ impl Broker {
             all.bytes_made += done.bytes_made;
         }
         Ok(all)
-    }
-
-    /// Erases what was sent to a topic under a key: moves what is in the log to the cold tier, then writes the files
-    /// anew that hold it. What is sent under the key meanwhile may stay.
-    ///
-    /// # Errors
-    /// [`TierError`]; then nothing was erased.
-    pub async fn erase(&self, topic: TopicId, key: &[u8]) -> Result<Erased, TierError> {
-        let Ok(incarnation) = self.incarnation() else {
-            return Ok(Erased::default());
-        };
-        incarnation.tier().await?;
-        incarnation.storage().erase(topic, key).await
     }
 
     /// How much a topic holds in the log and in Parquet.

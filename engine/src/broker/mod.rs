@@ -9,7 +9,7 @@
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
 //! groups have consumed, and a group's cursor), [`producer`] (what was sent before), [`catalog`], [`encoding`] (how bodies
-//! are written), [`record`] (what goes to the log), [`care`] (retention and the merging of files), [`compaction`] (keeping the last message of each key), [`tables`] (topics as
+//! are written), [`record`] (what goes to the log), [`care`] (retention and the merging of files), [`compaction`] (keeping the last message of each key), `erasure` (what was sent under a key), [`tables`] (topics as
 //! outsiders see them), `room` (what is refused when the log is full), [`waiting`] and [`parking`] (polls that wait),
 //! [`awaited`] (topics to come), [`arrivals`] (parked continuous queries), [`sql`] (the broker as SQL sees it).
 //!
@@ -24,6 +24,7 @@ pub mod compaction;
 pub mod consume;
 pub mod delay;
 pub mod encoding;
+mod erasure;
 pub mod errand;
 pub mod fates;
 pub mod filter;

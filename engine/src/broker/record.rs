@@ -71,6 +71,17 @@ pub struct TopicRecord {
     pub tombstones_ms: Option<i64>,
 }
 
+/// What was sent to a topic under some key was erased: noted in every shard, so that the log goes on in other files.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Erasure {
+    /// Topic.
+    #[prost(fixed64, tag = "1")]
+    pub topic: u64,
+    /// Messages that were erased in Parquet.
+    #[prost(uint64, tag = "2")]
+    pub messages: u64,
+}
+
 /// A version of the schema of a topic's bodies.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SchemaRecord {
@@ -716,6 +727,9 @@ pub enum Change {
     /// A bucket of the shelf is done with.
     #[prost(uint32, tag = "102")]
     BucketClosed(u32),
+    /// See [`Erasure`]; changes nothing.
+    #[prost(message, tag = "85")]
+    Erased(Erasure),
 }
 
 /// The frame of a [`Change`] in the log.
@@ -723,7 +737,7 @@ pub enum Change {
 struct StateRecord {
     #[prost(
         oneof = "Change",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 60, 80, 100, 101, 102"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 60, 70, 80, 85, 100, 101, 102"
     )]
     change: Option<Change>,
 }
@@ -918,4 +932,23 @@ pub struct CatalogSnapshot {
     /// Deleted groups that some shard may still hold.
     #[prost(fixed64, repeated, tag = "6")]
     pub dropped_groups: Vec<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_every_number_comes_back_from_its_bytes() {
+        // A number that the frame does not list would be lost, silently, until recovery.
+        let changes = [
+            Change::ViewSwapped(ViewSwapped::default()),
+            Change::Erased(Erasure::default()),
+            Change::OffsetNoted(GroupOffset::default()),
+            Change::BucketClosed(7),
+        ];
+        for change in changes {
+            assert_eq!(Change::from_bytes(&change.to_bytes()), Some(change));
+        }
+    }
 }

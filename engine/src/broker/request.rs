@@ -7,7 +7,7 @@ use bytes::Bytes;
 use millpond_storage::format::envelope::Envelope;
 
 use crate::broker::record::{
-    Backoff, ColumnRecord, CutRecord, Fact, GroupOffset, GroupRecord, Holder, JobRecord,
+    Backoff, ColumnRecord, CutRecord, Erasure, Fact, GroupOffset, GroupRecord, Holder, JobRecord,
     JobSnapshot, Saved, SchemaRecord, TopicRecord, Transfer, Trimmed, ViewSwapped,
 };
 use crate::broker::shelf::Checked;
@@ -590,6 +590,9 @@ pub enum Request {
     /// Answers [`Reply::Done`].
     #[prost(message, tag = "60")]
     Trim(Trimmed),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "190")]
+    NoteErasure(Erasure),
     /// Answers [`Reply::Stands`].
     #[prost(message, tag = "30")]
     Look(Look),
@@ -681,7 +684,7 @@ pub struct ShardRequest {
     /// The request.
     #[prost(
         oneof = "Request",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 55, 60, 70, 80, 81, 100, 101, 102, 103, 104, 105, 106, 107"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 55, 60, 70, 80, 81, 100, 101, 102, 103, 104, 105, 106, 107, 160, 161, 162, 190"
     )]
     pub request: Option<Request>,
 }

@@ -139,6 +139,9 @@ impl ShardState {
             Request::Reset(reset) => self.consumed.decide_reset(&reset, moment.now),
             Request::CloneGroup(clone) => self.consumed.decide_clone(&clone, moment.now),
             // The owner keeps the closed tick; the reply waits for what was appended before.
+            Request::NoteErasure(erasure) => {
+                Decision::change(&Change::Erased(erasure), Reply::done())
+            }
             Request::CloseTick(_) => Decision::reply(Reply::done()),
             Request::Progress(group) => {
                 Decision::reply(self.consumed.progress(group, &self.queues, moment.now))
@@ -396,6 +399,7 @@ impl ShardState {
                 self.noted.insert(key, noted.offset);
             }
             Change::BucketClosed(bucket) => self.apply_closed(bucket),
+            Change::Erased(_) => {}
             catalog => self.catalog.apply(&catalog),
         }
     }

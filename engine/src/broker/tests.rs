@@ -20,6 +20,7 @@ use super::*;
 mod compaction;
 mod crowd;
 mod elsewhere;
+mod erasure;
 mod groups;
 mod messages;
 mod producers;

@@ -356,7 +356,9 @@ Examples:
     #[command(after_help = "\
 Example: millpond topic erase orders --key customer-7
 Erased are messages routed by the key, of that message group, and those with it among their look-up keys.
-What others derived of them, such as views and dead letters, are topics of their own: erase it there too.")]
+The command is done when no file of the server holds them any more, the log's included, and says so.
+What others derived of them, such as views and dead letters, are topics of their own: erase it there too. Messages that
+wait for their time or the end of a transaction are not reached: cancel or end them first.")]
     Erase {
         /// Name of the topic.
         name: String,

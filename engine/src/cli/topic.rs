@@ -117,13 +117,17 @@ async fn erase(
             erased.held_files
         ))?;
     }
-    if erased.messages > 0 {
-        terminal.say(
-            "copies that no reader reaches may lie in the log's segments (wal/ in the data folder) until these are \
-             written over",
-        )?;
+    if erased.log_bytes_left > 0 {
+        return terminal.say(&format!(
+            "{} of the log may still hold some of it, because a shard is closed or messages can not be moved (see \
+             millpond storage verify); mend that and erase again",
+            keep::size_in_words(erased.log_bytes_left)
+        ));
     }
-    Ok(())
+    if erased.held_files > 0 {
+        return terminal.say("erase again then, to be told that nothing is left");
+    }
+    terminal.say("no file of the server holds it any more; a search of the data folder (grep -r) finds nothing")
 }
 
 fn altered(name: &str, queues: Option<u32>, keep: KeepArgs) -> AlterTopicRequest {

@@ -488,6 +488,7 @@ impl Admin for Administration {
             messages: erased.messages,
             files: erased.files,
             held_files: erased.held,
+            log_bytes_left: erased.log_bytes,
         }))
     }
 

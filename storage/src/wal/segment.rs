@@ -10,6 +10,7 @@
 #![deny(clippy::indexing_slicing)]
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -209,33 +210,50 @@ pub(crate) fn describe_full(path: &str, bytes: u64, error: io::Error) -> io::Err
 
 /// The segments of a WAL that are kept, for readers.
 #[derive(Debug)]
-pub(crate) struct Segments(RwLock<Vec<Segment>>);
+pub(crate) struct Segments {
+    kept: RwLock<Vec<Segment>>,
+    /// Whether the next block begins a new one, however much room there is.
+    begins_new: AtomicBool,
+}
 
 impl Segments {
     pub(crate) fn new(segments: Vec<Segment>) -> Self {
-        Self(RwLock::new(segments))
+        Self {
+            kept: RwLock::new(segments),
+            begins_new: AtomicBool::new(false),
+        }
+    }
+
+    /// Lets the next block begin a new segment.
+    pub(crate) fn begin_new(&self) {
+        self.begins_new.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the next block is to begin a new segment; asking takes it back.
+    pub(crate) fn takes_new(&self) -> bool {
+        self.begins_new.swap(false, Ordering::Relaxed)
     }
 
     pub(crate) fn push(&self, segment: Segment) {
-        self.0.write().expect("no holder panics").push(segment);
+        self.kept.write().expect("no holder panics").push(segment);
     }
 
     /// The segment that holds `position`: the last that begins at or below it.
     pub(crate) fn holding(&self, position: u64) -> Option<Segment> {
-        let segments = self.0.read().expect("no holder panics");
+        let segments = self.kept.read().expect("no holder panics");
         let behind = segments.partition_point(|segment| segment.first <= position);
         segments.get(behind.checked_sub(1)?).cloned()
     }
 
     /// Where each one begins, in order.
     pub(crate) fn begins(&self) -> Vec<u64> {
-        let segments = self.0.read().expect("no holder panics");
+        let segments = self.kept.read().expect("no holder panics");
         segments.iter().map(|segment| segment.first).collect()
     }
 
     /// Takes out those that end at or below `position`; the last one always stays.
     pub(crate) fn take_below(&self, position: u64) -> Vec<Segment> {
-        let mut segments = self.0.write().expect("no holder panics");
+        let mut segments = self.kept.write().expect("no holder panics");
         let ends = segments.iter().skip(1).map(|next| next.first);
         let count = ends.take_while(|&end| end <= position).count();
         segments.drain(..count).collect()
@@ -243,7 +261,7 @@ impl Segments {
 
     /// Bytes from the first kept position up to `next`.
     pub(crate) fn bytes_up_to(&self, next: u64) -> u64 {
-        let segments = self.0.read().expect("no holder panics");
+        let segments = self.kept.read().expect("no holder panics");
         segments.first().map_or(0, |segment| next - segment.first)
     }
 }

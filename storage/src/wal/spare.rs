@@ -10,7 +10,7 @@
 //! bring back the old name over new contents.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
@@ -37,6 +37,8 @@ pub(crate) struct Spares {
     /// Size of a file that the disk had no room for; 0 when it had.
     missing: AtomicU64,
     stock: Mutex<Stock>,
+    /// How many want segments that were in use to be removed, not kept.
+    shredders: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +78,7 @@ impl Spares {
             spares_max,
             missing: AtomicU64::new(0),
             stock: Mutex::new(stock),
+            shredders: AtomicUsize::new(0),
         })
     }
 
@@ -110,7 +113,9 @@ impl Spares {
         let mut kept = Vec::new();
         for segment in segments {
             let (bytes, path) = (segment.file_bytes, segment.path);
-            let is_useful = bytes <= self.file_bytes_max && self.make_way(bytes, kept.len())?;
+            let is_useful = self.shredders.load(Ordering::SeqCst) == 0
+                && bytes <= self.file_bytes_max
+                && self.make_way(bytes, kept.len())?;
             match path.strip_suffix(".log").filter(|_| is_useful) {
                 Some(name) => {
                     let spare = format!("{name}.spare");
@@ -126,6 +131,24 @@ impl Spares {
         self.disk.sync_folder(&self.folder)?;
         self.stock().spares.append(&mut kept);
         Ok(())
+    }
+
+    /// Says that segments are to be removed from now on, not kept; or takes that back, once for each time it was said.
+    pub(crate) fn keep_none(&self, none: bool) {
+        if none {
+            self.shredders.fetch_add(1, Ordering::SeqCst);
+        } else {
+            self.shredders.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Removes every spare: some may hold what was in them before.
+    pub(crate) fn remove_all(&self) -> io::Result<()> {
+        let spares = std::mem::take(&mut self.stock().spares);
+        for spare in &spares {
+            self.disk.remove(&spare.path)?;
+        }
+        self.disk.sync_folder(&self.folder)
     }
 
     /// Whether there is a place for one more of `bytes`, after a smaller one was removed if need be.

@@ -244,10 +244,11 @@ impl Writer {
     /// meanwhile, so the new header does not say that they are durable.
     fn make_room(&self, place: &mut Place, block_bytes: u64) -> io::Result<()> {
         let used = place.next - place.segment.first;
-        if used == 0 || place.segment.has_room(used, block_bytes) {
+        let wal = self.view.wal(self.start.wal);
+        let has_room = place.segment.has_room(used, block_bytes);
+        if used == 0 || (has_room && !wal.segments.takes_new()) {
             return Ok(());
         }
-        let wal = self.view.wal(self.start.wal);
         let header = segment::Header {
             wal: self.start.wal,
             term: self.start.term,

@@ -5,7 +5,8 @@
 //! at once; a crash leaves all of the old files or all of the new ones. Doing it again changes nothing. Outside readers
 //! get no time for the old ones, nor for what waits for them already: it may hold what is erased.
 //!
-//! It does not reach the log: what is to be erased is moved to the cold tier first.
+//! It does not reach the log: what is to be erased is moved to the cold tier first, and the segments that held it are removed
+//! after ([`crate::log::shred`]).
 
 use std::sync::Arc;
 
@@ -36,6 +37,8 @@ pub struct Erased {
     pub files: u64,
     /// Old files that a reader still holds: they go when it is done.
     pub held: u64,
+    /// Bytes of the log that may still hold what was erased; see [`crate::log::shred`].
+    pub log_bytes: u64,
 }
 
 impl Cold {
@@ -244,6 +247,7 @@ mod tests {
             messages: 9,
             files: 2,
             held: 0,
+            log_bytes: 0,
         };
         assert_eq!(erased, expected);
         let all = ReadLimit {

@@ -39,6 +39,8 @@ use crate::tier::parquet::{self as file, CheckedFile, Made, Merge};
 
 /// Rows that one step looks at, unless a single file has more.
 const STEP_ROWS: u64 = 8 * 1024 * 1024;
+/// Passes over the key columns at most; more keys than fit then are remembered all the same.
+const PARTS_MAX: u64 = 1024;
 /// What remembering a key costs beside its bytes, about.
 const KEY_OVERHEAD_BYTES: usize = 64;
 
@@ -344,7 +346,7 @@ impl Pass<'_> {
                 }
                 newest.add(run.queue, keys.value(row), offset);
             }
-            if newest.bytes > self.how.keys_bytes && self.parts < u64::MAX / 2 {
+            if newest.bytes > self.how.keys_bytes && self.parts < PARTS_MAX {
                 return Ok(false);
             }
         }
