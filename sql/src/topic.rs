@@ -121,6 +121,12 @@ pub struct Keep {
     pub compacts: Option<bool>,
     /// How long tombstones are kept then; 0: as is usual.
     pub tombstones_ms: Option<i64>,
+    /// How long the table is kept, where that is not as long as the log; 0: for ever.
+    pub table_ms: Option<i64>,
+    /// How many bytes of Parquet the table keeps; 0: no bound.
+    pub table_bytes: Option<u64>,
+    /// Whether the table is kept as the log is.
+    pub table_as_log: bool,
 }
 
 /// A topic to be made.

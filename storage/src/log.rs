@@ -265,15 +265,17 @@ pub struct ShardSnapshot {
     pub state: Bytes,
 }
 
-/// The durable extent of a queue: offsets `first..next`, those below `tiered` in Parquet.
+/// The durable extent of a queue: offsets `first..next`, those below `tiered` in Parquet; scans see `kept..next`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
-    /// First offset kept.
+    /// First offset that can be read by offset.
     pub first: Offset,
     /// One past the last durable offset.
     pub next: Offset,
     /// Offsets below are read from the cold tier.
     pub tiered: Offset,
+    /// First offset that scans see: below [`Extent::first`] where the table keeps more than the log.
+    pub kept: Offset,
 }
 
 /// How much to read.
@@ -302,6 +304,18 @@ pub struct Keep {
     /// Messages stored before, ms since the epoch, may go.
     pub stored_from_ms: Option<i64>,
     /// The oldest messages go while there are more bytes.
+    pub bytes_max: Option<u64>,
+    /// What to keep of its table, where that is not what is kept of the log.
+    pub table: Option<KeepTable>,
+}
+
+/// What to keep of a topic's table: what outside readers see, and scans beside what the log keeps; what is not said does
+/// not matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeepTable {
+    /// Files whose messages were all stored before, ms since the epoch, may leave it.
+    pub stored_from_ms: Option<i64>,
+    /// The oldest files leave it while there are more bytes of Parquet.
     pub bytes_max: Option<u64>,
 }
 

@@ -775,6 +775,7 @@ impl World {
                 .percent(70)
                 .then(|| i64::try_from(age / 2).unwrap()),
             bytes_max: self.chance.percent(30).then(|| self.chance.below(400_000)),
+            table: None,
         };
         self.tally.operations += 1;
         self.tally.turns += 1;

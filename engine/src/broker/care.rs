@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use millpond_proto::message::{QueueId, TopicId};
 use millpond_proto::time::Timestamp;
 use millpond_storage::error::{AppendError, OpenError, TierError};
-use millpond_storage::log::{Findings, Keep, TopicSizes, Trimmed};
+use millpond_storage::log::{Findings, Keep, KeepTable, TopicSizes, Trimmed};
 use millpond_storage::tier::cold::compaction::{Compacted, Compaction, TARGET_BYTES};
 
 use crate::broker::Broker;
@@ -40,7 +40,7 @@ impl Care {
             .looked_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let pause_ms = topic.retention_ms.map_or(0, |ms| ms / TURNS);
+        let pause_ms = shortest_ms(topic).map_or(0, |ms| ms / TURNS);
         let due = looked_at
             .get(&TopicId(topic.id))
             .is_none_or(|last| now.as_ms() >= last.as_ms().saturating_add(pause_ms));
@@ -51,12 +51,35 @@ impl Care {
     }
 }
 
+/// The shorter of the times that the log and the table are kept for.
+fn shortest_ms(topic: &TopicRecord) -> Option<i64> {
+    let table_ms = topic.table_ms.filter(|ms| *ms > 0);
+    topic.retention_ms.into_iter().chain(table_ms).min()
+}
+
+/// What is to be kept of a topic by now.
+fn keep(topic: &TopicRecord, now: Timestamp) -> Keep {
+    let from = |ms: i64| now.as_ms().saturating_sub(ms);
+    let is_apart = topic.table_ms.is_some() || topic.table_bytes.is_some();
+    let table = KeepTable {
+        stored_from_ms: topic.table_ms.filter(|ms| *ms > 0).map(from),
+        bytes_max: topic.table_bytes.filter(|bytes| *bytes > 0),
+    };
+    Keep {
+        stored_from_ms: topic.retention_ms.map(from),
+        bytes_max: topic.retention_bytes,
+        table: is_apart.then_some(table),
+    }
+}
+
 fn compaction(topic: &TopicRecord, files_min: usize) -> Compaction {
-    let bytes = topic.retention_bytes.unwrap_or(u64::MAX) / u64::from(FILE_PART);
+    let table_bytes = topic.table_bytes.filter(|bytes| *bytes > 0);
+    let bytes = topic.retention_bytes.into_iter().chain(table_bytes).min();
+    let bytes = bytes.unwrap_or(u64::MAX) / u64::from(FILE_PART);
     Compaction {
         files_min,
         target_bytes: bytes.min(TARGET_BYTES),
-        span_ms_max: topic.retention_ms.map(|ms| ms / i64::from(FILE_PART)),
+        span_ms_max: shortest_ms(topic).map(|ms| ms / i64::from(FILE_PART)),
         across_days: topic.compacts,
     }
 }
@@ -70,7 +93,7 @@ impl Incarnation {
         let catalog = self.catalog();
         for topic in catalog.topics() {
             let id = TopicId(topic.id);
-            let has_retention = topic.retention_ms.is_some() || topic.retention_bytes.is_some();
+            let has_retention = keep(topic, now) != Keep::default();
             let is_new = {
                 let looked_at = self.care_taken().looked_at.lock();
                 let looked_at = looked_at.unwrap_or_else(PoisonError::into_inner);
@@ -111,10 +134,7 @@ impl Incarnation {
 
     /// Lets go of what a topic need not keep, and tells its shards.
     async fn retain(&self, topic: &TopicRecord, now: Timestamp) -> Result<(), TierError> {
-        let keep = Keep {
-            stored_from_ms: topic.retention_ms.map(|ms| now.as_ms().saturating_sub(ms)),
-            bytes_max: topic.retention_bytes,
-        };
+        let keep = keep(topic, now);
         if keep != Keep::default() {
             let trimmed = self.storage().retain(TopicId(topic.id), keep).await?;
             if trimmed != Trimmed::default() {

@@ -38,6 +38,8 @@ impl Retention {
             bytes: keep.retention_bytes.filter(|bytes| *bytes > 0),
             compacts: keep.compacts.unwrap_or_default(),
             tombstones_ms: keep.tombstones_ms.filter(|ms| *ms > 0),
+            table_ms: keep.table_ms,
+            table_bytes: keep.table_bytes,
         }
     }
 }
@@ -50,6 +52,9 @@ impl NewRetention {
             bytes: keep.retention_bytes,
             compacts: keep.compacts,
             tombstones_ms: keep.tombstones_ms,
+            table_ms: keep.table_ms,
+            table_bytes: keep.table_bytes,
+            table_as_log: keep.table_as_log,
         }
     }
 }

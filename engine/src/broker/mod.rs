@@ -165,6 +165,11 @@ pub struct Retention {
     pub compacts: bool,
     /// How long tombstones are kept then; none: [`limits::TOMBSTONES_MS_DEFAULT`].
     pub tombstones_ms: Option<i64>,
+    /// How long the table is kept, what SQL and outside readers see; 0: for ever. When this and the bytes are none it is
+    /// kept as the log is.
+    pub table_ms: Option<i64>,
+    /// How many bytes of Parquet the table keeps; 0: no bound.
+    pub table_bytes: Option<u64>,
 }
 
 /// A change of a [`Retention`]; what is not said stays as it is.
@@ -178,6 +183,12 @@ pub struct NewRetention {
     pub compacts: Option<bool>,
     /// 0 for the default.
     pub tombstones_ms: Option<i64>,
+    /// 0 for ever.
+    pub table_ms: Option<i64>,
+    /// 0 without bound.
+    pub table_bytes: Option<u64>,
+    /// Whether the table is kept as the log is from now on.
+    pub table_as_log: bool,
 }
 
 /// A topic as the broker knows it.

@@ -69,6 +69,12 @@ pub struct TopicRecord {
     /// How long tombstones are kept then; none: the default.
     #[prost(int64, optional, tag = "46")]
     pub tombstones_ms: Option<i64>,
+    /// How long the table is kept, 0: for ever. When this and the bytes are none the table is kept as the log is.
+    #[prost(int64, optional, tag = "47")]
+    pub table_ms: Option<i64>,
+    /// How many bytes of Parquet the table keeps; 0: no bound.
+    #[prost(uint64, optional, tag = "48")]
+    pub table_bytes: Option<u64>,
 }
 
 /// What was sent to a topic under some key was erased: noted in every shard, so that the log goes on in other files.

@@ -442,6 +442,15 @@ pub struct AlterTopic {
     /// New time to keep tombstones; 0: the default; none: as it is.
     #[prost(int64, optional, tag = "46")]
     pub tombstones_ms: Option<i64>,
+    /// New time to keep the table; 0: for ever; none: as it is.
+    #[prost(int64, optional, tag = "47")]
+    pub table_ms: Option<i64>,
+    /// New number of bytes that the table keeps; 0: no bound; none: as it is.
+    #[prost(uint64, optional, tag = "48")]
+    pub table_bytes: Option<u64>,
+    /// Whether the table is kept as the log is from now on.
+    #[prost(bool, tag = "49")]
+    pub table_as_log: bool,
 }
 
 /// A change of how a topic's bodies are written from now on.

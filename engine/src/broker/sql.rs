@@ -60,7 +60,7 @@ impl Topics for Broker {
         let queues = incarnation.storage().queues_of(topic);
         let extents = queues.into_iter().map(|(queue, extent)| QueueExtent {
             queue,
-            first: extent.first,
+            first: extent.kept,
             next: extent.next,
         });
         extents.collect()

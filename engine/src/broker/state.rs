@@ -573,6 +573,11 @@ impl Catalog {
                 if let Some(ms) = change.tombstones_ms {
                     topic.tombstones_ms = Some(ms).filter(|ms| *ms > 0);
                 }
+                if change.table_as_log {
+                    (topic.table_ms, topic.table_bytes) = (None, None);
+                }
+                topic.table_ms = change.table_ms.or(topic.table_ms);
+                topic.table_bytes = change.table_bytes.or(topic.table_bytes);
                 Decision::change(&Change::TopicSet(topic.clone()), Reply::Topic(topic))
             }
             Request::ChangeSchema(change) => match self.topic(&change.name) {

@@ -17,6 +17,7 @@ use millpond_storage::tier::objects::DiskObjectStore;
 
 use super::*;
 
+mod apart;
 mod compaction;
 mod crowd;
 mod elsewhere;

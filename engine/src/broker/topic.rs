@@ -78,6 +78,7 @@ impl Broker {
     ) -> Result<Topic, BrokerError> {
         check_retention(retention.ms)?;
         check_retention(retention.tombstones_ms)?;
+        check_retention(retention.table_ms.filter(|ms| *ms != 0))?;
         let queues = topic.queues.unwrap_or(limits::QUEUES_DEFAULT);
         check_queues(queues)?;
         check_columns(topic.columns.len())?;
@@ -98,6 +99,8 @@ impl Broker {
             retention_bytes: retention.bytes,
             compacts: retention.compacts,
             tombstones_ms: retention.tombstones_ms,
+            table_ms: retention.table_ms,
+            table_bytes: retention.table_bytes,
             format: encoding::format_number(bodies.encoding.format),
             schemas: encoding::schema_records(&bodies.encoding.schemas),
             compatibility: encoding::compatibility_number(bodies.encoding.compatibility),
@@ -147,12 +150,16 @@ impl Broker {
     ) -> Result<Topic, BrokerError> {
         check_retention(retention.ms.filter(|ms| *ms != 0))?;
         check_retention(retention.tombstones_ms.filter(|ms| *ms != 0))?;
+        check_retention(retention.table_ms.filter(|ms| *ms != 0))?;
         let change = AlterTopic {
             name: name.to_string(),
             retention_ms: retention.ms,
             retention_bytes: retention.bytes,
             compacts: retention.compacts,
             tombstones_ms: retention.tombstones_ms,
+            table_ms: retention.table_ms,
+            table_bytes: retention.table_bytes,
+            table_as_log: retention.table_as_log,
             ..AlterTopic::default()
         };
         match self.ask_catalog(Request::AlterTopic(change)).await? {
@@ -454,6 +461,8 @@ impl Topic {
                 bytes: record.retention_bytes,
                 compacts: record.compacts,
                 tombstones_ms: record.tombstones_ms,
+                table_ms: record.table_ms,
+                table_bytes: record.table_bytes,
             },
             bodies: encoding::bodies_of(record),
         }

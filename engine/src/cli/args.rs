@@ -10,6 +10,7 @@ use millpond_proto::time::Timestamp;
 use crate::cli::body_args::{BodyArgs, SchemaCommand};
 use crate::cli::group_args::{DlqCommand, GroupCommand};
 use crate::cli::keep;
+use crate::cli::keep::TableTime;
 use crate::cli::msg_args::MsgCommand;
 use crate::cli::output::Format;
 use crate::cli::shelf::{DelayCommand, TransactionCommand, time};
@@ -316,7 +317,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   millpond topic alter orders --retention 7d --retention-bytes 10GiB
-  millpond topic alter customers --cleanup compact")]
+  millpond topic alter customers --cleanup compact
+  millpond topic alter orders --retention 7d --table-retention 365d")]
     Alter {
         /// Name of the topic.
         name: String,
@@ -398,6 +400,12 @@ pub struct KeepArgs {
     /// How long a compacted topic keeps tombstones, messages that delete their key: 7d, 12h, none (the default, 24h).
     #[arg(long, value_name = "TIME", value_parser = keep::time)]
     pub tombstone_retention: Option<u64>,
+    /// Keep the table, what SQL and outside readers see, for another time than the log: 365d, none, log (as the log).
+    #[arg(long, value_name = "TIME", value_parser = keep::table_time)]
+    pub table_retention: Option<TableTime>,
+    /// Keep so much Parquet of the table: 1TiB, 500MB, none.
+    #[arg(long, value_name = "SIZE", value_parser = keep::size)]
+    pub table_retention_bytes: Option<u64>,
 }
 
 impl KeepArgs {
@@ -408,6 +416,8 @@ impl KeepArgs {
             || self.retention_bytes.is_some()
             || self.cleanup.is_some()
             || self.tombstone_retention.is_some()
+            || self.table_retention.is_some()
+            || self.table_retention_bytes.is_some()
     }
 }
 

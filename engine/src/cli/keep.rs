@@ -30,6 +30,27 @@ pub fn time(text: &str) -> Result<u64, String> {
     with_unit(text, &TIMES).ok_or_else(|| example.to_owned())
 }
 
+/// How long a table is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableTime {
+    /// As long as the log.
+    AsLog,
+    /// So many ms; 0 for ever.
+    For(u64),
+}
+
+/// A time as [`time`] reads it, or "log".
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn table_time(text: &str) -> Result<TableTime, String> {
+    if text.eq_ignore_ascii_case("log") {
+        return Ok(TableTime::AsLog);
+    }
+    let ms = time(text).map_err(|why| format!("{why}, or log for as long as the log"))?;
+    Ok(TableTime::For(ms))
+}
+
 /// Bytes; 0 for "none".
 ///
 /// # Errors

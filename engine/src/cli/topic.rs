@@ -14,7 +14,7 @@ use millpond_proto::wire::admin::{
 
 use crate::cli::args::{Cleanup, ConsumeArgs, KeepArgs, ProduceArgs, TopicCommand, TopicType};
 use crate::cli::error::CliError;
-use crate::cli::keep;
+use crate::cli::keep::{self, TableTime};
 use crate::cli::output::{Cell, Format, Table};
 use crate::cli::run::Terminal;
 use crate::cli::{schema, sql};
@@ -59,6 +59,8 @@ pub async fn run(
                         retention_bytes: keep.retention_bytes.unwrap_or_default(),
                         compacts: keep.cleanup == Some(Cleanup::Compact),
                         tombstone_retention_ms: keep.tombstone_retention.unwrap_or_default(),
+                        table_retention_ms: table_ms(keep),
+                        table_retention_bytes: keep.table_retention_bytes,
                         ..CreateTopicRequest::default()
                     };
                     admin.create_topic(request).await?;
@@ -138,12 +140,27 @@ fn altered(name: &str, queues: Option<u32>, keep: KeepArgs) -> AlterTopicRequest
         retention_bytes: keep.retention_bytes,
         compacts: keep.cleanup.map(|cleanup| cleanup == Cleanup::Compact),
         tombstone_retention_ms: keep.tombstone_retention,
+        table_retention_ms: table_ms(&keep),
+        table_retention_bytes: keep.table_retention_bytes,
+        table_as_log: keep.table_retention == Some(TableTime::AsLog),
         ..AlterTopicRequest::default()
     }
 }
 
+fn table_ms(keep: &KeepArgs) -> Option<u64> {
+    match keep.table_retention {
+        Some(TableTime::For(ms)) => Some(ms),
+        Some(TableTime::AsLog) | None => None,
+    }
+}
+
 fn kept(topic: &Topic) -> String {
-    let mut kept = kept_within(topic);
+    let mut kept = kept_within(topic.retention_ms, topic.retention_bytes);
+    if topic.table_retention_ms.is_some() || topic.table_retention_bytes.is_some() {
+        let ms = topic.table_retention_ms.unwrap_or_default();
+        let bytes = topic.table_retention_bytes.unwrap_or_default();
+        kept.push_str(&format!(", its table {}", kept_within(ms, bytes)));
+    }
     if topic.compacts {
         kept.push_str(", the last message of each key");
         if topic.tombstone_retention_ms != 0 {
@@ -154,8 +171,8 @@ fn kept(topic: &Topic) -> String {
     kept
 }
 
-fn kept_within(topic: &Topic) -> String {
-    match (topic.retention_ms, topic.retention_bytes) {
+fn kept_within(ms: u64, bytes: u64) -> String {
+    match (ms, bytes) {
         (0, 0) => "kept for ever".to_owned(),
         (ms, 0) => format!("kept for {}", keep::time_in_words(ms)),
         (0, bytes) => format!("kept up to {}", keep::size_in_words(bytes)),

@@ -84,6 +84,8 @@ impl Admin for Administration {
             bytes: Some(request.retention_bytes).filter(|bytes| *bytes != 0),
             compacts: request.compacts,
             tombstones_ms: retention_ms(request.tombstone_retention_ms)?.filter(|ms| *ms != 0),
+            table_ms: some_retention_ms(request.table_retention_ms)?,
+            table_bytes: request.table_retention_bytes,
         };
         let made = admitted
             .broker()?
@@ -101,16 +103,13 @@ impl Admin for Administration {
         let queues = Some(request.queues).filter(|queues| *queues != 0);
         let columns = request.add_columns.into_iter().map(column).collect();
         let retention = NewRetention {
-            ms: match request.retention_ms {
-                Some(ms) => retention_ms(ms)?,
-                None => None,
-            },
+            ms: some_retention_ms(request.retention_ms)?,
             bytes: request.retention_bytes,
             compacts: request.compacts,
-            tombstones_ms: match request.tombstone_retention_ms {
-                Some(ms) => retention_ms(ms)?,
-                None => None,
-            },
+            tombstones_ms: some_retention_ms(request.tombstone_retention_ms)?,
+            table_ms: some_retention_ms(request.table_retention_ms)?,
+            table_bytes: request.table_retention_bytes,
+            table_as_log: request.table_as_log,
         };
         let broker = admitted.broker()?;
         let altered = broker.alter_topic(&name, queues, columns).await;
@@ -554,6 +553,10 @@ fn retention_ms(ms: u64) -> Result<Option<i64>, Status> {
     i64::try_from(ms).map(Some).map_err(too_long)
 }
 
+fn some_retention_ms(ms: Option<u64>) -> Result<Option<i64>, Status> {
+    ms.map_or(Ok(None), retention_ms)
+}
+
 fn topic_sizes(broker: &Broker, topic: &Topic) -> pb::TopicSizes {
     let sizes = broker.sizes_of(topic.id);
     let extents = broker.extents(topic);
@@ -670,6 +673,11 @@ fn topic_to_wire(topic: Topic) -> pb::Topic {
             .retention
             .tombstones_ms
             .map_or(0, |ms| u64::try_from(ms).unwrap_or(0)),
+        table_retention_ms: topic
+            .retention
+            .table_ms
+            .map(|ms| u64::try_from(ms).unwrap_or(0)),
+        table_retention_bytes: topic.retention.table_bytes,
     }
 }
 

@@ -10,15 +10,19 @@ use crate::statement::refusal::at_token;
 use crate::topic::Keep;
 
 /// The names of the options.
-pub(super) const OPTIONS: [&str; 4] = [
+pub(super) const OPTIONS: [&str; 6] = [
     "cleanup",
     "tombstone_retention",
     "retention",
     "retention_bytes",
+    "table_retention",
+    "table_retention_bytes",
 ];
 
 /// What [`OPTIONS`] says of time and bytes that have no bound.
 const NONE: &str = "none";
+/// What `table_retention` says when the table is kept as the log is.
+const LOG: &str = "log";
 
 impl StatementParser<'_> {
     /// The value of one of [`OPTIONS`]; answers whether it was set before.
@@ -36,6 +40,17 @@ impl StatementParser<'_> {
                 let time = self.time_to_keep()?;
                 keep.retention_ms.replace(time).is_some()
             }
+            "table_retention" if self.says(LOG) => {
+                std::mem::replace(&mut keep.table_as_log, true) || keep.table_ms.is_some()
+            }
+            "table_retention" => {
+                let time = self.time_to_keep()?;
+                keep.table_ms.replace(time).is_some() || keep.table_as_log
+            }
+            "table_retention_bytes" => {
+                let bytes = self.bytes_to_keep()?;
+                keep.table_bytes.replace(bytes).is_some()
+            }
             _ => {
                 let bytes = self.bytes_to_keep()?;
                 keep.retention_bytes.replace(bytes).is_some()
@@ -43,18 +58,18 @@ impl StatementParser<'_> {
         })
     }
 
-    fn says_none(&mut self) -> bool {
+    fn says(&mut self, word: &str) -> bool {
         let token = self.parser.peek_token().token;
-        let is_none = matches!(&token, Token::SingleQuotedString(text) if text == NONE);
-        if is_none {
+        let is_said = matches!(&token, Token::SingleQuotedString(text) if text == word);
+        if is_said {
             self.parser.advance_token();
         }
-        is_none
+        is_said
     }
 
     /// A length of time, or `'none'` for no bound, which is 0.
     fn time_to_keep(&mut self) -> Result<i64, SqlError> {
-        if self.says_none() {
+        if self.says(NONE) {
             return Ok(0);
         }
         self.length_ms(limits::RETENTION_MS_MIN)
@@ -62,7 +77,7 @@ impl StatementParser<'_> {
 
     /// A number of bytes, or `'none'` for no bound, which is 0.
     fn bytes_to_keep(&mut self) -> Result<u64, SqlError> {
-        if self.says_none() {
+        if self.says(NONE) {
             return Ok(0);
         }
         let at = self.parser.peek_token();

@@ -38,6 +38,17 @@ pub struct Mark {
     pub ends: Vec<QueueEnd>,
 }
 
+/// The first offset that readers of a queue as a log see, where the table keeps more.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct LogFirst {
+    /// The queue.
+    #[prost(uint32, tag = "1")]
+    pub queue: u32,
+    /// The offset.
+    #[prost(uint64, tag = "2")]
+    pub first: u64,
+}
+
 /// An end of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct QueueEnd {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use crate::format::checksum::crc32c;
-use crate::format::hole::{self, Hole, Mark};
+use crate::format::hole::{self, Hole, LogFirst, Mark};
 
 /// First bytes of a manifest; the digits are the format's version.
 pub const MAGIC: &[u8; 8] = b"MPMANI01";
@@ -59,6 +59,9 @@ pub struct Manifest {
     /// How far a key compaction came, and when.
     #[prost(message, optional, tag = "46")]
     pub mark: Option<Mark>,
+    /// Queues whose log begins later than what is kept of them, by queue.
+    #[prost(message, repeated, tag = "47")]
+    pub log_firsts: Vec<LogFirst>,
     /// What is not named any more and waits for outside readers to be done with it, oldest first.
     #[prost(message, repeated, tag = "40")]
     pub waiting: Vec<Waiting>,
@@ -192,6 +195,9 @@ pub struct File {
     /// Messages without a body; none: nobody counted.
     #[prost(uint64, optional, tag = "46")]
     pub bodiless: Option<u64>,
+    /// Whether it is no part of the topic's table any more, and kept for readers of the log alone.
+    #[prost(bool, tag = "47")]
+    pub hidden: bool,
 }
 
 /// Milliseconds of a day.
@@ -450,6 +456,28 @@ impl Manifest {
             .collect();
     }
 
+    /// What the topic's table shows of it.
+    #[must_use]
+    pub fn shown(&self) -> Self {
+        let mut shown = self.clone();
+        shown.files.retain(|file| !file.hidden);
+        shown
+    }
+
+    /// Lets the log of queues begin at these offsets, unless it begins later already.
+    pub fn raise_log_firsts(&mut self, firsts: &BTreeMap<u32, u64>) {
+        let known = self.log_firsts.iter().map(|one| (one.queue, one.first));
+        let mut all: BTreeMap<u32, u64> = known.collect();
+        for (&queue, &first) in firsts {
+            let known = all.entry(queue).or_default();
+            *known = first.max(*known);
+        }
+        let all = all.into_iter();
+        self.log_firsts = all
+            .map(|(queue, first)| LogFirst { queue, first })
+            .collect();
+    }
+
     /// Offsets that are kept, lie in no file and are no holes: messages that were lost before they could be moved.
     #[must_use]
     pub fn gaps(&self) -> Vec<(u32, Range<u64>)> {
@@ -519,6 +547,14 @@ impl Index {
         self.extents.get(&queue).cloned()
     }
 
+    /// The first offset that readers of a queue as a log see; 0 where nothing sets it apart from what is kept.
+    #[must_use]
+    pub fn log_first(&self, queue: u32) -> u64 {
+        let mut firsts = self.manifest.log_firsts.iter();
+        let found = firsts.find(|one| one.queue == queue);
+        found.map_or(0, |one| one.first)
+    }
+
     /// Every queue that has or had messages, in order.
     pub fn queues(&self) -> impl Iterator<Item = u32> {
         self.extents.keys().copied()
@@ -583,6 +619,7 @@ mod tests {
             listed: 3,
             compacted: true,
             bodiless: Some(3),
+            hidden: true,
         };
         Manifest {
             topic: 7,
@@ -617,6 +654,7 @@ mod tests {
             }],
             holes: Vec::new(),
             mark: None,
+            log_firsts: vec![LogFirst { queue: 0, first: 7 }],
         }
     }
 
@@ -748,6 +786,7 @@ mod tests {
         let index = Index::from(manifest());
         assert_eq!(index.extent(0), Some(5..18));
         assert_eq!(index.extent(1), None);
+        assert_eq!((index.log_first(0), index.log_first(2)), (7, 0));
         assert!(index.queues().eq([0, 2, 9]));
         assert_eq!(index.extent(9), Some(4..4), "all of it was deleted");
         let found = |queue, offset| index.find(queue, offset).map(|(f, _)| f.key.as_str());

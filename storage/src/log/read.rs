@@ -56,7 +56,10 @@ impl Storage {
         // The log first: what is moved between the two look-ups is then seen twice, never missed.
         let hot = self.view.index().hot((topic, queue));
         let cold = self.cold.extent(topic, queue);
-        extent(hot, cold)
+        let mut extent = extent(hot, cold)?;
+        let log_first = self.cold.log_first(topic, queue);
+        extent.first = extent.first.max(log_first).min(extent.next);
+        Some(extent)
     }
 
     pub(crate) fn queues(&self, topic: TopicId) -> Vec<(QueueId, Extent)> {
@@ -78,16 +81,35 @@ impl Storage {
         from: Offset,
         limit: ReadLimit,
     ) -> Result<Vec<Envelope>, ReadError> {
-        let mut from = from;
+        let first = self.extent_of(topic, queue).unwrap_or_default().first;
+        if from < first {
+            return Err(ReadError::Trimmed {
+                topic,
+                queue,
+                first,
+                asked: from,
+            });
+        }
+        self.read_kept(topic, queue, from, limit).await
+    }
+
+    /// As [`Storage::read_merged`], also what only the table keeps.
+    async fn read_kept(
+        &self,
+        topic: TopicId,
+        queue: QueueId,
+        mut from: Offset,
+        limit: ReadLimit,
+    ) -> Result<Vec<Envelope>, ReadError> {
         loop {
             let Some(extent) = self.extent_of(topic, queue) else {
                 return Ok(Vec::new());
             };
-            if from < extent.first {
+            if from < extent.kept {
                 return Err(ReadError::Trimmed {
                     topic,
                     queue,
-                    first: extent.first,
+                    first: extent.kept,
                     asked: from,
                 });
             }
@@ -198,7 +220,7 @@ impl Storage {
         let Some(extent) = self.extent_of(topic, queue) else {
             return stream::empty().boxed();
         };
-        let range = range.start.max(extent.first)..range.end.min(extent.next);
+        let range = range.start.max(extent.kept)..range.end.min(extent.next);
         let cold = range.start..range.end.min(extent.tiered);
         let hot = range.start.max(extent.tiered)..range.end;
         let cold = match typed {
@@ -250,7 +272,7 @@ impl Storage {
             messages: left.min(SCAN_ROWS_MAX),
             bytes: SCAN_BYTES_MAX,
         };
-        self.read_merged(topic, queue, range.start, limit).await
+        self.read_kept(topic, queue, range.start, limit).await
     }
 }
 
@@ -261,11 +283,13 @@ fn extent(hot: Option<Range<u64>>, cold: Option<Range<Offset>>) -> Option<Extent
             first: Offset(hot.start),
             next: Offset(hot.end),
             tiered: Offset(hot.start),
+            kept: Offset(hot.start),
         }),
         (hot, Some(cold)) => Some(Extent {
             first: cold.start,
             next: cold.end.max(Offset(hot.map_or(0, |hot| hot.end))),
             tiered: cold.end,
+            kept: cold.start,
         }),
     }
 }

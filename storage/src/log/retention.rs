@@ -4,6 +4,9 @@
 //! them what is still in the log. The cold tier's manifest says what is kept, also of the log, before anything
 //! is dropped; so a crash leaves the old first offset or the new one, and no offset returns.
 //!
+//! Where the table is kept for another time than the log, what either of both keeps stays: a file that only the log keeps is
+//! hidden from the table, and what only the table keeps lies below the log's first offset.
+//!
 //! Files are kept or dropped whole: a topic may hold up to one file more than it should.
 
 use std::collections::BTreeMap;
@@ -13,8 +16,9 @@ use millpond_proto::message::{Offset, QueueId, TopicId};
 
 use crate::error::{ReadError, TierError};
 use crate::log::read::Hot;
-use crate::log::{Keep, ReadLimit, Storage, TopicSizes, Trimmed};
+use crate::log::{Keep, KeepTable, ReadLimit, Storage, TopicSizes, Trimmed};
 use crate::tier::cold::compaction::{Compacted, Compaction};
+use crate::tier::cold::retention::FileAge;
 
 impl Storage {
     pub(crate) async fn retain_within(
@@ -60,11 +64,16 @@ impl Storage {
                 }
             }
         }
-        if files == 0 && firsts.is_empty() {
-            return Ok(Trimmed::default());
+        if let Some(table) = keep.table {
+            // What one of both keeps stays; the other one begins behind it.
+            let table_files = beyond(&ages, table);
+            let mut log_firsts = self.cold.ends_of(topic, files);
+            log_firsts.append(&mut firsts);
+            self.cold.set_apart(topic, table_files, &log_firsts).await?;
+            files = files.min(table_files);
         }
-        self.cold.trim(topic, files, &firsts).await?;
-        {
+        if files > 0 || !firsts.is_empty() {
+            self.cold.trim(topic, files, &firsts).await?;
             let mut index = self.view.index_mut();
             for (&queue, &first) in &firsts {
                 index.drop_below((topic, QueueId(queue)), first);
@@ -172,4 +181,22 @@ impl Storage {
             cold: self.cold.sizes(topic),
         }
     }
+}
+
+/// How many of the oldest files leave a table.
+fn beyond(ages: &[FileAge], keep: KeepTable) -> usize {
+    let is_old = |file: &&FileAge| {
+        keep.stored_from_ms
+            .zip(file.stored_last_ms)
+            .is_some_and(|(from, at)| at < from)
+    };
+    let mut files = ages.iter().take_while(is_old).count();
+    let mut bytes: u64 = ages.iter().skip(files).map(|file| file.bytes).sum();
+    while let Some(file) = ages.get(files)
+        && keep.bytes_max.is_some_and(|max| bytes > max)
+    {
+        bytes -= file.bytes;
+        files += 1;
+    }
+    files
 }

@@ -787,7 +787,7 @@ async fn retention_by_time_raises_the_first_offset_and_no_restart_lowers_it() {
     send_at(&storage, 30..40).await;
     let keep = |stored_from_ms| Keep {
         stored_from_ms: Some(stored_from_ms),
-        bytes_max: None,
+        ..Keep::default()
     };
     assert_eq!(
         storage.retain(TOPIC, keep(90)).await.unwrap(),
@@ -881,8 +881,8 @@ async fn retention_by_bytes_keeps_the_newest() {
     let sizes = storage.sizes_of(TOPIC);
     let all = sizes.hot_bytes + sizes.cold.bytes;
     let keep = |bytes| Keep {
-        stored_from_ms: None,
         bytes_max: Some(bytes),
+        ..Keep::default()
     };
     assert_eq!(
         storage.retain(TOPIC, keep(all)).await.unwrap(),

@@ -326,6 +326,13 @@ impl Cold {
             .map(|e| Offset(e.start)..Offset(e.end))
     }
 
+    /// The first offset that readers of a queue as a log see, where the table keeps more.
+    #[must_use]
+    pub fn log_first(&self, topic: TopicId, queue: QueueId) -> Offset {
+        let manifest = self.manifest(topic);
+        Offset(manifest.map_or(0, |manifest| manifest.log_first(queue.0)))
+    }
+
     /// Every queue of a topic that has or had cold offsets, in order.
     #[must_use]
     pub fn queues_of(&self, topic: TopicId) -> Vec<QueueId> {

@@ -223,6 +223,7 @@ fn finish(
         listed: 0,
         compacted: false,
         bodiless: Some(known.bodiless),
+        hidden: false,
     };
     Ok(Made {
         bytes: bytes.into(),

@@ -227,6 +227,7 @@ impl Cold {
         let made = merge.finish(file_key(topic, number), first, last);
         let mut made = made.map_err(failed)?;
         made.file.compacted = files.iter().all(|file| file.compacted);
+        made.file.hidden = files.iter().all(|file| file.hidden);
         Ok(Merged {
             made: Some(made),
             holes,
@@ -308,9 +309,10 @@ fn within(files: &[File], how: Compaction) -> bool {
     if !how.across_days && files.iter().any(|file| file.day() != day) {
         return false;
     }
-    // What a key compaction has looked at stays apart from what it has not.
-    let is_compacted = files.first().is_some_and(|file| file.compacted);
-    if files.iter().any(|file| file.compacted != is_compacted) {
+    // What a key compaction has looked at stays apart from what it has not, and the table's from what is not.
+    let kind = |file: &File| (file.compacted, file.hidden);
+    let first = files.first().map(kind);
+    if files.iter().any(|file| Some(kind(file)) != first) {
         return false;
     }
     let Some(span_ms_max) = how.span_ms_max else {

@@ -146,6 +146,7 @@ impl Cold {
         let made = merge.finish(file_key(topic, number), first, last);
         let mut made = made.map_err(failed)?;
         made.file.compacted = source.compacted;
+        made.file.hidden = source.hidden;
         Ok((count, Some(made)))
     }
 }

@@ -571,6 +571,7 @@ impl Cold {
         let made = merge.finish(file_key(topic, number), first, last);
         let mut made = made.map_err(failed)?;
         made.file.compacted = source.compacted;
+        made.file.hidden = source.hidden;
         Ok(Left {
             made: Some(made),
             holes,

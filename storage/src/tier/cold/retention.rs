@@ -72,6 +72,44 @@ impl Cold {
         }
     }
 
+    /// Lets the table begin behind the first `hidden` files, and the log at `log_firsts`, offsets by queue, where both are
+    /// kept for another time. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// [`TierError`]; then it is done or not, which the next call finds out.
+    pub async fn set_apart(
+        &self,
+        topic: TopicId,
+        hidden: usize,
+        log_firsts: &BTreeMap<u32, u64>,
+    ) -> Result<(), TierError> {
+        let _turn = self.turn.lock().await;
+        if self.is_gone(topic) {
+            return Ok(());
+        }
+        let (current, expected) = self.current(topic).await?;
+        let mut next = current.manifest().clone();
+        for file in next.files.iter_mut().take(hidden) {
+            file.hidden = true;
+        }
+        next.raise_log_firsts(log_firsts);
+        if next == *current.manifest() {
+            return Ok(());
+        }
+        self.swap(topic, current, expected, next).await
+    }
+
+    /// One past the last offset of each queue in the first `files` files.
+    #[must_use]
+    pub fn ends_of(&self, topic: TopicId, files: usize) -> BTreeMap<u32, u64> {
+        let manifest = self.manifest(topic);
+        let files = manifest
+            .iter()
+            .flat_map(|m| m.manifest().files.iter().take(files));
+        let runs = files.flat_map(|file| &file.runs);
+        runs.map(|run| (run.queue, run.offsets().end)).collect()
+    }
+
     /// Lets go of the first `files` files, and of everything below `firsts`, offsets by queue, also where
     /// it was never cold. Doing it again changes nothing.
     ///

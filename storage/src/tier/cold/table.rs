@@ -101,12 +101,13 @@ impl Cold {
             }
             None => (None, None),
         };
+        let (current, shown_next) = (&current.shown(), &next.shown());
         let draft = Draft {
             topic,
             location,
             table: &table,
             current,
-            next,
+            next: shown_next,
             gone_up_to,
             previous,
             previous_list,
