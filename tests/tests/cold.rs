@@ -195,7 +195,7 @@ pub(crate) async fn live_through(wire: &impl Wire, objects: &Arc<dyn ObjectStore
     wire.order(whole);
     let keep = Keep {
         stored_from_ms: Some(30_000),
-        bytes_max: None,
+        ..Keep::default()
     };
     again(async || storage.retain(TOPIC, keep).await).await;
     check(&storage, 30..50).await;

@@ -176,6 +176,18 @@ def add_column():
     check("an added column: it has another schema", before.schema() != by_catalog()[1].schema())
 
 
+def compact_by_key():
+    count = f'SELECT count(*) FROM "{TOPIC}" WHERE _key IS NOT NULL'
+    last = f'SELECT _key, max(_offset) FROM "{TOPIC}" WHERE _key IS NOT NULL GROUP BY _key ORDER BY _key'
+    before, lasts = ours(count), ours(last)
+    millpond("sql", "-c", f"""ALTER TOPIC "{TOPIC}" SET (cleanup = 'compact')""")
+    millpond("storage", "compact", TOPIC)
+    after = ours(count)
+    check("after key compaction: one message of each key is left", after == [(str(len(lasts)),)], (before, after))
+    check("after key compaction: it is the last one", ours(last) == lasts, lasts[:2])
+    all_ways("after key compaction")
+
+
 def let_go():
     millpond("topic", "alter", TOPIC, "--retention-bytes", "1B")
     # The next turn of upkeep, some ten seconds away, lets go of all whole files.
@@ -202,6 +214,7 @@ def main(source):
     all_ways("after a column was added")
     millpond("storage", "compact", TOPIC)
     all_ways("after merging with the added column")
+    compact_by_key()
     let_go()
 
 

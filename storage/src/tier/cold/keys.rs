@@ -678,4 +678,6 @@ fn keys<'a>(
 }
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod tests;
