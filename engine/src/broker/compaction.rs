@@ -7,9 +7,10 @@
 //! What a compaction does to files: [`millpond_storage::tier::cold::keys`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use millpond_proto::limits;
-use millpond_proto::message::{JobId, TopicId};
+use millpond_proto::message::{JobId, QueueId, TopicId};
 use millpond_proto::time::Timestamp;
 use millpond_sql::topic::Keep;
 use millpond_storage::error::{AppendError, TierError};
@@ -177,6 +178,13 @@ impl Incarnation {
 }
 
 impl Broker {
+    /// How many offsets of a queue have no message any more because a later one of its key superseded it.
+    #[must_use]
+    pub fn superseded(&self, topic: TopicId, queue: QueueId) -> u64 {
+        let count = |incarnation: Arc<Incarnation>| incarnation.storage().superseded(topic, queue);
+        self.incarnation().map(count).unwrap_or_default()
+    }
+
     /// Keeps only the last message of each key of one topic, or of all that are so, now; by the name of the topic.
     ///
     /// # Errors

@@ -119,11 +119,13 @@ impl Broker {
             } else {
                 poll.visit(limit).await?
             };
-            let (next_due_ms, advanced, full) = (visit.next_due_ms, visit.advanced, visit.full);
+            let (next_due_ms, mut advanced, full) = (visit.next_due_ms, visit.advanced, visit.full);
             if visit.buried || !visit.leases.is_empty() {
                 if !visit.leases.is_empty() {
                     bell.pass_on();
                 }
+                // What was leased and is not there any more must not keep what is from coming.
+                advanced |= !visit.leases.is_empty();
                 let batch = poll.take(visit).await?;
                 if !batch.deliveries().is_empty() {
                     return Ok(batch);

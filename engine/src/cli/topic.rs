@@ -292,7 +292,11 @@ fn info(
             range.queue.into(),
             range.first.into(),
             range.next.into(),
-            range.next.saturating_sub(range.first).into(),
+            range
+                .next
+                .saturating_sub(range.first)
+                .saturating_sub(range.superseded)
+                .into(),
             range.tiered.into(),
         ]);
     }

@@ -148,6 +148,7 @@ impl Admin for Administration {
                 first: extent.first.0,
                 next: extent.next.0,
                 tiered: extent.tiered.0,
+                superseded: broker.superseded(topic.id, queue),
             })
             .collect();
         let sizes = topic_sizes(broker, &topic);

@@ -29,6 +29,12 @@ impl Storage {
         self.cold.has_holes(topic)
     }
 
+    /// How many of the offsets kept of a queue have no message any more because a later one superseded it.
+    #[must_use]
+    pub fn superseded(&self, topic: TopicId, queue: QueueId) -> u64 {
+        self.cold.superseded(topic, queue)
+    }
+
     /// How many offsets of a range of a queue have no message any more because a later one superseded it.
     ///
     /// # Errors

@@ -165,6 +165,20 @@ impl Cold {
         self.manifest(topic).is_some_and(|m| m.has_holes())
     }
 
+    /// How many offsets of a queue, of all that are kept, have no message any more because a key compaction took it away.
+    #[must_use]
+    pub fn superseded(&self, topic: TopicId, queue: QueueId) -> u64 {
+        let Some(manifest) = self.manifest(topic) else {
+            return 0;
+        };
+        let holes = manifest.manifest().holes.iter();
+        let holes = holes.filter(|hole| hole.queue == queue.0);
+        let sparse = manifest.runs(queue.0).map(|(_, run)| run);
+        let sparse = sparse.filter(Run::is_sparse);
+        let in_runs: u64 = sparse.map(|run| run.span - run.count).sum();
+        holes.map(|hole| hole.end - hole.first).sum::<u64>() + in_runs
+    }
+
     /// How many offsets of a range of a queue have no message any more because a key compaction took it away.
     ///
     /// # Errors
