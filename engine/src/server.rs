@@ -15,7 +15,7 @@ use futures::future::{BoxFuture, FutureExt as _, Shared};
 use millpond_proto::limits;
 use millpond_proto::remedy::Remedy;
 use millpond_proto::task::{Lane, Spawn, Task};
-use millpond_proto::time::{Clock, within};
+use millpond_proto::time::{Clock, SteadyClock, within};
 use millpond_proto::wire::DESCRIPTORS;
 use millpond_proto::wire::admin::admin_server::AdminServer;
 use millpond_proto::wire::rocketmq::messaging_service_server::MessagingServiceServer;
@@ -192,8 +192,13 @@ impl Server {
         let config = config.check()?;
         let bound = bind(&config, parts.network.as_ref()).await?;
         let spawn = Arc::clone(&parts.storage.spawn);
-        let clock = Arc::clone(&parts.storage.clock);
-        let (storage, metrics) = Metrics::watch(parts.storage);
+        // The machine's clock may be set while we run; deadlines and leases must not wait for it.
+        let clock: Arc<dyn Clock> = Arc::new(SteadyClock::over(parts.storage.clock));
+        let storage = millpond_storage::log::Parts {
+            clock: Arc::clone(&clock),
+            ..parts.storage
+        };
+        let (storage, metrics) = Metrics::watch(storage);
         let listening = Listening::begin(&config, bound, clock, spawn, metrics).await?;
         match open(&config, storage).await {
             Ok((open, jobs)) => {

@@ -73,6 +73,7 @@ impl Incarnation {
             .flatten()
             .map(|s| s.stored_at().max(s.last_tick()));
         let floor = floors.max().unwrap_or(Timestamp(0));
+        parts.clock.was(floor);
 
         let first = recovered.shards.get(usize::from(CATALOG_SHARD.0));
         let known = first
