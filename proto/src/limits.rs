@@ -106,6 +106,8 @@ pub const BACKOFF_STEPS_MAX: usize = 64;
 pub const RENEWAL_MS_MAX: i64 = 3 * 60 * 60 * 1000;
 /// Most messages in one administrative read.
 pub const READ_MESSAGES_MAX: usize = 1024;
+/// Most rows of a system table each of which costs a read: what waits, what is open, what is dead.
+pub const FACT_ROWS_MAX: usize = 10_000;
 /// Messages that one step of a search reads before it answers what it has; the search goes on from there.
 pub const FIND_MESSAGES_MAX: u64 = 200_000;
 /// Bytes that one step of a search reads.

@@ -434,7 +434,24 @@ pub trait Topics: Send + Sync + fmt::Debug {
 
 /// System tables that the broker fills, found as `millpond.<name>`. (`millpond.jobs` is filled by the
 /// job runtime itself.)
-pub const FACTS: [&str; 4] = ["topics", "queues", "groups", GROUP_PROGRESS];
+pub const FACTS: [&str; 8] = [
+    "topics",
+    "queues",
+    "groups",
+    GROUP_PROGRESS,
+    DELAYED,
+    TRANSACTIONS,
+    IN_FLIGHT,
+    DEAD_LETTERS,
+];
 
-/// The system table whose facts have to be asked for: see [`Topics::ask_facts`].
+/// A system table whose facts have to be asked for, as those of the following ones: see [`Topics::ask_facts`].
 pub const GROUP_PROGRESS: &str = "group_progress";
+/// Messages that wait for their time.
+pub const DELAYED: &str = "delayed";
+/// Transactions that nobody has ended, and those that the server rolled back for that.
+pub const TRANSACTIONS: &str = "transactions";
+/// Messages that consumers hold.
+pub const IN_FLIGHT: &str = "in_flight";
+/// Dead letters of every group.
+pub const DEAD_LETTERS: &str = "dead_letters";

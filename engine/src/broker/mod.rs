@@ -11,7 +11,7 @@
 //! groups have consumed, and a group's cursor), [`producer`] (what was sent before), [`catalog`], [`encoding`] (how bodies
 //! are written), [`record`] (what goes to the log), [`care`] (retention and the merging of files), [`compaction`] (keeping the last message of each key), `erasure` (what was sent under a key), [`tables`] (topics as
 //! outsiders see them), `room` (what is refused when the log is full), [`waiting`] and [`parking`] (polls that wait),
-//! [`awaited`] (topics to come), [`arrivals`] (parked continuous queries), [`sql`] (the broker as SQL sees it).
+//! [`awaited`] (topics to come), [`arrivals`] (parked continuous queries), [`sql`] and `facts` (the broker as SQL sees it).
 //!
 //! Messages that are not visible yet: [`delay`] and [`half`] (sending, recalling, ending a transaction),
 //! [`shelf`] (where they lie), [`timer`] and [`transaction`] (what is due, what is open), [`fates`], [`errand`].
@@ -26,6 +26,7 @@ pub mod delay;
 pub mod encoding;
 mod erasure;
 pub mod errand;
+mod facts;
 pub mod fates;
 pub mod filter;
 pub mod find;

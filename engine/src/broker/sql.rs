@@ -18,8 +18,9 @@ use millpond_proto::name::TopicName;
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
 use millpond_sql::topic::{
-    ColumnSpec, EpochCut, GROUP_PROGRESS, JobProgress, JobSettings, JobSpec, Keep, NewSchema,
-    NewTopic, OutputRow, QueueExtent, Scan, TopicInfo, Topics, TopicsError, ViewSwap,
+    ColumnSpec, DEAD_LETTERS, DELAYED, EpochCut, GROUP_PROGRESS, IN_FLIGHT, JobProgress,
+    JobSettings, JobSpec, Keep, NewSchema, NewTopic, OutputRow, QueueExtent, Scan, TRANSACTIONS,
+    TopicInfo, Topics, TopicsError, ViewSwap,
 };
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 use millpond_storage::tier::cold::typed::Typed;
@@ -413,7 +414,9 @@ impl Topics for Broker {
                 ]
             }
             // Only the shards know; see `ask_facts`.
-            GROUP_PROGRESS => return RecordBatch::new_empty(self.facts_schema(table)),
+            GROUP_PROGRESS | DELAYED | TRANSACTIONS | IN_FLIGHT | DEAD_LETTERS => {
+                return RecordBatch::new_empty(self.facts_schema(table));
+            }
             _ => {
                 let groups: Vec<_> = catalog.groups().collect();
                 let start = |latest| Some(if latest { "latest" } else { "earliest" });
@@ -428,6 +431,9 @@ impl Topics for Broker {
     }
 
     async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError> {
+        if let Some(rows) = self.fact_rows(table).await? {
+            return Ok(rows);
+        }
         if table != GROUP_PROGRESS {
             return Ok(Topics::facts(self, table));
         }
@@ -463,6 +469,9 @@ impl Topics for Broker {
     }
 
     fn facts_schema(&self, table: &str) -> SchemaRef {
+        if let Some(schema) = self.fact_columns(table) {
+            return schema;
+        }
         let text = |name| Field::new(name, DataType::Utf8, true);
         let small = |name| Field::new(name, DataType::UInt32, false);
         let large = |name| Field::new(name, DataType::UInt64, false);

@@ -6,6 +6,10 @@
 //! | `queues` | every queue that holds or held messages: its offsets | broker |
 //! | `groups` | every consumer group | broker |
 //! | `group_progress` | where each group stands in each queue that it polled | broker, asking the shards |
+//! | `delayed` | messages that wait for their time | broker, asking the shards |
+//! | `transactions` | transactions that nobody has ended, and those rolled back for that | broker, asking the shards |
+//! | `in_flight` | messages that consumers hold | broker, asking the shards |
+//! | `dead_letters` | dead letters of every group | broker, asking the shards |
 //! | `jobs` | every continuous query: state, watermark, rows, lag | job runtime |
 //! | `job_operators` | every step of every continuous query: rows, bytes, state | job runtime, `operators.rs` |
 //! | `views` | every plain view | here |
