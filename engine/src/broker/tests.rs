@@ -23,6 +23,7 @@ mod crowd;
 mod elsewhere;
 mod erasure;
 mod groups;
+mod later;
 mod messages;
 mod producers;
 mod room;

@@ -1,19 +1,28 @@
 //! Failures that were seen in another broker, each with a test that it can not happen here.
 //!
-//! | Seen there | Here |
-//! |---|---|
-//! | unacknowledged messages vanish when a wrong time is compared at their revival | [`an_unacknowledged_message_comes_back_whatever_happens_around_it`] |
-//! | revival of a message that is gone takes the next one, and delivers it twice | [`a_message_that_is_gone_is_absent_and_its_neighbour_is_not_taken_for_it`] |
-//! | a message leaves before its copy has arrived | [`a_message_on_its_way_to_the_dead_letters_is_never_lost_and_never_doubled`] |
-//! | more acks than deliveries stop the progress for ever | [`acks_may_come_as_often_as_they_like`] |
-//! | a receipt of a deleted topic acts on the one made anew | `a_topic_made_anew_shares_nothing_with_the_one_before`, and at the wire |
-//! | the same attempt id gets nothing, and its group stands still | `the_same_attempt_gets_the_same_batch_without_another_attempt` |
-//! | one failure in a batch sends the whole batch again | [`one_bad_handle_in_a_batch_leaves_the_others_acknowledged`] |
-//! | a checkpoint is ahead of the data, and a crash leaves a hole | [`a_crash_around_a_checkpoint_leaves_no_hole`] |
-//! | the next offset alternates between the log and the cold tier | [`the_log_and_the_cold_tier_are_one_view`] |
-//! | an index outlives its data, and -1 is taken for an offset | `retention_skips_what_is_gone_for_every_group_and_after_a_restart` |
+//! The numbers are those of the list that the project keeps of such failures.
+//!
+//! | No. | Seen there | Here |
+//! |---|---|---|
+//! | 21 | unacknowledged messages vanish when a wrong time is compared at their revival | [`an_unacknowledged_message_comes_back_whatever_happens_around_it`] |
+//! | 22 | revival of a message that is gone takes the next one, and delivers it twice | [`a_message_that_is_gone_is_absent_and_its_neighbour_is_not_taken_for_it`] |
+//! | 23 | a message leaves before its copy has arrived | [`a_message_on_its_way_to_the_dead_letters_is_never_lost_and_never_doubled`] |
+//! | 24 | more acks than deliveries stop the progress for ever | [`acks_may_come_as_often_as_they_like`] |
+//! | 25 | a receipt of a deleted topic acts on the one made anew | `a_topic_made_anew_shares_nothing_with_the_one_before`, and at the wire |
+//! | 26 | the same attempt id gets nothing, and its group stands still | `the_same_attempt_gets_the_same_batch_without_another_attempt` |
+//! | 27 | progress of delays is saved at the end only, and they are delivered again | `what_was_delivered_before_an_end_or_a_crash_is_not_delivered_again` |
+//! | 28 | one failure in a batch sends the whole batch again | [`one_bad_handle_in_a_batch_leaves_the_others_acknowledged`] |
+//! | 29 | a delayed message is given up after so many failures | `a_message_that_can_not_be_read_for_a_day_is_delivered_once_when_it_can`, `a_delivery_whose_append_fails_again_and_again_happens_once` |
+//! | 30 | a timer that its log does not give back, a tick early, a recall that misses | `a_timer_made_anew_delivers_each_in_time_and_none_early` |
+//! | 31 | a checkpoint is ahead of the data, and a crash leaves a hole | [`a_crash_around_a_checkpoint_leaves_no_hole`] |
+//! | 32 | one half message stops the questions about all of them | `a_half_message_that_can_not_be_read_keeps_no_other_from_being_asked_about` |
+//! | 33 | a transaction is rolled back by the server and committed all the same | `what_was_rolled_back_is_never_committed_and_what_was_committed_never_rolled_back` |
+//! | 34 | the next offset alternates between the log and the cold tier | [`the_log_and_the_cold_tier_are_one_view`] |
+//! | 35 | an index outlives its data, and -1 is taken for an offset | `retention_skips_what_is_gone_for_every_group_and_after_a_restart` |
+//! | 36 | an upload that fails is taken for an object of no size | [`whatever_goes_wrong_with_a_store_loses_and_doubles_nothing`] |
 
 use futures::FutureExt as _;
+use millpond_storage::tier::simulated::{Fault, SimulatedStore};
 
 use super::*;
 use crate::broker::transfer::Selection;
@@ -227,4 +236,62 @@ async fn the_log_and_the_cold_tier_are_one_view() {
         broker.tier().await.unwrap();
     }
     broker.close().await;
+}
+
+/// Everything in the one queue of the topic.
+async fn whole(broker: &Broker) -> Result<Vec<Envelope>, BrokerError> {
+    let mut all = Vec::new();
+    loop {
+        let from = Offset(all.len() as u64);
+        let (some, _) = broker.read(&topic(), QueueId(0), from, 1024).await?;
+        if some.is_empty() {
+            return Ok(all);
+        }
+        all.extend(some);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_goes_wrong_with_a_store_loses_and_doubles_nothing() {
+    let mut refused = 0;
+    for fault in Fault::ALL {
+        for before in 0..12 {
+            let disk = SimulatedDisk::new();
+            let store = SimulatedStore::new(1);
+            let parts = Parts {
+                objects: Arc::new(store.clone()),
+                ..parts(&disk)
+            };
+            let broker = Broker::start(parts, settings()).await.unwrap();
+            let made = one_queue(&broker).await;
+            let case = format!("{fault:?} after {before} calls");
+            for round in 0..3_u64 {
+                send(&broker, &[&format!("{round}-a"), &format!("{round}-b")]).await;
+                let expected = whole(&broker).await.unwrap();
+                assert_eq!(expected.len() as u64, (round + 1) * 2, "{case}");
+                if round == 1 {
+                    let faults = std::iter::repeat_n(Fault::None, before);
+                    store.script(faults.chain([fault]));
+                }
+                let tiered = broker.tier().await;
+                refused += usize::from(tiered.is_err());
+                store.script(std::iter::empty());
+                // Whether it was moved or not, there is one answer to what there is.
+                let extent = broker.extents(&made)[0].1;
+                let end = Offset((round + 1) * 2);
+                assert_eq!((extent.first, extent.next), (Offset(0), end), "{case}");
+                let found = match whole(&broker).await {
+                    Ok(found) => found,
+                    // The fault came to the reader, who asks again.
+                    Err(_) => whole(&broker).await.unwrap(),
+                };
+                assert_eq!(found, expected, "{case}");
+            }
+            broker.tier().await.unwrap();
+            let findings = broker.verify().await.unwrap();
+            assert_eq!(findings.damage.len(), 0, "{case}: {findings:?}");
+            broker.close().await;
+        }
+    }
+    assert!(refused > 10, "{refused} turns failed");
 }
