@@ -2,11 +2,20 @@
 //!
 //! A delayed message is stored once, never before its time, and not at all once a recall was answered OK. A
 //! half message is never seen before a commit was asked for; the first decision that was answered stands,
-//! and one that contradicts it is not answered OK. In the end everything that was answered is there.
+//! and one that contradicts it is not answered OK, and nobody is asked about a transaction that was ended. In the
+//! end everything that was answered is there. A server that serves, on a disk that works, stores a delayed
+//! message at most two seconds late.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use millpond_proto::limits;
+
 use crate::history::Place;
+
+/// How late a delayed message may be stored by a server that serves.
+const LATE_MS: i64 = 2000;
+/// How long after its disk failed a server may be busy with that.
+const REOPENING_MS: i64 = 10_000;
 
 /// One thing that a client did or saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +37,15 @@ pub enum Step {
     TooLate(String),
     /// A half message was answered OK.
     Prepared(String),
+    /// It is asked which transactions a producer is to be asked about.
+    ChecksCalled,
+    /// A producer is asked about a transaction.
+    Asked {
+        /// Its name.
+        name: String,
+        /// How often before.
+        checks: u32,
+    },
     /// The end of a transaction is about to be called.
     EndCalled {
         /// Its name.
@@ -64,6 +82,8 @@ pub enum Step {
 #[derive(Debug, Default)]
 pub struct Check {
     due_ms: BTreeMap<String, i64>,
+    /// When their sends were answered.
+    sent_ms: BTreeMap<String, i64>,
     answered: BTreeSet<String>,
     recall_called: BTreeSet<String>,
     recalled: BTreeSet<String>,
@@ -72,18 +92,48 @@ pub struct Check {
     committed: BTreeSet<String>,
     rolled_back: BTreeSet<String>,
     came: BTreeMap<String, Place>,
+    index: usize,
+    /// When the ends of transactions were answered.
+    ended: BTreeMap<String, usize>,
+    checks_called: usize,
+    asked: BTreeMap<String, u32>,
+    serves_from_ms: Vec<i64>,
+    disk_failed_ms: Vec<i64>,
     broken: Vec<String>,
 }
 
 impl Check {
+    /// A server serves.
+    pub fn serves_from(&mut self, at_ms: i64) {
+        self.serves_from_ms.push(at_ms);
+    }
+
+    /// Its disk fails a call or two.
+    pub fn disk_fails(&mut self, at_ms: i64) {
+        self.disk_failed_ms.push(at_ms);
+    }
+
+    /// Whether a message that was due then may have been stored at that time.
+    fn is_in_time(&self, due_ms: i64, stored_at_ms: i64) -> bool {
+        let starts = self.serves_from_ms.iter().copied();
+        let served_from = starts.filter(|from| *from <= stored_at_ms).max();
+        let from = served_from.map_or(due_ms, |from| from.max(due_ms));
+        let failures = self.disk_failed_ms.iter();
+        let mut disturbed =
+            failures.filter(|at| **at <= stored_at_ms && **at + REOPENING_MS > from);
+        stored_at_ms - from <= LATE_MS || disturbed.next().is_some()
+    }
+
     /// Takes a step that was seen at this time.
     pub fn take(&mut self, at_ms: i64, step: &Step) {
+        self.index += 1;
         match step {
             Step::DelayCalled { name, due_ms } => {
                 self.due_ms.insert(name.clone(), *due_ms);
             }
             Step::Delayed(name) => {
                 self.answered.insert(name.clone());
+                self.sent_ms.insert(name.clone(), at_ms);
             }
             Step::RecallCalled(name) => {
                 self.recall_called.insert(name.clone());
@@ -95,16 +145,35 @@ impl Check {
                 self.too_late.insert(name.clone());
             }
             Step::Prepared(_) => {}
+            Step::ChecksCalled => self.checks_called = self.index,
+            Step::Asked { name, checks } => {
+                let ended = self.ended.get(name);
+                if ended.is_some_and(|ended| *ended < self.checks_called) {
+                    self.broken
+                        .push(format!("{name} was asked about after its end"));
+                }
+                let before = self.asked.insert(name.clone(), *checks);
+                if before.is_some_and(|before| *checks < before)
+                    || *checks >= limits::TRANSACTION_CHECKS_MAX
+                {
+                    self.broken.push(format!(
+                        "{name} was asked about {checks} times, {before:?} before"
+                    ));
+                }
+            }
             Step::EndCalled { name, commit } => {
                 if *commit {
                     self.commit_called.insert(name.clone());
                 }
             }
-            Step::Ended { name, commit: true } => {
-                self.committed.insert(name.clone());
-            }
-            Step::Ended { name, .. } => {
-                self.rolled_back.insert(name.clone());
+            Step::Ended { name, commit } => {
+                let ended = if *commit {
+                    &mut self.committed
+                } else {
+                    &mut self.rolled_back
+                };
+                ended.insert(name.clone());
+                self.ended.entry(name.clone()).or_insert(self.index);
             }
             Step::Decided { name, commit: true } => {
                 self.rolled_back.insert(name.clone());
@@ -130,6 +199,12 @@ impl Check {
             if at_ms < *due_ms || stored_at_ms < *due_ms {
                 self.broken.push(format!(
                     "{name} was stored at {stored_at_ms} and seen at {at_ms}, before {due_ms}"
+                ));
+            }
+            let sent_ms = self.sent_ms.get(name).copied().unwrap_or(i64::MAX);
+            if other.is_none() && !self.is_in_time((*due_ms).max(sent_ms), stored_at_ms) {
+                self.broken.push(format!(
+                    "{name} was due at {due_ms} and stored at {stored_at_ms}"
                 ));
             }
         } else if !self.commit_called.contains(name) {

@@ -1,11 +1,12 @@
-//! The broker's promises over many seeded runs with crashes, torn writes and failed syncs.
+//! The broker's promises over many seeded runs: crashes, torn writes and failed syncs, clients that leave, hang and
+//! lose answers, clocks that are set, operators at work.
 //!
 //! `MILLPOND_SEEDS=2000` looks at more seeds, `MILLPOND_SEED=4711` at one. A failure names its seed.
 
 use std::ops::Range;
 
 use millpond_tests::history::Tally;
-use millpond_tests::sim::{GROUPS, LATE_GROUP, Plan};
+use millpond_tests::sim::{Plan, readers};
 
 /// Seeds that once found a bug, with the number of WALs of that run.
 const REGRESSIONS: [(u64, u16); 9] = [
@@ -22,8 +23,11 @@ const REGRESSIONS: [(u64, u16); 9] = [
     (48, 1),
 ];
 
-const SEEDS_DEFAULT: u64 = 40;
-const CRASHES: u32 = 4;
+const SEEDS_DEFAULT: u64 = 42;
+/// Crashes of one seed; one that moves messages to the cold tier has a third of them.
+const CRASHES: u32 = 26;
+/// The same where a seed runs twice.
+const CRASHES_TWICE: u32 = 6;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -50,8 +54,7 @@ fn check(seed: u64, wals: u16) -> Tally {
     let history = std::panic::catch_unwind(|| plan.run()).unwrap_or_else(|_| {
         panic!("seed {seed} with {wals} WALs panicked; again: MILLPOND_SEED={seed} cargo sim")
     });
-    let [first, second] = GROUPS;
-    let broken = history.broken_promises(&[first, second, LATE_GROUP]);
+    let broken = history.broken_promises(&readers());
     if !broken.is_empty() {
         if number("MILLPOND_SEED").is_some() {
             eprintln!("{history}");
@@ -72,30 +75,17 @@ fn check(seed: u64, wals: u16) -> Tally {
 
 fn check_all(wals: u16) {
     let mut sum = Tally::default();
-    for seed in seeds() {
-        let tally = check(seed, wals);
-        sum.sent += tally.sent;
-        sum.open += tally.open;
-        sum.received += tally.received;
-        sum.acked += tally.acked;
-        sum.crashes += tally.crashes;
-        sum.ordered += tally.ordered;
-        sum.dead += tally.dead;
-        sum.later += tally.later;
-    }
-    // Runs in which nothing happens would prove nothing.
-    if number("MILLPOND_SEED").is_none() {
-        assert!(
-            sum.sent > 1000
-                && sum.acked > 1000
-                && sum.open > 0
-                && sum.ordered > 1000
-                && sum.dead > 20
-                && sum.later > 400,
-            "{sum:?}"
-        );
+    let seeds = seeds();
+    let count = seeds.end - seeds.start;
+    for seed in seeds {
+        sum.add(&check(seed, wals));
     }
     println!("{wals} WALs: {sum:?}");
+    // Runs in which nothing happens would prove nothing. Half of each is what one number of WALs is to give.
+    if count >= SEEDS_DEFAULT {
+        assert!(sum.requests >= 500_000, "{sum:?}");
+        assert!(sum.restarts >= 1000, "{sum:?}");
+    }
 }
 
 #[test]
@@ -117,12 +107,12 @@ fn seeds_that_found_a_bug_stay_found() {
 
 #[test]
 fn a_seed_gives_the_same_trace_twice() {
-    for seed in [1, 2, 3] {
+    for seed in [0, 1, 2] {
         for wals in [1, 2] {
             let plan = Plan {
                 seed,
                 wals,
-                crashes: CRASHES,
+                crashes: CRASHES_TWICE,
             };
             let (first, second) = (plan.run().to_string(), plan.run().to_string());
             let differs = first.lines().zip(second.lines()).find(|(a, b)| a != b);

@@ -1,16 +1,20 @@
 //! Clients of delayed and of transactional messages, and one who reads what came.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use millpond_engine::broker::delay::Delayed;
-use millpond_engine::broker::{NewTopic, TopicType};
+use millpond_engine::broker::half::TransactionId;
+use millpond_engine::broker::{BrokerError, NewTopic, TopicType};
 use millpond_proto::limits;
+use millpond_proto::message::{Offset, QueueId};
 use millpond_proto::time::Timestamp;
+use millpond_storage::format::envelope::Envelope;
 
-use super::{
-    Broker, BrokerError, Bytes, Client, Duration, Envelope, Event, Offset, QueueId, TopicName,
-};
+use crate::history::{Event, Place};
 use crate::later::Step;
+use crate::sim::client::{Client, topic_name as topic};
 
 const DELAYED: &str = "delayed";
 const TRANSACTIONS: &str = "transactions";
@@ -18,34 +22,9 @@ const QUEUES: u32 = 2;
 /// Most messages are due within this time; some are in another hour.
 const SOON_MS: u64 = 20_000;
 const LATE_MS: u64 = 75 * 60 * 1000;
-
-/// Makes the topics, as far as they are not there.
-pub(super) async fn make(broker: &Broker) -> Result<(), String> {
-    let kinds = [
-        (DELAYED, TopicType::Delay),
-        (TRANSACTIONS, TopicType::Transaction),
-    ];
-    for (name, kind) in kinds {
-        let topic = NewTopic {
-            name: topic(name),
-            kind,
-            queues: Some(QUEUES),
-            columns: Vec::new(),
-            watermark: None,
-            primary_key: Vec::new(),
-            written_by: None,
-        };
-        match broker.create_topic(topic).await {
-            Ok(_) | Err(BrokerError::Exists { .. }) => {}
-            Err(error) => return Err(format!("topic {name} could not be made: {error:?}")),
-        }
-    }
-    Ok(())
-}
-
-fn topic(name: &str) -> TopicName {
-    TopicName::new(name).unwrap()
-}
+/// How often everything is looked at until it is over: 75 minutes, and longer when the clock was set back.
+const LAST_TURNS: usize = 600;
+const LAST_PAUSE_MS: u64 = 31_000;
 
 fn message(name: &str, due_ms: Option<i64>) -> Envelope {
     Envelope {
@@ -57,6 +36,30 @@ fn message(name: &str, due_ms: Option<i64>) -> Envelope {
 }
 
 impl Client {
+    /// Makes the topics, as far as they are not there.
+    pub(super) async fn make_later(&self) -> Result<(), String> {
+        let kinds = [
+            (DELAYED, TopicType::Delay),
+            (TRANSACTIONS, TopicType::Transaction),
+        ];
+        for (name, kind) in kinds {
+            let new = NewTopic {
+                name: topic(name),
+                kind,
+                queues: Some(QUEUES),
+                columns: Vec::new(),
+                watermark: None,
+                primary_key: Vec::new(),
+                written_by: None,
+            };
+            match self.broker.create_topic(new).await {
+                Ok(_) | Err(BrokerError::Exists { .. }) => {}
+                Err(error) => return Err(format!("topic {name} could not be made: {error:?}")),
+            }
+        }
+        Ok(())
+    }
+
     fn later(&self, step: Step) {
         self.note(Event::Later(step));
     }
@@ -73,23 +76,26 @@ impl Client {
                 10..90 => self.chance.below(SOON_MS),
                 _ => self.chance.below(LATE_MS),
             };
-            let due_ms = self.clock.now().as_ms() + i64::try_from(ahead).unwrap();
+            let due_ms = self.now().as_ms() + i64::try_from(ahead).unwrap();
+            let last = &self.world.shared.last_due_ms;
+            last.fetch_max(due_ms, Ordering::Relaxed);
             self.later(Step::DelayCalled {
                 name: name.clone(),
                 due_ms,
             });
+            let topic = topic(DELAYED);
             let sent = self
                 .broker
-                .send_delayed(&topic(DELAYED), vec![message(&name, Some(due_ms))])
-                .await;
-            let handle = match sent.as_deref() {
-                Ok([Ok(Delayed::Sent(_))]) => {
+                .send_delayed(&topic, vec![message(&name, Some(due_ms))]);
+            let sent = self.call(sent).await;
+            let handle = match sent.as_ref().map(|sent| sent.as_deref()) {
+                Some(Ok([Ok(Delayed::Sent(_))])) => {
                     self.later(Step::Delayed(name));
                     continue;
                 }
-                Ok([Ok(Delayed::Waits(handle))]) => *handle,
+                Some(Ok([Ok(Delayed::Waits(handle))])) => *handle,
                 other => {
-                    self.note(Event::Note(format!("delay {name}: {}", other.is_ok())));
+                    self.note(Event::Note(format!("delay {name}: {other:?}")));
                     continue;
                 }
             };
@@ -97,11 +103,16 @@ impl Client {
             while self.chance.percent(30) {
                 self.pause(SOON_MS / 2).await;
                 self.later(Step::RecallCalled(name.clone()));
-                match self.broker.recall(&topic(DELAYED), handle).await {
-                    Ok(id) if id == name => self.later(Step::Recalled(name.clone())),
-                    Ok(id) => self.broken(format!("the recall of {name} was answered with {id}")),
-                    Err(BrokerError::TooLateToRecall) => self.later(Step::TooLate(name.clone())),
-                    Err(error) => self.note(Event::Note(format!("recall {name}: {error}"))),
+                match self.call(self.broker.recall(&topic, handle)).await {
+                    None => {}
+                    Some(Ok(id)) if id == name => self.later(Step::Recalled(name.clone())),
+                    Some(Ok(id)) => {
+                        self.broken(format!("the recall of {name} was answered with {id}"));
+                    }
+                    Some(Err(BrokerError::TooLateToRecall)) => {
+                        self.later(Step::TooLate(name.clone()));
+                    }
+                    Some(Err(error)) => self.note(Event::Note(format!("recall {name}: {error}"))),
                 }
             }
         }
@@ -115,33 +126,75 @@ impl Client {
             sequence += 1;
             let name = format!("{}/{sequence}", self.name);
             let half = vec![(message(&name, None), limits::TRANSACTION_CHECK_FIRST_MS)];
-            let sent = self.broker.send_half(&topic(TRANSACTIONS), half).await;
-            let Ok([Ok(id)]) = sent.as_deref() else {
-                self.note(Event::Note(format!("half {name}: {}", sent.is_ok())));
+            let topic = topic(TRANSACTIONS);
+            let sent = self.call(self.broker.send_half(&topic, half)).await;
+            let Some(Ok([Ok(id)])) = sent.as_ref().map(|sent| sent.as_deref()) else {
+                self.note(Event::Note(format!("half {name}: {sent:?}")));
                 continue;
             };
             self.later(Step::Prepared(name.clone()));
             while self.chance.percent(70) {
                 self.pause(1000).await;
                 let commit = self.chance.percent(60);
-                let end = || Step::EndCalled {
-                    name: name.clone(),
-                    commit,
-                };
-                self.later(end());
-                let ended = self
-                    .broker
-                    .end_transaction(&topic(TRANSACTIONS), *id, Some(&name), commit)
-                    .await;
-                let name = name.clone();
-                match ended {
-                    Ok(()) => self.later(Step::Ended { name, commit }),
-                    Err(BrokerError::TransactionDecided { .. }) => {
-                        self.later(Step::Decided { name, commit });
-                    }
-                    Err(error) => self.note(Event::Note(format!("end {name}: {error}"))),
-                }
+                self.end(*id, &name, commit).await;
             }
+        }
+    }
+
+    async fn end(&self, id: TransactionId, name: &str, commit: bool) {
+        let step = |name: &str| Step::EndCalled {
+            name: name.to_owned(),
+            commit,
+        };
+        self.later(step(name));
+        let topic = topic(TRANSACTIONS);
+        let ended = self.broker.end_transaction(&topic, id, Some(name), commit);
+        let ended = self.call(ended).await;
+        let name = name.to_owned();
+        match ended {
+            None => {}
+            Some(Ok(())) => self.later(Step::Ended { name, commit }),
+            Some(Err(BrokerError::TransactionDecided { .. })) => {
+                self.later(Step::Decided { name, commit });
+            }
+            Some(Err(error)) => self.note(Event::Note(format!("end {name}: {error}"))),
+        }
+    }
+
+    /// Asks about transactions that nobody ends, as the server does; sometimes somebody knows.
+    pub(super) async fn ask(self) {
+        loop {
+            self.pause(2000).await;
+            self.ask_once().await;
+        }
+    }
+
+    async fn ask_once(&self) {
+        self.later(Step::ChecksCalled);
+        let found = match self.call(self.broker.transactions_to_check()).await {
+            None => return,
+            Some(Err(error)) => return self.note(Event::Note(format!("checks: {error}"))),
+            Some(Ok(found)) => found,
+        };
+        let mut asked = Vec::new();
+        for one in found {
+            let Some(message) = one.message else { continue };
+            let name = message.message_id;
+            self.later(Step::Asked {
+                name: name.clone(),
+                checks: one.checks,
+            });
+            asked.push(one.id);
+            if self.chance.percent(20) {
+                self.end(one.id, &name, self.chance.percent(50)).await;
+            }
+        }
+        if !asked.is_empty() {
+            // At times no producer is there.
+            let somebody = self.world.is_last || self.chance.percent(90);
+            let told = self.broker.transactions_checked(&asked, somebody);
+            let told = self.call(told).await;
+            self.note(Event::Note(format!("asked: {told:?}")));
         }
     }
 
@@ -161,13 +214,13 @@ impl Client {
                 let next = from.entry((name, queue)).or_insert(Offset(0));
                 loop {
                     let read = self.broker.read(&topic, QueueId(queue), *next, 100);
-                    let messages = match read.await {
-                        Ok((messages, end)) if !messages.is_empty() => {
+                    let messages = match self.call(read).await {
+                        Some(Ok((messages, end))) if !messages.is_empty() => {
                             *next = end;
                             messages
                         }
-                        Ok(_) => break,
-                        Err(error) => {
+                        None | Some(Ok(_)) => break,
+                        Some(Err(error)) => {
                             self.note(Event::Note(format!("read {name}: {error}")));
                             break;
                         }
@@ -179,7 +232,11 @@ impl Client {
                         }
                         self.later(Step::Came {
                             name: message.message_id,
-                            place: (message.queue, message.offset),
+                            place: Place {
+                                topic: message.topic,
+                                queue: message.queue,
+                                offset: message.offset,
+                            },
                             stored_at_ms: message.stored_at_ms,
                         });
                     }
@@ -193,10 +250,27 @@ impl Client {
         if tier {
             self.tier().await;
         }
-        self.clock.sleep(Duration::from_millis(LATE_MS)).await;
-        let deadline: Timestamp = self.clock.now();
+        let last = self.world.shared.last_due_ms.load(Ordering::Relaxed);
+        for turn in 0.. {
+            self.sleep(LAST_PAUSE_MS).await;
+            self.ask_once().await;
+            let open = match self.broker.transactions(None, 1000).await {
+                Ok(open) => open
+                    .into_iter()
+                    .filter(|one| one.next_check.is_some())
+                    .count(),
+                Err(error) => return self.broken(format!("transactions: {error}")),
+            };
+            if open == 0 && self.now() > Timestamp(last) {
+                break;
+            }
+            if turn > LAST_TURNS {
+                let now = self.now();
+                return self.broken(format!("{open} transactions are open at {now}, not {last}"));
+            }
+        }
+        self.sleep(LAST_PAUSE_MS).await;
         self.read_what_came(&mut BTreeMap::new()).await;
-        self.note(Event::Note(format!("all was due by {deadline}")));
         match self.broker.delayed(None, Default::default(), 100).await {
             Ok((waiting, None)) if waiting.is_empty() => {}
             other => self.broken(format!("something waits still: {other:?}")),

@@ -1,15 +1,19 @@
 //! Clients of an ordered topic, whose messages die after a few deliveries.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use bytes::Bytes;
+use millpond_engine::broker::poll::Consumer;
 use millpond_engine::broker::transfer::Selection;
-use millpond_engine::broker::{Group, NewTopic, TopicType};
+use millpond_engine::broker::{BrokerError, Delivery, Group, NewTopic, Receive, TopicType};
+use millpond_proto::name::{GroupName, TopicName};
+use millpond_storage::format::envelope::Envelope;
 
-use super::{
-    Broker, BrokerError, Bytes, Client, Delivery, Duration, Envelope, Event, GroupName,
-    INVISIBLE_MS, Receive, TopicName,
-};
+use crate::history::Event;
 use crate::order::{Name, Step};
+use crate::sim::INVISIBLE_MS;
+use crate::sim::client::{Client, group_name, topic_name};
 
 const TOPIC: &str = "ordered";
 const GROUP: &str = "workers";
@@ -18,32 +22,34 @@ const ATTEMPTS_MAX: u32 = 4;
 /// Message groups that a producer sends to at once.
 const MESSAGE_GROUPS: u64 = 3;
 
-/// Makes the topic and the group, as far as they are not there.
-pub(super) async fn make(broker: &Broker) -> Result<(), String> {
-    let topic = NewTopic {
-        name: topic(),
-        kind: TopicType::Fifo,
-        queues: Some(QUEUES),
-        columns: Vec::new(),
-        watermark: None,
-        primary_key: Vec::new(),
-        written_by: None,
-    };
-    let group = Group {
-        attempts_max: Some(ATTEMPTS_MAX),
-        ..Group::new(group())
-    };
-    let made = match broker.create_topic(topic).await {
-        Ok(_) | Err(BrokerError::Exists { .. }) => broker.create_group(group).await.map(|_| ()),
-        Err(error) => Err(error),
-    };
-    match made {
-        Ok(()) | Err(BrokerError::Exists { .. }) => Ok(()),
-        Err(error) => Err(format!("the ordered topic could not be made: {error:?}")),
-    }
-}
-
 impl Client {
+    /// Makes the topic and the group, as far as they are not there.
+    pub(super) async fn make_ordered(&self) -> Result<(), String> {
+        let topic = NewTopic {
+            name: topic(),
+            kind: TopicType::Fifo,
+            queues: Some(QUEUES),
+            columns: Vec::new(),
+            watermark: None,
+            primary_key: Vec::new(),
+            written_by: None,
+        };
+        let group = Group {
+            attempts_max: Some(ATTEMPTS_MAX),
+            ..Group::new(group())
+        };
+        let made = match self.broker.create_topic(topic).await {
+            Ok(_) | Err(BrokerError::Exists { .. }) => {
+                self.broker.create_group(group).await.map(|_| ())
+            }
+            Err(error) => Err(error),
+        };
+        match made {
+            Ok(()) | Err(BrokerError::Exists { .. }) => Ok(()),
+            Err(error) => Err(format!("the ordered topic could not be made: {error:?}")),
+        }
+    }
+
     /// Sends the next message of some message group once the one before was answered. A send without an
     /// answer ends its message group: whether the message exists is unknown.
     pub(super) async fn produce_in_order(self) {
@@ -54,13 +60,12 @@ impl Client {
             let index = usize::try_from(self.chance.below(MESSAGE_GROUPS)).unwrap();
             let (number, next) = groups[index];
             let name = (format!("{}.{number}", self.name), next);
-            match self
-                .broker
-                .send(&topic(), vec![message(&name)])
-                .await
-                .as_deref()
-            {
-                Ok([Ok(_)]) => {
+            let topic = topic();
+            let sent = self
+                .call(self.broker.send(&topic, vec![message(&name)]))
+                .await;
+            match sent.as_ref().map(|sent| sent.as_deref()) {
+                Some(Ok([Ok(_)])) => {
                     self.step(Step::Sent(name));
                     groups[index] = (number, next + 1);
                 }
@@ -94,7 +99,8 @@ impl Client {
                             delivery.handle,
                             invisible,
                         );
-                        self.note(Event::Note(format!("put off: {}", changed.await.is_ok())));
+                        let changed = self.call(changed).await;
+                        self.note(Event::Note(format!("put off: {changed:?}")));
                     }
                     // Forgotten: it comes back by itself, and so do those behind it.
                     _ => break,
@@ -106,13 +112,13 @@ impl Client {
     /// Receives and acknowledges until nothing came for longer than anything may stay invisible, and
     /// reads the dead letters.
     pub(super) async fn drain_in_order(&self) {
-        let mut quiet_since = self.clock.now();
-        while self.clock.now().since(quiet_since) < Duration::from_millis(2 * INVISIBLE_MS.1) {
+        let mut quiet_since = self.now();
+        while self.now().since(quiet_since) < Duration::from_millis(8 * INVISIBLE_MS.1) {
             let Some(deliveries) = self.receive_in_order(16, 10_000).await else {
                 return self.broken("workers can not receive from a healed broker".to_owned());
             };
             for delivery in deliveries {
-                quiet_since = self.clock.now();
+                quiet_since = self.now();
                 self.ack_in_order(delivery).await;
             }
         }
@@ -142,8 +148,7 @@ impl Client {
 
     async fn receive_in_order(&self, limit: usize, poll_ms: u64) -> Option<Vec<Delivery>> {
         let (least, most) = INVISIBLE_MS;
-        let call = self.world.calls.fetch_add(1, Ordering::Relaxed);
-        self.step(Step::Polled { call });
+        let call = self.world.shared.calls.fetch_add(1, Ordering::Relaxed);
         let receive = Receive {
             group: group(),
             topic: topic(),
@@ -151,13 +156,44 @@ impl Client {
             invisible: Duration::from_millis(least + self.chance.below(most - least)),
             poll: Duration::from_millis(poll_ms),
         };
-        let deliveries = match self.broker.receive(receive).await {
+        let consumer = Consumer {
+            id: self.name.to_string(),
+            attempt_id: Some(format!("{}/{call}", self.name)),
+            ..Consumer::default()
+        };
+        let poll = || async {
+            let batch = self.broker.receive_as(receive.clone(), &consumer).await;
+            batch.map(|batch| batch.take())
+        };
+        // An answer that is lost and was seen by us alone: who asks again gets the same.
+        let lost = if !self.world.is_last && self.chance.percent(3) {
+            self.world.history.count();
+            poll().await.ok()
+        } else {
+            None
+        };
+        self.step(Step::Polled { call });
+        let deliveries = match self.call(poll()).await? {
             Ok(deliveries) => deliveries,
             Err(error) => {
                 self.note(Event::Note(format!("receive in order: {error}")));
                 return None;
             }
         };
+        // In any order of the queues, but in order within each message group.
+        let names = |these: &[Delivery]| -> Vec<Name> {
+            let mut names: Vec<Name> = these.iter().map(|one| name_of(&one.envelope)).collect();
+            names.sort_by(|one, other| one.0.cmp(&other.0));
+            names
+        };
+        if let Some(lost) = lost.filter(|lost| !lost.is_empty())
+            && names(&lost) != names(&deliveries)
+        {
+            let (lost, found) = (names(&lost), names(&deliveries));
+            self.broken(format!(
+                "an attempt got {lost:?}, and asked again {found:?}"
+            ));
+        }
         for delivery in &deliveries {
             if delivery.attempt > ATTEMPTS_MAX {
                 self.broken(format!("attempt {} of {ATTEMPTS_MAX}", delivery.attempt));
@@ -175,13 +211,10 @@ impl Client {
         let name = name_of(&delivery.envelope);
         self.step(Step::GivenBack(name.clone()));
         let handles = vec![delivery.handle];
-        match self
-            .broker
-            .ack(&group(), &topic(), handles)
-            .await
-            .as_deref()
-        {
-            Ok([Ok(())]) => self.step(Step::Acked(name)),
+        let (group, topic) = (group(), topic());
+        let acked = self.call(self.broker.ack(&group, &topic, handles)).await;
+        match acked.as_ref().map(|acked| acked.as_deref()) {
+            Some(Ok([Ok(())])) => self.step(Step::Acked(name)),
             other => self.note(Event::Note(format!("ack {name:?}: {other:?}"))),
         }
     }
@@ -193,19 +226,20 @@ impl Client {
         let forwarded = self
             .broker
             .forward_to_dead_letters(&group, &topic, delivery.handle);
-        match forwarded.await {
-            Ok(()) => self.step(Step::Forwarded(name)),
-            Err(error) => self.note(Event::Note(format!("forward {name:?}: {error}"))),
+        match self.call(forwarded).await {
+            None => {}
+            Some(Ok(())) => self.step(Step::Forwarded(name)),
+            Some(Err(error)) => self.note(Event::Note(format!("forward {name:?}: {error}"))),
         }
     }
 }
 
 fn topic() -> TopicName {
-    TopicName::new(TOPIC).unwrap()
+    topic_name(TOPIC)
 }
 
 fn group() -> GroupName {
-    GroupName::new(GROUP).unwrap()
+    group_name(GROUP)
 }
 
 fn message(name: &Name) -> Envelope {
