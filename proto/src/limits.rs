@@ -19,8 +19,8 @@ pub const MESSAGE_GROUP_BYTES_MAX: usize = 63;
 pub const LITE_TOPIC_BYTES_MAX: usize = 64;
 /// Longest message id.
 pub const MESSAGE_ID_BYTES_MAX: usize = 255;
-/// How many messages without a key a send puts into one queue before the next queue has its turn.
-pub const TURN_MESSAGES: usize = 64;
+/// How many messages without a key go to one queue, of one send or of several, before the next queue has its turn.
+pub const TURN_MESSAGES: u32 = 64;
 /// Longest id of an idempotent producer.
 pub const PRODUCER_ID_BYTES_MAX: usize = 64;
 /// Messages of an idempotent producer that are remembered per queue: what is sent again later than that is

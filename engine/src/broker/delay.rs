@@ -5,7 +5,6 @@
 //! the message that lies there, so that nobody recalls what somebody else has sent.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -21,7 +20,6 @@ use prost::Message as _;
 
 use crate::broker::compaction::check_keys;
 use crate::broker::incarnation::Incarnation;
-use crate::broker::record::TopicRecord;
 use crate::broker::request::{Reason, Reply, Request};
 use crate::broker::shelf::{Address, Spot, address, address_of, shelf_topic, unshelved};
 use crate::broker::state::shelving::{Buckets, DelayedFrom, Recall, Shelve};
@@ -143,9 +141,13 @@ impl Broker {
         check_keys(&record, &messages)?;
         let incarnation = self.incarnation()?;
         let count = messages.len();
+        let mut turns = self.turns(count);
         let mut by_shard: BTreeMap<ShardId, (Vec<Routed>, Shelve)> = BTreeMap::new();
         for (index, mut message) in messages.into_iter().enumerate() {
-            let queue = self.queue_for(&record, &message);
+            let queue = match &message.key {
+                Some(key) => queue_of(key, record.queues).0,
+                None => turns.next() % record.queues,
+            };
             let check_after_ms = half.as_ref().and_then(|after| after.get(index)).copied();
             let to = Address {
                 topic: record.id,
@@ -187,13 +189,6 @@ impl Broker {
         }
         let answered = |result: Option<_>| result.unwrap_or(Err(BrokerError::Confused("shelve")));
         Ok(results.into_iter().map(answered).collect())
-    }
-
-    fn queue_for(&self, topic: &TopicRecord, message: &Envelope) -> u32 {
-        match &message.key {
-            Some(key) => queue_of(key, topic.queues).0,
-            None => self.turn.fetch_add(1, Ordering::Relaxed) % topic.queues,
-        }
     }
 
     /// Takes back a message before its time and answers its id; asking again answers the same. Durable:

@@ -24,8 +24,7 @@ use crate::broker::{Broker, BrokerError, ReceiptHandle, Sent};
 impl Broker {
     /// Stores messages of producers; topic, queue, offset and store time of the envelopes are filled in
     /// here. One result per message, in order; an answer of `Ok` is durable. Messages with a `key` go to
-    /// the key's queue; others take turns, up to [`limits::TURN_MESSAGES`] of a call together, so that a
-    /// batch stays in order and is one append.
+    /// the key's queue; the queues take turns with the others ([`Broker::turns`]).
     ///
     /// # Errors
     /// [`BrokerError`] when none of them could be stored.
@@ -45,6 +44,19 @@ impl Broker {
         self.store(&record, messages).await
     }
 
+    /// The turns of a call's messages that have no key.
+    ///
+    /// A queue has its turn for [`limits::TURN_MESSAGES`], of as many calls as they come in: what is sent at the
+    /// same time meets in one shard, which makes one append of it and wakes once. Those of one call stay
+    /// together up to that number, so that a batch is in order.
+    pub(super) fn turns(&self, count: usize) -> Turns {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        Turns {
+            first: self.turn.fetch_add(count, Ordering::Relaxed),
+            given: 0,
+        }
+    }
+
     /// Stores messages in a topic, whoever writes it.
     pub(super) async fn store(
         &self,
@@ -54,21 +66,13 @@ impl Broker {
         check_keys(topic, &messages)?;
         let incarnation = self.incarnation()?;
         let count = messages.len();
-        let mut turn = 0;
-        let mut in_turn = limits::TURN_MESSAGES;
+        let mut turns = self.turns(count);
         let mut by_shard: BTreeMap<ShardId, (Vec<usize>, Send)> = BTreeMap::new();
         for (index, mut message) in messages.into_iter().enumerate() {
             let queue = match (&message.key, placing_key(&message)) {
                 (Some(key), _) => queue_of(key, topic.queues),
                 (None, Some(key)) => queue_of(&key, topic.queues),
-                (None, None) => {
-                    if in_turn == limits::TURN_MESSAGES {
-                        turn = self.turn.fetch_add(1, Ordering::Relaxed);
-                        in_turn = 0;
-                    }
-                    in_turn += 1;
-                    QueueId(turn % topic.queues)
-                }
+                (None, None) => QueueId(turns.next() % topic.queues),
             };
             message.topic = topic.id;
             message.queue = queue.0;
@@ -256,6 +260,22 @@ impl Broker {
     }
 }
 
+/// Gives out turns, see [`Broker::turns`].
+#[derive(Debug)]
+pub(super) struct Turns {
+    first: u32,
+    given: u32,
+}
+
+impl Turns {
+    /// The turn of the next message.
+    pub(super) fn next(&mut self) -> u32 {
+        let run = self.given / limits::TURN_MESSAGES;
+        self.given += 1;
+        (self.first / limits::TURN_MESSAGES).wrapping_add(run)
+    }
+}
+
 /// What the answer to one message needs of it.
 struct Asked {
     queue: u32,
@@ -297,5 +317,25 @@ fn other_topic() -> BrokerError {
 fn expired() -> BrokerError {
     BrokerError::InvalidHandle {
         why: "its invisible time is over or it was replaced by a newer one",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_has_its_turn_for_a_while_and_a_batch_stays_together() {
+        let turns = |first, count: usize| {
+            let mut turns = Turns { first, given: 0 };
+            (0..count).map(|_| turns.next()).collect::<Vec<_>>()
+        };
+        assert_eq!(turns(0, 1), [0]);
+        assert_eq!(turns(63, 1), [0]);
+        assert_eq!(turns(64, 1), [1]);
+        assert_eq!(turns(40, 64), vec![0; 64], "a batch is not torn");
+        assert_eq!(turns(64, 130)[63..66], [1, 2, 2]);
+        assert_eq!(turns(64, 130)[127..], [2, 3, 3]);
+        assert_eq!(turns(u32::MAX, 65)[64], u32::MAX / 64 + 1);
     }
 }

@@ -252,7 +252,7 @@ impl Producers {
 pub fn placing_key(message: &Envelope) -> Option<Vec<u8>> {
     let (producer, sequence) = (message.producer_id.as_ref()?, message.producer_sequence?);
     let mut key = producer.clone().into_bytes();
-    let turn = sequence / limits::TURN_MESSAGES as u64;
+    let turn = sequence / u64::from(limits::TURN_MESSAGES);
     key.extend_from_slice(&turn.to_le_bytes());
     Some(key)
 }

@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -126,6 +127,20 @@ async fn done(errand: &mut Option<Errand>) -> Outcome {
     }
 }
 
+/// Lets tasks that are ready run before the caller goes on.
+async fn others_first() {
+    let mut went = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut went, true) {
+            return Poll::Ready(());
+        }
+        // Woken by itself a task queues up behind the others; a task that another one wakes may overtake them.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// What is done once a group is durable.
 struct Settled {
     replies: Vec<(Reply, oneshot::Sender<Result<Reply, AppendError>>)>,
@@ -201,13 +216,15 @@ impl Shard {
         }
     }
 
-    /// Decides on a call and those that wait behind it, and hands the records down.
+    /// Decides on a call and those that wait behind it, and hands the records down. Whoever is about to ask
+    /// goes first: what they ask is then one group, with one append and one way back.
     async fn serve(
         &mut self,
         call: Call,
         calls: &mut mpsc::Receiver<Call>,
         in_flight: &mut InFlight,
     ) -> Result<(), AppendError> {
+        others_first().await;
         let (records, settled) = self.decide_group(call, calls);
         if records.is_empty() && !settled.wants_position {
             // What the answers rest on is durable once all before them is: they wait for that and need no
