@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -112,8 +112,13 @@ impl Cut {
 }
 
 /// A connection ready to be served.
+///
+/// Answers that become ready together leave together: at the first write of a burst the connection lets other
+/// tasks go first, whose answers then share a system call and a packet with the first one's.
 pub struct Connection {
     io: Box<dyn Duplex>,
+    /// Whether others had their turn since the last flush.
+    gathered: bool,
     peer: Peer,
     cut: Cut,
     reader: Arc<AtomicWaker>,
@@ -133,6 +138,15 @@ impl Connection {
     #[must_use]
     pub fn peer(&self) -> Peer {
         self.peer
+    }
+
+    /// Whether what is to be written may go; the first time after a flush others go first.
+    fn gather(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.gathered, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -165,10 +179,12 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.gather(cx));
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.gathered = false;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -181,6 +197,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.gather(cx));
         Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
     }
 
@@ -271,6 +288,7 @@ impl Door {
             match opened {
                 Some(Ok((io, peer))) => Some(Connection {
                     io,
+                    gathered: false,
                     peer,
                     reader: cut.reader(),
                     cut,
