@@ -1,0 +1,59 @@
+//! Whole-system load over the wire: durable sends, pops with acks, and bounded queries.
+//!
+//! The server is the built binary in a process of its own, so its CPU time is told apart from the
+//! clients'. Figures are ratios against something measured in the same run, or CPU time per unit, since
+//! machines are shared and noisy: a send against a bare tonic service that echoes as many bytes over as many
+//! connections, a rate against raw writes. Build the server first:
+//!
+//! ```console
+//! $ cargo build --release && cargo bench -p millpond-tests --bench load
+//! ```
+//!
+//! `-- messages` or `-- queries` runs a part.
+
+#![expect(clippy::unwrap_used, reason = "a bench that fails ends")]
+
+mod echo;
+mod measure;
+mod messages;
+mod queries;
+
+use millpond_tests::harness::{Folder, Server};
+
+use crate::echo::Echo;
+use crate::measure::{raw_writes, say};
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let has = |word: &str| words.iter().any(|given| given == word);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    if has(echo::WORD) {
+        return runtime.block_on(echo::serve());
+    }
+    let all = !has("messages") && !has("queries");
+    runtime.block_on(run(all || has("messages"), all || has("queries")));
+}
+
+/// Each part has a server of its own, whose log stays too small to be moved into Parquet meanwhile.
+async fn run(messages: bool, queries: bool) {
+    if messages {
+        let raw = raw_writes(&Folder::new());
+        say(&format!("raw 64 KiB write + fdatasync: {raw:.0} a second"));
+        on_a_server(async |server| messages::sends(server, &Echo::start(), raw).await).await;
+        on_a_server(messages::batches).await;
+        on_a_server(messages::pops).await;
+    }
+    if queries {
+        on_a_server(queries::run).await;
+    }
+}
+
+async fn on_a_server(part: impl AsyncFnOnce(&Server)) {
+    let folder = Folder::new();
+    let server = folder.serve();
+    part(&server).await;
+    assert!(server.stop());
+}
