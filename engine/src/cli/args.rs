@@ -74,11 +74,32 @@ pub enum Command {
     #[command(subcommand)]
     Storage(StorageCommand),
     /// Put load on the server and tell throughput, latency and CPU time.
-    #[command(subcommand)]
-    Bench(BenchCommand),
+    Bench(Bench),
 }
 
 /// `millpond bench …`.
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = "\
+Of a workload file these are obeyed: name, topics, partitionsPerTopic, keyDistributor, messageSize, payloadFile,
+useRandomizedPayloads, randomBytesRatio, randomizedPayloadPoolSize, subscriptionsPerTopic,
+consumerPerSubscription, producersPerTopic, producerRate (0: as fast as the producers can),
+testDurationMinutes, warmupDurationMinutes. Whatever else is in it is refused by its name.
+
+Example: millpond bench --workload 1-topic-16-partitions-1kb.yaml --output json")]
+pub struct Bench {
+    /// A workload file of the OpenMessaging Benchmark to run, over topics of its own.
+    #[arg(long, value_name = "FILE.yaml", required = true)]
+    pub workload: Option<PathBuf>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+    /// What else to run.
+    #[command(subcommand)]
+    pub command: Option<BenchCommand>,
+}
+
+/// A load by hand.
 #[derive(Clone, Debug, Subcommand)]
 pub enum BenchCommand {
     /// Send durable messages.

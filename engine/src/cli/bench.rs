@@ -7,19 +7,24 @@
 
 pub mod load;
 pub mod measure;
+pub mod plan;
+pub mod workload;
 
 use std::time::Duration;
 
 use millpond_proto::chance::{Chance as _, Entropy};
 use millpond_proto::client::{Admin, Client};
 use millpond_proto::limits;
+use millpond_proto::time::{Clock as _, SystemClock};
 use millpond_proto::wire::admin::CreateTopicRequest;
 
-use crate::cli::args::{BenchArgs, BenchCommand};
+use crate::cli::args::{Bench, BenchCommand};
 use crate::cli::bench::load::Load;
 use crate::cli::bench::measure::Measured;
+use crate::cli::bench::plan::Plan;
+use crate::cli::bench::workload::Workload;
 use crate::cli::error::CliError;
-use crate::cli::output::{Cell, Table};
+use crate::cli::output::{Cell, Format, Table};
 use crate::cli::run::Terminal;
 
 /// Does a command about load.
@@ -27,6 +32,24 @@ use crate::cli::run::Terminal;
 /// # Errors
 /// [`CliError`].
 pub async fn run(
+    client: &Client,
+    command: &Bench,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    match (&command.workload, &command.command) {
+        (Some(path), _) => {
+            let workload = Workload::read(path)?;
+            run_workload(client, workload, command.output, terminal).await
+        }
+        (None, Some(command)) => run_command(client, command, terminal).await,
+        (None, None) => Err(CliError::Usage {
+            what: "there is no load to put on the server".to_owned(),
+            help: "millpond bench produce, or millpond bench --workload FILE.yaml".to_owned(),
+        }),
+    }
+}
+
+async fn run_command(
     client: &Client,
     command: &BenchCommand,
     terminal: &mut Terminal<'_>,
@@ -48,48 +71,115 @@ pub async fn run(
     let admin = Admin::new(client);
     let own = match &args.topic {
         Some(_) => None,
-        None => Some(new_topic(&admin, args).await?),
+        None => {
+            let name = format!("bench-{:016x}", Entropy.next_u64());
+            create(&admin, &name, args.queues).await?;
+            Some(name)
+        }
     };
-    let topic = args.topic.clone().or_else(|| own.clone());
-    let load = Load::new(client, args, &topic.unwrap_or_default());
-    let before = admin.describe_server().await?;
+    let topic = args.topic.as_ref().or(own.as_ref());
+    let load = Load::new(client, Plan::of(args, topic.map_or("", String::as_str)));
+    let before = cpu(&admin).await?;
     let measured = match command {
         BenchCommand::Produce(_) => load.produce().await,
         BenchCommand::Consume(_) => load.consume().await,
         BenchCommand::E2e(_) => load.end_to_end().await,
     };
-    let after = admin.describe_server().await;
+    let after = cpu(&admin).await;
     if let Some(own) = own {
         admin.delete_topic(&own).await?;
     }
-    let cpu = Duration::from_millis(after?.cpu_ms.saturating_sub(before.cpu_ms));
-    let measured = measured?;
-    report(&measured, cpu)
-        .print(args.output, terminal.out)
+    tell(
+        &measured?,
+        after?.saturating_sub(before),
+        args.output,
+        terminal,
+    )
+}
+
+/// Runs a workload over topics and groups that are made for it and deleted behind it.
+async fn run_workload(
+    client: &Client,
+    workload: Workload,
+    output: Format,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let admin = Admin::new(client);
+    let plan = workload.plan;
+    terminal.say(&format!(
+        "{}: {} topics, {} producers, {} consumers; {} s before anything counts, then {} s",
+        workload.name,
+        plan.topics.len(),
+        plan.all_producers(),
+        plan.all_consumers(),
+        plan.warm_up.as_secs(),
+        plan.time.as_secs(),
+    ))?;
+    let ran = async {
+        for topic in &plan.topics {
+            create(&admin, topic, workload.queues).await?;
+        }
+        let load = Load::new(client, plan.clone());
+        let measured = async {
+            match plan.groups.is_empty() {
+                true => load.produce().await,
+                false => load.end_to_end().await,
+            }
+        };
+        let before = async {
+            SystemClock.sleep(plan.warm_up).await;
+            cpu(&admin).await
+        };
+        let (measured, before) = tokio::join!(measured, before);
+        let after = cpu(&admin).await?;
+        Ok::<_, CliError>((measured?, after.saturating_sub(before?)))
+    };
+    let ran = ran.await;
+    for topic in &plan.topics {
+        let _ = admin.delete_topic(topic).await;
+    }
+    for group in &plan.groups {
+        let _ = admin.delete_group(group).await;
+    }
+    let (measured, cpu) = ran?;
+    tell(&measured, cpu, output, terminal)
+}
+
+/// CPU time that the server has used.
+async fn cpu(admin: &Admin) -> Result<Duration, CliError> {
+    Ok(Duration::from_millis(admin.describe_server().await?.cpu_ms))
+}
+
+fn tell(
+    measured: &[(&'static str, Measured)],
+    cpu: Duration,
+    output: Format,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    report(measured, cpu)
+        .print(output, terminal.out)
         .map_err(CliError::output)?;
     let errors: u64 = measured.iter().map(|(_, measured)| measured.errors).sum();
     if errors > 0 {
+        let mut first = measured.iter();
+        let first = first.find_map(|(_, measured)| measured.first_error.as_deref());
         terminal.say(&format!(
             "{errors} calls were refused or failed; the first one: {}",
-            measured
-                .iter()
-                .find_map(|(_, measured)| measured.first_error.as_deref())
-                .unwrap_or("not known")
+            first.unwrap_or("not known")
         ))?;
     }
     Ok(())
 }
 
-async fn new_topic(admin: &Admin, args: &BenchArgs) -> Result<String, CliError> {
-    let name = format!("bench-{:016x}", Entropy.next_u64());
+async fn create(admin: &Admin, name: &str, queues: u32) -> Result<(), CliError> {
     admin
         .create_topic(CreateTopicRequest {
-            name: name.clone(),
-            queues: args.queues,
+            name: name.to_owned(),
+            queues,
             ..CreateTopicRequest::default()
         })
         .await?;
-    Ok(name)
+    Ok(())
 }
 
 /// One row per thing measured. The server's CPU time is told per message of the first row: what the server did

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::join_all;
 use millpond_proto::client::{Client, OutgoingMessage, Producer, SimpleConsumer};
 use millpond_proto::limits;
@@ -12,8 +11,8 @@ use millpond_proto::task::{Lane, Runtimes, Spawn as _, Task};
 use millpond_proto::time::{Clock as _, Stopwatch, SystemClock};
 use tokio::sync::oneshot;
 
-use crate::cli::args::BenchArgs;
 use crate::cli::bench::measure::Measured;
+use crate::cli::bench::plan::Plan;
 use crate::cli::error::CliError;
 
 /// Workers that share a connection: enough to fill it, few enough not to wait for it.
@@ -22,8 +21,6 @@ const WORKERS_PER_CONNECTION: usize = 16;
 const INVISIBLE: Duration = Duration::from_secs(60);
 /// How long a consumer waits before it looks whether the run is over.
 const POLL: Duration = Duration::from_millis(500);
-/// Bytes at the start of a body that tell when its message was due, in microseconds of the run.
-const STAMP_BYTES: usize = 8;
 
 /// One run.
 #[derive(Debug)]
@@ -34,19 +31,15 @@ pub struct Load {
 
 #[derive(Debug)]
 struct Run {
-    topic: String,
-    group: String,
-    args: BenchArgs,
+    plan: Plan,
     time: Stopwatch,
     /// Messages on the timetable so far.
     taken: AtomicU64,
     /// Messages that are stored.
     sent: AtomicU64,
-    /// Messages that are acknowledged.
+    /// Messages that are acknowledged, by any group.
     consumed: AtomicU64,
     producing: AtomicBool,
-    /// Whether what is consumed was produced by this run.
-    stamped: bool,
 }
 
 type Rows = Vec<(&'static str, Measured)>;
@@ -54,26 +47,21 @@ type Rows = Vec<(&'static str, Measured)>;
 impl Load {
     /// A run that starts now, with connections of its own to the client's server.
     #[must_use]
-    pub fn new(client: &Client, args: &BenchArgs, topic: &str) -> Self {
-        let connections = args
-            .producers
-            .max(args.consumers)
-            .div_ceil(WORKERS_PER_CONNECTION);
+    pub fn new(client: &Client, plan: Plan) -> Self {
+        let workers = plan.all_producers().max(plan.all_consumers());
+        let connections = workers.div_ceil(WORKERS_PER_CONNECTION);
         let clients = (1..connections)
             .filter_map(|_| Client::connect(client.address()).ok())
             .chain([client.clone()])
             .collect();
         Self {
             run: Arc::new(Run {
-                topic: topic.to_owned(),
-                group: args.group.clone(),
-                args: args.clone(),
+                plan,
                 time: Stopwatch::start(),
                 taken: AtomicU64::new(0),
                 sent: AtomicU64::new(0),
                 consumed: AtomicU64::new(0),
                 producing: AtomicBool::new(true),
-                stamped: args.topic.is_none(),
             }),
             clients,
         }
@@ -85,7 +73,7 @@ impl Load {
     /// [`CliError`] when a worker was lost.
     pub async fn produce(self) -> Result<Rows, CliError> {
         let workers = self.producers();
-        Ok(vec![("produce", gather(workers).await?)])
+        Ok(vec![("produce", self.gather(workers).await?)])
     }
 
     /// Pops and acknowledges what there is until nothing comes or the time is over.
@@ -95,7 +83,7 @@ impl Load {
     pub async fn consume(self) -> Result<Rows, CliError> {
         self.run.producing.store(false, Ordering::Relaxed);
         let workers = self.consumers();
-        Ok(vec![("pop and ack", gather(workers).await?)])
+        Ok(vec![("pop and ack", self.gather(workers).await?)])
     }
 
     /// Both at once; a message's way counts from when it was due to when it was received.
@@ -106,29 +94,35 @@ impl Load {
         let consumers = self.consumers();
         let producers = self.producers();
         let produced = async {
-            let produced = gather(producers).await;
+            let produced = self.gather(producers).await;
             self.run.producing.store(false, Ordering::Relaxed);
             produced
         };
-        let (produced, consumed) = tokio::join!(produced, gather(consumers));
+        let (produced, consumed) = tokio::join!(produced, self.gather(consumers));
         Ok(vec![("produce", produced?), ("end to end", consumed?)])
     }
 
     fn producers(&self) -> Vec<Worker> {
-        (0..self.run.args.producers)
+        (0..self.run.plan.all_producers())
             .map(|number| {
                 let producer = Producer::new(self.client(number));
                 let run = Arc::clone(&self.run);
-                Worker::start(async move { run.produce(&producer).await })
+                Worker::start(async move { run.produce(&producer, number).await })
             })
             .collect()
     }
 
     fn consumers(&self) -> Vec<Worker> {
-        (0..self.run.args.consumers)
-            .map(|number| {
-                let client = self.client(number);
-                let consumer = SimpleConsumer::new(client, &self.run.group, &self.run.topic);
+        let plan = &self.run.plan;
+        let names = plan.topics.iter().flat_map(|topic| {
+            let groups = plan.groups.iter();
+            groups.map(move |group| (topic, group))
+        });
+        let workers = names.flat_map(|names| std::iter::repeat_n(names, plan.consumers));
+        workers
+            .enumerate()
+            .map(|(number, (topic, group))| {
+                let consumer = SimpleConsumer::new(self.client(number), group, topic);
                 let run = Arc::clone(&self.run);
                 Worker::start(async move { run.consume(&consumer).await })
             })
@@ -138,24 +132,43 @@ impl Load {
     fn client(&self, worker: usize) -> &Client {
         &self.clients[worker % self.clients.len()]
     }
+
+    /// What the workers saw once they have ended; the time before anything counted is not in it.
+    async fn gather(&self, workers: Vec<Worker>) -> Result<Measured, CliError> {
+        let mut all = gather(workers).await?;
+        all.elapsed = all.elapsed.saturating_sub(self.run.plan.warm_up);
+        Ok(all)
+    }
 }
 
 impl Run {
-    async fn produce(&self, producer: &Producer) -> Measured {
+    async fn produce(&self, producer: &Producer, worker: usize) -> Measured {
+        let plan = &self.plan;
+        let topic = &plan.topics[worker % plan.topics.len()];
         let mut measured = Measured::default();
-        while let Some(due) = self.next_due().await {
-            let messages = (0..self.args.batch).map(|_| OutgoingMessage::new(self.body(due)));
-            let count = self.args.batch as u64;
-            match producer.send_batch(&self.topic, messages.collect()).await {
+        while let Some((number, due)) = self.next_due().await {
+            let messages = (number..number + plan.batch as u64).map(|number| OutgoingMessage {
+                key: plan.keys.of(number),
+                ..OutgoingMessage::new(plan.body(number, due))
+            });
+            let messages: Vec<_> = messages.collect();
+            let sizes: Vec<u64> = messages
+                .iter()
+                .map(|message| message.body.len() as u64)
+                .collect();
+            let counts = due >= plan.warm_up;
+            match producer.send_batch(topic, messages).await {
                 Ok(entries) => {
                     let latency = self.time.elapsed().saturating_sub(due);
-                    let stored = entries.iter().filter(|entry| entry.is_ok()).count() as u64;
-                    measured.record(stored, stored * self.body_bytes() as u64, latency);
-                    self.sent.fetch_add(stored, Ordering::Relaxed);
-                    for error in entries.iter().filter_map(|entry| entry.as_ref().err()) {
-                        measured.fail(error);
+                    for (entry, size) in entries.iter().zip(sizes) {
+                        match entry {
+                            Ok(_) if counts => measured.record(1, size, latency),
+                            Ok(_) => {}
+                            Err(error) => measured.fail(error),
+                        }
                     }
-                    debug_assert!(stored <= count);
+                    let stored = entries.iter().filter(|entry| entry.is_ok()).count() as u64;
+                    self.sent.fetch_add(stored, Ordering::Relaxed);
                 }
                 Err(error) => measured.fail(&error),
             }
@@ -164,16 +177,16 @@ impl Run {
         measured
     }
 
-    /// Waits for the time of the next batch on the timetable; `None` when the run is over.
-    async fn next_due(&self) -> Option<Duration> {
-        let end = Duration::from_secs(self.args.seconds);
-        let Some(rate) = self.args.rate else {
+    /// Waits for the time of the next batch on the timetable, and tells the number of its first message; `None`
+    /// when the run is over.
+    async fn next_due(&self) -> Option<(u64, Duration)> {
+        let end = self.plan.end();
+        let count = self.plan.batch as u64;
+        let number = self.taken.fetch_add(count, Ordering::Relaxed);
+        let Some(rate) = self.plan.rate else {
             let now = self.time.elapsed();
-            return (now < end).then_some(now);
+            return (now < end).then_some((number, now));
         };
-        let number = self
-            .taken
-            .fetch_add(self.args.batch as u64, Ordering::Relaxed);
         let due = Duration::from_secs_f64(number as f64 / f64::from(rate));
         if due >= end {
             return None;
@@ -182,22 +195,24 @@ impl Run {
         if !wait.is_zero() {
             SystemClock.sleep(wait).await;
         }
-        Some(due)
+        Some((number, due))
     }
 
     async fn consume(&self, consumer: &SimpleConsumer) -> Measured {
         let mut measured = Measured::default();
-        let end = Duration::from_secs(self.args.seconds);
+        let end = self.plan.end();
+        let groups = self.plan.groups.len() as u64;
         loop {
             let asked = self.time.elapsed();
             let producing = self.producing.load(Ordering::Relaxed);
             let drained = !producing
-                && self.consumed.load(Ordering::Relaxed) >= self.sent.load(Ordering::Relaxed)
+                && self.consumed.load(Ordering::Relaxed)
+                    >= groups * self.sent.load(Ordering::Relaxed)
                 && self.sent.load(Ordering::Relaxed) > 0;
             if drained {
                 return measured;
             }
-            let batch = self.args.receive.min(limits::RECEIVE_BATCH_MAX);
+            let batch = self.plan.receive.min(limits::RECEIVE_BATCH_MAX);
             let messages = match consumer.receive(batch, INVISIBLE, POLL).await {
                 Ok(messages) => messages,
                 Err(error) => {
@@ -221,11 +236,13 @@ impl Run {
                     for (message, entry) in messages.iter().zip(&entries) {
                         match entry {
                             Ok(()) => {
-                                let due = producing_stamp(&message.body, self.stamped);
+                                let due = self.plan.due(&message.body);
                                 let latency = due.map_or(now.saturating_sub(asked), |due| {
                                     received.saturating_sub(due)
                                 });
-                                measured.record(1, message.body.len() as u64, latency);
+                                if due.is_none_or(|due| due >= self.plan.warm_up) {
+                                    measured.record(1, message.body.len() as u64, latency);
+                                }
                                 self.consumed.fetch_add(1, Ordering::Relaxed);
                             }
                             Err(error) => measured.fail(error),
@@ -240,23 +257,6 @@ impl Run {
             }
         }
     }
-
-    fn body_bytes(&self) -> usize {
-        self.args.size.max(STAMP_BYTES)
-    }
-
-    fn body(&self, due: Duration) -> Bytes {
-        let mut body = vec![b'x'; self.body_bytes()];
-        let us = u64::try_from(due.as_micros()).unwrap_or(u64::MAX);
-        body[..STAMP_BYTES].copy_from_slice(&us.to_le_bytes());
-        body.into()
-    }
-}
-
-/// When the message was due, if this run sent it.
-fn producing_stamp(body: &Bytes, stamped: bool) -> Option<Duration> {
-    let stamp: [u8; STAMP_BYTES] = body.get(..STAMP_BYTES)?.try_into().ok()?;
-    stamped.then(|| Duration::from_micros(u64::from_le_bytes(stamp)))
 }
 
 /// A worker on any thread, and where its figures come out.
