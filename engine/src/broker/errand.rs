@@ -1,12 +1,14 @@
 //! What a shard's owner has others do for its shelf: reading what is due, and loading what is soon due.
 //!
 //! An errand reads and changes nothing; what comes of it the owner decides on like on any request. Work that
-//! may wait for a disk runs on the background lane.
+//! may wait for a disk runs on the background lane. What has left the log is read in one go through its files, and
+//! what is due next with it ([`super::ahead`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array as _, AsArray as _};
+use arrow::array::{Array as _, AsArray as _, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int64Type, TimestampMillisecondType};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -14,10 +16,11 @@ use millpond_proto::message::{Offset, QueueId, ShardId, TopicId};
 use millpond_proto::task::{Lane, Spawn};
 use millpond_proto::time::Timestamp;
 use millpond_storage::error::ReadError;
-use millpond_storage::format::envelope::Envelope;
+use millpond_storage::format::envelope::{self, Envelope};
 use millpond_storage::log::{ReadLimit, Storage};
 use tokio::sync::oneshot;
 
+use crate::broker::ahead::Lot;
 use crate::broker::catalog::Catalog;
 use crate::broker::shelf::{Spot, shelf_topic, unshelved};
 use crate::broker::state::shelving::Fire;
@@ -25,7 +28,7 @@ use crate::broker::state::shelving::Fire;
 /// Messages that are fired together.
 pub const FIRE_MESSAGES: usize = 512;
 /// Bytes of bodies that are fired together, but for a single message.
-const FIRE_BYTES: usize = 1024 * 1024;
+pub const FIRE_BYTES: usize = 1024 * 1024;
 /// Messages that are looked at together at first: a look holds all their bodies, however large.
 const LOOK_MESSAGES: usize = 16;
 /// Bytes of bodies after which a later, larger look ends.
@@ -36,8 +39,8 @@ const GAP_MAX: u64 = 8;
 /// What came of an errand.
 #[derive(Debug)]
 pub enum Outcome {
-    /// These may be fired.
-    Fire(Fire),
+    /// These may be fired; and what was read ahead, when files had to be looked into.
+    Fire(Fire, Option<Lot>),
     /// A bucket was read.
     Loaded {
         /// Which.
@@ -49,6 +52,93 @@ pub enum Outcome {
     },
     /// Nothing could be read now; a bucket, when one was to be loaded.
     Failed(Option<u32>),
+}
+
+/// Messages that are due.
+#[derive(Debug, Default)]
+pub struct Due {
+    /// Which, the earliest first.
+    pub messages: Vec<(Timestamp, Spot)>,
+    /// Those of them that were read before.
+    pub known: BTreeMap<Spot, Envelope>,
+    /// What to read ahead, when some of them lie in files.
+    pub ahead: Option<Ahead>,
+}
+
+/// What is to be read ahead.
+#[derive(Debug)]
+pub struct Ahead {
+    /// Where it goes.
+    pub lot: Lot,
+    /// What is due next, the earliest first.
+    pub next: Vec<(Timestamp, Spot)>,
+}
+
+impl Due {
+    /// What of it may be fired when all of it is known.
+    fn ready(mut self, catalog: &Catalog) -> Fire {
+        let mut firing = Firing::default();
+        for &(at, spot) in &self.messages {
+            let Some(message) = self.known.remove(&spot) else {
+                break;
+            };
+            if !firing.add(at, spot, Some(message), catalog) {
+                break;
+            }
+        }
+        firing.fire
+    }
+}
+
+/// What is fired together, as it is put together.
+#[derive(Default)]
+struct Firing {
+    fire: Fire,
+    bytes: usize,
+}
+
+impl Firing {
+    /// Adds the next message, none for a damaged one; whether there was room for it.
+    fn add(
+        &mut self,
+        due: Timestamp,
+        spot: Spot,
+        message: Option<Envelope>,
+        catalog: &Catalog,
+    ) -> bool {
+        if message.is_none() {
+            tracing::error!(?spot, "a delayed message is damaged and is given up");
+        }
+        let body = message.as_ref().and_then(|message| message.body.as_ref());
+        let size = body.map_or(0, bytes::Bytes::len);
+        if self.bytes > 0 && self.bytes + size > FIRE_BYTES {
+            return false;
+        }
+        self.bytes += size;
+        let placed = message.and_then(unshelved);
+        match placed.filter(|message| catalog.topic_by_id(message.topic).is_some()) {
+            Some(message) => {
+                self.fire.spots.push(spot);
+                self.fire.messages.push(message);
+            }
+            None => {
+                self.fire.lost.push(spot);
+                self.fire.lost_due_ms.push(due.as_ms());
+            }
+        }
+        true
+    }
+}
+
+/// The rows of a batch whose offsets are wanted, which are sorted.
+fn wanted_rows(batch: &RecordBatch, numbers: &[u64]) -> RecordBatch {
+    let Some(offsets) = batch.column_by_name("offset") else {
+        return batch.clone();
+    };
+    let offsets = offsets.as_primitive::<Int64Type>().values().iter();
+    let mask = offsets.map(|offset| numbers.binary_search(&offset.unsigned_abs()).is_ok());
+    let mask: BooleanArray = mask.collect::<Vec<bool>>().into();
+    filter_record_batch(batch, &mask).unwrap_or_else(|_| batch.clone())
 }
 
 /// An errand under way.
@@ -66,13 +156,17 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads messages that are due, in their order.
+    /// Reads messages that are due, in their order; those that are known already are not read again.
     #[must_use]
-    pub fn fire(&self, due: Vec<(Timestamp, Spot)>, catalog: Arc<Catalog>) -> Errand {
+    pub fn fire(&self, due: Due, catalog: Arc<Catalog>) -> Errand {
+        if due.known.len() == due.messages.len() {
+            let fire = due.ready(&catalog);
+            return Box::pin(std::future::ready(Outcome::Fire(fire, None)));
+        }
         let reader = self.clone();
         self.in_background(None, async move {
-            match reader.read_due(&due, &catalog).await {
-                Ok(fire) => Outcome::Fire(fire),
+            match reader.read_due(due, &catalog).await {
+                Ok((fire, lot)) => Outcome::Fire(fire, lot),
                 Err(error) => {
                     tracing::warn!(%error, "messages that are due can not be read; trying again");
                     Outcome::Failed(None)
@@ -135,47 +229,91 @@ impl Reader {
 
     async fn read_due(
         &self,
-        due: &[(Timestamp, Spot)],
+        mut due: Due,
         catalog: &Catalog,
-    ) -> Result<Fire, ReadError> {
-        let mut fire = Fire::default();
-        let mut bytes = 0;
-        let (mut rest, mut count, mut bytes_max) = (due, LOOK_MESSAGES, usize::MAX);
+    ) -> Result<(Fire, Option<Lot>), ReadError> {
+        let mut lot = None;
+        if let Some(ahead) = due.ahead.take() {
+            match self.look_into_files(&due, ahead).await {
+                Ok((found, read)) => {
+                    due.known.extend(found);
+                    lot = Some(read);
+                }
+                // One by one it is found out which.
+                Err(ReadError::Damaged { .. } | ReadError::Trimmed { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut firing = Firing::default();
+        let (mut rest, mut count, mut bytes_max) = (&due.messages[..], LOOK_MESSAGES, usize::MAX);
         while !rest.is_empty() {
             let (look, behind) = rest.split_at(count.min(rest.len()));
-            let found = self.look(look, bytes_max).await?;
+            let is_unknown = |(_, spot): &&(Timestamp, Spot)| !due.known.contains_key(spot);
+            let unknown: Vec<_> = look.iter().filter(is_unknown).copied().collect();
+            let mut found = self.look(&unknown, bytes_max).await?;
             (rest, count, bytes_max) = (behind, count * 2, LOOK_BYTES);
-            for &(due, spot) in look {
-                let message = match found.get(&spot) {
-                    Some(Some(message)) => message.clone(),
-                    Some(None) => {
-                        tracing::error!(?spot, "a delayed message is damaged and is given up");
-                        fire.lost.push(spot);
-                        fire.lost_due_ms.push(due.as_ms());
-                        continue;
-                    }
-                    // Whatever comes behind it must not go first.
-                    None => return Ok(fire),
+            for &(at, spot) in look {
+                let message = match due.known.remove(&spot) {
+                    Some(known) => Some(Some(known)),
+                    None => found.remove(&spot),
                 };
-                let size = message.body.as_ref().map_or(0, bytes::Bytes::len);
-                if bytes > 0 && bytes + size > FIRE_BYTES {
-                    return Ok(fire);
+                // Whatever comes behind one that is not there must not go first.
+                let goes_on = message.is_some_and(|message| firing.add(at, spot, message, catalog));
+                if !goes_on {
+                    return Ok((firing.fire, lot));
                 }
-                bytes += size;
-                let placed = unshelved(message);
-                match placed.filter(|message| catalog.topic_by_id(message.topic).is_some()) {
-                    Some(message) => {
-                        fire.spots.push(spot);
-                        fire.messages.push(message);
-                    }
-                    None => {
-                        fire.lost.push(spot);
-                        fire.lost_due_ms.push(due.as_ms());
+            }
+        }
+        Ok((firing.fire, lot))
+    }
+
+    /// Reads what lies in files of what is due, and a lot of what is due next, in one go.
+    async fn look_into_files(
+        &self,
+        due: &Due,
+        ahead: Ahead,
+    ) -> Result<(BTreeMap<Spot, Envelope>, Lot), ReadError> {
+        let Ahead { mut lot, next } = ahead;
+        let mut wanted: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+        let spots = due.messages.iter().chain(&next).map(|&(_, spot)| spot);
+        for spot in spots {
+            wanted.entry(spot.bucket).or_default().push(spot.number);
+        }
+        let now: BTreeSet<Spot> = due.messages.iter().map(|&(_, spot)| spot).collect();
+        let mut found = BTreeMap::new();
+        for (bucket, mut numbers) in wanted {
+            let extent = self.storage.extent(self.topic(), QueueId(bucket));
+            let end = extent.map_or(0, |extent| extent.tiered.0);
+            numbers.retain(|number| *number < end);
+            numbers.sort_unstable();
+            let (Some(&first), Some(&last)) = (numbers.first(), numbers.last()) else {
+                continue;
+            };
+            let schema = envelope::schema();
+            let columns: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+            let range = Offset(first)..Offset(last + 1);
+            let mut rows = self
+                .storage
+                .scan(self.topic(), QueueId(bucket), range, &columns);
+            while let Some(batch) = rows.next().await {
+                let batch = wanted_rows(&batch?, &numbers);
+                let messages = envelope::from_batch(&batch, self.topic());
+                // Whoever reads them one by one says which it is.
+                let messages = messages.unwrap_or_default();
+                for message in messages {
+                    let spot = Spot {
+                        bucket,
+                        number: message.offset,
+                    };
+                    if now.contains(&spot) {
+                        found.insert(spot, message);
+                    } else {
+                        lot.add(spot, message);
                     }
                 }
             }
         }
-        Ok(fire)
+        Ok((found, lot))
     }
 
     /// The messages at these spots; none for a damaged one, and nothing for one that is not durable or is

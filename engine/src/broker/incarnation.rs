@@ -17,6 +17,7 @@ use millpond_storage::error::{AppendError, OpenError, ReadError, TierError};
 use millpond_storage::log::{Parts, Position, ReadLimit, Settings, ShardSnapshot, Storage, Tiered};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
+use crate::broker::ahead::Room;
 use crate::broker::care::Care;
 use crate::broker::catalog::Catalog;
 use crate::broker::request::{Empty, Reason, Refused, Reply, Request};
@@ -82,6 +83,7 @@ impl Incarnation {
         let (shown, catalog) = watch::channel(Arc::new(known.unwrap_or_default()));
         storage.set_tables(Arc::new(CatalogTables::new(catalog.clone())));
         let waiting = Arc::new(Waiting::default());
+        let ahead = Room::default();
         let owners = FuturesUnordered::new();
         let mut doors = Vec::with_capacity(recovered.shards.len());
         let mut checks = Vec::with_capacity(recovered.shards.len());
@@ -109,6 +111,7 @@ impl Incarnation {
                 unclaimed: Vec::new(),
                 spawn: Arc::clone(&parts.spawn),
                 next_check: Arc::clone(&next_check),
+                ahead: ahead.clone(),
             };
             checks.push((id, next_check));
             owners.push(parts.spawn.spawn(Lane::Service, Box::pin(shard.run(calls))));

@@ -14,8 +14,9 @@
 //! [`awaited`] (topics to come), [`arrivals`] (parked continuous queries), [`sql`] and `facts` (the broker as SQL sees it).
 //!
 //! Messages that are not visible yet: [`delay`] and [`half`] (sending, recalling, ending a transaction),
-//! [`shelf`] (where they lie), [`timer`] and [`transaction`] (what is due, what is open), [`fates`], [`errand`].
+//! [`shelf`] (where they lie), [`timer`] and [`transaction`] (what is due, what is open), [`fates`], [`errand`], [`ahead`].
 
+pub mod ahead;
 pub(crate) mod arrivals;
 pub mod awaited;
 pub mod care;

@@ -18,7 +18,7 @@ use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::FuturesOrdered;
 use millpond_proto::chance::Chance;
 use millpond_proto::limits;
-use millpond_proto::message::ShardId;
+use millpond_proto::message::{QueueId, ShardId, TopicId};
 use millpond_proto::task::Spawn;
 use millpond_proto::time::{Clock, Sleep, Timestamp};
 use millpond_storage::error::AppendError;
@@ -26,10 +26,11 @@ use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::{Position, Record, Storage};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::broker::ahead::{LOT_MESSAGES, Lot, Room};
 use crate::broker::catalog::Catalog;
-use crate::broker::errand::{self, Errand, Outcome, Reader};
+use crate::broker::errand::{self, Ahead, Due, Errand, Outcome, Reader};
 use crate::broker::request::{Reply, Request, Return};
-use crate::broker::shelf::Spot;
+use crate::broker::shelf::{Spot, shelf_topic};
 use crate::broker::state::shelving::Fire;
 use crate::broker::state::{CATALOG_SHARD, Moment, ShardState};
 use crate::broker::timer::Wish;
@@ -76,6 +77,8 @@ pub struct Shard {
     pub spawn: Arc<dyn Spawn>,
     /// When a producer is to be asked about a transaction of this shard next, ms; for others to see.
     pub next_check: Arc<AtomicI64>,
+    /// Room for delayed messages that are read before their time.
+    pub ahead: Room,
 }
 
 /// What is under way for the shelf.
@@ -83,6 +86,8 @@ pub struct Shard {
 struct Errands {
     firing: Option<Errand>,
     loading: Option<Errand>,
+    /// What was read before its time.
+    lot: Option<Lot>,
     /// When to look again, and the time that it was set for.
     alarm: Option<(Timestamp, Sleep)>,
     /// A failed errand is not tried again before this time.
@@ -281,8 +286,9 @@ impl Shard {
             return;
         };
         if wake_at <= now && errands.firing.is_none() {
-            let due = self.state.shelf_mut().take_due(now, errand::FIRE_MESSAGES);
-            if !due.is_empty() {
+            let messages = self.state.shelf_mut().take_due(now, errand::FIRE_MESSAGES);
+            if !messages.is_empty() {
+                let due = self.due(messages, &mut errands.lot);
                 let catalog = Arc::clone(&self.catalog.borrow());
                 errands.firing = Some(self.reader().fire(due, catalog));
             }
@@ -296,11 +302,52 @@ impl Shard {
         }
     }
 
+    /// What is known of messages that are due, and what to read ahead when some of the others lie in files.
+    fn due(&self, messages: Vec<(Timestamp, Spot)>, lot: &mut Option<Lot>) -> Due {
+        let mut due = Due::default();
+        let mut bytes = 0;
+        let mut unknown = Vec::new();
+        for (at, spot) in messages {
+            let known = lot.as_mut().and_then(|lot| lot.take(at, spot));
+            match known {
+                Some(message) => {
+                    bytes += message.body.as_ref().map_or(0, bytes::Bytes::len);
+                    due.known.insert(spot, message);
+                }
+                None => unknown.push(spot),
+            }
+            due.messages.push((at, spot));
+            // The rest of the lot waits for the next turn.
+            if bytes >= errand::FIRE_BYTES / 2 {
+                break;
+            }
+        }
+        let now = self.now();
+        lot.take_if(|lot| lot.is_over(now));
+        let topic = TopicId(shelf_topic(self.id));
+        let lies_in_files = |spot: &Spot| {
+            let extent = self.storage.extent(topic, QueueId(spot.bucket));
+            extent.is_some_and(|extent| spot.number < extent.tiered.0)
+        };
+        if unknown.iter().any(lies_in_files) {
+            *lot = None;
+            due.ahead = self.ahead.take().map(|lot| Ahead {
+                lot,
+                next: self
+                    .state
+                    .shelf()
+                    .next_due(due.messages.len(), LOT_MESSAGES),
+            });
+        }
+        due
+    }
+
     /// What came of an errand; a request, when there is something to decide.
     fn take_outcome(&mut self, outcome: Outcome, errands: &mut Errands) -> Option<Fire> {
         match outcome {
-            Outcome::Fire(fire) => {
+            Outcome::Fire(fire, lot) => {
                 errands.firing = None;
+                errands.lot = lot.or(errands.lot.take());
                 if fire.spots.is_empty() && fire.lost.is_empty() {
                     // Not to be had now, for whatever reason: not again at once.
                     errands.not_before = self.now() + ALARM_MAX;

@@ -264,6 +264,17 @@ impl Shelf {
         ready
     }
 
+    /// Up to `limit` of the messages that are due next, whatever the time is, behind the first `skip`.
+    #[must_use]
+    pub fn next_due(&self, skip: usize, limit: usize) -> Vec<(Timestamp, Spot)> {
+        let next = self.timer.next(skip, limit);
+        next.map(|(due, number)| {
+            let bucket = bucket_at(due);
+            (due, Spot { bucket, number })
+        })
+        .collect()
+    }
+
     /// A bucket was read: these are its messages.
     pub fn loaded(&mut self, bucket: u32, messages: Vec<(Timestamp, u64)>) {
         let fates = self.buckets.get(&bucket);

@@ -160,6 +160,12 @@ impl Timer {
             .map(|&(due, number)| (Timestamp(due), number))
             .collect()
     }
+
+    /// The messages that are due next behind the first `skip`, at most `limit`, as (time, number).
+    pub fn next(&self, skip: usize, limit: usize) -> impl Iterator<Item = (Timestamp, u64)> {
+        let next = self.due.iter().skip(skip).take(limit);
+        next.map(|&(due, number)| (Timestamp(due), number))
+    }
 }
 
 fn is_near(bucket: u32, now: Timestamp) -> bool {

@@ -1,0 +1,143 @@
+//! Delayed messages that were read before their time.
+//!
+//! What has left the log lies in files of columns, where one message costs about as much as thousands. So an
+//! errand that must look there reads on for those that are due next, and the shard's owner fires them from memory
+//! when their time comes. What lies in the log is not read ahead: there a message costs itself alone.
+//!
+//! It is no state of the shard: what is here can be had again from the shelf, and a message is fired only because
+//! the timer says so. Bounded over all shards by [`limits::FIRE_AHEAD_BYTES_MAX`], of which each lot takes
+//! [`LOT_BYTES`]; a shard that gets no share reads only what is due.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use millpond_proto::limits;
+use millpond_proto::time::Timestamp;
+use millpond_storage::format::envelope::Envelope;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::broker::shelf::Spot;
+
+/// Bytes of one lot.
+pub const LOT_BYTES: usize = 8 * 1024 * 1024;
+/// Messages of one lot.
+pub const LOT_MESSAGES: usize = 16 * 1024;
+/// What a message takes besides its body.
+const MESSAGE_BYTES: usize = 512;
+
+const _: () = assert!(LOT_BYTES <= limits::FIRE_AHEAD_BYTES_MAX);
+
+/// The room for messages that were read ahead, shared by all shards.
+#[derive(Clone, Debug)]
+pub struct Room(Arc<Semaphore>);
+
+/// Messages of one shard that were read ahead: those that are due first of all that were added.
+#[derive(Debug)]
+pub struct Lot {
+    messages: BTreeMap<(Timestamp, Spot), Envelope>,
+    bytes: usize,
+    /// Held for as long as the messages are.
+    _share: OwnedSemaphorePermit,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(
+            limits::FIRE_AHEAD_BYTES_MAX / LOT_BYTES,
+        )))
+    }
+}
+
+impl Room {
+    /// An empty lot, when there is room for one.
+    #[must_use]
+    pub fn take(&self) -> Option<Lot> {
+        let share = Arc::clone(&self.0).try_acquire_owned().ok()?;
+        Some(Lot {
+            messages: BTreeMap::new(),
+            bytes: 0,
+            _share: share,
+        })
+    }
+}
+
+impl Lot {
+    /// Adds a message. When the lot is full, those that are due last leave it: files have them in another order,
+    /// and a lot with a hole is of no use behind it.
+    pub fn add(&mut self, spot: Spot, message: Envelope) {
+        let due = Timestamp(message.due_at_ms.unwrap_or(0));
+        self.bytes += size(&message);
+        self.messages.insert((due, spot), message);
+        while self.bytes > LOT_BYTES || self.messages.len() > LOT_MESSAGES {
+            let Some((_, last)) = self.messages.pop_last() else {
+                break;
+            };
+            self.bytes -= size(&last);
+        }
+    }
+
+    /// Takes a message out.
+    pub fn take(&mut self, due: Timestamp, spot: Spot) -> Option<Envelope> {
+        let message = self.messages.remove(&(due, spot))?;
+        self.bytes -= size(&message);
+        Some(message)
+    }
+
+    /// Whether nothing more can come of it: those that were recalled stay behind.
+    #[must_use]
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        let last = self.messages.last_key_value();
+        last.is_none_or(|(&(due, _), _)| due < now)
+    }
+}
+
+fn size(message: &Envelope) -> usize {
+    message.body.as_ref().map_or(0, bytes::Bytes::len) + MESSAGE_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(due: i64, bytes: usize) -> Envelope {
+        Envelope {
+            due_at_ms: Some(due),
+            body: Some(vec![0; bytes].into()),
+            ..Envelope::default()
+        }
+    }
+
+    fn spot(number: u64) -> Spot {
+        Spot { bucket: 7, number }
+    }
+
+    #[test]
+    fn a_lot_keeps_those_that_are_due_first_and_is_over_with_the_last() {
+        let mut lot = Room::default().take().unwrap();
+        assert!(lot.is_over(Timestamp(0)), "nothing is in it");
+        lot.add(spot(1), message(40, 1));
+        lot.add(spot(2), message(10, 100));
+        lot.add(spot(3), message(30, LOT_BYTES - 100 - 2 * MESSAGE_BYTES));
+        assert_eq!(lot.take(Timestamp(40), spot(1)), None, "it made room");
+        lot.add(spot(4), message(50, 1));
+        assert_eq!(lot.take(Timestamp(50), spot(4)), None, "it found none");
+        assert!(!lot.is_over(Timestamp(30)));
+        assert!(lot.is_over(Timestamp(31)), "whatever was recalled");
+        assert!(lot.take(Timestamp(10), spot(2)).is_some());
+        assert!(lot.take(Timestamp(10), spot(2)).is_none(), "once");
+        lot.add(spot(4), message(50, 1));
+        assert!(
+            lot.take(Timestamp(50), spot(4)).is_some(),
+            "what left has made room"
+        );
+    }
+
+    #[test]
+    fn shards_share_the_room() {
+        let room = Room::default();
+        let lots: Vec<Lot> = std::iter::from_fn(|| room.take()).collect();
+        assert_eq!(lots.len(), limits::FIRE_AHEAD_BYTES_MAX / LOT_BYTES);
+        drop(lots);
+        assert!(room.take().is_some());
+    }
+}
