@@ -79,8 +79,10 @@ fn pop_all(consumed: &mut Consumed) -> Vec<Vec<Handle>> {
             };
             let decision = consumed.decide_pop(&pop, &ends, moment);
             if let Reply::Leases(leases) = apply(consumed, decision) {
-                let handles = leases.leases.into_iter().map(|lease| lease.handle);
-                batches.push(handles.collect());
+                // Collected in place they would keep the larger room of the leases.
+                let mut handles = Vec::with_capacity(leases.leases.len());
+                handles.extend(leases.leases.iter().map(|lease| lease.handle.clone()));
+                batches.push(handles);
             }
         }
         moment.now = Timestamp(moment.now.as_ms() + i64::from(round % 4 == 0));
