@@ -17,6 +17,22 @@ pub const PROPERTIES_BYTES_MAX: usize = 16 * 1024;
 pub const MESSAGE_GROUP_BYTES_MAX: usize = 63;
 /// Longest name of a lite topic, in UTF-8 bytes.
 pub const LITE_TOPIC_BYTES_MAX: usize = 64;
+/// Lite topics in one queue of their parent.
+pub const LITE_TOPICS_PER_QUEUE_MAX: usize = 1 << 20;
+/// Messages kept of one lite topic; above it those go first that every group has worked off.
+pub const LITE_MESSAGES_MAX: usize = 65_536;
+/// A lite topic ends so long after its last message, unless its parent says otherwise (30 days).
+pub const LITE_EXPIRY_MS_DEFAULT: i64 = LITE_EXPIRY_MS_MAX;
+/// Shortest time after which a lite topic ends (a minute).
+pub const LITE_EXPIRY_MS_MIN: i64 = 60_000;
+/// Longest time after which a lite topic ends (30 days).
+pub const LITE_EXPIRY_MS_MAX: i64 = 30 * 24 * 60 * 60 * 1000;
+/// Lite topics that a client is told it may subscribe to.
+pub const LITE_SUBSCRIPTIONS_TOLD: usize = 2000;
+/// Lite topics that a client may subscribe to: what it is told and some slack.
+pub const LITE_SUBSCRIPTIONS_MAX: usize = LITE_SUBSCRIPTIONS_TOLD + 300;
+/// Subscriptions to lite topics that a server remembers, of all clients.
+pub const LITE_SUBSCRIPTIONS_ALL_MAX: usize = 4_000_000;
 /// Longest message id.
 pub const MESSAGE_ID_BYTES_MAX: usize = 255;
 /// How many messages without a key go to one queue, of one send or of several, before the next queue has its turn.

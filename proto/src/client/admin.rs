@@ -14,12 +14,13 @@ use crate::wire::admin::{
     CompactRequest, CompactResponse, CreateGroupRequest, CreateTopicRequest, DeadLettersRequest,
     DeadLettersResponse, DeleteGroupRequest, DeleteTopicRequest, DescribeGroupRequest,
     DescribeGroupResponse, DescribeJobRequest, DescribeServerRequest, DescribeTopicRequest,
-    DescribeTopicResponse, EraseKeyRequest, EraseKeyResponse, FindMessagesRequest,
-    FindMessagesResponse, Group, Job, ListGroupsRequest, ListInFlightRequest, ListInFlightResponse,
-    ListJobsRequest, ListStorageRequest, ListStorageResponse, ListTopicsRequest, QueryRequest,
-    QueryResponse, QuerySummary, ReadRequest, ReadResponse, ResetGroupRequest, ResetGroupResponse,
-    Server, SubmitJobRequest, TierRequest, TierResponse, Topic, TraceMessageRequest,
-    TraceMessageResponse, VerifyRequest, VerifyResponse,
+    DescribeTopicResponse, EndLiteTopicRequest, EraseKeyRequest, EraseKeyResponse,
+    FindMessagesRequest, FindMessagesResponse, Group, Job, ListGroupsRequest, ListInFlightRequest,
+    ListInFlightResponse, ListJobsRequest, ListLiteListenersRequest, ListLiteTopicsRequest,
+    ListLiteTopicsResponse, ListStorageRequest, ListStorageResponse, ListTopicsRequest,
+    LiteListener, QueryRequest, QueryResponse, QuerySummary, ReadRequest, ReadResponse,
+    ResetGroupRequest, ResetGroupResponse, Server, SubmitJobRequest, TierRequest, TierResponse,
+    Topic, TraceMessageRequest, TraceMessageResponse, VerifyRequest, VerifyResponse,
 };
 
 /// Administers a server over a client's connection.
@@ -281,6 +282,49 @@ impl Admin {
         let answer = self.client.admin().clone_group(request).await;
         answer
             .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Lite topics of a parent, or one of them.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn list_lite_topics(
+        &self,
+        request: ListLiteTopicsRequest,
+    ) -> Result<ListLiteTopicsResponse, ClientError> {
+        let answer = self.client.admin().list_lite_topics(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// Ends a lite topic; its messages stay in the parent.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn end_lite_topic(&self, topic: &str, name: &str) -> Result<(), ClientError> {
+        let request = EndLiteTopicRequest {
+            topic: topic.to_owned(),
+            name: name.to_owned(),
+        };
+        let answer = self.client.admin().end_lite_topic(request).await;
+        answer
+            .map(|_| ())
+            .map_err(|status| self.client.status_error(&status))
+    }
+
+    /// What each consumer of a group listens to.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn list_lite_listeners(&self, group: &str) -> Result<Vec<LiteListener>, ClientError> {
+        let request = ListLiteListenersRequest {
+            group: group.to_owned(),
+        };
+        let answer = self.client.admin().list_lite_listeners(request).await;
+        answer
+            .map(|answer| answer.into_inner().listeners)
             .map_err(|status| self.client.status_error(&status))
     }
 

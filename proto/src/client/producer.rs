@@ -24,6 +24,8 @@ pub struct OutgoingMessage {
     pub properties: BTreeMap<String, String>,
     /// For a fifo topic: messages of one group are delivered in order.
     pub message_group: Option<String>,
+    /// For a topic of lite topics: which one; its messages are delivered in order.
+    pub lite_topic: Option<String>,
     /// For a priority topic: greater is delivered first, from 0.
     pub priority: Option<i32>,
     /// For a delay topic: not delivered before.
@@ -76,6 +78,13 @@ impl OutgoingMessage {
     #[must_use]
     pub fn with_message_group(mut self, group: impl Into<String>) -> Self {
         self.message_group = Some(group.into());
+        self
+    }
+
+    /// Sets the lite topic.
+    #[must_use]
+    pub fn with_lite_topic(mut self, name: impl Into<String>) -> Self {
+        self.lite_topic = Some(name.into());
         self
     }
 
@@ -184,6 +193,8 @@ impl Producer {
             MessageType::Fifo
         } else if message.priority.is_some() {
             MessageType::Priority
+        } else if message.lite_topic.is_some() {
+            MessageType::Lite
         } else {
             MessageType::Normal
         };
@@ -200,6 +211,7 @@ impl Producer {
                 born_host: "millpond-client".to_owned(),
                 message_group: message.message_group,
                 priority: message.priority,
+                lite_topic: message.lite_topic,
                 delivery_timestamp: message.deliver_at.map(to_wire),
                 ..SystemProperties::default()
             }),
