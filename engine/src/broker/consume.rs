@@ -8,6 +8,8 @@
 //! lie in another shard; it is keyed by this shard and the transfer's sequence, so doing it twice adds
 //! nothing. A redrive is the same the other way round.
 
+mod lite;
+
 use std::collections::BTreeMap;
 
 use millpond_proto::limits;
@@ -16,6 +18,8 @@ use millpond_proto::time::Timestamp;
 use millpond_storage::log::Record;
 
 use crate::broker::group::{Choice, Chosen, Cursor, Held, Wish};
+use crate::broker::lite::index::Lites;
+use crate::broker::lite::{is_lite, real};
 use crate::broker::record::{
     Acked, Backoff, Change, CursorSnapshot, Fact, Holder, Moved, Popped, QueueOffset, Renewed,
     Returned, Scanned, ShardSnapshotRecord, Started, Transfer, TransferKind, TransfersBegun,
@@ -31,11 +35,15 @@ use crate::broker::state::{Decision, Moment};
 /// Where effects are keyed by the shard of their intent: above every id of a group.
 const SHARD_BITS: u32 = 48;
 
+/// Group, topic and queue.
+type Key = (u64, u64, u32);
+
 /// What groups have consumed.
 #[derive(Debug, Default, PartialEq)]
 pub struct Consumed {
-    /// By group, topic and queue.
-    cursors: BTreeMap<(u64, u64, u32), Cursor>,
+    cursors: BTreeMap<Key, Cursor>,
+    /// Where groups stand in lite queues of which they hold nothing.
+    resting: BTreeMap<Key, u64>,
     /// First offset kept, of queues that do not begin at 0.
     firsts: BTreeMap<(u64, u32), u64>,
     /// Under way, by sequence.
@@ -135,26 +143,8 @@ impl Consumed {
                 let more = more.saturating_sub(choice.dead.len());
                 reply.more += u32::try_from(more).expect("counted up to a bound");
             }
-            if !choice.dead.is_empty() {
-                let dead = choice.dead.iter();
-                let transfers = dead.map(|&offset| {
-                    sequence += 1;
-                    Transfer {
-                        sequence,
-                        kind: TransferKind::Bury.into(),
-                        group: pop.group,
-                        topic: pop.topic,
-                        queue,
-                        offset,
-                        attempts: cursor.attempts(offset),
-                        requested: false,
-                    }
-                });
-                let begun = TransfersBegun {
-                    transfers: transfers.collect(),
-                    at_ms: now.as_ms(),
-                };
-                records.push(state(&Change::TransfersBegun(begun)));
+            if let Some(buried) = bury_dead(pop, queue, cursor, &choice, &mut sequence, now) {
+                records.push(buried);
                 reply.buried = true;
             }
             reply.full |= cursor.is_full() && cursor.next() < end;
@@ -223,7 +213,8 @@ impl Consumed {
             let Some(queue) = run.first().map(|handle| handle.queue) else {
                 continue;
             };
-            let cursor = self.cursors.get(&(ack.group, ack.topic, queue));
+            let cursor = self.known((ack.group, ack.topic, queue));
+            let cursor = cursor.as_deref();
             let mut current = Vec::with_capacity(run.len());
             for handle in run {
                 let held = cursor.map_or(Held::Unknown, |cursor| {
@@ -272,6 +263,7 @@ impl Consumed {
                     lease: moment.random,
                     until_ms: moment.now.as_ms().saturating_add(invisible_ms),
                     at_ms: moment.now.as_ms(),
+                    suspended: change.suspended,
                 };
                 Decision::change(&Change::Moved(record), Reply::Moved(moment.random))
             }
@@ -391,10 +383,13 @@ impl Consumed {
     }
 
     /// Where the groups stand with a message at `now`.
-    pub fn fates(&self, of: &FatesOf, now: Timestamp) -> Reply {
+    pub fn fates(&self, of: &FatesOf, lites: &Lites, now: Timestamp) -> Reply {
+        let is_there = |topic: u64, queue: u32| {
+            (topic, real(queue)) == (of.topic, of.queue)
+                && (!is_lite(queue) || lites.holds(topic, queue, of.offset))
+        };
         let cursors = self.cursors.iter();
-        let here =
-            cursors.filter(|&(&(_, topic, queue), _)| (topic, queue) == (of.topic, of.queue));
+        let here = cursors.filter(|&(&(_, topic, queue), _)| is_there(topic, queue));
         let fates = here.map(|(&(group, ..), cursor)| {
             let pending = cursor.pending_one(of.offset);
             let kind = match &pending {
@@ -414,8 +409,19 @@ impl Consumed {
                 until_ms: pending.map(|pending| pending.visible_at_ms),
             }
         });
+        let resting = self.resting.iter();
+        let resting = resting.filter(|&(&(_, topic, queue), _)| is_there(topic, queue));
+        let resting = resting.map(|(&(group, ..), next)| Fate {
+            group,
+            kind: if of.offset < *next {
+                FateKind::Done.into()
+            } else {
+                FateKind::NotDelivered.into()
+            },
+            ..Fate::default()
+        });
         Reply::Fates(Fates {
-            fates: fates.collect(),
+            fates: fates.chain(resting).collect(),
         })
     }
 
@@ -576,8 +582,20 @@ impl Consumed {
                 let copied = cursor.copied_at(now);
                 state(&Change::CursorSet(copied.snapshot(clone.to, topic, queue)))
             });
+        let resting = self
+            .resting
+            .range((clone.from, 0, 0)..(clone.from + 1, 0, 0));
+        let resting = resting.map(|(&(_, topic, queue), &next)| {
+            state(&Change::Started(Started {
+                group: clone.to,
+                topic,
+                queue,
+                next,
+                at_ms: now.as_ms(),
+            }))
+        });
         Decision {
-            records: records.collect(),
+            records: records.chain(resting).collect(),
             reply: Reply::done(),
         }
     }
@@ -596,9 +614,10 @@ impl Consumed {
     }
 
     /// Where a group stands.
-    pub fn progress(&self, group: u64, ends: &Ends, now: Timestamp) -> Reply {
+    pub fn progress(&self, group: u64, ends: &Ends, lites: &Lites, now: Timestamp) -> Reply {
         let queues = self
             .of_group(group)
+            .filter(|(key, _)| !is_lite(key.2))
             .map(|(&(_, topic, queue), cursor)| QueueProgress {
                 topic,
                 queue,
@@ -607,6 +626,7 @@ impl Consumed {
                 in_flight: cursor.in_flight(now),
                 lag: cursor.lag(Offset(ends.get(&(topic, queue)).copied().unwrap_or(0))),
             })
+            .chain(self.lite_progress(group, lites, now))
             .collect();
         Reply::Progress(Progress { queues })
     }
@@ -615,6 +635,7 @@ impl Consumed {
     #[must_use]
     pub fn knows_topic(&self, topic: u64) -> bool {
         self.cursors.keys().any(|&(_, t, _)| t == topic)
+            || self.resting.keys().any(|&(_, t, _)| t == topic)
             || self.transfers.values().any(|t| t.topic == topic)
     }
 
@@ -622,6 +643,7 @@ impl Consumed {
     #[must_use]
     pub fn knows_group(&self, group: u64) -> bool {
         self.cursors.keys().any(|&(g, _, _)| g == group)
+            || self.resting.keys().any(|&(g, _, _)| g == group)
             || self.transfers.values().any(|t| t.group == group)
     }
 
@@ -629,50 +651,54 @@ impl Consumed {
     pub fn apply(&mut self, change: Change) -> Option<Change> {
         match change {
             Change::Popped(record) => {
-                self.cursor(record.group, record.topic, record.queue)
-                    .popped(&record);
+                let key = (record.group, record.topic, record.queue);
+                self.change(key, |cursor| cursor.popped(&record));
             }
             Change::Scanned(record) => {
-                self.cursor(record.group, record.topic, record.queue)
-                    .scanned(&record);
+                let key = (record.group, record.topic, record.queue);
+                self.change(key, |cursor| cursor.scanned(&record));
             }
             Change::Started(record) => {
                 let key = (record.group, record.topic, record.queue);
-                let cursor = Cursor::starting_at(Offset(record.next));
-                self.cursors.insert(key, cursor);
+                self.set(key, Cursor::starting_at(Offset(record.next)));
             }
             Change::CursorSet(record) => {
                 let key = (record.group, record.topic, record.queue);
-                self.cursors.insert(key, Cursor::restore(&record));
+                self.set(key, Cursor::restore(&record));
             }
             Change::Acked(record) => {
-                self.cursor(record.group, record.topic, record.queue)
-                    .acked(&record);
+                let key = (record.group, record.topic, record.queue);
+                self.change(key, |cursor| cursor.acked(&record));
             }
             Change::Moved(record) => {
-                self.cursor(record.group, record.topic, record.queue)
-                    .moved(&record);
+                let key = (record.group, record.topic, record.queue);
+                self.change(key, |cursor| cursor.moved(&record));
             }
             Change::Renewed(record) => {
-                self.cursor(record.group, record.topic, record.queue)
-                    .renewed(&record);
+                let key = (record.group, record.topic, record.queue);
+                self.change(key, |cursor| cursor.renewed(&record));
             }
             Change::Returned(record) => {
-                self.cursor(record.group, record.topic, record.queue)
-                    .returned(&record);
+                let key = (record.group, record.topic, record.queue);
+                self.change(key, |cursor| cursor.returned(&record));
             }
             Change::Reopened(record) => {
-                self.cursor(record.group, record.topic, record.queue)
-                    .reopened(&record.fact, 0, Timestamp(record.at_ms));
+                let key = (record.group, record.topic, record.queue);
+                self.change(key, |cursor| {
+                    cursor.reopened(&record.fact, 0, Timestamp(record.at_ms));
+                });
             }
             Change::TransfersBegun(begun) => {
                 for transfer in begun.transfers {
-                    self.cursor(transfer.group, transfer.topic, transfer.queue)
-                        .forget(transfer.offset);
+                    let key = (transfer.group, transfer.topic, transfer.queue);
+                    self.change(key, |cursor| cursor.forget(transfer.offset));
                     self.last_transfer = self.last_transfer.max(transfer.sequence);
                     self.transfers.insert(transfer.sequence, transfer);
                 }
             }
+            Change::LitesGone(gone) => self.lites_gone(&gone),
+            // Of no concern to any cursor.
+            Change::LiteMade(_) | Change::LiteLetGo(_) => {}
             Change::TransfersEnded(ended) => self.ended(&ended),
             Change::Trimmed(trimmed) => self.trim(&trimmed),
             other => return Some(other),
@@ -683,6 +709,7 @@ impl Consumed {
     /// Forgets a topic.
     pub fn forget_topic(&mut self, topic: u64) {
         self.cursors.retain(|&(_, t, _), _| t != topic);
+        self.resting.retain(|&(_, t, _), _| t != topic);
         self.firsts.retain(|&(t, _), _| t != topic);
         self.transfers.retain(|_, transfer| transfer.topic != topic);
     }
@@ -690,6 +717,7 @@ impl Consumed {
     /// Forgets a group.
     pub fn forget_group(&mut self, group: u64) {
         self.cursors.retain(|&(g, _, _), _| g != group);
+        self.resting.retain(|&(g, _, _), _| g != group);
         self.transfers.retain(|_, transfer| transfer.group != group);
     }
 
@@ -698,6 +726,7 @@ impl Consumed {
         let cursors = self.cursors.iter();
         let cursors = cursors.map(|(&(group, topic, queue), c)| c.snapshot(group, topic, queue));
         snapshot.cursors = cursors.collect();
+        snapshot.resting = self.save_resting();
         snapshot.transfers = self.transfers.values().cloned().collect();
         snapshot.last_transfer = self.last_transfer;
         let firsts = self.firsts.iter();
@@ -716,6 +745,11 @@ impl Consumed {
         let transfers = snapshot.transfers.iter();
         Self {
             cursors: snapshot.cursors.iter().map(cursor).collect(),
+            resting: snapshot
+                .resting
+                .iter()
+                .map(|one| ((one.group, one.topic, one.queue), one.offset))
+                .collect(),
             firsts: snapshot
                 .firsts
                 .iter()
@@ -736,14 +770,16 @@ impl Consumed {
                     offset: transfer.offset,
                     ..Fact::default()
                 };
-                self.cursor(transfer.group, transfer.topic, transfer.queue)
-                    .reopened(&fact, transfer.attempts, Timestamp(ended.at_ms));
+                let key = (transfer.group, transfer.topic, transfer.queue);
+                self.change(key, |cursor| {
+                    cursor.reopened(&fact, transfer.attempts, Timestamp(ended.at_ms));
+                });
             }
         }
     }
 
     fn held(&self, group: u64, topic: u64, handle: &Handle, now: Timestamp) -> Held {
-        let cursor = self.cursors.get(&(group, topic, handle.queue));
+        let cursor = self.known((group, topic, handle.queue));
         cursor.map_or(Held::Unknown, |c| {
             c.held(Offset(handle.offset), handle.lease, now)
         })
@@ -752,6 +788,12 @@ impl Consumed {
     fn of_group(&self, group: u64) -> impl Iterator<Item = (&(u64, u64, u32), &Cursor)> {
         self.cursors
             .range((group, 0, 0)..=(group, u64::MAX, u32::MAX))
+    }
+
+    fn set(&mut self, key: Key, cursor: Cursor) {
+        self.resting.remove(&key);
+        self.cursors.insert(key, cursor);
+        self.rest(key);
     }
 
     fn cursor(&mut self, group: u64, topic: u64, queue: u32) -> &mut Cursor {
@@ -769,12 +811,51 @@ impl Consumed {
             self.firsts.insert((first.topic, first.queue), first.offset);
         }
         let firsts = &self.firsts;
-        for (&(_, topic, queue), cursor) in &mut self.cursors {
-            if let Some(&first) = firsts.get(&(topic, queue)) {
+        let mut lites = Vec::new();
+        for (&key, cursor) in &mut self.cursors {
+            if let Some(&first) = firsts.get(&(key.1, real(key.2))) {
                 cursor.trimmed(Offset(first));
+                if is_lite(key.2) {
+                    lites.push(key);
+                }
             }
         }
+        for key in lites {
+            self.rest(key);
+        }
     }
+}
+
+/// The record of a choice's dead letters; none when there are none.
+fn bury_dead(
+    pop: &Pop,
+    queue: u32,
+    cursor: &Cursor,
+    choice: &Choice,
+    sequence: &mut u64,
+    now: Timestamp,
+) -> Option<Record> {
+    if choice.dead.is_empty() {
+        return None;
+    }
+    let transfers = choice.dead.iter().map(|&offset| {
+        *sequence += 1;
+        Transfer {
+            sequence: *sequence,
+            kind: TransferKind::Bury.into(),
+            group: pop.group,
+            topic: pop.topic,
+            queue,
+            offset,
+            attempts: cursor.attempts(offset),
+            requested: false,
+        }
+    });
+    let begun = TransfersBegun {
+        transfers: transfers.collect(),
+        at_ms: now.as_ms(),
+    };
+    Some(state(&Change::TransfersBegun(begun)))
 }
 
 /// The record of a choice; none when it changes nothing.

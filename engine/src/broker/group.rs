@@ -165,6 +165,12 @@ impl Cursor {
         limits::PARKED_MESSAGES_MAX.saturating_sub(self.window.parked())
     }
 
+    /// Whether nothing is kept but where it stands.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.window.delivered() == 0 && self.window.parked() == 0
+    }
+
     /// Whether nothing new is delivered before something is acknowledged.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -317,9 +323,11 @@ impl Cursor {
             ..Holder::default()
         };
         self.open(record.lease, record.until_ms, Some(&holder));
+        // A suspended delivery is as if it had not been.
+        let taken_back = u32::from(record.suspended && before.attempts > 0);
         let moved = Delivered {
             holding: Holding::Lease(record.lease),
-            ..before
+            attempts: before.attempts - taken_back,
         };
         let facts = self.facts(record.offset).unwrap_or_default();
         self.set(record.offset, moved, facts);

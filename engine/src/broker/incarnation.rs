@@ -20,6 +20,8 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use crate::broker::ahead::Room;
 use crate::broker::care::Care;
 use crate::broker::catalog::Catalog;
+use crate::broker::lite;
+use crate::broker::lite::listeners::Listeners;
 use crate::broker::request::{Empty, Reason, Refused, Reply, Request};
 use crate::broker::room::Need;
 use crate::broker::round::Rounds;
@@ -41,6 +43,7 @@ pub struct Incarnation {
     doors: Vec<Door>,
     catalog: watch::Receiver<Arc<Catalog>>,
     waiting: Arc<Waiting>,
+    listeners: Arc<Listeners>,
     rounds: Rounds,
     owners: Mutex<FuturesUnordered<Task>>,
     care: Care,
@@ -57,7 +60,11 @@ impl Incarnation {
     ///
     /// # Panics
     /// When there are more shards than 16 bits count, which opening refuses.
-    pub async fn open(parts: &Parts, settings: &Settings) -> Result<Arc<Self>, OpenError> {
+    pub async fn open(
+        parts: &Parts,
+        settings: &Settings,
+        listeners: &Arc<Listeners>,
+    ) -> Result<Arc<Self>, OpenError> {
         let (storage, recovered) =
             Storage::open::<ShardState>(parts.clone(), settings.clone()).await?;
         if recovered.torn_bytes > 0 {
@@ -107,6 +114,7 @@ impl Incarnation {
                 chance: Arc::clone(&parts.chance),
                 floor,
                 waiting: Arc::clone(&waiting),
+                listeners: Arc::clone(listeners),
                 catalog: shown.clone(),
                 unclaimed: Vec::new(),
                 spawn: Arc::clone(&parts.spawn),
@@ -123,6 +131,7 @@ impl Incarnation {
             doors,
             catalog,
             waiting,
+            listeners: Arc::clone(listeners),
             rounds: Rounds::default(),
             owners,
             care: Care::default(),
@@ -160,14 +169,14 @@ impl Incarnation {
         &self.rounds
     }
 
-    /// The shard that owns a queue.
+    /// The shard that owns a queue, or the one that a lite queue lies in.
     ///
     /// # Panics
     /// When there are more shards than 16 bits count, which opening refuses.
     #[must_use]
     pub fn shard(&self, topic: u64, queue: u32) -> ShardId {
         let shards = u16::try_from(self.doors.len()).expect("shards are counted in 16 bits");
-        shard_of(TopicId(topic), QueueId(queue), shards)
+        shard_of(TopicId(topic), QueueId(lite::real(queue)), shards)
     }
 
     /// Shards with transactions about which a producer is to be asked by now.
@@ -293,6 +302,7 @@ impl Incarnation {
         for topic in catalog.dropped_topics() {
             let replies = self.ask_all(Request::ForgetTopic(topic)).await?;
             self.waiting.forget(topic);
+            self.listeners.forget_topic(topic);
             let forgetting = self.storage.forget(TopicId(topic));
             let Some(forgotten) = within(&*self.clock, FORGET_LIMIT, forgetting).await else {
                 tracing::warn!(
@@ -380,5 +390,6 @@ impl Incarnation {
     /// Wakes every poll that waits, so that it sees the end.
     pub fn wake_all(&self) {
         self.waiting.wake_all();
+        self.listeners.look_at_all();
     }
 }

@@ -70,6 +70,10 @@ impl Broker {
         let mut by_shard: BTreeMap<ShardId, (Vec<usize>, Send)> = BTreeMap::new();
         for (index, mut message) in messages.into_iter().enumerate() {
             let queue = match (&message.key, placing_key(&message)) {
+                _ if message.lite_topic.is_some() => {
+                    let name = message.lite_topic.as_deref().unwrap_or_default();
+                    queue_of(name.as_bytes(), topic.queues)
+                }
                 (Some(key), _) => queue_of(key, topic.queues),
                 (None, Some(key)) => queue_of(&key, topic.queues),
                 (None, None) => QueueId(turns.next() % topic.queues),
@@ -184,6 +188,21 @@ impl Broker {
             .await
     }
 
+    /// As [`Broker::change_invisible`], and the delivery does not count: the next one has the same number.
+    ///
+    /// # Errors
+    /// As [`Broker::change_invisible`].
+    pub async fn suspend(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        handle: ReceiptHandle,
+        invisible: Duration,
+    ) -> Result<ReceiptHandle, BrokerError> {
+        self.move_end(group, topic, handle, Some(invisible), true)
+            .await
+    }
+
     /// As [`Broker::change_invisible`]; without a time, the group's own back-off for as many deliveries as
     /// the message had, or none when the group has none.
     ///
@@ -195,6 +214,17 @@ impl Broker {
         topic: &TopicName,
         handle: ReceiptHandle,
         invisible: Option<Duration>,
+    ) -> Result<ReceiptHandle, BrokerError> {
+        self.move_end(group, topic, handle, invisible, false).await
+    }
+
+    async fn move_end(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        handle: ReceiptHandle,
+        invisible: Option<Duration>,
+        suspended: bool,
     ) -> Result<ReceiptHandle, BrokerError> {
         let topic = self.topic_record(topic)?;
         let group = self.group_record(group)?;
@@ -214,6 +244,7 @@ impl Broker {
                 i64::try_from(invisible.as_millis()).unwrap_or(i64::MAX)
             }),
             backoff: group.backoff.clone().filter(|_| invisible.is_none()),
+            suspended,
         };
         let shard = incarnation.shard(topic.id, handle.queue);
         match accepted(incarnation.ask(shard, Request::Move(change)).await?)? {

@@ -13,6 +13,8 @@
 //! outsiders see them), `room` (what is refused when the log is full), [`waiting`] and [`parking`] (polls that wait),
 //! [`awaited`] (topics to come), [`arrivals`] (parked continuous queries), [`sql`] and `facts` (the broker as SQL sees it).
 //!
+//! Small queues by name: [`lite`].
+//!
 //! Messages that are not visible yet: [`delay`] and [`half`] (sending, recalling, ending a transaction),
 //! [`shelf`] (where they lie), [`timer`] and [`transaction`] (what is due, what is open), [`fates`], [`errand`], [`ahead`].
 
@@ -34,6 +36,7 @@ pub mod find;
 pub mod group;
 pub mod half;
 pub mod incarnation;
+pub mod lite;
 pub mod message;
 pub mod parking;
 pub mod poll;
@@ -77,6 +80,8 @@ use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::Parts;
 
 use crate::broker::incarnation::Incarnation;
+use crate::broker::lite::LiteGroup;
+use crate::broker::lite::listeners::Listeners;
 use crate::broker::parking::Parking;
 use crate::broker::record::{Backoff, TopicKind};
 use crate::broker::request::Return;
@@ -172,6 +177,8 @@ pub struct Retention {
     pub table_ms: Option<i64>,
     /// How many bytes of Parquet the table keeps; 0: no bound.
     pub table_bytes: Option<u64>,
+    /// Of type lite: a lite topic ends so long after its last message; none: the default.
+    pub lite_ms: Option<i64>,
 }
 
 /// A change of a [`Retention`]; what is not said stays as it is.
@@ -191,6 +198,8 @@ pub struct NewRetention {
     pub table_bytes: Option<u64>,
     /// Whether the table is kept as the log is from now on.
     pub table_as_log: bool,
+    /// 0 for the default.
+    pub lite_ms: Option<i64>,
 }
 
 /// A topic as the broker knows it.
@@ -273,6 +282,8 @@ pub struct Group {
     pub fifo: bool,
     /// Whether nothing is delivered for the time being.
     pub paused: bool,
+    /// Of lite topics: of which parent.
+    pub lite: Option<LiteGroup>,
 }
 
 impl Group {
@@ -286,6 +297,7 @@ impl Group {
             backoff: None,
             fifo: false,
             paused: false,
+            lite: None,
         }
     }
 }
@@ -517,6 +529,63 @@ pub enum BrokerError {
         /// The number.
         sequence: u64,
     },
+    /// The topic has no lite topics.
+    #[error(
+        "topic {name:?} is not of type lite; make one with: millpond topic create NAME --type lite"
+    )]
+    NoParent {
+        /// Topic.
+        name: String,
+    },
+    /// The group reads the lite topics of another parent.
+    #[error(
+        "group {group:?} reads the lite topics of {parent:?} and not those of {topic:?}; use another group"
+    )]
+    OtherParent {
+        /// Group.
+        group: String,
+        /// Its parent.
+        parent: String,
+        /// The one asked for.
+        topic: String,
+    },
+    /// The group reads whole topics.
+    #[error(
+        "group {group:?} reads whole topics and no lite topics; make one that does with: \
+         millpond group create NAME --lite TOPIC"
+    )]
+    NotLite {
+        /// Group.
+        group: String,
+    },
+    /// No lite topic of that name.
+    #[error("topic {topic:?} has no lite topic {name:?}; its first message makes it")]
+    LiteTopicNotFound {
+        /// Parent.
+        topic: String,
+        /// Name asked for.
+        name: String,
+    },
+    /// Too many lite topics, or too many messages in one.
+    #[error("{what}: {name:?}; limit {limit}, {advice}")]
+    LiteTopicsFull {
+        /// What there is too much of.
+        what: &'static str,
+        /// Lite topic.
+        name: String,
+        /// The bound.
+        limit: usize,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// Too many subscriptions to lite topics.
+    #[error("{what} {limit} lite topics, which is the limit; unsubscribe from some first")]
+    LiteSubscriptions {
+        /// Who.
+        what: &'static str,
+        /// The bound.
+        limit: usize,
+    },
     /// A change that is not possible.
     #[error("{what} of {name:?} can not be changed: {why}")]
     BadChange {
@@ -560,9 +629,15 @@ impl BrokerError {
             | Self::InvalidTransaction { .. }
             | Self::TransactionDecided { .. }
             | Self::StaleSequence { .. }
+            | Self::NoParent { .. }
+            | Self::OtherParent { .. }
+            | Self::NotLite { .. }
+            | Self::LiteTopicNotFound { .. }
             | Self::InvalidHandle { .. } => Remedy::FixRequest,
             Self::Confused(_) => Remedy::Bug,
-            Self::TooMany { .. } => Remedy::Retry,
+            Self::TooMany { .. } | Self::LiteTopicsFull { .. } | Self::LiteSubscriptions { .. } => {
+                Remedy::Retry
+            }
             Self::ShardDamaged(_) => Remedy::Operator,
             Self::Append(error) => error.remedy(),
             Self::Read(error) => error.remedy(),
@@ -579,6 +654,7 @@ pub struct Broker {
     stop: Notify,
     turn: AtomicU32,
     parking: Parking,
+    listeners: Arc<Listeners>,
     returns: mpsc::Sender<Return>,
 }
 

@@ -23,6 +23,7 @@ use millpond_storage::log::ReadLimit;
 
 use crate::broker::filter::Filter;
 use crate::broker::incarnation::Incarnation;
+use crate::broker::lite::real;
 use crate::broker::record::{GroupRecord, Holder, TopicKind, TopicRecord};
 use crate::broker::request::{Ack, Lease, Leases, Pop, Reply, Request, Reset, Scan};
 use crate::broker::topic::accepted;
@@ -67,7 +68,7 @@ pub(super) struct Visit {
 
 /// What a shard gave; goes back when nobody takes it on.
 pub(super) struct Found {
-    leases: Leases,
+    pub(super) leases: Leases,
     held: Undelivered,
 }
 
@@ -92,7 +93,9 @@ impl Broker {
         consumer: &Consumer,
     ) -> Result<Batch, BrokerError> {
         let limit = receive.limit.clamp(1, limits::RECEIVE_BATCH_MAX);
-        self.group_or_new(&receive.group).await?;
+        if self.group_or_new(&receive.group).await?.lite.is_some() {
+            return self.receive_lite(receive, consumer).await;
+        }
         let clock = &self.parts.clock;
         let deadline = clock.now() + receive.poll;
         loop {
@@ -317,7 +320,12 @@ impl Poll<'_> {
     }
 
     pub(super) async fn pop(&self, shard: ShardId, pop: Pop) -> Result<Found, BrokerError> {
-        let asked = self.incarnation.call(shard, Request::Pop(pop)).await?;
+        self.pop_of(shard, Request::Pop(pop)).await
+    }
+
+    /// A poll of one kind or another.
+    pub(super) async fn pop_of(&self, shard: ShardId, pop: Request) -> Result<Found, BrokerError> {
+        let asked = self.incarnation.call(shard, pop).await?;
         let answer = Answer::of(asked, self.undelivered());
         match accepted(answer.await?)? {
             Reply::Leases(leases) => {
@@ -348,7 +356,7 @@ impl Poll<'_> {
     }
 
     /// Reads what was leased, and sees that dead letters get where they belong.
-    async fn take(&self, mut visit: Visit) -> Result<Batch, BrokerError> {
+    pub(super) async fn take(&self, mut visit: Visit) -> Result<Batch, BrokerError> {
         let mut undelivered = self.undelivered();
         for held in &mut visit.held {
             undelivered.absorb(held);
@@ -414,7 +422,7 @@ impl Poll<'_> {
                 messages: left.len(),
                 bytes: limits::RECEIVE_BYTES_MAX,
             };
-            let queue = QueueId(first.handle.queue);
+            let queue = QueueId(real(first.handle.queue));
             let read = match storage.read(topic, queue, from, limit).await {
                 Ok(messages) => messages,
                 Err(ReadError::Trimmed { first: kept, .. }) => {

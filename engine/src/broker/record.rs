@@ -8,6 +8,7 @@ use bytes::Bytes;
 use millpond_proto::limits;
 use prost::Message as _;
 
+use crate::broker::lite::{LiteGroup, LiteLetGo, LiteMade, LiteSnapshot, LitesGone};
 use crate::broker::producer::ProducerSnapshot;
 use crate::broker::shelf::{BucketSnapshot, Checked, Left};
 use crate::broker::transaction::OpenTransaction;
@@ -75,6 +76,18 @@ pub struct TopicRecord {
     /// How many bytes of Parquet the table keeps; 0: no bound.
     #[prost(uint64, optional, tag = "48")]
     pub table_bytes: Option<u64>,
+    /// Of type lite: a lite topic ends so long after its last message; none: the default.
+    #[prost(int64, optional, tag = "40")]
+    pub lite_expiry_ms: Option<i64>,
+}
+
+impl TopicRecord {
+    /// How long after its last message a lite topic ends.
+    #[must_use]
+    pub fn lite_expiry_ms_or_default(&self) -> i64 {
+        self.lite_expiry_ms
+            .unwrap_or(limits::LITE_EXPIRY_MS_DEFAULT)
+    }
 }
 
 /// What was sent to a topic under some key was erased: noted in every shard, so that the log goes on in other files.
@@ -200,6 +213,9 @@ pub struct GroupRecord {
     /// It starts at the first message stored at or after this time (ms), in queues that it meets.
     #[prost(sint64, optional, tag = "8")]
     pub start_at_ms: Option<i64>,
+    /// Of lite topics: of which parent.
+    #[prost(message, optional, tag = "40")]
+    pub lite: Option<LiteGroup>,
 }
 
 impl GroupRecord {
@@ -556,6 +572,9 @@ pub struct Moved {
     /// When it was moved; 0 in logs of early versions.
     #[prost(sint64, tag = "55")]
     pub at_ms: i64,
+    /// Whether the delivery is not to count.
+    #[prost(bool, tag = "80")]
+    pub suspended: bool,
 }
 
 /// One part of an epoch's output was appended; stands in the same append as its messages.
@@ -736,6 +755,15 @@ pub enum Change {
     /// See [`Erasure`]; changes nothing.
     #[prost(message, tag = "85")]
     Erased(Erasure),
+    /// See [`LiteMade`].
+    #[prost(message, tag = "81")]
+    LiteMade(LiteMade),
+    /// See [`LitesGone`].
+    #[prost(message, tag = "82")]
+    LitesGone(LitesGone),
+    /// See [`LiteLetGo`].
+    #[prost(message, tag = "83")]
+    LiteLetGo(LiteLetGo),
 }
 
 /// The frame of a [`Change`] in the log.
@@ -743,7 +771,7 @@ pub enum Change {
 struct StateRecord {
     #[prost(
         oneof = "Change",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 60, 70, 80, 85, 100, 101, 102"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 60, 70, 80, 81, 82, 83, 85, 100, 101, 102"
     )]
     change: Option<Change>,
 }
@@ -915,6 +943,12 @@ pub struct ShardSnapshotRecord {
     /// What idempotent producers sent last.
     #[prost(message, repeated, tag = "40")]
     pub producers: Vec<ProducerSnapshot>,
+    /// Lite topics.
+    #[prost(message, repeated, tag = "55")]
+    pub lites: Vec<LiteSnapshot>,
+    /// Where groups stand in lite queues of which they hold nothing.
+    #[prost(message, repeated, tag = "56")]
+    pub resting: Vec<GroupOffset>,
 }
 
 /// The catalog.
@@ -952,6 +986,9 @@ mod tests {
             Change::Erased(Erasure::default()),
             Change::OffsetNoted(GroupOffset::default()),
             Change::BucketClosed(7),
+            Change::LiteMade(LiteMade::default()),
+            Change::LitesGone(LitesGone::default()),
+            Change::LiteLetGo(LiteLetGo::default()),
         ];
         for change in changes {
             assert_eq!(Change::from_bytes(&change.to_bytes()), Some(change));

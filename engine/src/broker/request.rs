@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use millpond_storage::format::envelope::Envelope;
 
+use crate::broker::lite::{EndLites, ListLites, LitePage, LiteStand, PopLite, StartLite};
 use crate::broker::record::{
     Backoff, ColumnRecord, CutRecord, Erasure, Fact, GroupOffset, GroupRecord, Holder, JobRecord,
     JobSnapshot, Saved, SchemaRecord, TopicRecord, Transfer, Trimmed, ViewSwapped,
@@ -396,6 +397,9 @@ pub struct Move {
     /// Instead: as long as this says for the number of deliveries so far.
     #[prost(message, optional, tag = "5")]
     pub backoff: Option<Backoff>,
+    /// Whether the delivery is not to count.
+    #[prost(bool, tag = "80")]
+    pub suspended: bool,
 }
 
 /// One part of an epoch's output.
@@ -451,6 +455,9 @@ pub struct AlterTopic {
     /// Whether the table is kept as the log is from now on.
     #[prost(bool, tag = "49")]
     pub table_as_log: bool,
+    /// New time after which a lite topic ends; 0: the default; none: as it is.
+    #[prost(int64, optional, tag = "40")]
+    pub lite_expiry_ms: Option<i64>,
 }
 
 /// A change of how a topic's bodies are written from now on.
@@ -674,6 +681,18 @@ pub enum Request {
     /// Answers [`Reply::Buckets`].
     #[prost(message, tag = "107")]
     SweepShelf(Buckets),
+    /// Answers [`Reply::Leases`].
+    #[prost(message, tag = "180")]
+    PopLite(PopLite),
+    /// Answers [`Reply::Done`].
+    #[prost(message, tag = "181")]
+    StartLite(StartLite),
+    /// Answers [`Reply::LitePage`].
+    #[prost(message, tag = "182")]
+    ListLites(ListLites),
+    /// Answers [`Reply::LitePage`] with how many ended.
+    #[prost(message, tag = "183")]
+    EndLites(EndLites),
 }
 
 /// A job is to rest, or to go on.
@@ -693,7 +712,7 @@ pub struct ShardRequest {
     /// The request.
     #[prost(
         oneof = "Request",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 55, 60, 70, 80, 81, 100, 101, 102, 103, 104, 105, 106, 107, 160, 161, 162, 190"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 55, 60, 70, 80, 81, 100, 101, 102, 103, 104, 105, 106, 107, 160, 161, 162, 180, 181, 182, 183, 190"
     )]
     pub request: Option<Request>,
 }
@@ -750,6 +769,9 @@ pub struct Leases {
     /// Whether there is something new that is not delivered because too much is in flight.
     #[prost(bool, tag = "55")]
     pub full: bool,
+    /// The lite topics that a poll of such came to.
+    #[prost(message, repeated, tag = "80")]
+    pub lites: Vec<LiteStand>,
 }
 
 /// Where a group stands in one queue, as a poll needs it.
@@ -941,6 +963,12 @@ pub enum Reason {
     TransactionsFull = 45,
     /// Too many idempotent producers.
     ManyProducers = 50,
+    /// Too many lite topics in a queue.
+    LiteTopicsFull = 80,
+    /// Too many messages of a lite topic that somebody has not worked off.
+    LiteTopicFull = 81,
+    /// The lite topic ended.
+    LiteTopicGone = 82,
 }
 
 /// What a shard answers.
@@ -1009,6 +1037,9 @@ pub enum Reply {
     /// See [`Buckets`].
     #[prost(message, tag = "103")]
     Buckets(Buckets),
+    /// See [`LitePage`].
+    #[prost(message, tag = "180")]
+    LitePage(LitePage),
 }
 
 /// A reply on the wire.
@@ -1017,7 +1048,7 @@ pub struct ShardReply {
     /// The reply.
     #[prost(
         oneof = "Reply",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 41, 55, 100, 101, 102, 103"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 41, 55, 100, 101, 102, 103, 180"
     )]
     pub reply: Option<Reply>,
 }

@@ -22,6 +22,8 @@ impl Need {
             Request::Send(_) | Request::Effect(_) | Request::Shelve(_) => Self::Messages,
             Request::EndHalf(end) if end.commit => Self::Messages,
             Request::Pop(_)
+            | Request::PopLite(_)
+            | Request::StartLite(_)
             | Request::Ack(_)
             | Request::Move(_)
             | Request::Renew(_)

@@ -29,6 +29,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::broker::ahead::{LOT_MESSAGES, Lot, Room};
 use crate::broker::catalog::Catalog;
 use crate::broker::errand::{self, Ahead, Due, Errand, Outcome, Reader};
+use crate::broker::lite;
+use crate::broker::lite::listeners::Listeners;
 use crate::broker::request::{Reply, Request, Return};
 use crate::broker::shelf::{Spot, shelf_topic};
 use crate::broker::state::shelving::Fire;
@@ -69,6 +71,8 @@ pub struct Shard {
     pub floor: Timestamp,
     /// Polls that wait for a message.
     pub waiting: Arc<Waiting>,
+    /// Consumers that listen to lite topics.
+    pub listeners: Arc<Listeners>,
     /// Where the catalog shard shows its catalog.
     pub catalog: watch::Sender<Arc<Catalog>>,
     /// Deliveries whose asker had left when they were durable; given back next.
@@ -150,6 +154,8 @@ async fn others_first() {
 struct Settled {
     replies: Vec<(Reply, oneshot::Sender<Result<Reply, AppendError>>)>,
     topics: Vec<u64>,
+    /// Lite topics that may have something now: parent, group if it is for one alone, name.
+    lites: Vec<(u64, Option<u64>, String)>,
     catalog: Option<Arc<Catalog>>,
     /// Whether an answer says up to where the log went.
     wants_position: bool,
@@ -394,6 +400,7 @@ impl Shard {
         let mut settled = Settled {
             replies: Vec::new(),
             topics: Vec::new(),
+            lites: Vec::new(),
             catalog: None,
             wants_position: false,
         };
@@ -411,6 +418,7 @@ impl Shard {
                 now,
                 random: self.chance.next_u64(),
             };
+            let touched = lite::touched(&request);
             let decision = self.state.decide(request, moment);
             for record in &decision.records {
                 self.state.apply_record(record);
@@ -419,6 +427,15 @@ impl Shard {
                     if settled.topics.last() != Some(&message.topic) {
                         settled.topics.push(message.topic);
                     }
+                    if let Some(name) = &message.lite_topic {
+                        settled.lites.push((message.topic, None, name.clone()));
+                    }
+                }
+            }
+            for one in touched {
+                if let Some(name) = self.state.freed(&one, now) {
+                    let ring = (one.topic, Some(one.group), name.to_owned());
+                    settled.lites.push(ring);
                 }
             }
             records.extend(decision.records);
@@ -447,6 +464,9 @@ impl Shard {
             }
             for topic in settled.topics {
                 self.waiting.wake(topic);
+            }
+            for (topic, group, name) in settled.lites {
+                self.listeners.arrived(topic, group, &name);
             }
         }
         for (reply, asker) in settled.replies {

@@ -7,12 +7,13 @@ use millpond_proto::time::Timestamp;
 use millpond_storage::log::ReadLimit;
 
 use crate::broker::incarnation::Incarnation;
-use crate::broker::record::TopicKind;
+use crate::broker::lite::real;
+use crate::broker::record::{GroupRecord, TopicKind};
 use crate::broker::request::{
     CloneGroup, HeldMessage, InFlight, QueueProgress, Renew, Reply, Request, Reset,
 };
 use crate::broker::topic::accepted;
-use crate::broker::{Broker, BrokerError, DeliveryPolicy, GroupProgress, InFlightMessage};
+use crate::broker::{Broker, BrokerError, DeliveryPolicy, Group, GroupProgress, InFlightMessage};
 
 /// Where a group is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +101,7 @@ impl Broker {
                 let holder = one.holder.unwrap_or_default();
                 found.push(InFlightMessage {
                     topic: TopicName::new(&topic.name)?,
-                    queue: QueueId(one.handle.queue),
+                    queue: QueueId(real(one.handle.queue)),
                     offset: Offset(one.handle.offset),
                     consumer: holder.consumer,
                     since: Timestamp(holder.since_ms),
@@ -129,6 +130,14 @@ impl Broker {
     ) -> Result<Vec<(QueueId, Offset)>, BrokerError> {
         let group = self.group_record(group)?;
         let topic = self.topic_record(topic)?;
+        if group.lite.is_some() {
+            return Err(BrokerError::BadChange {
+                what: "the place",
+                name: group.name.clone(),
+                why: "a group of lite topics starts where its consumers say when they subscribe"
+                    .to_owned(),
+            });
+        }
         if let Some(queue) = queue.filter(|queue| queue.0 >= topic.queues) {
             return Err(BrokerError::OutOfBounds {
                 what: "the queue",
@@ -187,7 +196,24 @@ impl Broker {
             });
         }
         let from = self.group_record(from)?;
-        let to = self.group_or_new(to).await?;
+        let to = match self.group_record(to) {
+            Err(BrokerError::GroupNotFound { .. }) if from.lite.is_some() => {
+                let mut like = Group::new(to.clone());
+                like.lite.clone_from(&from.lite);
+                self.create_group(like).await?;
+                self.group_record(to)?
+            }
+            _ => self.group_or_new(to).await?,
+        };
+        let parent = |group: &GroupRecord| group.lite.as_ref().map(|lite| lite.topic.clone());
+        if parent(&from) != parent(&to) {
+            return Err(BrokerError::BadChange {
+                what: "the place",
+                name: to.name.clone(),
+                why: "one of the groups reads lite topics and the other one does not read the same"
+                    .to_owned(),
+            });
+        }
         let clone = CloneGroup {
             from: from.id,
             to: to.id,
@@ -212,7 +238,7 @@ impl Broker {
         };
         DeliveryPolicy {
             attempts_max: record.attempts_max_or_default(),
-            fifo: record.fifo || topics.iter().any(is_fifo),
+            fifo: record.fifo || record.lite.is_some() || topics.iter().any(is_fifo),
             backoff: record.backoff,
         }
     }

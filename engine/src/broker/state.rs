@@ -4,7 +4,7 @@
 //! [`ShardState::apply_message`] are the only mutations. No I/O, no clock, no async: time and the next
 //! random number come in as arguments, so recovery is replay and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millpond_proto::limits;
 use millpond_proto::message::ShardId;
@@ -17,6 +17,8 @@ use prost::Message as _;
 use crate::broker::catalog::Catalog;
 use crate::broker::consume::{Consumed, group_of};
 use crate::broker::encoding;
+use crate::broker::lite::index::Lites;
+use crate::broker::lite::{LiteLetGo, LiteMade, LiteName, Touched, is_lite};
 use crate::broker::producer::Producers;
 use crate::broker::record::{
     Change, EffectDone, GroupOffset, JobRecord, JobSnapshot, QueueOffset, Reopened,
@@ -75,6 +77,7 @@ pub struct ShardState {
     /// Next offset by topic and queue.
     queues: BTreeMap<(u64, u32), u64>,
     consumed: Consumed,
+    lites: Lites,
     producers: Producers,
     /// Last (epoch, part) appended, by job and topic.
     effects: BTreeMap<(u64, u64), (u64, u32)>,
@@ -114,6 +117,17 @@ impl ShardState {
         match request {
             Request::Send(send) => self.decide_send(send, moment.now),
             Request::Pop(pop) => self.consumed.decide_pop(&pop, &self.queues, moment),
+            Request::PopLite(pop) => self.consumed.decide_pop_lite(&pop, &self.lites, moment),
+            Request::StartLite(start) => {
+                self.consumed
+                    .decide_start_lite(&start, &self.lites, moment.now)
+            }
+            Request::ListLites(asked) => {
+                Decision::reply(self.consumed.list_lites(&asked, &self.lites, moment.now))
+            }
+            Request::EndLites(end) => self
+                .consumed
+                .decide_end_lites(&end, &self.lites, moment.now),
             Request::Look(look) => Decision::reply(self.consumed.look(&look, moment.now)),
             Request::Ack(ack) => self.consumed.decide_ack(&ack, moment.now),
             Request::Move(change) => self.consumed.decide_move(&change, moment),
@@ -123,7 +137,9 @@ impl ShardState {
             Request::Renewable(within_ms) => {
                 Decision::reply(self.consumed.renewable(within_ms, moment.now))
             }
-            Request::Fates(of) => Decision::reply(self.consumed.fates(&of, moment.now)),
+            Request::Fates(of) => {
+                Decision::reply(self.consumed.fates(&of, &self.lites, moment.now))
+            }
             Request::InFlight(asked) => {
                 Decision::reply(self.consumed.in_flight(&asked, moment.now))
             }
@@ -143,9 +159,12 @@ impl ShardState {
                 Decision::change(&Change::Erased(erasure), Reply::done())
             }
             Request::CloseTick(_) => Decision::reply(Reply::done()),
-            Request::Progress(group) => {
-                Decision::reply(self.consumed.progress(group, &self.queues, moment.now))
-            }
+            Request::Progress(group) => Decision::reply(self.consumed.progress(
+                group,
+                &self.queues,
+                &self.lites,
+                moment.now,
+            )),
             Request::Effect(effect) => self.decide_effect(effect, moment.now),
             Request::Commit(cut) => self.decide_commit(cut),
             Request::Saved(saved) => Decision::change(&Change::Saved(saved), Reply::done()),
@@ -154,6 +173,7 @@ impl ShardState {
                 &Change::TopicForgotten(topic),
                 self.queues.keys().any(|&(t, _)| t == topic)
                     || self.consumed.knows_topic(topic)
+                    || self.lites.knows_topic(topic)
                     || self.shelf.knows_topic(topic)
                     || self.producers.knows_topic(topic)
                     || self.effects.keys().any(|&(_, t)| t == topic)
@@ -202,11 +222,76 @@ impl ShardState {
         let Some(mut screened) = self.producers.screen(send.messages, now) else {
             return Decision::reply(Reply::refused(Reason::ManyProducers, ""));
         };
-        let (records, offsets) = self.place(std::mem::take(&mut screened.new), now);
+        let mut records = match self.make_room(&screened.new, now) {
+            Ok(records) => records,
+            Err(refused) => return Decision::reply(refused),
+        };
+        let (placed, offsets) = self.place(std::mem::take(&mut screened.new), now);
+        records.extend(placed);
         Decision {
             records,
             reply: Reply::Stored(screened.answer(offsets)),
         }
+    }
+
+    /// What messages need of the lite topics that they name: those that are not there are made, and one that is
+    /// full lets go of what every group has worked off.
+    fn make_room(&self, messages: &[Envelope], now: Timestamp) -> Result<Vec<Record>, Reply> {
+        let mut changes = Vec::new();
+        let mut names = BTreeSet::new();
+        let mut taken: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        for message in messages {
+            let Some(name) = &message.lite_topic else {
+                continue;
+            };
+            if !names.insert((message.topic, name)) {
+                continue;
+            }
+            let at = LiteName {
+                queue: message.queue,
+                name: name.clone(),
+            };
+            let Some(queue) = self.lites.find(message.topic, &at) else {
+                let taken = taken.entry(message.queue).or_default();
+                let queue = self.lites.choose(message.topic, &at, taken);
+                let queue = queue.map_err(|_| Reply::refused(Reason::LiteTopicsFull, name))?;
+                taken.insert(queue);
+                changes.push(Change::LiteMade(LiteMade {
+                    topic: message.topic,
+                    queue,
+                    name: name.clone(),
+                    at_ms: now.max(self.stored_at).as_ms(),
+                }));
+                continue;
+            };
+            let lite = self.lites.get(message.topic, queue);
+            if lite.is_some_and(|lite| lite.offsets.count() >= limits::LITE_MESSAGES_MAX) {
+                let first = self.consumed.lite_floor(message.topic, queue);
+                let stays = first
+                    .zip(lite)
+                    .map(|(first, lite)| lite.offsets.count_from(first));
+                if stays.is_none_or(|stays| stays >= limits::LITE_MESSAGES_MAX) {
+                    return Err(Reply::refused(Reason::LiteTopicFull, name));
+                }
+                changes.push(Change::LiteLetGo(LiteLetGo {
+                    topic: message.topic,
+                    queue,
+                    first: first.unwrap_or(0),
+                }));
+            }
+        }
+        let records = changes
+            .iter()
+            .map(|change| Record::State(change.to_bytes()));
+        Ok(records.collect())
+    }
+
+    /// The name of a lite queue of which a group may have more now; none when it is still held back, or gone.
+    #[must_use]
+    pub fn freed(&self, touched: &Touched, now: Timestamp) -> Option<&str> {
+        let lite = self.lites.get(touched.topic, touched.queue)?;
+        let is_open = self.consumed.is_open(touched, now);
+        is_open.then_some(&*lite.name)
     }
 
     /// Gives each message its offset and store time.
@@ -249,6 +334,13 @@ impl ShardState {
         let done = self.effects.get(&(reopen.origin, reopen.topic));
         if done.is_some_and(|&(sequence, _)| reopen.sequence <= sequence) {
             return Decision::reply(Reply::done());
+        }
+        if is_lite(reopen.queue)
+            && !self
+                .lites
+                .holds(reopen.topic, reopen.queue, reopen.fact.offset)
+        {
+            return Decision::reply(Reply::refused(Reason::LiteTopicGone, ""));
         }
         let change = Change::Reopened(Reopened {
             group: reopen.group,
@@ -346,6 +438,7 @@ impl ShardState {
         }
         self.producers.stored(message);
         self.take_place(message.topic, message.queue, message.offset);
+        self.lites.stored(message);
     }
 
     fn take_place(&mut self, topic: u64, queue: u32, offset: u64) {
@@ -358,6 +451,7 @@ impl ShardState {
     }
 
     fn apply_change(&mut self, change: Change) {
+        self.lites.apply(&change);
         let Some(change) = self.consumed.apply(change) else {
             return;
         };
@@ -446,6 +540,7 @@ impl ShardState {
             catalog: (self.shard == CATALOG_SHARD).then(|| self.catalog.snapshot()),
             noted: noted.collect(),
             producers: self.producers.snapshot(),
+            lites: self.lites.save(),
             ..ShardSnapshotRecord::default()
         };
         self.consumed.save(&mut snapshot);
@@ -483,6 +578,7 @@ impl Projection for ShardState {
                 .map(|q| ((q.topic, q.queue), q.offset))
                 .collect(),
             consumed: Consumed::restore(&snapshot),
+            lites: Lites::restore(&snapshot.lites),
             shelf: Shelf::restore(shard, &snapshot),
             producers: Producers::restore(snapshot.producers),
             effects: snapshot
@@ -556,6 +652,9 @@ impl Catalog {
                         return refused(Reason::BadChange, "queues can only be added");
                     }
                     topic.queues = change.queues;
+                }
+                if let Some(ms) = change.lite_expiry_ms {
+                    topic.lite_expiry_ms = Some(ms).filter(|ms| *ms > 0);
                 }
                 for column in change.add_columns {
                     if topic.columns.iter().any(|known| known.name == column.name) {

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::broker::Broker;
 use crate::broker::incarnation::Incarnation;
+use crate::broker::lite::listeners::Listeners;
 use crate::broker::parking::Parking;
 use crate::broker::request::Return;
 use crate::broker::undelivered::{RETURNS_MAX, give_back};
@@ -35,7 +36,8 @@ impl Broker {
     /// # Errors
     /// [`OpenError`] says what to do; nothing was changed.
     pub async fn start(parts: Parts, settings: Settings) -> Result<Arc<Self>, OpenError> {
-        let first = Incarnation::open(&parts, &settings).await?;
+        let listeners = Arc::new(Listeners::default());
+        let first = Incarnation::open(&parts, &settings, &listeners).await?;
         let (shown, current) = watch::channel(Some(Arc::clone(&first)));
         let (returns, returned) = mpsc::channel(RETURNS_MAX);
         let broker = Arc::new(Self {
@@ -46,6 +48,7 @@ impl Broker {
             stop: Notify::new(),
             turn: AtomicU32::new(0),
             parking: Parking::default(),
+            listeners,
         });
         let supervised = supervise(Arc::clone(&broker), settings, shown, first, returned);
         let task = parts.spawn.spawn(Lane::Background, Box::pin(supervised));
@@ -139,7 +142,7 @@ async fn supervise(
         incarnation.storage().close().await;
         drop(incarnation);
         incarnation = loop {
-            match Incarnation::open(&broker.parts, &settings).await {
+            match Incarnation::open(&broker.parts, &settings, &broker.listeners).await {
                 Ok(next) => break next,
                 Err(error) => tracing::error!(%error, "could not reopen the log; trying again"),
             }
@@ -150,6 +153,7 @@ async fn supervise(
             }
         };
         shown.send_replace(Some(Arc::clone(&incarnation)));
+        broker.listeners.look_at_all();
     }
 }
 
@@ -158,6 +162,9 @@ async fn upkeep(broker: &Broker, incarnation: &Incarnation) {
     loop {
         if let Err(error) = broker.finish_transfers(incarnation).await {
             tracing::warn!(%error, "dead letters wait for the next turn");
+        }
+        if let Err(error) = broker.sweep_lites(incarnation).await {
+            tracing::warn!(%error, "lite topics that are over wait for the next turn");
         }
         let room = incarnation.storage().look_for_room();
         let pause = if room == Room::Enough {

@@ -79,6 +79,7 @@ impl Broker {
         check_retention(retention.ms)?;
         check_retention(retention.tombstones_ms)?;
         check_retention(retention.table_ms.filter(|ms| *ms != 0))?;
+        check_expiry(retention.lite_ms, topic.kind, &topic.name)?;
         let queues = topic.queues.unwrap_or(limits::QUEUES_DEFAULT);
         check_queues(queues)?;
         check_columns(topic.columns.len())?;
@@ -106,6 +107,7 @@ impl Broker {
             compatibility: encoding::compatibility_number(bodies.encoding.compatibility),
             message: bodies.encoding.message,
             changelog: encoding::changelog_number(bodies.changelog),
+            lite_expiry_ms: retention.lite_ms,
         };
         match self.ask_catalog(Request::CreateTopic(record)).await? {
             Reply::Topic(record) => Ok(Topic::of(&record)),
@@ -126,7 +128,15 @@ impl Broker {
         if let Some(queues) = queues {
             check_queues(queues)?;
         }
-        check_columns(self.topic(name)?.columns.len() + add_columns.len())?;
+        let known = self.topic(name)?;
+        check_columns(known.columns.len() + add_columns.len())?;
+        if known.kind == TopicType::Lite && queues.is_some_and(|queues| queues != known.queues) {
+            return Err(BrokerError::BadChange {
+                what: "the number of queues",
+                name: name.to_string(),
+                why: "lite topics lie where their names say; make another parent".to_owned(),
+            });
+        }
         let change = AlterTopic {
             name: name.to_string(),
             queues: queues.unwrap_or(0),
@@ -151,6 +161,9 @@ impl Broker {
         check_retention(retention.ms.filter(|ms| *ms != 0))?;
         check_retention(retention.tombstones_ms.filter(|ms| *ms != 0))?;
         check_retention(retention.table_ms.filter(|ms| *ms != 0))?;
+        if let Some(ms) = retention.lite_ms {
+            check_expiry(Some(ms).filter(|ms| *ms != 0), self.topic(name)?.kind, name)?;
+        }
         let change = AlterTopic {
             name: name.to_string(),
             retention_ms: retention.ms,
@@ -160,6 +173,7 @@ impl Broker {
             table_ms: retention.table_ms,
             table_bytes: retention.table_bytes,
             table_as_log: retention.table_as_log,
+            lite_expiry_ms: retention.lite_ms,
             ..AlterTopic::default()
         };
         match self.ask_catalog(Request::AlterTopic(change)).await? {
@@ -359,6 +373,21 @@ fn refusal(refused: Refused) -> BrokerError {
             what: "too many idempotent producers send to this shard",
             limit: limits::PRODUCERS_PER_SHARD_MAX,
         },
+        Reason::LiteTopicsFull => BrokerError::LiteTopicsFull {
+            what: "the queue of this lite topic has too many of them",
+            name,
+            limit: limits::LITE_TOPICS_PER_QUEUE_MAX,
+            advice: "end some, or use a parent with more queues",
+        },
+        Reason::LiteTopicFull => BrokerError::LiteTopicsFull {
+            what: "the lite topic holds too many messages that are not worked off",
+            name,
+            limit: limits::LITE_MESSAGES_MAX,
+            advice: "consume some, or use more lite topics",
+        },
+        Reason::LiteTopicGone => BrokerError::InvalidHandle {
+            why: "its lite topic ended",
+        },
         Reason::BadChange => BrokerError::BadChange {
             what: "the topic",
             name,
@@ -414,6 +443,24 @@ fn check_retention(ms: Option<i64>) -> Result<(), BrokerError> {
     }
 }
 
+fn check_expiry(ms: Option<i64>, kind: TopicType, name: &TopicName) -> Result<(), BrokerError> {
+    let Some(ms) = ms else { return Ok(()) };
+    if kind != TopicType::Lite {
+        return Err(BrokerError::NoParent {
+            name: name.to_string(),
+        });
+    }
+    let allowed = limits::LITE_EXPIRY_MS_MIN..=limits::LITE_EXPIRY_MS_MAX;
+    if allowed.contains(&ms) {
+        return Ok(());
+    }
+    Err(BrokerError::OutOfBounds {
+        what: "the time after which a lite topic ends",
+        found: format!("{ms} ms"),
+        allowed: format!("{} to {} ms", allowed.start(), allowed.end()),
+    })
+}
+
 fn check_columns(columns: usize) -> Result<(), BrokerError> {
     if columns <= limits::COLUMNS_MAX {
         return Ok(());
@@ -463,6 +510,7 @@ impl Topic {
                 tombstones_ms: record.tombstones_ms,
                 table_ms: record.table_ms,
                 table_bytes: record.table_bytes,
+                lite_ms: record.lite_expiry_ms,
             },
             bodies: encoding::bodies_of(record),
         }
@@ -483,6 +531,7 @@ impl Group {
             backoff: record.backoff.clone(),
             fifo: record.fifo,
             paused: record.paused,
+            lite: record.lite.clone(),
         })
     }
 
@@ -499,6 +548,7 @@ impl Group {
                 GroupStart::At(at) => Some(at.as_ms()),
                 GroupStart::Earliest | GroupStart::Latest => None,
             },
+            lite: self.lite.clone(),
         }
     }
 

@@ -16,6 +16,8 @@ use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::ReadLimit;
 use millpond_storage::log::history::History;
 
+use crate::broker::lite::real;
+use crate::broker::lite::topics::find;
 use crate::broker::record::{
     Change, Fact, Holder, Popped, Returned, Scanned, Transfer, TransferKind,
 };
@@ -143,9 +145,15 @@ impl Broker {
         else {
             return Err(BrokerError::Confused("trace"));
         };
+        // Groups of lite topics note what they do with it under its lite queue.
+        let lite = message.as_ref().ok().and_then(|m| m.lite_topic.as_deref());
+        let lite = match lite {
+            Some(name) => find(&incarnation, &record, name).await?,
+            None => None,
+        };
         let story = Story {
             topic: record.id,
-            queue: queue.0,
+            queue: lite.map_or(queue.0, |lite| lite.queue),
             offset: offset.0,
             group: group.as_ref().map(|group| group.id),
             ..Story::default()
@@ -330,7 +338,8 @@ impl Story {
     }
 
     fn is_about(&self, group: u64, topic: u64, queue: u32) -> bool {
-        (topic, queue) == (self.topic, self.queue) && self.group.is_none_or(|only| only == group)
+        let is_there = queue == self.queue || queue == real(self.queue);
+        topic == self.topic && is_there && self.group.is_none_or(|only| only == group)
     }
 
     fn telling(&mut self, group: u64) -> &mut Telling {

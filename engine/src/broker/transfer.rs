@@ -20,9 +20,11 @@ use millpond_storage::log::ReadLimit;
 
 use crate::broker::consume::origin;
 use crate::broker::incarnation::Incarnation;
+use crate::broker::lite::topics::find;
+use crate::broker::lite::{ORDER, is_lite, real};
 use crate::broker::record::{Fact, TopicKind, TopicRecord, Transfer, TransferKind};
 use crate::broker::request::{
-    Bury, EndTransfers, Handle, Outstanding, Place, Reopen, Reply, Request, Settle,
+    Bury, EndTransfers, Handle, Outstanding, Place, Reason, Reopen, Reply, Request, Settle,
 };
 use crate::broker::topic::accepted;
 use crate::broker::{Broker, BrokerError, NewTopic, ReceiptHandle, TopicType};
@@ -47,10 +49,14 @@ pub mod property {
     pub const OFFSET: &str = "DLQ_ORIGIN_OFFSET";
     /// How often it was delivered.
     pub const ATTEMPTS: &str = "DLQ_ATTEMPTS";
+    /// Its lite topic there.
+    pub const LITE_TOPIC: &str = "DLQ_ORIGIN_LITE_TOPIC";
     /// "attempts" when they were used up, "request" when its consumer gave it up.
     pub const REASON: &str = "DLQ_REASON";
     /// All of them.
-    pub const ALL: [&str; 7] = [TOPIC, MESSAGE_ID, TOPIC_ID, QUEUE, OFFSET, ATTEMPTS, REASON];
+    pub const ALL: [&str; 8] = [
+        TOPIC, MESSAGE_ID, TOPIC_ID, QUEUE, OFFSET, ATTEMPTS, LITE_TOPIC, REASON,
+    ];
 }
 
 /// Name of a group's dead letter topic.
@@ -394,16 +400,44 @@ impl Broker {
                 back.push((one.clone(), why));
                 continue;
             };
-            let target = incarnation.shard(from.topic, from.queue);
+            let mut queue = from.queue;
+            if let Some(name) = letter
+                .as_ref()
+                .and_then(|letter| text(letter, property::LITE_TOPIC))
+            {
+                let Some(found) = find(incarnation, topic, name).await? else {
+                    let why = format!("lite topic {name:?} ended; send its body again yourself");
+                    back.push((one.clone(), why));
+                    continue;
+                };
+                queue = found.queue;
+            }
+            let target = incarnation.shard(from.topic, queue);
             let reopen = Reopen {
                 origin: origin(one.group, shard),
                 sequence: one.sequence,
                 group: one.group,
                 topic: from.topic,
-                queue: from.queue,
-                fact: fact_of(&message, topic),
+                queue,
+                fact: if is_lite(queue) {
+                    Fact {
+                        offset: from.offset,
+                        message_group: ORDER,
+                        priority: 0,
+                    }
+                } else {
+                    fact_of(&message, topic)
+                },
             };
-            accepted(incarnation.ask(target, Request::Reopen(reopen)).await?)?;
+            let reply = incarnation.ask(target, Request::Reopen(reopen)).await?;
+            if let Reply::Refused(refused) = &reply
+                && refused.reason() == Reason::LiteTopicGone
+            {
+                let why = "its lite topic ended; send its body again yourself";
+                back.push((one.clone(), why.to_owned()));
+                continue;
+            }
+            accepted(reply)?;
             incarnation.waiting().wake(from.topic);
         }
         Ok(back)
@@ -485,10 +519,13 @@ fn letter(
         (property::ATTEMPTS, transfer.attempts.to_string()),
         (property::REASON, reason.to_owned()),
     ];
+    let lite = message.lite_topic.take();
+    let lite = lite.map(|name| (property::LITE_TOPIC, name));
     // A dead letter that dies again says where it died last.
     message
         .properties
         .retain(|property| !property::ALL.contains(&property.key.as_str()));
+    let ours = ours.into_iter().chain(lite);
     message.properties.extend(ours.map(|(key, value)| Property {
         key: key.to_owned(),
         value: Some(PropertyValue::Text(value)),
@@ -528,7 +565,7 @@ async fn read_one(
     };
     let storage = incarnation.storage();
     match storage
-        .read(TopicId(topic), QueueId(queue), Offset(offset), limit)
+        .read(TopicId(topic), QueueId(real(queue)), Offset(offset), limit)
         .await
     {
         Ok(read) => Ok(read.into_iter().find(|message| message.offset == offset)),

@@ -27,6 +27,7 @@ mod connection;
 mod consumers;
 mod contract;
 mod first_use;
+mod lite;
 mod metrics;
 mod producers;
 mod quirks;

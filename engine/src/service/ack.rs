@@ -86,10 +86,14 @@ pub async fn change_invisible_duration(
     // milliseconds.
     let is_mistaken = ms < PUSH_BACK_OFF_MS_MIN && client.unwrap_or_default().is_push;
     let invisible = (!is_mistaken).then(|| millis(ms));
-    let handle = admitted
-        .broker()?
-        .change_invisible_or_back_off(&group, &topic, handle, invisible)
-        .await?;
+    let broker = admitted.broker()?;
+    let handle = if request.suspend == Some(true) {
+        broker.suspend(&group, &topic, handle, millis(ms)).await?
+    } else {
+        broker
+            .change_invisible_or_back_off(&group, &topic, handle, invisible)
+            .await?
+    };
     Ok(pb::ChangeInvisibleDurationResponse {
         status: Some(code::ok()),
         receipt_handle: handle.to_text(),

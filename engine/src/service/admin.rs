@@ -25,7 +25,7 @@ use crate::process;
 use crate::service::code::{explain, grpc, of_remedy};
 use crate::service::gate::{Admitted, Gate};
 use crate::service::time::to_wire;
-use crate::service::{groups, messages, query, shelf};
+use crate::service::{groups, lites, messages, query, shelf};
 
 /// Messages in one administrative read that does not say.
 const READ_MESSAGES_DEFAULT: usize = 32;
@@ -86,6 +86,7 @@ impl Admin for Administration {
             tombstones_ms: retention_ms(request.tombstone_retention_ms)?.filter(|ms| *ms != 0),
             table_ms: some_retention_ms(request.table_retention_ms)?,
             table_bytes: request.table_retention_bytes,
+            lite_ms: retention_ms(request.lite_expiry_ms)?.filter(|ms| *ms != 0),
         };
         let made = admitted
             .broker()?
@@ -110,6 +111,7 @@ impl Admin for Administration {
             table_ms: some_retention_ms(request.table_retention_ms)?,
             table_bytes: request.table_retention_bytes,
             table_as_log: request.table_as_log,
+            lite_ms: some_retention_ms(request.lite_expiry_ms)?,
         };
         let broker = admitted.broker()?;
         let altered = broker.alter_topic(&name, queues, columns).await;
@@ -169,6 +171,42 @@ impl Admin for Administration {
         let deleted = admitted.broker()?.delete_topic(&name).await;
         deleted.map_err(|e| grpc(&e))?;
         Ok(Response::new(pb::DeleteTopicResponse {}))
+    }
+
+    async fn list_lite_topics(
+        &self,
+        request: Request<pb::ListLiteTopicsRequest>,
+    ) -> Answered<pb::ListLiteTopicsResponse> {
+        let resource = Resource::Topic(&request.get_ref().topic);
+        let admitted = self.admit(&request, Action::Describe, resource)?;
+        let broker = admitted.broker()?;
+        Ok(Response::new(
+            lites::list(broker, &request.into_inner()).await?,
+        ))
+    }
+
+    async fn end_lite_topic(
+        &self,
+        request: Request<pb::EndLiteTopicRequest>,
+    ) -> Answered<pb::EndLiteTopicResponse> {
+        let resource = Resource::Topic(&request.get_ref().topic);
+        let admitted = self.admit(&request, Action::Manage, resource)?;
+        let broker = admitted.broker()?;
+        Ok(Response::new(
+            lites::end(broker, &request.into_inner()).await?,
+        ))
+    }
+
+    async fn list_lite_listeners(
+        &self,
+        request: Request<pb::ListLiteListenersRequest>,
+    ) -> Answered<pb::ListLiteListenersResponse> {
+        let resource = Resource::Group(&request.get_ref().group);
+        let admitted = self.admit(&request, Action::Describe, resource)?;
+        Ok(Response::new(lites::listeners(
+            admitted.broker()?,
+            request.get_ref(),
+        )?))
     }
 
     async fn read_topic(&self, request: Request<pb::ReadRequest>) -> Answered<pb::ReadResponse> {
@@ -609,17 +647,10 @@ fn name_status(error: NameError) -> Status {
 }
 
 fn topic_type(name: &str) -> Result<TopicType, Status> {
-    const SERVED: &str =
-        "served are \"normal\", \"fifo\", \"delay\", \"transaction\" and \"priority\"";
-    match TopicType::from_name(name) {
-        Some(TopicType::Lite) => Err(Status::unimplemented(format!(
-            "topics of type {name:?} are not served yet; {SERVED}"
-        ))),
-        Some(kind) => Ok(kind),
-        None => Err(Status::invalid_argument(format!(
-            "topic type {name:?} is unknown; {SERVED}"
-        ))),
-    }
+    TopicType::from_name(name).ok_or_else(|| {
+        let known = TopicType::ALL.map(TopicType::as_str).join(", ");
+        Status::invalid_argument(format!("topic type {name:?} is unknown; there are {known}"))
+    })
 }
 
 fn column(column: pb::Column) -> ColumnSpec {
@@ -679,6 +710,10 @@ fn topic_to_wire(topic: Topic) -> pb::Topic {
             .table_ms
             .map(|ms| u64::try_from(ms).unwrap_or(0)),
         table_retention_bytes: topic.retention.table_bytes,
+        lite_expiry_ms: topic
+            .retention
+            .lite_ms
+            .map_or(0, |ms| u64::try_from(ms).unwrap_or(0)),
     }
 }
 
@@ -707,6 +742,7 @@ pub(super) fn stored(envelope: Envelope) -> pb::StoredMessage {
         priority: envelope.priority,
         trace_context: envelope.trace_context,
         born_host: envelope.born_host,
+        lite_topic: envelope.lite_topic,
     }
 }
 
@@ -715,16 +751,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn types_that_are_not_served_say_what_is() {
+    fn unknown_types_are_told_which_there_are() {
         assert_eq!(topic_type("").unwrap(), TopicType::Normal);
         assert_eq!(topic_type("FIFO").unwrap(), TopicType::Fifo);
-        let lite = topic_type("LITE").unwrap_err();
-        assert_eq!(lite.code(), tonic::Code::Unimplemented);
-        assert!(lite.message().contains("fifo"), "{lite}");
-        assert_eq!(
-            topic_type("x").unwrap_err().code(),
-            tonic::Code::InvalidArgument
-        );
+        let unknown = topic_type("x").unwrap_err();
+        assert_eq!(unknown.code(), tonic::Code::InvalidArgument);
+        assert!(unknown.message().contains("fifo"), "{unknown}");
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct Client {
     pub request_timeout_ms: i64,
     /// Whether it is a push consumer: the client works the messages off by itself.
     pub is_push: bool,
+    /// Whether it is a consumer of lite topics; none: it has not said what it is.
+    pub is_lite: Option<bool>,
 }
 
 impl Default for Client {
@@ -34,6 +36,7 @@ impl Default for Client {
         Self {
             request_timeout_ms: REQUEST_TIMEOUT_MS_DEFAULT,
             is_push: false,
+            is_lite: None,
         }
     }
 }
@@ -166,6 +169,7 @@ mod tests {
         let client = Client {
             request_timeout_ms: 5000,
             is_push: false,
+            is_lite: None,
         };
         clients.remember("a", client, at(0)).unwrap();
         clients.remember("b", client, at(0)).unwrap();

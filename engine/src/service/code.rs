@@ -96,6 +96,11 @@ impl From<BrokerError> for Refusal {
             | BrokerError::TooLateToRecall
             | BrokerError::TransactionDecided { .. }
             | BrokerError::BadChange { .. } => Code::BadRequest,
+            BrokerError::NoParent { .. } | BrokerError::OtherParent { .. } => Code::IllegalTopic,
+            BrokerError::NotLite { .. } => Code::IllegalConsumerGroup,
+            BrokerError::LiteTopicNotFound { .. } => Code::NotFound,
+            BrokerError::LiteTopicsFull { .. } => Code::LiteTopicQuotaExceeded,
+            BrokerError::LiteSubscriptions { .. } => Code::LiteSubscriptionQuotaExceeded,
             BrokerError::InvalidTransaction { .. } => Code::InvalidTransactionId,
             BrokerError::WrittenBy { .. } => Code::Forbidden,
             BrokerError::KeyMissing { .. } => Code::IllegalMessageKey,
@@ -155,6 +160,7 @@ pub fn grpc(error: &BrokerError) -> tonic::Status {
         BrokerError::Name(_) | BrokerError::OutOfBounds { .. } => tonic::Code::InvalidArgument,
         BrokerError::TopicNotFound { .. }
         | BrokerError::GroupNotFound { .. }
+        | BrokerError::LiteTopicNotFound { .. }
         | BrokerError::InvalidRecallHandle { .. }
         | BrokerError::InvalidTransaction { .. } => tonic::Code::NotFound,
         BrokerError::Exists { .. } => tonic::Code::AlreadyExists,
@@ -162,12 +168,17 @@ pub fn grpc(error: &BrokerError) -> tonic::Status {
         | BrokerError::KeyMissing { .. }
         | BrokerError::StaleSequence { .. }
         | BrokerError::BadChange { .. }
+        | BrokerError::NoParent { .. }
+        | BrokerError::OtherParent { .. }
+        | BrokerError::NotLite { .. }
         | BrokerError::TooLateToRecall
         | BrokerError::TransactionDecided { .. }
         | BrokerError::InvalidHandle { .. } => tonic::Code::FailedPrecondition,
         BrokerError::OffsetOutside { .. } => tonic::Code::OutOfRange,
         BrokerError::Confused(_) => tonic::Code::Internal,
-        BrokerError::TooMany { .. } => tonic::Code::ResourceExhausted,
+        BrokerError::TooMany { .. }
+        | BrokerError::LiteTopicsFull { .. }
+        | BrokerError::LiteSubscriptions { .. } => tonic::Code::ResourceExhausted,
         BrokerError::ShardDamaged(_) => tonic::Code::DataLoss,
         BrokerError::Append(append) => match append {
             AppendError::TooLarge { .. } => tonic::Code::InvalidArgument,

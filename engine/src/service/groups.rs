@@ -10,6 +10,7 @@ use millpond_proto::wire::admin::reset_group_request::To;
 use millpond_storage::format::envelope::Envelope;
 use tonic::Status;
 
+use crate::broker::lite::LiteGroup;
 use crate::broker::record::Backoff;
 use crate::broker::standing::ResetTo;
 use crate::broker::transfer::{Letters, Outcome, Selection, property, text};
@@ -29,6 +30,7 @@ pub(super) fn new(request: pb::CreateGroupRequest) -> Result<Group, Status> {
         attempts_max: Some(request.attempts_max).filter(|attempts| *attempts > 0),
         backoff: request.backoff.and_then(backoff),
         fifo: request.fifo,
+        lite: request.lite.map(lite_group).transpose()?,
         ..Group::new(group_name(&request.name)?)
     })
 }
@@ -46,6 +48,10 @@ pub(super) fn altered(group: Group, request: &pb::AlterGroupRequest) -> Result<G
         },
         fifo: request.fifo.unwrap_or(group.fifo),
         paused: request.paused.unwrap_or(group.paused),
+        lite: group.lite.map(|lite| LiteGroup {
+            exclusive: request.lite_exclusive.unwrap_or(lite.exclusive),
+            ..lite
+        }),
         name: group.name,
     })
 }
@@ -70,7 +76,18 @@ pub(super) fn group_to_wire(group: &Group) -> pb::Group {
         fifo: group.fifo,
         paused: group.paused,
         start_at: start_at.map(to_wire),
+        lite: group.lite.as_ref().map(|lite| pb::LiteGroup {
+            topic: lite.topic.clone(),
+            exclusive: lite.exclusive,
+        }),
     }
+}
+
+fn lite_group(lite: pb::LiteGroup) -> Result<LiteGroup, Status> {
+    Ok(LiteGroup {
+        topic: topic_name(&lite.topic)?.to_string(),
+        exclusive: lite.exclusive,
+    })
 }
 
 /// Where a group stands, as the wire has it.

@@ -1,14 +1,12 @@
 //! The messaging service of RocketMQ 5: what the official clients call.
 //!
 //! Each call is a function in a file of its own; here they are put on the wire. A refusal is an answer
-//! with a status inside, never a gRPC error; only the telemetry stream has no place for one. What is
-//! not served says so in the same way, and names what to do instead.
+//! with a status inside, never a gRPC error; only the telemetry stream has no place for one.
 
 use std::future::Future;
 use std::sync::Arc;
 
 use millpond_proto::wire::rocketmq as pb;
-use millpond_proto::wire::rocketmq::Code;
 use millpond_proto::wire::rocketmq::messaging_service_server::MessagingService;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -19,7 +17,7 @@ use crate::service::code::{self, Refusal};
 use crate::service::gate::Gate;
 use crate::service::producers::Producers;
 use crate::service::subscription::Subscriptions;
-use crate::service::{ack, delay, pull, receive, renew, route, send, telemetry, transaction};
+use crate::service::{ack, delay, lite, pull, receive, renew, route, send, telemetry, transaction};
 
 /// The service over one gate.
 #[derive(Clone, Debug)]
@@ -61,11 +59,13 @@ impl Messaging {
     async fn part(&self, id: &str) {
         self.clients.forget(id);
         self.subscriptions.forget(id);
-        if let Some(open) = self.gate.opened()
-            && let Err(error) = open.broker.release(id).await
-        {
+        let Some(open) = self.gate.opened() else {
+            return;
+        };
+        if let Err(error) = open.broker.release(id).await {
             tracing::debug!(%error, "a client's messages come back when their time ends");
         }
+        open.broker.listens_no_more(id);
     }
 
     /// Checks a call that is about the client itself.
@@ -75,14 +75,6 @@ impl Messaging {
             self.gate
                 .admit(request.extensions(), Action::Describe, Resource::Server)?;
         Ok(id.to_owned())
-    }
-
-    /// Refuses a call that is not served, to those who may call at all.
-    fn missing<T>(&self, request: &Request<T>, what: &str) -> Refusal {
-        match self.client(request) {
-            Err(refusal) => refusal,
-            Ok(_) => Refusal::new(Code::NotImplemented, what),
-        }
     }
 }
 
@@ -292,7 +284,8 @@ impl MessagingService for Messaging {
         &self,
         request: Request<pb::SyncLiteSubscriptionRequest>,
     ) -> Answered<pb::SyncLiteSubscriptionResponse> {
-        let what = "lite topics are not served yet; use an ordinary topic";
-        answer(Err(self.missing(&request, what)))
+        answer(
+            lite::sync_lite_subscription(&self.gate, &self.clients, &self.producers, request).await,
+        )
     }
 }

@@ -22,6 +22,8 @@ pub mod gate;
 pub mod groups;
 pub mod http;
 pub mod iceberg;
+pub mod lite;
+mod lites;
 mod messages;
 pub mod messaging;
 mod metrics;

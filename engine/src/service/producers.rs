@@ -1,4 +1,4 @@
-//! Producers that listen: whom the server can ask about a transaction.
+//! Clients that listen: producers whom the server can ask about a transaction, consumers whom it can tell something.
 //!
 //! A producer that published settings for a topic over its telemetry stream is in, until the stream ends. A
 //! question goes to the one that was asked longest ago and can take it now; a full queue counts as busy.
@@ -20,12 +20,14 @@ pub struct Producers(Mutex<Known>);
 struct Known {
     last: u64,
     streams: BTreeMap<u64, Stream>,
+    clients: BTreeMap<String, BTreeSet<u64>>,
     /// Streams by topic, the one that was asked longest ago first.
     by_topic: BTreeMap<String, VecDeque<u64>>,
 }
 
 #[derive(Debug)]
 struct Stream {
+    client: String,
     commands: mpsc::Sender<pb::TelemetryCommand>,
     topics: BTreeSet<String>,
 }
@@ -35,13 +37,24 @@ impl Producers {
     ///
     /// # Panics
     /// When a holder of the lock has panicked, which is a bug here.
-    pub fn enter(&self) -> (u64, mpsc::Receiver<pb::TelemetryCommand>) {
+    pub fn enter(&self, client: &str) -> (u64, mpsc::Receiver<pb::TelemetryCommand>) {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let mut known = self.0.lock().expect("no holder panics");
         known.last += 1;
         let number = known.last;
         let topics = BTreeSet::new();
-        known.streams.insert(number, Stream { commands, topics });
+        let client = client.to_owned();
+        known
+            .clients
+            .entry(client.clone())
+            .or_default()
+            .insert(number);
+        let stream = Stream {
+            client,
+            commands,
+            topics,
+        };
+        known.streams.insert(number, stream);
         (number, receiver)
     }
 
@@ -68,7 +81,26 @@ impl Producers {
     pub fn leave(&self, number: u64) {
         let mut known = self.0.lock().expect("no holder panics");
         known.take_out(number);
-        known.streams.remove(&number);
+        let Some(stream) = known.streams.remove(&number) else {
+            return;
+        };
+        if let Some(numbers) = known.clients.get_mut(&stream.client) {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                known.clients.remove(&stream.client);
+            }
+        }
+    }
+
+    /// Gives a command to a client over its latest stream; whether it could be given.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
+    pub fn tell(&self, client: &str, command: &pb::TelemetryCommand) -> bool {
+        let known = self.0.lock().expect("no holder panics");
+        let numbers = known.clients.get(client).into_iter().flatten().rev();
+        let mut streams = numbers.filter_map(|number| known.streams.get(number));
+        streams.any(|stream| stream.commands.try_send(command.clone()).is_ok())
     }
 
     /// Gives a command to a producer of a topic; whether there was one to take it.
@@ -127,8 +159,8 @@ mod tests {
     fn producers_of_a_topic_take_turns_until_they_leave() {
         let producers = Producers::default();
         let topics = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        let (a, mut to_a) = producers.enter();
-        let (b, mut to_b) = producers.enter();
+        let (a, mut to_a) = producers.enter("client");
+        let (b, mut to_b) = producers.enter("client");
         producers.publishes(a, topics(&["orders", "bills"]));
         producers.publishes(b, topics(&["orders"]));
         let ask = |topic: &str| producers.ask(topic, pb::TelemetryCommand::default());
@@ -143,19 +175,24 @@ mod tests {
         assert!(ask("orders") && to_b.try_recv().is_ok() && to_a.try_recv().is_err());
         producers.leave(b);
         assert!(!ask("orders"));
+        assert!(!producers.tell("client", &pb::TelemetryCommand::default()));
+        let (_, mut to_c) = producers.enter("client");
+        assert!(
+            producers.tell("client", &pb::TelemetryCommand::default()) && to_c.try_recv().is_ok()
+        );
     }
 
     #[test]
     fn a_producer_that_does_not_listen_is_passed_over() {
         let producers = Producers::default();
         let topic = || BTreeSet::from(["orders".to_owned()]);
-        let (slow, _full) = producers.enter();
+        let (slow, _full) = producers.enter("client");
         producers.publishes(slow, topic());
         for _ in 0..COMMANDS_MAX {
             assert!(producers.ask("orders", pb::TelemetryCommand::default()));
         }
         assert!(!producers.ask("orders", pb::TelemetryCommand::default()));
-        let (quick, mut commands) = producers.enter();
+        let (quick, mut commands) = producers.enter("client");
         producers.publishes(quick, topic());
         assert!(producers.ask("orders", pb::TelemetryCommand::default()));
         assert!(commands.try_recv().is_ok());

@@ -27,6 +27,7 @@ use crate::service::code::{self, Refusal};
 use crate::service::delivery::message;
 use crate::service::first_use;
 use crate::service::gate::Gate;
+use crate::service::lite;
 use crate::service::pull::filter;
 use crate::service::route::{group_name, topic_name};
 use crate::service::subscription::Subscriptions;
@@ -40,6 +41,8 @@ struct Checked {
     broker: Arc<Broker>,
     receive: Receive,
     consumer: Consumer,
+    /// Whether its group reads lite topics.
+    is_lite: bool,
     topic: Option<pb::Resource>,
     /// Whether the topic may still come.
     may_come: bool,
@@ -106,6 +109,7 @@ async fn poll(
         broker,
         receive,
         consumer,
+        is_lite,
         topic,
         may_come,
     } = checked;
@@ -119,6 +123,10 @@ async fn poll(
             }
             let waited = gate.clock().now().since(since);
             receive.poll = receive.poll.saturating_sub(waited);
+        }
+        if is_lite {
+            // Its group must not become an ordinary one because it polls before it subscribes.
+            lite::make(&broker, &receive.group, &receive.topic).await?;
         }
         broker.receive_as(receive, &consumer).await
     };
@@ -167,7 +175,9 @@ fn check(
     let filter = Arc::new(filter(request.get_ref().filter_expression.as_ref())?);
     let invisible_ms = invisible_ms(request.get_ref())?;
     let Client {
-        request_timeout_ms, ..
+        request_timeout_ms,
+        is_lite,
+        ..
     } = client;
     let poll = Poll {
         asked_ms: request
@@ -183,6 +193,7 @@ fn check(
     let open = admitted.inside()?;
     let broker = Arc::clone(&open.broker);
     first_use::group(open, &group)?;
+    lite::check_kind(open, client.is_lite, &group)?;
     let may_come = first_use::may_come(open, &name);
     subscriptions.polls(&group, &name, client_id, &filter, now)?;
     let consumer = Consumer {
@@ -203,6 +214,7 @@ fn check(
             poll,
         },
         consumer,
+        is_lite: is_lite == Some(true),
         topic: request.message_queue.and_then(|queue| queue.topic),
         may_come,
     })

@@ -23,6 +23,7 @@ use crate::service::client::client_id;
 use crate::service::code::{self, Refusal};
 use crate::service::first_use;
 use crate::service::gate::Gate;
+use crate::service::lite;
 use crate::service::producer::numbered;
 use crate::service::route::topic_name;
 use crate::service::time::{duration_ms, from_wire};
@@ -434,15 +435,9 @@ fn check_system(system: &pb::SystemProperties, now: Timestamp) -> Result<(), Ref
         ));
     }
     if let Some(name) = &system.lite_topic
-        && (name.len() > limits::LITE_TOPIC_BYTES_MAX || has_control(name))
+        && !name.is_empty()
     {
-        return Err(Refusal::new(
-            Code::IllegalLiteTopic,
-            format!(
-                "lite topic: at most {} bytes, no control characters",
-                limits::LITE_TOPIC_BYTES_MAX
-            ),
-        ));
+        lite::check_name(name)?;
     }
     for (what, text) in [
         ("born_host", Some(&system.born_host)),

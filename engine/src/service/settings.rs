@@ -49,6 +49,13 @@ pub fn merge(
     }
     check_properties(&settings)?;
     let kind = settings.client_type.map(pb::ClientType::try_from);
+    let is_lite = match kind {
+        None | Some(Err(_) | Ok(pb::ClientType::Unspecified)) => None,
+        Some(Ok(kind)) => Some(matches!(
+            kind,
+            pb::ClientType::LitePushConsumer | pb::ClientType::LiteSimpleConsumer
+        )),
+    };
     let producer = match &mut settings.pub_sub {
         Some(PubSub::Publishing(publishing)) => {
             publishing.validate_message_type = true;
@@ -64,6 +71,13 @@ pub fn merge(
             subscription.receive_batch_size =
                 Some(i32::try_from(limits::RECEIVE_BATCH_MAX).expect("the limit is small"));
             subscription.long_polling_timeout = Some(wire_duration(limits::POLL_MS_MAX));
+            if is_lite == Some(true) {
+                // Lite topics are delivered in order, so they are to be worked off in order.
+                subscription.fifo = Some(true);
+                subscription.lite_subscription_quota =
+                    i32::try_from(limits::LITE_SUBSCRIPTIONS_TOLD).ok();
+                subscription.max_lite_topic_size = i32::try_from(limits::LITE_TOPIC_BYTES_MAX).ok();
+            }
             false
         }
         None => {
@@ -94,6 +108,7 @@ pub fn merge(
     );
     let client = Client {
         is_push,
+        is_lite,
         request_timeout_ms: settings
             .request_timeout
             .as_ref()
@@ -273,7 +288,11 @@ mod tests {
             ..pb::Settings::default()
         };
         let (merged, client) = merge(settings, unknown).unwrap();
-        assert_eq!(client, Client::default());
+        let simple = Client {
+            is_lite: Some(false),
+            ..Client::default()
+        };
+        assert_eq!(client, simple);
         let Some(PubSub::Subscription(subscription)) = &merged.pub_sub else {
             panic!("stays a consumer");
         };

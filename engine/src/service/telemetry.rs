@@ -62,7 +62,7 @@ pub fn stream<S>(
 where
     S: Stream<Item = Result<pb::TelemetryCommand, Status>> + Send + Unpin + 'static,
 {
-    let (number, commands) = producers.enter();
+    let (number, commands) = producers.enter(&client_id);
     let telemetry = Telemetry {
         gate,
         clients,

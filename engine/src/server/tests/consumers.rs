@@ -107,18 +107,26 @@ impl World {
         client: &str,
         request: pb::ReceiveMessageRequest,
     ) -> (pb::Code, Vec<pb::Message>) {
-        let frames = self.client.receive_message(by(client, request)).await;
-        let mut frames = frames.unwrap().into_inner();
-        let (mut status, mut messages) = (None, Vec::new());
-        while let Some(frame) = frames.message().await.unwrap() {
-            match frame.content.unwrap() {
-                Content::Status(found) => status = Some(found),
-                Content::Message(message) => messages.push(message),
-                Content::DeliveryTimestamp(_) => {}
-            }
-        }
-        (code(status), messages)
+        receive(&mut self.client, client, request).await
     }
+}
+
+pub(super) async fn receive(
+    wire: &mut Client,
+    client: &str,
+    request: pb::ReceiveMessageRequest,
+) -> (pb::Code, Vec<pb::Message>) {
+    let frames = wire.receive_message(by(client, request)).await;
+    let mut frames = frames.unwrap().into_inner();
+    let (mut status, mut messages) = (None, Vec::new());
+    while let Some(frame) = frames.message().await.unwrap() {
+        match frame.content.unwrap() {
+            Content::Status(found) => status = Some(found),
+            Content::Message(message) => messages.push(message),
+            Content::DeliveryTimestamp(_) => {}
+        }
+    }
+    (code(status), messages)
 }
 
 pub(super) fn poll(topic: &str, group: &str, tag: &str) -> pb::ReceiveMessageRequest {
