@@ -11,6 +11,7 @@ use crate::cli::body_args::{BodyArgs, SchemaCommand};
 use crate::cli::group_args::{DlqCommand, GroupCommand};
 use crate::cli::keep;
 use crate::cli::keep::TableTime;
+use crate::cli::lite::LiteCommand;
 use crate::cli::msg_args::MsgCommand;
 use crate::cli::output::Format;
 use crate::cli::shelf::{DelayCommand, TransactionCommand, time};
@@ -369,6 +370,9 @@ Examples:
     /// List and add versions of the schema of a topic's bodies.
     #[command(subcommand)]
     Schema(SchemaCommand),
+    /// Look at the lite topics of a parent, and end them.
+    #[command(subcommand)]
+    Lite(LiteCommand),
     /// Delete a topic and its messages.
     #[command(visible_alias = "delete")]
     Rm {
@@ -427,6 +431,9 @@ pub struct KeepArgs {
     /// Keep so much Parquet of the table: 1TiB, 500MB, none.
     #[arg(long, value_name = "SIZE", value_parser = keep::size)]
     pub table_retention_bytes: Option<u64>,
+    /// Of type lite: end a lite topic so long after its last message: 1h, 7d, at most 30d; none for 30d.
+    #[arg(long, value_name = "TIME", value_parser = keep::time)]
+    pub lite_expiry: Option<u64>,
 }
 
 impl KeepArgs {
@@ -439,6 +446,7 @@ impl KeepArgs {
             || self.tombstone_retention.is_some()
             || self.table_retention.is_some()
             || self.table_retention_bytes.is_some()
+            || self.lite_expiry.is_some()
     }
 }
 
@@ -468,6 +476,9 @@ pub struct ProduceArgs {
     /// Message group, for a fifo topic: its messages are delivered in order.
     #[arg(long, value_name = "GROUP")]
     pub message_group: Option<String>,
+    /// Lite topic, for a topic of such: its messages are delivered in order.
+    #[arg(long, value_name = "NAME")]
+    pub lite_topic: Option<String>,
     /// Priority, for a priority topic: greater is delivered first.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     pub priority: Option<i32>,

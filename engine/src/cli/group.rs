@@ -4,7 +4,7 @@ use millpond_proto::client::{Admin, Client};
 use millpond_proto::wire::admin::reset_group_request::To;
 use millpond_proto::wire::admin::{
     AlterGroupRequest, CloneGroupRequest, CreateGroupRequest, Group, ListInFlightRequest,
-    ResetGroupRequest,
+    LiteGroup, ResetGroupRequest,
 };
 
 use crate::cli::error::CliError;
@@ -34,6 +34,10 @@ pub async fn run(
                 backoff: settings.backoff.clone(),
                 fifo: settings.fifo.unwrap_or(false),
                 start_at,
+                lite: settings.lite.as_ref().map(|topic| LiteGroup {
+                    topic: topic.clone(),
+                    exclusive: settings.exclusive.unwrap_or(false),
+                }),
             };
             let group = admin.create_group(request).await?;
             terminal.say(&format!("created consumer group {}", group.name))
@@ -202,6 +206,7 @@ fn altered(name: &str, settings: &GroupSettings) -> AlterGroupRequest {
         fifo: settings.fifo,
         paused: None,
         start_at,
+        lite_exclusive: settings.exclusive,
     }
 }
 

@@ -101,6 +101,12 @@ pub struct GroupSettings {
     /// Whether push consumers are told to work in order, whatever the topic.
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     pub fifo: Option<bool>,
+    /// Read the lite topics of this parent, and no whole topics; fixed when the group is made.
+    #[arg(long, value_name = "TOPIC")]
+    pub lite: Option<String>,
+    /// Of lite topics: whether each has one listener at a time, the last one that asked.
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    pub exclusive: Option<bool>,
 }
 
 /// `millpond group reset`.

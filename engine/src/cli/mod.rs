@@ -19,6 +19,7 @@ pub mod group_args;
 pub mod import;
 pub mod job;
 pub mod keep;
+pub mod lite;
 pub mod msg;
 pub mod msg_args;
 pub mod output;

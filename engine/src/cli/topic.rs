@@ -17,7 +17,7 @@ use crate::cli::error::CliError;
 use crate::cli::keep::{self, TableTime};
 use crate::cli::output::{Cell, Format, Table};
 use crate::cli::run::Terminal;
-use crate::cli::{schema, sql};
+use crate::cli::{lite, schema, sql};
 
 /// Messages per send.
 const SEND_MESSAGES: usize = 256;
@@ -61,6 +61,7 @@ pub async fn run(
                         tombstone_retention_ms: keep.tombstone_retention.unwrap_or_default(),
                         table_retention_ms: table_ms(keep),
                         table_retention_bytes: keep.table_retention_bytes,
+                        lite_expiry_ms: keep.lite_expiry.unwrap_or_default(),
                         ..CreateTopicRequest::default()
                     };
                     admin.create_topic(request).await?;
@@ -91,6 +92,7 @@ pub async fn run(
         TopicCommand::Info { name, output } => {
             info(admin.describe_topic(name).await?, *output, terminal)
         }
+        TopicCommand::Lite(command) => lite::run(&admin, command, terminal).await,
         TopicCommand::Schema(command) => schema::run(&admin, command, terminal).await,
         TopicCommand::Rm { name } => {
             admin.delete_topic(name).await?;
@@ -143,6 +145,7 @@ fn altered(name: &str, queues: Option<u32>, keep: KeepArgs) -> AlterTopicRequest
         table_retention_ms: table_ms(&keep),
         table_retention_bytes: keep.table_retention_bytes,
         table_as_log: keep.table_retention == Some(TableTime::AsLog),
+        lite_expiry_ms: keep.lite_expiry,
         ..AlterTopicRequest::default()
     }
 }
@@ -270,6 +273,12 @@ fn info(
             ));
         }
         text.push_str(&format!("\n  {}", kept(&topic)));
+        if topic.lite_expiry_ms > 0 {
+            let time = keep::time_in_words(topic.lite_expiry_ms);
+            text.push_str(&format!(
+                "\n  a lite topic ends {time} after its last message"
+            ));
+        }
         if let Some(sizes) = answer.sizes {
             text.push_str(&format!(
                 "\n  hot {} in {} messages, cold {} in {} messages and {} files{}",
@@ -317,6 +326,7 @@ async fn produce(
         properties: properties_to_send(args),
         message_group: args.message_group.clone(),
         priority: args.priority,
+        lite_topic: args.lite_topic.clone(),
         deliver_at,
         body: body.into(),
     };
