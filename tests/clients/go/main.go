@@ -41,6 +41,7 @@ var features = map[string]func(*checks){
 	"transaction":   (*checks).transaction,
 	"check-back":    (*checks).checkBack,
 	"priority":      (*checks).priority,
+	"lite":          (*checks).lite,
 }
 
 type checks struct {
@@ -254,6 +255,37 @@ func (c *checks) fifoPush() {
 	})
 	sent := c.sendGroups()
 	equal(sent, byGroup(take(got, 40, 90)), "messages by group, in order")
+}
+
+// A consumer gets its own lite topics, each in order.
+func (c *checks) lite() {
+	got := make(chan *rmq.MessageView, messages)
+	consumer, err := rmq.NewLitePushConsumer(c.config(c.topic), rmq.NewLitePushConsumerConfig(c.topic, invisible),
+		rmq.WithPushAwaitDuration(5*time.Second),
+		rmq.WithPushMessageListener(&rmq.FuncMessageListener{Consume: func(one *rmq.MessageView) rmq.ConsumerResult {
+			got <- one
+			return rmq.SUCCESS
+		}}))
+	must(err)
+	c.started(consumer)
+	must(consumer.SubscribeLite("red"))
+	must(consumer.SubscribeLite("blue"))
+	producer, sent := c.producer(), map[string][]string{}
+	for i := range 10 {
+		for _, name := range []string{"red", "green", "blue"} {
+			message := c.message(name + "-" + strconv.Itoa(i))
+			message.SetLiteTopic(name)
+			send(producer, message)
+			sent[name] = append(sent[name], string(message.Body))
+		}
+	}
+	delete(sent, "green")
+	found := map[string][]string{}
+	for _, one := range take(got, 20, 60) {
+		found[one.GetLiteTopic()] = append(found[one.GetLiteTopic()], string(one.GetBody()))
+	}
+	equal(sent, found, "messages by lite topic, in order")
+	quiet(got, 2, "a message of another lite topic")
 }
 
 func (c *checks) sendGroups() map[string][]string {

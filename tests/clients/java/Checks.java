@@ -19,6 +19,7 @@ import org.apache.rocketmq.client.apis.ClientServiceProvider;
 import org.apache.rocketmq.client.apis.consumer.ConsumeResult;
 import org.apache.rocketmq.client.apis.consumer.FilterExpression;
 import org.apache.rocketmq.client.apis.consumer.FilterExpressionType;
+import org.apache.rocketmq.client.apis.consumer.LitePushConsumer;
 import org.apache.rocketmq.client.apis.consumer.MessageListener;
 import org.apache.rocketmq.client.apis.consumer.PushConsumer;
 import org.apache.rocketmq.client.apis.consumer.SimpleConsumer;
@@ -67,7 +68,8 @@ public final class Checks {
         Map.entry("recall", Checks::recall),
         Map.entry("transaction", Checks::transaction),
         Map.entry("check-back", Checks::checkBack),
-        Map.entry("priority", Checks::priority));
+        Map.entry("priority", Checks::priority),
+        Map.entry("lite", Checks::lite));
 
     private Checks(String endpoints, String prefix, String feature) {
         this.configuration = ClientConfiguration.newBuilder().setEndpoints(endpoints).build();
@@ -265,6 +267,34 @@ public final class Checks {
             found.computeIfAbsent(one.getMessageGroup().orElse(null), group -> new ArrayList<>()).add(body(one));
         }
         equal(sent, found, "messages by group, in order");
+    }
+
+    /** A consumer gets its own lite topics, each in order. */
+    private void lite() throws Exception {
+        BlockingQueue<MessageView> got = new LinkedBlockingQueue<>();
+        LitePushConsumer consumer = PROVIDER.newLitePushConsumerBuilder().setClientConfiguration(configuration)
+            .setConsumerGroup(topic).bindTopic(topic).setMessageListener(one -> {
+                got.add(one);
+                return ConsumeResult.SUCCESS;
+            }).build();
+        open.add(consumer);
+        consumer.subscribeLite("red");
+        consumer.subscribeLite("blue");
+        Producer producer = producer();
+        Map<String, List<String>> sent = new HashMap<>();
+        for (int i = 0; i < 10; i++) {
+            for (String name : List.of("red", "green", "blue")) {
+                producer.send(message(name + "-" + i).setLiteTopic(name).build());
+                sent.computeIfAbsent(name, any -> new ArrayList<>()).add(name + "-" + i);
+            }
+        }
+        sent.remove("green");
+        Map<String, List<String>> found = new HashMap<>();
+        for (MessageView one : take(got, 20, 60)) {
+            found.computeIfAbsent(one.getLiteTopic().orElse(null), any -> new ArrayList<>()).add(body(one));
+        }
+        equal(sent, found, "messages by lite topic, in order");
+        equal(null, got.poll(2, TimeUnit.SECONDS), "a message of another lite topic");
     }
 
     private Map<String, List<String>> sendGroups(Producer producer) throws Exception {

@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict';
 import {
-  ConsumeResult, FilterExpression, Producer, PushConsumer, SimpleConsumer,
+  ConsumeResult, FilterExpression, LitePushConsumerBuilder, Producer, PushConsumer, SimpleConsumer,
 } from 'rocketmq-client-nodejs';
 import proto from 'rocketmq-client-nodejs/proto/apache/rocketmq/v2/definition_pb.js';
 
@@ -138,6 +138,28 @@ const features = {
     equal(sent, byGroup(got), 'messages by group, in order');
   },
 
+  // A consumer gets its own lite topics, each in order.
+  async lite() {
+    const got = [];
+    const consumer = await new LitePushConsumerBuilder()
+      .setClientConfiguration({ endpoints, namespace: '', logger: quietLogger })
+      .setConsumerGroup(topic).bindTopic(topic)
+      .setMessageListener({ consume: async one => {
+        got.push(one);
+        return ConsumeResult.SUCCESS;
+      } })
+      .build();
+    opened.push(consumer);
+    await consumer.subscribeLite('red');
+    await consumer.subscribeLite('blue');
+    const sent = await sendLite();
+    for (let i = 0; i < 600 && got.length < 20; i++) await sleep(100);
+    await sleep(2000);
+    const found = { red: [], blue: [] };
+    for (const one of got) (found[one.liteTopic] ??= []).push(one.body.toString());
+    equal(sent, found, 'messages by lite topic, in order');
+  },
+
   async delay() {
     const [ producer, consumer ] = [ await open.producer(), await open.consumer(15) ];
     const due = Date.now() + 4000;
@@ -237,6 +259,19 @@ async function filtered(filter, wanted) {
   const got = await receive(consumer, expected.length);
   equal(sorted(expected), sorted(bodies(got)), 'messages that pass the filter');
   await quiet(consumer, 'messages that do not pass it');
+}
+
+async function sendLite() {
+  const producer = await open.producer();
+  const sent = { red: [], green: [], blue: [] };
+  for (let i = 0; i < 10; i++) {
+    for (const liteTopic of Object.keys(sent)) {
+      await producer.send(message(`${liteTopic}-${i}`, { liteTopic }));
+      sent[liteTopic].push(`${liteTopic}-${i}`);
+    }
+  }
+  delete sent.green;
+  return sent;
 }
 
 async function sendGroups() {

