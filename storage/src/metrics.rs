@@ -87,6 +87,9 @@ pub(crate) struct CallCounts {
     pub(crate) bytes: AtomicU64,
 }
 
+/// One of the counts of a kind of call.
+type CountOf = fn(&CallCounts) -> &AtomicU64;
+
 impl Metrics {
     /// The same parts, watched.
     #[must_use]
@@ -148,7 +151,7 @@ impl Metrics {
             "those that failed",
             read(&self.wal.errors),
         );
-        let of_calls: [(&str, &str, fn(&CallCounts) -> &AtomicU64); 3] = [
+        let of_calls: [(&str, &str, CountOf); 3] = [
             (
                 "millpond_objects_calls_total",
                 "calls of the object store",
