@@ -172,8 +172,9 @@ fn table_argument(parser: &mut Parser) -> Result<Expr, ParserError> {
 /// Whether the word just read is `EMIT` and begins our clause rather than naming something.
 fn at_emit(parser: &Parser) -> bool {
     is_word(&parser.get_current_token().token, "EMIT")
-        && (is_word(&parser.peek_token_ref().token, "CHANGES")
-            || is_word(&parser.peek_token_ref().token, "ON"))
+        && ["CHANGES", "EVERY", "ON"]
+            .iter()
+            .any(|word| is_word(&parser.peek_token_ref().token, word))
 }
 
 /// Whether a token is this word, unquoted and in any case.

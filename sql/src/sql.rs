@@ -35,7 +35,8 @@ use crate::error::SqlError;
 use crate::job::alter::{altered, next_of};
 use crate::job::crew::usual_lanes;
 use crate::job::subscribe::Subscriptions;
-use crate::plan::continuous::{plan_into, plan_with};
+use crate::plan::continuous::plan_with;
+use crate::plan::target::plan_into;
 use crate::runtime::locked_runtime;
 use crate::statement::{AlterTopic, CreateTopic, Shown, Statement, parse, parse_query};
 use crate::topic::{Keep, NewSchema, NewTopic, TopicInfo, Topics};
@@ -261,7 +262,7 @@ impl Sql {
         let topics = self.parts.topics.as_ref();
         let plan = match statement {
             Statement::CreateMaterializedView(view) => {
-                plan_with(&view.query, view.emit, view.options, topics).await?
+                plan_with(&view.query, view.emit, view.options.clone(), topics).await?
             }
             Statement::CreateJob(job) => {
                 let target = topics
@@ -273,7 +274,7 @@ impl Sql {
                 let Some(before) = topics.topic(&view.name) else {
                     return Err(self.unknown_topic(&view.name));
                 };
-                let (emit, options) = (view.emit, view.options);
+                let (emit, options) = (view.emit, view.options.clone());
                 let mut plan = plan_with(&view.query, emit, options, topics).await?;
                 let mut told = altered(&before, &plan);
                 told.append(&mut plan.explained);

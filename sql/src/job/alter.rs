@@ -102,7 +102,13 @@ impl Jobs {
             ));
         }
         let topics = &self.parts.topics;
-        let plan = plan_with(&view.query, view.emit, view.options, topics.as_ref()).await?;
+        let plan = plan_with(
+            &view.query,
+            view.emit,
+            view.options.clone(),
+            topics.as_ref(),
+        )
+        .await?;
         if plan
             .inputs
             .iter()

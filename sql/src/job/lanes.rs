@@ -25,6 +25,7 @@ use crate::operator::delta::Entries;
 use crate::operator::graph::{Graph, GraphStep, Routed};
 use crate::operator::key::Keys;
 use crate::operator::moment::Marks;
+use crate::operator::origin::{Came, Message};
 use crate::operator::spread::{by_lane, lane_of};
 use crate::operator::{Operator, OperatorError, Output, StepFigures};
 use crate::topic::TICK_MS;
@@ -108,6 +109,42 @@ impl Lanes {
             }
         };
         Ok(in_order(left))
+    }
+
+    /// Lets time come so far: what waits for it leaves.
+    pub(crate) fn until(
+        &mut self,
+        encoder: &BodyEncoder,
+        now: Timestamp,
+    ) -> Result<Vec<Left>, JobError> {
+        let mut left = Vec::new();
+        match self {
+            Self::None => {}
+            Self::Groups(lanes) => {
+                for lane in lanes {
+                    let mut out = Output::default();
+                    lane.on_time(now, &mut out)?;
+                    left.push(vec![written(encoder, 0, out, &[])?]);
+                }
+            }
+            Self::Graph(lanes) => {
+                for lane in lanes {
+                    let mut out = Output::default();
+                    lane.on_time(now, &mut out)?;
+                    left.push(vec![written(encoder, 0, out, &[])?]);
+                }
+            }
+        }
+        Ok(in_order(left))
+    }
+
+    /// The first time for which something waits.
+    pub(crate) fn due(&self) -> Option<Timestamp> {
+        match self {
+            Self::None => None,
+            Self::Groups(lanes) => lanes.iter().filter_map(|lane| lane.due()).min(),
+            Self::Graph(lanes) => lanes.iter().filter_map(Graph::due).min(),
+        }
     }
 
     /// The state of all lanes as rows, between two epochs.
@@ -238,9 +275,13 @@ fn groups(
     taken: &[Taken],
     ticks: &[Tick],
 ) -> Result<Vec<Left>, JobError> {
-    let mut left = Vec::with_capacity(ticks.len());
+    // What waited for the tick leaves before what its rows make leave.
+    let mut left = Vec::with_capacity(2 * ticks.len());
     for (step, tick) in ticks.iter().enumerate() {
         let least = |each: &[Option<Timestamp>]| each.iter().min().copied().flatten();
+        let mut waited = Output::default();
+        operator.on_time(tick.at, &mut waited)?;
+        left.push(written(encoder, 2 * step, waited, &[])?);
         let mut out = Output::default();
         let rows = own_rows(lane, taken, tick);
         if !rows.is_empty() {
@@ -250,7 +291,7 @@ fn groups(
         if let Some(watermark) = least(&tick.after) {
             operator.on_watermark(watermark, &mut out)?;
         }
-        left.push(written(encoder, step, out, &rows)?);
+        left.push(written(encoder, 2 * step + 1, out, &rows)?);
     }
     Ok(left)
 }
@@ -334,7 +375,7 @@ async fn graph(
         move |graph: &mut Graph| {
             let merged = given.map(|given| graph.merge(&given)).transpose()?;
             let left = graph.finish(merged)?.into_iter();
-            left.map(|(step, out)| written(&encoder, step, out, &[]))
+            left.map(|(step, out, late)| written(&encoder, step, out, &late))
                 .collect()
         }
     });
@@ -404,7 +445,7 @@ fn steps<'a>(
     steps
 }
 
-type Arrived = Vec<BTreeMap<usize, RecordBatch>>;
+type Arrived = Vec<BTreeMap<usize, Came>>;
 
 /// What each lane begins with: stretches of what was taken in, about equally many rows each, so that lanes in a line
 /// have the rows in the order of the log.
@@ -423,20 +464,23 @@ fn arrived(
     let owners: Vec<usize> = owners.collect();
     let mut arrived: Vec<Arrived> = vec![vec![BTreeMap::new(); steps.len()]; lanes];
     for (step, (_, tick)) in steps.iter().enumerate() {
-        let mut slices: BTreeMap<(usize, usize), Vec<RecordBatch>> = BTreeMap::new();
+        let mut slices: BTreeMap<(usize, usize), (Vec<RecordBatch>, Vec<Message>)> =
+            BTreeMap::new();
         for (index, rows) in tick.iter().flat_map(|tick| &tick.parts) {
             if !rows.is_empty() {
                 let own = slices.entry((owners[*index], taken[*index].input));
-                let rows = taken[*index].table.slice(rows.start, rows.len());
-                own.or_default().push(rows);
+                let slice = taken[*index].table.slice(rows.start, rows.len());
+                let own = own.or_default();
+                own.0.push(slice);
+                own.1.extend(rows.clone().map(|row| (*index, row)));
             }
         }
-        for ((lane, input), slices) in slices {
+        for ((lane, input), (slices, messages)) in slices {
             let rows = match slices.as_slice() {
                 [one] => one.clone(),
                 many => concat_batches(many[0].schema_ref(), many)?,
             };
-            arrived[lane][step].insert(input, rows);
+            arrived[lane][step].insert(input, Came { rows, messages });
         }
     }
     Ok(arrived)

@@ -26,6 +26,8 @@ pub(crate) mod written;
 #[cfg(test)]
 mod equality;
 #[cfg(test)]
+mod firing;
+#[cfg(test)]
 mod parallel;
 #[cfg(test)]
 mod settings;

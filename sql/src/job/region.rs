@@ -3,7 +3,7 @@
 //! Rows are taken in side by side ([`crate::job::intake`]) and then computed tick by tick, in as many lanes as the query
 //! has ([`crate::job::lanes`]), within a tick by (queue, offset): an order that is the log's alone. The
 //! rows of a tick are judged by the watermark before it, then the watermark moves and windows close. So
-//! the output does not depend on where epochs were cut, except that an updating query emits at their ends, nor on the
+//! the output does not depend on where epochs were cut, except that an updating query emits at their ends unless it says `EMIT EVERY`, nor on the
 //! number of lanes. To a query without state ticks mean nothing: it is given the rows of an epoch at once, by (queue, offset).
 
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ use crate::job::intake::{Intake, Intakes, Taken};
 use crate::job::lanes::{Lanes, Tick};
 use crate::job::reader::{missing, offsets};
 use crate::job::written::{LateRow, Left, deletion};
-use crate::operator::{OperatorError, StepFigures};
+use crate::operator::{LateTime, OperatorError, StepFigures};
 use crate::plan::continuous::ContinuousPlan;
 use crate::plan::lanes::Built;
 use crate::progress::Watermark;
@@ -257,8 +257,13 @@ impl Region {
     ///
     /// # Errors
     /// [`JobError`] when a row can not be computed, with its place where that is known.
-    pub async fn epoch(&mut self, arrived: Vec<Arrived>) -> Result<Effects, JobError> {
+    pub async fn epoch(
+        &mut self,
+        arrived: Vec<Arrived>,
+        tick: Timestamp,
+    ) -> Result<Effects, JobError> {
         let mut effects = self.ticks(arrived).await?;
+        self.until(tick, &mut effects)?;
         self.barrier(&mut effects).await?;
         Ok(effects)
     }
@@ -299,6 +304,21 @@ impl Region {
             }));
         }
         Ok(effects)
+    }
+
+    /// Lets time come so far: all rows from before it were given.
+    fn until(&mut self, now: Timestamp, effects: &mut Effects) -> Result<(), JobError> {
+        let left = self.lanes.until(&self.encoder, now)?;
+        for left in left {
+            self.leave(left, &[], effects)?;
+        }
+        Ok(())
+    }
+
+    /// The time at which an epoch is due though no row comes.
+    #[must_use]
+    pub fn due(&self) -> Option<Timestamp> {
+        self.lanes.due()
     }
 
     /// Ends an epoch: what changed in it leaves.
@@ -463,10 +483,14 @@ impl Region {
         let late = &late.late;
         let offset = offsets(&piece.envelope)?.value(row);
         let mut properties = text_properties(&piece.envelope, row)?;
-        for (key, value) in [
-            ("late_reason", late.reason.as_str().to_owned()),
-            ("window_start", iso(late.window_start)),
-            ("window_end", iso(late.window_end)),
+        let times = match late.time {
+            LateTime::Window { start, end } => {
+                vec![("window_start", iso(start)), ("window_end", iso(end))]
+            }
+            LateTime::At(time) => vec![("event_time", iso(time))],
+        };
+        let reason = ("late_reason", late.reason.as_str().to_owned());
+        for (key, value) in [reason].into_iter().chain(times).chain([
             ("watermark", iso(late.watermark)),
             (
                 "source_topic",
@@ -474,7 +498,7 @@ impl Region {
             ),
             ("source_queue", piece.queue.to_string()),
             ("source_offset", offset.to_string()),
-        ] {
+        ]) {
             properties.push((key.to_owned(), value));
         }
         Ok(OutputRow {

@@ -1,7 +1,7 @@
 //! The loop of one continuous query: read a few ticks, compute, commit the cut, append the output.
 //!
 //! Invariants. At most one epoch lies between its cut (the intent) and its output (the effect). An epoch
-//! holds whole ticks and at least one row; where rows just pass through, without state and so without time, it
+//! holds whole ticks, and at least one row unless something leaves in it for the time alone; where rows just pass through, without state and so without time, it
 //! holds what is durable, and begins when something is. After a restart the last saved state is loaded and the cuts
 //! recorded since are computed again; only the last one's output is appended again, which changes
 //! nothing if it was appended before. A trouble that passes is met by starting over from what is
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
+use millpond_connectors::format::body::Encoding;
 use millpond_proto::limits::JOB_STATE_BYTES_MAX;
 use millpond_proto::message::{Epoch, JobId, QueueId, TopicId};
 use millpond_proto::remedy::Remedy;
@@ -32,7 +33,8 @@ use crate::job::pace::{Doing, Stopwatch};
 use crate::job::reader::read_range;
 use crate::job::region::{Arrived, Effects, Region};
 use crate::job::restart::Restarts;
-use crate::plan::continuous::{ContinuousPlan, plan_into, plan_with};
+use crate::plan::continuous::{ContinuousPlan, plan_with};
+use crate::plan::target::plan_into;
 use crate::progress::tick_of;
 use crate::state::checkpoint::{Checkpoint, CheckpointError, Facts, folder_of, key_of};
 use crate::statement::{Statement, parse};
@@ -98,7 +100,7 @@ pub(crate) fn state_bytes_max(spec: &JobSpec) -> usize {
 pub async fn plan_of(sql: &str, topics: &dyn Topics) -> Result<ContinuousPlan, SqlError> {
     match parse(sql)? {
         Statement::CreateMaterializedView(view) | Statement::AlterMaterializedView { view, .. } => {
-            plan_with(&view.query, view.emit, view.options, topics).await
+            plan_with(&view.query, view.emit, view.options.clone(), topics).await
         }
         Statement::CreateJob(job) => {
             let target = topics.topic(&job.target).ok_or_else(|| {
@@ -353,7 +355,7 @@ impl<'a> Turns<'a> {
                 });
             }
         }
-        self.region.epoch(arrived).await
+        self.region.epoch(arrived, Timestamp(cut.tick_ms)).await
     }
 
     /// Ends when there may be more to do before the next tick: never, unless rows just pass through.
@@ -390,15 +392,18 @@ impl<'a> Turns<'a> {
             now_ms
         };
         let read = self.inputs.read_ahead(topics.as_ref(), until_ms).await?;
-        let Some(tick_ms) = read else {
+        let due = self.region.due();
+        let is_due = due.is_some_and(|due| due.as_ms() <= now_ms);
+        let Some(tick_ms) = read.or(is_due.then_some(now_ms)) else {
             return Ok(false);
         };
         let arrived = self.inputs.take_before(tick_ms);
         self.spent(Doing::Waiting);
-        assert!(!arrived.is_empty(), "an epoch has at least one row");
-        let effects = self.region.epoch(arrived).await?;
-        let computed_ms = self.spent(Doing::Computing);
+        let does_something = is_due || !arrived.is_empty();
+        assert!(does_something, "an epoch has a row, or is due");
         let tick_ms = tick_ms.min(now_ms).max(self.tick_ms);
+        let effects = self.region.epoch(arrived, Timestamp(tick_ms)).await?;
+        let computed_ms = self.spent(Doing::Computing);
         let cut = self.cut(self.epoch + 1, tick_ms);
         self.runner.topics.commit(self.runner.job(), cut).await?;
         self.epoch += 1;
@@ -546,17 +551,21 @@ impl<'a> Turns<'a> {
     }
 }
 
-/// The side topic of a view: bodies as they came.
+/// The side topic of a view: bodies as they came, as columns if they are of one topic.
 #[must_use]
 pub fn late_topic(view: &str, plan: &ContinuousPlan) -> NewTopic {
+    let (columns, encoding) = match plan.inputs.as_slice() {
+        [input] => (input.source.columns.clone(), input.source.encoding.clone()),
+        _ => (Vec::new(), Encoding::default()),
+    };
     NewTopic {
         name: late_topic_of(view),
         queues: None,
-        columns: plan.inputs[0].source.columns.clone(),
+        columns,
         watermark: None,
         primary_key: Vec::new(),
         written_by: Some(view.to_owned()),
-        encoding: plan.inputs[0].source.encoding.clone(),
+        encoding,
         changelog: Changelog::default(),
         keep: Keep::default(),
     }

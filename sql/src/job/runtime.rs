@@ -233,7 +233,7 @@ impl Jobs {
         plan: &ContinuousPlan,
     ) -> Result<Vec<TopicId>, SqlError> {
         self.check_free(name, name)?;
-        if plan.windowed && !plan.drops_late {
+        if plan.sets_late_aside() {
             self.check_free(&late_topic_of(name), name)?;
         }
         let output = self
@@ -272,7 +272,13 @@ impl Continuous for Jobs {
         let _changing = self.changing.lock().await;
         self.check_new(&view.name)?;
         let topics = &self.parts.topics;
-        let plan = plan_with(&view.query, view.emit, view.options, topics.as_ref()).await?;
+        let plan = plan_with(
+            &view.query,
+            view.emit,
+            view.options.clone(),
+            topics.as_ref(),
+        )
+        .await?;
         let outputs = self.make_outputs(&view.name, &plan).await?;
         let spec = topics.create_job(&view.name, &view.sql, &outputs).await?;
         self.run(spec);
@@ -310,7 +316,7 @@ impl Continuous for Jobs {
                 "insert into another topic",
             ));
         }
-        if plan.windowed && !plan.drops_late {
+        if plan.sets_late_aside() {
             self.check_free(&late_topic_of(&job.name), &job.name)?;
         }
         let spec = topics.create_job(&job.name, &job.sql, &[target.id]).await?;

@@ -299,7 +299,10 @@ impl Watch {
                     .read_ahead(self.topics.as_ref(), until_ms)
                     .await?;
                 if let Some(tick_ms) = read {
-                    let mut effects = self.region.epoch(self.inputs.take_before(tick_ms)).await?;
+                    let mut effects = self
+                        .region
+                        .epoch(self.inputs.take_before(tick_ms), Timestamp(tick_ms))
+                        .await?;
                     told_ms = tick_ms;
                     is_idle = false;
                     if !self.tell(&mut effects, tick_ms, events).await? {

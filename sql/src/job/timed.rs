@@ -24,8 +24,9 @@ pub(super) struct Case {
 }
 
 /// Cases whose rows change until they are final; they are also emitted once.
-pub(super) const CHANGING: [&str; 5] = [
+pub(super) const CHANGING: [&str; 6] = [
     "within_or_alone",
+    "alone_or_within",
     "per_window",
     "top_of_window",
     "rolled_up",
@@ -180,6 +181,11 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "within_or_alone",
         query: "SELECT t.carrier, t.n, p.price, t.at FROM trips t LEFT JOIN prices p ON t.plane = p.plane \
+                AND t.at BETWEEN p.at AND p.at + INTERVAL '250 milliseconds'",
+    },
+    Case {
+        name: "alone_or_within",
+        query: "SELECT t.at AS since, t.n, p.price, p.at FROM trips t RIGHT JOIN prices p ON t.plane = p.plane \
                 AND t.at BETWEEN p.at AND p.at + INTERVAL '250 milliseconds'",
     },
     Case {

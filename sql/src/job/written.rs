@@ -90,6 +90,8 @@ pub(crate) fn in_order(lanes: Vec<Vec<Left>>) -> Vec<Left> {
         step.rows.sort_by(|(one, _), (other, _)| one.cmp(other));
         step.deleted.sort();
         step.late.sort_by_key(|late| (late.taken, late.row));
+        // A message that came too late for nodes of several lanes is one late row.
+        step.late.dedup_by_key(|late| (late.taken, late.row));
     }
     steps
 }

@@ -24,7 +24,7 @@ use crate::operator::delta::{Delta, Entries, Entry, Node, Row, other_state};
 use crate::operator::kept::{Fixed, Keeper, Kept, Saved};
 use crate::operator::kernel::Kernel;
 use crate::operator::key::{Encoded, Keys, milliseconds};
-use crate::operator::moment::{Ending, Moment};
+use crate::operator::moment::{Ending, LateRow, Moment};
 
 /// What is computed.
 #[derive(Clone, Debug)]
@@ -279,8 +279,14 @@ impl Aggregate {
         let (mut kept, mut weights, mut at_ms) = (Vec::new(), Vec::new(), Vec::new());
         for (row, at) in (0_u32..).zip(times.iter()) {
             let weight = delta.weights[row as usize];
-            if is_late(at) {
-                moment.count_late(weight.unsigned_abs());
+            if let Some((at_ms, late_before_ms)) = at.zip(late_before).filter(|_| is_late(at)) {
+                moment.leave_out(LateRow {
+                    side: 0,
+                    row: row as usize,
+                    count: weight.unsigned_abs(),
+                    at_ms,
+                    late_before_ms,
+                });
             } else {
                 kept.push(row);
                 weights.push(weight);

@@ -5,8 +5,8 @@
 //! right rows of one key, each counts from its time to that of the next; those of equal time in the order
 //! of the log. Of versions, a message without body ends the one before it.
 //!
-//! Left rows without time or key meet nothing and leave at once, if the join keeps them. Right rows that
-//! came too late are counted and left out. Of each key the right row that counts at the earliest time that
+//! Left rows without time or key meet nothing and leave at once, if the join keeps them. Rows that
+//! came too late are noted and left out. Of each key the right row that counts at the earliest time that
 //! may still be asked for is kept, and those after it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state};
 use crate::operator::key::{Keys, from_time, milliseconds};
-use crate::operator::moment::{Horizon, Moment};
+use crate::operator::moment::{Horizon, LateRow, Moment};
 
 /// What is computed.
 #[derive(Clone, Debug)]
@@ -135,8 +135,14 @@ impl AsOf {
                 continue;
             }
             let at_ms = times.value(index);
-            if late_before.is_some_and(|late| at_ms < late) {
-                moment.count_late(1);
+            if let Some(late_before_ms) = late_before.filter(|late| at_ms < *late) {
+                moment.leave_out(LateRow {
+                    side: 1,
+                    row: index,
+                    count: 1,
+                    at_ms,
+                    late_before_ms,
+                });
                 continue;
             }
             let order = match by_row {
@@ -235,8 +241,14 @@ impl AsOf {
             let weight = delta.weights[index];
             let at_ms = times.value(index);
             let has_time = times.is_valid(index);
-            if has_time && late_before.is_some_and(|late| at_ms < late) {
-                moment.count_late(weight.unsigned_abs());
+            if let Some(late_before_ms) = late_before.filter(|late| has_time && at_ms < *late) {
+                moment.leave_out(LateRow {
+                    side: 0,
+                    row: index,
+                    count: weight.unsigned_abs(),
+                    at_ms,
+                    late_before_ms,
+                });
                 continue;
             }
             if !has_time || columns.iter().any(|column| column.is_null(index)) {

@@ -12,7 +12,7 @@ use arrow::datatypes::SchemaRef;
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec};
 use crate::operator::key::{from_time, milliseconds};
-use crate::operator::moment::{Horizon, Moment};
+use crate::operator::moment::{Horizon, LateRow, Moment};
 
 /// What is waited for.
 #[derive(Clone, Debug)]
@@ -77,10 +77,15 @@ impl Node for Close {
                     continue;
                 }
                 let (at_ms, weight) = (times.value(index), delta.weights[index]);
-                if late_before.is_some_and(|late| at_ms < late) {
-                    moment.count_late(weight.unsigned_abs());
-                } else {
-                    self.add(at_ms, row, weight);
+                match late_before {
+                    Some(late_before_ms) if at_ms < late_before_ms => moment.leave_out(LateRow {
+                        side: 0,
+                        row: index,
+                        count: weight.unsigned_abs(),
+                        at_ms,
+                        late_before_ms,
+                    }),
+                    _ => self.add(at_ms, row, weight),
                 }
             }
         }

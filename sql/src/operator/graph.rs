@@ -17,16 +17,19 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use millpond_proto::limits::JOB_STATE_BYTES_MAX;
+use millpond_proto::time::Timestamp;
 
 use crate::operator::aggregate::{Aggregate, AggregateSpec};
 use crate::operator::as_of::{AsOf, AsOfSpec};
+use crate::operator::beat::Beat;
 use crate::operator::changes;
 use crate::operator::close::{Close, CloseSpec};
-use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
+use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state};
 use crate::operator::join::{Join, JoinSpec};
 use crate::operator::key::message_keys;
 use crate::operator::latest::{Latest, LatestSpec};
-use crate::operator::moment::{Marks, Moment};
+use crate::operator::moment::{Ending, Marks, Moment};
+use crate::operator::origin::{Came, LateRows, Message};
 use crate::operator::over::{Over, OverSpec};
 use crate::operator::project::Transform;
 use crate::operator::spread::Router;
@@ -109,6 +112,21 @@ pub(crate) struct GraphPlan {
     pub(crate) debezium: bool,
     /// Whether a key of one text is that text, as `INSERT` writes it, and no list of one.
     pub(crate) text_keys: bool,
+    /// From beat to beat, if what changed leaves by these.
+    pub(crate) every_ms: Option<i64>,
+}
+
+impl GraphPlan {
+    /// Whether rows may come too late.
+    pub(crate) fn judges_time(&self) -> bool {
+        self.nodes.iter().any(|node| match &node.kind {
+            Kind::Join(spec) => spec.endings.iter().flatten().any(Ending::judges),
+            Kind::Aggregate(spec) => spec.ending.as_ref().is_some_and(Ending::judges),
+            Kind::Top(spec) => spec.ending.as_ref().is_some_and(Ending::judges),
+            Kind::AsOf(_) | Kind::Close(_) | Kind::Over(_) => true,
+            Kind::Scan { .. } | Kind::Latest(_) | Kind::Transform(_) | Kind::Union => false,
+        })
+    }
 }
 
 /// What all nodes take at a time: the rows of a tick, or time alone.
@@ -125,6 +143,8 @@ struct Given {
     delta: Delta,
     /// Where its rows stand among those of other lanes; none: nothing is known.
     places: Vec<Row>,
+    /// The messages that its rows are; none: they are none, or no row can be late.
+    origins: Vec<Message>,
 }
 
 impl Given {
@@ -132,12 +152,23 @@ impl Given {
         Self {
             delta,
             places: Vec::new(),
+            origins: Vec::new(),
         }
     }
 }
 
+/// What a node gave at a step, on its way to a lane.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    delta: Delta,
+    origins: Vec<Message>,
+}
+
+/// What leaves at a step; the rows of the late ones are these messages.
+pub(crate) type LeftAt = (usize, Output, Vec<Message>);
+
 /// Rows on their way to a lane, by input of a node and step.
-pub(crate) type Routed = Vec<Vec<Delta>>;
+pub(crate) type Routed = Vec<Vec<Sent>>;
 
 /// One lane.
 #[derive(Debug)]
@@ -150,18 +181,21 @@ pub(crate) struct Graph {
     leaving: Option<Router>,
     steps: Arc<[GraphStep]>,
     /// Rows of the inputs by step.
-    arrived: Vec<BTreeMap<usize, RecordBatch>>,
+    arrived: Vec<BTreeMap<usize, Came>>,
     /// By node and step, in this epoch.
     given: Vec<Vec<Given>>,
     output: RowCodec,
-    /// What this epoch changes.
+    /// What changed and did not leave yet.
     pending: BTreeMap<Row, i64>,
+    pending_bytes: usize,
+    beat: Option<Beat>,
+    judges_time: bool,
     /// How often each row is there; kept for [`Leaving::Rows`].
     there: BTreeMap<Row, i64>,
     there_bytes: usize,
     /// Changes that each node gave.
     counts: Vec<u64>,
-    late: u64,
+    late: LateRows,
     state_bytes_max: usize,
 }
 
@@ -195,15 +229,18 @@ impl Graph {
                 Leaving::Rows => Some(Router::by_columns(0..schema.fields().len(), &schema)?),
             },
             nodes,
+            beat: plan.every_ms.map(Beat::every),
+            judges_time: plan.judges_time(),
             plan,
             steps: Arc::from([]),
             arrived: Vec::new(),
             given: vec![Vec::new(); plan_nodes],
             pending: BTreeMap::new(),
+            pending_bytes: 0,
             there: BTreeMap::new(),
             there_bytes: 0,
             counts: vec![0; plan_nodes],
-            late: 0,
+            late: LateRows::default(),
             state_bytes_max: JOB_STATE_BYTES_MAX,
         })
     }
@@ -250,11 +287,7 @@ impl Graph {
     }
 
     /// Takes what arrived in an epoch; nothing is computed yet.
-    pub(crate) fn begin(
-        &mut self,
-        steps: Arc<[GraphStep]>,
-        arrived: Vec<BTreeMap<usize, RecordBatch>>,
-    ) {
+    pub(crate) fn begin(&mut self, steps: Arc<[GraphStep]>, arrived: Vec<BTreeMap<usize, Came>>) {
         assert_eq!(steps.len(), arrived.len(), "each step has its rows");
         self.steps = steps;
         self.arrived = arrived;
@@ -271,13 +304,17 @@ impl Graph {
         let mut routed = vec![Routed::new(); lanes];
         for (input, router) in inputs.iter().zip(routers.into_iter().flatten()) {
             let mut split = vec![Vec::with_capacity(self.steps.len()); lanes];
-            for Given { delta, .. } in &self.given[*input] {
+            for Given { delta, origins, .. } in &self.given[*input] {
                 let rows = match delta.weights.is_empty() {
                     true => vec![Vec::new(); lanes],
                     false => router.split(&delta.rows, lanes)?,
                 };
                 for (steps, rows) in split.iter_mut().zip(rows) {
-                    steps.push(picked(delta, rows)?);
+                    let origin = |row: &u32| origins.get(*row as usize).copied();
+                    steps.push(Sent {
+                        origins: rows.iter().filter_map(origin).collect(),
+                        delta: picked(delta, rows)?,
+                    });
                 }
             }
             for (routed, steps) in routed.iter_mut().zip(split) {
@@ -294,19 +331,26 @@ impl Graph {
         for input in 0..inputs {
             let mut steps = Vec::with_capacity(self.steps.len());
             for step in 0..self.steps.len() {
-                let deltas = from.iter().map(|routed| &routed[input][step]);
-                let some: Vec<&Delta> = deltas.filter(|delta| !delta.weights.is_empty()).collect();
+                let sent = from.iter().map(|routed| &routed[input][step]);
+                let some: Vec<&Sent> = sent.filter(|sent| !sent.delta.weights.is_empty()).collect();
                 steps.push(match some.as_slice() {
                     [] => from[0][input][step].clone(),
                     [one] => (*one).clone(),
-                    many => Delta {
-                        rows: concat_batches(
-                            many[0].rows.schema_ref(),
-                            many.iter().map(|delta| &delta.rows),
-                        )?,
-                        weights: many
+                    many => Sent {
+                        delta: Delta {
+                            rows: concat_batches(
+                                many[0].delta.rows.schema_ref(),
+                                many.iter().map(|sent| &sent.delta.rows),
+                            )?,
+                            weights: many
+                                .iter()
+                                .flat_map(|sent| &sent.delta.weights)
+                                .copied()
+                                .collect(),
+                        },
+                        origins: many
                             .iter()
-                            .flat_map(|delta| &delta.weights)
+                            .flat_map(|sent| &sent.origins)
                             .copied()
                             .collect(),
                     },
@@ -333,16 +377,24 @@ impl Graph {
                 .map(|input| &self.given[*input][at])
                 .collect();
             let inputs: Vec<&Delta> = match routed {
-                Some(routed) => routed.iter().map(|steps| &steps[at]).collect(),
+                Some(routed) => routed.iter().map(|steps| &steps[at].delta).collect(),
                 None => before.iter().map(|given| &given.delta).collect(),
             };
+            let origins: Vec<&[Message]> = match routed {
+                Some(routed) => routed.iter().map(|steps| &steps[at].origins[..]).collect(),
+                None => before.iter().map(|given| &given.origins[..]).collect(),
+            };
             let given = match (&planned.kind, &mut node) {
-                (Kind::Scan { input, columns }, _) => {
-                    Given::unplaced(match self.arrived[at].get(input) {
-                        Some(rows) => Delta::inserted(rows.project(columns)?),
-                        None => Delta::empty(&planned.schema),
-                    })
-                }
+                (Kind::Scan { input, columns }, _) => match self.arrived[at].get(input) {
+                    Some(came) => Given {
+                        origins: match self.judges_time {
+                            true => came.messages.clone(),
+                            false => Vec::new(),
+                        },
+                        ..Given::unplaced(Delta::inserted(came.rows.project(columns)?))
+                    },
+                    None => Given::unplaced(Delta::empty(&planned.schema)),
+                },
                 (Kind::Transform(_), _) if inputs[0].weights.is_empty() => {
                     Given::unplaced(Delta::empty(&planned.schema))
                 }
@@ -350,15 +402,27 @@ impl Graph {
                     let (rows, kept) = transform.run(&inputs[0].rows)?;
                     let weight = |row: &u32| inputs[0].weights[*row as usize];
                     let place = |row: &u32| before[0].places.get(*row as usize).cloned();
+                    let origin = |row: &u32| origins[0].get(*row as usize).copied();
                     Given {
                         delta: Delta {
                             weights: kept.iter().map(weight).collect(),
                             rows,
                         },
                         places: kept.iter().filter_map(place).collect(),
+                        origins: kept.iter().filter_map(origin).collect(),
                     }
                 }
-                (Kind::Union, _) => Given::unplaced(union(&inputs, &planned.schema)?),
+                (Kind::Union, _) => {
+                    let mut each = inputs.iter().zip(&origins);
+                    let are_known = each.all(|(delta, of)| delta.weights.len() == of.len());
+                    Given {
+                        origins: match are_known {
+                            true => origins.concat(),
+                            false => Vec::new(),
+                        },
+                        ..Given::unplaced(union(&inputs, &planned.schema)?)
+                    }
+                }
                 (_, Some(node)) => {
                     let is_still = inputs.iter().all(|input| input.weights.is_empty());
                     if is_still && !node.is_timed() {
@@ -366,10 +430,10 @@ impl Graph {
                     } else {
                         let moment = Moment::new(&step.before, &step.after);
                         let delta = node.step(&inputs, &moment)?;
-                        self.late += moment.late();
+                        self.late.leave_out(at, &origins, moment.take_late());
                         Given {
-                            delta,
                             places: node.take_places(),
+                            ..Given::unplaced(delta)
                         }
                     }
                 }
@@ -392,10 +456,7 @@ impl Graph {
 
     /// Ends what [`Graph::begin`] began: rows that stay leave, by step; changes wait for [`Graph::on_barrier`].
     /// `routed` are the changes when they came from other lanes.
-    pub(crate) fn finish(
-        &mut self,
-        routed: Option<Routed>,
-    ) -> Result<Vec<(usize, Output)>, OperatorError> {
+    pub(crate) fn finish(&mut self, routed: Option<Routed>) -> Result<Vec<LeftAt>, OperatorError> {
         let last = self.given.len() - 1;
         let given = std::mem::take(&mut self.given[last]);
         self.given.iter_mut().for_each(Vec::clear);
@@ -406,34 +467,59 @@ impl Graph {
                 for (step, given) in given.into_iter().enumerate() {
                     let mut out = Output::default();
                     self.append(&given, &mut out)?;
-                    left.push((step, out));
+                    left.push((step, out, Vec::new()));
                 }
             }
             Leaving::Upsert(_) | Leaving::Rows => {
-                let deltas = match routed {
-                    Some(mut routed) => routed.pop().unwrap_or_default(),
+                let deltas: Vec<Delta> = match routed {
+                    Some(mut routed) => {
+                        let sent = routed.pop().unwrap_or_default().into_iter();
+                        sent.map(|sent| sent.delta).collect()
+                    }
                     None => given.into_iter().map(|given| given.delta).collect(),
                 };
-                for delta in deltas {
-                    let rows = self.output.encode(&delta.rows)?;
-                    for (row, weight) in rows.into_iter().zip(delta.weights) {
-                        add(&mut self.pending, row, weight);
-                    }
+                let steps = Arc::clone(&self.steps);
+                for (at, delta) in deltas.into_iter().enumerate() {
+                    let now_ms = steps[at].before.stored_ms;
+                    let mut out = Output::default();
+                    self.on_time(Timestamp(now_ms), &mut out)?;
+                    left.push((at, out, Vec::new()));
+                    self.change(&delta, now_ms)?;
                 }
             }
         }
-        if self.late > 0 {
-            let out = Output {
-                late_more: std::mem::take(&mut self.late),
-                ..Output::default()
-            };
-            left.push((0, out));
-        }
+        let late = self.late.take().into_iter();
+        left.extend(late.map(|late| (late.step, late.out, late.messages)));
         Ok(left)
     }
 
+    /// Notes what changes in the tick that began at a time.
+    fn change(&mut self, delta: &Delta, tick_ms: i64) -> Result<(), OperatorError> {
+        let rows = self.output.encode(&delta.rows)?;
+        for (row, weight) in rows.into_iter().zip(&delta.weights) {
+            match self.pending.get_mut(&row) {
+                Some(count) => *count += *weight,
+                None => {
+                    self.pending_bytes += ROW_BYTES + row.len();
+                    self.pending.insert(row, *weight);
+                }
+            }
+        }
+        if let Some(beat) = &mut self.beat
+            && !self.pending.is_empty()
+        {
+            beat.changed(tick_ms);
+        }
+        Ok(())
+    }
+
+    fn take_pending(&mut self) -> BTreeMap<Row, i64> {
+        self.pending_bytes = 0;
+        std::mem::take(&mut self.pending)
+    }
+
     fn append(&self, given: &Given, out: &mut Output) -> Result<(), OperatorError> {
-        let Given { delta, places } = given;
+        let Given { delta, places, .. } = given;
         let mut indices = Vec::new();
         for (row, weight) in (0_u32..).zip(&delta.weights) {
             assert!(*weight > 0, "rows of an append query stay");
@@ -511,7 +597,7 @@ impl Graph {
     }
 
     fn upsert(&mut self, columns: &[usize], out: &mut Output) -> Result<(), OperatorError> {
-        let pending = std::mem::take(&mut self.pending);
+        let pending = self.take_pending();
         let delta = self.output.delta(&pending)?;
         let keys = self.message_keys(&delta.rows, Some(columns))?;
         let changes: Vec<(Row, i64)> = pending
@@ -572,7 +658,7 @@ impl Graph {
     }
 
     fn rows(&mut self, out: &mut Output) -> Result<(), OperatorError> {
-        let pending = std::mem::take(&mut self.pending);
+        let pending = self.take_pending();
         let delta = self.output.delta(&pending)?;
         let keys = self.message_keys(&delta.rows, None)?;
         let (mut rows, mut row_keys, mut deleted) = (Vec::new(), Vec::new(), Vec::new());
@@ -662,8 +748,30 @@ fn picked(delta: &Delta, rows: Vec<u32>) -> Result<Delta, OperatorError> {
 }
 
 impl Graph {
-    /// Ends an epoch: what changed in it leaves.
+    /// Ends an epoch: what changed in it leaves, unless it waits for a beat.
     pub(crate) fn on_barrier(&mut self, out: &mut Output) -> Result<(), OperatorError> {
+        match self.beat {
+            Some(_) => Ok(()),
+            None => self.leave(out),
+        }
+    }
+
+    /// Learns that all rows from before a time were given: what waits for it leaves.
+    pub(crate) fn on_time(
+        &mut self,
+        now: Timestamp,
+        out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        let is_over = self.beat.as_mut().is_some_and(|beat| beat.is_over(now));
+        if is_over { self.leave(out) } else { Ok(()) }
+    }
+
+    /// The time for which something waits.
+    pub(crate) fn due(&self) -> Option<Timestamp> {
+        self.beat.and_then(|beat| beat.due())
+    }
+
+    fn leave(&mut self, out: &mut Output) -> Result<(), OperatorError> {
         match self.plan.leaving.clone() {
             Leaving::Append | Leaving::Keyed(_) => Ok(()),
             Leaving::Upsert(columns) => self.upsert(&columns, out),
@@ -673,7 +781,8 @@ impl Graph {
 
     /// Its part of the state, at the end of what was saved so far.
     pub(crate) fn save(&self, entries: &mut Entries) {
-        assert!(self.pending.is_empty(), "state is saved between epochs");
+        let waits = self.beat.is_some() || self.pending.is_empty();
+        assert!(waits, "state is saved between epochs");
         for (index, node) in self.nodes.iter().enumerate() {
             entries.begin(index);
             if let Some(node) = node {
@@ -688,6 +797,16 @@ impl Graph {
                 value: &[],
                 count: *count,
                 other: 0,
+            });
+        }
+        entries.begin(self.nodes.len() + 1);
+        for (row, count) in &self.pending {
+            entries.push(Entry {
+                part: 0,
+                key: row,
+                value: &[],
+                count: *count,
+                other: self.due().map_or(0, Timestamp::as_ms),
             });
         }
     }
@@ -713,6 +832,12 @@ impl Graph {
                 self.put_there(Row::from(entry.key), entry.count);
                 return Ok(());
             }
+            if let (Some(beat), true) = (&mut self.beat, node == last + 1) {
+                beat.resume(entry.other);
+                self.pending_bytes += ROW_BYTES + entry.key.len();
+                self.pending.insert(Row::from(entry.key), entry.count);
+                return Ok(());
+            }
             match self.nodes.get_mut(node) {
                 Some(Some(node)) => node.restore(entry),
                 _ => Err(other_state()),
@@ -723,7 +848,11 @@ impl Graph {
     /// Memory of its state, about.
     pub(crate) fn state_bytes(&self) -> usize {
         let nodes = self.nodes.iter().flatten();
-        nodes.map(|node| node.state_bytes()).sum::<usize>() + self.there_bytes
+        let waiting = match self.beat {
+            Some(_) => self.pending_bytes,
+            None => 0,
+        };
+        nodes.map(|node| node.state_bytes()).sum::<usize>() + self.there_bytes + waiting
     }
 
     /// What each node did since it was made.

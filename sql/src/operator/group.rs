@@ -14,6 +14,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use millpond_proto::time::Timestamp;
 
 use crate::operator::assign::Windows;
+use crate::operator::beat::Beat;
 use crate::operator::kernel::{self, Kernel, State};
 use crate::operator::key::{Encoded, Keys, message_keys, milliseconds, times};
 use crate::operator::project::Transform;
@@ -30,16 +31,34 @@ const GROUP_BYTES: usize = 160;
 /// When rows of a group are emitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Emit {
-    /// At the end of each epoch in which the group changed.
+    /// Whenever the group changed.
     Changes {
         /// How long the state of a window is kept after its end, in event time.
         keep_ms: i64,
+        /// When what changed leaves.
+        fire: Fire,
     },
     /// Once, when its window is over.
     OnClose {
         /// How long a window stays open after its end, in event time.
         grace_ms: i64,
     },
+}
+
+/// When groups that changed are emitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fire {
+    /// At the end of the epoch.
+    Epoch,
+    /// At the beats of so much store time, see [`crate::operator::beat`].
+    Every {
+        /// From beat to beat.
+        every_ms: i64,
+        /// Whether the row of a window also leaves when the watermark reaches its end.
+        on_close: bool,
+    },
+    /// When the watermark reaches the end of its window, and from then on at the end of the epoch.
+    Closed,
 }
 
 impl Emit {
@@ -50,7 +69,7 @@ impl Emit {
                 let close_ms = end_ms.saturating_add(grace_ms);
                 (close_ms <= watermark.as_ms()).then_some(LateReason::WindowClosed)
             }
-            Self::Changes { keep_ms } => {
+            Self::Changes { keep_ms, .. } => {
                 let expiry_ms = end_ms.saturating_add(keep_ms);
                 (expiry_ms < watermark.as_ms()).then_some(LateReason::StateExpired)
             }
@@ -62,11 +81,44 @@ impl Emit {
         match self {
             Self::OnClose { grace_ms } => watermark.as_ms().saturating_sub(grace_ms),
             // Expired when end + keep < watermark, so the last end to go is one below.
-            Self::Changes { keep_ms } => {
+            Self::Changes { keep_ms, .. } => {
                 let expired_ms = watermark.as_ms().saturating_sub(keep_ms);
                 expired_ms.saturating_sub(1)
             }
         }
+    }
+
+    /// The beats at which groups leave, if they leave by these.
+    pub(crate) fn beat(self) -> Option<Beat> {
+        match self {
+            Self::Changes {
+                fire: Fire::Every { every_ms, .. },
+                ..
+            } => Some(Beat::every(every_ms)),
+            _ => None,
+        }
+    }
+
+    /// Whether no row of a window leaves before the window is over.
+    pub(crate) fn waits_for_close(self) -> bool {
+        matches!(
+            self,
+            Self::Changes {
+                fire: Fire::Closed,
+                ..
+            }
+        )
+    }
+
+    /// Whether a window that changed leaves when it is over, besides when else it leaves.
+    pub(crate) fn fires_on_close(self) -> bool {
+        matches!(
+            self,
+            Self::Changes {
+                fire: Fire::Every { on_close: true, .. },
+                ..
+            }
+        )
     }
 
     /// Whether groups are emitted once.

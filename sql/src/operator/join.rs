@@ -26,7 +26,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
 use crate::operator::key::{Keys, milliseconds};
-use crate::operator::moment::{Ending, Moment};
+use crate::operator::moment::{Ending, LateRow, Moment};
 
 /// What is computed.
 #[derive(Clone, Debug)]
@@ -162,8 +162,14 @@ impl Join {
                     is_null = true;
                 } else {
                     at_ms = times.value(index);
-                    if late_before.is_some_and(|late| at_ms < late) {
-                        moment.count_late(weight.unsigned_abs());
+                    if let Some(late_before_ms) = late_before.filter(|late| at_ms < *late) {
+                        moment.leave_out(LateRow {
+                            side,
+                            row: index,
+                            count: weight.unsigned_abs(),
+                            at_ms,
+                            late_before_ms,
+                        });
                         continue;
                     }
                 }

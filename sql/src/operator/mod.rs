@@ -6,14 +6,15 @@
 //! DataFusion's expressions and accumulators are kernels inside.
 //!
 //! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows),
-//! [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`group`] (what grouped aggregates
+//! [`beat`] (what leaves every so often), [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`session`] (windows that rows make); then tables that
-//! change: [`delta`], [`moment`] (time within them), [`latest`], [`aggregate`], [`join`], [`as_of`], [`over`], [`top`], [`close`], the
-//! [`graph`] of these, [`spread`] (which lane a row belongs to), and [`changes`] (how a change leaves for Debezium's readers).
+//! change: [`delta`], [`moment`] (time within them), [`origin`] (which message a row is), [`latest`], [`aggregate`], [`join`], [`as_of`], [`over`], [`top`], [`close`],
+//! the [`graph`] of these, [`spread`] (which lane a row belongs to), and [`changes`] (how a change leaves for Debezium's readers).
 
 pub(crate) mod aggregate;
 pub(crate) mod as_of;
 pub mod assign;
+pub(crate) mod beat;
 pub(crate) mod changes;
 pub(crate) mod close;
 pub(crate) mod delta;
@@ -25,6 +26,7 @@ pub mod kernel;
 pub(crate) mod key;
 pub(crate) mod latest;
 pub(crate) mod moment;
+pub(crate) mod origin;
 pub(crate) mod over;
 pub mod project;
 pub mod session;
@@ -63,7 +65,20 @@ pub trait Operator: Send + fmt::Debug {
     fn on_watermark(&mut self, watermark: Timestamp, out: &mut Output)
     -> Result<(), OperatorError>;
 
-    /// Ends an epoch: what changed in it and was not emitted yet leaves now.
+    /// Learns that all rows stored before `now` were given, and none from after it: what waits for a time leaves.
+    ///
+    /// # Errors
+    /// [`OperatorError`] when what is emitted can not be computed.
+    fn on_time(&mut self, _now: Timestamp, _out: &mut Output) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    /// The time for which something waits that leaves even if no row comes.
+    fn due(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// Ends an epoch: what changed in it and was not emitted yet leaves now, unless it waits for a time.
     ///
     /// # Errors
     /// [`OperatorError`] when what is emitted can not be computed.
@@ -145,19 +160,31 @@ pub enum Keys {
     Group(Vec<Bytes>),
 }
 
-/// An input row that came after its window was closed.
+/// An input row that came too late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Late {
     /// Index in the batch given to [`Operator::on_batch`].
     pub row: u32,
     /// Why it is not counted.
     pub reason: LateReason,
-    /// Start of its window.
-    pub window_start: Timestamp,
-    /// End of its window.
-    pub window_end: Timestamp,
+    /// What is told of its time.
+    pub time: LateTime,
     /// The watermark that it was judged by.
     pub watermark: Timestamp,
+}
+
+/// The time of a late row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LateTime {
+    /// The window that it belongs to.
+    Window {
+        /// Its start.
+        start: Timestamp,
+        /// Its end.
+        end: Timestamp,
+    },
+    /// The time by which a step of the query judged it.
+    At(Timestamp),
 }
 
 /// Why a late row is not counted any more.
@@ -167,6 +194,8 @@ pub enum LateReason {
     WindowClosed,
     /// Its window still took updates, but the state was forgotten.
     StateExpired,
+    /// A join or another step was done with its time.
+    TimePassed,
 }
 
 impl LateReason {
@@ -176,6 +205,7 @@ impl LateReason {
         match self {
             Self::WindowClosed => "window_closed",
             Self::StateExpired => "state_expired",
+            Self::TimePassed => "time_passed",
         }
     }
 }

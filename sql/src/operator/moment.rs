@@ -5,7 +5,7 @@
 //! the least of some clocks, each less its lag. A step takes rows that are judged by where the clocks
 //! stood *before* it, and may then finish or forget what lies before where they stand *after* it.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use millpond_proto::time::Timestamp;
 
@@ -34,7 +34,20 @@ pub(crate) struct Moment<'a> {
     pub(crate) before: &'a Marks,
     /// What holds once they are taken.
     pub(crate) after: &'a Marks,
-    late: Cell<u64>,
+    late: RefCell<Vec<LateRow>>,
+}
+
+/// A row that came too late for the step of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LateRow {
+    /// Which of the node's inputs gave it, and where in what it gave.
+    pub(crate) side: usize,
+    pub(crate) row: usize,
+    /// How often it came, or went.
+    pub(crate) count: u64,
+    pub(crate) at_ms: i64,
+    /// Rows from before this are late.
+    pub(crate) late_before_ms: i64,
 }
 
 impl<'a> Moment<'a> {
@@ -42,17 +55,18 @@ impl<'a> Moment<'a> {
         Self {
             before,
             after,
-            late: Cell::new(0),
+            late: RefCell::default(),
         }
     }
 
-    /// Counts rows that came too late to be taken.
-    pub(crate) fn count_late(&self, rows: u64) {
-        self.late.set(self.late.get() + rows);
+    /// Notes a row that came too late to be taken.
+    pub(crate) fn leave_out(&self, late: LateRow) {
+        self.late.borrow_mut().push(late);
     }
 
-    pub(crate) fn late(&self) -> u64 {
-        self.late.get()
+    /// The rows that were noted since it was asked last.
+    pub(crate) fn take_late(&self) -> Vec<LateRow> {
+        self.late.take()
     }
 }
 
@@ -145,6 +159,11 @@ impl Ending {
             Self::Time { late, .. } => late.at(moment.before),
             Self::Idle { .. } => None,
         }
+    }
+
+    /// Whether rows may come too late.
+    pub(crate) fn judges(&self) -> bool {
+        matches!(self, Self::Time { .. })
     }
 
     /// Whether anything is ever forgotten.

@@ -28,7 +28,7 @@ use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state};
 use crate::operator::kernel::{Kernel, State, state_at, state_bytes, state_columns, state_fields};
 use crate::operator::key::{Keys, from_time, milliseconds};
-use crate::operator::moment::{Horizon, Moment};
+use crate::operator::moment::{Horizon, LateRow, Moment};
 
 /// Which rows before a row, itself among them, a function is computed of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,8 +180,14 @@ impl Over {
                 row,
             };
             let weight = delta.weights[index];
-            if late_before.is_some_and(|late| placed.at_ms < late) {
-                moment.count_late(weight.unsigned_abs());
+            if let Some(late_before_ms) = late_before.filter(|late| placed.at_ms < *late) {
+                moment.leave_out(LateRow {
+                    side: 0,
+                    row: index,
+                    count: weight.unsigned_abs(),
+                    at_ms: placed.at_ms,
+                    late_before_ms,
+                });
                 continue;
             }
             self.wait(placed, Row::from(keys.row(index)), weight);

@@ -2,9 +2,10 @@
 //!
 //! Columns as in [`crate::operator::group`]. A session goes from its first row to the gap after its
 //! last; a row that comes at most the gap before or after it makes it longer, and may make two of them
-//! one. Updating: at the end of an epoch, one row per session that changed, in the order (key, start),
-//! and a deletion for each that is out and has other bounds now. On close: each session once, when the
-//! watermark reaches its end, in the order (end, key).
+//! one. Updating: at the end of an epoch, or at the beats of store time, one row per session that changed, in
+//! the order (key, start), and a deletion for each that is out and has other bounds now. On close: each session
+//! once, when the watermark reaches its end, in the order (end, key); or then first, and again when late rows
+//! change it.
 //!
 //! The rows of a tick enter together: a row is late when the session that it and its tick would make is
 //! over already. A row whose time is NULL belongs to no session and is passed over here.
@@ -19,10 +20,11 @@ use bytes::Bytes;
 use millpond_proto::limits::JOB_STATE_BYTES_MAX;
 use millpond_proto::time::Timestamp;
 
+use crate::operator::beat::Beat;
 use crate::operator::group::{Emit, Grouping, Groups, Unit, group_bytes, known};
 use crate::operator::kernel::{State, accumulate, state_at, state_columns};
 use crate::operator::key::{Key, from_time, key_at, split_key};
-use crate::operator::{Emission, Keys, Late, Operator, OperatorError, Output};
+use crate::operator::{Emission, Keys, Late, LateTime, Operator, OperatorError, Output};
 
 /// The operator.
 #[derive(Debug)]
@@ -34,10 +36,13 @@ pub struct Session {
     sessions: BTreeMap<Key, Open>,
     /// Sessions by their end.
     by_end: BTreeSet<(i64, Key)>,
-    /// Sessions that changed in this epoch.
+    /// Sessions that changed and did not leave yet.
     touched: BTreeSet<Key>,
-    /// Message keys that are out, of sessions that are no more.
-    retired: BTreeSet<Bytes>,
+    beat: Option<Beat>,
+    /// The tick at hand.
+    now_ms: i64,
+    /// Sessions that end up to here are over.
+    closed_to_ms: i64,
     state_bytes: usize,
     state_bytes_max: usize,
 }
@@ -48,9 +53,12 @@ struct Open {
     /// Time of its last row.
     last_ms: i64,
     state: State,
-    /// Its message key, if it is out with these bounds.
-    emitted: Option<Bytes>,
+    /// Message keys that are out: its own, and those of sessions that became a part of it.
+    emitted: BTreeSet<Bytes>,
 }
+
+/// Between the message keys of a session in its saved state: they are texts of JSON, which hold no line ends.
+const BETWEEN_KEYS: u8 = b'\n';
 
 /// What becomes one session: rows of the tick and sessions that were there.
 struct Cluster {
@@ -72,6 +80,10 @@ impl Session {
         fields.push(Arc::new(Field::new("first_ms", DataType::Int64, false)));
         fields.push(Arc::new(Field::new("last_ms", DataType::Int64, false)));
         fields.push(Arc::new(Field::new("emitted", DataType::Binary, true)));
+        let beat = groups.grouping.emit.beat();
+        if beat.is_some() {
+            fields.push(Arc::new(Field::new("due_ms", DataType::Int64, true)));
+        }
         fields.extend(groups.state_fields().iter().map(Arc::clone));
         Ok(Self {
             groups,
@@ -80,7 +92,9 @@ impl Session {
             sessions: BTreeMap::new(),
             by_end: BTreeSet::new(),
             touched: BTreeSet::new(),
-            retired: BTreeSet::new(),
+            beat,
+            now_ms: 0,
+            closed_to_ms: i64::MIN,
             state_bytes: 0,
             state_bytes_max: JOB_STATE_BYTES_MAX,
         })
@@ -162,11 +176,9 @@ impl Session {
             let mut absorbed = cluster.absorbed.clone();
             absorbed.sort_unstable();
             for key in absorbed {
-                let Some(mut open) = self.remove(&key) else {
-                    continue;
-                };
-                self.retired.extend(open.emitted.take());
-                taken.push((index, open));
+                if let Some(open) = self.remove(&key) {
+                    taken.push((index, open));
+                }
             }
         }
         // Within a tick, rows enter in the order of the log.
@@ -183,18 +195,28 @@ impl Session {
             .collect();
         let kernels = &self.groups.grouping.aggregates;
         let states = accumulate(kernels, &rested, &rows, &indices, clusters.len())?;
-        for (cluster, state) in clusters.into_iter().zip(states) {
+        let mut emitted = vec![BTreeSet::new(); clusters.len()];
+        for (index, open) in taken {
+            emitted[index].extend(open.emitted);
+        }
+        let emit = self.emit_mode();
+        for ((cluster, state), emitted) in clusters.into_iter().zip(states).zip(emitted) {
             let key = key_at(&cluster.row, cluster.first_ms);
             self.state_bytes += group_bytes(&key, &state);
             let end_ms = self.end_of(cluster.last_ms);
             self.by_end.insert((end_ms, Arc::clone(&key)));
-            if !self.emit_mode().is_on_close() {
+            // A session that is not over yet leaves when it is, whether it changed or not.
+            let waits = emit.waits_for_close() && end_ms > self.closed_to_ms;
+            if !emit.is_on_close() && !waits {
                 self.touched.insert(Arc::clone(&key));
+                if let Some(beat) = &mut self.beat {
+                    beat.changed(self.now_ms);
+                }
             }
             let open = Open {
                 last_ms: cluster.last_ms,
                 state,
-                emitted: None,
+                emitted,
             };
             self.sessions.insert(key, open);
         }
@@ -230,41 +252,53 @@ impl Session {
         let rested: Vec<(usize, &State)> = rested.enumerate().collect();
         let finished = self.groups.finish(&units, &rested)?;
         let (mut messages, mut places) = (Vec::with_capacity(keys.len()), Vec::new());
+        let mut deleted: BTreeSet<Bytes> = BTreeSet::new();
         for (index, message) in finished.messages.into_iter().enumerate() {
-            if !finished.passes[index] {
-                continue;
-            }
             let key = &keys[index];
-            self.retired.remove(&message);
             let open = self.sessions.get_mut(key).expect("it was just evaluated");
-            open.emitted = Some(message.clone());
-            messages.push(message);
-            places.push(match by_end {
-                true => from_time(self.end_of(self.sessions[key].last_ms), &[key]),
-                false => Arc::clone(key),
-            });
+            deleted.append(&mut open.emitted);
+            if finished.passes[index] {
+                open.emitted.insert(message.clone());
+                messages.push(message);
+                places.push(match by_end {
+                    true => from_time(self.end_of(self.sessions[key].last_ms), &[key]),
+                    false => Arc::clone(key),
+                });
+            }
         }
-        if finished.rows.num_rows() > 0 {
+        for message in &messages {
+            deleted.remove(message);
+        }
+        if !messages.is_empty() || !deleted.is_empty() {
             out.emissions.push(Emission {
                 rows: finished.rows,
                 keys: Keys::Group(messages),
                 places,
-                deleted: Vec::new(),
+                deleted: deleted.into_iter().collect(),
             });
         }
         Ok(())
     }
 
-    fn delete_retired(&mut self, out: &mut Output) {
-        let deleted: Vec<Bytes> = std::mem::take(&mut self.retired).into_iter().collect();
-        if !deleted.is_empty() {
-            out.emissions.push(Emission {
-                rows: RecordBatch::new_empty(self.groups.grouping.output.schema()),
-                keys: Keys::Group(Vec::new()),
-                places: Vec::new(),
-                deleted,
-            });
+    /// The sessions that are over now and were not before, and leave for that.
+    fn closing(&mut self, watermark: Timestamp) -> Vec<Key> {
+        let emit = self.emit_mode();
+        let ends = std::mem::replace(&mut self.closed_to_ms, watermark.as_ms());
+        if !emit.waits_for_close() && !emit.fires_on_close() {
+            return Vec::new();
         }
+        let from = |end_ms: i64| (end_ms.saturating_add(1), key_at(&[], i64::MIN));
+        let closing = self.by_end.range(from(ends)..from(watermark.as_ms()));
+        let closing = closing.map(|(_, key)| Arc::clone(key));
+        match emit.waits_for_close() {
+            true => closing.collect(),
+            false => closing.filter(|key| self.touched.remove(key)).collect(),
+        }
+    }
+
+    fn emit_touched(&mut self, out: &mut Output) -> Result<(), OperatorError> {
+        let touched: Vec<Key> = std::mem::take(&mut self.touched).into_iter().collect();
+        self.emit(&touched, false, out)
     }
 }
 
@@ -300,8 +334,10 @@ impl Operator for Session {
                 late.extend(cluster.rows.iter().map(|row| Late {
                     row: arrived.origin[*row],
                     reason,
-                    window_start: Timestamp(cluster.first_ms),
-                    window_end: Timestamp(end_ms),
+                    time: LateTime::Window {
+                        start: Timestamp(cluster.first_ms),
+                        end: Timestamp(end_ms),
+                    },
                     watermark,
                 }));
             }
@@ -323,11 +359,11 @@ impl Operator for Session {
         let over_to_ms = emit.over_to_ms(watermark);
         let ended = self.by_end.iter().take_while(|(end, _)| *end <= over_to_ms);
         let over: Vec<Key> = ended.map(|(_, key)| Arc::clone(key)).collect();
-        let emitted: Vec<Key> = over
+        let mut emitted = self.closing(watermark);
+        let changed = over
             .iter()
-            .filter(|key| emit.is_on_close() || self.touched.contains(*key))
-            .map(Arc::clone)
-            .collect();
+            .filter(|key| emit.is_on_close() || self.touched.contains(*key));
+        emitted.extend(changed.map(Arc::clone));
         self.emit(&emitted, true, out)?;
         for key in &over {
             self.remove(key);
@@ -335,11 +371,26 @@ impl Operator for Session {
         Ok(())
     }
 
+    fn on_time(&mut self, now: Timestamp, out: &mut Output) -> Result<(), OperatorError> {
+        self.now_ms = now.as_ms();
+        let is_over = self.beat.as_mut().is_some_and(|beat| beat.is_over(now));
+        if is_over {
+            self.emit_touched(out)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn due(&self) -> Option<Timestamp> {
+        let beat = self.beat.filter(|_| !self.touched.is_empty());
+        beat.and_then(|beat| beat.due())
+    }
+
     fn on_barrier(&mut self, out: &mut Output) -> Result<(), OperatorError> {
-        let touched: Vec<Key> = std::mem::take(&mut self.touched).into_iter().collect();
-        self.emit(&touched, false, out)?;
-        self.delete_retired(out);
-        Ok(())
+        match self.beat {
+            Some(_) => Ok(()),
+            None => self.emit_touched(out),
+        }
     }
 
     fn schema(&self) -> SchemaRef {
@@ -347,7 +398,8 @@ impl Operator for Session {
     }
 
     fn save(&self) -> Result<Option<RecordBatch>, OperatorError> {
-        assert!(self.touched.is_empty(), "state is saved between epochs");
+        let waits = self.beat.is_some() || self.touched.is_empty();
+        assert!(waits, "state is saved between epochs");
         if self.sessions.is_empty() {
             return Ok(Some(RecordBatch::new_empty(Arc::clone(&self.state_schema))));
         }
@@ -361,8 +413,17 @@ impl Operator for Session {
         let open = self.sessions.values();
         let last_ms = open.clone().map(|open| open.last_ms);
         columns.push(Arc::new(Int64Array::from_iter_values(last_ms)));
-        let emitted = open.clone().map(|open| open.emitted.as_deref());
+        let emitted = open.clone().map(|open| {
+            let keys: Vec<&[u8]> = open.emitted.iter().map(AsRef::as_ref).collect();
+            (!keys.is_empty()).then(|| keys.join(&BETWEEN_KEYS))
+        });
         columns.push(Arc::new(emitted.collect::<arrow::array::BinaryArray>()));
+        if let Some(beat) = self.beat {
+            let due_ms = beat.due().map(|due| due.as_ms());
+            let keys = self.sessions.keys();
+            let due_ms = keys.map(|key| due_ms.filter(|_| self.touched.contains(key)));
+            columns.push(Arc::new(due_ms.collect::<Int64Array>()));
+        }
         let states = open.map(|open| &open.state);
         columns.extend(state_columns(states, self.groups.state_fields())?);
         Ok(Some(RecordBatch::try_new(
@@ -374,7 +435,7 @@ impl Operator for Session {
     fn restore(
         &mut self,
         state: &RecordBatch,
-        _watermark: Option<Timestamp>,
+        watermark: Option<Timestamp>,
     ) -> Result<(), OperatorError> {
         assert!(self.sessions.is_empty(), "state is restored before any row");
         if state.schema().fields() != self.state_schema.fields() {
@@ -383,7 +444,9 @@ impl Operator for Session {
             });
         }
         let columns: &[ArrayRef] = state.columns();
-        let width = columns.len() - self.groups.state_fields().len() - 3;
+        let states = columns.len() - self.groups.state_fields().len();
+        let width = states - 3 - usize::from(self.beat.is_some());
+        self.closed_to_ms = watermark.map_or(i64::MIN, Timestamp::as_ms);
         let encoded = self.groups.keys().encode(&columns[..width])?;
         let first_ms = columns[width].as_primitive::<Int64Type>();
         let last_ms = columns[width + 1].as_primitive::<Int64Type>();
@@ -392,11 +455,22 @@ impl Operator for Session {
             let key = key_at(encoded.row(row), first_ms.value(row));
             let open = Open {
                 last_ms: last_ms.value(row),
-                state: state_at(&columns[width + 3..], row)?,
-                emitted: emitted
-                    .is_valid(row)
-                    .then(|| Bytes::copy_from_slice(emitted.value(row))),
+                state: state_at(&columns[states..], row)?,
+                emitted: match emitted.is_valid(row) {
+                    true => {
+                        let keys = emitted.value(row).split(|byte| *byte == BETWEEN_KEYS);
+                        keys.map(Bytes::copy_from_slice).collect()
+                    }
+                    false => BTreeSet::new(),
+                },
             };
+            if let Some(beat) = &mut self.beat {
+                let due_ms = columns[width + 3].as_primitive::<Int64Type>();
+                if due_ms.is_valid(row) {
+                    beat.resume(due_ms.value(row));
+                    self.touched.insert(Arc::clone(&key));
+                }
+            }
             self.state_bytes += group_bytes(&key, &open.state);
             let end_ms = self.end_of(open.last_ms);
             self.by_end.insert((end_ms, Arc::clone(&key)));

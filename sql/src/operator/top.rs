@@ -21,7 +21,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state};
 use crate::operator::key::{Keys, milliseconds};
-use crate::operator::moment::{Ending, Moment};
+use crate::operator::moment::{Ending, LateRow, Moment};
 
 /// What is computed.
 #[derive(Clone, Debug)]
@@ -213,8 +213,15 @@ impl Node for Top {
                     (None, Some(_)) => Some(moment.before.stored_ms),
                     (None, None) => None,
                 };
-                if at_ms.zip(late_before).is_some_and(|(at, late)| at < late) {
-                    moment.count_late(weight.unsigned_abs());
+                let late = at_ms.zip(late_before).filter(|(at, late)| at < late);
+                if let Some((at_ms, late_before_ms)) = late {
+                    moment.leave_out(LateRow {
+                        side: 0,
+                        row: index,
+                        count: weight.unsigned_abs(),
+                        at_ms,
+                        late_before_ms,
+                    });
                     continue;
                 }
                 // What was forgotten can not be taken back.

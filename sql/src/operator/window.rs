@@ -1,9 +1,9 @@
 //! Aggregates over groups, most often the groups of windows that are told beforehand.
 //!
 //! Columns as in [`crate::operator::group`]. Updating: at the end of an epoch, one row per group that
-//! changed, in the order of the group's key, and a deletion for a group that HAVING now refuses. On
-//! close: each group once, when the watermark reaches the end of its window, in the order (window end,
-//! key).
+//! changed, in the order of the group's key, and a deletion for a group that HAVING now refuses; or that
+//! at the beats of store time instead. On close: each group once, when the watermark reaches the end of its
+//! window, in the order (window end, key); or then first, and again whenever late rows change it.
 //!
 //! The state holds slices, see [`crate::operator::assign`]: a row is added once, however many windows it
 //! belongs to, and a window is put together when it is emitted. A row is late when the last of its
@@ -22,10 +22,11 @@ use millpond_proto::limits::JOB_STATE_BYTES_MAX;
 use millpond_proto::time::Timestamp;
 
 use crate::operator::assign::Windows;
+use crate::operator::beat::Beat;
 use crate::operator::group::{Emit, Grouping, Groups, Unit, group_bytes};
 use crate::operator::kernel::{State, accumulate, state_at, state_columns};
 use crate::operator::key::{Key, from_time, key_at, split_key, write_key_at};
-use crate::operator::{Emission, Keys, Late, Operator, OperatorError, Output};
+use crate::operator::{Emission, Keys, Late, LateTime, Operator, OperatorError, Output};
 
 /// The operator.
 #[derive(Debug)]
@@ -36,8 +37,13 @@ pub struct Window {
     slices: BTreeMap<Key, State>,
     /// Windows that have rows, by their end.
     by_end: BTreeSet<(i64, Key)>,
-    /// Key and window end of what changed in this epoch.
+    /// Key and window end of what changed and did not leave yet.
     touched: BTreeSet<Key>,
+    beat: Option<Beat>,
+    /// The tick at hand.
+    now_ms: i64,
+    /// Windows that end up to here are over.
+    closed_to_ms: i64,
     /// Key and window end of what is out; kept only where HAVING may take it back.
     emitted: BTreeSet<Key>,
     state_bytes: usize,
@@ -54,6 +60,10 @@ impl Window {
         let mut fields = groups.key_fields();
         fields.push(Arc::new(Field::new("at_ms", DataType::Int64, false)));
         fields.push(Arc::new(Field::new("emitted", DataType::Boolean, false)));
+        let beat = groups.grouping.emit.beat();
+        if beat.is_some() {
+            fields.push(Arc::new(Field::new("due_ms", DataType::Int64, true)));
+        }
         fields.extend(groups.state_fields().iter().map(Arc::clone));
         Ok(Self {
             groups,
@@ -61,6 +71,9 @@ impl Window {
             slices: BTreeMap::new(),
             by_end: BTreeSet::new(),
             touched: BTreeSet::new(),
+            beat,
+            now_ms: 0,
+            closed_to_ms: i64::MIN,
             emitted: BTreeSet::new(),
             state_bytes: 0,
             state_bytes_max: JOB_STATE_BYTES_MAX,
@@ -140,12 +153,42 @@ impl Window {
     }
 
     fn touch(&mut self, slice: &Key, watermark: Option<Timestamp>) {
-        if !self.emit_mode().is_on_close() {
-            let (row, slice_ms) = split_key(slice);
-            for end in self.open_ends(slice_ms, watermark) {
-                self.touched.insert(key_at(row, end));
+        let emit = self.emit_mode();
+        if emit.is_on_close() {
+            return;
+        }
+        let (row, slice_ms) = split_key(slice);
+        for end in self.open_ends(slice_ms, watermark) {
+            // A window that is not over yet leaves when it is, whether it changed or not.
+            if emit.waits_for_close() && end > self.closed_to_ms {
+                continue;
+            }
+            self.touched.insert(key_at(row, end));
+            if let Some(beat) = &mut self.beat {
+                beat.changed(self.now_ms);
             }
         }
+    }
+
+    /// The windows that are over now and were not before, and leave for that.
+    fn closing(&mut self, watermark: Timestamp) -> Vec<Key> {
+        let emit = self.emit_mode();
+        let ends = std::mem::replace(&mut self.closed_to_ms, watermark.as_ms());
+        if !emit.waits_for_close() && !emit.fires_on_close() {
+            return Vec::new();
+        }
+        let from = |end_ms: i64| (end_ms.saturating_add(1), key_at(&[], i64::MIN));
+        let closing = self.by_end.range(from(ends)..from(watermark.as_ms()));
+        let closing = closing.map(|(_, key)| Arc::clone(key));
+        match emit.waits_for_close() {
+            true => closing.collect(),
+            false => closing.filter(|key| self.touched.remove(key)).collect(),
+        }
+    }
+
+    fn emit_touched(&mut self, out: &mut Output) -> Result<(), OperatorError> {
+        let touched: Vec<Key> = std::mem::take(&mut self.touched).into_iter().collect();
+        self.emit(&touched, false, out)
     }
 
     /// Emits windows, told by key and end; what HAVING refuses is deleted if a row of it is out.
@@ -274,8 +317,10 @@ impl Operator for Window {
                         out.late.push(Late {
                             row: arrived.origin[row],
                             reason,
-                            window_start: Timestamp(kind.window_to(end_ms).start),
-                            window_end: Timestamp(end_ms),
+                            time: LateTime::Window {
+                                start: Timestamp(kind.window_to(end_ms).start),
+                                end: Timestamp(end_ms),
+                            },
                             watermark,
                         });
                         continue;
@@ -313,14 +358,15 @@ impl Operator for Window {
         out: &mut Output,
     ) -> Result<(), OperatorError> {
         let emit = self.emit_mode();
+        let mut emitted = self.closing(watermark);
         let over = self.take_ended(emit.over_to_ms(watermark));
-        let emitted: Vec<Key> = match emit {
-            Emit::OnClose { .. } => over.clone(),
+        match emit {
+            Emit::OnClose { .. } => emitted.clone_from(&over),
             Emit::Changes { .. } => {
                 let changed = over.iter().filter(|key| self.touched.contains(*key));
-                changed.map(Arc::clone).collect()
+                emitted.extend(changed.map(Arc::clone));
             }
-        };
+        }
         self.emit(&emitted, true, out)?;
         for key in &over {
             self.forget(key);
@@ -328,32 +374,56 @@ impl Operator for Window {
         Ok(())
     }
 
+    fn on_time(&mut self, now: Timestamp, out: &mut Output) -> Result<(), OperatorError> {
+        self.now_ms = now.as_ms();
+        let is_over = self.beat.as_mut().is_some_and(|beat| beat.is_over(now));
+        if is_over {
+            self.emit_touched(out)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn due(&self) -> Option<Timestamp> {
+        let beat = self.beat.filter(|_| !self.touched.is_empty());
+        beat.and_then(|beat| beat.due())
+    }
+
     fn on_barrier(&mut self, out: &mut Output) -> Result<(), OperatorError> {
-        let touched: Vec<Key> = std::mem::take(&mut self.touched).into_iter().collect();
-        self.emit(&touched, false, out)
+        match self.beat {
+            Some(_) => Ok(()),
+            None => self.emit_touched(out),
+        }
     }
 
     fn schema(&self) -> SchemaRef {
         self.groups.grouping.output.schema()
     }
 
-    /// One row per slice, and one per window that is out and may be taken back.
+    /// One row per slice, one per window that is out and may be taken back, and one per window that waits for a beat.
     fn save(&self) -> Result<Option<RecordBatch>, OperatorError> {
-        assert!(self.touched.is_empty(), "state is saved between epochs");
-        let count = self.slices.len() + self.emitted.len();
+        let waits = self.beat.is_some() || self.touched.is_empty();
+        assert!(waits, "state is saved between epochs");
+        let told = self.slices.len() + self.emitted.len();
+        let count = told + self.touched.len();
         if count == 0 {
             return Ok(Some(RecordBatch::new_empty(Arc::clone(&self.state_schema))));
         }
-        let all = || self.slices.keys().chain(&self.emitted);
+        let all = || self.slices.keys().chain(&self.emitted).chain(&self.touched);
         let keys = self.groups.keys();
         let mut columns = keys.decode(all().map(|key| split_key(key).0))?;
         let at_ms = all().map(|key| split_key(key).1);
         columns.push(Arc::new(Int64Array::from_iter_values(at_ms)));
-        let emitted = (0..count).map(|row| Some(row >= self.slices.len()));
+        let emitted = (0..count).map(|row| Some(row >= self.slices.len() && row < told));
         columns.push(Arc::new(BooleanArray::from_iter(emitted)));
+        if let Some(beat) = self.beat {
+            let due_ms = beat.due().map(|due| due.as_ms());
+            let due_ms = (0..count).map(|row| due_ms.filter(|_| row >= told));
+            columns.push(Arc::new(Int64Array::from_iter(due_ms)));
+        }
         let fields = self.groups.state_fields();
         let none = empty_state(fields)?;
-        let none = std::iter::repeat_n(&none, self.emitted.len());
+        let none = std::iter::repeat_n(&none, count - self.slices.len());
         let states = self.slices.values().chain(none);
         columns.extend(state_columns(states, fields)?);
         Ok(Some(RecordBatch::try_new(
@@ -373,18 +443,29 @@ impl Operator for Window {
                 detail: "its columns differ".to_owned(),
             });
         }
-        let width = self.state_schema.fields().len() - self.groups.state_fields().len() - 2;
         let columns: &[ArrayRef] = state.columns();
+        let states = columns.len() - self.groups.state_fields().len();
+        let width = states - 2 - usize::from(self.beat.is_some());
+        self.closed_to_ms = watermark.map_or(i64::MIN, Timestamp::as_ms);
         let encoded = self.groups.keys().encode(&columns[..width])?;
         let at_ms = arrow::array::AsArray::as_primitive::<Int64Type>(&columns[width]);
         let emitted = as_boolean_array(&columns[width + 1])?;
+        let due_ms = (self.beat.is_some())
+            .then(|| arrow::array::AsArray::as_primitive::<Int64Type>(&columns[width + 2]));
         for row in 0..state.num_rows() {
             let key = key_at(encoded.row(row), at_ms.value(row));
             if emitted.value(row) {
                 self.emitted.insert(key);
                 continue;
             }
-            let values = state_at(&columns[width + 2..], row)?;
+            if let (Some(due_ms), Some(beat)) = (due_ms, &mut self.beat)
+                && due_ms.is_valid(row)
+            {
+                beat.resume(due_ms.value(row));
+                self.touched.insert(key);
+                continue;
+            }
+            let values = state_at(&columns[states..], row)?;
             self.state_bytes += group_bytes(&key, &values);
             self.expect_windows(&key, watermark);
             self.slices.insert(key, values);

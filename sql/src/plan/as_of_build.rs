@@ -67,6 +67,8 @@ impl Builder<'_> {
                 column: time.column,
                 horizon: emitted.clone(),
                 is_strict: true,
+                // The times of the left, whose rows all stay.
+                is_padded: time.is_padded,
             })
         });
         let times = times.collect();

@@ -19,6 +19,8 @@ pub(crate) struct Time {
     pub(crate) horizon: Horizon,
     /// Whether late rows were left out already.
     pub(crate) is_strict: bool,
+    /// Whether an outer join leaves it NULL in rows that met nothing.
+    pub(crate) is_padded: bool,
 }
 
 /// The time that an expression over such columns computes: itself, or the start of its stretch.
@@ -221,6 +223,7 @@ pub(crate) fn bounded(
                     column: pair.columns[side],
                     horizon: pair.late[side].and(end),
                     is_strict: true,
+                    is_padded: false,
                 });
             }
         }

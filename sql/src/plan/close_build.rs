@@ -16,7 +16,18 @@ impl Builder<'_> {
     pub(super) fn close(&mut self, edge: Edge) -> Result<Edge, SqlError> {
         let schema = Arc::clone(&self.nodes[edge.node].schema);
         let is_end = |time: &&Time| schema.field(time.column).name() == WINDOW_END;
-        let time = edge.times.iter().find(is_end).or(edge.times.first());
+        // A row without the time would never be final, and so never leave.
+        let times = || edge.times.iter().filter(|time| !time.is_padded);
+        let time = times().find(is_end).or_else(|| times().next());
+        if let (None, Some(padded)) = (time, edge.times.first()) {
+            return Err(SqlError::invalid(
+                format!(
+                    "EMIT ON WINDOW CLOSE needs a time that every row has, and {} is NULL in rows of an outer join that met nothing",
+                    schema.field(padded.column).name()
+                ),
+                "select the time of the side whose rows all stay; of a FULL JOIN neither is: write EMIT CHANGES, or a LEFT JOIN and the rest of the other side with UNION ALL",
+            ));
+        }
         let time = time.cloned().ok_or_else(|| {
             SqlError::invalid(
                 "EMIT ON WINDOW CLOSE needs a column that tells when a row is final, and the select list has none",
@@ -41,6 +52,7 @@ impl Builder<'_> {
                 column: time.column,
                 horizon,
                 is_strict: true,
+                is_padded: false,
             }],
         };
         self.tell("rows leave when they are final", &closed);

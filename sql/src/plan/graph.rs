@@ -7,36 +7,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Column, DFSchema, JoinType, NullEquality, ScalarValue};
-use datafusion::error::DataFusionError;
+use datafusion::common::DFSchema;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{Distinct, Expr, Join, LogicalPlan, Operator as Sign, TableScan};
-use datafusion::physical_expr::expressions::Column as PhysicalColumn;
+use datafusion::logical_expr::{Distinct, Expr, LogicalPlan};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
 use crate::error::SqlError;
-use crate::operator::aggregate::AggregateSpec;
 use crate::operator::assign::Windows;
 use crate::operator::graph::{GraphPlan, Kind, Leaving, Mode, Planned};
-use crate::operator::group::STATE_TTL_MS;
-use crate::operator::join::JoinSpec;
-use crate::operator::latest::LatestSpec;
-use crate::operator::moment::{Clock, Ending, Horizon};
+use crate::operator::moment::Ending;
 use crate::operator::project::{Step, Transform};
-use crate::operator::top::TopSpec;
+use crate::plan::aggregate_build::passed_times;
 use crate::plan::as_of_node::AsOfNode;
-use crate::plan::bounds::{Bounded, Time, bounded, distance, time_of};
-use crate::plan::chain::{
-    depends_on_order, deterministic, give_windows, lower, marked_time, simplified,
-};
-use crate::plan::continuous::lateness_ms;
-use crate::plan::grouping_sets::Sets;
-use crate::plan::over_build::{is_row_number, window_function};
-use crate::plan::refuse::{refused, unsupported};
+use crate::plan::bounds::{Time, time_of};
+use crate::plan::chain::{deterministic, give_windows, marked_time, simplified};
+use crate::plan::over_build::is_row_number;
+use crate::plan::refuse::{every_of_rows, refused, unsupported};
+use crate::plan::scan_build::inputs_of;
 use crate::plan::source::{Input, Source};
 use crate::plan::window::Window;
 use crate::statement::{Emit, QueryOptions};
@@ -61,13 +50,15 @@ pub(crate) struct Built {
 }
 
 pub(super) struct Builder<'a> {
-    sources: &'a [Source],
+    pub(super) sources: &'a [Source],
     pub(super) windows: &'a [Window],
-    inputs: Vec<Input>,
+    pub(super) inputs: Vec<Input>,
     pub(super) nodes: Vec<Planned>,
     lines: Vec<String>,
     /// Row numbers that a condition holds to at most so many.
-    most: BTreeMap<*const datafusion::logical_expr::Window, u64>,
+    pub(super) most: BTreeMap<*const datafusion::logical_expr::Window, u64>,
+    /// Names of sides of joins whose rows may have a time to live of their own.
+    pub(super) joined_sides: Vec<String>,
     pub(super) options: QueryOptions,
     /// Whether a topic with a key is read as the versions of its rows.
     pub(super) reads_versions: bool,
@@ -92,6 +83,7 @@ pub(crate) fn build(
         nodes: Vec::new(),
         lines: Vec::new(),
         most: BTreeMap::new(),
+        joined_sides: Vec::new(),
         options,
         reads_versions: false,
         properties: ExecutionProps::new(),
@@ -100,11 +92,23 @@ pub(crate) fn build(
     if emit == Emit::OnWindowClose {
         last = builder.close(last)?;
     }
+    builder.check_side_ttls()?;
     let leaving = match (last.mode, last.unique) {
         (Mode::Append, _) => Leaving::Append,
         (Mode::Retract, Some(columns)) => Leaving::Upsert(columns),
         (Mode::Retract, None) => Leaving::Rows,
     };
+    let every_ms = match emit {
+        Emit::Every { every_ms, .. } => Some(every_ms),
+        Emit::Changes | Emit::OnWindowClose => None,
+    };
+    if let Some(every_ms) = every_ms {
+        if leaving == Leaving::Append {
+            return Err(every_of_rows());
+        }
+        let told = format!("changes leave every {every_ms} ms of store time");
+        builder.lines.push(told);
+    }
     let mut explained = builder.lines;
     explained.reverse();
     Ok(Built {
@@ -113,40 +117,11 @@ pub(crate) fn build(
             leaving,
             debezium: false,
             text_keys: false,
+            every_ms,
         },
         inputs: builder.inputs,
         explained,
     })
-}
-
-/// For each topic the columns that any of its scans reads; of an upsert topic also key and body.
-fn inputs_of(plan: &LogicalPlan, sources: &[Source]) -> Result<Vec<Input>, SqlError> {
-    let mut inputs = Vec::new();
-    for source in sources {
-        let mut columns: Vec<usize> = Vec::new();
-        let mut read = |column: usize| {
-            if !columns.contains(&column) {
-                columns.push(column);
-            }
-        };
-        plan.apply_with_subqueries(|node| {
-            if let LogicalPlan::TableScan(scan) = node
-                && scan.table_name.table() == source.topic.name
-            {
-                match &scan.projection {
-                    Some(columns) => columns.iter().copied().for_each(&mut read),
-                    None => (0..source.schema.fields().len()).for_each(&mut read),
-                }
-            }
-            Ok::<_, DataFusionError>(TreeNodeRecursion::Continue)
-        })?;
-        if !source.topic.primary_key.is_empty() {
-            read(source.schema.index_of("_key")?);
-            read(source.schema.index_of("_body")?);
-        }
-        inputs.push(Input::reading(&source.topic, &source.schema, columns)?);
-    }
-    Ok(inputs)
 }
 
 /// Columns that may all be NULL.
@@ -276,98 +251,6 @@ impl Builder<'_> {
         }
     }
 
-    fn scan(&mut self, scan: &TableScan) -> Result<Edge, SqlError> {
-        let name = scan.table_name.table();
-        let input = self
-            .sources
-            .iter()
-            .position(|source| source.topic.name == name);
-        let input = input.ok_or_else(|| SqlError::Bug {
-            cause: format!("the plan reads {name}, which the query does not name"),
-        })?;
-        let source = &self.sources[input];
-        let wanted = match &scan.projection {
-            Some(columns) => columns.clone(),
-            None => (0..source.schema.fields().len()).collect(),
-        };
-        let read = &self.inputs[input];
-        let place = |column: &usize| {
-            let places = read.decoded[..read.query_columns].iter();
-            places
-                .clone()
-                .position(|at| at == column)
-                .ok_or_else(|| SqlError::Bug {
-                    cause: format!("column {column} of {name} is not decoded"),
-                })
-        };
-        let columns = wanted.iter().map(place).collect::<Result<Vec<_>, _>>()?;
-        let schema = nullable(named(&source.schema.project(&wanted)?));
-        if source.topic.primary_key.is_empty() || self.reads_versions {
-            let times = times_of(source, input, &schema);
-            let edge = Edge {
-                node: self.push(Kind::Scan { input, columns }, Vec::new(), schema),
-                mode: Mode::Append,
-                unique: None,
-                times,
-            };
-            self.tell(&format!("read {name}"), &edge);
-            return Ok(edge);
-        }
-        let key = source.schema.index_of("_key")?;
-        let body = source.schema.index_of("_body")?;
-        let with_key: Vec<usize> = wanted.iter().copied().chain([key, body]).collect();
-        let all = with_key.iter().map(place).collect::<Result<Vec<_>, _>>()?;
-        let full = nullable(
-            named(&source.schema.project(&with_key)?)
-                .into_iter()
-                .enumerate()
-                .map(|(index, (name, kind))| (format!("{index}_{name}"), kind)),
-        );
-        let declared = source.topic.columns.iter();
-        let declared = declared
-            .filter(|column| column.expression.is_none())
-            .count();
-        // A view without a key of its own names all its columns, and its rows may repeat.
-        let has_key = source.topic.primary_key.len() < declared;
-        let unique: Option<Vec<usize>> = source
-            .topic
-            .primary_key
-            .iter()
-            .map(|column| schema.index_of(column).ok())
-            .collect();
-        let rows = self.push(
-            Kind::Scan {
-                input,
-                columns: all,
-            },
-            Vec::new(),
-            Arc::clone(&full),
-        );
-        let latest = LatestSpec {
-            key: wanted.len(),
-            body: wanted.len() + 1,
-            schema: Arc::clone(&full),
-        };
-        let latest = self.push(Kind::Latest(latest), vec![rows], Arc::clone(&full));
-        let mut transform = Transform::over(Arc::clone(&full));
-        let expressions = (0..wanted.len()).map(|index| -> Arc<dyn PhysicalExpr> {
-            let name = full.field(index).name();
-            Arc::new(PhysicalColumn::new(name, index))
-        });
-        transform.push(Step::Project {
-            expressions: expressions.collect(),
-            schema: Arc::clone(&schema),
-        });
-        let edge = Edge {
-            node: self.push(Kind::Transform(transform), vec![latest], schema),
-            mode: Mode::Retract,
-            unique: unique.filter(|_| has_key),
-            times: Vec::new(),
-        };
-        self.tell(&format!("read {name}, the last row of each key"), &edge);
-        Ok(edge)
-    }
-
     fn filter(&mut self, predicate: &Expr, input: &LogicalPlan) -> Result<Edge, SqlError> {
         let below = self.relation(input)?;
         let schema = Arc::clone(&self.nodes[below.node].schema);
@@ -433,271 +316,6 @@ impl Builder<'_> {
         Ok(edge)
     }
 
-    fn aggregate(
-        &mut self,
-        input: &LogicalPlan,
-        group_expr: &[Expr],
-        aggr_expr: &[Expr],
-        schema: &DFSchema,
-    ) -> Result<Edge, SqlError> {
-        let mut below = self.relation(input)?;
-        let sets = Sets::of(group_expr)?;
-        let group_expr = sets.as_ref().map_or(group_expr, |sets| &sets.exprs);
-        let width = self.nodes[below.node].schema.fields().len();
-        if let Some(sets) = &sets {
-            let id = schema.field(group_expr.len()).data_type();
-            below.node = self.expand(below.node, sets, input.schema(), id)?;
-        }
-        let rows = Arc::clone(&self.nodes[below.node].schema);
-        let mut groups: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
-        let mut fields = Vec::new();
-        let count = group_expr.len() + usize::from(sets.is_some());
-        for (index, field) in schema.fields().iter().take(count).enumerate() {
-            let group = match sets {
-                Some(_) => Arc::new(PhysicalColumn::new(field.name(), width + index)),
-                None => self.physical(&group_expr[index], input.schema())?,
-            };
-            fields.push((field.name().clone(), group.data_type(&rows)?));
-            groups.push(group);
-        }
-        let mut kernels = Vec::new();
-        for expr in aggr_expr {
-            let kernel = lower(expr, input.schema(), &rows)?;
-            if let Some(name) = depends_on_order(&kernel) {
-                return Err(refused(
-                    &format!(
-                        "{name} over a table that changes, since it depends on the order of rows"
-                    ),
-                    "aggregate one topic, or use an aggregate that does not",
-                ));
-            }
-            let kind = kernel.function.field().data_type().clone();
-            fields.push((format!("aggregate_{}", kernels.len()), kind));
-            kernels.push(kernel);
-        }
-        let schema = nullable(fields);
-        let is_distinct = kernels.is_empty() && below.mode == Mode::Append;
-        let times = passed_times(group_expr, input.schema(), &below.times);
-        let (ending, times) = self.group_ending(times);
-        let told = told(ending.as_ref());
-        let spec = AggregateSpec {
-            groups,
-            kernels,
-            input: rows,
-            schema: Arc::clone(&schema),
-            is_append: below.mode == Mode::Append,
-            ending,
-        };
-        let count = spec.groups.len();
-        let edge = Edge {
-            node: self.push(Kind::Aggregate(spec), vec![below.node], schema),
-            mode: if is_distinct {
-                Mode::Append
-            } else {
-                Mode::Retract
-            },
-            unique: Some((0..count).collect()),
-            times,
-        };
-        self.tell(&format!("aggregate{told}"), &edge);
-        Ok(edge)
-    }
-
-    fn join(&mut self, join: &Join) -> Result<Edge, SqlError> {
-        if matches!(join.join_type, JoinType::LeftMark | JoinType::RightMark) {
-            return Err(refused(
-                "EXISTS or IN beside OR",
-                "write the subquery as a condition of its own, or as a join",
-            ));
-        }
-        if join.null_aware {
-            return Err(refused(
-                "NOT IN with a subquery",
-                "write NOT EXISTS (SELECT 1 FROM … WHERE …)",
-            ));
-        }
-        let left = self.relation(&join.left)?;
-        let right = self.relation(&join.right)?;
-        let inputs = [left.node, right.node].map(|node| Arc::clone(&self.nodes[node].schema));
-        let mut on: [Vec<Arc<dyn PhysicalExpr>>; 2] = [Vec::new(), Vec::new()];
-        let mut on_columns: [Vec<usize>; 2] = [Vec::new(), Vec::new()];
-        for (over_left, over_right) in &join.on {
-            for (side, expr, input) in [(0, over_left, &join.left), (1, over_right, &join.right)] {
-                on[side].push(self.physical(expr, input.schema())?);
-                on_columns[side].extend(passed(expr, input.schema()));
-            }
-        }
-        let both = join.left.schema().join(join.right.schema())?;
-        let filter = match &join.filter {
-            Some(filter) => Some(self.physical(filter, &both)?),
-            None => None,
-        };
-        let pairs = nullable(named(&inputs[0]).into_iter().chain(named(&inputs[1])));
-        let schema = match join.join_type {
-            JoinType::LeftSemi | JoinType::LeftAnti => Arc::clone(&inputs[0]),
-            JoinType::RightSemi | JoinType::RightAnti => Arc::clone(&inputs[1]),
-            _ => Arc::clone(&pairs),
-        };
-        let stays = matches!(
-            join.join_type,
-            JoinType::Inner | JoinType::LeftSemi | JoinType::RightSemi
-        );
-        let append = left.mode == Mode::Append && right.mode == Mode::Append && stays;
-        let width = inputs[0].fields().len();
-        let equal: Vec<(usize, usize)> = join
-            .on
-            .iter()
-            .filter_map(|(left, right)| {
-                let left = passed(left, join.left.schema())?;
-                Some((left, width + passed(right, join.right.schema())?))
-            })
-            .collect();
-        // Where NULL is equal to NULL, rows without time may meet.
-        let null_is_equal = join.null_equality == NullEquality::NullEqualsNull;
-        let bounded = if null_is_equal {
-            None
-        } else {
-            bounded(
-                [&left.times, &right.times],
-                [left.mode, right.mode].map(|mode| mode == Mode::Retract),
-                self.options.allowed_lateness_ms.unwrap_or(0),
-                |left, right| distance(join.filter.as_ref(), &equal, &both, left, width + right),
-            )
-        };
-        let idle = || {
-            let ttl_ms = self.options.state_ttl_ms;
-            ttl_ms.map(|ttl_ms| Ending::Idle { ttl_ms })
-        };
-        let (endings, times) = match bounded {
-            Some(Bounded { endings, times }) => (endings.map(Some), times),
-            None => ([idle(), idle()], [Vec::new(), Vec::new()]),
-        };
-        let [of_left, of_right] = times;
-        let of_right = of_right.into_iter().map(|time| Time {
-            column: match join.join_type {
-                JoinType::RightSemi | JoinType::RightAnti => time.column,
-                _ => width + time.column,
-            },
-            ..time
-        });
-        let times: Vec<Time> = match join.join_type {
-            JoinType::LeftSemi | JoinType::LeftAnti => of_left,
-            JoinType::RightSemi | JoinType::RightAnti => of_right.collect(),
-            _ => of_left.into_iter().chain(of_right).collect(),
-        };
-        let told = told(endings[0].as_ref());
-        let unique = match (join.join_type, left.unique, right.unique) {
-            (JoinType::LeftSemi | JoinType::LeftAnti, left, _) => left,
-            (JoinType::RightSemi | JoinType::RightAnti, _, right) => right,
-            // Each left row meets at most one right row.
-            (JoinType::Inner | JoinType::Left, Some(left), Some(right))
-                if right.iter().all(|column| on_columns[1].contains(column)) =>
-            {
-                Some(left)
-            }
-            (_, Some(left), Some(right)) => {
-                let right = right.into_iter().map(|column| width + column);
-                Some(left.into_iter().chain(right).collect())
-            }
-            _ => None,
-        };
-        let spec = JoinSpec {
-            kind: join.join_type,
-            on,
-            filter,
-            inputs,
-            pairs,
-            schema: Arc::clone(&schema),
-            null_is_equal,
-            endings,
-        };
-        let edge = Edge {
-            node: self.push(Kind::Join(spec), vec![left.node, right.node], schema),
-            mode: if append { Mode::Append } else { Mode::Retract },
-            unique,
-            times,
-        };
-        self.tell(&format!("{} join{told}", join.join_type), &edge);
-        Ok(edge)
-    }
-
-    /// Notes that a condition holds a row number to its first values.
-    fn note_most(&mut self, condition: &Expr, input: &LogicalPlan) {
-        let Some((column, most)) = at_most(condition) else {
-            return;
-        };
-        if let Some(window) = numbering(input, column) {
-            let least = self.most.entry(std::ptr::from_ref(window)).or_insert(most);
-            *least = most.min(*least);
-        }
-    }
-
-    /// `ROW_NUMBER() OVER (…)` that a condition above holds to its first values.
-    fn top(&mut self, window: &datafusion::logical_expr::Window) -> Result<Edge, SqlError> {
-        let function = window.window_expr.first().and_then(window_function);
-        let most = self.most.get(&std::ptr::from_ref(window));
-        let (function, count) = function.zip(most.copied()).ok_or_else(|| SqlError::Bug {
-            cause: "a row number without a bound".to_owned(),
-        })?;
-        let number = window.schema.field(window.schema.fields().len() - 1).name();
-        let below = self.relation(&window.input)?;
-        let input = Arc::clone(&self.nodes[below.node].schema);
-        let params = &function.params;
-        let dfschema = window.input.schema();
-        let partition = params.partition_by.iter();
-        let partition = partition.map(|expr| self.physical(expr, dfschema));
-        let partition = partition.collect::<Result<Vec<_>, _>>()?;
-        let partition_columns: Option<Vec<usize>> = params
-            .partition_by
-            .iter()
-            .map(|expr| passed(expr, dfschema))
-            .collect();
-        let mut order = Vec::new();
-        for sort in &params.order_by {
-            let options = SortOptions {
-                descending: !sort.asc,
-                nulls_first: sort.nulls_first,
-            };
-            order.push((self.physical(&sort.expr, dfschema)?, options));
-        }
-        let numbered = (number.clone(), DataType::UInt64);
-        let schema = nullable(named(&input).into_iter().chain([numbered]));
-        let at = input.fields().len();
-        let unique = match (partition_columns, below.unique) {
-            (Some(columns), _) if count == 1 => Some(columns),
-            (_, Some(columns)) => Some(columns),
-            (Some(columns), None) => Some(columns.into_iter().chain([at]).collect()),
-            (None, None) => None,
-        };
-        let times = passed_times(&params.partition_by, dfschema, &below.times);
-        let (ending, times) = self.group_ending(times);
-        let told = told(ending.as_ref());
-        let places = params.partition_by.iter();
-        let places: Vec<Option<usize>> = places.map(|expr| passed(expr, dfschema)).collect();
-        let times = times.into_iter().filter_map(|time| {
-            let column = places.get(time.column).copied().flatten()?;
-            Some(Time { column, ..time })
-        });
-        let times = times.collect();
-        let spec = TopSpec {
-            partition,
-            order,
-            count,
-            input,
-            schema: Arc::clone(&schema),
-            ending,
-        };
-        let edge = Edge {
-            node: self.push(Kind::Top(spec), vec![below.node], schema),
-            mode: Mode::Retract,
-            unique,
-            times,
-        };
-        self.tell(&format!("first {count} of each group{told}"), &edge);
-        Ok(edge)
-    }
-
-    /// The bounds of the windows that expressions have marks of, in the two columns behind the input's.
     fn window_times(&self, exprs: &[Expr], input: &DFSchema, times: &[Time]) -> Vec<Time> {
         let Some((window, time)) = exprs.iter().find_map(marked_time) else {
             return Vec::new();
@@ -719,33 +337,16 @@ impl Builder<'_> {
                 column: start,
                 horizon: time.horizon.lagging(size_ms),
                 is_strict: time.is_strict,
+                is_padded: time.is_padded,
             },
             Time {
                 column: start + 1,
                 // It ends after the row, by a millisecond at least.
                 horizon: time.horizon.lagging(-1),
                 is_strict: time.is_strict,
+                is_padded: time.is_padded,
             },
         ]
-    }
-
-    /// When groups end that have these columns of times among their own, and how those move on then.
-    fn group_ending(&self, mut times: Vec<Time>) -> (Option<Ending>, Vec<Time>) {
-        let Some(first) = times.first_mut() else {
-            let ttl_ms = self.options.state_ttl_ms;
-            return (ttl_ms.map(|ttl_ms| Ending::Idle { ttl_ms }), times);
-        };
-        if !first.is_strict {
-            let lateness_ms = lateness_ms(self.options, STATE_TTL_MS);
-            first.horizon = first.horizon.lagging(lateness_ms);
-            first.is_strict = true;
-        }
-        let ending = Ending::Time {
-            column: first.column,
-            horizon: Some(first.horizon.clone()),
-            late: first.horizon.clone(),
-        };
-        (Some(ending), times)
     }
 
     pub(super) fn physical(
@@ -759,32 +360,6 @@ impl Builder<'_> {
     }
 }
 
-/// The columns of a topic's rows that move on by themselves.
-fn times_of(source: &Source, input: usize, schema: &Schema) -> Vec<Time> {
-    let watermark = source.topic.watermark.as_ref();
-    let declared = watermark.map(|spec| (spec.column.as_str(), Clock::Input(input)));
-    let each = declared.into_iter().chain([("_stored_at", Clock::Store)]);
-    let each = each.filter_map(|(name, clock)| {
-        Some(Time {
-            column: schema.index_of(name).ok()?,
-            horizon: Horizon::of(clock),
-            // No row is late by the time at which it was stored.
-            is_strict: clock == Clock::Store,
-        })
-    });
-    each.collect()
-}
-
-/// The columns of times that expressions compute of others.
-fn passed_times(exprs: &[Expr], input: &DFSchema, times: &[Time]) -> Vec<Time> {
-    let each = exprs.iter().enumerate();
-    let each = each.filter_map(|(column, expr)| {
-        let time = time_of(expr, input, times)?;
-        Some(Time { column, ..time })
-    });
-    each.collect()
-}
-
 /// The columns of times that two relations have in the same places.
 fn in_both(these: &[Time], those: &[Time]) -> Vec<Time> {
     let each = these.iter().filter_map(|this| {
@@ -793,86 +368,17 @@ fn in_both(these: &[Time], those: &[Time]) -> Vec<Time> {
             column: this.column,
             horizon: this.horizon.and(&that.horizon),
             is_strict: this.is_strict && that.is_strict,
+            is_padded: this.is_padded || that.is_padded,
         })
     });
     each.collect()
 }
 
 /// How it is told when state ends.
-fn told(ending: Option<&Ending>) -> String {
+pub(super) fn told(ending: Option<&Ending>) -> String {
     match ending {
         None => String::new(),
         Some(Ending::Time { .. }) => ", state ends by time".to_owned(),
         Some(Ending::Idle { ttl_ms }) => format!(", state ends after {ttl_ms} ms at rest"),
-    }
-}
-
-/// The column that a condition compares with a constant, and the greatest value that it leaves it.
-fn at_most(condition: &Expr) -> Option<(&Column, u64)> {
-    let Expr::BinaryExpr(binary) = condition else {
-        return None;
-    };
-    let (sign, column, value) = match (column_of(&binary.left), column_of(&binary.right)) {
-        (Some(column), None) => (binary.op, column, constant(&binary.right)?),
-        (None, Some(column)) => (binary.op.swap()?, column, constant(&binary.left)?),
-        _ => return None,
-    };
-    match sign {
-        Sign::LtEq => Some((column, value)),
-        Sign::Lt => Some((column, value.checked_sub(1)?)),
-        Sign::Eq if value == 1 => Some((column, 1)),
-        _ => None,
-    }
-}
-
-fn column_of(mut expr: &Expr) -> Option<&Column> {
-    while let Expr::Cast(cast) = expr {
-        expr = &cast.expr;
-    }
-    match expr {
-        Expr::Column(column) => Some(column),
-        _ => None,
-    }
-}
-
-fn constant(mut expr: &Expr) -> Option<u64> {
-    while let Expr::Cast(cast) = expr {
-        expr = &cast.expr;
-    }
-    match expr {
-        Expr::Literal(value, _) => match value.cast_to(&DataType::UInt64).ok()? {
-            ScalarValue::UInt64(value) => value,
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-/// The window function whose last column a column of a plan is.
-fn numbering<'p>(
-    plan: &'p LogicalPlan,
-    column: &Column,
-) -> Option<&'p datafusion::logical_expr::Window> {
-    let index = plan.schema().index_of_column(column).ok()?;
-    match plan {
-        LogicalPlan::Window(window) => {
-            (index + 1 == window.schema.fields().len()).then_some(window)
-        }
-        LogicalPlan::SubqueryAlias(alias) => {
-            let below = alias.input.schema().qualified_field(index);
-            numbering(&alias.input, &(below.0, below.1).into())
-        }
-        LogicalPlan::Filter(filter) => numbering(&filter.input, column),
-        LogicalPlan::Projection(projection) => {
-            let mut expr = projection.expr.get(index)?;
-            while let Expr::Alias(alias) = expr {
-                expr = &alias.expr;
-            }
-            match expr {
-                Expr::Column(column) => numbering(&projection.input, column),
-                _ => None,
-            }
-        }
-        _ => None,
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Reading order: [`window`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
-//! (when state ends), [`over_build`], [`close_build`], [`grouping_sets`], [`output`] (what it writes), [`lanes`] (side by side), [`store_time`], [`refuse`].
+//! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
+//! [`over_build`] and [`close_build`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side), [`store_time`], [`refuse`].
 
+pub(crate) mod aggregate_build;
 pub(crate) mod as_of;
 pub(crate) mod as_of_build;
 pub(crate) mod as_of_node;
@@ -13,10 +15,14 @@ pub(crate) mod close_build;
 pub mod continuous;
 pub(crate) mod graph;
 pub(crate) mod grouping_sets;
+pub(crate) mod join_build;
 pub(crate) mod lanes;
 pub(crate) mod output;
 pub(crate) mod over_build;
 pub(crate) mod refuse;
+pub(crate) mod scan_build;
 pub mod source;
 pub(crate) mod store_time;
+pub mod target;
+pub(crate) mod top_build;
 pub mod window;

@@ -113,6 +113,7 @@ impl Builder<'_> {
                 column: time.column,
                 horizon,
                 is_strict: true,
+                is_padded: false,
             }],
         };
         self.tell("over, rows leave by time", &edge);

@@ -51,6 +51,32 @@ pub(crate) fn without_window() -> SqlError {
     )
 }
 
+pub(crate) fn nothing_late() -> SqlError {
+    SqlError::invalid(
+        "no row of this query can be late, since it has neither windows nor a join by time",
+        "leave out late and allowed_lateness, or group by a window",
+    )
+}
+
+pub(crate) fn every_of_rows() -> SqlError {
+    SqlError::invalid(
+        "EMIT EVERY is for rows that change, and those of this query stay once they are there",
+        "leave EMIT out: each row leaves as soon as it is known",
+    )
+}
+
+/// A side of a join whose time to live is given and that is none.
+pub(crate) fn unknown_side(side: &str, known: &[String]) -> SqlError {
+    let advice = match known {
+        [] => "write state_ttl = '1 day' for all state; a side has a time to live where rows are joined without a bound of time".to_owned(),
+        known => format!("the sides of such joins are {}", known.join(", ")),
+    };
+    SqlError::invalid(
+        format!("state_ttl.{side} names no side of a join that is without a bound of time"),
+        advice,
+    )
+}
+
 pub(crate) fn without_watermark(source: &TopicInfo, window: &Window) -> SqlError {
     let (topic, column) = (&source.name, &window.time_column);
     let declared = match &source.watermark {

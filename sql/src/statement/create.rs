@@ -15,7 +15,7 @@ use crate::statement::name::name_of;
 use crate::statement::options::TopicOptions;
 use crate::statement::parser::StatementParser;
 use crate::statement::refusal::{ALLOWED, at_token, place, position_of};
-use crate::topic::{ColumnSpec, WatermarkSpec};
+use crate::topic::{ColumnSpec, TICK_MS, WatermarkSpec};
 
 impl StatementParser<'_> {
     pub(super) fn create(&mut self) -> Result<Statement, SqlError> {
@@ -289,17 +289,43 @@ impl StatementParser<'_> {
         )))
     }
 
-    /// `EMIT CHANGES` or `EMIT ON WINDOW CLOSE`, the first if nothing is said.
+    /// `EMIT [CHANGES] [EVERY length]` or `EMIT ON WINDOW CLOSE [AND EVERY length]`; changes if nothing is said.
     fn emit(&mut self) -> Result<Emit, SqlError> {
-        if !self.word("EMIT") || self.word("CHANGES") {
+        if !self.word("EMIT") {
             return Ok(Emit::Changes);
         }
-        if !self.word("ON") {
-            return Err(self.unexpected("CHANGES or ON WINDOW CLOSE"));
+        if self.word("ON") {
+            self.expect_word("WINDOW")?;
+            self.expect_word("CLOSE")?;
+            if !self.word("AND") {
+                return Ok(Emit::OnWindowClose);
+            }
+            self.expect_word("EVERY")?;
+            return self.emit_every(true);
         }
-        self.expect_word("WINDOW")?;
-        self.expect_word("CLOSE")?;
-        Ok(Emit::OnWindowClose)
+        let is_changes = self.word("CHANGES");
+        if self.word("EVERY") {
+            return self.emit_every(false);
+        }
+        if is_changes {
+            return Ok(Emit::Changes);
+        }
+        Err(self.unexpected("CHANGES, EVERY or ON WINDOW CLOSE"))
+    }
+
+    fn emit_every(&mut self, on_close: bool) -> Result<Emit, SqlError> {
+        let at = self.parser.peek_token();
+        let every_ms = self.length_ms(TICK_MS)?;
+        if every_ms % TICK_MS != 0 {
+            return Err(at_token(
+                &at,
+                &format!(
+                    "rows leave between two ticks of {TICK_MS} ms, and {every_ms} ms are none"
+                ),
+                &format!("choose a multiple of {TICK_MS} ms, for example '10 seconds'"),
+            ));
+        }
+        Ok(Emit::Every { every_ms, on_close })
     }
 
     fn create_job(&mut self) -> Result<Statement, SqlError> {

@@ -9,18 +9,27 @@ use crate::topic::{ColumnSpec, JobSettings, WatermarkSpec};
 /// When a view's rows leave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Emit {
-    /// After every epoch, the groups that changed.
+    /// After every epoch, what changed.
     Changes,
+    /// At whole multiples of a length of store time, what changed.
+    Every {
+        /// The length, in whole ticks.
+        every_ms: i64,
+        /// Whether a window's row also leaves as soon as the watermark has passed it.
+        on_close: bool,
+    },
     /// Once per window, when the watermark has passed it.
     OnWindowClose,
 }
 
 /// `WITH (…)` of a continuous query.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueryOptions {
     /// How long a row, group or partition that time does not bound may rest before it is forgotten, in
     /// store time; `None`: it is kept.
     pub state_ttl_ms: Option<i64>,
+    /// The same for a side of a join, by the name that the query gives to it.
+    pub side_ttls_ms: Vec<(String, i64)>,
     /// How long after the watermark rows are still taken; `None`: as each operator does by itself.
     pub allowed_lateness_ms: Option<i64>,
     /// What becomes of rows that come after their window is over; `None`: as `EMIT` says.

@@ -1,4 +1,5 @@
-//! `WITH (…)` of a continuous query: how long it keeps state, what becomes of late rows, in how many lanes it is computed.
+//! `WITH (…)` of a continuous query: how long it keeps state, all of it or `state_ttl.name` that of a join's side, what
+//! becomes of late rows, in how many lanes it is computed.
 
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -26,7 +27,14 @@ impl StatementParser<'_> {
         self.expect(&Token::LParen)?;
         loop {
             let at = self.parser.peek_token();
-            let option = self.name()?;
+            let mut option = self.name()?;
+            let side = match self.parser.consume_token(&Token::Period) {
+                true => Some(self.name()?),
+                false => None,
+            };
+            if let Some(side) = side.as_ref().filter(|_| option != STATE_TTL) {
+                option = format!("{option}.{side}");
+            }
             if !OPTIONS.contains(&option.as_str()) {
                 let near = nearest(&option, OPTIONS);
                 return Err(at_token(
@@ -44,13 +52,20 @@ impl StatementParser<'_> {
                 ));
             }
             self.expect(&Token::Eq)?;
-            let is_again = match option.as_str() {
-                STATE_TTL => options.state_ttl_ms.replace(self.length_ms(1)?).is_some(),
-                ALLOWED_LATENESS => options
+            let is_again = match (option.as_str(), side) {
+                (STATE_TTL, Some(side)) => {
+                    let ttl_ms = self.length_ms(1)?;
+                    let ttls = &mut options.side_ttls_ms;
+                    let is_again = ttls.iter().any(|(known, _)| *known == side);
+                    ttls.push((side, ttl_ms));
+                    is_again
+                }
+                (STATE_TTL, None) => options.state_ttl_ms.replace(self.length_ms(1)?).is_some(),
+                (ALLOWED_LATENESS, _) => options
                     .allowed_lateness_ms
                     .replace(self.length_ms(0)?)
                     .is_some(),
-                PARALLELISM => options.parallelism.replace(self.parallelism()?).is_some(),
+                (PARALLELISM, _) => options.parallelism.replace(self.parallelism()?).is_some(),
                 _ => options.late.replace(self.late_rows()?).is_some(),
             };
             if is_again {

@@ -1,0 +1,121 @@
+//! Aggregates as nodes: their groups, grouping sets, and when a group ends.
+
+use std::sync::Arc;
+
+use datafusion::common::DFSchema;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column as PhysicalColumn;
+
+use crate::error::SqlError;
+use crate::operator::aggregate::AggregateSpec;
+use crate::operator::graph::{Kind, Mode};
+use crate::operator::group::STATE_TTL_MS;
+use crate::operator::moment::Ending;
+use crate::plan::bounds::{Time, time_of};
+use crate::plan::chain::{depends_on_order, lower};
+use crate::plan::continuous::lateness_ms;
+use crate::plan::graph::{Builder, Edge, nullable, told};
+use crate::plan::grouping_sets::Sets;
+use crate::plan::refuse::refused;
+
+impl Builder<'_> {
+    pub(super) fn aggregate(
+        &mut self,
+        input: &LogicalPlan,
+        group_expr: &[Expr],
+        aggr_expr: &[Expr],
+        schema: &DFSchema,
+    ) -> Result<Edge, SqlError> {
+        let mut below = self.relation(input)?;
+        let sets = Sets::of(group_expr)?;
+        let group_expr = sets.as_ref().map_or(group_expr, |sets| &sets.exprs);
+        let width = self.nodes[below.node].schema.fields().len();
+        if let Some(sets) = &sets {
+            let id = schema.field(group_expr.len()).data_type();
+            below.node = self.expand(below.node, sets, input.schema(), id)?;
+        }
+        let rows = Arc::clone(&self.nodes[below.node].schema);
+        let mut groups: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
+        let mut fields = Vec::new();
+        let count = group_expr.len() + usize::from(sets.is_some());
+        for (index, field) in schema.fields().iter().take(count).enumerate() {
+            let group = match sets {
+                Some(_) => Arc::new(PhysicalColumn::new(field.name(), width + index)),
+                None => self.physical(&group_expr[index], input.schema())?,
+            };
+            fields.push((field.name().clone(), group.data_type(&rows)?));
+            groups.push(group);
+        }
+        let mut kernels = Vec::new();
+        for expr in aggr_expr {
+            let kernel = lower(expr, input.schema(), &rows)?;
+            if let Some(name) = depends_on_order(&kernel) {
+                return Err(refused(
+                    &format!(
+                        "{name} over a table that changes, since it depends on the order of rows"
+                    ),
+                    "aggregate one topic, or use an aggregate that does not",
+                ));
+            }
+            let kind = kernel.function.field().data_type().clone();
+            fields.push((format!("aggregate_{}", kernels.len()), kind));
+            kernels.push(kernel);
+        }
+        let schema = nullable(fields);
+        let is_distinct = kernels.is_empty() && below.mode == Mode::Append;
+        let times = passed_times(group_expr, input.schema(), &below.times);
+        let (ending, times) = self.group_ending(times);
+        let told = told(ending.as_ref());
+        let spec = AggregateSpec {
+            groups,
+            kernels,
+            input: rows,
+            schema: Arc::clone(&schema),
+            is_append: below.mode == Mode::Append,
+            ending,
+        };
+        let count = spec.groups.len();
+        let edge = Edge {
+            node: self.push(Kind::Aggregate(spec), vec![below.node], schema),
+            mode: if is_distinct {
+                Mode::Append
+            } else {
+                Mode::Retract
+            },
+            unique: Some((0..count).collect()),
+            times,
+        };
+        self.tell(&format!("aggregate{told}"), &edge);
+        Ok(edge)
+    }
+
+    /// When groups end that have these columns of times among their own, and how those move on then.
+    pub(super) fn group_ending(&self, mut times: Vec<Time>) -> (Option<Ending>, Vec<Time>) {
+        let Some(first) = times.first_mut() else {
+            let ttl_ms = self.options.state_ttl_ms;
+            return (ttl_ms.map(|ttl_ms| Ending::Idle { ttl_ms }), times);
+        };
+        if !first.is_strict {
+            let lateness_ms = lateness_ms(&self.options, STATE_TTL_MS);
+            first.horizon = first.horizon.lagging(lateness_ms);
+            first.is_strict = true;
+        }
+        let ending = Ending::Time {
+            column: first.column,
+            horizon: Some(first.horizon.clone()),
+            late: first.horizon.clone(),
+        };
+        (Some(ending), times)
+    }
+}
+
+/// The columns of times that expressions compute of others.
+pub(super) fn passed_times(exprs: &[Expr], input: &DFSchema, times: &[Time]) -> Vec<Time> {
+    let each = exprs.iter().enumerate();
+    let each = each.filter_map(|(column, expr)| {
+        let time = time_of(expr, input, times)?;
+        Some(Time { column, ..time })
+    });
+    each.collect()
+}

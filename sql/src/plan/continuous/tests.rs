@@ -1,0 +1,107 @@
+//! What bounds the state of a query.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, StringArray, TimestampMillisecondArray};
+use arrow::record_batch::RecordBatch;
+use millpond_proto::remedy::Remedy;
+use millpond_proto::time::{SimulatedClock, Timestamp};
+
+use super::*;
+use crate::catalog;
+use crate::operator::graph::{Graph, GraphStep};
+use crate::operator::moment::Marks;
+use crate::operator::origin::Came;
+use crate::operator::session::Session;
+use crate::operator::{Operator, OperatorError, Output, window};
+use crate::statement::parse_query;
+use crate::testing::MemoryTopics;
+use crate::topic::{NewTopic, WatermarkSpec};
+
+#[tokio::test]
+async fn state_over_its_bound_is_an_error_that_says_what_to_do() {
+    let clock = Arc::new(SimulatedClock::starting_at(Timestamp(0)));
+    let topics = MemoryTopics::new(clock);
+    let column = |name: &str, sql_type: &str| ColumnSpec {
+        name: name.to_owned(),
+        sql_type: sql_type.to_owned(),
+        expression: None,
+    };
+    let topic = NewTopic {
+        name: "t".to_owned(),
+        queues: Some(1),
+        columns: vec![column("k", "VARCHAR"), column("at", "TIMESTAMP")],
+        watermark: Some(WatermarkSpec {
+            column: "at".to_owned(),
+            delay_ms: 0,
+        }),
+        primary_key: Vec::new(),
+        written_by: None,
+        ..NewTopic::default()
+    };
+    topics.create_topic(topic).await.unwrap();
+    for query in [
+        "SELECT k, window_start, count(*) AS n FROM TUMBLE(TABLE t, DESCRIPTOR(at), INTERVAL '1 second') \
+         GROUP BY k, window_start",
+        "SELECT k, window_start, count(*) AS n FROM SESSION(TABLE t PARTITION BY k, DESCRIPTOR(at), INTERVAL '1 second') \
+         GROUP BY k, window_start",
+        "SELECT a.k, b.at FROM t a JOIN t b ON a.k = b.k",
+    ] {
+        let query = parse_query(query).unwrap();
+        let planned = plan(&query, Emit::Changes, topics.as_ref()).await.unwrap();
+        let input = &planned.inputs[0];
+        let schema = catalog::table_schema(&input.source).unwrap();
+        let columns = &input.decoded[..input.query_columns];
+        let schema = Arc::new(schema.project(columns).unwrap());
+        let keys: ArrayRef = Arc::new(StringArray::from_iter_values(
+            (0..100).map(|n| format!("k{n}")),
+        ));
+        let times: ArrayRef = Arc::new(TimestampMillisecondArray::from_iter_values(0..100));
+        let batch = RecordBatch::try_new(schema, vec![keys, times]).unwrap();
+        let run = |bytes: usize| match planned.shape.clone() {
+            Shape::Graph(graph) => {
+                let graph = Graph::new(Arc::new(*graph)).unwrap();
+                let mut graph = graph.with_state_bytes_max(bytes);
+                let marks = Marks::default();
+                let step = GraphStep {
+                    before: marks.clone(),
+                    after: marks,
+                };
+                graph.begin(
+                    Arc::from([step]),
+                    vec![[(0, Came::unknown(batch.clone()))].into()],
+                );
+                (0..graph.nodes()).try_for_each(|node| graph.run(node, None))
+            }
+            Shape::Groups(grouping) => {
+                let mut operator: Box<dyn Operator> = match grouping.window.as_ref().unwrap().kind {
+                    Windows::Session { gap_ms } => Box::new(
+                        Session::new(*grouping, gap_ms)
+                            .unwrap()
+                            .with_state_bytes_max(bytes),
+                    ),
+                    _ => Box::new(
+                        window::Window::new(*grouping)
+                            .unwrap()
+                            .with_state_bytes_max(bytes),
+                    ),
+                };
+                operator.on_batch(&batch, None, &mut Output::default())
+            }
+            Shape::Rows(_) => panic!("it has state"),
+        };
+        run(1 << 20).unwrap();
+        let error = run(2000).unwrap_err();
+        assert!(
+            matches!(error, OperatorError::StateTooLarge { .. }),
+            "{error}"
+        );
+        assert!(
+            error
+                .to_string()
+                .contains("limit 2000; use shorter windows"),
+            "{error}"
+        );
+        assert_eq!(error.remedy(), Remedy::FixRequest);
+    }
+}

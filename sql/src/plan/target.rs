@@ -1,0 +1,198 @@
+//! A query of a job: brought to the columns, and to the key, of the topic that it writes.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{Column, cast};
+
+use crate::catalog;
+use crate::error::SqlError;
+use crate::operator::graph::{Kind, Leaving, Planned};
+use crate::operator::project::{Step, Transform};
+use crate::plan::continuous::{ContinuousPlan, Shape, plan_as};
+use crate::plan::refuse::refused;
+use crate::statement::{ContinuousJob, Emit};
+use crate::topic::{Changelog, ColumnSpec, TopicInfo, Topics};
+
+/// Plans the query of a job that writes into a topic.
+///
+/// A topic with a primary key takes rows that change: what a job writes to it tells, key by key, what its row is from now on.
+///
+/// # Errors
+/// As [`plan`], and [`SqlError`] when the topic can not take what the query gives.
+///
+/// # Panics
+/// Never: a query has at least one node.
+pub async fn plan_into(
+    job: &ContinuousJob,
+    target: &TopicInfo,
+    topics: &dyn Topics,
+) -> Result<ContinuousPlan, SqlError> {
+    let is_keyed = !target.primary_key.is_empty();
+    if is_keyed && job.emit == Emit::OnWindowClose {
+        return Err(refused(
+            "EMIT ON WINDOW CLOSE into a topic with a primary key",
+            "leave EMIT out, or insert into a topic without a primary key",
+        ));
+    }
+    let plan = plan_as(&job.query, job.emit, job.options.clone(), topics, is_keyed).await?;
+    let plan = plan.into_target(target)?;
+    if is_keyed {
+        plan.keyed(target)
+    } else {
+        Ok(plan)
+    }
+}
+
+impl ContinuousPlan {
+    /// Brings the output to the columns of a topic that exists already, by position.
+    ///
+    /// # Errors
+    /// [`SqlError`] when their number differs or a column can not be cast.
+    ///
+    /// # Panics
+    /// Never: a query has at least one node.
+    pub fn into_target(mut self, target: &TopicInfo) -> Result<Self, SqlError> {
+        let mut cast_to_target;
+        let transform = match &mut self.shape {
+            Shape::Rows(transform) => transform,
+            Shape::Graph(graph)
+                if graph.leaving == Leaving::Append || !target.primary_key.is_empty() =>
+            {
+                let last = graph.nodes.last().expect("a query has a node");
+                cast_to_target = Transform::over(Arc::clone(&last.schema));
+                &mut cast_to_target
+            }
+            Shape::Groups(grouping) if grouping.emit.is_on_close() => &mut grouping.output,
+            Shape::Groups(_) | Shape::Graph(_) => {
+                return Err(SqlError::invalid(
+                    format!(
+                        "the rows of this query change, and topic {} takes rows that stay, because it has no primary key",
+                        target.name
+                    ),
+                    "insert into a topic with PRIMARY KEY, or write EMIT ON WINDOW CLOSE, or CREATE MATERIALIZED VIEW name AS SELECT …",
+                ));
+            }
+        };
+        let schema = catalog::table_schema(target)?;
+        let body: Vec<&ColumnSpec> = target
+            .columns
+            .iter()
+            .filter(|column| column.expression.is_none())
+            .collect();
+        if target.columns.is_empty() {
+            return Ok(self);
+        }
+        let from = transform.schema();
+        if from.fields().len() != body.len() {
+            return Err(SqlError::invalid(
+                format!(
+                    "the query has {} columns, topic {} takes {}",
+                    from.fields().len(),
+                    target.name,
+                    body.len()
+                ),
+                "select one expression for each column of the topic, in its order",
+            ));
+        }
+        let mut expressions: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
+        let mut fields = Vec::new();
+        for (index, (column, field)) in body.iter().zip(from.fields()).enumerate() {
+            let wanted = schema.field_with_name(&column.name)?.data_type().clone();
+            if !arrow::compute::can_cast_types(field.data_type(), &wanted) {
+                return Err(SqlError::invalid(
+                    format!(
+                        "column {} of the query is {}, column {} of topic {} is {}",
+                        field.name(),
+                        field.data_type(),
+                        column.name,
+                        target.name,
+                        column.sql_type
+                    ),
+                    "cast it in the query",
+                ));
+            }
+            let value = Arc::new(Column::new(field.name(), index));
+            fields.push(Field::new(&column.name, wanted.clone(), true));
+            expressions.push(cast(value, &from, wanted)?);
+        }
+        let schema = Arc::new(Schema::new(fields));
+        transform.push(Step::Project {
+            expressions,
+            schema: Arc::clone(&schema),
+        });
+        let transform = transform.clone();
+        if let Shape::Graph(graph) = &mut self.shape {
+            let last = graph.nodes.len() - 1;
+            graph.nodes.push(Planned {
+                kind: Kind::Transform(transform),
+                inputs: vec![last],
+                schema,
+            });
+        }
+        Ok(self)
+    }
+
+    /// Lets rows leave under the primary key of the topic that they are written to.
+    fn keyed(mut self, target: &TopicInfo) -> Result<Self, SqlError> {
+        let stored = target.columns.iter();
+        let stored: Vec<&str> = stored
+            .filter(|column| column.expression.is_none())
+            .map(|column| column.name.as_str())
+            .collect();
+        let mut key = Vec::with_capacity(target.primary_key.len());
+        for name in &target.primary_key {
+            let at = stored.iter().position(|column| column == name);
+            key.push(at.ok_or_else(|| SqlError::Bug {
+                cause: format!("topic {} has no column {name} of its key", target.name),
+            })?);
+        }
+        let Shape::Graph(graph) = &mut self.shape else {
+            return Err(SqlError::Bug {
+                cause: "a query into a topic with a key is no graph".to_owned(),
+            });
+        };
+        graph.leaving = match &graph.leaving {
+            Leaving::Append | Leaving::Keyed(_) => Leaving::Keyed(key),
+            Leaving::Upsert(own) => {
+                if let Some(column) = own.iter().find(|column| !key.contains(column)) {
+                    return Err(SqlError::invalid(
+                        format!(
+                            "rows of the query are told apart by {}, which is no part of the primary key of topic {}, so that one would replace another",
+                            stored.get(*column).unwrap_or(&"a column"),
+                            target.name
+                        ),
+                        "add it to the primary key of the topic, or aggregate over it in the query",
+                    ));
+                }
+                Leaving::Upsert(key)
+            }
+            Leaving::Rows => {
+                return Err(SqlError::invalid(
+                    format!(
+                        "rows of the query have no key, so that none of topic {} could be told from another",
+                        target.name
+                    ),
+                    "group by the columns of its primary key",
+                ));
+            }
+        };
+        graph.debezium = target.changelog == Changelog::Debezium;
+        graph.text_keys = true;
+        let form = match graph.debezium {
+            true => "changes of Debezium",
+            false => "upsert",
+        };
+        self.explained.insert(
+            0,
+            format!(
+                "write {}: {form} by ({})",
+                target.name,
+                target.primary_key.join(", ")
+            ),
+        );
+        self.primary_key.clone_from(&target.primary_key);
+        Ok(self)
+    }
+}

@@ -1,0 +1,167 @@
+//! Row numbers that a condition above holds to their first values: the first rows of each group.
+
+use std::sync::Arc;
+
+use arrow::compute::SortOptions;
+use arrow::datatypes::DataType;
+use datafusion::common::{Column, ScalarValue};
+use datafusion::logical_expr::{Expr, LogicalPlan, Operator as Sign};
+
+use crate::error::SqlError;
+use crate::operator::graph::{Kind, Mode};
+use crate::operator::top::TopSpec;
+use crate::plan::aggregate_build::passed_times;
+use crate::plan::bounds::Time;
+use crate::plan::graph::{Builder, Edge, named, nullable, passed, told};
+use crate::plan::over_build::window_function;
+
+impl Builder<'_> {
+    /// Notes that a condition holds a row number to its first values.
+    pub(super) fn note_most(&mut self, condition: &Expr, input: &LogicalPlan) {
+        let Some((column, most)) = at_most(condition) else {
+            return;
+        };
+        if let Some(window) = numbering(input, column) {
+            let least = self.most.entry(std::ptr::from_ref(window)).or_insert(most);
+            *least = most.min(*least);
+        }
+    }
+
+    /// `ROW_NUMBER() OVER (…)` that a condition above holds to its first values.
+    pub(super) fn top(
+        &mut self,
+        window: &datafusion::logical_expr::Window,
+    ) -> Result<Edge, SqlError> {
+        let function = window.window_expr.first().and_then(window_function);
+        let most = self.most.get(&std::ptr::from_ref(window));
+        let (function, count) = function.zip(most.copied()).ok_or_else(|| SqlError::Bug {
+            cause: "a row number without a bound".to_owned(),
+        })?;
+        let number = window.schema.field(window.schema.fields().len() - 1).name();
+        let below = self.relation(&window.input)?;
+        let input = Arc::clone(&self.nodes[below.node].schema);
+        let params = &function.params;
+        let dfschema = window.input.schema();
+        let partition = params.partition_by.iter();
+        let partition = partition.map(|expr| self.physical(expr, dfschema));
+        let partition = partition.collect::<Result<Vec<_>, _>>()?;
+        let partition_columns: Option<Vec<usize>> = params
+            .partition_by
+            .iter()
+            .map(|expr| passed(expr, dfschema))
+            .collect();
+        let mut order = Vec::new();
+        for sort in &params.order_by {
+            let options = SortOptions {
+                descending: !sort.asc,
+                nulls_first: sort.nulls_first,
+            };
+            order.push((self.physical(&sort.expr, dfschema)?, options));
+        }
+        let numbered = (number.clone(), DataType::UInt64);
+        let schema = nullable(named(&input).into_iter().chain([numbered]));
+        let at = input.fields().len();
+        let unique = match (partition_columns, below.unique) {
+            (Some(columns), _) if count == 1 => Some(columns),
+            (_, Some(columns)) => Some(columns),
+            (Some(columns), None) => Some(columns.into_iter().chain([at]).collect()),
+            (None, None) => None,
+        };
+        let times = passed_times(&params.partition_by, dfschema, &below.times);
+        let (ending, times) = self.group_ending(times);
+        let told = told(ending.as_ref());
+        let places = params.partition_by.iter();
+        let places: Vec<Option<usize>> = places.map(|expr| passed(expr, dfschema)).collect();
+        let times = times.into_iter().filter_map(|time| {
+            let column = places.get(time.column).copied().flatten()?;
+            Some(Time { column, ..time })
+        });
+        let times = times.collect();
+        let spec = TopSpec {
+            partition,
+            order,
+            count,
+            input,
+            schema: Arc::clone(&schema),
+            ending,
+        };
+        let edge = Edge {
+            node: self.push(Kind::Top(spec), vec![below.node], schema),
+            mode: Mode::Retract,
+            unique,
+            times,
+        };
+        self.tell(&format!("first {count} of each group{told}"), &edge);
+        Ok(edge)
+    }
+}
+
+/// The column that a condition compares with a constant, and the greatest value that it leaves it.
+fn at_most(condition: &Expr) -> Option<(&Column, u64)> {
+    let Expr::BinaryExpr(binary) = condition else {
+        return None;
+    };
+    let (sign, column, value) = match (column_of(&binary.left), column_of(&binary.right)) {
+        (Some(column), None) => (binary.op, column, constant(&binary.right)?),
+        (None, Some(column)) => (binary.op.swap()?, column, constant(&binary.left)?),
+        _ => return None,
+    };
+    match sign {
+        Sign::LtEq => Some((column, value)),
+        Sign::Lt => Some((column, value.checked_sub(1)?)),
+        Sign::Eq if value == 1 => Some((column, 1)),
+        _ => None,
+    }
+}
+
+fn column_of(mut expr: &Expr) -> Option<&Column> {
+    while let Expr::Cast(cast) = expr {
+        expr = &cast.expr;
+    }
+    match expr {
+        Expr::Column(column) => Some(column),
+        _ => None,
+    }
+}
+
+fn constant(mut expr: &Expr) -> Option<u64> {
+    while let Expr::Cast(cast) = expr {
+        expr = &cast.expr;
+    }
+    match expr {
+        Expr::Literal(value, _) => match value.cast_to(&DataType::UInt64).ok()? {
+            ScalarValue::UInt64(value) => value,
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The window function whose last column a column of a plan is.
+fn numbering<'p>(
+    plan: &'p LogicalPlan,
+    column: &Column,
+) -> Option<&'p datafusion::logical_expr::Window> {
+    let index = plan.schema().index_of_column(column).ok()?;
+    match plan {
+        LogicalPlan::Window(window) => {
+            (index + 1 == window.schema.fields().len()).then_some(window)
+        }
+        LogicalPlan::SubqueryAlias(alias) => {
+            let below = alias.input.schema().qualified_field(index);
+            numbering(&alias.input, &(below.0, below.1).into())
+        }
+        LogicalPlan::Filter(filter) => numbering(&filter.input, column),
+        LogicalPlan::Projection(projection) => {
+            let mut expr = projection.expr.get(index)?;
+            while let Expr::Alias(alias) = expr {
+                expr = &alias.expr;
+            }
+            match expr {
+                Expr::Column(column) => numbering(&projection.input, column),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
