@@ -69,9 +69,14 @@ impl Broker {
             };
             if visit.buried || !visit.leases.is_empty() {
                 self.listeners.pass_on(&who);
+                let leased = !visit.leases.is_empty();
                 let batch = poll.take(visit).await?;
                 if !batch.deliveries().is_empty() {
                     return Ok(batch);
+                }
+                // What was leased and is not there any more must not keep what is from coming.
+                if leased && clock.now() < deadline {
+                    continue;
                 }
             }
             let now = clock.now();
