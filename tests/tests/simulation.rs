@@ -23,7 +23,7 @@ const REGRESSIONS: [(u64, u16); 9] = [
     (48, 1),
 ];
 
-const SEEDS_DEFAULT: u64 = 42;
+const SEEDS_DEFAULT: u64 = 46;
 /// Crashes of one seed; one that moves messages to the cold tier has a third of them.
 const CRASHES: u32 = 26;
 /// The same where a seed runs twice.

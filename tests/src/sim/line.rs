@@ -254,7 +254,7 @@ impl Client {
             Ok(_) | Err(BrokerError::Exists { .. }) => {
                 let retention = NewRetention {
                     ms: line.kept_ms,
-                    bytes: None,
+                    ..NewRetention::default()
                 };
                 self.broker
                     .set_retention(&topic_name(line.topic), retention)
