@@ -41,6 +41,7 @@ impl Retention {
             tombstones_ms: keep.tombstones_ms.filter(|ms| *ms > 0),
             table_ms: keep.table_ms,
             table_bytes: keep.table_bytes,
+            lite_ms: None,
         }
     }
 }
@@ -56,6 +57,7 @@ impl NewRetention {
             table_ms: keep.table_ms,
             table_bytes: keep.table_bytes,
             table_as_log: keep.table_as_log,
+            lite_ms: None,
         }
     }
 }

@@ -57,7 +57,7 @@ pub fn real(queue: u32) -> u32 {
 }
 
 fn numbered(real: u32, number: u32) -> u32 {
-    LITE | real << NUMBER_BITS | number % NUMBERS
+    LITE | (real << NUMBER_BITS) | (number % NUMBERS)
 }
 
 /// A lite topic was made by its first message.
