@@ -6,7 +6,6 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stdout,
-    clippy::cast_precision_loss,
     reason = "a bench reads the clock and prints what it measured"
 )]
 

@@ -648,9 +648,7 @@ impl Check {
 
     /// Nothing came: then nothing was there all the time.
     fn nothing(&mut self, at: Timestamp, call: &Call, topic: u64) {
-        let Some(group) = self.groups.get(call.group) else {
-            return;
-        };
+        let group = &*self.groups.entry(call.group).or_default();
         let is_sure = at.as_ms() - call.at.as_ms() >= POLL_SURE_MS
             && group.unsure_until < call.at
             && !group.moved

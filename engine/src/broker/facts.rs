@@ -33,9 +33,12 @@ struct Column<'a, R> {
     cell: Cell<'a, R>,
 }
 
+/// A text of a row, if it has one.
+type Text<'a, R> = Box<dyn Fn(&R) -> Option<String> + 'a>;
+
 /// How a row gives a value.
 enum Cell<'a, R> {
-    Text(Box<dyn Fn(&R) -> Option<String> + 'a>),
+    Text(Text<'a, R>),
     Small(fn(&R) -> u32),
     Large(fn(&R) -> Option<u64>),
     /// Milliseconds.

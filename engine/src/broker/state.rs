@@ -224,7 +224,7 @@ impl ShardState {
         };
         let mut records = match self.make_room(&screened.new, now) {
             Ok(records) => records,
-            Err(refused) => return Decision::reply(refused),
+            Err(refused) => return Decision::reply(*refused),
         };
         let (placed, offsets) = self.place(std::mem::take(&mut screened.new), now);
         records.extend(placed);
@@ -236,7 +236,7 @@ impl ShardState {
 
     /// What messages need of the lite topics that they name: those that are not there are made, and one that is
     /// full lets go of what every group has worked off.
-    fn make_room(&self, messages: &[Envelope], now: Timestamp) -> Result<Vec<Record>, Reply> {
+    fn make_room(&self, messages: &[Envelope], now: Timestamp) -> Result<Vec<Record>, Box<Reply>> {
         let mut changes = Vec::new();
         let mut names = BTreeSet::new();
         let mut taken: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
@@ -254,7 +254,8 @@ impl ShardState {
             let Some(queue) = self.lites.find(message.topic, &at) else {
                 let taken = taken.entry(message.queue).or_default();
                 let queue = self.lites.choose(message.topic, &at, taken);
-                let queue = queue.map_err(|_| Reply::refused(Reason::LiteTopicsFull, name))?;
+                let queue =
+                    queue.map_err(|_| Box::new(Reply::refused(Reason::LiteTopicsFull, name)))?;
                 taken.insert(queue);
                 changes.push(Change::LiteMade(LiteMade {
                     topic: message.topic,
@@ -271,7 +272,7 @@ impl ShardState {
                     .zip(lite)
                     .map(|(first, lite)| lite.offsets.count_from(first));
                 if stays.is_none_or(|stays| stays >= limits::LITE_MESSAGES_MAX) {
-                    return Err(Reply::refused(Reason::LiteTopicFull, name));
+                    return Err(Box::new(Reply::refused(Reason::LiteTopicFull, name)));
                 }
                 changes.push(Change::LiteLetGo(LiteLetGo {
                     topic: message.topic,

@@ -1,7 +1,6 @@
 //! How a client calls: over a network that loses answers.
 
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -50,29 +49,35 @@ impl Client {
 
     /// Calls the broker. `None` when the client never learns what became of it: it left in the middle of the
     /// call, or the answer was lost on its way back.
-    pub(super) async fn call<T>(&self, call: impl Future<Output = T>) -> Option<T> {
-        self.world.history.count();
-        if self.world.is_last {
-            return Some(call.await);
-        }
-        match self.chance.below(100) {
-            0 => {
-                let mut call = pin!(call);
-                let mut left = self.chance.below(STEPS_MAX);
-                std::future::poll_fn(|context| {
-                    if left == 0 {
-                        return Poll::Ready(None);
-                    }
-                    left -= 1;
-                    call.as_mut().poll(context).map(Some)
-                })
-                .await
+    pub(super) fn call<'a, T: 'a>(
+        &'a self,
+        call: impl Future<Output = T> + 'a,
+    ) -> impl Future<Output = Option<T>> + 'a {
+        // What the broker gives is large, and whoever calls it would be at least as large.
+        let mut call = Box::pin(call);
+        async move {
+            self.world.history.count();
+            if self.world.is_last {
+                return Some(call.await);
             }
-            1 => {
-                call.await;
-                None
+            match self.chance.below(100) {
+                0 => {
+                    let mut left = self.chance.below(STEPS_MAX);
+                    std::future::poll_fn(|context| {
+                        if left == 0 {
+                            return Poll::Ready(None);
+                        }
+                        left -= 1;
+                        call.as_mut().poll(context).map(Some)
+                    })
+                    .await
+                }
+                1 => {
+                    call.await;
+                    None
+                }
+                _ => Some(call.await),
             }
-            _ => Some(call.await),
         }
     }
 }

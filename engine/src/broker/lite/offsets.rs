@@ -34,7 +34,7 @@ impl Offsets {
             return;
         } else {
             put(&mut self.steps, offset - self.last);
-            if self.count as usize % BLOCK == 0 {
+            if (self.count as usize).is_multiple_of(BLOCK) {
                 let at = u32::try_from(self.steps.len()).unwrap_or(u32::MAX);
                 self.marks.push((offset, at));
             }
@@ -72,7 +72,7 @@ impl Offsets {
     /// The one that has so many behind it, itself included; the first when there are not so many.
     #[must_use]
     pub fn tail(&self, count: usize) -> Option<u64> {
-        let index = self.count().checked_sub(count.max(1)).unwrap_or(0);
+        let index = self.count().saturating_sub(count.max(1));
         let (before, mut walk) = match (index / BLOCK).checked_sub(1) {
             Some(mark) => ((mark + 1) * BLOCK, self.behind(mark)),
             None => (0, self.walk()),

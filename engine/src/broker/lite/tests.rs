@@ -267,7 +267,7 @@ proptest! {
                         (Reply::Moved(lease), Some(given)) => {
                             let handle = Handle { lease, ..handle };
                             given.until = now + ms;
-                            given.attempts -= u32::from(suspended);
+                            given.attempts = given.attempts.saturating_sub(u32::from(suspended));
                             given.handle = Some(handle.clone());
                             handles.push((group, name, handle));
                         }
@@ -283,7 +283,7 @@ proptest! {
                     let given = model.get_mut(name).and_then(|one| one.given.get_mut(&(group, handle.offset)));
                     if let Some(given) = given.filter(|g| !g.done && g.until > now && g.handle == Some(handle)) {
                         given.until = now;
-                        given.attempts -= u32::from(unseen);
+                        given.attempts = given.attempts.saturating_sub(u32::from(unseen));
                     }
                 }
                 Step::Wait(ms) => shard.now += ms,
