@@ -91,7 +91,8 @@ impl Cursor {
         let most = if wish.by_priority {
             limits::PRIORITY_WINDOW
         } else {
-            wish.limit
+            // One that is dead leaves even when nothing is wanted.
+            wish.limit.max(1)
         };
         let mut candidates = Candidates::new();
         for offset in self.visible(wish.now) {

@@ -401,7 +401,8 @@ impl Cursor {
         let most = if wish.by_priority {
             limits::PRIORITY_WINDOW
         } else {
-            wish.limit
+            // One that is dead leaves even when nothing is wanted.
+            wish.limit.max(1)
         };
         let mut candidates = Candidates::new();
         for &(_, offset) in self.due.range(..=(wish.now, u64::MAX)) {

@@ -223,6 +223,21 @@ async fn letters(broker: &Broker) -> Vec<Envelope> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_is_over_is_a_dead_letter_though_nothing_else_is_there_to_deliver() {
+    let broker = open(&SimulatedDisk::new()).await;
+    make(&broker, TopicType::Fifo, 4).await;
+    let settings = Group {
+        attempts_max: Some(2),
+        ..Group::new(group())
+    };
+    broker.create_group(settings).await.unwrap();
+    store(&broker, vec![grouped("x", "poison")]).await;
+    kill(&broker, 2).await;
+    assert!(poll(&broker, 9, 40, &all()).await.is_empty());
+    assert_eq!(letters(&broker).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_its_last_attempt_a_message_is_a_dead_letter_and_can_be_redriven() {
     let disk = SimulatedDisk::new();
     let broker = open(&disk).await;
