@@ -397,7 +397,7 @@ fn fresh(cursor: &Cursor, lites: &Lites, key: Key, room: usize, now: Timestamp) 
     if cursor.in_flight(now) > 0 {
         return scan;
     }
-    let room = room.saturating_sub(cursor.pending().count());
+    // Those that come back first are not taken off: some of them may be dead.
     let offsets = lite.offsets.from(scan.from).take(room);
     let accepted = offsets.map(|offset| Fact {
         offset,
