@@ -439,9 +439,14 @@ impl Shard {
                 }
             }
             records.extend(decision.records);
-            settled.wants_position |= matches!(decision.reply, Reply::Snapshot(_));
+            // A snapshot ends its group: replay begins behind the group's append, and must not pass over anything
+            // that was decided after the snapshot.
+            settled.wants_position = matches!(decision.reply, Reply::Snapshot(_));
             settled.replies.push((decision.reply, reply));
-            if bytes < GROUP_BYTES && settled.replies.len() < limits::SHARD_QUEUE_MAX {
+            if !settled.wants_position
+                && bytes < GROUP_BYTES
+                && settled.replies.len() < limits::SHARD_QUEUE_MAX
+            {
                 next = calls.try_recv().ok();
             }
         }

@@ -168,6 +168,24 @@ async fn one_bad_handle_in_a_batch_leaves_the_others_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_decided_right_behind_a_snapshot_is_replayed_behind_it() {
+    let disk = SimulatedDisk::new();
+    let broker = open(&disk).await;
+    one_queue(&broker).await;
+    send(&broker, &["a", "b", "c"]).await;
+    let held = receive(&broker, 30, 0).await;
+    let incarnation = broker.incarnation().unwrap();
+    // Both wait when the owner looks: it would decide on them together, and hand them down in one append.
+    let (saved, acked) = tokio::join!(incarnation.checkpoint(), ack(&broker, &held));
+    saved.unwrap();
+    assert!(acked.iter().all(Result::is_ok));
+    drop((incarnation, broker));
+    let broker = open(&disk.crash(&Seeded::new(1))).await;
+    assert_eq!(bodies(&receive(&broker, 30, 60).await), [""; 0]);
+    broker.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_crash_around_a_checkpoint_leaves_no_hole() {
     for steps in 0..24 {
         let disk = SimulatedDisk::new();
