@@ -8,7 +8,9 @@
 //! lie in another shard; it is keyed by this shard and the transfer's sequence, so doing it twice adds
 //! nothing. A redrive is the same the other way round.
 
+mod asked;
 mod lite;
+mod transfers;
 
 use std::collections::BTreeMap;
 
@@ -17,18 +19,16 @@ use millpond_proto::message::{Offset, ShardId};
 use millpond_proto::time::Timestamp;
 use millpond_storage::log::Record;
 
+use crate::broker::consume::transfers::bury_dead;
 use crate::broker::group::{Choice, Chosen, Cursor, Held, Wish};
-use crate::broker::lite::index::Lites;
 use crate::broker::lite::{is_lite, real};
 use crate::broker::record::{
-    Acked, Backoff, Change, CursorSnapshot, Fact, Holder, Moved, Popped, QueueOffset, Renewed,
-    Returned, Scanned, ShardSnapshotRecord, Started, Transfer, TransferKind, TransfersBegun,
-    TransfersEnded, Trimmed,
+    Acked, Backoff, Change, CursorSnapshot, Holder, Moved, Popped, QueueOffset, Renewed, Returned,
+    Scanned, ShardSnapshotRecord, Started, Transfer, Trimmed,
 };
 use crate::broker::request::{
-    Ack, Acks, Bury, CloneGroup, EndTransfers, Fate, FateKind, Fates, FatesOf, Handle, HeldMessage,
-    HeldMessages, InFlight, Lease, Leases, Look, Move, Outstanding, Pop, Progress, QueueProgress,
-    Reason, Renew, Reply, Reset, Return, Scan, Settle, Stand, Stands, Stored, Transfers,
+    Ack, Acks, CloneGroup, Handle, Lease, Leases, Move, Pop, Reason, Renew, Reply, Reset, Return,
+    Scan,
 };
 use crate::broker::state::{Decision, Moment};
 
@@ -166,44 +166,6 @@ impl Consumed {
         }
     }
 
-    /// Where the cursors of a poll stand.
-    pub fn look(&self, look: &Look, now: Timestamp) -> Reply {
-        let mut reply = Stands::default();
-        for &queue in &look.queues {
-            let known = self.cursors.get(&(look.group, look.topic, queue));
-            let new = Cursor::starting_at(self.first(look.topic, queue));
-            let cursor = known.unwrap_or(&new);
-            let wish = Wish {
-                now,
-                end: cursor.next(),
-                limit: look.limit as usize,
-                attempts_max: look.attempts_max,
-                by_priority: look.by_priority,
-                scan: None,
-            };
-            let repeats = cursor.held_by_poll(look.poll, now).into_iter();
-            let repeats = repeats.map(|(offset, lease, attempt)| Lease {
-                handle: Handle {
-                    queue,
-                    offset: offset.0,
-                    lease,
-                },
-                attempt,
-            });
-            reply.stands.push(Stand {
-                queue,
-                known: known.is_some(),
-                next: cursor.next().0,
-                ready: cursor.ready(&wish),
-                parking_room: u32::try_from(cursor.parking_room()).unwrap_or(u32::MAX),
-                repeats: repeats.collect(),
-                dead: !cursor.decide(&wish).dead.is_empty(),
-            });
-            reply.next_due_ms = earliest(reply.next_due_ms, cursor.next_due(now));
-        }
-        Reply::Stands(reply)
-    }
-
     /// Decides on acknowledgements.
     pub fn decide_ack(&self, ack: &Ack, now: Timestamp) -> Decision {
         let mut by_queue: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
@@ -337,227 +299,6 @@ impl Consumed {
         }
     }
 
-    /// Leases that are renewed while their holder lives and end within so many ms.
-    pub fn renewable(&self, within_ms: i64, now: Timestamp) -> Reply {
-        let before = Timestamp(now.as_ms().saturating_add(within_ms));
-        let mut messages = Vec::new();
-        for (&(group, topic, queue), cursor) in &self.cursors {
-            for (lease, holder) in cursor.renewable(now, before) {
-                messages.push(HeldMessage {
-                    group,
-                    topic,
-                    handle: Handle {
-                        queue,
-                        offset: 0,
-                        lease,
-                    },
-                    attempts: 0,
-                    until_ms: 0,
-                    holder: Some(holder),
-                });
-            }
-        }
-        Reply::Held(HeldMessages { messages })
-    }
-
-    /// What a group holds at `now`.
-    pub fn in_flight(&self, asked: &InFlight, now: Timestamp) -> Reply {
-        let cursors = self.of_group(asked.group);
-        let messages = cursors.flat_map(|(&(group, topic, queue), cursor)| {
-            let held = cursor.pending().filter(|p| p.visible_at_ms > now.as_ms());
-            held.map(move |pending| HeldMessage {
-                group,
-                topic,
-                handle: Handle {
-                    queue,
-                    offset: pending.offset,
-                    lease: pending.lease,
-                },
-                attempts: pending.attempts,
-                until_ms: pending.visible_at_ms,
-                holder: cursor.holder(pending.lease),
-            })
-        });
-        let messages = messages.take(asked.limit as usize).collect();
-        Reply::Held(HeldMessages { messages })
-    }
-
-    /// Where the groups stand with a message at `now`.
-    pub fn fates(&self, of: &FatesOf, lites: &Lites, now: Timestamp) -> Reply {
-        let is_there = |topic: u64, queue: u32| {
-            (topic, real(queue)) == (of.topic, of.queue)
-                && (!is_lite(queue) || lites.holds(topic, queue, of.offset))
-        };
-        let cursors = self.cursors.iter();
-        let here = cursors.filter(|&(&(_, topic, queue), _)| is_there(topic, queue));
-        let fates = here.map(|(&(group, ..), cursor)| {
-            let pending = cursor.pending_one(of.offset);
-            let kind = match &pending {
-                Some(pending) if pending.visible_at_ms > now.as_ms() => FateKind::InFlight,
-                Some(_) => FateKind::Waiting,
-                None if cursor.is_parked(of.offset) => FateKind::Parked,
-                None if of.offset < cursor.next().0 => FateKind::Done,
-                None => FateKind::NotDelivered,
-            };
-            Fate {
-                group,
-                kind: kind.into(),
-                attempts: pending.as_ref().map_or(0, |pending| pending.attempts),
-                holder: pending
-                    .as_ref()
-                    .and_then(|pending| cursor.holder(pending.lease)),
-                until_ms: pending.map(|pending| pending.visible_at_ms),
-            }
-        });
-        let resting = self.resting.iter();
-        let resting = resting.filter(|&(&(_, topic, queue), _)| is_there(topic, queue));
-        let resting = resting.map(|(&(group, ..), next)| Fate {
-            group,
-            kind: if of.offset < *next {
-                FateKind::Done.into()
-            } else {
-                FateKind::NotDelivered.into()
-            },
-            ..Fate::default()
-        });
-        Reply::Fates(Fates {
-            fates: fates.chain(resting).collect(),
-        })
-    }
-
-    /// Decides on a dead letter that a consumer asked for.
-    pub fn decide_bury(&self, bury: &Bury, now: Timestamp) -> Decision {
-        let handle = &bury.handle;
-        match self.held(bury.group, bury.topic, handle, now) {
-            Held::Current => {
-                let cursor = self.cursors.get(&(bury.group, bury.topic, handle.queue));
-                let transfer = Transfer {
-                    sequence: self.last_transfer + 1,
-                    kind: TransferKind::Bury.into(),
-                    group: bury.group,
-                    topic: bury.topic,
-                    queue: handle.queue,
-                    offset: handle.offset,
-                    attempts: cursor.map_or(0, |cursor| cursor.attempts(handle.offset)),
-                    requested: true,
-                };
-                let transfers = vec![transfer];
-                let begun = Change::TransfersBegun(TransfersBegun {
-                    transfers,
-                    at_ms: now.as_ms(),
-                });
-                Decision::change(&begun, Reply::done())
-            }
-            // Asked again, because the answer was lost.
-            Held::Acknowledged => Decision::reply(Reply::done()),
-            held => Decision::reply(not_held(held)),
-        }
-    }
-
-    /// The oldest transfers under way.
-    pub fn transfers(&self, limit: u32) -> Reply {
-        let transfers = self.transfers.values().take(limit as usize).cloned();
-        Reply::Transfers(Transfers {
-            transfers: transfers.collect(),
-        })
-    }
-
-    /// Decides on the end of transfers.
-    pub fn decide_end(&self, end: EndTransfers, now: Timestamp) -> Decision {
-        let known = |sequence: &u64| self.transfers.contains_key(sequence);
-        let sequences: Vec<u64> = end.sequences.into_iter().filter(known).collect();
-        if sequences.is_empty() {
-            return Decision::reply(Reply::done());
-        }
-        let ended = TransfersEnded {
-            sequences,
-            back: end.back,
-            at_ms: now.as_ms(),
-        };
-        Decision::change(&Change::TransfersEnded(ended), Reply::done())
-    }
-
-    /// Decides on messages that a group is done with.
-    pub fn decide_settle(&self, settle: &Settle, now: Timestamp) -> Decision {
-        let key = (settle.group, settle.topic, settle.queue);
-        let new = Cursor::default();
-        let cursor = self.cursors.get(&key).unwrap_or(&new);
-        let next = cursor.next().0;
-        let to = settle
-            .offsets
-            .last()
-            .map_or(next, |last| next.max(last + 1));
-        let between = (to - next).saturating_sub(settle.offsets.len() as u64);
-        if between > cursor.parking_room() as u64 {
-            let what = format!("{} messages lie before the last one", to - next);
-            return Decision::reply(Reply::refused(Reason::TooFarAhead, what));
-        }
-        let parked = (next..to).map(|offset| Fact {
-            offset,
-            ..Fact::default()
-        });
-        let scanned = Scanned {
-            group: settle.group,
-            topic: settle.topic,
-            queue: settle.queue,
-            next: to,
-            parked: parked.collect(),
-            ..Scanned::default()
-        };
-        let mut records = Vec::new();
-        if to > next {
-            records.push(state(&Change::Scanned(scanned)));
-        }
-        let open = |offset: &&u64| {
-            **offset >= next || cursor.held(Offset(**offset), 0, Timestamp(0)) != Held::Acknowledged
-        };
-        let offsets: Vec<u64> = settle.offsets.iter().filter(open).copied().collect();
-        if settle.redrive {
-            let sequences = self.last_transfer + 1..;
-            let transfers = sequences.zip(&offsets).map(|(sequence, &offset)| Transfer {
-                sequence,
-                kind: TransferKind::Redrive.into(),
-                group: settle.group,
-                topic: settle.topic,
-                queue: settle.queue,
-                offset,
-                attempts: cursor.attempts(offset),
-                requested: true,
-            });
-            let transfers = transfers.collect();
-            records.push(state(&Change::TransfersBegun(TransfersBegun {
-                transfers,
-                at_ms: now.as_ms(),
-            })));
-        } else {
-            records.push(state(&Change::Acked(Acked {
-                group: settle.group,
-                topic: settle.topic,
-                queue: settle.queue,
-                offsets,
-                at_ms: now.as_ms(),
-            })));
-        }
-        Decision {
-            records,
-            reply: Reply::done(),
-        }
-    }
-
-    /// Messages that a group is not done with.
-    pub fn outstanding(&self, asked: &Outstanding, ends: &Ends) -> Reply {
-        let key = (asked.group, asked.topic, asked.queue);
-        let new = Cursor::default();
-        let cursor = self.cursors.get(&key).unwrap_or(&new);
-        let end = ends.get(&(asked.topic, asked.queue)).copied().unwrap_or(0);
-        let offsets = cursor.outstanding(Offset(asked.from), Offset(end));
-        let offsets = offsets.take(asked.limit as usize).collect();
-        Reply::Stored(Stored {
-            offsets,
-            ..Stored::default()
-        })
-    }
-
     /// Decides where a group stands from now on.
     pub fn decide_reset(&self, reset: &Reset, now: Timestamp) -> Decision {
         let key = (reset.group, reset.topic, reset.queue);
@@ -611,24 +352,6 @@ impl Consumed {
             return Decision::reply(Reply::done());
         }
         Decision::change(&Change::Trimmed(Trimmed { firsts }), Reply::done())
-    }
-
-    /// Where a group stands.
-    pub fn progress(&self, group: u64, ends: &Ends, lites: &Lites, now: Timestamp) -> Reply {
-        let queues = self
-            .of_group(group)
-            .filter(|(key, _)| !is_lite(key.2))
-            .map(|(&(_, topic, queue), cursor)| QueueProgress {
-                topic,
-                queue,
-                ack_floor: cursor.ack_floor().0,
-                next: cursor.next().0,
-                in_flight: cursor.in_flight(now),
-                lag: cursor.lag(Offset(ends.get(&(topic, queue)).copied().unwrap_or(0))),
-            })
-            .chain(self.lite_progress(group, lites, now))
-            .collect();
-        Reply::Progress(Progress { queues })
     }
 
     /// Whether anything is kept of a topic.
@@ -760,24 +483,6 @@ impl Consumed {
         }
     }
 
-    fn ended(&mut self, ended: &TransfersEnded) {
-        for sequence in &ended.sequences {
-            let Some(transfer) = self.transfers.remove(sequence) else {
-                continue;
-            };
-            if ended.back {
-                let fact = Fact {
-                    offset: transfer.offset,
-                    ..Fact::default()
-                };
-                let key = (transfer.group, transfer.topic, transfer.queue);
-                self.change(key, |cursor| {
-                    cursor.reopened(&fact, transfer.attempts, Timestamp(ended.at_ms));
-                });
-            }
-        }
-    }
-
     fn held(&self, group: u64, topic: u64, handle: &Handle, now: Timestamp) -> Held {
         let cursor = self.known((group, topic, handle.queue));
         cursor.map_or(Held::Unknown, |c| {
@@ -824,38 +529,6 @@ impl Consumed {
             self.rest(key);
         }
     }
-}
-
-/// The record of a choice's dead letters; none when there are none.
-fn bury_dead(
-    pop: &Pop,
-    queue: u32,
-    cursor: &Cursor,
-    choice: &Choice,
-    sequence: &mut u64,
-    now: Timestamp,
-) -> Option<Record> {
-    if choice.dead.is_empty() {
-        return None;
-    }
-    let transfers = choice.dead.iter().map(|&offset| {
-        *sequence += 1;
-        Transfer {
-            sequence: *sequence,
-            kind: TransferKind::Bury.into(),
-            group: pop.group,
-            topic: pop.topic,
-            queue,
-            offset,
-            attempts: cursor.attempts(offset),
-            requested: false,
-        }
-    });
-    let begun = TransfersBegun {
-        transfers: transfers.collect(),
-        at_ms: now.as_ms(),
-    };
-    Some(state(&Change::TransfersBegun(begun)))
 }
 
 /// The record of a choice; none when it changes nothing.

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use millpond_proto::message::Offset;
 use millpond_proto::time::Timestamp;
 
-use crate::broker::consume::{Consumed, Key, bury_dead, delivery, earliest, state};
+use crate::broker::consume::transfers::bury_dead;
+use crate::broker::consume::{Consumed, Key, delivery, earliest, state};
 use crate::broker::group::{Cursor, Wish};
 use crate::broker::lite::index::Lites;
 use crate::broker::lite::{
