@@ -4,10 +4,12 @@ use std::io::{BufWriter, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
-use millpond_engine::cli::args::{Cli, Command, ServeArgs, advice};
+use millpond_engine::cli::advice::advice;
+use millpond_engine::cli::args::{Cli, Command};
 use millpond_engine::cli::error::CliError;
 use millpond_engine::cli::run::{Terminal, run};
 use millpond_engine::cli::serve::{Demo, serve};
+use millpond_engine::cli::serve_args::ServeArgs;
 use millpond_engine::cold::PREFIXES;
 use millpond_proto::client::Client;
 use tokio::signal::unix::{SignalKind, signal};

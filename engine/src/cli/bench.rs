@@ -18,11 +18,11 @@ use millpond_proto::limits;
 use millpond_proto::time::{Clock as _, SystemClock};
 use millpond_proto::wire::admin::CreateTopicRequest;
 
-use crate::cli::args::{Bench, BenchCommand};
 use crate::cli::bench::load::Load;
 use crate::cli::bench::measure::Measured;
 use crate::cli::bench::plan::Plan;
 use crate::cli::bench::workload::Workload;
+use crate::cli::bench_args::{Bench, BenchCommand};
 use crate::cli::error::CliError;
 use crate::cli::output::{Cell, Format, Table};
 use crate::cli::run::Terminal;

@@ -1,15 +1,19 @@
 //! The command line: what was typed, then what it means.
 //!
-//! [`args`] holds the words; each verb has a file that turns them into calls over gRPC, so that nothing
+//! [`args`] and the files beside it that end alike hold the words, [`advice`] what to say when they are in the wrong
+//! order; each verb has a file that turns them into calls over gRPC, so that nothing
 //! here knows more than any other client. All printing goes through [`output`] into writers that are
 //! passed in: results to the first, everything else to the second.
 //!
-//! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`] and [`schema`] over [`body_args`],
+//! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`] over [`topic_args`] and [`body_args`], [`schema`],
 //! [`group`] and [`dlq`] over [`group_args`], [`msg`] over [`msg_args`], [`shelf`],
-//! [`job`], [`sql`], [`import`], [`export`], [`storage`], [`bench`], and [`serve`], which is the server itself.
+//! [`job`], [`sql`], [`import`], [`export`], [`storage`], [`bench`] over [`bench_args`],
+//! and [`serve`] over [`serve_args`], which is the server itself.
 
+pub mod advice;
 pub mod args;
 pub mod bench;
+pub mod bench_args;
 pub mod body_args;
 pub mod dlq;
 pub mod error;
@@ -26,7 +30,9 @@ pub mod output;
 pub mod run;
 pub mod schema;
 pub mod serve;
+pub mod serve_args;
 pub mod shelf;
 pub mod sql;
 pub mod storage;
 pub mod topic;
+pub mod topic_args;

@@ -8,9 +8,10 @@ use millpond_proto::client::Client;
 use millpond_proto::remedy::Remedy;
 use millpond_storage::error::OpenError;
 
-use crate::cli::args::{SERVER_DEFAULT, ServeArgs};
+use crate::cli::args::SERVER_DEFAULT;
 use crate::cli::error::CliError;
 use crate::cli::run::Terminal;
+use crate::cli::serve_args::ServeArgs;
 use crate::cold::{ColdError, ColdUrl};
 use crate::config::{Config, ConfigError};
 use crate::demo;

@@ -12,11 +12,13 @@ use millpond_proto::wire::admin::{
     AlterTopicRequest, CreateTopicRequest, DescribeTopicResponse, ReadRequest, Topic,
 };
 
-use crate::cli::args::{Cleanup, ConsumeArgs, KeepArgs, ProduceArgs, TopicCommand, TopicType};
 use crate::cli::error::CliError;
 use crate::cli::keep::{self, TableTime};
 use crate::cli::output::{Cell, Format, Table};
 use crate::cli::run::Terminal;
+use crate::cli::topic_args::{
+    Cleanup, ConsumeArgs, KeepArgs, ProduceArgs, TopicCommand, TopicType,
+};
 use crate::cli::{lite, schema, sql};
 
 /// Messages per send.

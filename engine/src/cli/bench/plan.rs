@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use millpond_proto::chance::{Chance as _, Entropy};
 
-use crate::cli::args::BenchArgs;
+use crate::cli::bench_args::BenchArgs;
 
 /// Bytes at the start of a body that tell when its message was due, in microseconds of the run.
 pub const STAMP_BYTES: usize = 8;
