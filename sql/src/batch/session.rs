@@ -31,6 +31,7 @@ use crate::catalog::timestamp;
 use crate::continuous::{Continuous, JobStatus};
 use crate::error::{Position, SqlError};
 use crate::plan::as_of::{self, Reading};
+use crate::plan::star;
 use crate::plan::window;
 use crate::runtime::{self, CATALOG, SYSTEM_SCHEMA, TOPICS_SCHEMA};
 use crate::statement::name_of;
@@ -85,8 +86,10 @@ impl Sessions {
         depth: usize,
     ) -> Result<(SessionState, LogicalPlan), SqlError> {
         check_relations(query)?;
-        let (mut rewritten, windows) = window::rewrite_bounded(query)?;
         let topics = self.topics.as_ref();
+        let mut expanded = query.clone();
+        star::expand(&mut expanded, topics)?;
+        let (mut rewritten, windows) = window::rewrite_bounded(&expanded)?;
         let has_as_of = as_of::rewrite(&mut rewritten, topics, Reading::Bounded)?;
         let state = self.state(notices, depth, has_as_of);
         let statement = ast::Statement::Query(Box::new(rewritten));

@@ -25,7 +25,9 @@ use crate::plan::output::{columns_of, primary_key};
 use crate::plan::refuse::{
     every_of_rows, nothing_late, refused, unknown_side, without_watermark, without_window,
 };
+use crate::plan::session_filter;
 use crate::plan::source::{Input, analyse, for_chain, for_graph, sources_of};
+use crate::plan::star;
 use crate::plan::store_time::timed;
 use crate::plan::window::{Window, rewrite};
 use crate::statement::{Emit, LateRows, QueryOptions};
@@ -126,11 +128,14 @@ pub(super) async fn plan_as(
     topics: &dyn Topics,
     as_graph: bool,
 ) -> Result<ContinuousPlan, SqlError> {
-    let (mut query, windows) = rewrite(query)?;
+    let mut query = query.clone();
+    star::expand(&mut query, topics)?;
+    let (mut query, windows) = rewrite(&query)?;
     as_of::rewrite(&mut query, topics, Reading::Continuous)?;
     let sources = sources_of(&query, topics)?;
     let (analysed, state) = analyse(query, &sources, windows.len()).await?;
     let analysed = as_of_node::nodes(analysed, &sources)?;
+    let analysed = session_filter::into_aggregates(analysed, &windows)?;
     if let ([source], true) = (sources.as_slice(), is_chain(&analysed, !windows.is_empty())?)
         && source.topic.primary_key.is_empty()
         // Groups that end otherwise than with their windows are those of a graph.

@@ -1,9 +1,9 @@
 //! Rewrites between the parsed statement and the query engine's plan, one a file.
 //!
-//! Reading order: [`window`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
+//! Reading order: [`star`] (what `*` means), [`window`] after [`window_groups`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
 //! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
-//! [`over_build`] and [`close_build`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side), [`store_time`], [`refuse`].
+//! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side), [`store_time`], [`refuse`].
 
 pub(crate) mod aggregate_build;
 pub(crate) mod as_of;
@@ -21,8 +21,11 @@ pub(crate) mod output;
 pub(crate) mod over_build;
 pub(crate) mod refuse;
 pub(crate) mod scan_build;
+pub(crate) mod session_filter;
 pub mod source;
+pub(crate) mod star;
 pub(crate) mod store_time;
 pub mod target;
 pub(crate) mod top_build;
 pub mod window;
+pub(crate) mod window_groups;

@@ -2,7 +2,8 @@
 //!
 //! `TUMBLE(TABLE t, DESCRIPTOR(c), size)`, `HOP(TABLE t, DESCRIPTOR(c), slide, size)`,
 //! `CUMULATE(TABLE t, DESCRIPTOR(c), step, size)` and
-//! `SESSION(TABLE t PARTITION BY k, DESCRIPTOR(c), gap)`, bare or within `TABLE(…)`. Windows are half
+//! `SESSION(TABLE t PARTITION BY k, DESCRIPTOR(c), gap)`, bare or within `TABLE(…)`; group functions have become these
+//! before (`window_groups.rs`). Windows are half
 //! open and aligned to 1970-01-01 00:00; a session goes on while its next row comes at most the gap
 //! later, and ends the gap after its last row. Bounded and continuous queries share the meaning: a
 //! bounded one gets plain SQL, a continuous one gets marks ([`start_mark`]), which the planner takes for
@@ -18,6 +19,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::error::{SqlError, nearest};
 use crate::operator::assign::Windows;
+use crate::plan::window_groups;
 use crate::statement::{interval_ms, name_of, parse_query, quoted};
 
 const START: &str = "millpond_window_start";
@@ -90,6 +92,7 @@ fn rewrite_with(
     without_time: WithoutTime,
 ) -> Result<(Query, Vec<Window>), SqlError> {
     let mut query = query.clone();
+    window_groups::to_table_functions(&mut query)?;
     let mut rewriter = Rewriter {
         windows: Vec::new(),
         without_time,

@@ -19,6 +19,8 @@ use crate::topic::Topics;
 const NEW_YEAR: Timestamp = Timestamp(1_356_998_400_000);
 /// Files that begin so are for the real broker alone.
 const BROKER_ONLY: &str = "broker_";
+/// As many statements as this are run both ways at least.
+const STREAMED_MIN: usize = 500;
 
 fn world() -> World {
     let clock: Arc<dyn Clock> = Arc::new(SimulatedClock::starting_at(NEW_YEAR));
@@ -49,6 +51,7 @@ fn every_file_answers_as_written_over_a_broker_in_memory() {
     let writes = std::env::var_os("MILLPOND_SLT_WRITE").is_some();
     let wanted = std::env::var("MILLPOND_SLT").unwrap_or_default();
     let mut failures = Vec::new();
+    let mut streamed = 0;
     let mut paths: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -67,9 +70,13 @@ fn every_file_answers_as_written_over_a_broker_in_memory() {
             .unwrap();
         let outcome = runtime.block_on(async { run(&world(), &name, &text).await });
         failures.extend(outcome.failures);
+        streamed += outcome.streamed;
         if writes {
             fs::write(&path, outcome.actual).unwrap();
         }
     }
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+    if wanted.is_empty() {
+        assert!(streamed >= STREAMED_MIN, "only {streamed} were run as views");
+    }
 }
