@@ -14,6 +14,7 @@
     reason = "a test fails by a panic, and tells its seed on the way"
 )]
 
+mod bench;
 mod clouds;
 mod cold;
 mod errors;

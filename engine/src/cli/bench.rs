@@ -38,7 +38,7 @@ pub async fn run(
 ) -> Result<(), CliError> {
     match (&command.workload, &command.command) {
         (Some(path), _) => {
-            let workload = Workload::read(path)?;
+            let workload = Workload::read(path)?.lasting(command.seconds);
             run_workload(client, workload, command.output, terminal).await
         }
         (None, Some(command)) => run_command(client, command, terminal).await,

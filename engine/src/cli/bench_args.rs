@@ -16,11 +16,16 @@ useRandomizedPayloads, randomBytesRatio, randomizedPayloadPoolSize, subscription
 consumerPerSubscription, producersPerTopic, producerRate (0: as fast as the producers can),
 testDurationMinutes, warmupDurationMinutes. Whatever else is in it is refused by its name.
 
-Example: millpond bench --workload 1-topic-16-partitions-1kb.yaml --output json")]
+Examples:
+  millpond bench --workload 1-topic-16-partitions-1kb.yaml --output json
+  millpond bench --workload 1-topic-16-partitions-1kb.yaml --seconds 10      a look at it, without its minutes")]
 pub struct Bench {
     /// A workload file of the OpenMessaging Benchmark to run, over topics of its own.
     #[arg(long, value_name = "FILE.yaml", required = true)]
     pub workload: Option<PathBuf>,
+    /// Run the workload for so many seconds, all of which count, whatever the file says about time.
+    #[arg(long, value_name = "S", requires = "workload", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: Option<u64>,
     /// How to print.
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Format,

@@ -126,6 +126,16 @@ impl Workload {
         file.check(path)?;
         file.plan(&stem, payload)
     }
+
+    /// The same load for so many seconds that all count; as the file says when nothing is given.
+    #[must_use]
+    pub fn lasting(mut self, seconds: Option<u64>) -> Self {
+        if let Some(seconds) = seconds {
+            self.plan.warm_up = Duration::ZERO;
+            self.plan.time = Duration::from_secs(seconds);
+        }
+        self
+    }
 }
 
 impl File {
@@ -351,6 +361,9 @@ testDurationMinutes: 15
         );
         assert_eq!(plan.bodies, [Bytes::from(vec![b'p'; 1024])]);
         assert_eq!(plan.keys, Keys::None);
+        assert_eq!(workload.clone().lasting(None), workload);
+        let plan = workload.lasting(Some(3)).plan;
+        assert_eq!((plan.warm_up, plan.time.as_secs()), (Duration::ZERO, 3));
     }
 
     #[test]
