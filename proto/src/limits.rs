@@ -56,6 +56,8 @@ pub const SENDING_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const RECEIVE_BATCH_MAX: usize = 32;
 /// Largest sum of bodies in one receive; at least one message is always delivered.
 pub const RECEIVE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bodies whose digests are remembered for their next delivery.
+pub const DIGESTS_MAX: usize = 32 * 1024;
 /// Longest filter expression of a consumer.
 pub const FILTER_BYTES_MAX: usize = 16 * 1024;
 /// Deepest nesting of parentheses and NOT in a filter.

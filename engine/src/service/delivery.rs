@@ -1,64 +1,72 @@
 //! A stored message as consumers get it.
 
-use md5::{Digest as _, Md5};
 use millpond_proto::time::Timestamp;
 use millpond_proto::wire::rocketmq as pb;
 use millpond_storage::format::envelope::{Envelope, PropertyValue, flags};
 
 use crate::broker::transfer::{property, text};
 use crate::broker::{Delivery, TopicType};
+use crate::service::digest::Digests;
 use crate::service::route;
 use crate::service::time::to_wire;
 
+/// What messages on their way to consumers need of this server.
+#[derive(Debug, Default)]
+pub struct Desk {
+    /// Where it listens.
+    pub store_host: String,
+    /// Digests of bodies.
+    pub digests: Digests,
+}
+
 /// The message of a delivery.
 ///
-/// `topic` is the resource that the consumer asked for, echoed with its namespace; `store_host` is
-/// where this server listens. Binary properties do not exist on this wire and are left out.
+/// `topic` is the resource that the consumer asked for, echoed with its namespace. Binary properties do not
+/// exist on this wire and are left out.
 #[must_use]
-pub fn message(delivery: Delivery, topic: Option<pb::Resource>, store_host: &str) -> pb::Message {
+pub fn message(delivery: Delivery, topic: Option<pb::Resource>, desk: &Desk) -> pb::Message {
     let Delivery {
         envelope,
         handle,
         attempt,
     } = delivery;
-    let Envelope {
-        properties, body, ..
-    } = &envelope;
+    let checksum = desk.digests.of(&envelope);
+    let message_type = route::message_type(type_of(&envelope));
     let dead_letter = text(&envelope, property::TOPIC).map(|origin| pb::DeadLetterQueue {
         topic: origin.to_owned(),
         message_id: text(&envelope, property::MESSAGE_ID)
             .unwrap_or(&envelope.message_id)
             .to_owned(),
     });
-    let user_properties = properties
-        .iter()
+    let user_properties = envelope
+        .properties
+        .into_iter()
         .filter(|property| {
             ![property::TOPIC, property::MESSAGE_ID].contains(&property.key.as_str())
         })
-        .filter_map(|property| match &property.value {
-            Some(PropertyValue::Text(text)) => Some((property.key.clone(), text.clone())),
+        .filter_map(|property| match property.value {
+            Some(PropertyValue::Text(text)) => Some((property.key, text)),
             Some(PropertyValue::Binary(_)) | None => None,
         })
         .collect();
-    let body = body.clone().unwrap_or_default();
     let gzip = envelope.flags & flags::BODY_GZIP != 0;
     let system = pb::SystemProperties {
         body_digest: Some(pb::Digest {
             r#type: pb::DigestType::Md5.into(),
-            checksum: hex::encode_upper(Md5::digest(&body)),
+            checksum,
         }),
         body_encoding: if gzip {
             pb::Encoding::Gzip.into()
         } else {
             pb::Encoding::Identity.into()
         },
-        message_type: route::message_type(type_of(&envelope)).into(),
+        message_type: message_type.into(),
         dead_letter_queue: dead_letter,
         delivery_timestamp: envelope.due_at_ms.map(|ms| to_wire(Timestamp(ms))),
         priority: envelope.priority,
-        born_timestamp: Some(to_wire(envelope.born_at())),
-        store_timestamp: Some(to_wire(envelope.stored_at())),
-        store_host: store_host.to_owned(),
+        born_timestamp: Some(to_wire(Timestamp(envelope.born_at_ms))),
+        store_timestamp: Some(to_wire(Timestamp(envelope.stored_at_ms))),
+        store_host: desk.store_host.clone(),
         receipt_handle: Some(handle.to_text()),
         queue_id: i32::try_from(envelope.queue).unwrap_or(i32::MAX),
         queue_offset: Some(i64::try_from(envelope.offset).unwrap_or(i64::MAX)),
@@ -76,7 +84,7 @@ pub fn message(delivery: Delivery, topic: Option<pb::Resource>, store_host: &str
         topic,
         user_properties,
         system_properties: Some(system),
-        body,
+        body: envelope.body.unwrap_or_default(),
     }
 }
 
@@ -134,7 +142,7 @@ mod tests {
             handle: handle.clone(),
             attempt: 0,
         };
-        let message = message(delivery, None, "127.0.0.1:8081");
+        let message = message(delivery, None, &Desk::default());
         let system = message.system_properties.unwrap();
         let digest = system.body_digest.unwrap();
         assert_eq!(digest.checksum, "5D41402ABC4B2A76B9719D911017C592");
@@ -173,7 +181,9 @@ mod tests {
                 handle: ReceiptHandle::default(),
                 attempt: 1,
             };
-            let system = message(delivery, None, "").system_properties.unwrap();
+            let system = message(delivery, None, &Desk::default())
+                .system_properties
+                .unwrap();
             assert_eq!(system.message_type(), kind);
             assert_eq!(system.message_group, envelope.message_group);
             assert_eq!(system.priority, envelope.priority);

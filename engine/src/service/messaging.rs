@@ -14,6 +14,8 @@ use crate::authorize::{Action, Resource};
 use crate::service::burden::Burden;
 use crate::service::client::{Clients, client_id};
 use crate::service::code::{self, Refusal};
+use crate::service::delivery::Desk;
+use crate::service::digest::Digests;
 use crate::service::gate::Gate;
 use crate::service::producers::Producers;
 use crate::service::subscription::Subscriptions;
@@ -27,7 +29,7 @@ pub struct Messaging {
     subscriptions: Arc<Subscriptions>,
     producers: Arc<Producers>,
     burden: Arc<Burden>,
-    store_host: Arc<str>,
+    desk: Arc<Desk>,
 }
 
 impl Messaging {
@@ -40,7 +42,10 @@ impl Messaging {
             subscriptions: Arc::default(),
             producers: Arc::default(),
             burden: Arc::default(),
-            store_host: store_host.into(),
+            desk: Arc::new(Desk {
+                store_host: store_host.to_owned(),
+                digests: Digests::default(),
+            }),
         }
     }
 
@@ -52,7 +57,7 @@ impl Messaging {
     /// Asks producers about open transactions until the server stops.
     pub fn checks(&self) -> impl Future<Output = ()> + Send + use<> {
         let (gate, producers) = (Arc::clone(&self.gate), Arc::clone(&self.producers));
-        transaction::checks(gate, producers, Arc::clone(&self.store_host))
+        transaction::checks(gate, producers, Arc::clone(&self.desk))
     }
 
     /// A client has said that it is gone.
@@ -179,12 +184,12 @@ impl MessagingService for Messaging {
         &self,
         request: Request<pb::ReceiveMessageRequest>,
     ) -> Answered<Self::ReceiveMessageStream> {
-        let store_host = Arc::clone(&self.store_host);
+        let desk = Arc::clone(&self.desk);
         let frames = receive::receive_message(
             &self.gate,
             &self.clients,
             &self.subscriptions,
-            store_host,
+            desk,
             request,
         );
         Ok(Response::new(frames))
@@ -208,8 +213,8 @@ impl MessagingService for Messaging {
         &self,
         request: Request<pb::PullMessageRequest>,
     ) -> Answered<Self::PullMessageStream> {
-        let store_host = Arc::clone(&self.store_host);
-        let frames = pull::pull_message(&self.gate, &self.clients, store_host, request);
+        let desk = Arc::clone(&self.desk);
+        let frames = pull::pull_message(&self.gate, &self.clients, desk, request);
         Ok(Response::new(frames))
     }
 

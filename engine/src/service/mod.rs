@@ -6,7 +6,7 @@
 //! Reading order: [`gate`] (who may pass, and the way to the broker), [`code`] (errors on the wire),
 //! [`time`] (deadlines and durations), [`first_use`] (what is made by using it), then the messaging service
 //! [`messaging`] with its calls ([`route`], [`telemetry`] over [`client`] and [`settings`], [`send`] with
-//! [`burden`] and [`producer`], [`receive`] over [`subscription`] and [`delivery`], [`ack`], [`renew`],
+//! [`burden`] and [`producer`], [`receive`] over [`subscription`], [`delivery`] and [`digest`], [`ack`], [`renew`],
 //! [`pull`], [`delay`], [`transaction`] over [`producers`]), our own [`admin`] with [`groups`], `messages`,
 //! [`shelf`] and [`query`] over [`statements`], and [`http`] with the catalog of tables, [`iceberg`].
 
@@ -17,6 +17,7 @@ pub mod client;
 pub mod code;
 pub mod delay;
 pub mod delivery;
+pub mod digest;
 pub mod first_use;
 pub mod gate;
 pub mod groups;

@@ -23,7 +23,7 @@ use crate::broker::pull::{Place, Pull, Pulled};
 use crate::broker::{Broker, Delivery, ReceiptHandle};
 use crate::service::client::{Client, Clients, client_id, client_version};
 use crate::service::code::{self, Refusal};
-use crate::service::delivery;
+use crate::service::delivery::{self, Desk};
 use crate::service::first_use;
 use crate::service::gate::Gate;
 use crate::service::route::{group_name, topic_name};
@@ -46,7 +46,7 @@ struct Checked {
 pub fn pull_message(
     gate: &Arc<Gate>,
     clients: &Clients,
-    store_host: Arc<str>,
+    desk: Arc<Desk>,
     request: Request<pb::PullMessageRequest>,
 ) -> Frames {
     let gate = Arc::clone(gate);
@@ -54,7 +54,7 @@ pub fn pull_message(
     let frames = async move {
         let contents = match checked {
             Err(refusal) => vec![Content::Status(refusal.into_status())],
-            Ok(checked) => pull(&gate, checked, &store_host).await,
+            Ok(checked) => pull(&gate, checked, &desk).await,
         };
         futures::stream::iter(contents.into_iter().map(|content| {
             Ok(pb::PullMessageResponse {
@@ -65,7 +65,7 @@ pub fn pull_message(
     futures::stream::once(frames).flatten().boxed()
 }
 
-async fn pull(gate: &Gate, checked: Checked, store_host: &str) -> Vec<Content> {
+async fn pull(gate: &Gate, checked: Checked, desk: &Desk) -> Vec<Content> {
     let Checked {
         broker,
         pull,
@@ -93,7 +93,7 @@ async fn pull(gate: &Gate, checked: Checked, store_host: &str) -> Vec<Content> {
     };
     let messages = messages
         .into_iter()
-        .map(|envelope| Content::Message(message(envelope, topic.clone(), store_host)));
+        .map(|envelope| Content::Message(message(envelope, topic.clone(), desk)));
     std::iter::once(Content::Status(status))
         .chain(messages)
         .chain([Content::NextOffset(on_wire(next))])
@@ -101,13 +101,13 @@ async fn pull(gate: &Gate, checked: Checked, store_host: &str) -> Vec<Content> {
 }
 
 /// A message as consumers get it, but of no delivery.
-fn message(envelope: Envelope, topic: Option<pb::Resource>, store_host: &str) -> pb::Message {
+fn message(envelope: Envelope, topic: Option<pb::Resource>, desk: &Desk) -> pb::Message {
     let delivery = Delivery {
         envelope,
         handle: ReceiptHandle::default(),
         attempt: 1,
     };
-    let mut message = delivery::message(delivery, topic, store_host);
+    let mut message = delivery::message(delivery, topic, desk);
     if let Some(system) = &mut message.system_properties {
         system.receipt_handle = None;
     }

@@ -24,7 +24,7 @@ use crate::broker::undelivered::{Batch, Undelivered};
 use crate::broker::{Broker, Receive};
 use crate::service::client::{Client, Clients, client_id, client_version};
 use crate::service::code::{self, Refusal};
-use crate::service::delivery::message;
+use crate::service::delivery::{Desk, message};
 use crate::service::first_use;
 use crate::service::gate::Gate;
 use crate::service::lite;
@@ -53,7 +53,7 @@ pub fn receive_message(
     gate: &Arc<Gate>,
     clients: &Clients,
     subscriptions: &Subscriptions,
-    store_host: Arc<str>,
+    desk: Arc<Desk>,
     request: Request<pb::ReceiveMessageRequest>,
 ) -> Frames {
     let gate = Arc::clone(gate);
@@ -61,7 +61,7 @@ pub fn receive_message(
     let frames = async move {
         let (status, messages, undelivered) = match checked {
             Err(refusal) => (refusal.into_status(), Vec::new(), None),
-            Ok(checked) => poll(&gate, checked, &store_host).await,
+            Ok(checked) => poll(&gate, checked, &desk).await,
         };
         let delivered_at = to_wire(gate.clock().now());
         let contents = std::iter::once(Content::Status(status))
@@ -103,7 +103,7 @@ impl Stream for Sending {
 async fn poll(
     gate: &Gate,
     checked: Checked,
-    store_host: &str,
+    desk: &Desk,
 ) -> (pb::Status, Vec<pb::Message>, Option<Undelivered>) {
     let Checked {
         broker,
@@ -146,7 +146,7 @@ async fn poll(
             let (deliveries, undelivered) = batch.split();
             let messages = deliveries
                 .into_iter()
-                .map(|delivery| message(delivery, topic.clone(), store_host))
+                .map(|delivery| message(delivery, topic.clone(), desk))
                 .collect();
             (code::ok(), messages, undelivered)
         }

@@ -14,7 +14,7 @@ use crate::broker::half::{Transaction, TransactionId};
 use crate::broker::{Broker, BrokerError, Delivery, ReceiptHandle};
 use crate::service::client::client_id;
 use crate::service::code::{self, Refusal};
-use crate::service::delivery;
+use crate::service::delivery::{self, Desk};
 use crate::service::gate::Gate;
 use crate::service::producers::Producers;
 use crate::service::route::topic_name;
@@ -74,13 +74,13 @@ pub async fn end_transaction(
 }
 
 /// Asks producers about open transactions until the server stops.
-pub async fn checks(gate: Arc<Gate>, producers: Arc<Producers>, store_host: Arc<str>) {
+pub async fn checks(gate: Arc<Gate>, producers: Arc<Producers>, desk: Arc<Desk>) {
     let stopping = std::pin::pin!(gate.stopping());
     let checking = std::pin::pin!(async {
         loop {
             gate.clock().sleep(PAUSE).await;
             let Some(open) = gate.opened() else { continue };
-            if let Err(error) = turn(&open.broker, &producers, &store_host).await {
+            if let Err(error) = turn(&open.broker, &producers, &desk).await {
                 tracing::debug!(%error, "transactions are asked about a little later");
             }
         }
@@ -88,13 +88,13 @@ pub async fn checks(gate: Arc<Gate>, producers: Arc<Producers>, store_host: Arc<
     futures::future::select(stopping, checking).await;
 }
 
-async fn turn(broker: &Broker, producers: &Producers, host: &str) -> Result<(), BrokerError> {
+async fn turn(broker: &Broker, producers: &Producers, desk: &Desk) -> Result<(), BrokerError> {
     let (mut asked, mut alone) = (Vec::new(), Vec::new());
     for transaction in broker.transactions_to_check().await? {
         let id = transaction.id;
         let topic = transaction.topic.clone();
         let is_asked =
-            question(transaction, host).is_some_and(|question| producers.ask(&topic, question));
+            question(transaction, desk).is_some_and(|question| producers.ask(&topic, question));
         if is_asked {
             asked.push(id);
         } else {
@@ -106,7 +106,7 @@ async fn turn(broker: &Broker, producers: &Producers, host: &str) -> Result<(), 
 }
 
 /// The command that asks about a transaction, with the message in full.
-fn question(transaction: Transaction, host: &str) -> Option<pb::TelemetryCommand> {
+fn question(transaction: Transaction, desk: &Desk) -> Option<pb::TelemetryCommand> {
     let envelope = transaction.message?;
     let handle = ReceiptHandle {
         topic: envelope.topic,
@@ -123,7 +123,7 @@ fn question(transaction: Transaction, host: &str) -> Option<pb::TelemetryCommand
         ..pb::Resource::default()
     };
     let command = pb::RecoverOrphanedTransactionCommand {
-        message: Some(delivery::message(delivery, Some(topic), host)),
+        message: Some(delivery::message(delivery, Some(topic), desk)),
         transaction_id: transaction.id.to_text(),
     };
     Some(pb::TelemetryCommand {
