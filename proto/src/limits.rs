@@ -163,6 +163,10 @@ pub const JOB_RESTARTS_USUAL: u32 = 300;
 pub const JOB_RESTARTS_MAX: u32 = 10_000;
 /// Most continuous queries of a broker.
 pub const JOBS_MAX: usize = 256;
+/// Most savepoints of a broker: each holds the whole state of a query, and inputs that may not be compacted behind it.
+pub const SAVEPOINTS_MAX: usize = 256;
+/// Longest name of a savepoint.
+pub const SAVEPOINT_NAME_BYTES_MAX: usize = 64;
 /// Lanes that a continuous query computes in at most.
 pub const JOB_PARALLELISM_MAX: usize = 64;
 /// Lanes of a query that does not say how many, at most: more help few and cost each a little at every epoch.

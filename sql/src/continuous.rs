@@ -9,7 +9,7 @@ use millpond_proto::time::Timestamp;
 
 use crate::error::SqlError;
 use crate::job::pace::Pace;
-use crate::statement::{ContinuousJob, ContinuousView, JobChange};
+use crate::statement::{ContinuousJob, ContinuousView, JobChange, SavepointChange};
 
 /// What a continuous query is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +134,12 @@ pub trait Continuous: Send + Sync + fmt::Debug {
 
     /// Lets a query that rests, or failed, go on where it stopped.
     async fn resume(&self, name: &str) -> Result<(), SqlError>;
+
+    /// Takes, or drops, a savepoint.
+    async fn savepoint(&self, change: &SavepointChange) -> Result<(), SqlError> {
+        let _ = change;
+        Err(no_runtime())
+    }
 
     /// All continuous queries, by name.
     fn list(&self) -> Vec<JobStatus>;

@@ -24,6 +24,7 @@ pub mod operator;
 pub mod plan;
 pub mod progress;
 pub mod runtime;
+pub mod savepoint;
 #[cfg(any(test, feature = "test-util"))]
 pub mod slt;
 pub mod sort;

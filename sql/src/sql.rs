@@ -38,7 +38,9 @@ use crate::job::subscribe::Subscriptions;
 use crate::plan::continuous::plan_with;
 use crate::plan::target::plan_into;
 use crate::runtime::locked_runtime;
-use crate::statement::{AlterTopic, CreateTopic, Shown, Statement, parse, parse_query};
+use crate::statement::{
+    AlterTopic, CreateTopic, SavepointChange, Shown, Statement, parse, parse_query,
+};
 use crate::topic::{Keep, NewSchema, NewTopic, TopicInfo, Topics};
 
 /// What SQL is made of.
@@ -210,6 +212,14 @@ impl Sql {
             Statement::ResumeJob { name } => {
                 self.parts.jobs.resume(&name).await?;
                 done("RESUME JOB", &name)
+            }
+            Statement::Savepoint(change) => {
+                self.parts.jobs.savepoint(&change).await?;
+                match change {
+                    SavepointChange::Create { name, .. } => done("CREATE SAVEPOINT", &name),
+                    SavepointChange::Stop { job, .. } => done("STOP JOB", &job),
+                    SavepointChange::Drop { name, .. } => done("DROP SAVEPOINT", &name),
+                }
             }
             Statement::ExplainContinuous(statement) => self.explain_continuous(&statement).await,
             Statement::ExplainJob { name } => {

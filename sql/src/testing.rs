@@ -28,6 +28,7 @@ use millpond_proto::remedy::Remedy;
 use millpond_proto::time::{Clock, Timestamp};
 use tokio::sync::watch;
 
+use crate::savepoint::Savepoint;
 use crate::topic::{
     ColumnSpec, EpochCut, JobProgress, JobSettings, JobSpec, Keep, NewSchema, NewTopic, OutputRow,
     QueueExtent, Scan, TopicInfo, Topics, TopicsError, ViewSwap,
@@ -64,6 +65,9 @@ struct State {
     progress: BTreeMap<u64, JobProgress>,
     appended: BTreeMap<(u64, TopicId), u64>,
     scanned: u64,
+    savepoints: BTreeMap<u64, Savepoint>,
+    /// First offset kept, of queues whose rows went.
+    firsts: BTreeMap<(TopicId, QueueId), u64>,
 }
 
 /// The broker in memory.
@@ -140,6 +144,11 @@ impl MemoryTopics {
         Offset(messages.len() as u64 - 1)
     }
 
+    /// Lets rows before an offset go, as retention does.
+    pub fn let_go(&self, topic: TopicId, queue: QueueId, first: Offset) {
+        self.state().firsts.insert((topic, queue), first.0);
+    }
+
     /// How many rows were read of it so far.
     #[must_use]
     pub fn rows_scanned(&self) -> u64 {
@@ -181,13 +190,15 @@ impl Topics for MemoryTopics {
     }
 
     fn extents(&self, topic: TopicId) -> Vec<QueueExtent> {
-        self.state()
+        let state = self.state();
+        let firsts = &state.firsts;
+        state
             .messages
             .iter()
             .filter(|((id, _), _)| *id == topic)
-            .map(|((_, queue), messages)| QueueExtent {
+            .map(|((id, queue), messages)| QueueExtent {
                 queue: *queue,
-                first: Offset(0),
+                first: Offset(firsts.get(&(*id, *queue)).copied().unwrap_or(0)),
                 next: Offset(messages.len() as u64),
             })
             .collect()
@@ -327,9 +338,40 @@ impl Topics for MemoryTopics {
             outputs: outputs.iter().map(|id| id.0).collect(),
             paused: false,
             settings: JobSettings::default(),
+            savepoint: None,
         };
         state.jobs.insert(job.id, job.clone());
         Ok(job)
+    }
+
+    async fn create_job_from(
+        &self,
+        name: &str,
+        sql: &str,
+        outputs: &[TopicId],
+        savepoint: u64,
+    ) -> Result<JobSpec, TopicsError> {
+        let mut job = self.create_job(name, sql, outputs).await?;
+        job.savepoint = Some(savepoint);
+        self.state().jobs.insert(job.id, job.clone());
+        Ok(job)
+    }
+
+    fn savepoints(&self) -> Vec<Savepoint> {
+        self.state().savepoints.values().cloned().collect()
+    }
+
+    async fn create_savepoint(&self, mut savepoint: Savepoint) -> Result<(), TopicsError> {
+        let mut state = self.state();
+        state.ids += 1;
+        savepoint.id = state.ids;
+        state.savepoints.insert(savepoint.id, savepoint);
+        Ok(())
+    }
+
+    async fn drop_savepoint(&self, id: u64) -> Result<(), TopicsError> {
+        self.state().savepoints.remove(&id);
+        Ok(())
     }
 
     async fn pause_job(&self, job: JobId, paused: bool) -> Result<(), TopicsError> {

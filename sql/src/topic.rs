@@ -19,6 +19,8 @@ use millpond_proto::time::Timestamp;
 use millpond_storage::tier::cold::typed::Typed;
 use serde::{Deserialize, Serialize};
 
+use crate::savepoint::Savepoint;
+
 /// Length of a store-time tick: watermarks move only between ticks.
 pub const TICK_MS: i64 = 100;
 
@@ -205,6 +207,9 @@ pub struct JobSpec {
     /// How it is run.
     #[serde(default)]
     pub settings: JobSettings,
+    /// The savepoint that it goes on from until it has saved state of its own.
+    #[serde(default)]
+    pub savepoint: Option<u64>,
 }
 
 /// How a continuous query is run; `None` where nothing was said. Nothing that it computes depends on these.
@@ -358,6 +363,33 @@ pub trait Topics: Send + Sync + fmt::Debug {
         outputs: &[TopicId],
     ) -> Result<JobSpec, TopicsError>;
 
+    /// As [`Topics::create_job`], for a job that goes on from a savepoint.
+    async fn create_job_from(
+        &self,
+        name: &str,
+        sql: &str,
+        outputs: &[TopicId],
+        savepoint: u64,
+    ) -> Result<JobSpec, TopicsError> {
+        let _ = (sql, outputs, savepoint);
+        Err(no_savepoints(name))
+    }
+
+    /// All savepoints, by id.
+    fn savepoints(&self) -> Vec<Savepoint> {
+        Vec::new()
+    }
+
+    /// Remembers a savepoint whose object is written. The id is assigned here.
+    async fn create_savepoint(&self, savepoint: Savepoint) -> Result<(), TopicsError> {
+        Err(no_savepoints(&savepoint.name))
+    }
+
+    /// Forgets a savepoint; doing it again changes nothing.
+    async fn drop_savepoint(&self, id: u64) -> Result<(), TopicsError> {
+        Err(no_savepoints(&format!("{id}")))
+    }
+
     /// Remembers that a job rests, or goes on; doing it again changes nothing.
     async fn pause_job(&self, job: JobId, paused: bool) -> Result<(), TopicsError>;
 
@@ -430,6 +462,13 @@ pub trait Topics: Send + Sync + fmt::Debug {
 
     /// The schema of a system table.
     fn facts_schema(&self, table: &str) -> arrow::datatypes::SchemaRef;
+}
+
+fn no_savepoints(name: &str) -> TopicsError {
+    TopicsError {
+        message: format!("{name}: this broker keeps no savepoints; start the job without one"),
+        remedy: Remedy::FixRequest,
+    }
 }
 
 /// System tables that the broker fills, found as `millpond.<name>`. (`millpond.jobs` is filled by the

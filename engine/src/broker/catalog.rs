@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::broker::record::{
-    CatalogSnapshot, Change, GroupRecord, JobRecord, TopicRecord, ViewSwapped,
+    CatalogSnapshot, Change, GroupRecord, JobRecord, SavepointRecord, TopicRecord, ViewSwapped,
 };
 
 /// Topics, groups and jobs.
@@ -20,6 +20,7 @@ pub struct Catalog {
     topics: BTreeMap<String, Arc<TopicRecord>>,
     groups: BTreeMap<String, Arc<GroupRecord>>,
     jobs: BTreeMap<u64, Arc<JobRecord>>,
+    savepoints: BTreeMap<u64, Arc<SavepointRecord>>,
     dropped_topics: BTreeSet<u64>,
     dropped_groups: BTreeSet<u64>,
 }
@@ -70,6 +71,11 @@ impl Catalog {
         self.jobs.values()
     }
 
+    /// All savepoints, oldest first.
+    pub fn savepoints(&self) -> impl ExactSizeIterator<Item = &Arc<SavepointRecord>> {
+        self.savepoints.values()
+    }
+
     /// Deleted topics that some shard may still hold.
     pub fn dropped_topics(&self) -> impl Iterator<Item = u64> {
         self.dropped_topics.iter().copied()
@@ -114,6 +120,14 @@ impl Catalog {
             Change::ViewSwapped(swapped) => self.swap(swapped),
             Change::JobDropped(id) => {
                 self.jobs.remove(id);
+            }
+            Change::SavepointSet(savepoint) => {
+                self.last_id = self.last_id.max(savepoint.id);
+                let set = Arc::new(savepoint.clone());
+                self.savepoints.insert(savepoint.id, set);
+            }
+            Change::SavepointDropped(id) => {
+                self.savepoints.remove(id);
             }
             _ => return,
         }
@@ -162,6 +176,11 @@ impl Catalog {
                 .values()
                 .map(|job| JobRecord::clone(job))
                 .collect(),
+            savepoints: self
+                .savepoints
+                .values()
+                .map(|savepoint| SavepointRecord::clone(savepoint))
+                .collect(),
             dropped_topics: self.dropped_topics().collect(),
             dropped_groups: self.dropped_groups().collect(),
         }
@@ -187,6 +206,11 @@ impl Catalog {
                 .jobs
                 .into_iter()
                 .map(|j| (j.id, Arc::new(j)))
+                .collect(),
+            savepoints: snapshot
+                .savepoints
+                .into_iter()
+                .map(|savepoint| (savepoint.id, Arc::new(savepoint)))
                 .collect(),
             dropped_topics: snapshot.dropped_topics.into_iter().collect(),
             dropped_groups: snapshot.dropped_groups.into_iter().collect(),

@@ -20,7 +20,7 @@ use millpond_storage::tier::cold::keys::{KeyCompaction, KeysCompacted};
 use crate::broker::incarnation::Incarnation;
 use crate::broker::record::{JobRecord, JobSnapshot, TopicRecord};
 use crate::broker::request::{Reply, Request};
-use crate::broker::{Broker, BrokerError, NewRetention, Retention};
+use crate::broker::{Broker, BrokerError, NewRetention, Retention, savepoint};
 
 /// What a turn of compaction did to a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -142,6 +142,12 @@ impl Incarnation {
                         ..TopicCompacted::default()
                     }));
                 }
+            }
+        }
+        for savepoint in catalog.savepoints() {
+            for (queue, offset) in savepoint::bound_of(savepoint, topic).unwrap_or_default() {
+                let known = below.entry(queue).or_insert(offset);
+                *known = offset.min(*known);
             }
         }
         let how = KeyCompaction {

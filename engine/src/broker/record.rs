@@ -6,6 +6,7 @@
 
 mod catalog;
 mod consume;
+mod savepoint;
 mod snapshot;
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ pub use consume::{
     Acked, EffectDone, Fact, Holder, Moved, Popped, Renewed, Reopened, Returned, Scanned, Started,
     Transfer, TransferKind, TransfersBegun, TransfersEnded,
 };
+pub use savepoint::SavepointRecord;
 pub use snapshot::{
     CatalogSnapshot, CursorSnapshot, HeldSnapshot, HolderSnapshot, JobSnapshot, PendingSnapshot,
     ShardSnapshotRecord,
@@ -197,6 +199,12 @@ pub enum Change {
     /// See [`LiteLetGo`].
     #[prost(message, tag = "83")]
     LiteLetGo(LiteLetGo),
+    /// A savepoint was taken (catalog shard).
+    #[prost(message, tag = "160")]
+    SavepointSet(SavepointRecord),
+    /// A savepoint was dropped (catalog shard).
+    #[prost(fixed64, tag = "161")]
+    SavepointDropped(u64),
 }
 
 /// The frame of a [`Change`] in the log.
@@ -204,7 +212,7 @@ pub enum Change {
 struct StateRecord {
     #[prost(
         oneof = "Change",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 60, 70, 80, 81, 82, 83, 85, 100, 101, 102"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 60, 70, 80, 81, 82, 83, 85, 100, 101, 102, 160, 161"
     )]
     change: Option<Change>,
 }
@@ -240,6 +248,8 @@ mod tests {
             Change::LiteMade(LiteMade::default()),
             Change::LitesGone(LitesGone::default()),
             Change::LiteLetGo(LiteLetGo::default()),
+            Change::SavepointSet(SavepointRecord::default()),
+            Change::SavepointDropped(7),
         ];
         for change in changes {
             assert_eq!(Change::from_bytes(&change.to_bytes()), Some(change));

@@ -10,8 +10,8 @@ use millpond_storage::format::envelope::Envelope;
 
 use crate::broker::lite::{EndLites, ListLites, PopLite, StartLite};
 use crate::broker::record::{
-    ColumnRecord, CutRecord, Erasure, GroupOffset, GroupRecord, JobRecord, Saved, SchemaRecord,
-    TopicRecord, Trimmed, ViewSwapped,
+    ColumnRecord, CutRecord, Erasure, GroupOffset, GroupRecord, JobRecord, Saved, SavepointRecord,
+    SchemaRecord, TopicRecord, Trimmed, ViewSwapped,
 };
 use crate::broker::shelf::Checked;
 use crate::broker::state::shelving::{
@@ -203,6 +203,12 @@ pub enum Request {
     /// Answers [`Reply::NewJob`] with the job that has the name now.
     #[prost(message, tag = "162")]
     SwapView(ViewSwapped),
+    /// Id is the shard's to give. Answers [`Reply::Done`].
+    #[prost(message, tag = "250")]
+    CreateSavepoint(SavepointRecord),
+    /// By id. Answers [`Reply::Done`].
+    #[prost(fixed64, tag = "251")]
+    DropSavepoint(u64),
     /// By name. Answers [`Reply::Topic`] with what it was.
     #[prost(string, tag = "22")]
     DropTopic(String),
@@ -345,7 +351,7 @@ pub struct ShardRequest {
     /// The request.
     #[prost(
         oneof = "Request",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 55, 60, 70, 80, 81, 100, 101, 102, 103, 104, 105, 106, 107, 160, 161, 162, 180, 181, 182, 183, 190, 210"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 55, 60, 70, 80, 81, 100, 101, 102, 103, 104, 105, 106, 107, 160, 161, 162, 180, 181, 182, 183, 190, 210, 250, 251"
     )]
     pub request: Option<Request>,
 }

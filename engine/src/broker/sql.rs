@@ -17,6 +17,7 @@ use millpond_proto::message::{Epoch, JobId, Offset, QueueId, ShardId, TopicId, q
 use millpond_proto::name::TopicName;
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
+use millpond_sql::savepoint::Savepoint;
 use millpond_sql::topic::{
     ColumnSpec, DEAD_LETTERS, DELAYED, EpochCut, GROUP_PROGRESS, IN_FLIGHT, JobProgress,
     JobSettings, JobSpec, Keep, NewSchema, NewTopic, OutputRow, QueueExtent, Scan, TRANSACTIONS,
@@ -31,6 +32,7 @@ use crate::broker::record::{
     CutRecord, JobRecord, QueueOffset, Saved, TopicRecord, TopicRenamed, ViewSwapped,
 };
 use crate::broker::request::{Effect, JobPause, ReplaceJob, Reply, Request};
+use crate::broker::savepoint::{record_of, savepoint_of};
 use crate::broker::topic::accepted;
 use crate::broker::{
     Bodies, Broker, BrokerError, GroupProgress, NewRetention, Retention, Topic, TopicType,
@@ -188,17 +190,34 @@ impl Topics for Broker {
         sql: &str,
         outputs: &[TopicId],
     ) -> Result<JobSpec, TopicsError> {
-        let job = JobRecord {
-            id: 0,
-            name: name.to_owned(),
-            sql: sql.to_owned(),
-            outputs: outputs.iter().map(|topic| topic.0).collect(),
-            ..JobRecord::default()
-        };
-        match self.ask_catalog(Request::CreateJob(job)).await? {
-            Reply::NewJob(job) => Ok(spec(&job)),
-            _ => Err(BrokerError::Confused("create job").into()),
-        }
+        self.make_job(name, sql, outputs, None).await
+    }
+
+    async fn create_job_from(
+        &self,
+        name: &str,
+        sql: &str,
+        outputs: &[TopicId],
+        savepoint: u64,
+    ) -> Result<JobSpec, TopicsError> {
+        self.make_job(name, sql, outputs, Some(savepoint)).await
+    }
+
+    fn savepoints(&self) -> Vec<Savepoint> {
+        let catalog = self.catalog();
+        let records = catalog.savepoints();
+        records.map(|record| savepoint_of(record)).collect()
+    }
+
+    async fn create_savepoint(&self, savepoint: Savepoint) -> Result<(), TopicsError> {
+        let record = record_of(savepoint);
+        self.ask_catalog(Request::CreateSavepoint(record)).await?;
+        Ok(())
+    }
+
+    async fn drop_savepoint(&self, id: u64) -> Result<(), TopicsError> {
+        self.ask_catalog(Request::DropSavepoint(id)).await?;
+        Ok(())
     }
 
     async fn pause_job(&self, job: JobId, paused: bool) -> Result<(), TopicsError> {
@@ -515,6 +534,29 @@ impl Broker {
     }
 }
 
+impl Broker {
+    async fn make_job(
+        &self,
+        name: &str,
+        sql: &str,
+        outputs: &[TopicId],
+        savepoint: Option<u64>,
+    ) -> Result<JobSpec, TopicsError> {
+        let job = JobRecord {
+            id: 0,
+            name: name.to_owned(),
+            sql: sql.to_owned(),
+            outputs: outputs.iter().map(|topic| topic.0).collect(),
+            savepoint,
+            ..JobRecord::default()
+        };
+        match self.ask_catalog(Request::CreateJob(job)).await? {
+            Reply::NewJob(job) => Ok(spec(&job)),
+            _ => Err(BrokerError::Confused("create job").into()),
+        }
+    }
+}
+
 fn strings<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
     Arc::new(StringArray::from_iter(values))
 }
@@ -533,10 +575,11 @@ fn spec(job: &JobRecord) -> JobSpec {
             state_bytes_max: job.state_bytes_max,
             restarts_max: job.restarts_max,
         },
+        savepoint: job.savepoint,
     }
 }
 
-fn cut(record: CutRecord) -> EpochCut {
+pub(super) fn cut(record: CutRecord) -> EpochCut {
     let offsets = record
         .offsets
         .into_iter()

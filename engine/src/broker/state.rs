@@ -16,7 +16,6 @@ use prost::Message as _;
 
 use crate::broker::catalog::Catalog;
 use crate::broker::consume::{Consumed, group_of};
-use crate::broker::encoding;
 use crate::broker::lite::index::Lites;
 use crate::broker::lite::{LiteLetGo, LiteMade, LiteName, Touched, is_lite};
 use crate::broker::producer::Producers;
@@ -28,6 +27,7 @@ use crate::broker::request::{
     Effect, NotedOffset, Place, Reason, Reopen, Reply, Request, Send, Snapshot,
 };
 use crate::broker::shelf::{Shelf, is_shelf};
+use crate::broker::{encoding, savepoint};
 
 pub mod shelving;
 
@@ -778,6 +778,8 @@ impl Catalog {
                     _ => refused(Reason::Malformed, "no such job"),
                 }
             }
+            Request::CreateSavepoint(savepoint) => savepoint::decide_create(self, savepoint),
+            Request::DropSavepoint(id) => savepoint::decide_drop(self, id),
             Request::DropJob(id) => Decision::change(&Change::JobDropped(id), Reply::done()),
             _ => refused(Reason::Malformed, "not a request of the catalog"),
         }

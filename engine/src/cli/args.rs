@@ -8,6 +8,7 @@ use crate::cli::bench_args::Bench;
 use crate::cli::group_args::{DlqCommand, GroupCommand};
 use crate::cli::msg_args::MsgCommand;
 use crate::cli::output::Format;
+use crate::cli::savepoint::SavepointCommand;
 use crate::cli::serve_args::ServeArgs;
 use crate::cli::shelf::{DelayCommand, TransactionCommand};
 use crate::cli::topic_args::TopicCommand;
@@ -115,6 +116,9 @@ pub enum JobCommand {
         /// Name of the query.
         name: String,
     },
+    /// Keep the state of a job under a name, list such states, drop one.
+    #[command(subcommand)]
+    Savepoint(SavepointCommand),
     /// Stop a continuous query for good.
     Cancel {
         /// Name of the query.

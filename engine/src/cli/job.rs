@@ -7,7 +7,7 @@ use crate::cli::args::{JobAlterArgs, JobCommand};
 use crate::cli::error::CliError;
 use crate::cli::output::{Cell, Format, Table};
 use crate::cli::run::Terminal;
-use crate::cli::sql;
+use crate::cli::{savepoint, sql};
 
 /// Does a command about continuous queries.
 ///
@@ -81,6 +81,7 @@ pub async fn run(
             sql::collect(&admin, &format!("RESUME JOB {}", sql::quoted(name))).await?;
             terminal.say(&format!("resumed {name}"))
         }
+        JobCommand::Savepoint(command) => savepoint::run(&admin, command, terminal).await,
         JobCommand::Cancel { name } => {
             admin.cancel_job(name).await?;
             terminal.say(&format!("cancelled {name}"))

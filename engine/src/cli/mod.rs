@@ -28,6 +28,7 @@ pub mod msg;
 pub mod msg_args;
 pub mod output;
 pub mod run;
+pub mod savepoint;
 pub mod schema;
 pub mod serve;
 pub mod serve_args;

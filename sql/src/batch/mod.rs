@@ -17,6 +17,7 @@ pub(crate) mod operators;
 pub(crate) mod picked;
 pub mod provider;
 mod prune;
+pub(crate) mod savepoints;
 pub(crate) mod schemas;
 pub mod session;
 pub mod system;

@@ -12,6 +12,7 @@
 //! | `dead_letters` | dead letters of every group | broker, asking the shards |
 //! | `jobs` | every continuous query: state, watermark, rows, lag | job runtime |
 //! | `job_operators` | every step of every continuous query: rows, bytes, state | job runtime, `operators.rs` |
+//! | `savepoints` | every savepoint: its job, when it was taken, its size | `savepoints.rs` |
 //! | `views` | every plain view | here |
 //! | `columns` | every column of every topic | here |
 //! | `schemas` | every version of every topic's schema | `schemas.rs` |
@@ -29,6 +30,7 @@ use millpond_proto::limits;
 
 use crate::batch::latest::external;
 use crate::batch::operators::operators_batch;
+use crate::batch::savepoints::savepoints_batch;
 use crate::batch::schemas::schemas_batch;
 use crate::batch::session::{RELATIONS_MAX, jobs_batch};
 use crate::batch::view::{VIEWS_DEEP_MAX, views};
@@ -40,13 +42,22 @@ use crate::topic::{FACTS, Topics};
 
 const JOBS: &str = "jobs";
 const JOB_OPERATORS: &str = "job_operators";
+const SAVEPOINTS: &str = "savepoints";
 const VIEWS: &str = "views";
 const COLUMNS: &str = "columns";
 const SCHEMAS: &str = "schemas";
 const LIMITS: &str = "limits";
 
 /// The tables that are not the broker's.
-const OURS: [&str; 6] = [JOBS, JOB_OPERATORS, VIEWS, COLUMNS, SCHEMAS, LIMITS];
+const OURS: [&str; 7] = [
+    JOBS,
+    JOB_OPERATORS,
+    SAVEPOINTS,
+    VIEWS,
+    COLUMNS,
+    SCHEMAS,
+    LIMITS,
+];
 
 /// The schema `millpond`.
 #[derive(Debug)]
@@ -66,6 +77,7 @@ impl SchemaProvider for SystemSchema {
         let batch = match name {
             JOBS => jobs_batch(&self.jobs.list())?,
             JOB_OPERATORS => operators_batch(&self.jobs.list())?,
+            SAVEPOINTS => savepoints_batch(&self.topics.savepoints())?,
             VIEWS => views_batch(self.topics.as_ref())?,
             COLUMNS => columns_batch(self.topics.as_ref()).map_err(external)?,
             SCHEMAS => schemas_batch(self.topics.as_ref())?,
@@ -183,7 +195,7 @@ fn columns_batch(topics: &dyn Topics) -> Result<RecordBatch, SqlError> {
 /// Bounds that a statement can meet, by the names that refusals give them.
 fn limits_batch() -> Built {
     let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-    let all: [(&str, i64, &str); 11] = [
+    let all: [(&str, i64, &str); 12] = [
         (
             "CHAIN_TOKENS_MAX",
             number(CHAIN_TOKENS_MAX),
@@ -221,6 +233,11 @@ fn limits_batch() -> Built {
             "queues of a topic",
         ),
         ("RELATIONS_MAX", number(RELATIONS_MAX), "tables of a query"),
+        (
+            "SAVEPOINTS_MAX",
+            number(limits::SAVEPOINTS_MAX),
+            "savepoints of continuous queries",
+        ),
         (
             "SQL_BYTES_MAX",
             number(limits::SQL_BYTES_MAX),

@@ -57,6 +57,14 @@ pub enum JobError {
         /// First offset kept.
         first: u64,
     },
+    /// The savepoint that it begins with is not there.
+    #[error(
+        "the savepoint with the id {id}, with which the query begins, is gone; drop the query and create it again"
+    )]
+    SavepointGone {
+        /// Its id.
+        id: u64,
+    },
     /// The topic that it reads or writes is not there any more.
     #[error("topic {topic} was deleted or made anew; drop the query and create it again")]
     TopicGone {
@@ -75,9 +83,10 @@ impl JobError {
             Self::Operator { error, .. } => error.remedy(),
             Self::Sql(error) => error.remedy(),
             Self::Panicked(_) => Remedy::Bug,
-            Self::GaveUp { .. } | Self::InputGone { .. } | Self::TopicGone { .. } => {
-                Remedy::Operator
-            }
+            Self::GaveUp { .. }
+            | Self::InputGone { .. }
+            | Self::SavepointGone { .. }
+            | Self::TopicGone { .. } => Remedy::Operator,
         }
     }
 }

@@ -5,7 +5,7 @@
 //! this one query: a passing trouble makes it go on from its last cut, anything else makes it stop and
 //! say why. This room holds no data of its own; topics and objects are behind traits.
 //!
-//! Reading order: [`runtime`] (create, drop, list), [`alter`] (a view takes another's place), [`runner`] (the loop), [`region`] (one epoch,
+//! Reading order: [`runtime`] (create, drop, list), [`savepoint`] (state under a name), [`alter`] (a view takes another's place), [`runner`] (the loop), [`region`] (one epoch,
 //! without I/O), its [`intake`], [`lanes`] and [`written`] rows, [`crew`] (who does the work), [`inputs`] and [`reader`] (queues in ticks), [`subscribe`] (a query that is watched and kept nowhere), [`restart`] (how often it starts over), [`pace`] (where its time goes), [`error`].
 
 pub mod alter;
@@ -20,6 +20,7 @@ pub mod region;
 pub(crate) mod restart;
 pub mod runner;
 pub mod runtime;
+pub(crate) mod savepoint;
 pub mod subscribe;
 pub(crate) mod written;
 

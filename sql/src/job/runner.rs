@@ -22,7 +22,7 @@ use millpond_proto::task::Spawn;
 use millpond_proto::time::{Clock, Timestamp};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::continuous::{JobState, JobStatus};
 use crate::error::SqlError;
@@ -33,9 +33,11 @@ use crate::job::pace::{Doing, Stopwatch};
 use crate::job::reader::read_range;
 use crate::job::region::{Arrived, Effects, Region};
 use crate::job::restart::Restarts;
+use crate::job::savepoint::{Ask, Written, check_inputs};
 use crate::plan::continuous::{ContinuousPlan, plan_with};
 use crate::plan::target::plan_into;
 use crate::progress::tick_of;
+use crate::savepoint::Savepoint;
 use crate::state::checkpoint::{Checkpoint, CheckpointError, Facts, folder_of, key_of};
 use crate::statement::{Statement, parse};
 use crate::topic::{
@@ -60,6 +62,18 @@ pub struct Shared {
     pub committed: BTreeMap<(TopicId, u32), u64>,
 }
 
+impl Shared {
+    /// What a query looks like that is not planned yet.
+    #[must_use]
+    pub fn new(status: JobStatus) -> Self {
+        Self {
+            status,
+            sources: Vec::new(),
+            committed: BTreeMap::new(),
+        }
+    }
+}
+
 /// One continuous query.
 #[derive(Debug)]
 pub struct Runner {
@@ -77,6 +91,8 @@ pub struct Runner {
     pub shared: Arc<Mutex<Shared>>,
     /// Says when to stop.
     pub stopping: watch::Receiver<bool>,
+    /// Asks for its state as it stands; held by the attempt that answers.
+    pub(crate) asks: tokio::sync::Mutex<mpsc::Receiver<Ask>>,
 }
 
 /// The name of the side topic of a view.
@@ -166,14 +182,33 @@ impl Runner {
         let sources = plan.inputs.iter().map(|input| input.source.id);
         self.update(|shared| shared.sources = sources.collect());
         let mut turns = Turns::recover(self, plan).await?;
+        let mut asks = self.asks.lock().await;
         while !*self.stopping.borrow() {
             // Taken hold of before it looks, so that no row comes unnoticed in between.
             let arrivals = turns.arrivals();
-            if !turns.turn().await? && self.pause_or(IDLE, arrivals).await {
+            let ask = if turns.turn().await? {
+                asks.try_recv().ok()
+            } else {
+                tokio::select! {
+                    biased;
+                    Some(ask) = asks.recv() => Some(ask),
+                    stops = self.pause_or(IDLE, arrivals) => if stops { break } else { None },
+                }
+            };
+            if let Some(ask) = ask
+                && turns.answer(ask).await
+            {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Writes the state of a query that rests under a key.
+    pub(crate) async fn written(&self, key: &str) -> Result<Written, JobError> {
+        let plan = plan_of(&self.spec.sql, self.topics.as_ref()).await?;
+        let mut turns = Turns::recover(self, plan).await?;
+        turns.write_savepoint(key).await
     }
 
     /// Waits; answers whether it is time to stop.
@@ -260,6 +295,12 @@ impl<'a> Turns<'a> {
         let mut offsets = BTreeMap::new();
         if let Some((epoch, key)) = progress.checkpoint {
             offsets = turns.load(epoch, key).await?;
+        } else if let Some(savepoint) = runner.spec.savepoint {
+            offsets = turns.begin_with(savepoint).await?;
+            if progress.cuts.is_empty() {
+                // It was looked at when the job was made, and rows may have gone since.
+                turns.check_savepoint(savepoint)?;
+            }
         }
         let count = progress.cuts.len();
         for (index, cut) in progress.cuts.into_iter().enumerate() {
@@ -280,33 +321,84 @@ impl<'a> Turns<'a> {
 
     /// Loads the saved state; answers the offsets that it ends at.
     async fn load(&mut self, epoch: u64, key: String) -> Result<Offsets, JobError> {
-        let object = match self.runner.state.get(&Path::from(key.as_str())).await {
-            Ok(object) => object
-                .bytes()
-                .await
-                .map_err(|source| store_error("read", &key, source))?,
-            Err(object_store::Error::NotFound { .. }) => {
-                return Err(CheckpointError::Missing { key }.into());
-            }
-            Err(source) => return Err(store_error("read", &key, source).into()),
-        };
-        let Checkpoint { facts, state } = Checkpoint::decode(&key, &object)?;
-        if facts.job != self.runner.spec.id || facts.cut.epoch != epoch {
+        let saved = read_checkpoint(self.runner.state.as_ref(), &key).await?;
+        if saved.facts.job != self.runner.spec.id || saved.facts.cut.epoch != epoch {
             return Err(CheckpointError::Damaged {
                 key,
                 detail: "it belongs to another job or epoch".to_owned(),
             }
             .into());
         }
+        self.epoch = epoch;
+        self.saved.epoch = epoch;
+        self.saved.key = Some(key);
+        self.restore(saved)
+    }
+
+    /// Takes saved state over; answers the offsets that it ends at.
+    fn restore(&mut self, saved: Checkpoint) -> Result<Offsets, JobError> {
+        let Checkpoint { facts, state } = saved;
         let mut greatest_ms = vec![facts.greatest_ms];
         greatest_ms.extend(facts.more_greatest_ms);
         self.region
             .restore(&greatest_ms, facts.counts, state.as_ref())?;
-        self.epoch = epoch;
         self.tick_ms = facts.cut.tick_ms;
-        self.saved.epoch = epoch;
-        self.saved.key = Some(key);
         Ok(self.own_offsets(&facts.cut).collect())
+    }
+
+    /// Loads the state of a savepoint; epochs begin anew.
+    async fn begin_with(&mut self, id: u64) -> Result<Offsets, JobError> {
+        let savepoint = self.savepoint(id)?;
+        let key = savepoint.key;
+        let saved = read_checkpoint(self.runner.state.as_ref(), &key).await?;
+        if saved.facts.cut != savepoint.cut {
+            return Err(CheckpointError::Damaged {
+                key,
+                detail: "it belongs to another savepoint".to_owned(),
+            }
+            .into());
+        }
+        self.restore(saved)
+    }
+
+    fn check_savepoint(&self, id: u64) -> Result<(), JobError> {
+        let topics = self.runner.topics.as_ref();
+        Ok(check_inputs(&self.savepoint(id)?, &self.plan, topics)?)
+    }
+
+    fn savepoint(&self, id: u64) -> Result<Savepoint, JobError> {
+        let known = self.runner.topics.savepoints();
+        let found = known.into_iter().find(|savepoint| savepoint.id == id);
+        found.ok_or(JobError::SavepointGone { id })
+    }
+
+    /// Answers who asked for the state; says whether to stop.
+    async fn answer(&mut self, ask: Ask) -> bool {
+        let written = self.write_savepoint(&ask.key).await;
+        let stops = ask.then_stops && written.is_ok();
+        // Who asked may have gone; what was written is swept with the next savepoint then.
+        ask.reply.send(written).is_ok() && stops
+    }
+
+    /// Writes the state as it stands under a key.
+    async fn write_savepoint(&mut self, key: &str) -> Result<Written, JobError> {
+        let checkpoint = self.checkpoint()?;
+        let object = checkpoint.encode()?;
+        let size_bytes = object.len() as u64;
+        let location = Path::from(key);
+        let put = self.runner.state.put(&location, object.into()).await;
+        put.map_err(|source| store_error("write", key, source))?;
+        let Ok(Statement::CreateJob(job)) = parse(&self.runner.spec.sql) else {
+            return Err(SqlError::Bug {
+                cause: "only a job has savepoints".to_owned(),
+            }
+            .into());
+        };
+        Ok(Written {
+            cut: checkpoint.facts.cut,
+            size_bytes,
+            computes: self.plan.fingerprint(&job.query, job.emit),
+        })
     }
 
     fn own_offsets(&self, cut: &EpochCut) -> impl Iterator<Item = ((usize, u32), u64)> {
@@ -472,9 +564,10 @@ impl<'a> Turns<'a> {
         if is_due { self.save(now).await } else { Ok(()) }
     }
 
-    async fn save(&mut self, now: Timestamp) -> Result<(), JobError> {
+    /// All that it would go on from, as it stands.
+    fn checkpoint(&self) -> Result<Checkpoint, JobError> {
         let mut greatest_ms = self.region.greatest_ms().into_iter();
-        let checkpoint = Checkpoint {
+        Ok(Checkpoint {
             facts: Facts {
                 job: self.runner.spec.id,
                 cut: self.cut(self.epoch, self.tick_ms),
@@ -483,7 +576,11 @@ impl<'a> Turns<'a> {
                 counts: self.region.counts().clone(),
             },
             state: self.region.save()?,
-        };
+        })
+    }
+
+    async fn save(&mut self, now: Timestamp) -> Result<(), JobError> {
+        let checkpoint = self.checkpoint()?;
         let key = key_of(self.runner.spec.id, self.epoch);
         let object = checkpoint.encode()?;
         let put = self
@@ -593,6 +690,24 @@ pub async fn delete_checkpoints(
         state.delete(&location).await?;
     }
     Ok(())
+}
+
+async fn read_checkpoint(
+    state: &dyn ObjectStore,
+    key: &str,
+) -> Result<Checkpoint, CheckpointError> {
+    let object = match state.get(&Path::from(key)).await {
+        Ok(object) => object
+            .bytes()
+            .await
+            .map_err(|source| store_error("read", key, source))?,
+        Err(object_store::Error::NotFound { .. }) => {
+            let key = key.to_owned();
+            return Err(CheckpointError::Missing { key });
+        }
+        Err(source) => return Err(store_error("read", key, source)),
+    };
+    Checkpoint::decode(key, &object)
 }
 
 fn output_of(runner: &Runner) -> Result<TopicInfo, JobError> {

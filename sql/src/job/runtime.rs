@@ -13,7 +13,7 @@ use millpond_proto::message::{JobId, TopicId};
 use millpond_proto::task::{Lane, Spawn, Task};
 use millpond_proto::time::Clock;
 use object_store::ObjectStore;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::batch::view::is_view;
 use crate::continuous::{Continuous, JobState, JobStatus};
@@ -23,8 +23,11 @@ use crate::job::pace::Pace;
 use crate::job::runner::{
     Runner, Shared, delete_checkpoints, late_topic, late_topic_of, plan_of, state_bytes_max,
 };
+use crate::job::savepoint::{Ask, asking};
 use crate::plan::continuous::{ContinuousPlan, plan_with};
-use crate::statement::{ContinuousJob, ContinuousView, JobChange, Statement, parse};
+use crate::statement::{
+    ContinuousJob, ContinuousView, JobChange, SavepointChange, Statement, parse,
+};
 use crate::topic::{JobSpec, NewTopic, TopicInfo, Topics};
 
 /// What the runtime is made of.
@@ -58,6 +61,8 @@ pub(super) struct Running {
     pub(super) spec: JobSpec,
     pub(super) shared: Arc<Mutex<Shared>>,
     stop: watch::Sender<bool>,
+    /// Where it is asked for its state.
+    pub(super) asks: mpsc::Sender<Ask>,
     /// `None` while it rests.
     task: Option<Task>,
 }
@@ -71,6 +76,40 @@ impl Running {
             // A panic was already told in the job's status.
             let _ = task.await;
         }
+    }
+}
+
+/// The status of a query of which nothing is known but what is remembered.
+pub(super) fn no_status(spec: &JobSpec) -> JobStatus {
+    // A statement that does not parse any more fails in its loop, which says so in its status.
+    let target = match parse(&spec.sql) {
+        Ok(Statement::CreateJob(job)) => Some(job.target),
+        _ => None,
+    };
+    JobStatus {
+        name: spec.name.clone(),
+        state: if spec.paused {
+            JobState::Paused
+        } else {
+            JobState::Running
+        },
+        sql: spec.sql.clone(),
+        epoch: 0,
+        watermark: None,
+        rows_in: 0,
+        rows_out: 0,
+        rows_late: 0,
+        rows_undecodable: 0,
+        rows_without_time: 0,
+        state_bytes: 0,
+        error: None,
+        lag: 0,
+        output_topic: target.unwrap_or_else(|| spec.name.clone()),
+        operators: Vec::new(),
+        pace: Pace::default(),
+        parallelism: 0,
+        state_bytes_max: state_bytes_max(spec) as u64,
+        restarts: 0,
     }
 }
 
@@ -122,59 +161,40 @@ impl Jobs {
     }
 
     pub(super) fn run(&self, spec: JobSpec) {
-        // A statement that does not parse any more fails in its loop, which says so in its status.
-        let target = match parse(&spec.sql) {
-            Ok(Statement::CreateJob(job)) => Some(job.target),
-            _ => None,
-        };
-        let shared = Arc::new(Mutex::new(Shared {
-            status: JobStatus {
-                name: spec.name.clone(),
-                state: if spec.paused {
-                    JobState::Paused
-                } else {
-                    JobState::Running
-                },
-                sql: spec.sql.clone(),
-                epoch: 0,
-                watermark: None,
-                rows_in: 0,
-                rows_out: 0,
-                rows_late: 0,
-                rows_undecodable: 0,
-                rows_without_time: 0,
-                state_bytes: 0,
-                error: None,
-                lag: 0,
-                output_topic: target.unwrap_or_else(|| spec.name.clone()),
-                operators: Vec::new(),
-                pace: Pace::default(),
-                parallelism: 0,
-                state_bytes_max: state_bytes_max(&spec) as u64,
-                restarts: 0,
-            },
-            sources: Vec::new(),
-            committed: BTreeMap::new(),
-        }));
+        let shared = Arc::new(Mutex::new(Shared::new(no_status(&spec))));
         let (stop, stopping) = watch::channel(false);
-        let runner = Runner {
-            topics: Arc::clone(&self.parts.topics),
-            clock: Arc::clone(&self.parts.clock),
-            spawn: Arc::clone(&self.parts.spawn),
-            state: Arc::clone(&self.parts.state),
-            spec: spec.clone(),
-            shared: Arc::clone(&shared),
-            stopping,
-        };
+        let (asks, asked) = asking();
+        let runner = self.runner(spec.clone(), Arc::clone(&shared), stopping, asked);
         let spawn = &self.parts.spawn;
         let task = (!spec.paused).then(|| spawn.spawn(Lane::Background, Box::pin(runner.run())));
         let job = Running {
             spec,
             shared,
             stop,
+            asks,
             task,
         };
         self.running().insert(job.spec.name.clone(), job);
+    }
+
+    /// What would run a query.
+    pub(super) fn runner(
+        &self,
+        spec: JobSpec,
+        shared: Arc<Mutex<Shared>>,
+        stopping: watch::Receiver<bool>,
+        asks: mpsc::Receiver<Ask>,
+    ) -> Runner {
+        Runner {
+            topics: Arc::clone(&self.parts.topics),
+            clock: Arc::clone(&self.parts.clock),
+            spawn: Arc::clone(&self.parts.spawn),
+            state: Arc::clone(&self.parts.state),
+            spec,
+            shared,
+            stopping,
+            asks: tokio::sync::Mutex::new(asks),
+        }
     }
 
     pub(super) fn found(&self, name: &str) -> Result<(JobSpec, JobState), SqlError> {
@@ -319,7 +339,16 @@ impl Continuous for Jobs {
         if plan.sets_late_aside() {
             self.check_free(&late_topic_of(&job.name), &job.name)?;
         }
-        let spec = topics.create_job(&job.name, &job.sql, &[target.id]).await?;
+        let beginning = self.beginning(job, &plan)?;
+        let (name, sql, outputs) = (&job.name, &job.sql, [target.id]);
+        let spec = match beginning {
+            Some(savepoint) => {
+                topics
+                    .create_job_from(name, sql, &outputs, savepoint)
+                    .await?
+            }
+            None => topics.create_job(name, sql, &outputs).await?,
+        };
         self.run(spec);
         Ok(())
     }
@@ -396,6 +425,10 @@ impl Continuous for Jobs {
         }
         self.run(spec);
         Ok(())
+    }
+
+    async fn savepoint(&self, change: &SavepointChange) -> Result<(), SqlError> {
+        self.change_savepoint(change).await
     }
 
     fn list(&self) -> Vec<JobStatus> {

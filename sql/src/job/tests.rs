@@ -133,7 +133,7 @@ impl World {
     }
 
     /// Keys and bodies of a topic, queue by queue.
-    fn rows(&self, topic: &str) -> Vec<(u32, String, Option<String>)> {
+    pub(super) fn rows(&self, topic: &str) -> Vec<(u32, String, Option<String>)> {
         let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
         self.topics
             .messages(topic)
@@ -146,7 +146,7 @@ impl World {
     }
 
     /// An updating view as a table: the last body of each key.
-    fn view(&self, topic: &str) -> BTreeMap<String, String> {
+    pub(super) fn view(&self, topic: &str) -> BTreeMap<String, String> {
         let mut view = BTreeMap::new();
         for (_, key, body) in self.rows(topic) {
             match body {

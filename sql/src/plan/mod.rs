@@ -3,7 +3,8 @@
 //! Reading order: [`star`] (what `*` means), [`window`] after [`window_groups`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
 //! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
-//! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side), [`store_time`], [`refuse`].
+//! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
+//! [`fingerprint`] (what saved state must be of), [`store_time`], [`refuse`].
 
 pub(crate) mod aggregate_build;
 pub(crate) mod as_of;
@@ -13,6 +14,7 @@ pub(crate) mod bounds;
 pub(crate) mod chain;
 pub(crate) mod close_build;
 pub mod continuous;
+pub mod fingerprint;
 pub(crate) mod graph;
 pub(crate) mod grouping_sets;
 pub(crate) mod join_build;

@@ -40,6 +40,9 @@ impl StatementParser<'_> {
         if self.word("SINK") {
             return self.create_sink();
         }
+        if self.word("SAVEPOINT") {
+            return self.create_savepoint();
+        }
         let found = self.parser.peek_token();
         let suggestion = match &found.token {
             token if is_word(token, "TABLE") => {
@@ -47,7 +50,7 @@ impl StatementParser<'_> {
             }
             Token::Word(word) => nearest(
                 &word.value,
-                ["TOPIC", "VIEW", "MATERIALIZED", "JOB", "SINK"],
+                ["TOPIC", "VIEW", "MATERIALIZED", "JOB", "SINK", "SAVEPOINT"],
             )
             .map_or_else(
                 || ALLOWED.to_owned(),
@@ -274,7 +277,15 @@ impl StatementParser<'_> {
 
     pub(super) fn create_view(&mut self) -> Result<Statement, SqlError> {
         let name = self.name()?;
+        let at = self.parser.peek_token();
         let options = self.query_options()?;
+        if options.savepoint.is_some() {
+            return Err(at_token(
+                &at,
+                "a materialized view can not begin with a savepoint, which holds none of its rows",
+                "leave savepoint out: the view is computed from the log",
+            ));
+        }
         self.expect_word("AS")?;
         let query = self.sub(Parser::parse_query)?;
         let emit = self.emit()?;

@@ -3,6 +3,7 @@
 use datafusion::sql::sqlparser::ast::Query;
 
 use crate::statement::options::TopicOptions;
+use crate::statement::savepoint::SavepointChange;
 use crate::statement::subscribe::Begin;
 use crate::topic::{ColumnSpec, JobSettings, WatermarkSpec};
 
@@ -36,6 +37,8 @@ pub struct QueryOptions {
     pub late: Option<LateRows>,
     /// In how many lanes it is computed; `None`: as the server sees fit.
     pub parallelism: Option<usize>,
+    /// The savepoint whose state it begins with; `None`: it begins with the first messages kept.
+    pub savepoint: Option<String>,
 }
 
 /// `ALTER JOB … SET (…)`: what is set anew; `Some(None)`: as it is by default.
@@ -242,6 +245,8 @@ pub enum Statement {
         /// Name.
         name: String,
     },
+    /// What is done with a savepoint.
+    Savepoint(SavepointChange),
     /// `EXPLAIN CREATE MATERIALIZED VIEW …` or `CREATE JOB …`: how it would be computed.
     ExplainContinuous(Box<Statement>),
     /// `EXPLAIN JOB name`: what the steps of a continuous query did so far. Takes a view as well.

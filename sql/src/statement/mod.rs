@@ -7,7 +7,7 @@
 //! the statements around them are parsed here.
 //!
 //! Reading order: [`kind`] (what may be asked), [`parser`] (the first word), then one file per statement:
-//! [`create`], [`query_options`], [`alter`], [`job_settings`], [`remove`], [`write`], [`show`], [`subscribe`]; their parts: [`name`], [`options`], `keep`, [`interval`]; and [`refusal`] (what
+//! [`create`], [`query_options`], [`alter`], [`job_settings`], [`savepoint`], [`remove`], [`write`], [`show`], [`subscribe`]; their parts: [`name`], [`options`], `keep`, [`interval`]; and [`refusal`] (what
 //! is said when the text is none of it).
 
 pub mod alter;
@@ -22,6 +22,7 @@ pub mod parser;
 pub mod query_options;
 pub mod refusal;
 pub mod remove;
+pub mod savepoint;
 pub mod show;
 pub mod subscribe;
 pub mod write;
@@ -35,6 +36,7 @@ pub use name::{name_of, quoted};
 pub use options::TopicOptions;
 pub use parser::{DEPTH_MAX, parse, parse_expression, parse_query, parse_type};
 pub use refusal::CHAIN_TOKENS_MAX;
+pub use savepoint::SavepointChange;
 pub use subscribe::Begin;
 
 #[cfg(test)]

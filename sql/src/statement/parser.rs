@@ -179,6 +179,9 @@ impl<'a> StatementParser<'a> {
             self.job_or_view()?;
             return Ok(Statement::ResumeJob { name: self.name()? });
         }
+        if self.word("STOP") {
+            return self.stop_with_savepoint();
+        }
         if self.word("COPY") {
             return self.copy();
         }
@@ -204,7 +207,7 @@ impl<'a> StatementParser<'a> {
         Err(self.not_allowed(&first))
     }
 
-    fn job_or_view(&mut self) -> Result<(), SqlError> {
+    pub(super) fn job_or_view(&mut self) -> Result<(), SqlError> {
         if self.word("MATERIALIZED") {
             return self.expect_word("VIEW");
         }

@@ -1,5 +1,5 @@
 //! `WITH (…)` of a continuous query: how long it keeps state, all of it or `state_ttl.name` that of a join's side, what
-//! becomes of late rows, in how many lanes it is computed.
+//! becomes of late rows, in how many lanes it is computed, which savepoint it begins with.
 
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -15,7 +15,8 @@ const STATE_TTL: &str = "state_ttl";
 const ALLOWED_LATENESS: &str = "allowed_lateness";
 const LATE: &str = "late";
 const PARALLELISM: &str = "parallelism";
-const OPTIONS: [&str; 4] = [STATE_TTL, ALLOWED_LATENESS, LATE, PARALLELISM];
+const SAVEPOINT: &str = "savepoint";
+const OPTIONS: [&str; 5] = [STATE_TTL, ALLOWED_LATENESS, LATE, PARALLELISM, SAVEPOINT];
 
 impl StatementParser<'_> {
     /// `WITH (state_ttl = '1 day', …)`, if it is there.
@@ -66,6 +67,7 @@ impl StatementParser<'_> {
                     .replace(self.length_ms(0)?)
                     .is_some(),
                 (PARALLELISM, _) => options.parallelism.replace(self.parallelism()?).is_some(),
+                (SAVEPOINT, _) => options.savepoint.replace(self.savepoint()?).is_some(),
                 _ => options.late.replace(self.late_rows()?).is_some(),
             };
             if is_again {
@@ -94,6 +96,19 @@ impl StatementParser<'_> {
                 &at,
                 &format!("a query has 1 to {JOB_PARALLELISM_MAX} lanes, not {lanes}"),
                 "choose a number in that range, or leave parallelism out",
+            )),
+        }
+    }
+
+    /// The name of a savepoint, as text.
+    fn savepoint(&mut self) -> Result<String, SqlError> {
+        let at = self.parser.next_token();
+        match at.token {
+            Token::SingleQuotedString(name) => Ok(name),
+            _ => Err(at_token(
+                &at,
+                &format!("{} is no savepoint", at.token),
+                "write its name as text, like 'before_upgrade'",
             )),
         }
     }

@@ -10,10 +10,10 @@ use crate::statement::parser::{DEPTH_MAX, StatementParser};
 /// What is allowed, as a refusal lists it.
 pub(super) const ALLOWED: &str = "allowed are SELECT, WITH, VALUES, EXPLAIN, CREATE TOPIC, CREATE VIEW, \
      CREATE MATERIALIZED VIEW, CREATE JOB, CREATE SINK, ALTER TOPIC, ALTER MATERIALIZED VIEW, ALTER JOB, DROP TOPIC, DROP VIEW, DROP MATERIALIZED VIEW, DROP JOB, \
-     CANCEL JOB, PAUSE JOB, RESUME JOB, COPY … TO, INSERT INTO, SUBSCRIBE, SHOW TOPICS, SHOW COLUMNS and other SHOW, DESCRIBE";
+     CANCEL JOB, PAUSE JOB, RESUME JOB, CREATE SAVEPOINT, STOP JOB … WITH SAVEPOINT, DROP SAVEPOINT, COPY … TO, INSERT INTO, SUBSCRIBE, SHOW TOPICS, SHOW COLUMNS and other SHOW, DESCRIBE";
 
 /// First words of statements, for suggestions.
-const FIRST_WORDS: [&str; 17] = [
+const FIRST_WORDS: [&str; 18] = [
     "SUBSCRIBE",
     "SELECT",
     "WITH",
@@ -25,6 +25,7 @@ const FIRST_WORDS: [&str; 17] = [
     "CANCEL",
     "PAUSE",
     "RESUME",
+    "STOP",
     "COPY",
     "INSERT",
     "SHOW",

@@ -32,13 +32,16 @@ impl StatementParser<'_> {
             let name = self.name()?;
             return Ok(Statement::DropJob { name, if_exists });
         }
+        if is_word(&what.token, "SAVEPOINT") {
+            return self.drop_savepoint();
+        }
         let suggestion = match &what.token {
             token if is_word(token, "TABLE") => {
                 "tables are topics here: write DROP TOPIC name".to_owned()
             }
             Token::Word(word) => nearest(
                 &word.value,
-                ["TOPIC", "VIEW", "MATERIALIZED", "JOB", "SINK"],
+                ["TOPIC", "VIEW", "MATERIALIZED", "JOB", "SINK", "SAVEPOINT"],
             )
             .map_or_else(
                 || ALLOWED.to_owned(),

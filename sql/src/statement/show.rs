@@ -9,13 +9,14 @@ use crate::statement::parser::StatementParser;
 use crate::statement::refusal::position_of;
 
 /// What `SHOW` lists, and the system table that answers it.
-const TABLES: [(&str, &str); 7] = [
+const TABLES: [(&str, &str); 8] = [
     ("TOPICS", "topics"),
     ("TABLES", "topics"),
     ("QUEUES", "queues"),
     ("GROUPS", "groups"),
     ("JOBS", "jobs"),
     ("VIEWS", "views"),
+    ("SAVEPOINTS", "savepoints"),
     ("LIMITS", "limits"),
 ];
 
@@ -48,8 +49,7 @@ impl StatementParser<'_> {
             }
             _ => None,
         };
-        let all =
-            "write SHOW TOPICS, QUEUES, GROUPS, JOBS, VIEWS, LIMITS, SCHEMAS or COLUMNS FROM topic";
+        let all = "write SHOW TOPICS, QUEUES, GROUPS, JOBS, SAVEPOINTS, VIEWS, LIMITS, SCHEMAS or COLUMNS FROM topic";
         Err(SqlError::NotAllowed(Refusal {
             position: position_of(&what),
             cause: format!("SHOW {} is not a statement of this server", what.token),

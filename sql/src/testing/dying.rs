@@ -14,6 +14,7 @@ use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId};
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
 
+use crate::savepoint::Savepoint;
 use crate::testing::MemoryTopics;
 use crate::topic::{
     EpochCut, JobProgress, JobSettings, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo,
@@ -114,6 +115,25 @@ impl Topics for Dying {
         outputs: &[TopicId],
     ) -> Result<JobSpec, TopicsError> {
         self.inner.create_job(name, sql, outputs).await
+    }
+    async fn create_job_from(
+        &self,
+        name: &str,
+        sql: &str,
+        outputs: &[TopicId],
+        savepoint: u64,
+    ) -> Result<JobSpec, TopicsError> {
+        let inner = &self.inner;
+        inner.create_job_from(name, sql, outputs, savepoint).await
+    }
+    fn savepoints(&self) -> Vec<Savepoint> {
+        self.inner.savepoints()
+    }
+    async fn create_savepoint(&self, savepoint: Savepoint) -> Result<(), TopicsError> {
+        self.inner.create_savepoint(savepoint).await
+    }
+    async fn drop_savepoint(&self, id: u64) -> Result<(), TopicsError> {
+        self.inner.drop_savepoint(id).await
     }
     async fn pause_job(&self, job: JobId, paused: bool) -> Result<(), TopicsError> {
         self.inner.pause_job(job, paused).await

@@ -266,4 +266,7 @@ pub struct JobRecord {
     /// How often an hour it is started over after trouble that passes.
     #[prost(uint32, optional, tag = "32")]
     pub restarts_max: Option<u32>,
+    /// The savepoint that it goes on from until it has saved state of its own.
+    #[prost(fixed64, optional, tag = "50")]
+    pub savepoint: Option<u64>,
 }

@@ -4,7 +4,7 @@ use crate::broker::lite::LiteSnapshot;
 use crate::broker::producer::ProducerSnapshot;
 use crate::broker::record::{
     CutRecord, EffectDone, Fact, GroupOffset, GroupRecord, Holder, JobRecord, QueueOffset, Saved,
-    TopicRecord, Transfer,
+    SavepointRecord, TopicRecord, Transfer,
 };
 use crate::broker::shelf::BucketSnapshot;
 use crate::broker::transaction::OpenTransaction;
@@ -189,4 +189,7 @@ pub struct CatalogSnapshot {
     /// Deleted groups that some shard may still hold.
     #[prost(fixed64, repeated, tag = "6")]
     pub dropped_groups: Vec<u64>,
+    /// Savepoints.
+    #[prost(message, repeated, tag = "160")]
+    pub savepoints: Vec<SavepointRecord>,
 }
