@@ -397,7 +397,7 @@ impl<'a> Turns<'a> {
         Ok(Written {
             cut: checkpoint.facts.cut,
             size_bytes,
-            computes: self.plan.fingerprint(&job.query, job.emit),
+            computes: self.plan.fingerprint(&job),
         })
     }
 

@@ -194,7 +194,7 @@ impl Jobs {
             return Ok(None);
         };
         let savepoint = self.savepoint_of(name)?;
-        let computes = plan.fingerprint(&job.query, job.emit);
+        let computes = plan.fingerprint(job);
         if let Some((before, now)) = difference(&savepoint.computes, &computes) {
             return Err(SqlError::invalid(
                 format!(

@@ -2,20 +2,20 @@
 //!
 //! The text is strict: another condition, another column or another time to live is another query, because the state would be
 //! that of rows which the new query never saw. How a query is run (lanes, limits) and where it writes are no part of it.
+//!
+//! **Invariant.** The words of this file are kept with savepoints, so they stay as they are; nothing that is written for people to
+//! read, such as `EXPLAIN`, is a part of the text.
 
-use datafusion::sql::sqlparser::ast::Query;
-
-use crate::plan::continuous::ContinuousPlan;
-use crate::statement::Emit;
-
-/// How the line of a plan begins that tells the topic it writes to.
-const WRITES: &str = "write ";
+use crate::operator::graph::Kind;
+use crate::plan::continuous::{ContinuousPlan, Shape};
+use crate::statement::{ContinuousJob, Emit, LateRows, QueryOptions};
 
 impl ContinuousPlan {
-    /// What it computes, a line a fact.
+    /// What it computes for a job, a line a fact.
     #[must_use]
-    pub fn fingerprint(&self, query: &Query, emit: Emit) -> String {
-        let mut lines = vec![format!("query {query}"), format!("emit {emit:?}")];
+    pub fn fingerprint(&self, job: &ContinuousJob) -> String {
+        let mut lines = vec![format!("query {}", job.query), emit(job.emit)];
+        lines.extend(options(&job.options));
         for input in &self.inputs {
             let source = &input.source;
             lines.push(format!("read {} with the id {}", source.name, source.id));
@@ -27,13 +27,70 @@ impl ContinuousPlan {
                 ));
             }
         }
-        let steps = self.explained.iter();
-        lines.extend(steps.filter(|step| !step.starts_with(WRITES)).cloned());
+        // State lies by node, so the nodes must be the same ones.
+        match self.shape() {
+            Shape::Rows(_) => lines.push("rows".to_owned()),
+            Shape::Groups(_) => lines.push("groups".to_owned()),
+            Shape::Graph(graph) => {
+                lines.extend(graph.nodes.iter().enumerate().map(|(index, node)| {
+                    format!("node {index} {} of {:?}", word(&node.kind), node.inputs)
+                }))
+            }
+        }
         for column in &self.columns {
             lines.push(format!("output {} {}", column.name, column.sql_type));
         }
         lines.push(format!("output key ({})", self.primary_key.join(", ")));
         lines.join("\n")
+    }
+}
+
+fn emit(emit: Emit) -> String {
+    match emit {
+        Emit::Changes => "emit changes".to_owned(),
+        Emit::OnWindowClose => "emit on window close".to_owned(),
+        Emit::Every { every_ms, on_close } => {
+            let closes = if on_close { " and on window close" } else { "" };
+            format!("emit every {every_ms} ms{closes}")
+        }
+    }
+}
+
+/// What is said of state and time; whatever else is said changes nothing of what is kept.
+fn options(options: &QueryOptions) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(ms) = options.state_ttl_ms {
+        lines.push(format!("state_ttl {ms} ms"));
+    }
+    for (side, ms) in &options.side_ttls_ms {
+        lines.push(format!("state_ttl of {side} {ms} ms"));
+    }
+    if let Some(ms) = options.allowed_lateness_ms {
+        lines.push(format!("allowed_lateness {ms} ms"));
+    }
+    if let Some(late) = options.late {
+        let becomes = match late {
+            LateRows::Drop => "drop",
+            LateRows::Topic => "topic",
+            LateRows::Update => "update",
+        };
+        lines.push(format!("late {becomes}"));
+    }
+    lines
+}
+
+fn word(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Scan { .. } => "scan",
+        Kind::Latest(_) => "latest",
+        Kind::Transform(_) => "transform",
+        Kind::Aggregate(_) => "aggregate",
+        Kind::Join(_) => "join",
+        Kind::Top(_) => "top",
+        Kind::AsOf(_) => "as of",
+        Kind::Close(_) => "close",
+        Kind::Over(_) => "over",
+        Kind::Union => "union",
     }
 }
 
