@@ -7,6 +7,7 @@
 pub mod discarding;
 pub mod dying;
 pub mod hands;
+pub mod store;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -268,7 +268,7 @@ impl Jobs {
         if let Err(error) = self.parts.topics.drop_job(JobId(old.id)).await {
             tracing::warn!(job = %old.name, %error, "the progress of a replaced query was not forgotten");
         }
-        let deleted = delete_checkpoints(self.parts.state.as_ref(), old.id, None).await;
+        let deleted = delete_checkpoints(self.parts.state.as_ref(), old.id, &[]).await;
         if let Err(error) = deleted {
             tracing::warn!(job = %old.name, %error, "the state of a replaced query was not deleted");
         }

@@ -6,6 +6,7 @@ use millpond_proto::task::Panicked;
 use crate::error::SqlError;
 use crate::operator::OperatorError;
 use crate::state::checkpoint::CheckpointError;
+use crate::state::layers::LayersError;
 use crate::topic::TopicsError;
 
 /// Why a turn of a query's loop ended.
@@ -96,6 +97,15 @@ impl From<OperatorError> for JobError {
         Self::Operator {
             error,
             place: String::new(),
+        }
+    }
+}
+
+impl From<LayersError> for JobError {
+    fn from(error: LayersError) -> Self {
+        match error {
+            LayersError::Checkpoint(error) => error.into(),
+            LayersError::Operator(error) => error.into(),
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::operator::moment::Marks;
 use crate::operator::origin::{Came, Message};
 use crate::operator::spread::{by_lane, lane_of};
 use crate::operator::{Operator, OperatorError, Output, StepFigures};
+use crate::state::cells::Cell;
 use crate::topic::TICK_MS;
 
 /// The rows of a tick, and where the clocks stand.
@@ -166,6 +167,14 @@ impl Lanes {
                 }
                 Ok(Some(entries.batch()?))
             }
+        }
+    }
+
+    /// Which rows of what [`Lanes::save`] gives are written together: of a graph those of a key of a node.
+    pub(crate) fn cell(&self) -> Cell {
+        match self {
+            Self::None | Self::Groups(_) => Cell::EachRow,
+            Self::Graph(_) => Cell::ByColumns(Entries::CELL),
         }
     }
 

@@ -29,6 +29,8 @@ mod equality;
 #[cfg(test)]
 mod firing;
 #[cfg(test)]
+mod layered;
+#[cfg(test)]
 mod parallel;
 #[cfg(test)]
 mod settings;

@@ -31,6 +31,7 @@ use crate::operator::{LateTime, OperatorError, StepFigures};
 use crate::plan::continuous::ContinuousPlan;
 use crate::plan::lanes::Built;
 use crate::progress::Watermark;
+use crate::state::cells::Cell;
 use crate::state::checkpoint::Counts;
 use crate::topic::OutputRow;
 
@@ -244,6 +245,11 @@ impl Region {
     /// [`OperatorError`] when it can not be put into columns.
     pub fn save(&self) -> Result<Option<RecordBatch>, OperatorError> {
         self.lanes.save()
+    }
+
+    /// Which rows of the saved state are written together.
+    pub(crate) fn cell(&self) -> Cell {
+        self.lanes.cell()
     }
 
     /// Memory of the state, about.

@@ -38,7 +38,8 @@ use crate::plan::continuous::{ContinuousPlan, plan_with};
 use crate::plan::target::plan_into;
 use crate::progress::tick_of;
 use crate::savepoint::Savepoint;
-use crate::state::checkpoint::{Checkpoint, CheckpointError, Facts, folder_of, key_of};
+use crate::state::checkpoint::{Checkpoint, CheckpointError, Facts, folder_of, key_of, object_at};
+use crate::state::layers::Layers;
 use crate::statement::{Statement, parse};
 use crate::topic::{
     Changelog, EpochCut, JobSpec, Keep, NewTopic, OutputRow, TICK_MS, TopicInfo, Topics,
@@ -254,6 +255,8 @@ struct Turns<'a> {
     epoch: u64,
     tick_ms: i64,
     saved: Saved,
+    /// Where its state lies.
+    layers: Layers,
 }
 
 /// The last checkpoint.
@@ -280,6 +283,7 @@ impl<'a> Turns<'a> {
         let mut turns = Self {
             runner,
             output: output.id,
+            layers: Layers::new(runner.spec.id, region.cell()),
             region,
             inputs: Inputs::new(&runner.spec.name, sources, columns),
             stopwatch: Stopwatch::started(runner.clock.now()),
@@ -321,7 +325,7 @@ impl<'a> Turns<'a> {
 
     /// Loads the saved state; answers the offsets that it ends at.
     async fn load(&mut self, epoch: u64, key: String) -> Result<Offsets, JobError> {
-        let saved = read_checkpoint(self.runner.state.as_ref(), &key).await?;
+        let mut saved = read_checkpoint(self.runner.state.as_ref(), &key).await?;
         if saved.facts.job != self.runner.spec.id || saved.facts.cut.epoch != epoch {
             return Err(CheckpointError::Damaged {
                 key,
@@ -332,6 +336,11 @@ impl<'a> Turns<'a> {
         self.epoch = epoch;
         self.saved.epoch = epoch;
         self.saved.key = Some(key);
+        let layers = std::mem::take(&mut saved.facts.layers);
+        if !layers.is_empty() {
+            let store = self.runner.state.as_ref();
+            saved.state = self.layers.restore(store, layers).await?;
+        }
         self.restore(saved)
     }
 
@@ -382,7 +391,10 @@ impl<'a> Turns<'a> {
 
     /// Writes the state as it stands under a key.
     async fn write_savepoint(&mut self, key: &str) -> Result<Written, JobError> {
-        let checkpoint = self.checkpoint()?;
+        let checkpoint = Checkpoint {
+            facts: self.facts(),
+            state: self.region.save()?,
+        };
         let object = checkpoint.encode()?;
         let size_bytes = object.len() as u64;
         let location = Path::from(key);
@@ -564,23 +576,31 @@ impl<'a> Turns<'a> {
         if is_due { self.save(now).await } else { Ok(()) }
     }
 
-    /// All that it would go on from, as it stands.
-    fn checkpoint(&self) -> Result<Checkpoint, JobError> {
+    /// Where it stands, without its state.
+    fn facts(&self) -> Facts {
         let mut greatest_ms = self.region.greatest_ms().into_iter();
-        Ok(Checkpoint {
-            facts: Facts {
-                job: self.runner.spec.id,
-                cut: self.cut(self.epoch, self.tick_ms),
-                greatest_ms: greatest_ms.next().flatten(),
-                more_greatest_ms: greatest_ms.collect(),
-                counts: self.region.counts().clone(),
-            },
-            state: self.region.save()?,
-        })
+        Facts {
+            job: self.runner.spec.id,
+            cut: self.cut(self.epoch, self.tick_ms),
+            greatest_ms: greatest_ms.next().flatten(),
+            more_greatest_ms: greatest_ms.collect(),
+            counts: self.region.counts().clone(),
+            layers: Vec::new(),
+        }
     }
 
     async fn save(&mut self, now: Timestamp) -> Result<(), JobError> {
-        let checkpoint = self.checkpoint()?;
+        if let Some(state) = self.region.save()? {
+            let store = self.runner.state.as_ref();
+            self.layers.save(store, self.epoch, &state).await?;
+        }
+        let checkpoint = Checkpoint {
+            facts: Facts {
+                layers: self.layers.at().to_vec(),
+                ..self.facts()
+            },
+            state: None,
+        };
         let key = key_of(self.runner.spec.id, self.epoch);
         let object = checkpoint.encode()?;
         let put = self
@@ -603,12 +623,18 @@ impl<'a> Turns<'a> {
         Ok(())
     }
 
-    /// Deletes what is not the last checkpoint: older ones, and one that was written and not recorded.
+    /// Deletes what the last checkpoint does not need: older ones, layers that were merged, and what was written and not recorded.
     async fn delete_other_checkpoints(&mut self) {
-        let keep = self.saved.key.as_deref();
-        if let Err(error) =
-            delete_checkpoints(self.runner.state.as_ref(), self.runner.spec.id, keep).await
-        {
+        let layers = self.layers.at().iter().map(|layer| layer.key.as_str());
+        let keep: Vec<&str> = self
+            .saved
+            .key
+            .as_deref()
+            .into_iter()
+            .chain(layers)
+            .collect();
+        let (state, job) = (self.runner.state.as_ref(), self.runner.spec.id);
+        if let Err(error) = delete_checkpoints(state, job, &keep).await {
             // They take space and do no harm; the next checkpoint tries again.
             tracing::warn!(job = %self.runner.spec.name, %error, "old state was not deleted");
         }
@@ -668,21 +694,21 @@ pub fn late_topic(view: &str, plan: &ContinuousPlan) -> NewTopic {
     }
 }
 
-/// Deletes the checkpoints of a job but the one under `keep`.
+/// Deletes the saved state of a job but the objects under `keep`.
 ///
 /// # Errors
 /// What the store says; some may be left then.
 pub async fn delete_checkpoints(
     state: &dyn ObjectStore,
     job: u64,
-    keep: Option<&str>,
+    keep: &[&str],
 ) -> Result<(), object_store::Error> {
     let folder = Path::from(folder_of(job));
     let mut found = state.list(Some(&folder));
     let mut old = Vec::new();
     while let Some(object) = found.next().await {
         let location = object?.location;
-        if Some(location.as_ref()) != keep {
+        if !keep.contains(&location.as_ref()) {
             old.push(location);
         }
     }
@@ -696,18 +722,7 @@ async fn read_checkpoint(
     state: &dyn ObjectStore,
     key: &str,
 ) -> Result<Checkpoint, CheckpointError> {
-    let object = match state.get(&Path::from(key)).await {
-        Ok(object) => object
-            .bytes()
-            .await
-            .map_err(|source| store_error("read", key, source))?,
-        Err(object_store::Error::NotFound { .. }) => {
-            let key = key.to_owned();
-            return Err(CheckpointError::Missing { key });
-        }
-        Err(source) => return Err(store_error("read", key, source)),
-    };
-    Checkpoint::decode(key, &object)
+    Checkpoint::decode(key, &object_at(state, key).await?)
 }
 
 fn output_of(runner: &Runner) -> Result<TopicInfo, JobError> {

@@ -369,7 +369,7 @@ impl Continuous for Jobs {
                 topics.drop_topic(&topic).await?;
             }
         }
-        let deleted = delete_checkpoints(self.parts.state.as_ref(), job.spec.id, None).await;
+        let deleted = delete_checkpoints(self.parts.state.as_ref(), job.spec.id, &[]).await;
         if let Err(error) = deleted {
             tracing::warn!(job = name, %error, "the state of a dropped query was not deleted");
         }

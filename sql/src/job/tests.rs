@@ -21,6 +21,7 @@ use crate::progress::tick_of;
 use crate::statement::{Statement, parse};
 pub(super) use crate::testing::dying::{Dying, STEPS, Step};
 use crate::testing::hands::Hands;
+use crate::testing::store::{DyingStore, Last};
 use crate::testing::{MemoryTopics, StoredMessage};
 use crate::topic::{ColumnSpec, NewTopic, Topics, WatermarkSpec};
 
@@ -42,6 +43,8 @@ pub(super) struct World {
     pub(super) chance: Seeded,
     /// In how many lanes jobs compute; `None`: another number at each start.
     pub(super) lanes: Option<usize>,
+    /// After which call nobody hears from the state store again.
+    pub(super) last_call: Option<(u64, Last)>,
     starts: AtomicUsize,
 }
 
@@ -55,6 +58,7 @@ impl World {
             state: Arc::new(InMemory::new()),
             chance: Seeded::new(seed),
             lanes: None,
+            last_call: None,
             starts: AtomicUsize::new(0),
         };
         world.make_flights("flights", true).await;
@@ -97,15 +101,23 @@ impl World {
             topics: Arc::new(Dying::new(Arc::clone(&self.topics), fuse, troubles)),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             spawn: Arc::new(Hands::new(lanes)),
-            state: Arc::clone(&self.state) as Arc<dyn ObjectStore>,
+            state: self.store(),
         })
+    }
+
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        let state = Arc::clone(&self.state) as Arc<dyn ObjectStore>;
+        match self.last_call {
+            Some((last, is)) => Arc::new(DyingStore::dying(state, last, is)),
+            None => state,
+        }
     }
 
     pub(super) async fn wait_ms(&self, ms: u64) {
         self.clock.sleep(Duration::from_millis(ms)).await;
     }
 
-    fn send(&self, queue: u32, body: &str) -> Offset {
+    pub(super) fn send(&self, queue: u32, body: &str) -> Offset {
         let id = self.topics.topic("flights").unwrap().id;
         let message = StoredMessage {
             body: Some(Bytes::copy_from_slice(body.as_bytes())),

@@ -172,6 +172,9 @@ impl Entries {
         self.others.push(entry.other);
     }
 
+    /// Columns that tell the node and its key.
+    pub(crate) const CELL: &'static [usize] = &[0, 2];
+
     pub(crate) fn schema() -> SchemaRef {
         let number = |name: &str| Field::new(name, DataType::Int64, false);
         let bytes = |name: &str| Field::new(name, DataType::Binary, false);

@@ -53,6 +53,12 @@ impl Keys {
         })
     }
 
+    /// Whether columns of these types can be put into bytes.
+    pub(crate) fn take<'a>(types: impl Iterator<Item = &'a DataType>) -> bool {
+        let fields: Vec<SortField> = types.map(|kind| SortField::new(kind.clone())).collect();
+        RowConverter::supports_fields(&fields)
+    }
+
     /// Columns to bytes.
     ///
     /// # Errors

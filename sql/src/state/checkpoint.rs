@@ -1,29 +1,31 @@
-//! A checkpoint: the state of a query at the end of an epoch, as one object.
+//! A checkpoint: where a query stood at the end of an epoch, and its state.
 //!
 //! ```text
 //! magic "MPCP" | version u32 | crc32c u32 | facts_bytes u32 | facts (JSON) | state (Arrow IPC stream)
 //! ```
 //!
 //! Numbers are little-endian; the checksum (CRC-32C) covers all that follows it. The facts are the
-//! cut, the greatest event time and the counts; the state is one batch, absent for a query without
-//! state. It is never interpreted when the checksum fails. Downside: the whole state is written each
-//! time, which its bound keeps to half a gigabyte.
+//! cut, the greatest event time, the counts, and from version 2 on the layers that the state lies in ([`crate::state::layers`]). In a
+//! savepoint, and in what version 1 wrote, the state is one batch behind the facts instead. A query without state has neither.
 
 #![deny(clippy::indexing_slicing)]
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
-use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use bytes::{Buf, Bytes};
 use millpond_proto::remedy::Remedy;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde::{Deserialize, Serialize};
 
+use crate::state::frame::{covered, damaged, framed, read_rows};
+use crate::state::layers::LayerAt;
 use crate::topic::EpochCut;
 
-const MAGIC: &[u8; 4] = b"MPCP";
-const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 12;
+const MAGIC: [u8; 4] = *b"MPCP";
+/// The greatest version that is read; what has no layers is written as version 1.
+const VERSION: u32 = 2;
+const VERSION_WHOLE: u32 = 1;
 
 /// What a query counted since it was created.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +58,9 @@ pub struct Facts {
     pub more_greatest_ms: Vec<Option<i64>>,
     /// Counts so far.
     pub counts: Counts,
+    /// Where the state lies, the lowest layer first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerAt>,
 }
 
 /// A checkpoint in memory.
@@ -63,7 +68,7 @@ pub struct Facts {
 pub struct Checkpoint {
     /// The small part.
     pub facts: Facts,
-    /// The operator's state, if it has any.
+    /// The operator's state, if it has any and it lies in no layers.
     pub state: Option<RecordBatch>,
 }
 
@@ -152,12 +157,11 @@ impl Checkpoint {
             writer.write(state)?;
             writer.finish()?;
         }
-        let mut object = Vec::with_capacity(HEADER_BYTES + covered.len());
-        object.extend_from_slice(MAGIC);
-        object.extend_from_slice(&VERSION.to_le_bytes());
-        object.extend_from_slice(&crc_fast::crc32_iscsi(&covered).to_le_bytes());
-        object.extend_from_slice(&covered);
-        Ok(Bytes::from(object))
+        let version = match self.facts.layers.is_empty() {
+            true => VERSION_WHOLE,
+            false => VERSION,
+        };
+        Ok(framed(MAGIC, version, &covered))
     }
 
     /// Reads an object back; `key` is for the error.
@@ -168,27 +172,8 @@ impl Checkpoint {
     /// # Panics
     /// On a machine whose addresses are shorter than 32 bits.
     pub fn decode(key: &str, object: &[u8]) -> Result<Self, CheckpointError> {
-        let damaged = |detail: &str| CheckpointError::Damaged {
-            key: key.to_owned(),
-            detail: detail.to_owned(),
-        };
-        let (mut header, covered) = object
-            .split_at_checked(HEADER_BYTES)
-            .ok_or_else(|| damaged("it is too short"))?;
-        if header.get(..MAGIC.len()) != Some(MAGIC) {
-            return Err(damaged("it does not start as a checkpoint"));
-        }
-        header.advance(MAGIC.len());
-        let found = header.get_u32_le();
-        if found > VERSION {
-            return Err(CheckpointError::Newer {
-                key: key.to_owned(),
-                found,
-            });
-        }
-        if header.get_u32_le() != crc_fast::crc32_iscsi(covered) {
-            return Err(damaged("its checksum does not fit"));
-        }
+        let damaged = |detail: &str| damaged(key, detail);
+        let covered = covered(key, object, MAGIC, VERSION)?;
         let (mut length, rest) = covered
             .split_at_checked(size_of::<u32>())
             .ok_or_else(|| damaged("its facts are cut off"))?;
@@ -200,17 +185,31 @@ impl Checkpoint {
         let state = if state.is_empty() {
             None
         } else {
-            Some(read_state(state).map_err(|error| damaged(&error.to_string()))?)
+            Some(read_rows(state).map_err(|error| damaged(&error.to_string()))?)
         };
         Ok(Self { facts, state })
     }
 }
 
-fn read_state(bytes: &[u8]) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let reader = StreamReader::try_new(bytes, None)?;
-    let schema = reader.schema();
-    let batches = reader.collect::<Result<Vec<_>, _>>()?;
-    concat_batches(&schema, &batches)
+/// The bytes of an object of saved state.
+///
+/// # Errors
+/// [`CheckpointError::Missing`] and [`CheckpointError::Store`].
+pub(crate) async fn object_at(
+    store: &dyn ObjectStore,
+    key: &str,
+) -> Result<Bytes, CheckpointError> {
+    let store_error = |source| CheckpointError::Store {
+        what: format!("read {key}"),
+        source,
+    };
+    match store.get(&Path::from(key)).await {
+        Ok(object) => object.bytes().await.map_err(store_error),
+        Err(object_store::Error::NotFound { .. }) => Err(CheckpointError::Missing {
+            key: key.to_owned(),
+        }),
+        Err(source) => Err(store_error(source)),
+    }
 }
 
 #[cfg(test)]
@@ -239,6 +238,7 @@ mod tests {
                     rows_in: 22,
                     ..Counts::default()
                 },
+                layers: Vec::new(),
             },
             state: Some(RecordBatch::try_new(schema, vec![Arc::new(numbers)]).unwrap()),
         }
@@ -251,7 +251,12 @@ mod tests {
             state: None,
             ..checkpoint()
         };
-        for written in [with_state, without] {
+        let mut in_layers = without.clone();
+        in_layers.facts.layers.push(LayerAt {
+            key: "jobs/7/layers/3".to_owned(),
+            bytes: 12,
+        });
+        for written in [with_state, without, in_layers] {
             let object = written.encode().unwrap();
             assert_eq!(Checkpoint::decode("k", &object).unwrap(), written);
         }
