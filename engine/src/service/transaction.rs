@@ -7,6 +7,7 @@ use millpond_proto::limits;
 use millpond_proto::wire::rocketmq as pb;
 use millpond_proto::wire::rocketmq::Code;
 use millpond_proto::wire::rocketmq::telemetry_command::Command;
+use millpond_storage::format::envelope::Envelope;
 use tonic::Request;
 
 use crate::authorize::{Action, Resource};
@@ -112,6 +113,11 @@ fn question(transaction: Transaction, desk: &Desk) -> Option<pb::TelemetryComman
         topic: envelope.topic,
         queue: envelope.queue,
         ..ReceiptHandle::default()
+    };
+    // It lies at no offset of the topic yet: a digest must not be remembered for whatever will.
+    let envelope = Envelope {
+        topic: 0,
+        ..envelope
     };
     let delivery = Delivery {
         envelope,

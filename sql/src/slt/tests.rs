@@ -77,6 +77,9 @@ fn every_file_answers_as_written_over_a_broker_in_memory() {
     }
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
     if wanted.is_empty() {
-        assert!(streamed >= STREAMED_MIN, "only {streamed} were run as views");
+        assert!(
+            streamed >= STREAMED_MIN,
+            "only {streamed} were run as views"
+        );
     }
 }
