@@ -4,7 +4,7 @@
 //! What waits is a hint in [`super::listeners`]; the shards decide. An idle poll asks nobody, however many lite
 //! topics its consumer listens to: it waits on the consumer's bell, or until something that it saw held is due.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use millpond_proto::limits;
@@ -123,7 +123,7 @@ impl Poll<'_> {
     /// Asks for what may have something, until there is enough or nothing is left to look at.
     async fn visit_lite(&self, who: &Who, limit: usize) -> Result<Visit, BrokerError> {
         let mut visit = Visit::default();
-        let mut gave = Vec::new();
+        let mut looked = BTreeSet::new();
         let mut refused = None;
         for look in 0..LOOKS_MAX {
             let room = limit.saturating_sub(visit.leases.len());
@@ -138,6 +138,11 @@ impl Poll<'_> {
             }
             let mut by_shard: BTreeMap<ShardId, Vec<(usize, LiteName)>> = BTreeMap::new();
             for (index, name) in taken.names() {
+                // Asked twice under one attempt id, a lite topic gives what it gave before. If something came
+                // meanwhile, it is for the next poll.
+                if !visit.leases.is_empty() && looked.contains(name) {
+                    continue;
+                }
                 let queue = queue_of(name.as_bytes(), self.topic.queues).0;
                 let shard = self.incarnation.shard(self.topic.id, queue);
                 if by_shard.len() < room || by_shard.contains_key(&shard) {
@@ -160,7 +165,7 @@ impl Poll<'_> {
                             let Some(index) = indices.get(stand.index as usize) else {
                                 continue;
                             };
-                            gave.extend(taken.looked(*index, stand.next_due_ms));
+                            looked.extend(taken.looked(*index, stand.next_due_ms));
                         }
                         visit.add(found);
                     }
@@ -173,7 +178,8 @@ impl Poll<'_> {
             }
         }
         if !visit.leases.is_empty() {
-            self.broker.listeners.gave(who, self.poll_id(), gave);
+            let looked = looked.into_iter().collect();
+            self.broker.listeners.gave(who, self.poll_id(), looked);
         }
         match refused {
             Some(error) if visit.leases.is_empty() => Err(error),

@@ -164,6 +164,58 @@ async fn a_poll_that_waits_hears_of_its_own_lite_topics() {
 }
 
 #[tokio::test]
+async fn what_comes_while_its_lite_topic_is_polled_brings_nothing_twice() {
+    let mut world = lite_world().await;
+    let said = world.sync("c1", said(Does::PartialAdd, &["a", "b"])).await;
+    assert_eq!(said, pb::Code::Ok);
+    let mut client = world.client.clone();
+    let received = async {
+        let mut got = Vec::new();
+        for attempt in 0.. {
+            let mut asked = poll(PARENT, GROUP, "*");
+            asked.attempt_id = Some(format!("attempt-{attempt}"));
+            asked.long_polling_timeout = Some(prost_types::Duration {
+                seconds: 15,
+                nanos: 0,
+            });
+            let (_, messages) = receive(&mut client, "c1", asked).await;
+            for message in messages {
+                let system = message.system_properties.unwrap();
+                let ack = pb::AckMessageRequest {
+                    group: resource(GROUP),
+                    topic: resource(PARENT),
+                    entries: vec![pb::AckMessageEntry {
+                        receipt_handle: system.receipt_handle.unwrap(),
+                        lite_topic: system.lite_topic.clone(),
+                        ..pb::AckMessageEntry::default()
+                    }],
+                };
+                let answer = client.ack_message(by("c1", ack)).await.unwrap();
+                assert_eq!(code(answer.into_inner().status), pb::Code::Ok);
+                got.push((system.lite_topic.unwrap(), system.message_id));
+            }
+            if got.len() >= 60 {
+                break;
+            }
+        }
+        got
+    };
+    let sent = async {
+        for id in 0..30 {
+            for name in ["a", "b"] {
+                world.send(to(name, &format!("{id:02}"))).await;
+            }
+        }
+    };
+    let (mut got, ()) = futures::join!(received, sent);
+    got.sort();
+    let wanted = ["a", "b"].into_iter();
+    let wanted = wanted.flat_map(|name| (0..30).map(move |id| (name.into(), format!("{id:02}"))));
+    assert_eq!(got, wanted.collect::<Vec<(String, String)>>());
+    world.server.stop().await;
+}
+
+#[tokio::test]
 async fn each_refusal_of_lite_topics_has_its_code() {
     let mut world = lite_world().await;
     world.make("plain").await;
