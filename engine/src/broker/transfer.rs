@@ -443,6 +443,22 @@ impl Broker {
         Ok(back)
     }
 
+    /// Makes the topic if it is that of the dead letters of a group that is there.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when it is and can not be made.
+    pub async fn make_dead_letters(&self, topic: &TopicName) -> Result<(), BrokerError> {
+        let group = topic.as_str().strip_prefix(PREFIX);
+        let Some(group) = group.and_then(|group| GroupName::new(group).ok()) else {
+            return Ok(());
+        };
+        match self.group_record(&group) {
+            Ok(_) => self.dead_letters_of(&group).await.map(drop),
+            Err(BrokerError::GroupNotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A group's dead letter topic, made on first use.
     async fn dead_letters_of(
         &self,

@@ -7,6 +7,9 @@
 //! a consumer that waits would have to guess the type, which is fixed for a topic's life. Until then the
 //! route of an unknown topic says that every type may be sent that all clients know, and polls wait for
 //! it. Names that begin with `%` are the server's own and are never made so.
+//!
+//! One topic is made wherever it is asked for: that of a known group's dead letters. Whoever reads them
+//! starts before the first one is there, and no official client waits for a topic to come.
 
 use millpond_proto::limits;
 use millpond_proto::name::{GroupName, TopicName};
@@ -84,6 +87,17 @@ pub async fn topic(
         // Another message was quicker.
         Err(BrokerError::Exists { .. }) => Ok(broker.topic(name)?),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes the dead letter topic that a consumer asks for, if its group is there.
+///
+/// # Errors
+/// [`BrokerError`] when it is one and can not be made.
+pub async fn dead_letters(open: &Open, name: &TopicName) -> Result<(), BrokerError> {
+    match open.broker.topic(name) {
+        Err(BrokerError::TopicNotFound { .. }) => open.broker.make_dead_letters(name).await,
+        _ => Ok(()),
     }
 }
 

@@ -147,7 +147,7 @@ impl MessagingService for Messaging {
         &self,
         request: Request<pb::QueryRouteRequest>,
     ) -> Answered<pb::QueryRouteResponse> {
-        answer(route::query_route(&self.gate, request))
+        answer(route::query_route(&self.gate, request).await)
     }
 
     async fn heartbeat(
@@ -177,7 +177,7 @@ impl MessagingService for Messaging {
         &self,
         request: Request<pb::QueryAssignmentRequest>,
     ) -> Answered<pb::QueryAssignmentResponse> {
-        answer(route::query_assignment(&self.gate, request))
+        answer(route::query_assignment(&self.gate, request).await)
     }
 
     async fn receive_message(

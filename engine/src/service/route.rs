@@ -57,7 +57,7 @@ pub fn message_type(kind: TopicType) -> pb::MessageType {
 ///
 /// # Errors
 /// [`Refusal`] with the code of the contract.
-pub fn query_route(
+pub async fn query_route(
     gate: &Gate,
     request: Request<pb::QueryRouteRequest>,
 ) -> Result<pb::QueryRouteResponse, Refusal> {
@@ -67,7 +67,9 @@ pub fn query_route(
     let admitted = gate.admit(request.extensions(), Action::Describe, topic)?;
     let request = request.get_ref();
     let endpoints = endpoints(request.endpoints.as_ref())?;
-    let (queues, types) = first_use::shape(admitted.inside()?, &name)?;
+    let open = admitted.inside()?;
+    first_use::dead_letters(open, &name).await?;
+    let (queues, types) = first_use::shape(open, &name)?;
     let queue = |id| pb::MessageQueue {
         topic: request.topic.clone(),
         id,
@@ -86,7 +88,7 @@ pub fn query_route(
 ///
 /// # Errors
 /// [`Refusal`] with the code of the contract.
-pub fn query_assignment(
+pub async fn query_assignment(
     gate: &Gate,
     request: Request<pb::QueryAssignmentRequest>,
 ) -> Result<pb::QueryAssignmentResponse, Refusal> {
@@ -102,7 +104,9 @@ pub fn query_assignment(
         .also(Action::Consume, Resource::Group(group.as_str()))?;
     let request = request.get_ref();
     let endpoints = endpoints(request.endpoints.as_ref())?;
-    first_use::shape(admitted.inside()?, &name)?;
+    let open = admitted.inside()?;
+    first_use::dead_letters(open, &name).await?;
+    first_use::shape(open, &name)?;
     let queue = pb::MessageQueue {
         topic: request.topic.clone(),
         id: ALL_QUEUES,

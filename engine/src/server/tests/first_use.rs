@@ -1,5 +1,7 @@
 //! What is made by using it, at the wire, and what is refused where nothing is.
 
+use millpond_proto::wire::admin as admin_pb;
+
 use super::consumers::{World, by, message, poll, resource, world, world_with};
 use super::*;
 
@@ -61,6 +63,27 @@ async fn the_first_message_makes_its_topic_with_its_type() {
     // What begins with '%' is the server's own.
     let own = send(&mut world, message("%DLQ%new", "3", None)).await;
     assert_eq!(code(Some(own)), pb::Code::TopicNotFound);
+    world.server.stop().await;
+}
+
+#[tokio::test]
+async fn dead_letters_can_be_asked_for_before_the_first_one_is_there() {
+    let mut world = world_with(Some(false)).await;
+    let group = admin_pb::CreateGroupRequest {
+        name: "billing".to_owned(),
+        ..admin_pb::CreateGroupRequest::default()
+    };
+    world.admin.create_group(group).await.unwrap();
+    let letters = world.client.query_route(route("%DLQ%billing")).await;
+    let letters = letters.unwrap().into_inner();
+    assert_eq!(code(letters.status), pb::Code::Ok);
+    let types = letters.message_queues[0].accept_message_types();
+    assert_eq!(types.collect::<Vec<_>>(), [pb::MessageType::Normal]);
+    for unknown in ["%DLQ%typo", "%other", "typo"] {
+        let answer = world.client.query_route(route(unknown)).await.unwrap();
+        let status = answer.into_inner().status;
+        assert_eq!(code(status), pb::Code::TopicNotFound, "{unknown}");
+    }
     world.server.stop().await;
 }
 
