@@ -10,6 +10,7 @@ use millpond_proto::wire::rocketmq::retry_policy::Strategy;
 use millpond_proto::wire::rocketmq::settings::PubSub;
 use prost::Message as _;
 
+use crate::broker::record::Backoff;
 use crate::broker::{Broker, DeliveryPolicy};
 use crate::service::client::{Client, REQUEST_TIMEOUT_MS_DEFAULT};
 use crate::service::code::Refusal;
@@ -77,6 +78,11 @@ pub fn merge(
                 subscription.lite_subscription_quota =
                     i32::try_from(limits::LITE_SUBSCRIPTIONS_TOLD).ok();
                 subscription.max_lite_topic_size = i32::try_from(limits::LITE_TOPIC_BYTES_MAX).ok();
+            }
+            let agent = settings.user_agent.as_ref();
+            let is_node = agent.is_some_and(|agent| agent.language() == pb::Language::NodeJs);
+            if is_node && subscription.fifo == Some(true) {
+                settings.backoff_policy = Some(redelivery(&doubling(policy)));
             }
             false
         }
@@ -168,6 +174,25 @@ fn redelivery(policy: &DeliveryPolicy) -> pb::RetryPolicy {
     }
 }
 
+/// The policy with pauses that double, from the first of its list to the last.
+///
+/// Where Node's client works in order it repeats what failed itself, and it knows no lists: told of one, it
+/// gives a message up at the first failure.
+fn doubling(mut policy: DeliveryPolicy) -> DeliveryPolicy {
+    let list_ms = match &policy.backoff {
+        Some(backoff) if backoff.list_ms.is_empty() => return policy,
+        Some(backoff) => backoff.list_ms.clone(),
+        None => REDELIVERY_S.map(|s| s * 1000).to_vec(),
+    };
+    policy.backoff = Some(Backoff {
+        initial_ms: list_ms.first().copied().unwrap_or_default(),
+        max_ms: list_ms.last().copied().unwrap_or_default(),
+        multiplier: 2.0,
+        list_ms: Vec::new(),
+    });
+    policy
+}
+
 fn customized(list_ms: impl Iterator<Item = i64>) -> Strategy {
     let next = list_ms.map(wire_duration).collect();
     Strategy::CustomizedBackoff(pb::CustomizedBackoff { next })
@@ -208,7 +233,6 @@ fn check_properties(settings: &pb::Settings) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::record::Backoff;
 
     fn unknown(subscription: &pb::Subscription) -> DeliveryPolicy {
         policy_of(None, subscription)
@@ -243,6 +267,42 @@ mod tests {
             panic!("exponential");
         };
         assert_eq!(backoff.initial.unwrap().seconds, 5);
+    }
+
+    #[test]
+    fn a_client_that_knows_no_lists_and_works_in_order_is_told_to_double_its_pauses() {
+        let told = |language: pb::Language, fifo: bool, list_ms: &[i64]| {
+            let settings = pb::Settings {
+                user_agent: Some(pb::Ua {
+                    language: language.into(),
+                    ..pb::Ua::default()
+                }),
+                pub_sub: Some(PubSub::Subscription(pb::Subscription::default())),
+                ..pb::Settings::default()
+            };
+            let backoff = (!list_ms.is_empty()).then(|| Backoff {
+                list_ms: list_ms.to_vec(),
+                ..Backoff::default()
+            });
+            let policy = |_: &pb::Subscription| DeliveryPolicy {
+                attempts_max: 3,
+                backoff,
+                fifo,
+            };
+            let policy = merge(settings, policy).unwrap().0.backoff_policy.unwrap();
+            assert_eq!(policy.max_attempts, 3);
+            match policy.strategy {
+                Some(Strategy::ExponentialBackoff(told)) => {
+                    Some((told.initial.unwrap().seconds, told.max.unwrap().seconds))
+                }
+                _ => None,
+            }
+        };
+        use pb::Language::{Java, NodeJs};
+        assert_eq!(told(NodeJs, true, &[2000, 5000, 9000]), Some((2, 9)));
+        assert_eq!(told(NodeJs, true, &[]), Some((1, 7200)));
+        assert_eq!(told(NodeJs, false, &[2000, 5000]), None);
+        assert_eq!(told(Java, true, &[2000, 5000]), None);
     }
 
     fn producer() -> pb::Settings {
