@@ -12,7 +12,6 @@ import (
 	"sort"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	rmq "github.com/apache/rocketmq-clients/golang/v5"
@@ -35,7 +34,6 @@ var features = map[string]func(*checks){
 	"nack":          (*checks).nack,
 	"dead":          (*checks).dead,
 	"fifo":          (*checks).fifo,
-	"fifo-push":     (*checks).fifoPush,
 	"delay":         (*checks).delay,
 	"recall":        (*checks).recall,
 	"transaction":   (*checks).transaction,
@@ -213,18 +211,18 @@ func (c *checks) nack() {
 	quiet(got, 5, "a delivery after the success")
 }
 
-// The group gives up after two attempts; its dead letters are a topic like others.
+// The group gives up after two attempts; its dead letters are a topic like others, there before the first one.
 func (c *checks) dead() {
 	got := make(chan *rmq.MessageView, messages)
 	c.listen(rmq.SUB_ALL, func(one *rmq.MessageView) rmq.ConsumerResult {
 		got <- one
 		return rmq.FAILURE
 	})
+	letters := c.simple("%DLQ%"+c.topic, c.topic+"-letters", rmq.SUB_ALL, 10)
 	message := c.message("hopeless")
 	message.AddProperty("colour", "red")
 	sent := send(c.producer(), message)
 	take(got, 2, 60)
-	letters := c.simple("%DLQ%"+c.topic, c.topic+"-letters", rmq.SUB_ALL, 10)
 	letter := receiveOne(letters)
 	equal("hopeless", string(letter.GetBody()), "body of the dead letter")
 	equal("red", letter.GetProperties()["colour"], "property of the dead letter")
@@ -237,24 +235,6 @@ func (c *checks) fifo() {
 	sent := c.sendGroups()
 	got := receive(c.consumer(rmq.SUB_ALL, 5), 40, 60)
 	equal(sent, byGroup(got), "messages by group, in order")
-}
-
-// A message that fails is tried again before the next one of its group; the other group flows.
-func (c *checks) fifoPush() {
-	got := make(chan *rmq.MessageView, messages)
-	var failed sync.Map
-	c.listen(rmq.SUB_ALL, func(one *rmq.MessageView) rmq.ConsumerResult {
-		body := string(one.GetBody())
-		if strings.HasSuffix(body, "7") {
-			if _, before := failed.LoadOrStore(body, true); !before {
-				return rmq.FAILURE
-			}
-		}
-		got <- one
-		return rmq.SUCCESS
-	})
-	sent := c.sendGroups()
-	equal(sent, byGroup(take(got, 40, 90)), "messages by group, in order")
 }
 
 // A consumer gets its own lite topics, each in order.

@@ -151,14 +151,14 @@ class Checks:
         quiet(got, 5, "a delivery after the success")
 
     def dead(self):
-        """The group gives up after two attempts; its dead letters are a topic like others."""
+        """The group gives up after two attempts; its dead letters are a topic like others, there before the first one."""
         got = queue.Queue()
         self.listen(lambda message: got.put(message))
+        letters = self.simple(f"%DLQ%{self.topic}", f"{self.topic}-letters", FilterExpression(), 10)
         made = self.message("hopeless")
         made.add_property("colour", "red")
         sent = self.producer().send(made)
         take(got, 2)
-        letters = self.simple(f"%DLQ%{self.topic}", f"{self.topic}-letters", FilterExpression(), 10)
         letter = receive_one(letters)
         equal("hopeless", letter.body.decode(), "body of the dead letter")
         equal("red", letter.properties.get("colour"), "property of the dead letter")
