@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, DiskFile, Way};
 use crate::error::OpenError;
+use crate::format::block::ALIGN_BYTES;
 
 /// Name of the file that is locked while a process has the folder open.
 pub const LOCK_FILE: &str = "LOCK";
@@ -138,6 +139,45 @@ impl Disk for LocalDisk {
     }
 }
 
+/// Writes zeros over the first `bytes` of a file, past the system's cache where that goes: nobody reads them, and in
+/// the cache each costs a copy and pushes out what is read.
+fn fill(file: &File, bytes: u64) -> io::Result<()> {
+    let buffer = vec![0; ZEROS_BYTES + ALIGN_BYTES];
+    let aligned = buffer.as_ptr().align_offset(ALIGN_BYTES);
+    let zeros = buffer.get(aligned..).unwrap_or(&buffer);
+    let mut is_direct = set_direct(file, true).is_ok();
+    let mut done = 0;
+    while done < bytes {
+        let count = usize::try_from(bytes - done).map_or(ZEROS_BYTES, |n| n.min(ZEROS_BYTES));
+        match file.write_all_at(zeros.get(..count).unwrap_or(zeros), done) {
+            Ok(()) => done += count as u64,
+            // A piece, or a file system, with which it does not go.
+            Err(error) if is_direct && error.kind() == io::ErrorKind::InvalidInput => {
+                set_direct(file, false)?;
+                is_direct = false;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if is_direct {
+        set_direct(file, false)?;
+    }
+    Ok(())
+}
+
+/// Has the writes of a handle go past the system's cache, or through it again.
+#[cfg(target_os = "linux")]
+fn set_direct(file: &File, is_direct: bool) -> io::Result<()> {
+    let mut flags = rustix::fs::fcntl_getfl(file)?;
+    flags.set(rustix::fs::OFlags::DIRECT, is_direct);
+    Ok(rustix::fs::fcntl_setfl(file, flags)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_direct(_: &File, _: bool) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 #[cfg(target_os = "linux")]
 fn open_direct(path: &Path) -> io::Result<Box<dyn DiskFile>> {
     use std::os::unix::fs::OpenOptionsExt;
@@ -228,14 +268,7 @@ impl DiskFile for LocalFile {
             Err(error) => return Err(error.into()),
         }
         // Room that was never written costs a change of metadata with each first write.
-        let zeros = vec![0; ZEROS_BYTES];
-        let mut done = 0;
-        while done < bytes {
-            let count = usize::try_from(bytes - done).map_or(ZEROS_BYTES, |n| n.min(ZEROS_BYTES));
-            let piece = zeros.get(..count).unwrap_or(&zeros);
-            self.0.write_all_at(piece, done)?;
-            done += count as u64;
-        }
+        fill(&self.0, bytes)?;
         self.0.sync_all()
     }
 
@@ -307,6 +340,23 @@ mod tests {
         assert!(read[..4096].iter().all(|&byte| byte == 1));
         assert!(read[4096..8192].iter().all(|&byte| byte == second));
         assert!(read[8192..].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn room_of_any_size_is_made_of_zeros_and_written_anywhere_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = LocalDisk::open(folder.path()).unwrap();
+        for (name, bytes) in [("even", 2 * ZEROS_BYTES), ("odd", ZEROS_BYTES + 4097)] {
+            let file = disk.create(name).unwrap();
+            file.allocate(bytes as u64).unwrap();
+            assert_eq!(file.len().unwrap(), bytes as u64);
+            let mut read = vec![9; bytes];
+            assert_eq!(file.read_at(&mut read, 0).unwrap(), bytes);
+            assert!(read.iter().all(|&byte| byte == 0), "{name}");
+            file.write_at(b"pond", 4095).unwrap();
+            file.read_at(&mut read[..4], 4095).unwrap();
+            assert_eq!(&read[..4], b"pond");
+        }
     }
 
     #[test]
