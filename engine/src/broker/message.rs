@@ -67,7 +67,8 @@ impl Broker {
         let incarnation = self.incarnation()?;
         let count = messages.len();
         let mut turns = self.turns(count);
-        let mut by_shard: BTreeMap<ShardId, (Vec<usize>, Send)> = BTreeMap::new();
+        // Mostly one: a list is looked through sooner than a map is made.
+        let mut parts: Vec<(ShardId, Vec<usize>, Send)> = Vec::with_capacity(1);
         for (index, mut message) in messages.into_iter().enumerate() {
             let queue = match (&message.key, placing_key(&message)) {
                 _ if message.lite_topic.is_some() => {
@@ -82,11 +83,21 @@ impl Broker {
             message.queue = queue.0;
             encoding::complete(topic, &mut message);
             let shard = incarnation.shard(topic.id, queue.0);
-            let (indices, send) = by_shard.entry(shard).or_default();
+            let part = match parts.iter().position(|(known, ..)| *known == shard) {
+                Some(part) => part,
+                None => {
+                    // The first one most often gets all; room for more than there is would cost small calls most.
+                    let room = if parts.is_empty() { count } else { 1 };
+                    let messages = Vec::with_capacity(room);
+                    parts.push((shard, Vec::with_capacity(room), Send { messages }));
+                    parts.len() - 1
+                }
+            };
+            let (_, indices, send) = &mut parts[part];
             indices.push(index);
             send.messages.push(message);
         }
-        let asked = by_shard.into_iter().map(|(shard, (indices, send))| {
+        let asked = parts.into_iter().map(|(shard, indices, send)| {
             let incarnation = &incarnation;
             async move {
                 let places: Vec<_> = send.messages.iter().map(Asked::of).collect();
@@ -98,7 +109,7 @@ impl Broker {
             }
         });
         let mut results: Vec<Option<Result<Sent, BrokerError>>> = vec![None; count];
-        for (indices, places, stored) in futures::future::join_all(asked).await {
+        for (indices, places, stored) in all(asked).await {
             for (place, index) in indices.into_iter().enumerate() {
                 let sent = match &stored {
                     Ok(Reply::Stored(stored)) => places[place].answer(place, stored),
@@ -151,7 +162,7 @@ impl Broker {
             let incarnation = &incarnation;
             async move { (indices, incarnation.ask(shard, Request::Ack(ack)).await) }
         });
-        for (indices, reply) in futures::future::join_all(asked).await {
+        for (indices, reply) in all(asked).await {
             let reply = reply.map_err(BrokerError::from).and_then(accepted);
             for (place, index) in indices.into_iter().enumerate() {
                 results[index] = match &reply {
@@ -288,6 +299,14 @@ impl Broker {
         let messages = incarnation.storage().read(id, queue, from, limit).await?;
         let next = messages.last().map_or(from, |message| message.at().next());
         Ok((messages, next))
+    }
+}
+
+/// Waits for all of them at once; one alone needs nothing around it.
+async fn all<F: Future>(mut asked: impl ExactSizeIterator<Item = F>) -> Vec<F::Output> {
+    match (asked.len(), asked.next()) {
+        (1, Some(only)) => vec![only.await],
+        (_, first) => futures::future::join_all(first.into_iter().chain(asked)).await,
     }
 }
 

@@ -396,9 +396,11 @@ impl Shard {
         first: Call,
         calls: &mut mpsc::Receiver<Call>,
     ) -> (Vec<Record>, Settled) {
-        let mut records = Vec::new();
+        // A record and a reply for each of those that wait, most often.
+        let expected = 1 + calls.len().min(limits::SHARD_QUEUE_MAX);
+        let mut records = Vec::with_capacity(expected);
         let mut settled = Settled {
-            replies: Vec::new(),
+            replies: Vec::with_capacity(expected),
             topics: Vec::new(),
             lites: Vec::new(),
             catalog: None,
