@@ -128,12 +128,12 @@ pub enum AppendError {
         /// Largest append.
         limit_bytes: u64,
     },
-    /// A write or sync failed; its outcome is unknown and the incarnation has ended.
+    /// A write or sync failed, or its writer panicked; the outcome is unknown and the incarnation has ended.
     #[error(
         "the log stopped after a failed write or sync; it reopens from disk under a new term, try again"
     )]
     Failed {
-        /// What the disk said.
+        /// What the disk said, or [`millpond_proto::task::Panicked`].
         #[source]
         cause: Arc<io::Error>,
     },

@@ -1,11 +1,12 @@
 //! The write-ahead log: segment files, the writer with its writes in flight, and what a restart makes of them.
 //!
-//! Reading order: [`segment`], [`spare`], `intake`, [`writer`], `probe`, `reader`, `recovery`.
+//! Reading order: [`segment`], [`spare`], `intake`, [`writer`], `fuse`, `probe`, `reader`, `recovery`.
 
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
 mod fixtures;
+mod fuse;
 pub(crate) mod intake;
 pub(crate) mod probe;
 pub(crate) mod reader;

@@ -8,7 +8,7 @@
 //! **Invariants.** Blocks are shown and answered in their order, whatever order they land in. After a
 //! failed write or sync nothing is answered OK any more, and no sync is tried again: the kernel may have
 //! dropped what it could not write. Each lane has a handle of its own on the segment, because a handle
-//! tells of a failed write only once.
+//! tells of a failed write only once. Nobody waits for a lane that has panicked: `fuse`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,6 +22,7 @@ use crate::error::AppendError;
 use crate::format::block::{self, Head};
 use crate::log::Position;
 use crate::queue::view::View;
+use crate::wal::fuse::Fuse;
 use crate::wal::intake::{self, Append, Ending, Intake, Turn};
 use crate::wal::segment::{self, HEADER_BYTES, Room, Segment};
 use crate::wal::spare::{FIRST_BYTES, Spares};
@@ -157,6 +158,7 @@ impl Writer {
 
     /// One lane: writes until the writer is told to close, nobody can append any more, or the disk fails.
     pub(crate) async fn run(self: Arc<Self>, lane: usize) {
+        let _fuse = Fuse::new(Arc::clone(&self));
         let mut handle = None;
         while let Some(flight) = self.next_flight(lane).await {
             let written = self.write(&flight, &mut handle).await;
@@ -322,6 +324,10 @@ impl Writer {
         self.intake.landed(flight.bytes);
         let mut landing = self.landing();
         landing.landed.insert(flight.ticket, (flight, result));
+        if let Some(error) = self.view.failure() {
+            drop(landing);
+            return self.fall(&error);
+        }
         if landing.is_answering {
             return;
         }
@@ -342,8 +348,23 @@ impl Writer {
         drop(landing);
         self.intake.answered(groups);
         if let Some(error) = self.view.failure() {
-            self.end(&error);
+            self.fall(&error);
         }
+    }
+
+    /// Ends a log that has failed: what has landed waits for no turn, because those before it may never land.
+    fn fall(&self, error: &AppendError) {
+        let landed = std::mem::take(&mut self.landing().landed);
+        for (flight, _) in landed.into_values() {
+            answer_all(flight.group, error);
+        }
+        self.end(error);
+    }
+
+    /// Ends the incarnation by something that is no failure of the disk, and answers all that it can reach.
+    pub(super) fn break_down(&self, cause: io::Error) {
+        let error = self.view.fail(cause);
+        self.fall(&error);
     }
 
     fn answer(&self, flight: Flight, written: Option<(Head, Bytes)>) {
