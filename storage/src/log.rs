@@ -42,6 +42,7 @@ use crate::wal::intake::{APPEND_SHARE_MIN, Append, Door};
 use crate::wal::spare;
 
 mod checkpoint;
+pub mod counts;
 pub mod folder;
 pub mod history;
 mod identity;

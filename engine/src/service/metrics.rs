@@ -7,6 +7,7 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use millpond_storage::log::Storage;
+use millpond_storage::log::counts::{Appended, AtRest};
 use millpond_storage::metrics::Text;
 
 use crate::service::http::{Pages, refuse};
@@ -42,6 +43,8 @@ fn of_storage(storage: &Storage) -> String {
     );
     let labels = "storage_type=\"local\",storage_medium=\"disk\"";
     text.value("rocketmq_storage_size", labels, sizes.wal_bytes);
+    of_appends(&mut text, &storage.appended());
+    of_tiers(&mut text, &storage.at_rest());
     let behind = sizes.hot_messages;
     text.one(
         "millpond_untiered_messages",
@@ -63,4 +66,37 @@ fn of_storage(storage: &Storage) -> String {
     text.value(name, "from=\"cache\"", cached);
     text.value(name, "from=\"disk\"", from_disk);
     text.into_string()
+}
+
+fn of_appends(text: &mut Text, appended: &Appended) {
+    let counts = [
+        (
+            "millpond_appended_records_total",
+            "messages and changes of state that became durable",
+            appended.records,
+        ),
+        (
+            "millpond_appended_bytes_total",
+            "bytes of those records",
+            appended.bytes,
+        ),
+        (
+            "millpond_append_groups_total",
+            "blocks that they became durable in, one write and one sync each",
+            appended.groups,
+        ),
+    ];
+    for (name, what, count) in counts {
+        text.one(name, "counter", what, count);
+    }
+}
+
+fn of_tiers(text: &mut Text, at_rest: &AtRest) {
+    let name = "millpond_stored_bytes";
+    let what = "bytes at rest: messages that lie in the log alone, and Parquet files";
+    text.family(name, "gauge", what);
+    text.value(name, "tier=\"hot\"", at_rest.hot_bytes);
+    text.value(name, "tier=\"cold\"", at_rest.cold_bytes);
+    let what = "Parquet files that topics consist of";
+    text.one("millpond_stored_files", "gauge", what, at_rest.cold_files);
 }

@@ -13,6 +13,7 @@ use crate::disk::simulated::SimulatedDisk;
 use crate::tier::objects::DiskObjectStore;
 use crate::wal::recovery::{self, Found};
 
+mod counts;
 mod rot;
 
 const TOPIC: TopicId = TopicId(7);

@@ -68,6 +68,8 @@ pub(crate) enum Looked {
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     rows: BTreeMap<(TopicId, QueueId), Row>,
+    /// Of all messages.
+    bytes: u64,
 }
 
 impl Index {
@@ -90,6 +92,7 @@ impl Index {
         }
         if row.next() == offset {
             row.places.push_back(place);
+            self.bytes += place.bytes();
         }
     }
 
@@ -146,7 +149,8 @@ impl Index {
         if let Some(row) = self.rows.get_mut(&queue) {
             let count = usize::try_from(end.saturating_sub(row.base)).unwrap_or(usize::MAX);
             let count = count.min(row.places.len());
-            row.places.drain(..count);
+            let dropped = row.places.drain(..count);
+            self.bytes -= dropped.map(Place::bytes).sum::<u64>();
             row.places.shrink_to_fit();
             row.base += count as u64;
             if row.places.is_empty() {
@@ -157,6 +161,7 @@ impl Index {
 
     /// Drops all of a topic.
     pub(crate) fn forget(&mut self, topic: TopicId) {
+        self.bytes -= self.bytes_of(topic);
         self.rows.retain(|&(other, _), _| other != topic);
     }
 
@@ -222,10 +227,17 @@ impl Index {
     pub(crate) fn len(&self) -> u64 {
         self.rows.values().map(|row| row.places.len() as u64).sum()
     }
+
+    /// Bytes of all hot messages.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use millpond_proto::chance::Seeded;
+
     use super::*;
 
     const QUEUE: (TopicId, QueueId) = (TopicId(1), QueueId(2));
@@ -279,5 +291,25 @@ mod tests {
         assert_eq!(index.hot(QUEUE), Some(1..2));
         index.drop_below(QUEUE, 2);
         assert_eq!((index.hot(QUEUE), index.topics().len()), (None, 0));
+    }
+
+    #[test]
+    fn the_bytes_of_all_messages_are_those_of_each_topic_whatever_comes_and_goes() {
+        let chance = Seeded::new(7);
+        let mut index = Index::default();
+        let topics = [TopicId(1), TopicId(2), TopicId(3)];
+        for _ in 0..2000 {
+            let queue = (topics[chance.below(3) as usize], QueueId(chance.below(2) as u32));
+            let next = index.hot(queue).map_or(5, |hot| hot.end);
+            match chance.below(20) {
+                0 => index.forget(queue.0),
+                1 => index.begin_at(queue, next.saturating_sub(9)),
+                2..5 => index.drop_below(queue, next - chance.below(3).min(next)),
+                // One that is there already, the next one, and some that leave others out.
+                n => index.insert(queue, 0, (next + n).saturating_sub(15), place(n)),
+            }
+            let sum: u64 = topics.iter().map(|&topic| index.bytes_of(topic)).sum();
+            assert_eq!(index.bytes(), sum);
+        }
     }
 }

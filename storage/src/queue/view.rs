@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::disk::Way;
 use crate::error::AppendError;
 use crate::format::block::{Head, Kind};
+use crate::log::counts::Counts;
 use crate::queue::cache::Cache;
 use crate::queue::index::{Index, Place};
 use crate::wal::segment::Segments;
@@ -22,6 +23,7 @@ use crate::wal::spare::Spares;
 pub(crate) struct Wal {
     pub(crate) segments: Segments,
     pub(crate) spares: Arc<Spares>,
+    pub(crate) counts: Counts,
     cache: Mutex<Cache>,
     durable: AtomicU64,
 }
@@ -46,6 +48,7 @@ impl Wal {
         Self {
             segments,
             spares,
+            counts: Counts::default(),
             cache: Mutex::new(Cache::new(cache_bytes)),
             durable: AtomicU64::new(durable),
         }
@@ -124,6 +127,7 @@ impl View {
             }
         }
         drop(index);
+        wal.counts.add(head);
         wal.durable.store(head.end(), Ordering::Release);
     }
 

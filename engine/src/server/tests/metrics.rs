@@ -41,10 +41,15 @@ async fn the_metrics_tell_what_was_written_and_what_has_moved() {
     for name in [
         "millpond_wal_write_seconds_count",
         "millpond_wal_written_bytes_total",
+        "millpond_append_groups_total",
+        "millpond_stored_bytes{tier=\"hot\"}",
     ] {
         assert!(value(&sent, name) > value(&before, name), "{name}");
     }
     assert!(value(&sent, "millpond_untiered_messages") >= 5.0, "{sent}");
+    let grown = |name| value(&sent, name) - value(&before, name);
+    assert!(grown("millpond_appended_records_total") >= 5.0, "{sent}");
+    assert!(grown("millpond_appended_bytes_total") >= 5.0, "{sent}");
     let name = "rocketmq_storage_size{storage_type=\"local\",storage_medium=\"disk\"}";
     assert!(value(&sent, name) > 0.0, "{sent}");
     world.server.broker.tier().await.unwrap();
@@ -60,4 +65,8 @@ async fn the_metrics_tell_what_was_written_and_what_has_moved() {
     let puts = "millpond_objects_calls_total{operation=\"put\"}";
     assert!(value(&moved, puts) > value(&sent, puts), "{moved}");
     assert!(value(&moved, "millpond_untiered_messages") < 1.0, "{moved}");
+    let [hot, cold] = ["hot", "cold"].map(|tier| format!("millpond_stored_bytes{{tier=\"{tier}\"}}"));
+    assert!(value(&moved, &hot) < 1.0, "{moved}");
+    assert!(value(&moved, &cold) > value(&sent, &cold), "{moved}");
+    assert!(value(&moved, "millpond_stored_files") >= 1.0, "{moved}");
 }

@@ -72,6 +72,13 @@ impl Cold {
         }
     }
 
+    /// How many files all topics consist of, and their bytes.
+    pub(crate) fn at_rest(&self) -> (u64, u64) {
+        let manifests = self.manifests();
+        let files = manifests.values().flat_map(|m| &m.manifest().files);
+        files.fold((0, 0), |(files, bytes), file| (files + 1, bytes + file.bytes))
+    }
+
     /// Lets the table begin behind the first `hidden` files, and the log at `log_firsts`, offsets by queue, where both are
     /// kept for another time. Doing it again changes nothing.
     ///
