@@ -299,7 +299,10 @@ mod tests {
         let mut index = Index::default();
         let topics = [TopicId(1), TopicId(2), TopicId(3)];
         for _ in 0..2000 {
-            let queue = (topics[chance.below(3) as usize], QueueId(chance.below(2) as u32));
+            let queue = (
+                topics[usize::try_from(chance.below(3)).unwrap()],
+                QueueId(u32::try_from(chance.below(2)).unwrap()),
+            );
             let next = index.hot(queue).map_or(5, |hot| hot.end);
             match chance.below(20) {
                 0 => index.forget(queue.0),

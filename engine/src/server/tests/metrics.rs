@@ -65,7 +65,8 @@ async fn the_metrics_tell_what_was_written_and_what_has_moved() {
     let puts = "millpond_objects_calls_total{operation=\"put\"}";
     assert!(value(&moved, puts) > value(&sent, puts), "{moved}");
     assert!(value(&moved, "millpond_untiered_messages") < 1.0, "{moved}");
-    let [hot, cold] = ["hot", "cold"].map(|tier| format!("millpond_stored_bytes{{tier=\"{tier}\"}}"));
+    let [hot, cold] =
+        ["hot", "cold"].map(|tier| format!("millpond_stored_bytes{{tier=\"{tier}\"}}"));
     assert!(value(&moved, &hot) < 1.0, "{moved}");
     assert!(value(&moved, &cold) > value(&sent, &cold), "{moved}");
     assert!(value(&moved, "millpond_stored_files") >= 1.0, "{moved}");

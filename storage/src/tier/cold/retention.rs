@@ -76,7 +76,9 @@ impl Cold {
     pub(crate) fn at_rest(&self) -> (u64, u64) {
         let manifests = self.manifests();
         let files = manifests.values().flat_map(|m| &m.manifest().files);
-        files.fold((0, 0), |(files, bytes), file| (files + 1, bytes + file.bytes))
+        files.fold((0, 0), |(files, bytes), file| {
+            (files + 1, bytes + file.bytes)
+        })
     }
 
     /// Lets the table begin behind the first `hidden` files, and the log at `log_firsts`, offsets by queue, where both are
