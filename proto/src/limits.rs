@@ -204,3 +204,8 @@ pub const COMPACTION_KEYS_BYTES: usize = 64 * 1024 * 1024;
 pub const COMPACTION_DIRTY_PERCENT: u64 = 50;
 /// How long a tombstone of a compacted topic is kept, ms, unless the topic says otherwise.
 pub const TOMBSTONES_MS_DEFAULT: i64 = 24 * 60 * 60 * 1000;
+
+/// Most bytes that one read of the cold tier answers with; one message comes even above it.
+pub const COLD_READ_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Most bytes that all reads of the cold tier on their way may answer with; further ones wait.
+pub const COLD_READS_BYTES_MAX: usize = 256 * 1024 * 1024;

@@ -18,31 +18,19 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use bytes::Bytes;
-use common::{BODY_BYTES, Load, SHARDS, messages, raw, tell};
-use millpond_proto::message::{QueueId, ShardId, TopicId, shard_of};
+use common::producers::{Shape, produce};
+use common::{Load, raw, tell};
 use millpond_proto::task::Runtimes;
 use millpond_storage::disk::Way;
 use millpond_storage::disk::local::LocalDisk;
-use millpond_storage::log::{ShardSnapshot, Storage};
-use tokio::runtime::Handle;
 
-const ROUNDS: u32 = 4;
+const ROUNDS: u32 = 3;
 const RAW_TIME: Duration = Duration::from_millis(400);
 const LOG_TIME: Duration = Duration::from_millis(1500);
 const WARM_TIME: Duration = Duration::from_secs(4);
-/// The log is cut when it has grown to this.
-const KEPT_BYTES: u64 = 256 * 1024 * 1024;
-
-/// What producers do.
-#[derive(Clone, Copy)]
-struct Shape {
-    producers: u32,
-    batch: u64,
-}
 
 const MANY: Shape = Shape {
     producers: 64,
@@ -56,89 +44,6 @@ const ALONE: Shape = Shape {
     producers: 1,
     batch: 1,
 };
-
-/// Messages go to a topic until the log is cut; then its messages are forgotten and the next one's turn comes.
-async fn produce(
-    storage: &Arc<Storage>,
-    background: &Handle,
-    topic: &Arc<AtomicU64>,
-    shape: Shape,
-    time: Duration,
-) -> Load {
-    // Of its own, so that offsets begin at 0 again.
-    topic.fetch_add(1, Ordering::Relaxed);
-    let body = Bytes::from(vec![7; BODY_BYTES]);
-    let start = Instant::now();
-    let producer = |queue: u32| {
-        let body = &body;
-        async move {
-            let mut latencies = Vec::new();
-            let mut at = (0, 0);
-            while start.elapsed() < time {
-                let topic = topic.load(Ordering::Relaxed);
-                at = if at.0 == topic { at } else { (topic, 0) };
-                let shard = shard_of(TopicId(topic), QueueId(queue), SHARDS);
-                let records = messages(topic, queue, at.1, shape.batch, body);
-                let began = Instant::now();
-                let durable = storage
-                    .append(shard, records)
-                    .await
-                    .expect("the log is open");
-                durable.await.expect("the disk works");
-                latencies.push(began.elapsed());
-                at.1 += shape.batch;
-            }
-            latencies
-        }
-    };
-    // As in a server, where the care of the log has a runtime of its own.
-    let cutting = background.spawn({
-        let (storage, topic) = (Arc::clone(storage), Arc::clone(topic));
-        async move {
-            loop {
-                if storage.sizes().wal_bytes >= KEPT_BYTES {
-                    cut(&storage, &topic).await;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-    });
-    let all = futures::future::join_all((0..shape.producers).map(producer)).await;
-    let seconds = start.elapsed().as_secs_f64();
-    cutting.abort();
-    let latencies: Vec<Duration> = all.into_iter().flatten().collect();
-    Load {
-        bytes: latencies.len() as u64 * shape.batch * BODY_BYTES as u64,
-        seconds,
-        latencies,
-    }
-}
-
-/// Lets go of all but the last topic's messages.
-async fn cut(storage: &Storage, topic: &AtomicU64) {
-    let last = topic.fetch_add(1, Ordering::Relaxed);
-    for old in storage.topics() {
-        if old.0 < last {
-            storage
-                .forget(old)
-                .await
-                .expect("nothing is in the cold tier");
-        }
-    }
-    let mut snapshots = Vec::new();
-    for shard in (0..SHARDS).map(ShardId) {
-        let position = storage
-            .append(shard, Vec::new())
-            .await
-            .expect("the log is open");
-        snapshots.push(ShardSnapshot {
-            shard,
-            position: position.await.expect("the disk works"),
-            state: Bytes::new(),
-        });
-    }
-    storage.checkpoint(snapshots).await.expect("the disk works");
-}
 
 /// Adds a stretch of raw writes to each way that this file system has.
 fn add_raw(disk: &LocalDisk, bytes: usize, ways: &mut [(Way, u64, Load)]) {

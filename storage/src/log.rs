@@ -41,6 +41,7 @@ use crate::tier::columns::Tables;
 use crate::wal::intake::{APPEND_SHARE_MIN, Append, Door};
 use crate::wal::spare;
 
+pub(crate) mod catch_up;
 mod checkpoint;
 pub mod counts;
 pub mod folder;
@@ -373,6 +374,7 @@ pub struct Storage {
     was_measured: AtomicBool,
     looked: room::Looked,
     hot_reads: read::HotReads,
+    catch_up: catch_up::CatchUp,
 }
 
 impl Storage {

@@ -7,6 +7,8 @@
     reason = "benches read the clock and print what they measured"
 )]
 
+pub(crate) mod producers;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +23,7 @@ use millpond_storage::disk::local::LocalDisk;
 use millpond_storage::disk::{Disk, Way};
 use millpond_storage::error::ShardDamaged;
 use millpond_storage::format::envelope::Envelope;
-use millpond_storage::log::{Parts, Projection, Record, Replayed, Settings, Storage};
+use millpond_storage::log::{Parts, Projection, Record, Replayed, Settings, Storage, WalIo};
 use millpond_storage::tier::objects::DiskObjectStore;
 use tokio::runtime::Runtime;
 
@@ -63,6 +65,15 @@ pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in(place).expect("the folder can be written")
 }
 
+/// How the log is to be written: `MILLPOND_BENCH_WAL_IO`, `buffered` or `direct`; else as it measures itself.
+fn wal_io() -> WalIo {
+    match std::env::var("MILLPOND_BENCH_WAL_IO").as_deref() {
+        Ok("buffered") => WalIo::Buffered,
+        Ok("direct") => WalIo::Direct,
+        _ => WalIo::Auto,
+    }
+}
+
 /// Opens a log and says what the outside world is.
 pub(crate) async fn open(folder: &Path, runtimes: &Runtimes) -> Arc<Storage> {
     let disk: Arc<dyn Disk> = Arc::new(LocalDisk::open(folder).expect("the folder is ours"));
@@ -75,6 +86,7 @@ pub(crate) async fn open(folder: &Path, runtimes: &Runtimes) -> Arc<Storage> {
     };
     let settings = Settings {
         shards: SHARDS,
+        wal_io: wal_io(),
         ..Settings::default()
     };
     let (storage, recovered) = Storage::open::<Nothing>(parts, settings)

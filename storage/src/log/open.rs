@@ -16,6 +16,7 @@ use crate::error::{OpenError, ShardDamaged};
 use crate::format::block::{Entry, Kind};
 use crate::format::checkpoint::Saved;
 use crate::format::envelope::Envelope;
+use crate::log::catch_up::CatchUp;
 use crate::log::checkpoint::{self, Checkpoints};
 use crate::log::read::HotReads;
 use crate::log::room::Looked;
@@ -207,6 +208,7 @@ fn start(
         spawn(Box::pin(spares.run(asked)));
     }
     let storage = Storage {
+        catch_up: CatchUp::new(Arc::clone(&parts.spawn)),
         parts,
         settings,
         view,

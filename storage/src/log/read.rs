@@ -117,7 +117,8 @@ impl Storage {
                 return Ok(Vec::new());
             }
             if from < extent.tiered {
-                let messages = self.cold.read(topic, queue, from, limit).await?;
+                let read = self.catch_up.read(&self.cold, topic, queue, from, limit);
+                let messages = read.await?;
                 if !messages.is_empty() {
                     return Ok(messages);
                 }

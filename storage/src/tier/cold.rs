@@ -543,8 +543,13 @@ impl Cold {
         let at = from.0;
         let mut place = Place { topic, queue, at };
         while place.at < extent.end && answer.len() < limit.messages {
-            let left = u64::try_from(limit.messages - answer.len()).unwrap_or(u64::MAX);
-            let read = self.read_some(&manifest, &mut place, extent.end, left.min(step));
+            let left = Left {
+                rows: u64::try_from(limit.messages - answer.len())
+                    .unwrap_or(u64::MAX)
+                    .min(step),
+                bytes: limit.bytes.saturating_sub(bytes) as u64,
+            };
+            let read = self.read_some(&manifest, &mut place, extent.end, left);
             let messages = match read.await {
                 Ok(messages) => messages,
                 Err(error) if answer.is_empty() => return Err(error),
@@ -563,20 +568,20 @@ impl Cold {
         Ok(answer)
     }
 
-    /// Up to `most` messages from a place on, which moves behind them; fewer at the end of a run or before damage, none
-    /// where a run has no more.
+    /// What may be `left` to read from a place on, which moves behind it; fewer messages at the end of a run or before
+    /// damage, none where a run has no more.
     async fn read_some(
         &self,
         manifest: &Index,
         place: &mut Place,
         end: u64,
-        most: u64,
+        left: Left,
     ) -> Result<Vec<Envelope>, ReadError> {
         let Some((file, run)) = place.seek(manifest, end)? else {
             return Ok(Vec::new());
         };
         let first = self.row_from(file, run, place.at, *place).await?;
-        let mut count = most.min(run.rows().end - first);
+        let mut count = left.rows_of(file).min(run.rows().end - first);
         if count == 0 {
             place.at = run.offsets().end;
             return Ok(Vec::new());
@@ -686,6 +691,22 @@ impl Cold {
             Ok(batch.map(|batch| (batch, scan)))
         })
         .boxed()
+    }
+}
+
+/// How much more a read is to bring.
+#[derive(Clone, Copy)]
+struct Left {
+    rows: u64,
+    bytes: u64,
+}
+
+impl Left {
+    /// Rows of a file to decode: no more than are likely to be handed on, because what is above the limit is thrown
+    /// away. At least one.
+    fn rows_of(self, file: &File) -> u64 {
+        let bytes_of_a_row = file.bytes.checked_div(file.rows).unwrap_or(0).max(1);
+        self.rows.min(self.bytes / bytes_of_a_row + 1)
     }
 }
 
