@@ -10,6 +10,7 @@
 #![deny(clippy::indexing_slicing)]
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
@@ -317,7 +318,7 @@ pub fn from_batch(batch: &RecordBatch, topic: TopicId) -> Result<Vec<Envelope>, 
     let tag = get(batch, "tag")?;
     let tag = tag.as_string::<i32>();
     let properties = get(batch, "properties")?;
-    let properties = properties.as_list::<i32>();
+    let properties = Properties::of(properties.as_list::<i32>())?;
     let flags = get(batch, "flags")?;
     let flags = flags.as_primitive::<Int32Type>();
     let schema_id = get(batch, "schema_id")?;
@@ -352,7 +353,7 @@ pub fn from_batch(batch: &RecordBatch, topic: TopicId) -> Result<Vec<Envelope>, 
                 key: bytes_at(key, row),
                 keys: keys_at(keys, row),
                 tag: text_at(tag, row),
-                properties: properties_at(properties, row)?,
+                properties: properties.at(row)?,
                 flags: flags.value(row).cast_unsigned(),
                 schema_id: schema_id
                     .is_valid(row)
@@ -406,40 +407,66 @@ fn bytes_at(array: &BinaryArray, row: usize) -> Option<Bytes> {
         .then(|| Bytes::copy_from_slice(array.value(row)))
 }
 
-fn keys_at(array: &ListArray, row: usize) -> Vec<String> {
-    let keys = array.value(row);
-    let keys = keys.as_string::<i32>();
-    (0..keys.len()).map(|i| keys.value(i).to_owned()).collect()
+/// Where the values of a list lie in the array of all.
+fn places_of(array: &ListArray, row: usize) -> Range<usize> {
+    let offsets = array.value_offsets();
+    let at = |row| offsets.get(row).and_then(|&at| usize::try_from(at).ok());
+    let places = at(row).zip(at(row + 1));
+    places.map_or(0..0, |(from, to)| from..to)
 }
 
-fn properties_at(array: &ListArray, row: usize) -> Result<Vec<Property>, ColumnsError> {
-    let all = array.value(row);
-    let all = all.as_struct();
-    let wrong = |detail| ColumnsError {
-        column: "properties",
-        detail,
-    };
-    let part = |name| {
-        all.column_by_name(name)
-            .ok_or_else(|| wrong("lacks a part"))
-    };
-    let key = part("key")?.as_string::<i32>();
-    let text = part("text")?.as_string::<i32>();
-    let binary = part("binary")?.as_binary::<i32>();
-    (0..all.len())
-        .map(|i| {
-            let value = match (text_at(text, i), bytes_at(binary, i)) {
+fn keys_at(array: &ListArray, row: usize) -> Vec<String> {
+    let keys = array.values().as_string::<i32>();
+    let places = places_of(array, row);
+    places.map(|at| keys.value(at).to_owned()).collect()
+}
+
+/// The parts of all properties of a batch. Cutting a list of structs out for each row would cost more than all
+/// that is read of it.
+struct Properties<'a> {
+    lists: &'a ListArray,
+    key: &'a StringArray,
+    text: &'a StringArray,
+    binary: &'a BinaryArray,
+}
+
+impl<'a> Properties<'a> {
+    fn of(lists: &'a ListArray) -> Result<Self, ColumnsError> {
+        let all = lists.values().as_struct();
+        let part = |name| {
+            all.column_by_name(name)
+                .ok_or_else(|| wrong("lacks a part"))
+        };
+        Ok(Self {
+            lists,
+            key: part("key")?.as_string(),
+            text: part("text")?.as_string(),
+            binary: part("binary")?.as_binary(),
+        })
+    }
+
+    fn at(&self, row: usize) -> Result<Vec<Property>, ColumnsError> {
+        let property = |at| {
+            let value = match (text_at(self.text, at), bytes_at(self.binary, at)) {
                 (Some(text), None) => Some(PropertyValue::Text(text)),
                 (None, Some(binary)) => Some(PropertyValue::Binary(binary)),
                 (None, None) => None,
                 (Some(_), Some(_)) => return Err(wrong("has a value that is text and bytes")),
             };
             Ok(Property {
-                key: key.value(i).to_owned(),
+                key: self.key.value(at).to_owned(),
                 value,
             })
-        })
-        .collect()
+        };
+        places_of(self.lists, row).map(property).collect()
+    }
+}
+
+fn wrong(detail: &'static str) -> ColumnsError {
+    ColumnsError {
+        column: "properties",
+        detail,
+    }
 }
 
 #[cfg(test)]
