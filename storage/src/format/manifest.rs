@@ -510,26 +510,41 @@ impl Manifest {
 pub struct Index {
     manifest: Manifest,
     extents: BTreeMap<u32, Range<u64>>,
-    /// Runs by queue, each with its file's index.
-    queues: BTreeMap<u32, Vec<(usize, Run)>>,
+    /// Where the runs lie, by queue and offset. A topic may have very many queues of one run each.
+    runs: Box<[RunAt]>,
     /// Whether a message may be missing although its offset is kept and not damaged.
     has_holes: bool,
 }
 
+/// Where a run lies in its manifest.
+#[derive(Clone, Copy, Debug)]
+struct RunAt {
+    queue: u32,
+    /// Index of its file.
+    file: u32,
+    /// Its own index there.
+    run: u32,
+}
+
 impl From<Manifest> for Index {
     fn from(manifest: Manifest) -> Self {
-        let mut queues: BTreeMap<u32, Vec<(usize, Run)>> = BTreeMap::new();
-        for (index, file) in manifest.files.iter().enumerate() {
-            for run in &file.runs {
-                queues.entry(run.queue).or_default().push((index, *run));
-            }
-        }
-        let mut runs = queues.values().flatten();
+        let files = (0_u32..).zip(&manifest.files);
+        let runs = files.flat_map(|(file, of)| {
+            (0_u32..).zip(&of.runs).map(move |(run, one)| RunAt {
+                queue: one.queue,
+                file,
+                run,
+            })
+        });
+        let mut runs: Box<[RunAt]> = runs.collect();
+        // Stable: files, and runs in them, are in the order of a queue's offsets.
+        runs.sort_by_key(|at| at.queue);
+        let mut all = manifest.files.iter().flat_map(|file| &file.runs);
         Self {
-            has_holes: !manifest.holes.is_empty() || runs.any(|(_, run)| run.is_sparse()),
+            has_holes: !manifest.holes.is_empty() || all.any(Run::is_sparse),
             extents: manifest.extents(),
             manifest,
-            queues,
+            runs,
         }
     }
 }
@@ -550,9 +565,12 @@ impl Index {
     /// The first offset that readers of a queue as a log see; 0 where nothing sets it apart from what is kept.
     #[must_use]
     pub fn log_first(&self, queue: u32) -> u64 {
-        let mut firsts = self.manifest.log_firsts.iter();
-        let found = firsts.find(|one| one.queue == queue);
-        found.map_or(0, |one| one.first)
+        let firsts = &self.manifest.log_firsts;
+        let found = firsts.binary_search_by_key(&queue, |one| one.queue);
+        found
+            .ok()
+            .and_then(|at| firsts.get(at))
+            .map_or(0, |one| one.first)
     }
 
     /// Every queue that has or had messages, in order.
@@ -568,8 +586,7 @@ impl Index {
 
     /// Runs of a queue in the order of offsets, each with its file.
     pub fn runs(&self, queue: u32) -> impl Iterator<Item = (&File, Run)> {
-        let runs = self.queues.get(&queue).into_iter().flatten();
-        runs.filter_map(|(file, run)| Some((self.manifest.files.get(*file)?, *run)))
+        self.runs_of(queue).iter().filter_map(|at| self.at(*at))
     }
 
     /// One past the hole that an offset lies in.
@@ -584,11 +601,22 @@ impl Index {
     /// The file and run that cover an offset of a queue.
     #[must_use]
     pub fn find(&self, queue: u32, offset: u64) -> Option<(&File, Run)> {
-        let runs = self.queues.get(&queue)?;
-        let after = runs.partition_point(|(_, run)| run.base <= offset);
-        let (file, run) = runs.get(after.checked_sub(1)?)?;
-        let file = self.manifest.files.get(*file)?;
-        run.offsets().contains(&offset).then_some((file, *run))
+        let runs = self.runs_of(queue);
+        let begins = |at: &RunAt| self.at(*at).is_some_and(|(_, run)| run.base <= offset);
+        let after = runs.partition_point(begins);
+        let (file, run) = self.at(*runs.get(after.checked_sub(1)?)?)?;
+        run.offsets().contains(&offset).then_some((file, run))
+    }
+
+    fn runs_of(&self, queue: u32) -> &[RunAt] {
+        let from = self.runs.partition_point(|at| at.queue < queue);
+        let to = self.runs.partition_point(|at| at.queue <= queue);
+        self.runs.get(from..to).unwrap_or_default()
+    }
+
+    fn at(&self, at: RunAt) -> Option<(&File, Run)> {
+        let file = self.manifest.files.get(at.file as usize)?;
+        Some((file, *file.runs.get(at.run as usize)?))
     }
 }
 

@@ -5,7 +5,7 @@
 //! that is wholly cold has no row. So a place costs 16 bytes and an idle queue nothing.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 
 use millpond_proto::message::{QueueId, TopicId};
 
@@ -82,10 +82,11 @@ impl Index {
         offset: u64,
         place: Place,
     ) {
+        // Of very many queues most have one message here; without a word a deque makes room for four.
         let row = self.rows.entry(queue).or_insert_with(|| Row {
             wal,
             base: offset,
-            places: VecDeque::new(),
+            places: VecDeque::with_capacity(1),
         });
         while row.next() < offset {
             row.places.push_back(Place::lost(place.position));
@@ -211,8 +212,14 @@ impl Index {
 
     /// Topics with hot messages, ascending.
     pub(crate) fn topics(&self) -> Vec<TopicId> {
-        let mut topics: Vec<TopicId> = self.rows.keys().map(|&(topic, _)| topic).collect();
-        topics.dedup();
+        let mut topics = Vec::new();
+        let mut next = self.rows.keys().next();
+        while let Some(&(topic, _)) = next {
+            topics.push(topic);
+            let behind = Bound::Excluded((topic, QueueId(u32::MAX)));
+            let mut behind = self.rows.range((behind, Bound::Unbounded));
+            next = behind.next().map(|(queue, _)| queue);
+        }
         topics
     }
 
