@@ -25,16 +25,27 @@ pub const LOT_MESSAGES: usize = 16 * 1024;
 /// What a message takes besides its body.
 const MESSAGE_BYTES: usize = 512;
 
+/// Appends of due messages that are under way at the same time, of all shards.
+const TURNS: usize = 2;
+
 const _: () = assert!(LOT_BYTES <= limits::FIRE_AHEAD_BYTES_MAX);
 
-/// The room for messages that were read ahead, shared by all shards.
+/// The room for messages that were read ahead, and the turns at placing them, shared by all shards.
 #[derive(Clone, Debug)]
-pub struct Room(Arc<Semaphore>);
+pub struct Room {
+    lots: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
+}
+
+/// The right to place due messages; held until they are durable. However much is due at once, what producers send
+/// meanwhile then waits for a few small appends and not for all of it.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "it is only held")] OwnedSemaphorePermit);
 
 /// Messages of one shard that were read ahead: those that are due first of all that were added.
 #[derive(Debug)]
 pub struct Lot {
-    messages: BTreeMap<(Timestamp, Spot), Envelope>,
+    messages: BTreeMap<(Timestamp, Spot), Box<Envelope>>,
     bytes: usize,
     /// Held for as long as the messages are.
     _share: OwnedSemaphorePermit,
@@ -42,9 +53,11 @@ pub struct Lot {
 
 impl Default for Room {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(
-            limits::FIRE_AHEAD_BYTES_MAX / LOT_BYTES,
-        )))
+        let lots = limits::FIRE_AHEAD_BYTES_MAX / LOT_BYTES;
+        Self {
+            lots: Arc::new(Semaphore::new(lots)),
+            turns: Arc::new(Semaphore::new(TURNS)),
+        }
     }
 }
 
@@ -52,12 +65,21 @@ impl Room {
     /// An empty lot, when there is room for one.
     #[must_use]
     pub fn take(&self) -> Option<Lot> {
-        let share = Arc::clone(&self.0).try_acquire_owned().ok()?;
+        let share = Arc::clone(&self.lots).try_acquire_owned().ok()?;
         Some(Lot {
             messages: BTreeMap::new(),
             bytes: 0,
             _share: share,
         })
+    }
+
+    /// The next turn; whoever asked first has it first.
+    ///
+    /// # Panics
+    /// Never: nobody closes what the turns come from.
+    pub fn turn(&self) -> impl Future<Output = Turn> + use<> {
+        let turn = Arc::clone(&self.turns).acquire_owned();
+        async move { Turn(turn.await.expect("it is never closed")) }
     }
 }
 
@@ -67,7 +89,7 @@ impl Lot {
     pub fn add(&mut self, spot: Spot, message: Envelope) {
         let due = Timestamp(message.due_at_ms.unwrap_or(0));
         self.bytes += size(&message);
-        self.messages.insert((due, spot), message);
+        self.messages.insert((due, spot), Box::new(message));
         while self.bytes > LOT_BYTES || self.messages.len() > LOT_MESSAGES {
             let Some((_, last)) = self.messages.pop_last() else {
                 break;
@@ -80,14 +102,20 @@ impl Lot {
     pub fn take(&mut self, due: Timestamp, spot: Spot) -> Option<Envelope> {
         let message = self.messages.remove(&(due, spot))?;
         self.bytes -= size(&message);
-        Some(message)
+        Some(*message)
     }
 
-    /// Whether nothing more can come of it: those that were recalled stay behind.
+    /// Whether it has a message.
     #[must_use]
-    pub fn is_over(&self, now: Timestamp) -> bool {
+    pub fn has(&self, due: Timestamp, spot: Spot) -> bool {
+        self.messages.contains_key(&(due, spot))
+    }
+
+    /// Whether nothing of it comes behind this message: those that were recalled stay behind.
+    #[must_use]
+    pub fn is_over(&self, due: Timestamp, spot: Spot) -> bool {
         let last = self.messages.last_key_value();
-        last.is_none_or(|(&(due, _), _)| due < now)
+        last.is_none_or(|(last, _)| *last <= (due, spot))
     }
 }
 
@@ -114,15 +142,15 @@ mod tests {
     #[test]
     fn a_lot_keeps_those_that_are_due_first_and_is_over_with_the_last() {
         let mut lot = Room::default().take().unwrap();
-        assert!(lot.is_over(Timestamp(0)), "nothing is in it");
+        assert!(lot.is_over(Timestamp(0), spot(0)), "nothing is in it");
         lot.add(spot(1), message(40, 1));
         lot.add(spot(2), message(10, 100));
         lot.add(spot(3), message(30, LOT_BYTES - 100 - 2 * MESSAGE_BYTES));
         assert_eq!(lot.take(Timestamp(40), spot(1)), None, "it made room");
         lot.add(spot(4), message(50, 1));
         assert_eq!(lot.take(Timestamp(50), spot(4)), None, "it found none");
-        assert!(!lot.is_over(Timestamp(30)));
-        assert!(lot.is_over(Timestamp(31)), "whatever was recalled");
+        assert!(!lot.is_over(Timestamp(30), spot(2)));
+        assert!(lot.is_over(Timestamp(30), spot(3)), "whatever was recalled");
         assert!(lot.take(Timestamp(10), spot(2)).is_some());
         assert!(lot.take(Timestamp(10), spot(2)).is_none(), "once");
         lot.add(spot(4), message(50, 1));
@@ -130,6 +158,20 @@ mod tests {
             lot.take(Timestamp(50), spot(4)).is_some(),
             "what left has made room"
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_due_at_once_is_placed_in_turns() {
+        let room = Room::default();
+        let mut turns = Vec::new();
+        for _ in 0..TURNS {
+            turns.push(room.turn().await);
+        }
+        let next = room.turn();
+        tokio::pin!(next);
+        assert!(futures::poll!(&mut next).is_pending());
+        turns.pop();
+        assert!(futures::poll!(&mut next).is_ready());
     }
 
     #[test]

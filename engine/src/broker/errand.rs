@@ -20,7 +20,7 @@ use millpond_storage::format::envelope::{self, Envelope};
 use millpond_storage::log::{ReadLimit, Storage};
 use tokio::sync::oneshot;
 
-use crate::broker::ahead::Lot;
+use crate::broker::ahead::{Lot, Room, Turn};
 use crate::broker::catalog::Catalog;
 use crate::broker::shelf::{Spot, shelf_topic, unshelved};
 use crate::broker::state::shelving::Fire;
@@ -39,8 +39,8 @@ const GAP_MAX: u64 = 8;
 /// What came of an errand.
 #[derive(Debug)]
 pub enum Outcome {
-    /// These may be fired; and what was read ahead, when files had to be looked into.
-    Fire(Fire, Option<Lot>),
+    /// These may be fired now; and what was read ahead, when files had to be looked into.
+    Fire(Fire, Option<Lot>, Option<Turn>),
     /// A bucket was read.
     Loaded {
         /// Which.
@@ -153,20 +153,34 @@ pub struct Reader {
     pub storage: Arc<Storage>,
     /// Where work runs.
     pub spawn: Arc<dyn Spawn>,
+    /// Where turns come from.
+    pub room: Room,
 }
 
 impl Reader {
-    /// Reads messages that are due, in their order; those that are known already are not read again.
+    /// Reads messages that are due, in their order, and waits for a turn to place them; those that are known already
+    /// are not read again.
     #[must_use]
     pub fn fire(&self, due: Due, catalog: Arc<Catalog>) -> Errand {
+        let read = self.read(due, catalog);
+        let turn = self.room.turn();
+        Box::pin(async move {
+            match read.await {
+                Outcome::Fire(fire, lot, _) => Outcome::Fire(fire, lot, Some(turn.await)),
+                other => other,
+            }
+        })
+    }
+
+    fn read(&self, due: Due, catalog: Arc<Catalog>) -> Errand {
         if due.known.len() == due.messages.len() {
             let fire = due.ready(&catalog);
-            return Box::pin(std::future::ready(Outcome::Fire(fire, None)));
+            return Box::pin(std::future::ready(Outcome::Fire(fire, None, None)));
         }
         let reader = self.clone();
         self.in_background(None, async move {
             match reader.read_due(due, &catalog).await {
-                Ok((fire, lot)) => Outcome::Fire(fire, lot),
+                Ok((fire, lot)) => Outcome::Fire(fire, lot, None),
                 Err(error) => {
                     tracing::warn!(%error, "messages that are due can not be read; trying again");
                     Outcome::Failed(None)
@@ -275,8 +289,9 @@ impl Reader {
     ) -> Result<(BTreeMap<Spot, Envelope>, Lot), ReadError> {
         let Ahead { mut lot, next } = ahead;
         let mut wanted: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-        let spots = due.messages.iter().chain(&next).map(|&(_, spot)| spot);
-        for spot in spots {
+        let unknown = |(_, spot): &&(Timestamp, Spot)| !due.known.contains_key(spot);
+        let unknown = due.messages.iter().filter(unknown);
+        for &(_, spot) in unknown.chain(&next) {
             wanted.entry(spot.bucket).or_default().push(spot.number);
         }
         let now: BTreeSet<Spot> = due.messages.iter().map(|&(_, spot)| spot).collect();

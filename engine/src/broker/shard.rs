@@ -26,7 +26,7 @@ use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::{Position, Record, Storage};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::broker::ahead::{LOT_MESSAGES, Lot, Room};
+use crate::broker::ahead::{LOT_MESSAGES, Lot, Room, Turn};
 use crate::broker::catalog::Catalog;
 use crate::broker::errand::{self, Ahead, Due, Errand, Outcome, Reader};
 use crate::broker::lite;
@@ -159,6 +159,8 @@ struct Settled {
     catalog: Option<Arc<Catalog>>,
     /// Whether an answer says up to where the log went.
     wants_position: bool,
+    /// Held until then by messages that were due.
+    turn: Option<Turn>,
 }
 
 type InFlight = FuturesOrdered<BoxFuture<'static, (Settled, Result<Position, AppendError>)>>;
@@ -171,7 +173,8 @@ impl Shard {
         loop {
             if let Some(back) = self.unclaimed.pop() {
                 let call = own(Request::Return(back));
-                if self.serve(call, &mut calls, &mut in_flight).await.is_err() {
+                let served = self.serve(call, None, &mut calls, &mut in_flight);
+                if served.await.is_err() {
                     return;
                 }
                 continue;
@@ -192,6 +195,7 @@ impl Shard {
                 call = calls.recv(), if has_room => Event::Call(call),
                 () = woken(alarm) => Event::Alarm,
             };
+            let mut turn = None;
             let call = match event {
                 Event::Durable(settled, durable) => {
                     if self.settle(settled, durable).is_err() {
@@ -204,7 +208,8 @@ impl Shard {
                     continue;
                 }
                 Event::Outcome(outcome) => match self.take_outcome(outcome, &mut errands) {
-                    Some(fire) => {
+                    Some((fire, its_turn)) => {
+                        turn = its_turn;
                         errands.had_turn = true;
                         own(Request::Fire(fire))
                     }
@@ -216,7 +221,8 @@ impl Shard {
                 }
                 Event::Call(None) => break,
             };
-            if self.serve(call, &mut calls, &mut in_flight).await.is_err() {
+            let served = self.serve(call, turn, &mut calls, &mut in_flight);
+            if served.await.is_err() {
                 return;
             }
         }
@@ -232,11 +238,13 @@ impl Shard {
     async fn serve(
         &mut self,
         call: Call,
+        turn: Option<Turn>,
         calls: &mut mpsc::Receiver<Call>,
         in_flight: &mut InFlight,
     ) -> Result<(), AppendError> {
         others_first().await;
-        let (records, settled) = self.decide_group(call, calls);
+        let (records, mut settled) = self.decide_group(call, calls);
+        settled.turn = turn;
         if records.is_empty() && !settled.wants_position {
             // What the answers rest on is durable once all before them is: they wait for that and need no
             // way through the log.
@@ -262,6 +270,7 @@ impl Shard {
             shard: self.id,
             storage: Arc::clone(&self.storage),
             spawn: Arc::clone(&self.spawn),
+            room: self.ahead.clone(),
         }
     }
 
@@ -328,30 +337,36 @@ impl Shard {
                 break;
             }
         }
-        let now = self.now();
-        lot.take_if(|lot| lot.is_over(now));
+        // However late it is: a burst is worked off out of one lot after the other.
+        if let Some(&(at, spot)) = due.messages.last() {
+            lot.take_if(|lot| lot.is_over(at, spot));
+        }
         let topic = TopicId(shelf_topic(self.id));
         let lies_in_files = |spot: &Spot| {
             let extent = self.storage.extent(topic, QueueId(spot.bucket));
             extent.is_some_and(|extent| spot.number < extent.tiered.0)
         };
         if unknown.iter().any(lies_in_files) {
-            *lot = None;
-            due.ahead = self.ahead.take().map(|lot| Ahead {
-                lot,
-                next: self
-                    .state
-                    .shelf()
-                    .next_due(due.messages.len(), LOT_MESSAGES),
+            // What the lot has still is due later than what was just found to be missing.
+            let lot = lot.take().or_else(|| self.ahead.take());
+            due.ahead = lot.map(|lot| {
+                let shelf = self.state.shelf();
+                let mut next = shelf.next_due(due.messages.len(), LOT_MESSAGES);
+                next.retain(|&(at, spot)| !lot.has(at, spot));
+                Ahead { lot, next }
             });
         }
         due
     }
 
     /// What came of an errand; a request, when there is something to decide.
-    fn take_outcome(&mut self, outcome: Outcome, errands: &mut Errands) -> Option<Fire> {
+    fn take_outcome(
+        &mut self,
+        outcome: Outcome,
+        errands: &mut Errands,
+    ) -> Option<(Fire, Option<Turn>)> {
         match outcome {
-            Outcome::Fire(fire, lot) => {
+            Outcome::Fire(fire, lot, turn) => {
                 errands.firing = None;
                 errands.lot = lot.or(errands.lot.take());
                 if fire.spots.is_empty() && fire.lost.is_empty() {
@@ -359,7 +374,7 @@ impl Shard {
                     errands.not_before = self.now() + ALARM_MAX;
                     return None;
                 }
-                Some(fire)
+                Some((fire, turn))
             }
             Outcome::Loaded {
                 bucket,
@@ -370,10 +385,13 @@ impl Shard {
                 self.state.shelf_mut().loaded(bucket, messages);
                 let spots = lost.into_iter().map(|number| Spot { bucket, number });
                 let lost: Vec<Spot> = spots.collect();
-                (!lost.is_empty()).then(|| Fire {
-                    lost_due_ms: vec![0; lost.len()],
-                    lost,
-                    ..Fire::default()
+                (!lost.is_empty()).then(|| {
+                    let fire = Fire {
+                        lost_due_ms: vec![0; lost.len()],
+                        lost,
+                        ..Fire::default()
+                    };
+                    (fire, None)
                 })
             }
             Outcome::Failed(bucket) => {
@@ -405,6 +423,7 @@ impl Shard {
             lites: Vec::new(),
             catalog: None,
             wants_position: false,
+            turn: None,
         };
         let mut bytes = 0;
         let mut next = Some(first);
@@ -465,6 +484,7 @@ impl Shard {
         settled: Settled,
         durable: Result<Position, AppendError>,
     ) -> Result<(), AppendError> {
+        drop(settled.turn);
         if durable.is_ok() {
             if let Some(catalog) = settled.catalog {
                 self.catalog.send_replace(catalog);
