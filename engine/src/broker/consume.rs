@@ -520,6 +520,7 @@ impl Consumed {
         for (&key, cursor) in &mut self.cursors {
             if let Some(&first) = firsts.get(&(key.1, real(key.2))) {
                 cursor.trimmed(Offset(first));
+                cursor.rest();
                 if is_lite(key.2) {
                     lites.push(key);
                 }

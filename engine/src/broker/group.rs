@@ -12,7 +12,7 @@
 //! about six bytes each. A message group or a priority is kept where there is one, and nothing else is
 //! kept per message. What is done with leaves no trace, so a straggler costs a word of its own and the
 //! cursor goes on: the bound is on what is in flight ([`limits::IN_FLIGHT_MAX`]; nothing new is delivered
-//! above it), never on how far apart it lies.
+//! above it), never on how far apart it lies. A cursor that holds nothing is a number ([`kept`]).
 //!
 //! **Invariants.** A pending message whose `visible_at` has passed may be delivered again; one whose
 //! lease was replaced answers to the new lease only. What is done with never comes back. A message of a
@@ -20,20 +20,19 @@
 //! before it in the same batch.
 
 mod decide;
+mod kept;
 mod lease;
 #[cfg(test)]
 mod naive;
 mod snapshot;
 mod window;
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use millpond_proto::limits;
 use millpond_proto::message::Offset;
 use millpond_proto::time::Timestamp;
 
-use crate::broker::group::lease::Leases;
-use crate::broker::group::window::{Bits, Delivered, Holding, Window};
+use crate::broker::group::kept::{Holdings, Kept};
+use crate::broker::group::window::{Bits, Delivered, Holding};
 use crate::broker::record::{
     Acked, Fact, Holder, Moved, PendingSnapshot, Popped, Renewed, Returned, Scanned,
 };
@@ -52,14 +51,7 @@ pub struct Facts {
 #[derive(Clone, Debug, Default)]
 pub struct Cursor {
     next: u64,
-    window: Window,
-    leases: Leases,
-    /// Of pending and parked ones that have any.
-    facts: BTreeMap<u64, Facts>,
-    /// The parked ones that wait for no earlier message.
-    free: BTreeSet<u64>,
-    /// Pending and parked ones of each message group.
-    chains: BTreeMap<u64, BTreeSet<u64>>,
+    kept: Kept,
 }
 
 /// What a poll wants of a queue.
@@ -136,39 +128,44 @@ impl Cursor {
     /// Every offset below is acknowledged.
     #[must_use]
     pub fn ack_floor(&self) -> Offset {
-        Offset(self.window.first().unwrap_or(self.next))
+        Offset(self.kept.window.first().unwrap_or(self.next))
     }
 
     /// Delivered and invisible at `now`.
     #[must_use]
     pub fn in_flight(&self, now: Timestamp) -> u64 {
-        let visible = self.leases.visible_count(now, usize::MAX);
-        (self.window.delivered() - visible) as u64
+        let visible = self.kept.leases.visible_count(now, usize::MAX);
+        (self.kept.window.delivered() - visible) as u64
     }
 
     /// Not acknowledged, of a queue whose next offset is `end`.
     #[must_use]
     pub fn lag(&self, end: Offset) -> u64 {
-        let known = self.window.delivered() + self.window.parked();
+        let known = self.kept.window.delivered() + self.kept.window.parked();
         known as u64 + end.0.saturating_sub(self.next)
     }
 
     /// When the next message that is invisible at `now` becomes visible.
     #[must_use]
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
-        self.leases.next_end(now)
+        self.kept.leases.next_end(now)
     }
 
     /// How many more messages may be parked.
     #[must_use]
     pub fn parking_room(&self) -> usize {
-        limits::PARKED_MESSAGES_MAX.saturating_sub(self.window.parked())
+        limits::PARKED_MESSAGES_MAX.saturating_sub(self.kept.window.parked())
     }
 
     /// Whether nothing is kept but where it stands.
     #[must_use]
     pub fn is_at_rest(&self) -> bool {
-        self.window.delivered() == 0 && self.window.parked() == 0
+        self.kept.window.delivered() == 0 && self.kept.window.parked() == 0
+    }
+
+    /// Gives back the room for what is held when nothing is; it changes nothing else.
+    pub fn rest(&mut self) {
+        self.kept.rest();
     }
 
     /// Whether nothing new is delivered before something is acknowledged.
@@ -179,14 +176,14 @@ impl Cursor {
 
     /// How many more messages may be in flight.
     fn room(&self) -> usize {
-        limits::IN_FLIGHT_MAX.saturating_sub(self.window.delivered())
+        limits::IN_FLIGHT_MAX.saturating_sub(self.kept.window.delivered())
     }
 
     /// What a poll of that attempt id holds still, with the attempts and the lease of each.
     #[must_use]
     pub fn held_by_poll(&self, poll: u64, now: Timestamp) -> Vec<(Offset, u64, u32)> {
-        let leases = self.leases.of_poll(poll);
-        let current = leases.filter(|&id| self.leases.is_current(id, now));
+        let leases = self.kept.leases.of_poll(poll);
+        let current = leases.filter(|&id| self.kept.leases.is_current(id, now));
         let offsets = current.flat_map(|id| self.of_lease(id).map(move |offset| (offset, id)));
         offsets
             .map(|(offset, id)| (Offset(offset), id, self.attempts(offset)))
@@ -199,35 +196,35 @@ impl Cursor {
         now: Timestamp,
         before: Timestamp,
     ) -> impl Iterator<Item = (u64, Holder)> {
-        let leases = self.leases.renewable(now, before);
-        leases.filter_map(|id| Some((id, self.leases.holder(id)?)))
+        let leases = self.kept.leases.renewable(now, before);
+        leases.filter_map(|id| Some((id, self.kept.leases.holder(id)?)))
     }
 
     /// Whether something is held under a lease at `now`.
     #[must_use]
     pub fn is_current(&self, lease: u64, now: Timestamp) -> bool {
-        self.leases.is_current(lease, now)
+        self.kept.leases.is_current(lease, now)
     }
 
     /// What a consumer holds under leases that are renewed while it lives.
     #[must_use]
     pub fn held_by(&self, consumer: &str) -> Vec<(u64, Vec<u64>)> {
-        let leases = self.leases.renewed_of(consumer);
+        let leases = self.kept.leases.renewed_of(consumer);
         leases.map(|id| (id, self.of_lease(id).collect())).collect()
     }
 
     /// What the handle of a delivery is worth at `now`.
     #[must_use]
     pub fn held(&self, offset: Offset, lease: u64, now: Timestamp) -> Held {
-        match self.window.get(offset.0) {
+        match self.kept.window.get(offset.0) {
             Some(delivered)
                 if delivered.holding == Holding::Lease(lease)
-                    && self.leases.visible_at(delivered.holding) > now =>
+                    && self.kept.leases.visible_at(delivered.holding) > now =>
             {
                 Held::Current
             }
             Some(_) => Held::Expired,
-            None if self.window.is_parked(offset.0) => Held::Unknown,
+            None if self.kept.window.is_parked(offset.0) => Held::Unknown,
             None if offset.0 < self.next => Held::Acknowledged,
             None => Held::Unknown,
         }
@@ -236,14 +233,15 @@ impl Cursor {
     /// Deliveries of a message so far.
     #[must_use]
     pub fn attempts(&self, offset: u64) -> u32 {
-        self.window
+        self.kept
+            .window
             .get(offset)
             .map_or(0, |delivered| delivered.attempts)
     }
 
     /// Offsets from `from` on that are not acknowledged, of a queue that ends at `end`.
     pub fn outstanding(&self, from: Offset, end: Offset) -> impl Iterator<Item = u64> {
-        let known = self.window.all_from(from.0);
+        let known = self.kept.window.all_from(from.0);
         known.chain(self.next.max(from.0)..end.0)
     }
 
@@ -262,15 +260,17 @@ impl Cursor {
                 attempts: 1,
             };
             for bits in Bits::of_run(fresh) {
-                self.window.put(bits, first);
-                self.leases.join(first.holding, bits.word, bits.count());
+                self.kept.window.put(bits, first);
+                self.kept
+                    .leases
+                    .join(first.holding, bits.word, bits.count());
             }
         } else {
             for offset in fresh {
                 self.lease(offset, record.lease, Facts::default());
             }
         }
-        self.leases.close_if_empty(record.lease);
+        self.kept.leases.close_if_empty(record.lease);
     }
 
     /// Applies a delivery that came of a scan.
@@ -286,12 +286,12 @@ impl Cursor {
         for fact in &record.parked {
             self.park(fact.offset, Facts::of(fact));
         }
-        self.leases.close_if_empty(record.lease);
+        self.kept.leases.close_if_empty(record.lease);
     }
 
     /// Applies acknowledgements.
     pub fn acked(&mut self, record: &Acked) {
-        if !self.facts.is_empty() || self.window.parked() > 0 {
+        if !self.kept.facts.is_empty() || self.kept.window.parked() > 0 {
             for &offset in &record.offsets {
                 self.forget(offset);
             }
@@ -311,11 +311,11 @@ impl Cursor {
 
     /// Applies a change of invisible time.
     pub fn moved(&mut self, record: &Moved) {
-        let Some(before) = self.window.get(record.offset) else {
+        let Some(before) = self.kept.window.get(record.offset) else {
             return;
         };
         let holder = match before.holding {
-            Holding::Lease(id) => self.leases.holder(id),
+            Holding::Lease(id) => self.kept.leases.holder(id),
             Holding::Nobody(_) => None,
         };
         let holder = Holder {
@@ -335,7 +335,7 @@ impl Cursor {
 
     /// Applies that offsets below `first` are no longer kept: they are neither delivered nor waited for.
     pub fn trimmed(&mut self, first: Offset) {
-        while let Some(offset) = self.window.first().filter(|&offset| offset < first.0) {
+        while let Some(offset) = self.kept.window.first().filter(|&offset| offset < first.0) {
             self.forget(offset);
         }
         self.next = self.next.max(first.0);
@@ -343,13 +343,15 @@ impl Cursor {
 
     /// Applies the renewal of a lease.
     pub fn renewed(&mut self, record: &Renewed) {
-        self.leases.renew(record.lease, Timestamp(record.until_ms));
+        self.kept
+            .leases
+            .renew(record.lease, Timestamp(record.until_ms));
     }
 
     /// Applies the return of deliveries that reached nobody.
     pub fn returned(&mut self, record: &Returned) {
         for &offset in &record.offsets {
-            let Some(before) = self.window.get(offset) else {
+            let Some(before) = self.kept.window.get(offset) else {
                 continue;
             };
             if before.holding == Holding::Lease(record.lease) {
@@ -377,22 +379,27 @@ impl Cursor {
 
     /// Takes a message out: it was acknowledged, or goes to the dead letters.
     pub fn forget(&mut self, offset: u64) {
-        if self.window.unpark(offset) {
-            self.free.remove(&offset);
-        } else if self.window.get(offset).is_some() {
+        if self.kept.window.unpark(offset) {
+            self.kept.free.remove(&offset);
+        } else if self.kept.window.get(offset).is_some() {
             self.take(Bits::of(offset));
         } else {
             return;
         }
-        let group = self.facts.remove(&offset).unwrap_or_default().message_group;
-        if let Some(chain) = self.chains.get_mut(&group) {
+        let group = self
+            .kept
+            .facts
+            .remove(&offset)
+            .unwrap_or_default()
+            .message_group;
+        if let Some(chain) = self.kept.chains.get_mut(&group) {
             chain.remove(&offset);
             match chain.first().copied() {
                 None => {
-                    self.chains.remove(&group);
+                    self.kept.chains.remove(&group);
                 }
-                Some(head) if self.window.is_parked(head) => {
-                    self.free.insert(head);
+                Some(head) if self.kept.window.is_parked(head) => {
+                    self.kept.free.insert(head);
                 }
                 Some(_) => {}
             }
@@ -401,58 +408,58 @@ impl Cursor {
 
     /// The pending messages.
     pub fn pending(&self) -> impl Iterator<Item = PendingSnapshot> {
-        let delivered = self.window.delivered_from(0);
+        let delivered = self.kept.window.delivered_from(0);
         delivered.map(|(offset, delivered)| self.pending_at(offset, delivered))
     }
 
     /// One of the pending messages.
     #[must_use]
     pub fn pending_one(&self, offset: u64) -> Option<PendingSnapshot> {
-        let delivered = self.window.get(offset)?;
+        let delivered = self.kept.window.get(offset)?;
         Some(self.pending_at(offset, delivered))
     }
 
     /// Whether a message was accepted and passed over.
     #[must_use]
     pub fn is_parked(&self, offset: u64) -> bool {
-        self.window.is_parked(offset)
+        self.kept.window.is_parked(offset)
     }
 
     /// Who holds a lease.
     #[must_use]
     pub fn holder(&self, lease: u64) -> Option<Holder> {
-        self.leases.holder(lease)
+        self.kept.leases.holder(lease)
     }
 
     /// What is known of a message below `next` that is not done with.
     fn facts(&self, offset: u64) -> Option<Facts> {
-        if let Some(facts) = self.facts.get(&offset) {
+        if let Some(facts) = self.kept.facts.get(&offset) {
             return Some(*facts);
         }
-        let is_known = self.window.get(offset).is_some() || self.window.is_parked(offset);
+        let is_known = self.kept.window.get(offset).is_some() || self.kept.window.is_parked(offset);
         is_known.then(Facts::default)
     }
 
     /// Whether no earlier message of its message group is left.
     fn is_head(&self, offset: u64) -> bool {
         let group = self.facts(offset).unwrap_or_default().message_group;
-        let chain = self.chains.get(&group);
+        let chain = self.kept.chains.get(&group);
         chain.is_none_or(|chain| chain.first() == Some(&offset))
     }
 
     /// The next message of the same message group.
     fn successor(&self, offset: u64) -> Option<u64> {
-        let chain = self.chains.get(&self.facts(offset)?.message_group)?;
+        let chain = self.kept.chains.get(&self.facts(offset)?.message_group)?;
         chain.range(offset + 1..).next().copied()
     }
 
     fn of_lease(&self, id: u64) -> impl Iterator<Item = u64> {
-        let span = self.leases.span(id).into_iter();
-        span.flat_map(move |span| self.window.of(Holding::Lease(id), span))
+        let span = self.kept.leases.span(id).into_iter();
+        span.flat_map(move |span| self.kept.window.of(Holding::Lease(id), span))
     }
 
     fn pending_at(&self, offset: u64, delivered: Delivered) -> PendingSnapshot {
-        let facts = self.facts.get(&offset).copied().unwrap_or_default();
+        let facts = self.kept.facts.get(&offset).copied().unwrap_or_default();
         let lease = match delivered.holding {
             Holding::Lease(id) => id,
             Holding::Nobody(_) => 0,
@@ -460,7 +467,7 @@ impl Cursor {
         PendingSnapshot {
             offset,
             lease,
-            visible_at_ms: self.leases.visible_at(delivered.holding).as_ms(),
+            visible_at_ms: self.kept.leases.visible_at(delivered.holding).as_ms(),
             attempts: delivered.attempts,
             message_group: facts.message_group,
             priority: facts.priority,
@@ -470,7 +477,7 @@ impl Cursor {
     fn open(&mut self, lease: u64, until_ms: i64, holder: Option<&Holder>) {
         let nobody = Holder::default();
         let holder = holder.unwrap_or(&nobody);
-        self.leases.open(lease, Timestamp(until_ms), holder);
+        self.kept.leases.open(lease, Timestamp(until_ms), holder);
     }
 
     fn lease(&mut self, offset: u64, lease: u64, facts: Facts) {
@@ -483,24 +490,24 @@ impl Cursor {
     }
 
     fn set(&mut self, offset: u64, delivered: Delivered, facts: Facts) {
-        self.window.unpark(offset);
-        self.free.remove(&offset);
+        self.kept.window.unpark(offset);
+        self.kept.free.remove(&offset);
         self.link(offset, facts);
         let bits = Bits::of(offset);
-        let before = self.window.get(offset);
+        let before = self.kept.window.get(offset);
         if before.is_some_and(|before| before.holding == delivered.holding) {
-            self.window.take(bits, |_, _| {});
-            self.window.put(bits, delivered);
+            self.kept.window.take(bits, |_, _| {});
+            self.kept.window.put(bits, delivered);
             return;
         }
         self.take(bits);
-        self.window.put(bits, delivered);
-        self.leases.join(delivered.holding, bits.word, 1);
+        self.kept.window.put(bits, delivered);
+        self.kept.leases.join(delivered.holding, bits.word, 1);
     }
 
     /// Takes delivered messages out of the window and their leases.
     fn take(&mut self, bits: Bits) {
-        let Self { window, leases, .. } = self;
+        let Holdings { window, leases, .. } = &mut *self.kept;
         let mut left: [Option<(Holding, u32)>; 4] = [None; 4];
         let mut more = Vec::new();
         let mut places = left.iter_mut();
@@ -518,20 +525,21 @@ impl Cursor {
 
     fn park(&mut self, offset: u64, facts: Facts) {
         self.link(offset, facts);
-        self.window.park(offset);
+        self.kept.window.park(offset);
         if self.is_head(offset) {
-            self.free.insert(offset);
+            self.kept.free.insert(offset);
         }
     }
 
     fn link(&mut self, offset: u64, facts: Facts) {
+        let kept = &mut *self.kept;
         if facts != Facts::default() {
-            self.facts.insert(offset, facts);
+            kept.facts.insert(offset, facts);
         }
         if facts.message_group != 0 {
-            let chain = self.chains.entry(facts.message_group).or_default();
+            let chain = kept.chains.entry(facts.message_group).or_default();
             if let Some(head) = chain.first().filter(|head| offset < **head) {
-                self.free.remove(head);
+                kept.free.remove(head);
             }
             chain.insert(offset);
         }

@@ -259,11 +259,13 @@ impl Consumed {
         }
     }
 
-    /// Changes a cursor. One of a lite queue is there for as long as it holds something.
+    /// Changes a cursor. One of a lite queue is there for as long as it holds something, and what any other holds.
     pub(super) fn change(&mut self, key: Key, change: impl FnOnce(&mut Cursor)) {
         let (group, topic, queue) = key;
         if !is_lite(queue) {
-            change(self.cursor(group, topic, queue));
+            let cursor = self.cursor(group, topic, queue);
+            change(cursor);
+            cursor.rest();
             return;
         }
         if let Some(next) = self.resting.remove(&key) {

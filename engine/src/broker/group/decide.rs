@@ -37,7 +37,7 @@ impl Cursor {
             && let Some((_, offset)) = candidates.pop_first()
         {
             let known = self.facts(offset);
-            let is_new = self.window.get(offset).is_none();
+            let is_new = self.kept.window.get(offset).is_none();
             let facts = known.or_else(|| fresh.get(&offset).copied());
             if is_new && room == 0 {
                 continue;
@@ -67,10 +67,10 @@ impl Cursor {
     /// How many messages could be delivered at `now` without a scan, counted up to `most`.
     #[must_use]
     pub fn available(&self, now: Timestamp, end: Offset, most: usize) -> usize {
-        let again = self.leases.visible_count(now, most);
+        let again = self.kept.leases.visible_count(now, most);
         let room = self.room() as u64;
         let fresh = end.0.saturating_sub(self.next).min(room);
-        let known = again + self.free.len();
+        let known = again + self.kept.free.len();
         most.min(known.saturating_add(usize::try_from(fresh).unwrap_or(most)))
     }
 
@@ -103,7 +103,7 @@ impl Cursor {
                 self.consider(offset, wish, &mut candidates, choice);
             }
         }
-        for &offset in self.free.iter().take(most) {
+        for &offset in self.kept.free.iter().take(most) {
             self.consider(offset, wish, &mut candidates, choice);
         }
         candidates
@@ -120,9 +120,9 @@ impl Cursor {
     ) {
         let mut next = Some(offset);
         while let Some(offset) = next {
-            let delivered = self.window.get(offset);
+            let delivered = self.kept.window.get(offset);
             if let Some(delivered) = delivered {
-                if self.leases.visible_at(delivered.holding) > wish.now {
+                if self.kept.leases.visible_at(delivered.holding) > wish.now {
                     return;
                 }
                 if wish.attempts_max > 0 && delivered.attempts >= wish.attempts_max {
@@ -173,7 +173,7 @@ impl Cursor {
         for fact in scan.accepted.iter().filter(|fact| fact.offset >= self.next) {
             let facts = Facts::of(fact);
             let group = facts.message_group;
-            let before = self.chains.get(&group).map_or(0, BTreeSet::len);
+            let before = self.kept.chains.get(&group).map_or(0, BTreeSet::len);
             let free = group == 0
                 || (!waiting.contains(&group) && before == taken.get(&group).copied().unwrap_or(0));
             choice.next = fact.offset;
@@ -220,8 +220,8 @@ impl Cursor {
     /// The pending messages that are visible at `now`, by when they became so, then by offset.
     fn visible(&self, now: Timestamp) -> impl Iterator<Item = u64> {
         Visible {
-            window: &self.window,
-            upcoming: self.leases.visible(now).peekable(),
+            window: &self.kept.window,
+            upcoming: self.kept.leases.visible(now).peekable(),
             heads: BTreeSet::new(),
         }
     }

@@ -25,27 +25,27 @@ impl Cursor {
     #[must_use]
     pub fn snapshot(&self, group: u64, topic: u64, queue: u32) -> CursorSnapshot {
         let mut held: BTreeMap<(Holding, u32), Vec<u64>> = BTreeMap::new();
-        for (offset, delivered) in self.window.delivered_from(0) {
+        for (offset, delivered) in self.kept.window.delivered_from(0) {
             let runs = held.entry((delivered.holding, delivered.attempts));
             extend(runs.or_default(), offset);
         }
         let held = held.into_iter().map(|((holding, attempts), runs)| {
             let (lease, holder) = match holding {
-                Holding::Lease(id) => (id, self.leases.holder(id)),
+                Holding::Lease(id) => (id, self.kept.leases.holder(id)),
                 Holding::Nobody(_) => (0, None),
             };
             HeldSnapshot {
                 lease,
                 is_held: matches!(holding, Holding::Lease(_)),
-                until_ms: self.leases.visible_at(holding).as_ms(),
+                until_ms: self.kept.leases.visible_at(holding).as_ms(),
                 attempts,
                 holder,
                 runs: relative(&runs),
             }
         });
-        let facts = self.facts.iter();
-        let facts = facts.filter(|(offset, _)| self.window.get(**offset).is_some());
-        let parked = self.window.parked_ones();
+        let facts = self.kept.facts.iter();
+        let facts = facts.filter(|(offset, _)| self.kept.window.get(**offset).is_some());
+        let parked = self.kept.window.parked_ones();
         CursorSnapshot {
             group,
             topic,
@@ -121,7 +121,7 @@ impl Cursor {
     }
 
     fn begin(&mut self, lease: u64, until: Timestamp, holder: Option<&Holder>) {
-        if self.leases.span(lease).is_none() {
+        if self.kept.leases.span(lease).is_none() {
             self.open(lease, until.as_ms(), holder);
         }
     }

@@ -1,5 +1,7 @@
 //! A cursor against a model that writes down every message's fate, and against one entry per message.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use proptest::prelude::*;
 
 use super::*;
