@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use millpond_proto::limits;
 use millpond_proto::time::Timestamp;
 
 /// Length of a bucket.
@@ -52,10 +53,38 @@ pub struct Wish {
     pub fire_before: Option<u32>,
 }
 
+/// Bits of a number in [`Entry`].
+const NUMBER_BITS: u32 = 22;
+/// Greatest time in it: in the year 2109.
+const DUE_MS_MAX: i64 = (1 << (u64::BITS - NUMBER_BITS)) - 1;
+
+const _: () = assert!(limits::DELAYED_PER_HOUR_MAX <= 1 << NUMBER_BITS);
+
+/// A message that is loaded: its time above its number, in the order of times. There may be millions, so it is one
+/// word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry(u64);
+
+impl Entry {
+    fn new(due_ms: i64, number: u64) -> Self {
+        let due = due_ms.clamp(0, DUE_MS_MAX).unsigned_abs();
+        Self(due << NUMBER_BITS | number)
+    }
+
+    fn due(self) -> Timestamp {
+        let due = self.0 >> NUMBER_BITS;
+        Timestamp(due.cast_signed())
+    }
+
+    fn parts(self) -> (Timestamp, u64) {
+        (self.due(), self.0 & ((1 << NUMBER_BITS) - 1))
+    }
+}
+
 /// The messages that are due soon.
 #[derive(Clone, Debug, Default)]
 pub struct Timer {
-    due: BTreeSet<(i64, u64)>,
+    due: BTreeSet<Entry>,
     loaded: BTreeMap<u32, Loaded>,
 }
 
@@ -74,13 +103,13 @@ impl Timer {
             self.loaded.insert(bucket, Loaded::Whole);
         }
         if self.loaded.contains_key(&bucket) {
-            self.due.insert((due.as_ms(), number));
+            self.due.insert(Entry::new(due.as_ms(), number));
         }
     }
 
     /// A message has left the shelf.
     pub fn remove(&mut self, due: Timestamp, number: u64) {
-        self.due.remove(&(due.as_ms(), number));
+        self.due.remove(&Entry::new(due.as_ms(), number));
     }
 
     /// How many messages are loaded.
@@ -111,12 +140,9 @@ impl Timer {
                 }
             }
         }
-        if let Some(&(due, _)) = self.due.first()
-            && wish
-                .fire_before
-                .is_none_or(|end| bucket_at(Timestamp(due)) < end)
+        if let Some(due) = self.due.first().map(|first| first.due())
+            && wish.fire_before.is_none_or(|end| bucket_at(due) < end)
         {
-            let due = Timestamp(due);
             wish.wake_at = Some(wish.wake_at.map_or(due, |at| at.min(due)));
         }
         wish
@@ -130,15 +156,15 @@ impl Timer {
     /// A bucket was read; these messages of it wait.
     pub fn finish(&mut self, bucket: u32, waiting: impl Iterator<Item = (Timestamp, u64)>) {
         self.due
-            .extend(waiting.map(|(due, number)| (due.as_ms(), number)));
+            .extend(waiting.map(|(due, number)| Entry::new(due.as_ms(), number)));
         self.loaded.insert(bucket, Loaded::Whole);
     }
 
     /// A bucket could not be read: it is to be loaded again.
     pub fn abandon(&mut self, bucket: u32) {
         let end = start_of(bucket).as_ms() + HOUR_MS;
-        let mut tail = self.due.split_off(&(start_of(bucket).as_ms(), 0));
-        let mut later = tail.split_off(&(end, 0));
+        let mut tail = self.due.split_off(&Entry::new(start_of(bucket).as_ms(), 0));
+        let mut later = tail.split_off(&Entry::new(end, 0));
         self.due.append(&mut later);
         self.loaded.remove(&bucket);
     }
@@ -152,19 +178,17 @@ impl Timer {
     /// `end` only.
     #[must_use]
     pub fn due(&self, now: Timestamp, end: Option<u32>, limit: usize) -> Vec<(Timestamp, u64)> {
-        let end = end.map_or(i64::MAX, |bucket| start_of(bucket).as_ms());
-        self.due
-            .iter()
-            .take_while(|&&(due, _)| due <= now.as_ms() && due < end)
+        let end = end.map_or(Timestamp(i64::MAX), start_of);
+        let due = self.due.iter().map(|entry| entry.parts());
+        due.take_while(|&(due, _)| due <= now && due < end)
             .take(limit)
-            .map(|&(due, number)| (Timestamp(due), number))
             .collect()
     }
 
     /// The messages that are due next behind the first `skip`, at most `limit`, as (time, number).
     pub fn next(&self, skip: usize, limit: usize) -> impl Iterator<Item = (Timestamp, u64)> {
         let next = self.due.iter().skip(skip).take(limit);
-        next.map(|&(due, number)| (Timestamp(due), number))
+        next.map(|entry| entry.parts())
     }
 }
 
