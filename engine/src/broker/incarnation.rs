@@ -26,6 +26,7 @@ use crate::broker::request::{Empty, Reason, Refused, Reply, Request};
 use crate::broker::room::Need;
 use crate::broker::round::Rounds;
 use crate::broker::shard::{Call, Shard};
+use crate::broker::spread::Spreads;
 use crate::broker::state::{CATALOG_SHARD, ShardState};
 use crate::broker::tables::CatalogTables;
 use crate::broker::waiting::Waiting;
@@ -45,6 +46,7 @@ pub struct Incarnation {
     waiting: Arc<Waiting>,
     listeners: Arc<Listeners>,
     rounds: Rounds,
+    spreads: Spreads,
     owners: Mutex<FuturesUnordered<Task>>,
     care: Care,
     clock: Arc<dyn Clock>,
@@ -133,6 +135,7 @@ impl Incarnation {
             waiting,
             listeners: Arc::clone(listeners),
             rounds: Rounds::default(),
+            spreads: Spreads::default(),
             owners,
             care: Care::default(),
             clock: Arc::clone(&parts.clock),
@@ -167,6 +170,11 @@ impl Incarnation {
     /// Where the groups are on their ways round the shards.
     pub(super) fn rounds(&self) -> &Rounds {
         &self.rounds
+    }
+
+    /// How the queues of topics lie in shards.
+    pub(super) fn spreads(&self) -> &Spreads {
+        &self.spreads
     }
 
     /// The shard that owns a queue, or the one that a lite queue lies in.

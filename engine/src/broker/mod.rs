@@ -50,6 +50,7 @@ mod savepoint;
 pub mod scan;
 pub mod shard;
 pub mod shelf;
+mod spread;
 pub mod sql;
 pub mod standing;
 pub mod state;

@@ -261,16 +261,11 @@ impl Poll<'_> {
 
     /// The topic's shards with their queues, beginning with another queue each turn.
     fn shards(&self, turn: u32) -> Vec<(ShardId, Vec<u32>)> {
-        let mut by_shard: Vec<(ShardId, Vec<u32>)> = Vec::new();
-        for step in 0..self.topic.queues {
-            let queue = turn.wrapping_add(step) % self.topic.queues;
-            let shard = self.incarnation.shard(self.topic.id, queue);
-            match by_shard.iter_mut().find(|(known, _)| *known == shard) {
-                Some((_, queues)) => queues.push(queue),
-                None => by_shard.push((shard, vec![queue])),
-            }
-        }
-        by_shard
+        let (topic, queues) = (self.topic.id, self.topic.queues);
+        let spreads = self.incarnation.spreads();
+        spreads.shards(topic, queues, turn, |queue| {
+            self.incarnation.shard(topic, queue)
+        })
     }
 
     /// What a shard is asked for its share.

@@ -1,0 +1,143 @@
+//! Which queues of a topic lie in which shard, for polls, which ask shard by shard.
+//!
+//! It follows from the topic's id and its number of queues and is worked out anew for a small topic. For a large one
+//! that would cost a poll more than all the rest of it, so there it is kept, for so many topics.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use millpond_proto::message::ShardId;
+
+/// Queues up to which a topic's spread is not kept.
+const SMALL: u32 = 64;
+/// Spreads that are kept.
+const KEPT_MAX: usize = 4096;
+
+/// The shards of a topic with their queues.
+pub(super) type Shards = Vec<(ShardId, Vec<u32>)>;
+
+/// Spreads of large topics, by topic.
+#[derive(Debug, Default)]
+pub(super) struct Spreads {
+    kept: Mutex<BTreeMap<u64, Arc<Spread>>>,
+}
+
+/// How the queues of a topic lie.
+#[derive(Debug, Default)]
+struct Spread {
+    /// By the first queue; queues ascending.
+    shards: Shards,
+    /// Which of them each queue lies in.
+    places: Vec<u16>,
+}
+
+impl Spreads {
+    /// The shards of a topic with their queues, as `shard` tells them; the turn says which queue comes first.
+    pub(super) fn shards(
+        &self,
+        topic: u64,
+        queues: u32,
+        turn: u32,
+        shard: impl Fn(u32) -> ShardId,
+    ) -> Shards {
+        if queues <= SMALL {
+            return Spread::of(queues, shard).beginning_at(turn);
+        }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = kept.get(&topic).filter(|spread| spread.queues() == queues);
+        let spread = match known {
+            Some(spread) => Arc::clone(spread),
+            None => {
+                let spread = Arc::new(Spread::of(queues, shard));
+                if kept.len() >= KEPT_MAX {
+                    kept.pop_first();
+                }
+                kept.insert(topic, Arc::clone(&spread));
+                spread
+            }
+        };
+        drop(kept);
+        spread.beginning_at(turn)
+    }
+}
+
+impl Spread {
+    fn of(queues: u32, shard: impl Fn(u32) -> ShardId) -> Self {
+        let mut spread = Self::default();
+        let mut known = BTreeMap::new();
+        for queue in 0..queues {
+            let shard = shard(queue);
+            let place = *known.entry(shard).or_insert_with(|| {
+                spread.shards.push((shard, Vec::new()));
+                u16::try_from(spread.shards.len() - 1).expect("shards are counted in 16 bits")
+            });
+            spread.shards[usize::from(place)].1.push(queue);
+            spread.places.push(place);
+        }
+        spread
+    }
+
+    fn queues(&self) -> u32 {
+        u32::try_from(self.places.len()).expect("queues are counted in 32 bits")
+    }
+
+    /// Shards and their queues in turn: first the queue of that turn and its shard.
+    fn beginning_at(&self, turn: u32) -> Shards {
+        let first = turn.checked_rem(self.queues()).unwrap_or(0);
+        let place = self.places.get(first as usize).copied().unwrap_or(0);
+        let (before, from) = self.shards.split_at(usize::from(place));
+        let turned = |(shard, queues): &(ShardId, Vec<u32>)| {
+            let mut queues = queues.clone();
+            let skipped = queues.partition_point(|queue| *queue < first);
+            queues.rotate_left(skipped);
+            (*shard, queues)
+        };
+        from.iter().chain(before).map(turned).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARDS: u32 = 7;
+
+    fn shard(queue: u32) -> ShardId {
+        ShardId(u16::try_from(queue * queue % SHARDS).unwrap())
+    }
+
+    #[test]
+    fn every_turn_begins_with_its_queue_and_has_all_of_them_once() {
+        let spreads = Spreads::default();
+        for queues in [1, 3, SMALL, SMALL + 1, 1000] {
+            for turn in [0, 1, 5, queues - 1, queues, 2 * queues + 3, u32::MAX] {
+                let shards = spreads.shards(7, queues, turn, shard);
+                assert_eq!(shards[0].1[0], turn % queues);
+                assert_eq!(shards[0].0, shard(turn % queues));
+                let mut all = Vec::new();
+                for (known, queues) in shards {
+                    assert!(queues.iter().all(|queue| shard(*queue) == known));
+                    all.extend(queues);
+                }
+                all.sort_unstable();
+                assert_eq!(all, (0..queues).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn a_topic_that_grew_is_spread_anew_and_what_is_kept_is_bounded() {
+        let spreads = Spreads::default();
+        for topic in 0..2 * KEPT_MAX as u64 {
+            spreads.shards(topic, SMALL + 1, 0, shard);
+        }
+        assert_eq!(spreads.kept.lock().unwrap().len(), KEPT_MAX);
+        let last = 2 * KEPT_MAX as u64 - 1;
+        let grown: usize = spreads
+            .shards(last, SMALL + 2, 0, shard)
+            .iter()
+            .map(|(_, queues)| queues.len())
+            .sum();
+        assert_eq!(grown, SMALL as usize + 2);
+    }
+}
