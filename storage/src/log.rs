@@ -34,7 +34,7 @@ use crate::queue::view::View;
 use crate::tier::cold::Cold;
 use crate::tier::cold::TableMetadata;
 use crate::tier::cold::compaction::{Compacted, Compaction};
-use crate::tier::cold::erasure::Erased;
+use crate::tier::cold::erasure::{Erased, Rest};
 use crate::tier::cold::retention::ColdSizes;
 use crate::tier::cold::typed::Typed;
 use crate::tier::columns::Tables;
@@ -575,9 +575,14 @@ impl Storage {
     ///
     /// # Errors
     /// [`TierError`]; then nothing was erased.
-    pub async fn erase(&self, topic: TopicId, key: &[u8]) -> Result<Erased, TierError> {
+    pub async fn erase(
+        &self,
+        topic: TopicId,
+        key: &[u8],
+        rest: Rest<'_>,
+    ) -> Result<Erased, TierError> {
         let _not_while_tiering = self.tiering.lock().await;
-        self.cold.erase(topic, key).await
+        self.cold.erase(topic, key, rest).await
     }
 
     /// Removes objects that a crash left behind, and answers how many.

@@ -122,6 +122,7 @@ impl Incarnation {
                 spawn: Arc::clone(&parts.spawn),
                 next_check: Arc::clone(&next_check),
                 ahead: ahead.clone(),
+                reads_anew: false,
             };
             checks.push((id, next_check));
             owners.push(parts.spawn.spawn(Lane::Service, Box::pin(shard.run(calls))));

@@ -83,6 +83,8 @@ pub struct Shard {
     pub next_check: Arc<AtomicI64>,
     /// Room for delayed messages that are read before their time.
     pub ahead: Room,
+    /// Whether what was read off the shelf and not placed yet may hold what was erased meanwhile.
+    pub reads_anew: bool,
 }
 
 /// What is under way for the shelf.
@@ -276,6 +278,9 @@ impl Shard {
 
     /// Sends errands for what is due or soon will be, and sets the alarm for the rest.
     fn look_at_shelf(&mut self, errands: &mut Errands) {
+        if std::mem::take(&mut self.reads_anew) {
+            (errands.firing, errands.lot) = (None, None);
+        }
         let next_check = self.state.shelf().transactions().next_check();
         let next_check = next_check.map_or(i64::MAX, Timestamp::as_ms);
         self.next_check.store(next_check, Ordering::Relaxed);
@@ -434,6 +439,7 @@ impl Shard {
             if let Request::Return(back) = &request {
                 settled.topics.push(back.topic);
             }
+            self.reads_anew |= matches!(request, Request::NoteErasure(_));
             let now = self.clock.now().max(self.floor);
             let moment = Moment {
                 now,

@@ -22,6 +22,7 @@ use millpond_proto::message::ShardId;
 use millpond_proto::time::Timestamp;
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 use millpond_storage::log::Record;
+use millpond_storage::tier::cold::erasure::emptied;
 use prost::Message as _;
 
 use crate::broker::fates::{Fate, Fates};
@@ -114,6 +115,17 @@ pub fn unshelved(mut message: Envelope) -> Option<Envelope> {
     message.topic = address.topic;
     message.queue = address.queue;
     Some(message)
+}
+
+/// What is left of a shelved message for `topic` when it is erased: it keeps its address and the time that it waits for, so it
+/// is still placed, recalled or decided on. None of a message for another topic.
+#[must_use]
+pub fn erased(message: &Envelope, topic: u64) -> Option<Envelope> {
+    let to = address_of(message).filter(|to| to.topic == topic)?;
+    let mut rest = emptied(message);
+    rest.due_at_ms = message.due_at_ms;
+    address(&mut rest, &to);
+    Some(rest)
 }
 
 /// Messages have left the shelf.

@@ -123,8 +123,9 @@ Examples:
 Example: millpond topic erase orders --key customer-7
 Erased are messages routed by the key, of that message group, and those with it among their look-up keys.
 The command is done when no file of the server holds them any more, the log's included, and says so.
-What others derived of them, such as views and dead letters, are topics of their own: erase it there too. Messages that
-wait for their time or the end of a transaction are not reached: cancel or end them first.")]
+What others derived of them, such as views and dead letters, are topics of their own: erase it there too. A message
+that waits for its time or the end of its transaction is erased where it waits, and arrives without content; one that left
+there within the last hours counts twice.")]
     Erase {
         /// Name of the topic.
         name: String,

@@ -5,8 +5,9 @@
 //! at once; a crash leaves all of the old files or all of the new ones. Doing it again changes nothing. Outside readers
 //! get no time for the old ones, nor for what waits for them already: it may hold what is erased.
 //!
-//! It does not reach the log: what is to be erased is moved to the cold tier first, and the segments that held it are removed
-//! after ([`crate::log::shred`]).
+//! It does not know what a message of its own kind must keep to be of use: who calls says what is left of each. It does not
+//! reach the log: what is to be erased is moved to the cold tier first, and the segments that held it are removed after
+//! ([`crate::log::shred`]).
 
 use std::sync::Arc;
 
@@ -28,6 +29,23 @@ use crate::tier::cold::{Cold, file_key, objects_failed, parquet_failed};
 use crate::tier::columns::with_typed;
 use crate::tier::parquet::{self as file, CheckedFile, Made, Merge};
 
+/// What is left of a message that was sent under a key; none when the message stays as it is.
+pub type Rest<'a> = &'a (dyn Fn(&Envelope) -> Option<Envelope> + Send + Sync);
+
+/// A message with nothing but its place, its times and its id.
+#[must_use]
+pub fn emptied(message: &Envelope) -> Envelope {
+    Envelope {
+        topic: message.topic,
+        queue: message.queue,
+        offset: message.offset,
+        stored_at_ms: message.stored_at_ms,
+        born_at_ms: message.born_at_ms,
+        message_id: message.message_id.clone(),
+        ..Envelope::default()
+    }
+}
+
 /// What an erasure did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Erased {
@@ -41,13 +59,28 @@ pub struct Erased {
     pub log_bytes: u64,
 }
 
+impl Erased {
+    /// Adds what another one did.
+    pub fn add(&mut self, other: Self) {
+        self.messages += other.messages;
+        self.files += other.files;
+        self.held += other.held;
+        self.log_bytes += other.log_bytes;
+    }
+}
+
 impl Cold {
     /// Erases the messages of a topic that were sent under a key: those it routed, those of its message group, and
-    /// those that have it among their look-up keys.
+    /// those that have it among their look-up keys. `rest` says what is left of each, for example [`emptied`].
     ///
     /// # Errors
     /// [`TierError`]; then nothing was erased, for example because a file is damaged.
-    pub async fn erase(&self, topic: TopicId, key: &[u8]) -> Result<Erased, TierError> {
+    pub async fn erase(
+        &self,
+        topic: TopicId,
+        key: &[u8],
+        rest: Rest<'_>,
+    ) -> Result<Erased, TierError> {
         let _turn = self.turn.lock().await;
         let mut erased = Erased::default();
         if self.is_gone(topic) {
@@ -62,7 +95,9 @@ impl Cold {
             let Some(source) = next.files.get(at).cloned() else {
                 break;
             };
-            let (count, made) = self.without(topic, &source, key, next.next_file).await?;
+            let (count, made) = self
+                .without(topic, &source, key, rest, next.next_file)
+                .await?;
             let Some(made) = made else { continue };
             let file = self.put_file(topic, &mut next.next_file, made).await?;
             erased.messages += count;
@@ -94,6 +129,7 @@ impl Cold {
         topic: TopicId,
         source: &File,
         key: &[u8],
+        rest: Rest<'_>,
         number: u64,
     ) -> Result<(u64, Option<Made>), TierError> {
         let failed = |error| match file::store_error(error) {
@@ -113,14 +149,15 @@ impl Cold {
         let keys = ["key", "keys", "message_group"];
         let mut batches =
             file::batches(copy.clone(), footer.clone(), all, &keys).map_err(failed)?;
-        let mut count = 0_u64;
+        let mut holds_key = false;
         while let Some(batch) = batches.next().await {
             let rows = matching(&batch.map_err(failed)?, key).map_err(failed)?;
-            count += rows.iter().filter(|is_hit| **is_hit).count() as u64;
+            holds_key |= rows.contains(&true);
         }
-        if count == 0 {
+        if !holds_key {
             return Ok((0, None));
         }
+        let mut count = 0;
         let typed = self.columns_of(topic);
         let columns = file::column_names();
         let names: Vec<String> = columns.iter().map(|&name| name.to_owned()).collect();
@@ -132,7 +169,11 @@ impl Cold {
             while let Some(batch) = batches.next().await {
                 let batch = batch.and_then(|batch| file::arrange(&batch, &names));
                 let batch = batch
-                    .and_then(|batch| emptied(&batch, topic, key, &columns))
+                    .and_then(|batch| {
+                        let (erased, batch) = erased(&batch, topic, key, rest, &columns)?;
+                        count += erased;
+                        Ok(batch)
+                    })
                     .and_then(|batch| match typed.as_deref() {
                         Some(typed) => Ok(with_typed(&batch, typed)?),
                         None => Ok(batch),
@@ -141,6 +182,9 @@ impl Cold {
                 let offsets = walk.next(&batch).map_err(failed)?;
                 merge.add(run.queue, offsets, &batch).map_err(failed)?;
             }
+        }
+        if count == 0 {
+            return Ok((0, None));
         }
         let (first, last) = (source.stored_first_ms, source.stored_last_ms);
         let made = merge.finish(file_key(topic, number), first, last);
@@ -173,31 +217,28 @@ fn matching(batch: &RecordBatch, key: &[u8]) -> Result<Vec<bool>, ParquetError> 
     Ok((0..batch.num_rows()).map(is_hit).collect())
 }
 
-/// A batch with nothing but places, times and ids where the key was.
-fn emptied(
+/// A batch with the rest of what was sent under the key, and how many of its messages that are.
+fn erased(
     batch: &RecordBatch,
     topic: TopicId,
     key: &[u8],
+    rest: Rest<'_>,
     columns: &[&str],
-) -> Result<RecordBatch, ParquetError> {
+) -> Result<(u64, RecordBatch), ParquetError> {
     let rows = matching(batch, key)?;
     if !rows.contains(&true) {
-        return Ok(batch.clone());
+        return Ok((0, batch.clone()));
     }
     let mut messages =
         from_batch(batch, topic).map_err(|error| ParquetError::External(Box::new(error)))?;
+    let mut count = 0;
     for (message, _) in messages.iter_mut().zip(rows).filter(|(_, is_hit)| *is_hit) {
-        *message = Envelope {
-            topic: message.topic,
-            queue: message.queue,
-            offset: message.offset,
-            stored_at_ms: message.stored_at_ms,
-            born_at_ms: message.born_at_ms,
-            message_id: std::mem::take(&mut message.message_id),
-            ..Envelope::default()
-        };
+        if let Some(rest) = rest(message) {
+            *message = rest;
+            count += 1;
+        }
     }
-    Ok(to_batch(&messages, columns))
+    Ok((count, to_batch(&messages, columns)))
 }
 
 #[cfg(test)]
@@ -225,10 +266,19 @@ mod tests {
                 .then(|| "anna".to_owned())
                 .into_iter()
                 .collect(),
-            message_group: (offset == 5).then(|| "anna".to_owned()),
+            message_group: match offset {
+                5 => Some("anna".to_owned()),
+                8 => Some("bert".to_owned()),
+                _ => None,
+            },
             body: Some(format!("secret of {offset}").into()),
             ..Envelope::default()
         }
+    }
+
+    async fn erase(cold: &Cold) -> Result<Erased, TierError> {
+        let rest = |message: &Envelope| Some(emptied(message));
+        cold.erase(TOPIC, b"anna", &rest).await
     }
 
     #[tokio::test]
@@ -242,7 +292,7 @@ mod tests {
             let messages: Vec<Envelope> = offsets.map(message).collect();
             cold.write(TOPIC, &messages, &[]).await.unwrap();
         }
-        let erased = cold.erase(TOPIC, b"anna").await.unwrap();
+        let erased = erase(&cold).await.unwrap();
         // 0, 1, 3, 4, 5, 6, 7, 9 and 10.
         let expected = Erased {
             messages: 9,
@@ -268,7 +318,10 @@ mod tests {
                 );
             }
         }
-        assert_eq!(cold.erase(TOPIC, b"anna").await.unwrap(), Erased::default());
+        assert_eq!(erase(&cold).await.unwrap(), Erased::default());
+        let stays = |_: &Envelope| None;
+        let none = cold.erase(TOPIC, b"bert", &stays).await.unwrap();
+        assert_eq!(none, Erased::default(), "no file is written for what stays");
         let left = disk
             .snapshot()
             .into_keys()

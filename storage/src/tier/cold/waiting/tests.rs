@@ -10,6 +10,7 @@ use crate::disk::simulated::SimulatedDisk;
 use crate::format::envelope::Envelope;
 use crate::log::ReadLimit;
 use crate::tier::cold::compaction::Compaction;
+use crate::tier::cold::erasure::emptied;
 use crate::tier::iceberg::tests::{TOPIC, files, files_of, numbers, open};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -142,7 +143,11 @@ async fn erasing_and_deleting_wait_for_nobody() {
         .await
         .unwrap();
     assert_eq!(world.parquet_files(), 6, "one waits that holds the key");
-    let erased = world.cold.erase(TOPIC, b"anna").await.unwrap();
+    let erased = world
+        .cold
+        .erase(TOPIC, b"anna", &|message| Some(emptied(message)))
+        .await
+        .unwrap();
     assert_eq!((erased.messages, erased.held), (1, 0));
     assert_eq!(world.parquet_files(), 1, "nothing waits any more");
     let (metadata, _) = files(&world.cold, &world.disk).await;
@@ -155,7 +160,11 @@ async fn erasing_and_deleting_wait_for_nobody() {
     world.cold.write(TOPIC, &[secret], &[]).await.unwrap();
     world.cold.trim(TOPIC, 2, &[].into()).await.unwrap();
     assert_eq!(world.parquet_files(), 2);
-    world.cold.erase(TOPIC, b"anna").await.unwrap();
+    world
+        .cold
+        .erase(TOPIC, b"anna", &|message| Some(emptied(message)))
+        .await
+        .unwrap();
     assert_eq!(world.parquet_files(), 0);
 
     let world = World::new().await;
