@@ -7,19 +7,19 @@
 //! A field that the schema does not name is skipped; a field that the body lacks is NULL; of a field that stands
 //! there twice the last counts. Nothing is lost on the way: a number with a fraction is no integer. Which
 //! texts and numbers each type takes is told in `json/column.rs`; `json/scan.rs` reads the text,
-//! `json/instant.rs` the usual form of a time.
+//! `json/instant.rs` the usual form of a time, `json/write.rs` writes rows.
 
 pub(crate) mod column;
 mod instant;
 pub(crate) mod scan;
+mod write;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BinaryArray, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use arrow::json::writer::{LineDelimited, WriterBuilder};
 use bytes::Bytes;
 
 use column::{Builder, Kind, Slot};
@@ -185,60 +185,19 @@ const REASON_CHARS_MAX: usize = 200;
 ///
 /// # Errors
 /// When a column's type has no JSON form.
-///
-/// # Panics
-/// When the writer does not write a line per row, which is a bug here.
 pub fn encode_rows(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
-    let batch = with_plain_timestamps(batch)?;
     if batch.num_columns() == 0 {
         return Ok(vec![Bytes::from_static(EMPTY_OBJECT); batch.num_rows()]);
     }
-    let mut writer = WriterBuilder::new()
-        .with_explicit_nulls(false)
-        .with_timestamp_format("%Y-%m-%dT%H:%M:%S%.3fZ".to_owned())
-        .build::<_, LineDelimited>(Vec::new());
-    writer.write(&batch)?;
-    writer.finish()?;
-    let all = Bytes::from(writer.into_inner());
-    // JSON escapes newlines within strings, so every newline ends a row.
-    let mut rows = Vec::with_capacity(batch.num_rows());
-    let mut start = 0;
-    for (at, byte) in all.iter().enumerate() {
-        if *byte == b'\n' {
-            rows.push(all.slice(start..at));
-            start = at + 1;
-        }
-    }
-    assert_eq!(
-        rows.len(),
-        batch.num_rows(),
-        "every row is exactly one line"
-    );
-    Ok(rows)
-}
-
-/// Brings timestamps of every unit and zone to UTC, so that one format fits all.
-fn with_plain_timestamps(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    let mut fields = Vec::with_capacity(batch.num_columns());
-    let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
-    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        if let DataType::Timestamp(unit, Some(_)) = field.data_type() {
-            let plain = DataType::Timestamp(*unit, None);
-            columns.push(arrow::compute::cast(column, &plain)?);
-            fields.push(field.as_ref().clone().with_data_type(plain));
-        } else {
-            columns.push(Arc::clone(column));
-            fields.push(field.as_ref().clone());
-        }
-    }
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+    let (all, rows) = write::objects(batch)?;
+    let all = Bytes::from(all);
+    Ok(rows.into_iter().map(|row| all.slice(row)).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use arrow::array::{AsArray, Float64Array, Int64Array, StringArray, TimestampMillisecondArray};
-    use arrow::datatypes::{Float64Type, Int64Type, TimeUnit, TimestampMillisecondType};
+    use arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit, TimestampMillisecondType};
     use proptest::prelude::*;
 
     use super::*;

@@ -1,10 +1,14 @@
 //! Times in the form that nearly all are written in: `2013-01-01T10:00:00Z`, with or without `.123`, `Z`, and a blank
 //! for the `T`.
 //!
+//! They are written so as well, always with milliseconds and `Z`.
+//!
 //! Any other form, and any that may not be a time at all, is left to the reader that takes all of ISO 8601: `None`
 //! here says nothing about a text.
 
 #![deny(clippy::indexing_slicing)]
+
+use std::ops::RangeInclusive;
 
 /// Milliseconds since 1970.
 pub(crate) fn instant_ms(text: &str) -> Option<i64> {
@@ -52,6 +56,51 @@ pub(crate) fn instant_ms(text: &str) -> Option<i64> {
     }
     let seconds = ((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second;
     Some(seconds * 1000 + ms)
+}
+
+/// Times of the years 0 to 9999, which have four digits.
+pub(crate) const TIMES_MS: RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
+
+/// Writes one of [`TIMES_MS`] in quotes.
+pub(crate) fn write_instant(ms: i64, bytes: &mut Vec<u8>) {
+    debug_assert!(TIMES_MS.contains(&ms), "{ms} has no year of four digits");
+    let (seconds, ms) = (ms.div_euclid(1000), ms.rem_euclid(1000));
+    let (minutes, second) = (seconds.div_euclid(60), seconds.rem_euclid(60));
+    let (hours, minute) = (minutes.div_euclid(60), minutes.rem_euclid(60));
+    let (days, hour) = (hours.div_euclid(24), hours.rem_euclid(24));
+    let (year, month, day) = date(days);
+    let mut text = *b"\"0000-00-00T00:00:00.000Z\"";
+    let fields = [
+        (1..5, year),
+        (6..8, month),
+        (9..11, day),
+        (12..14, hour),
+        (15..17, minute),
+        (18..20, second),
+        (21..24, ms),
+    ];
+    for (place, number) in fields {
+        let mut rest = number.unsigned_abs();
+        for digit in text.get_mut(place).into_iter().flatten().rev() {
+            *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+        }
+    }
+    bytes.extend_from_slice(&text);
+}
+
+/// Year, month and day of a day since 1970: the way back from [`days`].
+fn date(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let leap_days = day_of_era / 1460 - day_of_era / 36_524 + day_of_era / 146_096;
+    let year_of_era = (day_of_era - leap_days) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    (year, month, day)
 }
 
 fn number(digits: [u8; 4]) -> Option<i64> {
@@ -104,7 +153,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_first_and_the_last_time_of_four_digits_are_written_and_read() {
+        for (ms, text) in [
+            (*TIMES_MS.start(), "\"0000-01-01T00:00:00.000Z\""),
+            (-1, "\"1969-12-31T23:59:59.999Z\""),
+            (951_782_400_000, "\"2000-02-29T00:00:00.000Z\""),
+            (*TIMES_MS.end(), "\"9999-12-31T23:59:59.999Z\""),
+        ] {
+            let mut bytes = Vec::new();
+            write_instant(ms, &mut bytes);
+            assert_eq!(std::str::from_utf8(&bytes).unwrap(), text);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_time_that_is_written_reads_back_the_same(ms in TIMES_MS) {
+            let mut bytes = Vec::new();
+            write_instant(ms, &mut bytes);
+            let text = std::str::from_utf8(&bytes).unwrap().trim_matches('"');
+            prop_assert_eq!(instant_ms(text), Some(ms));
+        }
+
         #[test]
         fn a_time_is_what_the_reader_of_all_forms_takes_it_for(
             date in (0_u32..10_000, 0_u32..14, 0_u32..33),
