@@ -14,20 +14,21 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::compute::{concat_batches, take, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, other_state};
-use crate::operator::kept::{Fixed, Keeper, Kept, Saved};
+use crate::operator::hash::Fixed;
+use crate::operator::kept::{Expressions, Keeper, Kept, Saved};
 use crate::operator::kernel::Kernel;
 use crate::operator::key::{Encoded, Keys, milliseconds};
 use crate::operator::moment::{Ending, LateRow, Moment};
 
 /// What is computed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AggregateSpec {
     pub(crate) groups: Vec<Arc<dyn PhysicalExpr>>,
     pub(crate) kernels: Vec<Kernel>,
@@ -51,6 +52,7 @@ struct Group {
 pub(crate) struct Aggregate {
     spec: AggregateSpec,
     keepers: Vec<Keeper>,
+    expressions: Expressions,
     keys: Keys,
     /// The aggregates' columns as bytes, to see whether a row changed.
     values: Keys,
@@ -70,8 +72,11 @@ const GROUP_BYTES: usize = 200;
 
 impl Aggregate {
     pub(crate) fn new(spec: AggregateSpec) -> Result<Self, OperatorError> {
+        let mut expressions = Expressions::default();
         let keepers = spec.kernels.iter();
-        let keepers = keepers.map(|kernel| Keeper::new(kernel, &spec.input, spec.is_append));
+        let keepers = keepers
+            .map(|kernel| Keeper::new(kernel, &spec.input, spec.is_append, &mut expressions));
+        let keepers = keepers.collect::<Result<_, _>>()?;
         let types = |skip: usize, take: usize| {
             let fields = spec.schema.fields().iter().skip(skip).take(take);
             Keys::new(fields.map(|field| field.data_type()))
@@ -80,7 +85,8 @@ impl Aggregate {
         Ok(Self {
             keys: types(0, width)?,
             values: types(width, usize::MAX)?,
-            keepers: keepers.collect::<Result<_, _>>()?,
+            keepers,
+            expressions,
             spec,
             groups: HashMap::default(),
             ends: BTreeSet::new(),
@@ -128,30 +134,40 @@ impl Aggregate {
         }
     }
 
-    /// The rows of the groups that are there, and the place of each in `touched`.
-    fn rows_of(&self, touched: &Touched) -> Result<(RecordBatch, Vec<usize>), OperatorError> {
-        let groups = touched.groups.iter().enumerate();
-        let found: Vec<(usize, &Row, &Group)> = groups
-            .filter_map(|(place, (key, group))| Some((place, key, group.as_ref()?)))
-            .collect();
+    /// The rows of the groups that are there, and the place of each in `touched`; `keys` are the columns of all.
+    fn rows_of(
+        &self,
+        touched: &Touched,
+        keys: &[ArrayRef],
+    ) -> Result<(RecordBatch, Vec<usize>), OperatorError> {
+        let (mut found, mut places, mut indices) = (Vec::new(), Vec::new(), Vec::new());
+        for ((place, (_, group)), index) in touched.groups.iter().enumerate().zip(0_u32..) {
+            if let Some(group) = group {
+                found.push(group);
+                places.push(place);
+                indices.push(index);
+            }
+        }
         if found.is_empty() {
             // Some accumulators have no answer for no group at all.
-            return Ok((
-                RecordBatch::new_empty(Arc::clone(&self.spec.schema)),
-                Vec::new(),
-            ));
+            let schema = Arc::clone(&self.spec.schema);
+            return Ok((RecordBatch::new_empty(schema), places));
         }
-        let mut columns = self
-            .keys
-            .decode(found.iter().map(|(_, key, _)| key.as_ref()))?;
+        let mut columns = if found.len() == touched.groups.len() {
+            keys.to_vec()
+        } else {
+            let indices = UInt32Array::from(indices);
+            let taken = keys.iter().map(|column| take(column, &indices, None));
+            taken.collect::<Result<_, _>>()?
+        };
         for (index, keeper) in self.keepers.iter().enumerate() {
-            let kept = found.iter().map(|(.., group)| &group.kept[index]);
+            let kept = found.iter().map(|group| &group.kept[index]);
             columns.push(keeper.column(kept)?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(found.len()));
         let schema = Arc::clone(&self.spec.schema);
         let rows = RecordBatch::try_new_with_options(schema, columns, &options)?;
-        Ok((rows, found.into_iter().map(|(place, ..)| place).collect()))
+        Ok((rows, places))
     }
 
     /// Adds rows to groups; `at_ms` is what the group of each ends by.
@@ -161,12 +177,14 @@ impl Aggregate {
         touched: &mut Touched,
         at_ms: &[Option<i64>],
     ) -> Result<(), OperatorError> {
+        let values = self.expressions.evaluate(&delta.rows)?;
         let arguments = self.keepers.iter();
-        let arguments = arguments.map(|keeper| keeper.arguments(&delta.rows));
+        let arguments = arguments.map(|keeper| keeper.arguments(&values));
         let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
         // What was forgotten can not be taken back.
         let forgets = self.spec.ending.is_some();
         let was_there: Vec<bool> = touched.groups.iter().map(|(_, at)| at.is_some()).collect();
+        let mut taken = Vec::with_capacity(touched.places.len());
         for (row, (&place, &weight)) in touched.places.iter().zip(&delta.weights).enumerate() {
             if forgets && weight < 0 && !was_there[place] {
                 continue;
@@ -181,10 +199,14 @@ impl Aggregate {
                 let before = std::mem::replace(&mut group.at_ms, at_ms[row]);
                 note(&mut self.ends, key, before, at_ms[row]);
             }
-            for ((keeper, kept), arguments) in
-                self.keepers.iter().zip(&mut group.kept).zip(&arguments)
-            {
-                keeper.add(kept, arguments, row, weight, &mut self.state_bytes);
+            taken.push((row, place, weight));
+        }
+        for (index, (keeper, arguments)) in self.keepers.iter().zip(&arguments).enumerate() {
+            for (row, place, weight) in &taken {
+                if let Some(group) = &mut touched.groups[*place].1 {
+                    let kept = &mut group.kept[index];
+                    keeper.add(kept, arguments, *row, *weight, &mut self.state_bytes);
+                }
             }
         }
         for (key, group) in &mut touched.groups {
@@ -223,9 +245,11 @@ impl Aggregate {
         };
         let encoded = self.keys.encode(&columns)?;
         let mut touched = self.take(&encoded, delta.rows.num_rows());
-        let (before, was_at) = self.rows_of(&touched)?;
+        let keys = touched.groups.iter().map(|(key, _)| key.as_ref());
+        let keys = self.keys.decode(keys)?;
+        let (before, was_at) = self.rows_of(&touched, &keys)?;
         self.apply(delta, &mut touched, &at_ms)?;
-        let (after, is_at) = self.rows_of(&touched)?;
+        let (after, is_at) = self.rows_of(&touched, &keys)?;
         let there = touched.groups.into_iter();
         self.groups
             .extend(there.filter_map(|(key, group)| Some((key, group?))));

@@ -4,15 +4,19 @@
 //! equal rows add up; a node may give the same row twice. What a node gives is a function of the ticks
 //! alone, so that float sums and orders do not depend on how epochs were cut.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow::array::{
+    ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array,
+};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
 use crate::operator::OperatorError;
-use crate::operator::key::Keys;
+use crate::operator::hash::Fixed;
+use crate::operator::key::{Encoded, Keys};
 use crate::operator::moment::Moment;
 
 /// Bytes of all columns of a row, which sort as the columns do.
@@ -93,6 +97,11 @@ impl RowCodec {
         })
     }
 
+    /// The bytes of all rows, in one piece.
+    pub(crate) fn encode_all(&self, rows: &RecordBatch) -> Result<Encoded, OperatorError> {
+        self.keys.encode(rows.columns())
+    }
+
     pub(crate) fn encode(&self, rows: &RecordBatch) -> Result<Vec<Row>, OperatorError> {
         let encoded = self.keys.encode(rows.columns())?;
         Ok((0..rows.num_rows())
@@ -117,6 +126,26 @@ impl RowCodec {
         Ok(RecordBatch::try_new_with_options(
             schema, columns, &options,
         )?)
+    }
+
+    /// Equal rows as one, those whose weights add up to nothing left out.
+    pub(crate) fn folded(&self, delta: Delta) -> Result<Delta, OperatorError> {
+        let encoded = self.encode_all(&delta.rows)?;
+        let mut places: HashMap<&[u8], usize, Fixed> = HashMap::default();
+        let mut sums: Vec<(u32, i64)> = Vec::with_capacity(delta.weights.len());
+        for ((row, index), weight) in (0..).zip(0..).zip(&delta.weights) {
+            let place = *places.entry(encoded.row(row)).or_insert(sums.len());
+            match sums.get_mut(place) {
+                Some((_, sum)) => *sum += *weight,
+                None => sums.push((index, *weight)),
+            }
+        }
+        sums.retain(|(_, weight)| *weight != 0);
+        let (rows, weights): (Vec<u32>, Vec<i64>) = sums.into_iter().unzip();
+        Ok(Delta {
+            rows: take_record_batch(&delta.rows, &UInt32Array::from(rows))?,
+            weights,
+        })
     }
 
     /// Rows in order, those whose weights add up to nothing left out.

@@ -12,7 +12,7 @@
 mod leave;
 mod plan;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
@@ -26,6 +26,7 @@ use crate::operator::as_of::AsOf;
 use crate::operator::beat::Beat;
 use crate::operator::close::Close;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state};
+use crate::operator::hash::Fixed;
 use crate::operator::join::Join;
 use crate::operator::latest::Latest;
 use crate::operator::moment::Moment;
@@ -86,7 +87,7 @@ pub(crate) struct Graph {
     given: Vec<Vec<Given>>,
     output: RowCodec,
     /// What changed and did not leave yet.
-    pending: BTreeMap<Row, i64>,
+    pending: HashMap<Row, i64, Fixed>,
     pending_bytes: usize,
     beat: Option<Beat>,
     judges_time: bool,
@@ -135,7 +136,7 @@ impl Graph {
             steps: Arc::from([]),
             arrived: Vec::new(),
             given: vec![Vec::new(); plan_nodes],
-            pending: BTreeMap::new(),
+            pending: HashMap::default(),
             pending_bytes: 0,
             there: BTreeMap::new(),
             there_bytes: 0,
@@ -478,7 +479,9 @@ impl Graph {
             });
         }
         entries.begin(self.nodes.len() + 1);
-        for (row, count) in &self.pending {
+        let mut pending: Vec<(&Row, &i64)> = self.pending.iter().collect();
+        pending.sort_unstable();
+        for (row, count) in pending {
             entries.push(Entry {
                 part: 0,
                 key: row,

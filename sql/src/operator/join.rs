@@ -6,13 +6,16 @@
 //! pair is counted once: `ΔL ⋈ R + (L + ΔL) ⋈ ΔR`. A row remembers how many rows it matches; with none it
 //! is what an outer join pads and an anti join gives. A key that is NULL matches nothing.
 //!
-//! An inner join gives pairs alone, so it counts no matches.
+//! An inner join gives pairs alone, so it counts no matches and takes a shorter way ([`inner`]).
 //!
 //! A side may say when its rows end ([`Ending`]): by a time within them, once no row to come can meet
 //! them, or after resting too long. A row that is forgotten is not taken back from what was given; a row
 //! that comes to be taken back later finds nothing and changes this side no more.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod inner;
+mod rows;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
@@ -25,11 +28,13 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
+use crate::operator::hash::Fixed;
+use crate::operator::join::rows::{Kept, OfKey};
 use crate::operator::key::{Keys, milliseconds};
 use crate::operator::moment::{Ending, LateRow, Moment};
 
 /// What is computed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct JoinSpec {
     pub(crate) kind: JoinType,
     /// Key expressions over each side.
@@ -47,21 +52,11 @@ pub(crate) struct JoinSpec {
     pub(crate) endings: [Option<Ending>; 2],
 }
 
-/// A row of one side.
-#[derive(Clone, Copy, Debug, Default)]
-struct Kept {
-    count: i64,
-    /// Rows of the other side that it matches.
-    matches: i64,
-    /// What it ends by: its own time, or when it came last.
-    at_ms: i64,
-}
-
 #[derive(Debug)]
 struct Side {
     codec: RowCodec,
     keys: Keys,
-    rows: BTreeMap<Row, BTreeMap<Row, Kept>>,
+    rows: HashMap<Row, OfKey, Fixed>,
     /// Rows that end, in the order in which they do: by [`Kept::at_ms`], key and row.
     ends: BTreeSet<(i64, Row, Row)>,
 }
@@ -97,6 +92,8 @@ struct Pair {
 pub(crate) struct Join {
     spec: JoinSpec,
     sides: [Side; 2],
+    /// The rows that it gives.
+    given: RowCodec,
     state_bytes: usize,
 }
 
@@ -118,12 +115,13 @@ impl Join {
             Ok(Side {
                 codec: RowCodec::new(&spec.inputs[index])?,
                 keys: Keys::new(types.iter())?,
-                rows: BTreeMap::new(),
+                rows: HashMap::default(),
                 ends: BTreeSet::new(),
             })
         };
         Ok(Self {
             sides: [side(0)?, side(1)?],
+            given: RowCodec::new(&spec.schema)?,
             spec,
             state_bytes: 0,
         })
@@ -232,7 +230,7 @@ impl Join {
         let other = &self.sides[usize::from(is_left)].rows;
         let mut pairs = Vec::new();
         for ((key, row), Change { weight, .. }) in &changed.joining {
-            for (met, kept) in other.get(key).into_iter().flatten() {
+            for (met, kept) in other.get(key).into_iter().flat_map(OfKey::iter) {
                 let (left, right) = if is_left { (row, met) } else { (met, row) };
                 let (left_weight, right_weight) = if is_left {
                     (*weight, kept.count)
@@ -275,11 +273,9 @@ impl Join {
         )
     }
 
-    fn kept(&self, side: usize, key: &Row, row: &Row) -> Kept {
+    fn kept(&self, side: usize, key: &[u8], row: &[u8]) -> Kept {
         let rows = self.sides[side].rows.get(key);
-        rows.and_then(|rows| rows.get(row))
-            .copied()
-            .unwrap_or_default()
+        rows.and_then(|rows| rows.get(row)).unwrap_or_default()
     }
 
     fn put(&mut self, side: usize, key: &Row, row: &Row, kept: Kept) {
@@ -307,7 +303,7 @@ impl Join {
             return;
         }
         let of_key = rows.entry(Arc::clone(key)).or_default();
-        let before = of_key.insert(Arc::clone(row), kept);
+        let before = of_key.put(row, kept);
         if before.is_none() {
             self.state_bytes += bytes;
         }
@@ -332,6 +328,15 @@ impl Join {
                     rows.remove(&key);
                 }
             }
+        }
+    }
+
+    /// Forgets what ends with the step.
+    fn forget_last(&mut self, moment: &Moment<'_>) {
+        for side in 0..2 {
+            let ending = self.spec.endings[side].as_ref();
+            let before_ms = ending.and_then(|ending| ending.forgets_last(moment));
+            self.forget(side, before_ms);
         }
     }
 
@@ -380,6 +385,9 @@ impl Node for Join {
             let before_ms = ending.and_then(|ending| ending.forgets_first(moment));
             self.forget(side, before_ms);
         }
+        if self.spec.kind == JoinType::Inner {
+            return self.inner(inputs, moment);
+        }
         let changed = [
             self.changed(0, inputs[0], moment)?,
             self.changed(1, inputs[1], moment)?,
@@ -396,9 +404,8 @@ impl Node for Join {
         }
         // Rows as they stood, of all that change or whose matches change.
         let mut before: [BTreeMap<(Row, Row), Kept>; 2] = [BTreeMap::new(), BTreeMap::new()];
-        let is_inner = self.spec.kind == JoinType::Inner;
         let is_new = [0, 1].map(|side| {
-            let rows = changed[side].joining.keys().filter(|_| !is_inner);
+            let rows = changed[side].joining.keys();
             rows.filter(|(key, row)| self.kept(side, key, row).count == 0)
                 .cloned()
                 .collect::<BTreeSet<_>>()
@@ -406,7 +413,7 @@ impl Node for Join {
 
         let left_pairs = self.matching(self.pairs_of(&changed[0], true))?;
         for side in 0..2 {
-            for (key, row) in changed[side].joining.keys().filter(|_| !is_inner) {
+            for (key, row) in changed[side].joining.keys() {
                 let place = (Arc::clone(key), Arc::clone(row));
                 before[side].insert(place, self.kept(side, key, row));
             }
@@ -428,10 +435,6 @@ impl Node for Join {
         let mut given: BTreeMap<(Row, Row), i64> = BTreeMap::new();
         for pair in left_pairs.into_iter().chain(right_pairs) {
             let weight = pair.left_weight * pair.right_weight;
-            if is_inner {
-                *given.entry((pair.left, pair.right)).or_default() += weight;
-                continue;
-            }
             let left = (Arc::clone(&pair.key), Arc::clone(&pair.left));
             let right = (Arc::clone(&pair.key), Arc::clone(&pair.right));
             // The side that changes tells the other; a new row counts all that it meets.
@@ -484,10 +487,8 @@ impl Node for Join {
                 batches.push(delta.rows);
                 weights.extend(delta.weights);
             }
-            let ending = self.spec.endings[side].as_ref();
-            let before_ms = ending.and_then(|ending| ending.forgets_last(moment));
-            self.forget(side, before_ms);
         }
+        self.forget_last(moment);
         Ok(Delta {
             rows: concat_batches(&self.spec.schema, &batches)?,
             weights,
@@ -496,7 +497,11 @@ impl Node for Join {
 
     fn save(&self, entries: &mut Entries) {
         for (part, side) in (0..).zip(&self.sides) {
-            for (key, rows) in &side.rows {
+            let mut keys: Vec<(&Row, &OfKey)> = side.rows.iter().collect();
+            keys.sort_unstable_by_key(|(key, _)| *key);
+            for (key, rows) in keys {
+                let mut rows: Vec<(&Row, &Kept)> = rows.iter().collect();
+                rows.sort_unstable_by_key(|(row, _)| *row);
                 for (row, kept) in rows {
                     entries.push(Entry {
                         part,

@@ -14,12 +14,12 @@
 //! A value is a function of the rows that are there, never of the order in which they came.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray as _, BooleanArray, Float64Array, Int64Array, RecordBatch,
 };
+use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use datafusion::common::cast::as_boolean_array;
 use datafusion::error::DataFusionError;
@@ -29,11 +29,9 @@ use datafusion::physical_expr::expressions::CastExpr;
 
 use crate::operator::OperatorError;
 use crate::operator::delta::{Row, other_state};
+use crate::operator::hash::Fixed;
 use crate::operator::kernel::{Kernel, accumulator};
 use crate::operator::key::{Encoded, Keys};
-
-/// A hash that is the same in every run.
-pub(crate) type Fixed = BuildHasherDefault<DefaultHasher>;
 
 /// What a value that is kept takes besides its bytes, about.
 const ENTRY_BYTES: usize = 80;
@@ -89,15 +87,42 @@ pub(crate) struct Saved<'a> {
 pub(crate) struct Keeper {
     kernel: Kernel,
     way: Way,
-    arguments: Vec<Arc<dyn PhysicalExpr>>,
+    /// Which of the expressions are its arguments.
+    arguments: Vec<usize>,
+    /// Which of them tells the rows that count.
+    filter: Option<usize>,
     keys: Keys,
+}
+
+/// The different expressions of some aggregates: each is computed once for all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Expressions(Vec<Arc<dyn PhysicalExpr>>);
+
+impl Expressions {
+    fn place(&mut self, expression: &Arc<dyn PhysicalExpr>) -> usize {
+        let known = self.0.iter().position(|known| known == expression);
+        known.unwrap_or_else(|| {
+            self.0.push(Arc::clone(expression));
+            self.0.len() - 1
+        })
+    }
+
+    /// Their values for some rows.
+    ///
+    /// # Errors
+    /// What an expression fails with.
+    pub(crate) fn evaluate(&self, rows: &RecordBatch) -> Result<Vec<ArrayRef>, OperatorError> {
+        let count = rows.num_rows();
+        let columns = self.0.iter();
+        let columns = columns.map(|expression| expression.evaluate(rows)?.into_array(count));
+        Ok(columns.collect::<Result<Vec<_>, DataFusionError>>()?)
+    }
 }
 
 /// The arguments of some rows.
 pub(crate) struct Arguments {
-    /// Rows that count.
-    mask: Option<BooleanArray>,
-    columns: Vec<ArrayRef>,
+    /// Rows that count; `None`: all.
+    counts: Option<BooleanBuffer>,
     numbers: Option<Int64Array>,
     encoded: Option<Encoded>,
 }
@@ -111,6 +136,7 @@ impl Keeper {
         kernel: &Kernel,
         input: &SchemaRef,
         is_append: bool,
+        expressions: &mut Expressions,
     ) -> Result<Self, OperatorError> {
         let mut arguments = kernel.function.expressions();
         let is_whole = |argument: &Arc<dyn PhysicalExpr>| {
@@ -154,7 +180,14 @@ impl Keeper {
         Ok(Self {
             kernel: kernel.clone(),
             way,
-            arguments,
+            arguments: arguments
+                .iter()
+                .map(|argument| expressions.place(argument))
+                .collect(),
+            filter: kernel
+                .filter
+                .as_ref()
+                .map(|filter| expressions.place(filter)),
             keys: Keys::new(types.iter())?,
         })
     }
@@ -170,24 +203,34 @@ impl Keeper {
         }
     }
 
-    /// The arguments of rows, as [`Self::add`] takes them.
+    /// The arguments of rows, as [`Self::add`] takes them; `values` are those of the expressions.
     ///
     /// # Errors
-    /// What an expression or the filter fails with.
-    pub(crate) fn arguments(&self, rows: &RecordBatch) -> Result<Arguments, OperatorError> {
-        let count = rows.num_rows();
+    /// What Arrow says when they are of other types.
+    pub(crate) fn arguments(&self, values: &[ArrayRef]) -> Result<Arguments, OperatorError> {
         let columns = self
             .arguments
             .iter()
-            .map(|argument| argument.evaluate(rows)?.into_array(count))
-            .collect::<Result<Vec<_>, DataFusionError>>()?;
-        let mask = match &self.kernel.filter {
-            Some(filter) => {
-                let mask = filter.evaluate(rows)?.into_array(count)?;
-                Some(as_boolean_array(&mask)?.clone())
-            }
-            None => None,
+            .map(|place| Arc::clone(&values[*place]));
+        let columns: Vec<ArrayRef> = columns.collect();
+        let mut counts = None;
+        let mut only = |buffer: BooleanBuffer| {
+            counts = Some(match counts.take() {
+                Some(before) => &before & &buffer,
+                None => buffer,
+            });
         };
+        if let Some(filter) = self.filter {
+            let mask = as_boolean_array(&values[filter])?;
+            only(match mask.nulls() {
+                Some(nulls) => mask.values() & nulls.inner(),
+                None => mask.values().clone(),
+            });
+        }
+        if self.way != Way::Bag {
+            let nulls = columns.iter().filter_map(|column| column.logical_nulls());
+            nulls.for_each(|nulls| only(nulls.into_inner()));
+        }
         let (mut numbers, mut encoded) = (None, None);
         match self.way {
             Way::Count => {}
@@ -200,8 +243,7 @@ impl Keeper {
             }
         }
         Ok(Arguments {
-            mask,
-            columns,
+            counts,
             numbers,
             encoded,
         })
@@ -216,12 +258,8 @@ impl Keeper {
         weight: i64,
         bytes: &mut usize,
     ) {
-        let mask = arguments.mask.as_ref();
-        if mask.is_some_and(|mask| mask.is_null(row) || !mask.value(row)) {
-            return;
-        }
-        let has_null = arguments.columns.iter().any(|column| column.is_null(row));
-        if has_null && self.way != Way::Bag {
+        let counts = arguments.counts.as_ref();
+        if counts.is_some_and(|counts| !counts.value(row)) {
             return;
         }
         let number = || arguments.numbers.as_ref().map_or(0, |all| all.value(row));

@@ -25,6 +25,18 @@ pub struct Kernel {
     pub filter: Option<Arc<dyn PhysicalExpr>>,
 }
 
+impl PartialEq for Kernel {
+    fn eq(&self, other: &Self) -> bool {
+        let (this, that) = (&self.function, &other.function);
+        let order = |function: &AggregateFunctionExpr| function.order_bys().to_vec();
+        this == that
+            && this.is_distinct() == that.is_distinct()
+            && this.ignore_nulls() == that.ignore_nulls()
+            && order(this) == order(that)
+            && self.filter == other.filter
+    }
+}
+
 /// The rested state of a group: the state columns of all its aggregates in a line.
 pub(crate) type State = Vec<ScalarValue>;
 

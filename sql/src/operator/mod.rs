@@ -6,7 +6,7 @@
 //! DataFusion's expressions and accumulators are kernels inside.
 //!
 //! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows),
-//! [`beat`] (what leaves every so often), [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`group`] (what grouped aggregates
+//! [`beat`] (what leaves every so often), [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`hash`] (how they are found), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`session`] (windows that rows make); then tables that
 //! change: [`delta`], [`moment`] (time within them), [`origin`] (which message a row is), [`latest`], [`aggregate`], [`join`], [`as_of`], [`over`], [`top`], [`close`],
 //! the [`graph`] of these, [`spread`] (which lane a row belongs to), and [`changes`] (how a change leaves for Debezium's readers).
@@ -20,6 +20,7 @@ pub(crate) mod close;
 pub(crate) mod delta;
 pub(crate) mod graph;
 pub mod group;
+pub(crate) mod hash;
 pub(crate) mod join;
 pub(crate) mod kept;
 pub mod kernel;

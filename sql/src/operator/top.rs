@@ -3,12 +3,12 @@
 //! Input: any rows with weights. Output: the input's columns, then the row number as BIGINT unsigned; at
 //! a tick, what left the first `n` goes and what entered comes, with a row whose number changed doing
 //! both. Rows that the order does not tell apart come in the order of their columns, so that the answer
-//! does not depend on when they came.
+//! does not depend on when they came. Of an input whose rows stay no more than those first rows are kept.
 //!
 //! A partition may end ([`Ending`]), by a time that is one of its columns or after resting too long. What
 //! it gave stays.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array};
@@ -20,15 +20,18 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state};
+use crate::operator::hash::Fixed;
 use crate::operator::key::{Keys, milliseconds};
 use crate::operator::moment::{Ending, LateRow, Moment};
 
 /// What is computed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TopSpec {
     pub(crate) partition: Vec<Arc<dyn PhysicalExpr>>,
     pub(crate) order: Vec<(Arc<dyn PhysicalExpr>, SortOptions)>,
     pub(crate) count: u64,
+    /// Whether rows only come; then those behind the first ones never matter.
+    pub(crate) is_append: bool,
     pub(crate) input: SchemaRef,
     /// The input's columns and the row number.
     pub(crate) schema: SchemaRef,
@@ -36,12 +39,30 @@ pub(crate) struct TopSpec {
     pub(crate) ending: Option<Ending>,
 }
 
+/// Rows of equal columns.
+#[derive(Clone, Copy, Debug)]
+struct Ranked {
+    count: i64,
+    /// How many of the bytes are the order's; the others are the row's.
+    order: usize,
+}
+
 #[derive(Debug, Default)]
 struct Partition {
-    /// Rows by their order, then by their columns; and how often.
-    rows: BTreeMap<(Row, Row), i64>,
+    /// Rows by the bytes of their order and then of their columns.
+    rows: BTreeMap<Row, Ranked>,
+    /// How many they are, counting each.
+    total: i64,
     /// What it ends by; `None` when it does not end.
     at_ms: Option<i64>,
+}
+
+/// A row with its number that came among the first ones, or went.
+struct Change {
+    place: Row,
+    order: usize,
+    number: u64,
+    weight: i64,
 }
 
 #[derive(Debug)]
@@ -50,7 +71,7 @@ pub(crate) struct Top {
     keys: Keys,
     order: Option<RowConverter>,
     rows: RowCodec,
-    partitions: BTreeMap<Row, Partition>,
+    partitions: HashMap<Row, Partition, Fixed>,
     /// Partitions that end, in the order in which they do.
     ends: BTreeSet<(i64, Row)>,
     state_bytes: usize,
@@ -84,59 +105,14 @@ impl Top {
             rows: RowCodec::new(&spec.input)?,
             order,
             spec,
-            partitions: BTreeMap::new(),
+            partitions: HashMap::default(),
             ends: BTreeSet::new(),
             state_bytes: 0,
         })
     }
 
-    /// Adds the first rows of partitions with a weight.
-    fn tell(&self, touched: &[Row], weight: i64, changes: &mut BTreeMap<(Row, u64), i64>) {
-        for key in touched {
-            let Some(partition) = self.partitions.get(key) else {
-                continue;
-            };
-            let each = partition
-                .rows
-                .iter()
-                .flat_map(|((_, row), count)| (0..*count).map(move |_| row));
-            for (row, number) in each.zip(1..=self.spec.count) {
-                *changes.entry((Arc::clone(row), number)).or_default() += weight;
-            }
-        }
-    }
-
-    fn put(&mut self, key: &Row, order: Row, row: Row, weight: i64) {
-        let bytes = row_bytes(key, &order, &row);
-        let partition = self.partitions.entry(Arc::clone(key)).or_default();
-        let place = (order, row);
-        match partition.rows.get_mut(&place) {
-            Some(count) => {
-                *count += weight;
-                if *count == 0 {
-                    partition.rows.remove(&place);
-                    self.state_bytes -= bytes;
-                }
-            }
-            None => {
-                partition.rows.insert(place, weight);
-                self.state_bytes += bytes;
-            }
-        }
-        if partition.rows.is_empty() {
-            let at_ms = partition.at_ms;
-            self.partitions.remove(key);
-            if let Some(at_ms) = at_ms {
-                self.ends.remove(&(at_ms, Arc::clone(key)));
-            }
-        }
-    }
-
     /// Notes what a partition ends by.
-    fn touch(&mut self, key: &Row, at_ms: Option<i64>) {
-        let Some(partition) = self.partitions.get_mut(key) else {
-            return;
-        };
+    fn touch(&mut self, key: &Row, partition: &mut Partition, at_ms: Option<i64>) {
         if partition.at_ms == at_ms {
             return;
         }
@@ -148,21 +124,92 @@ impl Top {
         }
     }
 
+    /// How many rows of a partition are worth keeping.
+    fn most(&self) -> i64 {
+        match self.spec.is_append {
+            true => i64::try_from(self.spec.count).unwrap_or(i64::MAX),
+            false => i64::MAX,
+        }
+    }
+
     /// Forgets the partitions that end before a time.
     fn forget(&mut self, before_ms: Option<i64>) {
         let Some(before_ms) = before_ms else { return };
         while self.ends.first().is_some_and(|(at, _)| *at < before_ms) {
             let (_, key) = self.ends.pop_first().expect("it was just looked at");
             let partition = self.partitions.remove(&key).unwrap_or_default();
-            for (order, row) in partition.rows.keys() {
-                self.state_bytes -= row_bytes(&key, order, row);
+            for place in partition.rows.keys() {
+                self.state_bytes -= row_bytes(&key, place);
             }
         }
     }
 }
 
-fn row_bytes(key: &[u8], order: &[u8], row: &[u8]) -> usize {
-    ROW_BYTES + key.len() + order.len() + row.len()
+fn row_bytes(key: &[u8], place: &[u8]) -> usize {
+    ROW_BYTES + key.len() + place.len()
+}
+
+impl Partition {
+    /// The first rows, in order.
+    fn first(&self, count: u64) -> Vec<(Row, usize)> {
+        let each = self.rows.iter().flat_map(|(place, ranked)| {
+            let count = usize::try_from(ranked.count).unwrap_or(0);
+            std::iter::repeat_n((place, ranked.order), count)
+        });
+        let first = each.take(usize::try_from(count).unwrap_or(usize::MAX));
+        first
+            .map(|(place, order)| (Arc::clone(place), order))
+            .collect()
+    }
+
+    /// Adds a row so many times, or takes it back, and lets go of what lies behind the first `most`.
+    fn put(&mut self, key: &[u8], place: &[u8], ranked: Ranked, most: i64, bytes: &mut usize) {
+        if let Some(known) = self.rows.get_mut(place) {
+            known.count += ranked.count;
+            if known.count == 0 {
+                self.rows.remove(place);
+                *bytes -= row_bytes(key, place);
+            }
+        } else {
+            let last = self.rows.last_key_value().map(|(last, _)| last.as_ref());
+            if self.total >= most && last.is_none_or(|last| place > last) {
+                return;
+            }
+            self.rows.insert(Row::from(place), ranked);
+            *bytes += row_bytes(key, place);
+        }
+        self.total += ranked.count;
+        while self.total > most {
+            let Some(mut last) = self.rows.last_entry() else {
+                return;
+            };
+            let gone = last.get().count.min(self.total - most);
+            self.total -= gone;
+            last.get_mut().count -= gone;
+            if last.get().count == 0 {
+                let (place, _) = last.remove_entry();
+                *bytes -= row_bytes(key, &place);
+            }
+        }
+    }
+}
+
+/// What differs between the first rows before and after.
+fn differences(before: &[(Row, usize)], after: &[(Row, usize)], changes: &mut Vec<Change>) {
+    for (number, place) in (1..).zip(0..before.len().max(after.len())) {
+        let (was, is) = (before.get(place), after.get(place));
+        if was == is {
+            continue;
+        }
+        for (row, weight) in [(was, -1), (is, 1)] {
+            changes.extend(row.map(|(place, order)| Change {
+                place: Arc::clone(place),
+                order: *order,
+                number,
+                weight,
+            }));
+        }
+    }
 }
 
 impl Node for Top {
@@ -172,7 +219,7 @@ impl Node for Top {
         self.forget(first.and_then(|ending| ending.forgets_first(moment)));
         let delta = inputs[0];
         let count = delta.rows.num_rows();
-        let mut changes = BTreeMap::new();
+        let mut changes: Vec<Change> = Vec::new();
         if count > 0 {
             let evaluate = |expr: &Arc<dyn PhysicalExpr>| -> Result<ArrayRef, DataFusionError> {
                 expr.evaluate(&delta.rows)?.into_array(count)
@@ -194,20 +241,10 @@ impl Node for Top {
                 Some(order) => Some(order.convert_columns(&orders)?),
                 None => None,
             };
-            let keys: Vec<Row> = (0..count).map(|row| Row::from(keys.row(row))).collect();
-            let mut touched = keys.clone();
-            touched.sort_unstable();
-            touched.dedup();
-            let known: Vec<bool> = keys
-                .iter()
-                .map(|key| self.partitions.contains_key(key))
-                .collect();
-            self.tell(&touched, -1, &mut changes);
-            for (index, row) in self.rows.encode(&delta.rows)?.into_iter().enumerate() {
-                let order = orders
-                    .as_ref()
-                    .map_or_else(|| Row::from([]), |rows| Row::from(rows.row(index).data()));
-                let weight = delta.weights[index];
+            let rows = self.rows.encode_all(&delta.rows)?;
+            let mut places: HashMap<&[u8], usize, Fixed> = HashMap::default();
+            let mut touched: Vec<(&[u8], Vec<(usize, Option<i64>)>)> = Vec::new();
+            for index in 0..count {
                 let at_ms = match (&times, &ending) {
                     (Some(times), _) => times.is_valid(index).then(|| times.value(index)),
                     (None, Some(_)) => Some(moment.before.stored_ms),
@@ -218,46 +255,83 @@ impl Node for Top {
                     moment.leave_out(LateRow {
                         side: 0,
                         row: index,
-                        count: weight.unsigned_abs(),
+                        count: delta.weights[index].unsigned_abs(),
                         at_ms,
                         late_before_ms,
                     });
                     continue;
                 }
-                // What was forgotten can not be taken back.
-                if ending.is_some() && weight < 0 && !known[index] {
-                    continue;
-                }
-                self.put(&keys[index], order, row, weight);
-                self.touch(&keys[index], at_ms);
+                let key = keys.row(index);
+                let place = *places.entry(key).or_insert_with(|| {
+                    touched.push((key, Vec::new()));
+                    touched.len() - 1
+                });
+                touched[place].1.push((index, at_ms));
             }
-            self.tell(&touched, 1, &mut changes);
+            let most = self.most();
+            let mut bytes = Vec::new();
+            for (key, indices) in touched {
+                let (key, mut partition) = match self.partitions.remove_entry(key) {
+                    Some(known) => known,
+                    None => (Row::from(key), Partition::default()),
+                };
+                let before = partition.first(self.spec.count);
+                // What was forgotten can not be taken back.
+                let is_known = ending.is_none() || !partition.rows.is_empty();
+                for (index, at_ms) in indices {
+                    let weight = delta.weights[index];
+                    if weight < 0 && !is_known {
+                        continue;
+                    }
+                    bytes.clear();
+                    let order = orders.as_ref().map(|orders| orders.row(index));
+                    bytes.extend_from_slice(order.as_ref().map_or(&[][..], |order| order.data()));
+                    let ranked = Ranked {
+                        count: weight,
+                        order: bytes.len(),
+                    };
+                    bytes.extend_from_slice(rows.row(index));
+                    partition.put(&key, &bytes, ranked, most, &mut self.state_bytes);
+                    self.touch(&key, &mut partition, at_ms);
+                }
+                differences(&before, &partition.first(self.spec.count), &mut changes);
+                if partition.rows.is_empty() {
+                    self.touch(&key, &mut partition, None);
+                } else {
+                    self.partitions.insert(key, partition);
+                }
+            }
         }
         self.forget(ending.and_then(|ending| ending.forgets_last(moment)));
-        changes.retain(|_, weight| *weight != 0);
+        let row = |change: &'_ Change| change.order..change.place.len();
+        changes.sort_unstable_by(|one: &Change, other: &Change| {
+            let key = |change: &Change| (change.number, change.weight);
+            let bytes = one.place[row(one)].cmp(&other.place[row(other)]);
+            bytes.then_with(|| key(one).cmp(&key(other)))
+        });
         let mut columns = self
             .rows
-            .columns(changes.keys().map(|(row, _)| row.as_ref()))?;
-        let numbers = changes.keys().map(|(_, number)| *number);
+            .columns(changes.iter().map(|change| &change.place[row(change)]))?;
+        let numbers = changes.iter().map(|change| change.number);
         columns.push(Arc::new(UInt64Array::from_iter_values(numbers)));
         let options = RecordBatchOptions::new().with_row_count(Some(changes.len()));
         let schema = Arc::clone(&self.spec.schema);
         Ok(Delta {
             rows: RecordBatch::try_new_with_options(schema, columns, &options)?,
-            weights: changes.into_values().collect(),
+            weights: changes.iter().map(|change| change.weight).collect(),
         })
     }
 
     fn save(&self, entries: &mut Entries) {
-        for (key, partition) in &self.partitions {
-            for ((order, row), count) in &partition.rows {
-                let mut value = order.to_vec();
-                value.extend_from_slice(row);
+        let mut partitions: Vec<(&Row, &Partition)> = self.partitions.iter().collect();
+        partitions.sort_unstable_by_key(|(key, _)| *key);
+        for (key, partition) in partitions {
+            for (place, ranked) in &partition.rows {
                 entries.push(Entry {
-                    part: i64::try_from(order.len()).expect("a row fits into memory"),
+                    part: i64::try_from(ranked.order).expect("a row fits into memory"),
                     key,
-                    value: &value,
-                    count: *count,
+                    value: place,
+                    count: ranked.count,
                     other: 0,
                 });
             }
@@ -274,18 +348,31 @@ impl Node for Top {
     }
 
     fn restore(&mut self, entry: &Entry<'_>) -> Result<(), OperatorError> {
+        let key = Row::from(entry.key);
+        let known = self.partitions.remove(&key);
         if entry.part == END {
-            self.touch(&Row::from(entry.key), Some(entry.count));
+            let mut partition = known.ok_or_else(other_state)?;
+            self.touch(&key, &mut partition, Some(entry.count));
+            self.partitions.insert(key, partition);
             return Ok(());
         }
-        let at = usize::try_from(entry.part).map_err(|_| other_state())?;
-        let (order, row) = entry.value.split_at_checked(at).ok_or_else(other_state)?;
-        self.put(
-            &Row::from(entry.key),
-            Row::from(order),
-            Row::from(row),
-            entry.count,
+        let order = usize::try_from(entry.part).map_err(|_| other_state())?;
+        if order > entry.value.len() {
+            return Err(other_state());
+        }
+        let ranked = Ranked {
+            count: entry.count,
+            order,
+        };
+        let mut partition = known.unwrap_or_default();
+        partition.put(
+            &key,
+            entry.value,
+            ranked,
+            self.most(),
+            &mut self.state_bytes,
         );
+        self.partitions.insert(key, partition);
         Ok(())
     }
 
@@ -297,3 +384,6 @@ impl Node for Top {
         self.state_bytes
     }
 }
+
+#[cfg(test)]
+mod tests;

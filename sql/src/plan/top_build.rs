@@ -81,6 +81,7 @@ impl Builder<'_> {
             partition,
             order,
             count,
+            is_append: below.mode == Mode::Append,
             input,
             schema: Arc::clone(&schema),
             ending,

@@ -1,6 +1,5 @@
 //! How the rows of a graph leave it, by what can happen to them ([`Mode`](super::Mode)).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray as _, RecordBatch, UInt32Array};
@@ -16,13 +15,14 @@ use crate::operator::{Emission, Keys, OperatorError, Output};
 impl Graph {
     /// Notes what changes in the tick that began at a time.
     pub(super) fn change(&mut self, delta: &Delta, tick_ms: i64) -> Result<(), OperatorError> {
-        let rows = self.output.encode(&delta.rows)?;
-        for (row, weight) in rows.into_iter().zip(&delta.weights) {
-            match self.pending.get_mut(&row) {
+        let rows = self.output.encode_all(&delta.rows)?;
+        for (index, weight) in delta.weights.iter().enumerate() {
+            let row = rows.row(index);
+            match self.pending.get_mut(row) {
                 Some(count) => *count += *weight,
                 None => {
                     self.pending_bytes += ROW_BYTES + row.len();
-                    self.pending.insert(row, *weight);
+                    self.pending.insert(Row::from(row), *weight);
                 }
             }
         }
@@ -34,9 +34,13 @@ impl Graph {
         Ok(())
     }
 
-    pub(super) fn take_pending(&mut self) -> BTreeMap<Row, i64> {
+    /// What changed, in the order of the rows.
+    fn take_pending(&mut self) -> Vec<(Row, i64)> {
         self.pending_bytes = 0;
-        std::mem::take(&mut self.pending)
+        let pending = std::mem::take(&mut self.pending).into_iter();
+        let mut pending: Vec<(Row, i64)> = pending.filter(|(_, weight)| *weight != 0).collect();
+        pending.sort_unstable();
+        pending
     }
 
     pub(super) fn append(&self, given: &Given, out: &mut Output) -> Result<(), OperatorError> {
@@ -94,107 +98,63 @@ impl Graph {
         }
     }
 
-    pub(super) fn emit(
-        &self,
-        rows: Vec<Row>,
-        keys: Vec<Bytes>,
-        deleted: Vec<Bytes>,
-        out: &mut Output,
-    ) -> Result<(), OperatorError> {
-        if rows.is_empty() && deleted.is_empty() {
-            return Ok(());
-        }
-        let columns = self.output.decode(rows.iter().map(AsRef::as_ref))?;
-        out.emissions.push(Emission {
-            places: match self.plan.leaving {
-                Leaving::Rows => rows,
-                _ => keys.iter().map(|key| Row::from(key.as_ref())).collect(),
-            },
-            rows: columns,
-            keys: Keys::Group(keys),
-            deleted,
-        });
-        Ok(())
-    }
-
     fn upsert(&mut self, columns: &[usize], out: &mut Output) -> Result<(), OperatorError> {
         let pending = self.take_pending();
-        let delta = self.output.delta(&pending)?;
-        let keys = self.message_keys(&delta.rows, Some(columns))?;
-        let changes: Vec<(Row, i64)> = pending
-            .into_iter()
-            .filter(|(_, weight)| *weight != 0)
-            .collect();
-        let mut came: BTreeMap<Bytes, Row> = BTreeMap::new();
-        let mut went: BTreeMap<Bytes, Row> = BTreeMap::new();
-        for ((row, weight), key) in changes.into_iter().zip(keys) {
-            if weight > 0 {
-                let other = came.insert(key, row);
-                assert!(other.is_none(), "a key tells its row");
-            } else {
-                went.insert(key, row);
-            }
-        }
-        if self.plan.debezium {
-            return self.changes(went, came, out);
-        }
-        went.retain(|key, _| !came.contains_key(key));
-        let went = went.into_keys().collect();
-        let (keys, rows): (Vec<Bytes>, Vec<Row>) = came.into_iter().unzip();
-        self.emit(rows, keys, went, out)
-    }
-
-    /// What went and came, by key, as changes of Debezium.
-    fn changes(
-        &self,
-        went: BTreeMap<Bytes, Row>,
-        came: BTreeMap<Bytes, Row>,
-        out: &mut Output,
-    ) -> Result<(), OperatorError> {
-        let keys: BTreeSet<Bytes> = went.keys().chain(came.keys()).cloned().collect();
-        if keys.is_empty() {
+        let rows = self
+            .output
+            .decode(pending.iter().map(|(row, _)| row.as_ref()))?;
+        let keys = self.message_keys(&rows, Some(columns))?;
+        let changes = by_key(&keys, &pending);
+        if changes.is_empty() {
             return Ok(());
         }
-        let of = |rows: &BTreeMap<Bytes, Row>| {
-            let there: Vec<Option<usize>> = keys
-                .iter()
-                .scan(0, |next, key| {
-                    let at = *next;
-                    let is_there = rows.contains_key(key);
-                    *next += usize::from(is_there);
-                    Some(is_there.then_some(at))
-                })
-                .collect();
-            let rows = self.output.decode(rows.values().map(AsRef::as_ref))?;
-            Ok::<_, OperatorError>((rows, there))
-        };
-        let (before, after) = (of(&went)?, of(&came)?);
+        if self.plan.debezium {
+            return changed(&rows, changes, out);
+        }
+        let came: Vec<u32> = changes.iter().filter_map(|change| change.came).collect();
+        let (came_keys, went): (Vec<Change<'_>>, Vec<Change<'_>>) = changes
+            .into_iter()
+            .partition(|change| change.came.is_some());
+        let key = |change: &Change<'_>| Bytes::clone(change.key);
+        let keys: Vec<Bytes> = came_keys.iter().map(key).collect();
         out.emissions.push(Emission {
-            rows: changes::changed(&before.0, &before.1, &after.0, &after.1)?,
+            rows: take_record_batch(&rows, &UInt32Array::from(came))?,
             places: keys.iter().map(|key| Row::from(key.as_ref())).collect(),
-            keys: Keys::Group(keys.into_iter().collect()),
-            deleted: Vec::new(),
+            keys: Keys::Group(keys),
+            deleted: went.iter().map(key).collect(),
         });
         Ok(())
     }
 
     fn rows(&mut self, out: &mut Output) -> Result<(), OperatorError> {
         let pending = self.take_pending();
-        let delta = self.output.delta(&pending)?;
-        let keys = self.message_keys(&delta.rows, None)?;
-        let (mut rows, mut row_keys, mut deleted) = (Vec::new(), Vec::new(), Vec::new());
-        let changes = pending.into_iter().filter(|(_, weight)| *weight != 0);
-        for ((row, weight), key) in changes.zip(keys) {
+        let decoded = self
+            .output
+            .decode(pending.iter().map(|(row, _)| row.as_ref()))?;
+        let keys = self.message_keys(&decoded, None)?;
+        let (mut places, mut indices, mut row_keys) = (Vec::new(), Vec::new(), Vec::new());
+        let mut deleted = Vec::new();
+        for (((row, weight), key), index) in pending.into_iter().zip(keys).zip(0_u32..) {
             let was = self.there.get(&row).copied().unwrap_or(0);
             let now = was + weight;
             for number in was..now {
-                rows.push(Arc::clone(&row));
+                places.push(Arc::clone(&row));
+                indices.push(index);
                 row_keys.push(numbered(&key, number));
             }
             deleted.extend((now..was).map(|number| numbered(&key, number)));
             self.put_there(row, now);
         }
-        self.emit(rows, row_keys, deleted, out)
+        if indices.is_empty() && deleted.is_empty() {
+            return Ok(());
+        }
+        out.emissions.push(Emission {
+            rows: take_record_batch(&decoded, &UInt32Array::from(indices))?,
+            keys: Keys::Group(row_keys),
+            places,
+            deleted,
+        });
+        Ok(())
     }
 
     pub(super) fn put_there(&mut self, row: Row, count: i64) {
@@ -215,6 +175,70 @@ impl Graph {
             Leaving::Rows => self.rows(out),
         }
     }
+}
+
+/// The rows of a key that went and came, by their places among all that changed.
+struct Change<'a> {
+    key: &'a Bytes,
+    went: Option<u32>,
+    came: Option<u32>,
+}
+
+/// What changed by key, in the order of the keys.
+fn by_key<'a>(keys: &'a [Bytes], changed: &[(Row, i64)]) -> Vec<Change<'a>> {
+    let mut rows: Vec<(&Bytes, u32, i64)> = keys
+        .iter()
+        .zip(0..)
+        .zip(changed)
+        .map(|((key, row), (_, weight))| (key, row, *weight))
+        .collect();
+    rows.sort_unstable();
+    let mut changes: Vec<Change<'_>> = Vec::with_capacity(rows.len());
+    for (key, row, weight) in rows {
+        if changes.last().is_none_or(|last| last.key != key) {
+            let (went, came) = (None, None);
+            changes.push(Change { key, went, came });
+        }
+        let change = changes.last_mut().expect("one was just pushed");
+        if weight > 0 {
+            let other = change.came.replace(row);
+            assert!(other.is_none(), "a key tells its row");
+        } else {
+            change.went = Some(row);
+        }
+    }
+    changes
+}
+
+/// What went and came, by key, as changes of Debezium.
+fn changed(
+    rows: &RecordBatch,
+    changes: Vec<Change<'_>>,
+    out: &mut Output,
+) -> Result<(), OperatorError> {
+    let of = |side: fn(&Change<'_>) -> Option<u32>| {
+        let found: Vec<u32> = changes.iter().filter_map(side).collect();
+        let there: Vec<Option<usize>> = changes
+            .iter()
+            .scan(0, |next, change| {
+                let at = *next;
+                let is_there = side(change).is_some();
+                *next += usize::from(is_there);
+                Some(is_there.then_some(at))
+            })
+            .collect();
+        let rows = take_record_batch(rows, &UInt32Array::from(found))?;
+        Ok::<_, OperatorError>((rows, there))
+    };
+    let (before, after) = (of(|change| change.went)?, of(|change| change.came)?);
+    let keys: Vec<Bytes> = changes.iter().map(|change| change.key.clone()).collect();
+    out.emissions.push(Emission {
+        rows: changes::changed(&before.0, &before.1, &after.0, &after.1)?,
+        places: keys.iter().map(|key| Row::from(key.as_ref())).collect(),
+        keys: Keys::Group(keys),
+        deleted: Vec::new(),
+    });
+    Ok(())
 }
 
 /// A row whose key is NULL has a key all the same: it is one row.

@@ -1,0 +1,220 @@
+//! The way of an inner join: pairs alone, of which none is remembered.
+//!
+//! The columns of a pair's changed row are taken from the rows that came; only those of the row that it meets are made
+//! of bytes. Pairs are looked at so many at a time, and given as they are met.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array as _, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
+use datafusion::common::cast::as_boolean_array;
+use datafusion::error::DataFusionError;
+
+use crate::operator::OperatorError;
+use crate::operator::delta::{Delta, Row};
+use crate::operator::hash::Fixed;
+use crate::operator::join::rows::OfKey;
+use crate::operator::join::{Change, Join, PAIRS_MAX};
+use crate::operator::key::{Encoded, milliseconds};
+use crate::operator::moment::{Ending, LateRow, Moment};
+
+/// What came of one side in a step.
+struct Coming<'a> {
+    side: usize,
+    delta: &'a Delta,
+    keys: Encoded,
+    rows: Encoded,
+    /// Rows that may match.
+    changes: Vec<(u32, Change)>,
+}
+
+/// Pairs, of a row that came and one that it meets.
+#[derive(Default)]
+struct Pairs<'a> {
+    came: Vec<u32>,
+    met: Vec<&'a [u8]>,
+    weights: Vec<i64>,
+}
+
+impl Join {
+    /// A step of an inner join.
+    pub(super) fn inner(
+        &mut self,
+        inputs: &[&Delta],
+        moment: &Moment<'_>,
+    ) -> Result<Delta, OperatorError> {
+        let mut given = Vec::new();
+        for (side, delta) in inputs.iter().enumerate() {
+            if let Some(coming) = self.coming(side, delta, moment)? {
+                self.meet(&coming, &mut given)?;
+                self.take_in(&coming);
+            }
+        }
+        self.forget_last(moment);
+        let met = match given.len() {
+            0 => return Ok(Delta::empty(&self.spec.schema)),
+            1 => return Ok(given.swap_remove(0)),
+            _ => Delta {
+                rows: concat_batches(&self.spec.schema, given.iter().map(|some| &some.rows))?,
+                weights: given
+                    .iter()
+                    .flat_map(|some| &some.weights)
+                    .copied()
+                    .collect(),
+            },
+        };
+        // A pair whose one row came and whose other went is met twice, and was never there.
+        if met.weights.iter().any(|weight| *weight < 0) {
+            return self.given.folded(met);
+        }
+        Ok(met)
+    }
+
+    /// The rows of a side that may match; none has no row, or those that came add up to nothing.
+    fn coming<'a>(
+        &self,
+        side: usize,
+        delta: &'a Delta,
+        moment: &Moment<'_>,
+    ) -> Result<Option<Coming<'a>>, OperatorError> {
+        let count = delta.rows.num_rows();
+        if count == 0 {
+            return Ok(None);
+        }
+        let columns = self.spec.on[side]
+            .iter()
+            .map(|key| key.evaluate(&delta.rows)?.into_array(count))
+            .collect::<Result<Vec<ArrayRef>, DataFusionError>>()?;
+        let keys = self.sides[side].keys.encode(&columns)?;
+        let rows = self.sides[side].codec.encode_all(&delta.rows)?;
+        let ending = self.spec.endings[side].as_ref();
+        let times = ending
+            .and_then(Ending::column)
+            .map(|column| milliseconds(delta.rows.column(column)))
+            .transpose()?;
+        let late_before = ending.and_then(|ending| ending.late_before(moment));
+        let mut changes: Vec<(u32, Change)> = Vec::with_capacity(count);
+        for ((row, index), weight) in (0..count).zip(0_u32..).zip(&delta.weights) {
+            let mut at_ms = moment.before.stored_ms;
+            if let Some(times) = &times {
+                if times.is_null(row) {
+                    continue;
+                }
+                at_ms = times.value(row);
+                if let Some(late_before_ms) = late_before.filter(|late| at_ms < *late) {
+                    moment.leave_out(LateRow {
+                        side,
+                        row,
+                        count: weight.unsigned_abs(),
+                        at_ms,
+                        late_before_ms,
+                    });
+                    continue;
+                }
+            }
+            let is_null = columns.iter().any(|column| column.is_null(row));
+            if self.spec.null_is_equal || !is_null {
+                let weight = *weight;
+                changes.push((index, Change { weight, at_ms }));
+            }
+        }
+        if changes.iter().any(|(_, change)| change.weight < 0) {
+            changes = folded(changes, &rows);
+        }
+        Ok(Some(Coming {
+            side,
+            delta,
+            keys,
+            rows,
+            changes,
+        }))
+    }
+
+    /// Pairs of what came with the other side as it stands.
+    fn meet(&self, coming: &Coming<'_>, given: &mut Vec<Delta>) -> Result<(), OperatorError> {
+        let other = &self.sides[1 - coming.side].rows;
+        let mut pairs = Pairs::default();
+        for (row, change) in &coming.changes {
+            let met = other.get(coming.keys.row(*row as usize));
+            for (met, kept) in met.into_iter().flat_map(OfKey::iter) {
+                pairs.came.push(*row);
+                pairs.met.push(met);
+                pairs.weights.push(change.weight * kept.count);
+                if pairs.came.len() == PAIRS_MAX {
+                    given.push(self.give(coming, std::mem::take(&mut pairs))?);
+                }
+            }
+        }
+        if !pairs.came.is_empty() {
+            given.push(self.give(coming, pairs)?);
+        }
+        Ok(())
+    }
+
+    /// The pairs that fulfil the filter, as columns.
+    fn give(&self, coming: &Coming<'_>, pairs: Pairs<'_>) -> Result<Delta, OperatorError> {
+        let options = RecordBatchOptions::new().with_row_count(Some(pairs.came.len()));
+        let came = take_record_batch(&coming.delta.rows, &UInt32Array::from(pairs.came))?;
+        let met = &self.sides[1 - coming.side].codec;
+        let met = met.columns(pairs.met.into_iter())?;
+        let came = came.columns().to_vec();
+        let (mut columns, right) = match coming.side {
+            0 => (came, met),
+            _ => (met, came),
+        };
+        columns.extend(right);
+        let Some(filter) = &self.spec.filter else {
+            let schema = Arc::clone(&self.spec.schema);
+            return Ok(Delta {
+                rows: RecordBatch::try_new_with_options(schema, columns, &options)?,
+                weights: pairs.weights,
+            });
+        };
+        let schema = Arc::clone(&self.spec.pairs);
+        let rows = RecordBatch::try_new_with_options(schema, columns, &options)?;
+        let mask = filter.evaluate(&rows)?.into_array(rows.num_rows())?;
+        let mask = as_boolean_array(&mask)?;
+        let rows = filter_record_batch(&rows, mask)?;
+        let kept = pairs.weights.iter().zip(mask.iter());
+        let kept = kept.filter(|(_, keep)| *keep == Some(true));
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        let (schema, columns) = (Arc::clone(&self.spec.schema), rows.columns().to_vec());
+        Ok(Delta {
+            rows: RecordBatch::try_new_with_options(schema, columns, &options)?,
+            weights: kept.map(|(weight, _)| *weight).collect(),
+        })
+    }
+
+    /// Adds what came to its side.
+    fn take_in(&mut self, coming: &Coming<'_>) {
+        for (row, change) in &coming.changes {
+            let row = *row as usize;
+            let (key, row) = (coming.keys.row(row), coming.rows.row(row));
+            let known = self.sides[coming.side].rows.get_key_value(key);
+            let key = known.map_or_else(|| Row::from(key), |(known, _)| Arc::clone(known));
+            let mut kept = self.kept(coming.side, &key, row);
+            kept.count += change.weight;
+            kept.at_ms = change.at_ms;
+            self.put(coming.side, &key, &Row::from(row), kept);
+        }
+    }
+}
+
+/// Changes of equal rows as one: what goes before it comes would find nothing to go.
+fn folded(changes: Vec<(u32, Change)>, rows: &Encoded) -> Vec<(u32, Change)> {
+    let mut places: HashMap<&[u8], usize, Fixed> = HashMap::default();
+    let mut folded: Vec<(u32, Change)> = Vec::with_capacity(changes.len());
+    for (row, change) in changes {
+        let place = *places.entry(rows.row(row as usize)).or_insert(folded.len());
+        match folded.get_mut(place) {
+            Some((_, sum)) => {
+                sum.weight += change.weight;
+                sum.at_ms = change.at_ms;
+            }
+            None => folded.push((row, change)),
+        }
+    }
+    folded.retain(|(_, change)| change.weight != 0);
+    folded
+}

@@ -1,0 +1,129 @@
+//! The rows of one key of one side of a join: mostly few, seldom many.
+//!
+//! Few lie in a line and are found by looking at each; many are found by their hash. In which order they are given is
+//! not told: whoever saves them sorts them.
+
+use std::collections::HashMap;
+
+use crate::operator::delta::Row;
+use crate::operator::hash::Fixed;
+
+/// Most rows that lie in a line.
+const FEW: usize = 8;
+
+/// What is known of a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) count: i64,
+    /// Rows of the other side that it matches.
+    pub(super) matches: i64,
+    /// What it ends by: its own time, or when it came last.
+    pub(super) at_ms: i64,
+}
+
+/// Rows, and what is known of each.
+#[derive(Debug)]
+pub(super) enum OfKey {
+    Few(Vec<(Row, Kept)>),
+    Many(HashMap<Row, Kept, Fixed>),
+}
+
+impl Default for OfKey {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
+
+impl OfKey {
+    pub(super) fn get(&self, row: &[u8]) -> Option<Kept> {
+        match self {
+            Self::Few(rows) => {
+                let mut rows = rows.iter();
+                rows.find(|(known, _)| known.as_ref() == row)
+                    .map(|(_, kept)| *kept)
+            }
+            Self::Many(rows) => rows.get(row).copied(),
+        }
+    }
+
+    /// Puts a row in place of what was known of it, which it answers.
+    pub(super) fn put(&mut self, row: &Row, kept: Kept) -> Option<Kept> {
+        match self {
+            Self::Few(rows) => {
+                let known = rows.iter_mut().find(|(known, _)| known == row);
+                if let Some((_, known)) = known {
+                    return Some(std::mem::replace(known, kept));
+                }
+                if rows.len() < FEW {
+                    rows.push((Row::clone(row), kept));
+                    return None;
+                }
+                let mut many: HashMap<Row, Kept, Fixed> = rows.drain(..).collect();
+                many.insert(Row::clone(row), kept);
+                *self = Self::Many(many);
+                None
+            }
+            Self::Many(rows) => rows.insert(Row::clone(row), kept),
+        }
+    }
+
+    pub(super) fn remove(&mut self, row: &[u8]) -> Option<Kept> {
+        match self {
+            Self::Few(rows) => {
+                let place = rows.iter().position(|(known, _)| known.as_ref() == row)?;
+                Some(rows.swap_remove(place).1)
+            }
+            Self::Many(rows) => rows.remove(row),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Few(rows) => rows.is_empty(),
+            Self::Many(rows) => rows.is_empty(),
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Row, &Kept)> {
+        let (few, many) = match self {
+            Self::Few(rows) => (Some(rows), None),
+            Self::Many(rows) => (None, Some(rows)),
+        };
+        let few = few.into_iter().flatten().map(|(row, kept)| (row, kept));
+        few.chain(many.into_iter().flatten())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn rows_of_a_key_are_found_whether_few_or_many(
+            steps in prop::collection::vec((any::<bool>(), 0_u8..24, 1_i64..9), 0..120),
+        ) {
+            let mut model: BTreeMap<Row, Kept> = BTreeMap::new();
+            let mut rows = OfKey::default();
+            for (puts, row, count) in steps {
+                let row = Row::from([row]);
+                let kept = Kept { count, ..Kept::default() };
+                if puts {
+                    prop_assert_eq!(rows.put(&row, kept), model.insert(row, kept));
+                } else {
+                    prop_assert_eq!(rows.remove(&row), model.remove(&row));
+                }
+                prop_assert_eq!(rows.is_empty(), model.is_empty());
+                let all: BTreeMap<Row, Kept> = rows.iter().map(|(row, kept)| (Row::clone(row), *kept)).collect();
+                prop_assert_eq!(&all, &model);
+                for row in 0_u8..24 {
+                    prop_assert_eq!(rows.get(&[row]), model.get(&[row][..]).copied());
+                }
+            }
+        }
+    }
+}
