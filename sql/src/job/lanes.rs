@@ -361,6 +361,8 @@ async fn graph(
     }
     let nodes = lanes[0].nodes();
     let mut routed: Vec<Option<Vec<Routed>>> = vec![None; count];
+    let folded = lanes[0].folds().then(|| folded(ticks)).flatten();
+    let ticks = folded.as_ref().map_or(ticks, std::slice::from_ref);
     let mut from = 0;
     while from < nodes {
         let to = (from + 1..nodes).find(|node| lanes[0].is_routed(*node));
@@ -434,6 +436,15 @@ fn steps<'a>(
     for tick in ticks {
         let before = Marks {
             stored_ms: tick.at.as_ms(),
+/// All ticks as one.
+fn folded(ticks: &[Tick]) -> Option<Tick> {
+    let parts = ticks.iter().flat_map(|tick| tick.parts.iter().cloned());
+    Some(Tick {
+        parts: parts.collect(),
+        ..ticks.last()?.clone()
+    })
+}
+
             watermarks: tick.before.clone(),
         };
         if has_rows(tick) {

@@ -25,7 +25,7 @@ use crate::operator::key::{Keys, from_time, milliseconds};
 use crate::operator::moment::{Horizon, LateRow, Moment};
 
 /// What is computed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AsOfSpec {
     /// Key expressions over each side.
     pub(crate) on: [Vec<Arc<dyn PhysicalExpr>>; 2],

@@ -15,7 +15,7 @@ use crate::operator::key::{from_time, milliseconds};
 use crate::operator::moment::{Horizon, LateRow, Moment};
 
 /// What is waited for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CloseSpec {
     /// The column of times.
     pub(crate) column: usize,

@@ -190,6 +190,11 @@ impl Graph {
     /// Takes what arrived in an epoch; nothing is computed yet.
     pub(crate) fn begin(&mut self, steps: Arc<[GraphStep]>, arrived: Vec<BTreeMap<usize, Came>>) {
         assert_eq!(steps.len(), arrived.len(), "each step has its rows");
+    /// Whether all ticks of an epoch may be one step.
+    pub(crate) fn folds(&self) -> bool {
+        self.plan.is_told_at_the_end() && !self.is_timed()
+    }
+
         self.steps = steps;
         self.arrived = arrived;
         self.given.iter_mut().for_each(Vec::clear);

@@ -14,7 +14,7 @@ use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add};
 use crate::operator::moment::Moment;
 
 /// Where key and body are among the input's columns.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LatestSpec {
     pub(crate) key: usize,
     pub(crate) body: usize,

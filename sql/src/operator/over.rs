@@ -42,7 +42,7 @@ pub(crate) enum Frame {
 }
 
 /// One function.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Function {
     /// The number of the row in its partition.
     Number,
@@ -69,6 +69,18 @@ pub(crate) struct OverSpec {
     pub(crate) input: SchemaRef,
     /// The input's columns, then one per function.
     pub(crate) schema: SchemaRef,
+}
+
+impl PartialEq for OverSpec {
+    fn eq(&self, other: &Self) -> bool {
+        self.partition == other.partition
+            && *self.time == *other.time
+            && self.horizon == other.horizon
+            && self.order == other.order
+            && self.functions == other.functions
+            && self.input == other.input
+            && self.schema == other.schema
+    }
 }
 
 /// A row in its order.

@@ -17,7 +17,7 @@ use crate::operator::assign::Windows;
 use crate::operator::key::{milliseconds, times};
 
 /// One filter or projection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Keeps the rows for which it is true.
     Filter(Arc<dyn PhysicalExpr>),
@@ -44,7 +44,7 @@ pub enum Step {
 }
 
 /// A chain of steps.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Transform {
     steps: Vec<Step>,
     schema: SchemaRef,

@@ -45,7 +45,7 @@ pub(crate) struct Edge {
 pub(crate) struct Built {
     pub(crate) graph: GraphPlan,
     pub(crate) inputs: Vec<Input>,
-    /// One line per node, the last first.
+    /// One line per relation of the query, the last first.
     pub(crate) explained: Vec<String>,
 }
 
@@ -55,6 +55,8 @@ pub(super) struct Builder<'a> {
     pub(super) inputs: Vec<Input>,
     pub(super) nodes: Vec<Planned>,
     lines: Vec<String>,
+    /// How many nodes were there when the last line was written.
+    told: usize,
     /// Row numbers that a condition holds to at most so many.
     pub(super) most: BTreeMap<*const datafusion::logical_expr::Window, u64>,
     /// Names of sides of joins whose rows may have a time to live of their own.
@@ -82,6 +84,7 @@ pub(crate) fn build(
         inputs: inputs_of(plan, sources)?,
         nodes: Vec::new(),
         lines: Vec::new(),
+        told: 0,
         most: BTreeMap::new(),
         joined_sides: Vec::new(),
         options,
@@ -148,12 +151,17 @@ pub(super) fn passed(expr: &Expr, input: &DFSchema) -> Option<usize> {
 }
 
 impl Builder<'_> {
+    /// A node, which is one that is there already if that computes the same of the same.
     pub(super) fn push(&mut self, kind: Kind, inputs: Vec<usize>, schema: SchemaRef) -> usize {
-        self.nodes.push(Planned {
+        let node = Planned {
             kind,
             inputs,
             schema,
-        });
+        };
+        if let Some(same) = self.nodes.iter().position(|other| *other == node) {
+            return same;
+        }
+        self.nodes.push(node);
         self.nodes.len() - 1
     }
 
@@ -170,7 +178,13 @@ impl Builder<'_> {
             (Mode::Retract, Some(columns)) => format!("upsert by ({})", names(columns)),
             (Mode::Retract, None) => "retract".to_owned(),
         };
-        self.lines.push(format!("{what}: {mode}"));
+        if edge.node < self.told {
+            self.lines
+                .push(format!("{what}: {mode}, as computed below"));
+        } else {
+            self.told = self.nodes.len();
+            self.lines.push(format!("{what}: {mode}"));
+        }
     }
 
     pub(super) fn relation(&mut self, plan: &LogicalPlan) -> Result<Edge, SqlError> {

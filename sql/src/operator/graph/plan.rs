@@ -22,7 +22,7 @@ pub(crate) enum Mode {
 }
 
 /// What a node does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Kind {
     /// Rows of an input of the query, some of its columns.
     Scan {
@@ -58,7 +58,7 @@ impl Kind {
 }
 
 /// A node, as it is planned.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Planned {
     pub(crate) kind: Kind,
     /// Nodes that it takes from, all before it.
@@ -93,6 +93,16 @@ pub(crate) struct GraphPlan {
 }
 
 impl GraphPlan {
+    /// Whether all ticks of an epoch may be one step: nothing is told before the epoch ends, and what is told then
+    /// follows from the rows that are there, whenever in the epoch they came. The last row of a key is another matter:
+    /// lanes have the rows of several ticks in another order.
+    pub(crate) fn is_told_at_the_end(&self) -> bool {
+        let waits = matches!(self.leaving, Leaving::Upsert(_) | Leaving::Rows);
+        let mut kinds = self.nodes.iter().map(|node| &node.kind);
+        let keeps_last = kinds.any(|kind| matches!(kind, Kind::Latest(_)));
+        waits && self.every_ms.is_none() && !keeps_last && !self.judges_time()
+    }
+
     /// Whether rows may come too late.
     pub(crate) fn judges_time(&self) -> bool {
         self.nodes.iter().any(|node| match &node.kind {

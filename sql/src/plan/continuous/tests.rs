@@ -9,7 +9,7 @@ use millpond_proto::time::{SimulatedClock, Timestamp};
 
 use super::*;
 use crate::catalog;
-use crate::operator::graph::{Graph, GraphStep};
+use crate::operator::graph::{Graph, GraphStep, Kind};
 use crate::operator::moment::Marks;
 use crate::operator::origin::Came;
 use crate::operator::session::Session;
@@ -18,8 +18,7 @@ use crate::statement::parse_query;
 use crate::testing::MemoryTopics;
 use crate::topic::{NewTopic, WatermarkSpec};
 
-#[tokio::test]
-async fn state_over_its_bound_is_an_error_that_says_what_to_do() {
+async fn topics() -> Arc<MemoryTopics> {
     let clock = Arc::new(SimulatedClock::starting_at(Timestamp(0)));
     let topics = MemoryTopics::new(clock);
     let column = |name: &str, sql_type: &str| ColumnSpec {
@@ -40,6 +39,33 @@ async fn state_over_its_bound_is_an_error_that_says_what_to_do() {
         ..NewTopic::default()
     };
     topics.create_topic(topic).await.unwrap();
+    topics
+}
+
+#[tokio::test]
+async fn a_relation_that_a_query_names_twice_is_computed_once() {
+    let topics = topics().await;
+    let query = "SELECT a.k, a.n FROM (SELECT k, count(*) AS n FROM t GROUP BY k) AS a \
+                 JOIN (SELECT max(n) AS most FROM (SELECT k, count(*) AS n FROM t GROUP BY k)) AS b ON a.n = b.most";
+    let query = parse_query(query).unwrap();
+    let planned = plan(&query, Emit::Changes, topics.as_ref()).await.unwrap();
+    let told = &planned.explained;
+    assert!(
+        told.iter().any(|line| line.ends_with("as computed below")),
+        "{told:?}"
+    );
+    let Shape::Graph(graph) = planned.shape else {
+        panic!("two aggregates are a graph");
+    };
+    let count = |is: fn(&Kind) -> bool| graph.nodes.iter().filter(|node| is(&node.kind)).count();
+    assert_eq!(count(|kind| matches!(kind, Kind::Scan { .. })), 1);
+    assert_eq!(count(|kind| matches!(kind, Kind::Aggregate(_))), 2);
+    assert!(graph.is_told_at_the_end());
+}
+
+#[tokio::test]
+async fn state_over_its_bound_is_an_error_that_says_what_to_do() {
+    let topics = topics().await;
     for query in [
         "SELECT k, window_start, count(*) AS n FROM TUMBLE(TABLE t, DESCRIPTOR(at), INTERVAL '1 second') \
          GROUP BY k, window_start",
