@@ -15,6 +15,9 @@ pub type Offsets = BTreeMap<(usize, u32), u64>;
 
 /// Most rows of an epoch, about.
 const EPOCH_ROWS: usize = 64 * 1024;
+/// Most rows of the first epoch, about: each later one may be twice as large, so that a query with much to read has
+/// its first rows soon.
+const FIRST_EPOCH_ROWS: usize = 2 * 1024;
 /// Most bytes of an epoch's input, about.
 const EPOCH_BYTES: usize = 32 * 1024 * 1024;
 /// Fewest rows that are read ahead of one queue.
@@ -31,6 +34,8 @@ pub struct Inputs {
     columns: Vec<Arc<[String]>>,
     /// By input and queue.
     readers: BTreeMap<(usize, u32), QueueReader>,
+    /// Most rows of the next epoch, about.
+    epoch_rows: usize,
 }
 
 impl Inputs {
@@ -42,6 +47,7 @@ impl Inputs {
             topics,
             columns,
             readers: BTreeMap::new(),
+            epoch_rows: FIRST_EPOCH_ROWS,
         }
     }
 
@@ -93,7 +99,7 @@ impl Inputs {
         }
         let share = self.readers.len().max(1);
         let mut room = Room {
-            rows: (EPOCH_ROWS / share).max(QUEUE_ROWS_MIN),
+            rows: (self.epoch_rows / share).max(QUEUE_ROWS_MIN),
             bytes: EPOCH_BYTES / share,
         };
         loop {
@@ -122,6 +128,7 @@ impl Inputs {
 
     /// Hands out all rows of ticks before `tick_ms`, which were read ahead.
     pub fn take_before(&mut self, tick_ms: i64) -> Vec<Arrived> {
+        self.epoch_rows = (2 * self.epoch_rows).min(EPOCH_ROWS);
         let mut arrived = Vec::new();
         for ((input, _), reader) in &mut self.readers {
             let batches = reader.take_before(tick_ms);
