@@ -2,7 +2,9 @@
 //!
 //! The broker runs in this process, so CPU time is all of it: reading, decoding, computing; the rows of
 //! continuous queries are thrown away where they would be appended. Bounded is DataFusion over the same rows, through
-//! the same tables. Rates count the events of all three streams, as is usual, whichever a query reads.
+//! the same tables; each is asked by itself, so that it finds no columns that another has decoded. Rates count the events of
+//! all three streams, as is usual, whichever a query reads. The share is that of a query's time which reading and decoding
+//! the same columns of the bids takes alone, for queries that read nothing else.
 //! Behind the table: how fast rows are read and decoded alone, how long a job takes to its first row, and how long a
 //! message takes through a filter into another topic, beside durable writes of the same run.
 //!
@@ -51,10 +53,39 @@ const ROWS: usize = 2000;
 /// Messages whose way through a filter is timed.
 const MESSAGES: usize = 200;
 
+/// The columns of the bids that a query reads, if it reads nothing else.
+const COLUMNS: [Option<&[usize]>; 23] = [
+    Some(&[0, 1, 2, 5, 6]),
+    Some(&[0, 1, 2, 5, 6]),
+    Some(&[0, 2]),
+    None,
+    None,
+    Some(&[0, 5]),
+    None,
+    Some(&[0, 1, 2, 5, 6]),
+    None,
+    None,
+    Some(&[0, 1, 2, 5, 6]),
+    Some(&[1, 5]),
+    Some(&[1, 5]),
+    None,
+    Some(&[0, 1, 2, 5, 6]),
+    Some(&[0, 1, 2, 5]),
+    Some(&[0, 1, 2, 3, 5]),
+    Some(&[0, 2, 5]),
+    Some(&[0, 1, 2, 3, 4, 5, 6]),
+    Some(&[0, 1, 2, 3, 4, 5, 6]),
+    None,
+    Some(&[0, 1, 2, 3, 4]),
+    Some(&[0, 1, 2, 3, 4]),
+];
+
 /// The broker, and SQL over it: with its rows thrown away, and with its rows kept.
 struct World {
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
+    spawn: Arc<dyn Spawn>,
+    state: Arc<dyn ObjectStore>,
     discarding: (Arc<Jobs>, Sql),
     keeping: (Arc<Jobs>, Sql),
 }
@@ -97,6 +128,8 @@ impl World {
         Self {
             discarding: over(discarding, "state"),
             keeping: over(Arc::clone(&broker) as Arc<dyn Topics>, "kept"),
+            state: Arc::new(DiskObjectStore::new(disk, "bounded")),
+            spawn,
             clock,
             broker,
         }
@@ -160,8 +193,17 @@ impl World {
 
     /// CPU time of the same query asked once, its rows read and dropped.
     async fn bounded(&self, query: &str) -> Result<Duration, String> {
+        let sql = Sql::new(SqlParts {
+            topics: Arc::clone(&self.broker) as Arc<dyn Topics>,
+            clock: Arc::clone(&self.clock),
+            spawn: Arc::clone(&self.spawn),
+            export: Arc::clone(&self.state),
+            state: Arc::clone(&self.state),
+            jobs: Arc::clone(&self.discarding.0) as Arc<dyn Continuous>,
+        });
+        let sql = sql.unwrap();
         let before = cpu();
-        let answer = self.discarding.1.execute(query).await;
+        let answer = sql.execute(query).await;
         let mut answer = answer.map_err(|error| error.to_string())?;
         while let Some(batch) = answer.batches.next().await {
             batch.map_err(|error| error.to_string())?;
@@ -169,30 +211,34 @@ impl World {
         Ok(cpu() - before)
     }
 
-    /// CPU time of reading every bid, and of making columns of all its fields as well.
-    async fn decoded(&self) -> (u64, Duration, Duration) {
+    /// CPU time of reading every bid, and of making columns of some of its fields as well; how many bids there are.
+    async fn decoded(&self, columns: Option<&[usize]>) -> (u64, Duration) {
         let bids = Topics::topic(self.broker.as_ref(), "bid").unwrap();
-        let decoder = TopicDecoder::new(&bids, &(0..7).collect::<Vec<_>>()).unwrap();
-        let (mut rows, mut times) = (0, [Duration::ZERO; 2]);
-        for (turn, time) in times.iter_mut().enumerate() {
-            let before = cpu();
-            rows = 0;
-            for extent in Topics::extents(self.broker.as_ref(), bids.id) {
-                let range = extent.first..extent.next;
-                let columns = decoder.envelope_columns();
-                let mut scan =
-                    Topics::scan(self.broker.as_ref(), bids.id, extent.queue, range, &columns);
-                while let Some(batch) = scan.next().await {
-                    let batch = batch.unwrap();
-                    rows += batch.num_rows() as u64;
-                    if turn == 1 {
-                        assert_eq!(decoder.decode(&batch).unwrap().undecodable, 0);
-                    }
+        let decoder = TopicDecoder::new(&bids, columns.unwrap_or_default()).unwrap();
+        let before = cpu();
+        let mut rows = 0;
+        for extent in Topics::extents(self.broker.as_ref(), bids.id) {
+            let range = extent.first..extent.next;
+            let envelope = match columns {
+                Some(_) => decoder.envelope_columns(),
+                None => vec!["body"],
+            };
+            let mut scan = Topics::scan(
+                self.broker.as_ref(),
+                bids.id,
+                extent.queue,
+                range,
+                &envelope,
+            );
+            while let Some(batch) = scan.next().await {
+                let batch = batch.unwrap();
+                rows += batch.num_rows() as u64;
+                if columns.is_some() {
+                    assert_eq!(decoder.decode(&batch).unwrap().undecodable, 0);
                 }
             }
-            *time = cpu() - before;
         }
-        (rows, times[0], times[1])
+        (rows, cpu() - before)
     }
 
     /// From the statement to the first row that others can read.
@@ -280,7 +326,8 @@ async fn run() {
         if place == "JSON in Parquet" {
             world.broker.tier().await.unwrap();
         }
-        let (rows, read, decoded) = world.decoded().await;
+        let (rows, read) = world.decoded(None).await;
+        let (_, decoded) = world.decoded(Some(&[0, 1, 2, 3, 4, 5, 6])).await;
         writeln!(
             out,
             "{place}: {:.2} M bids read, {:.2} M read and decoded per CPU-second",
@@ -295,26 +342,39 @@ async fn run() {
             let path = workspace().join(format!("tests/nexmark/q{number}.sql"));
             let query = std::fs::read_to_string(path).unwrap();
             let continuous = world.continuous(&format!("q{number}"), &query).await;
-            for spent in [continuous, world.bounded(&query).await] {
+            let bounded = world.bounded(&query).await;
+            for spent in [&continuous, &bounded] {
                 match spent {
                     Ok(spent) => {
-                        write!(rates, " {:>12.0}", per_second(count as u64, spent) / 1e3).unwrap();
+                        write!(rates, " {:>8.0}", per_second(count as u64, *spent) / 1e3).unwrap();
                     }
                     Err(error) => {
                         writeln!(out, "q{number}: {error}").unwrap();
-                        rates.push_str("            -");
+                        rates.push_str("        -");
                     }
                 }
             }
+            let share = match (COLUMNS[number], continuous) {
+                (Some(columns), Ok(spent)) => {
+                    let (_, alone) = world.decoded(Some(columns)).await;
+                    format!("{:.0} %", 100.0 * alone.as_secs_f64() / spent.as_secs_f64())
+                }
+                _ => String::new(),
+            };
+            write!(rates, " {share:>7}").unwrap();
         }
     }
     writeln!(out, "thousands of events per CPU-second").unwrap();
     writeln!(
         out,
-        "     log: cont.      bounded  Parq.: cont.      bounded"
+        "     log: cont.  bounded  share | Parquet: cont.  bounded  share"
     )
     .unwrap();
-    for (number, rates) in rates.iter().enumerate() {
+    for (number, rates) in rates
+        .iter()
+        .enumerate()
+        .filter(|(_, rates)| !rates.is_empty())
+    {
         writeln!(out, "q{number:<3}{rates}").unwrap();
     }
 
