@@ -96,6 +96,8 @@ pub struct OperatorStatus {
     pub state_bytes: u64,
     /// No event earlier than this is expected; of what reads a topic with a watermark alone.
     pub watermark: Option<Timestamp>,
+    /// Its share of the query's time, in thousandths: computing, and of what writes, being held back.
+    pub busy: u64,
 }
 
 /// The runtime of continuous queries.

@@ -228,7 +228,7 @@ impl Sql {
                 }
                 let text = name.replace('\'', "''");
                 self.show(&format!(
-                    "SELECT operator, rows_in, rows_out, bytes_in, state_bytes, watermark FROM millpond.job_operators WHERE job = '{text}' ORDER BY position"
+                    "SELECT operator, rows_in, rows_out, bytes_in, state_bytes, watermark, busy_share FROM millpond.job_operators WHERE job = '{text}' ORDER BY position"
                 ))
                 .await
             }

@@ -1,11 +1,14 @@
 //! `millpond.job_operators`: the steps of every continuous query, from what it reads to what it writes.
 //!
 //! Columns: `job`, `position` (from 0), `operator`, `rows_in`, `rows_out`, `bytes_in` (what reads a topic), `state_bytes`, `watermark` (what
-//! reads a topic). Rows and bytes are counted since the query was started here, state is as it stands.
+//! reads a topic), `busy_share` (of the query's time: computing; of what writes the output, committing, appending and saving, by which
+//! the others are held back). Rows and bytes are counted since the query was started here, state is as it stands.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::array::{
+    ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+};
 use arrow::error::ArrowError;
 
 use crate::continuous::{JobStatus, OperatorStatus};
@@ -32,6 +35,8 @@ pub(crate) fn operators_batch(jobs: &[JobStatus]) -> Result<RecordBatch, ArrowEr
     let names = StringArray::from_iter_values(all.iter().map(|(job, ..)| *job));
     let positions = Int64Array::from_iter_values(all.iter().map(|(_, position, _)| *position));
     let operators = StringArray::from_iter_values(all.iter().map(|(.., step)| &step.operator));
+    let shares = all.iter().map(|(.., step)| step.busy as f64 / 1000.0);
+    let shares: Float64Array = shares.map(Some).collect();
     RecordBatch::try_from_iter_with_nullable([
         ("job", Arc::new(names) as ArrayRef, false),
         ("position", Arc::new(positions) as ArrayRef, false),
@@ -41,5 +46,6 @@ pub(crate) fn operators_batch(jobs: &[JobStatus]) -> Result<RecordBatch, ArrowEr
         ("bytes_in", number(|step| step.bytes_in), true),
         ("state_bytes", number(|step| Some(step.state_bytes)), false),
         ("watermark", Arc::new(watermarks) as ArrayRef, true),
+        ("busy_share", Arc::new(shares) as ArrayRef, false),
     ])
 }

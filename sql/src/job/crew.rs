@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use millpond_proto::limits::{JOB_PARALLELISM_MAX, JOB_PARALLELISM_USUAL_MAX};
 use millpond_proto::task::{Lane, Panicked, Spawn, Task};
+use millpond_proto::time::Clock;
 use tokio::sync::oneshot;
+
+use crate::job::pace::Laps;
 
 /// Fewer rows than this are not worth the way to another thread.
 pub(crate) const ROWS_APART_MIN: usize = 1024;
@@ -18,6 +21,7 @@ pub(crate) const ROWS_APART_MIN: usize = 1024;
 pub struct Crew {
     lanes: usize,
     spawn: Option<Arc<dyn Spawn>>,
+    clock: Option<Arc<dyn Clock>>,
 }
 
 impl Crew {
@@ -27,6 +31,7 @@ impl Crew {
         Self {
             lanes: 1,
             spawn: None,
+            clock: None,
         }
     }
 
@@ -36,7 +41,22 @@ impl Crew {
         Self {
             lanes: lanes.clamp(1, JOB_PARALLELISM_MAX),
             spawn: Some(spawn),
+            clock: None,
         }
+    }
+
+    /// The same, which tells how long its work takes.
+    #[must_use]
+    pub fn timed(self, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock: Some(clock),
+            ..self
+        }
+    }
+
+    /// Begins to tell how long work takes.
+    pub(crate) fn laps(&self) -> Laps {
+        Laps::begin(self.clock.clone())
     }
 
     /// How many lanes the work is cut into.

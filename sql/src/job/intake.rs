@@ -62,6 +62,8 @@ pub(crate) struct Taken {
     pub(crate) table: RecordBatch,
     /// For each row of it the envelope's; `None`: the same.
     kept: Option<Vec<u32>>,
+    /// Milliseconds that it took.
+    pub(crate) busy_ms: u64,
     /// The envelopes that parse.
     pub(crate) envelope: RecordBatch,
     /// For each lane its rows of the table; empty: all are one lane's.
@@ -105,6 +107,7 @@ impl Taken {
             rows_undecodable: 0,
             first_undecodable: None,
             ticks: vec![part],
+            busy_ms: 0,
             envelope: table.clone(),
             table,
             kept: None,

@@ -52,28 +52,36 @@ pub(crate) enum Lanes {
 }
 
 impl Lanes {
-    /// Computes ticks; what is told at the end of an epoch waits for [`Lanes::barrier`].
+    /// Computes ticks, and answers the milliseconds that the lanes of a query of one step took: the nodes of a graph
+    /// remember theirs. What is told at the end of an epoch waits for [`Lanes::barrier`].
     pub(crate) async fn ticks(
         &mut self,
         crew: &Crew,
         encoder: &Arc<BodyEncoder>,
         taken: &Arc<[Taken]>,
         ticks: Vec<Tick>,
-    ) -> Result<Vec<Left>, JobError> {
+    ) -> Result<(Vec<Left>, u64), JobError> {
         match self {
-            Self::None => Ok(Vec::new()),
+            Self::None => Ok((Vec::new(), 0)),
             Self::Groups(lanes) => {
                 let ticks: Arc<[Tick]> = ticks.into();
                 let rows = rows_of(taken);
-                each(crew, rows, lanes, |lane| {
+                let done = each(crew, rows, lanes, |lane| {
                     let (encoder, taken) = (Arc::clone(encoder), Arc::clone(taken));
-                    let ticks = Arc::clone(&ticks);
-                    move |operator| groups(operator.as_mut(), lane, &encoder, &taken, &ticks)
-                })
-                .await
-                .map(in_order)
+                    let (ticks, crew) = (Arc::clone(&ticks), crew.clone());
+                    move |operator| {
+                        let mut laps = crew.laps();
+                        let left = groups(operator.as_mut(), lane, &encoder, &taken, &ticks)?;
+                        Ok((left, laps.lap()))
+                    }
+                });
+                let (left, busy_ms): (Vec<_>, Vec<u64>) = done.await?.into_iter().unzip();
+                Ok((in_order(left), busy_ms.iter().sum()))
             }
-            Self::Graph(lanes) => graph(crew, encoder, taken, &ticks, lanes).await,
+            Self::Graph(lanes) => {
+                let left = graph(crew, encoder, taken, &ticks, lanes).await?;
+                Ok((left, 0))
+            }
         }
     }
 
@@ -238,6 +246,7 @@ impl Lanes {
                 sum.rows_in += figures.rows_in;
                 sum.rows_out += figures.rows_out;
                 sum.state_bytes += figures.state_bytes;
+                sum.busy_ms += figures.busy_ms;
             }
         }
         all
@@ -352,6 +361,8 @@ async fn graph(
 ) -> Result<Vec<Left>, JobError> {
     let count = lanes.len();
     let rows = rows_of(taken);
+    let folded = lanes[0].folds().then(|| folded(ticks)).flatten();
+    let ticks = folded.as_ref().map_or(ticks, std::slice::from_ref);
     let steps = steps(taken, ticks, lanes[0].is_timed());
     let mut arrived = arrived(taken, &steps, count)?.into_iter();
     let steps: Arc<[GraphStep]> = steps.into_iter().map(|(step, _)| step).collect();
@@ -361,8 +372,6 @@ async fn graph(
     }
     let nodes = lanes[0].nodes();
     let mut routed: Vec<Option<Vec<Routed>>> = vec![None; count];
-    let folded = lanes[0].folds().then(|| folded(ticks)).flatten();
-    let ticks = folded.as_ref().map_or(ticks, std::slice::from_ref);
     let mut from = 0;
     while from < nodes {
         let to = (from + 1..nodes).find(|node| lanes[0].is_routed(*node));
@@ -374,7 +383,7 @@ async fn graph(
         let mut given = std::mem::replace(&mut routed, vec![None; count]);
         let done = each(crew, rows, lanes, |lane| {
             let given = given[lane].take();
-            stretch(given, from..to, routes.then_some(count))
+            stretch(given, from..to, routes.then_some(count), crew.clone())
         });
         for (target, from) in exchanged(done.await?).into_iter().enumerate() {
             routed[target] = Some(from);
@@ -398,12 +407,15 @@ fn stretch(
     given: Option<Vec<Routed>>,
     nodes: Range<usize>,
     lanes: Option<usize>,
+    crew: Crew,
 ) -> impl FnOnce(&mut Graph) -> Result<Vec<Routed>, JobError> + Send + 'static {
     move |graph| {
+        let mut laps = crew.laps();
         let merged = given.map(|given| graph.merge(&given)).transpose()?;
         for node in nodes.clone() {
             let routed = merged.as_ref().filter(|_| node == nodes.start);
             graph.run(node, routed)?;
+            graph.spent(node, laps.lap());
         }
         match lanes {
             Some(lanes) => Ok(graph.route(nodes.end, lanes)?),
@@ -424,6 +436,15 @@ fn exchanged(given: Vec<Vec<Routed>>) -> Vec<Vec<Routed>> {
     taken
 }
 
+/// All ticks as one.
+fn folded(ticks: &[Tick]) -> Option<Tick> {
+    let parts = ticks.iter().flat_map(|tick| tick.parts.iter().cloned());
+    Some(Tick {
+        parts: parts.collect(),
+        ..ticks.last()?.clone()
+    })
+}
+
 /// The steps of a graph: the rows of each tick that has some, then time alone; with the tick whose rows it takes.
 fn steps<'a>(
     taken: &[Taken],
@@ -436,15 +457,6 @@ fn steps<'a>(
     for tick in ticks {
         let before = Marks {
             stored_ms: tick.at.as_ms(),
-/// All ticks as one.
-fn folded(ticks: &[Tick]) -> Option<Tick> {
-    let parts = ticks.iter().flat_map(|tick| tick.parts.iter().cloned());
-    Some(Tick {
-        parts: parts.collect(),
-        ..ticks.last()?.clone()
-    })
-}
-
             watermarks: tick.before.clone(),
         };
         if has_rows(tick) {

@@ -2,7 +2,9 @@
 //!
 //! A query that mostly waits has room; one that mostly computes is at its limit; one that mostly writes is held back by what it writes to.
 
-use millpond_proto::time::Timestamp;
+use std::sync::Arc;
+
+use millpond_proto::time::{Clock, Timestamp};
 
 /// Times older than this count half.
 const HALF_MS: i64 = 60_000;
@@ -29,6 +31,32 @@ pub enum Doing {
     Computing,
     /// Writing.
     Writing,
+}
+
+/// Tells how long pieces of work take, one after the other; without a clock none takes any time.
+///
+/// A piece shorter than a millisecond counts as one or as none, as the clock happens to move on within it or not: over many, the
+/// sum is right.
+#[derive(Clone, Debug)]
+pub(crate) struct Laps {
+    clock: Option<Arc<dyn Clock>>,
+    at: Timestamp,
+}
+
+impl Laps {
+    pub(crate) fn begin(clock: Option<Arc<dyn Clock>>) -> Self {
+        let at = clock.as_ref().map_or(Timestamp(0), |clock| clock.now());
+        Self { clock, at }
+    }
+
+    /// Milliseconds since it was asked last.
+    pub(crate) fn lap(&mut self) -> u64 {
+        let Some(clock) = &self.clock else { return 0 };
+        let now = clock.now();
+        let passed = now.as_ms() - self.at.as_ms();
+        self.at = now;
+        u64::try_from(passed).unwrap_or(0)
+    }
 }
 
 /// Adds up where time goes.

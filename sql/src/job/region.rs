@@ -25,6 +25,7 @@ use crate::job::crew::Crew;
 use crate::job::error::JobError;
 use crate::job::intake::{Intake, Intakes, Taken};
 use crate::job::lanes::{Lanes, Tick};
+use crate::job::pace::Pace;
 use crate::job::reader::{missing, offsets};
 use crate::job::written::{LateRow, Left, deletion};
 use crate::operator::{LateTime, OperatorError, StepFigures};
@@ -55,6 +56,8 @@ pub struct Region {
     counts: Counts,
     /// Rows that were written before this run.
     written_before: u64,
+    /// Milliseconds that the lanes of a query of one step took.
+    busy_ms: u64,
     encoder: Arc<BodyEncoder>,
     state_bytes_max: usize,
 }
@@ -66,6 +69,15 @@ struct Source {
     rows: u64,
     rows_undecodable: u64,
     bytes: u64,
+    busy_ms: u64,
+}
+
+/// Makes shares of what steps took, so that they add up to the share that computing has of all time.
+fn split(figures: &mut [OperatorStatus], all: u32) {
+    let sum: u64 = figures.iter().map(|step| step.busy).sum();
+    for step in figures {
+        step.busy = step.busy * u64::from(all) / sum.max(1);
+    }
 }
 
 /// Batches of a queue, and which input of the query it belongs to.
@@ -103,6 +115,7 @@ impl Region {
                 rows: 0,
                 rows_undecodable: 0,
                 bytes: 0,
+                busy_ms: 0,
             });
             intakes.push(Intake::new(input, plan.windowed)?);
         }
@@ -130,6 +143,7 @@ impl Region {
             lanes,
             counts: Counts::default(),
             written_before: 0,
+            busy_ms: 0,
             encoder: Arc::new(encoder),
             state_bytes_max,
             plan,
@@ -192,7 +206,7 @@ impl Region {
 
     /// Its steps, from what it reads to what it writes.
     #[must_use]
-    pub fn figures(&self, output: &str) -> Vec<OperatorStatus> {
+    pub fn figures(&self, output: &str, pace: &Pace) -> Vec<OperatorStatus> {
         let mut figures = Vec::new();
         for (source, input) in self.inputs.iter().zip(&self.plan.inputs) {
             figures.push(OperatorStatus {
@@ -202,6 +216,7 @@ impl Region {
                 bytes_in: Some(source.bytes),
                 state_bytes: 0,
                 watermark: source.watermark.at(),
+                busy: source.busy_ms,
             });
         }
         let read: u64 = figures.iter().map(|read| read.rows_out).sum();
@@ -212,6 +227,7 @@ impl Region {
                 rows_in: read,
                 rows_out: self.counts.rows_out - self.written_before,
                 state_bytes: self.lanes.state_bytes() as u64,
+                busy_ms: self.busy_ms,
             });
         }
         let all = self
@@ -226,7 +242,9 @@ impl Region {
             bytes_in: None,
             state_bytes: step.state_bytes,
             watermark: None,
+            busy: step.busy_ms,
         }));
+        split(&mut figures, pace.busy);
         let written = self.counts.rows_out - self.written_before;
         figures.push(OperatorStatus {
             operator: format!("write {output}"),
@@ -235,6 +253,7 @@ impl Region {
             bytes_in: None,
             state_bytes: 0,
             watermark: None,
+            busy: u64::from(pace.held_back),
         });
         figures
     }
@@ -289,7 +308,7 @@ impl Region {
         }
         let taken: Arc<[Taken]> = taken.into();
         let (crew, encoder) = (&self.crew, &self.encoder);
-        let left = match self.lanes.ticks(crew, encoder, &taken, ticks).await {
+        let (left, busy_ms) = match self.lanes.ticks(crew, encoder, &taken, ticks).await {
             Err(JobError::Operator {
                 error: error @ OperatorError::Compute { .. },
                 ..
@@ -299,6 +318,7 @@ impl Region {
             }
             left => left?,
         };
+        self.busy_ms += busy_ms;
         for left in left {
             self.leave(left, &taken, &mut effects)?;
         }
@@ -362,11 +382,15 @@ impl Region {
         shares.retain(|share| !share.is_empty());
         let work = shares.into_iter().map(|share| {
             let intakes = Arc::clone(&self.intakes);
+            let mut laps = self.crew.laps();
             move || -> Result<Vec<Taken>, JobError> {
-                let share = share.iter();
-                share
-                    .map(|(input, queue, batch)| intakes[*input].take(*input, *queue, batch))
-                    .collect()
+                laps.lap();
+                let share = share.iter().map(|(input, queue, batch)| {
+                    let mut taken = intakes[*input].take(*input, *queue, batch)?;
+                    taken.busy_ms = laps.lap();
+                    Ok(taken)
+                });
+                share.collect()
             }
         });
         let mut taken = Vec::new();
@@ -381,6 +405,7 @@ impl Region {
             let source = &mut self.inputs[taken.input];
             source.rows += taken.rows;
             source.bytes += taken.bytes;
+            source.busy_ms += taken.busy_ms;
             source.rows_undecodable += taken.rows_undecodable;
             self.counts.rows_in += taken.rows;
             self.counts.rows_undecodable += taken.rows_undecodable;

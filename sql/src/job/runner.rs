@@ -271,7 +271,7 @@ impl<'a> Turns<'a> {
         let output = output_of(runner)?;
         let lanes = runner.spec.settings.parallelism.or(plan.parallelism);
         let lanes = lanes.unwrap_or_else(|| usual_lanes(runner.spawn.as_ref()));
-        let crew = Crew::of(lanes, Arc::clone(&runner.spawn));
+        let crew = Crew::of(lanes, Arc::clone(&runner.spawn)).timed(Arc::clone(&runner.clock));
         let state_bytes_max = state_bytes_max(&runner.spec);
         let region = Region::new(plan.clone(), &output.encoding, crew, state_bytes_max)?;
         runner.update(|shared| shared.status.parallelism = lanes as u64);
@@ -652,8 +652,8 @@ impl<'a> Turns<'a> {
             if status.state == JobState::Restarting {
                 status.state = JobState::Running;
             }
-            status.operators = self.region.figures(&status.output_topic);
             status.pace = self.stopwatch.pace();
+            status.operators = self.region.figures(&status.output_topic, &status.pace);
             status.epoch = self.epoch;
             status.watermark = self.region.watermark();
             status.rows_in = counts.rows_in;

@@ -96,6 +96,8 @@ pub(crate) struct Graph {
     there_bytes: usize,
     /// Changes that each node gave.
     counts: Vec<u64>,
+    /// Milliseconds that each took.
+    busy_ms: Vec<u64>,
     late: LateRows,
     state_bytes_max: usize,
 }
@@ -141,6 +143,7 @@ impl Graph {
             there: BTreeMap::new(),
             there_bytes: 0,
             counts: vec![0; plan_nodes],
+            busy_ms: vec![0; plan_nodes],
             late: LateRows::default(),
             state_bytes_max: JOB_STATE_BYTES_MAX,
         })
@@ -187,14 +190,14 @@ impl Graph {
         self.nodes.iter().flatten().any(|node| node.is_timed())
     }
 
-    /// Takes what arrived in an epoch; nothing is computed yet.
-    pub(crate) fn begin(&mut self, steps: Arc<[GraphStep]>, arrived: Vec<BTreeMap<usize, Came>>) {
-        assert_eq!(steps.len(), arrived.len(), "each step has its rows");
     /// Whether all ticks of an epoch may be one step.
     pub(crate) fn folds(&self) -> bool {
         self.plan.is_told_at_the_end() && !self.is_timed()
     }
 
+    /// Takes what arrived in an epoch; nothing is computed yet.
+    pub(crate) fn begin(&mut self, steps: Arc<[GraphStep]>, arrived: Vec<BTreeMap<usize, Came>>) {
+        assert_eq!(steps.len(), arrived.len(), "each step has its rows");
         self.steps = steps;
         self.arrived = arrived;
         self.given.iter_mut().for_each(Vec::clear);
@@ -541,6 +544,11 @@ impl Graph {
         nodes.map(|node| node.state_bytes()).sum::<usize>() + self.there_bytes + waiting
     }
 
+    /// Notes how long a node took.
+    pub(crate) fn spent(&mut self, node: usize, busy_ms: u64) {
+        self.busy_ms[node] += busy_ms;
+    }
+
     /// What each node did since it was made.
     pub(crate) fn figures(&self) -> Vec<StepFigures> {
         let nodes = self.plan.nodes.iter().zip(&self.nodes).enumerate();
@@ -555,6 +563,7 @@ impl Graph {
                         _ => taken.sum(),
                     },
                     rows_out: given,
+                    busy_ms: self.busy_ms[index],
                     state_bytes: node.as_ref().map_or(0, |node| node.state_bytes() as u64),
                 }
             })

@@ -123,6 +123,8 @@ pub struct StepFigures {
     pub rows_out: u64,
     /// Memory that its state takes, about.
     pub state_bytes: u64,
+    /// Milliseconds that it computed, in all lanes together.
+    pub busy_ms: u64,
 }
 
 /// What an operator emits.
