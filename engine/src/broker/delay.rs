@@ -20,6 +20,7 @@ use prost::Message as _;
 
 use crate::broker::compaction::check_keys;
 use crate::broker::incarnation::Incarnation;
+use crate::broker::producer::placing_key;
 use crate::broker::request::{Reason, Reply, Request};
 use crate::broker::shelf::{Address, Spot, address, address_of, shelf_topic, unshelved};
 use crate::broker::state::shelving::{Buckets, DelayedFrom, Recall, Shelve};
@@ -99,6 +100,16 @@ pub(super) struct Routed {
     pub(super) index: usize,
     pub(super) topic: u64,
     pub(super) queue: u32,
+    numbered: Option<(String, u64)>,
+}
+
+impl Routed {
+    fn stale(self) -> BrokerError {
+        match self.numbered {
+            Some((producer, sequence)) => BrokerError::StaleSequence { producer, sequence },
+            None => BrokerError::Confused("shelve"),
+        }
+    }
 }
 
 impl Broker {
@@ -144,10 +155,12 @@ impl Broker {
         let mut turns = self.turns(count);
         let mut by_shard: BTreeMap<ShardId, (Vec<Routed>, Shelve)> = BTreeMap::new();
         for (index, mut message) in messages.into_iter().enumerate() {
-            let queue = match &message.key {
-                Some(key) => queue_of(key, record.queues).0,
-                None => turns.next() % record.queues,
+            let queue = match (&message.key, placing_key(&message)) {
+                (Some(key), _) => queue_of(key, record.queues).0,
+                (None, Some(key)) => queue_of(&key, record.queues).0,
+                (None, None) => turns.next() % record.queues,
             };
+            (message.topic, message.queue) = (record.id, queue);
             let check_after_ms = half.as_ref().and_then(|after| after.get(index)).copied();
             let to = Address {
                 topic: record.id,
@@ -155,6 +168,7 @@ impl Broker {
                 check_after_ms: check_after_ms.unwrap_or(0),
             };
             address(&mut message, &to);
+            let numbered = message.producer_id.clone().zip(message.producer_sequence);
             let shard = incarnation.shard(record.id, queue);
             let (routed, shelve) = by_shard.entry(shard).or_default();
             shelve.half = half.is_some();
@@ -163,6 +177,7 @@ impl Broker {
                 index,
                 topic: record.id,
                 queue,
+                numbered,
             });
         }
         let asked = by_shard.into_iter().map(|(shard, (routed, shelve))| {
@@ -178,6 +193,7 @@ impl Broker {
                 let index = routed.index;
                 let result = match &reply {
                     Ok(Reply::Shelved(shelved)) => match shelved.places.get(place) {
+                        Some(place) if place.is_stale => Err(routed.stale()),
                         Some(place) => Ok((routed, place.spot, place.offset)),
                         None => Err(BrokerError::Confused("shelve")),
                     },

@@ -16,6 +16,10 @@
 //! can tell. Numbers need not be dense, nor come in order: neither loses or doubles anything, and both
 //! are what many sends at once over many queues look like.
 //!
+//! **What waits.** A delayed or a half message is noted when it is put on the shelf, under the queue that it will
+//! go to, with its place there: sent again it is answered with the same handle or transaction id, whatever
+//! became of it meanwhile. When it leaves the shelf its number is known already, and nothing changes.
+//!
 //! **Not done.** A queue added between a send and its repetition moves keyless messages, and the
 //! repetition is then stored. A producer that was silent for [`limits::PRODUCER_EXPIRY_MS`] may be
 //! forgotten.
@@ -24,9 +28,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millpond_proto::limits;
 use millpond_proto::time::Timestamp;
-use millpond_storage::format::envelope::Envelope;
+use millpond_storage::format::envelope::{Envelope, flags};
 
 use crate::broker::request::Stored;
+use crate::broker::shelf::{Spot, address_of};
 
 /// Who numbers, and where: topic, queue, producer.
 type Key = (u64, u32, String);
@@ -55,12 +60,28 @@ pub struct ProducerSnapshot {
     /// When the last message was stored.
     #[prost(sint64, tag = "7")]
     pub last_at_ms: i64,
+    /// The numbers among them of messages that were put on the shelf, growing; their `offsets` are those of
+    /// the shelf.
+    #[prost(uint64, repeated, tag = "8")]
+    pub shelved: Vec<u64>,
+    /// The bucket of each of those.
+    #[prost(uint32, repeated, tag = "9")]
+    pub buckets: Vec<u32>,
+}
+
+/// Where a message was stored first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At this offset of its queue.
+    Queue(u64),
+    /// On the shelf.
+    Shelf(Spot),
 }
 
 /// What is remembered of one producer in one queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Window {
-    offsets: BTreeMap<u64, u64>,
+    places: BTreeMap<u64, Place>,
     forgotten: Option<u64>,
     last_at: Timestamp,
 }
@@ -77,7 +98,7 @@ enum Verdict {
     /// Stored as the n-th of the new ones.
     New(usize),
     /// Stored before, here.
-    Repeat(u64),
+    Repeat(Place),
     /// Too old to tell.
     Stale,
 }
@@ -92,7 +113,22 @@ pub struct Screened {
 }
 
 impl Screened {
-    /// The answer to the send, once the new ones have their offsets.
+    /// Where each message of the send is, once the new ones have their places; none for one that is too old to
+    /// tell.
+    #[must_use]
+    pub fn places(self, new: Vec<Place>) -> Vec<Option<Place>> {
+        if self.verdicts.is_empty() {
+            return new.into_iter().map(Some).collect();
+        }
+        let place = |verdict| match verdict {
+            Verdict::New(index) => new.get(index).copied(),
+            Verdict::Repeat(place) => Some(place),
+            Verdict::Stale => None,
+        };
+        self.verdicts.into_iter().map(place).collect()
+    }
+
+    /// The answer to a send of messages that are visible at once, once the new ones have their offsets.
     #[must_use]
     pub fn answer(self, offsets: Vec<u64>) -> Stored {
         if self.verdicts.is_empty() {
@@ -102,12 +138,13 @@ impl Screened {
             };
         }
         let mut answer = Stored::default();
-        for (place, verdict) in (0..).zip(self.verdicts) {
-            answer.offsets.push(match verdict {
-                Verdict::New(index) => offsets.get(index).copied().unwrap_or(0),
-                Verdict::Repeat(offset) => offset,
-                Verdict::Stale => {
-                    answer.stale.push(place);
+        let new = offsets.into_iter().map(Place::Queue).collect();
+        for (index, place) in (0..).zip(self.places(new)) {
+            answer.offsets.push(match place {
+                Some(Place::Queue(offset)) => offset,
+                // Its number belongs to a message that waited: no offset can be told.
+                Some(Place::Shelf(_)) | None => {
+                    answer.stale.push(index);
                     0
                 }
             });
@@ -118,17 +155,17 @@ impl Screened {
 
 impl Window {
     fn verdict(&self, sequence: u64) -> Option<Verdict> {
-        if let Some(&offset) = self.offsets.get(&sequence) {
-            return Some(Verdict::Repeat(offset));
+        if let Some(&place) = self.places.get(&sequence) {
+            return Some(Verdict::Repeat(place));
         }
         let is_stale = self.forgotten.is_some_and(|last| sequence <= last);
         is_stale.then_some(Verdict::Stale)
     }
 
-    fn note(&mut self, sequence: u64, offset: u64) {
-        self.offsets.insert(sequence, offset);
-        if self.offsets.len() > limits::PRODUCER_WINDOW
-            && let Some((oldest, _)) = self.offsets.pop_first()
+    fn note(&mut self, sequence: u64, place: Place) {
+        self.places.insert(sequence, place);
+        if self.places.len() > limits::PRODUCER_WINDOW
+            && let Some((oldest, _)) = self.places.pop_first()
         {
             self.forgotten = self.forgotten.max(Some(oldest));
         }
@@ -186,19 +223,45 @@ impl Producers {
         Some(Screened { new, verdicts })
     }
 
-    /// Applies that a message was stored.
+    /// Applies that a message was stored in its queue.
     pub fn stored(&mut self, message: &Envelope) {
-        let Some((key, sequence)) = numbered(message) else {
+        // A committed one was noted when it was prepared, and its transaction is what names it.
+        let is_new = message.flags & flags::TRANSACTION == 0;
+        if let Some((key, sequence)) = numbered(message).filter(|_| is_new) {
+            let place = Place::Queue(message.offset);
+            self.note(key, sequence, place, message.stored_at());
+        }
+    }
+
+    /// Applies that a message was put on the shelf.
+    pub fn shelved(&mut self, message: &Envelope) {
+        let Some(to) = address_of(message) else {
             return;
         };
-        let at = message.stored_at();
-        let is_full = self.windows.len() >= limits::PRODUCERS_PER_SHARD_MAX;
-        if is_full && !self.windows.contains_key(&key) {
+        if let Some(((_, _, producer), sequence)) = numbered(message) {
+            let spot = Spot {
+                bucket: message.queue,
+                number: message.offset,
+            };
+            let key = (to.topic, to.queue, producer);
+            self.note(key, sequence, Place::Shelf(spot), message.stored_at());
+        }
+    }
+
+    fn note(&mut self, key: Key, sequence: u64, place: Place, at: Timestamp) {
+        if !self.windows.contains_key(&key) && self.windows.len() >= limits::PRODUCERS_PER_SHARD_MAX
+        {
             self.windows.retain(|_, window| !window.is_expired(at));
+            // One that leaves the shelf was not screened again: its producer may be forgotten by now.
+            if self.windows.len() >= limits::PRODUCERS_PER_SHARD_MAX {
+                return;
+            }
         }
         let window = self.windows.entry(key).or_default();
-        window.note(sequence, message.offset);
-        window.last_at = window.last_at.max(at);
+        if window.verdict(sequence).is_none() {
+            window.note(sequence, place);
+            window.last_at = window.last_at.max(at);
+        }
     }
 
     /// Applies that a topic is gone.
@@ -217,14 +280,27 @@ impl Producers {
     #[must_use]
     pub fn snapshot(&self) -> Vec<ProducerSnapshot> {
         let windows = self.windows.iter();
-        let saved = windows.map(|((topic, queue, producer), window)| ProducerSnapshot {
-            topic: *topic,
-            queue: *queue,
-            producer: producer.clone(),
-            sequences: window.offsets.keys().copied().collect(),
-            offsets: window.offsets.values().copied().collect(),
-            forgotten: window.forgotten,
-            last_at_ms: window.last_at.as_ms(),
+        let saved = windows.map(|((topic, queue, producer), window)| {
+            let mut saved = ProducerSnapshot {
+                topic: *topic,
+                queue: *queue,
+                producer: producer.clone(),
+                sequences: window.places.keys().copied().collect(),
+                forgotten: window.forgotten,
+                last_at_ms: window.last_at.as_ms(),
+                ..ProducerSnapshot::default()
+            };
+            for (sequence, place) in &window.places {
+                match place {
+                    Place::Queue(offset) => saved.offsets.push(*offset),
+                    Place::Shelf(spot) => {
+                        saved.offsets.push(spot.number);
+                        saved.shelved.push(*sequence);
+                        saved.buckets.push(spot.bucket);
+                    }
+                }
+            }
+            saved
         });
         saved.collect()
     }
@@ -233,8 +309,19 @@ impl Producers {
     #[must_use]
     pub fn restore(saved: Vec<ProducerSnapshot>) -> Self {
         let windows = saved.into_iter().map(|one| {
+            let places = one.sequences.into_iter().zip(one.offsets);
+            let mut places: BTreeMap<u64, Place> = places
+                .map(|(sequence, offset)| (sequence, Place::Queue(offset)))
+                .collect();
+            for (sequence, bucket) in one.shelved.into_iter().zip(one.buckets) {
+                if let Some(place) = places.get_mut(&sequence)
+                    && let Place::Queue(number) = *place
+                {
+                    *place = Place::Shelf(Spot { bucket, number });
+                }
+            }
             let window = Window {
-                offsets: one.sequences.into_iter().zip(one.offsets).collect(),
+                places,
                 forgotten: one.forgotten,
                 last_at: Timestamp(one.last_at_ms),
             };

@@ -434,6 +434,7 @@ impl ShardState {
     fn apply_message(&mut self, message: &Envelope) {
         self.stored_at = self.stored_at.max(message.stored_at());
         if is_shelf(message.topic) {
+            self.producers.shelved(message);
             self.shelf.put(message);
             return;
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use millpond_proto::limits;
 use millpond_proto::name::TopicName;
-use millpond_proto::property::{PRODUCER_ID, PRODUCER_SEQUENCE, TOMBSTONE};
+use millpond_proto::property::TOMBSTONE;
 use millpond_proto::time::Timestamp;
 use millpond_proto::wire::rocketmq as pb;
 use millpond_proto::wire::rocketmq::Code;
@@ -284,18 +284,7 @@ fn check(message: pb::Message, now: Timestamp) -> Result<(Envelope, TopicType), 
         .as_ref()
         .or_else(|| system.keys.iter().find(|key| !key.is_empty()))
         .map(|key| Bytes::copy_from_slice(key.as_bytes()));
-    let numbered = numbered(&properties)?;
-    if numbered.is_some() && matches!(kind, TopicType::Delay | TopicType::Transaction) {
-        return Err(Refusal::new(
-            Code::IllegalMessagePropertyKey,
-            format!(
-                "a {} message can not be numbered by its producer, because what waits is not compared with what \
-                 is sent again; leave out {PRODUCER_ID:?} and {PRODUCER_SEQUENCE:?}",
-                kind.as_str()
-            ),
-        ));
-    }
-    let (producer_id, producer_sequence) = numbered.unzip();
+    let (producer_id, producer_sequence) = numbered(&properties)?.unzip();
     let gzip = system.body_encoding == i32::from(pb::Encoding::Gzip);
     let envelope = Envelope {
         born_at_ms: system.born_timestamp.as_ref().map_or(now, from_wire).0,
@@ -621,30 +610,6 @@ mod tests {
                 assert!(refusal.message.contains(&command), "{refusal}");
                 assert!(refusal.message.contains(takes.as_str()), "{refusal}");
             }
-        }
-    }
-
-    #[test]
-    fn a_message_that_waits_is_not_numbered_by_its_producer() {
-        let numbered = |change: fn(&mut pb::SystemProperties)| {
-            let message = message(|m, s| {
-                m.user_properties
-                    .insert(PRODUCER_ID.to_owned(), "till-7".to_owned());
-                m.user_properties
-                    .insert(PRODUCER_SEQUENCE.to_owned(), "42".to_owned());
-                change(s);
-            });
-            check(message, NOW)
-        };
-        assert!(numbered(|_| {}).is_ok());
-        for waits in [
-            |s: &mut pb::SystemProperties| {
-                s.delivery_timestamp = Some(crate::service::time::to_wire(NOW));
-            },
-            |s: &mut pb::SystemProperties| s.message_type = pb::MessageType::Transaction.into(),
-        ] {
-            let refusal = numbered(waits).unwrap_err();
-            assert_eq!(refusal.code, Code::IllegalMessagePropertyKey);
         }
     }
 

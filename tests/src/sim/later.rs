@@ -22,6 +22,8 @@ const QUEUES: u32 = 2;
 /// Most messages are due within this time; some are in another hour.
 const SOON_MS: u64 = 20_000;
 const LATE_MS: u64 = 75 * 60 * 1000;
+/// How often a message is sent that is not answered.
+const SENDS_MAX: usize = 4;
 /// How often everything is looked at until it is over: 75 minutes, and longer when the clock was set back.
 const LAST_TURNS: usize = 600;
 const LAST_PAUSE_MS: u64 = 31_000;
@@ -84,21 +86,23 @@ impl Client {
                 due_ms,
             });
             let topic = topic(DELAYED);
-            let sent = self
-                .broker
-                .send_delayed(&topic, vec![message(&name, Some(due_ms))]);
-            let sent = self.call(sent).await;
-            let handle = match sent.as_ref().map(|sent| sent.as_deref()) {
-                Some(Ok([Ok(Delayed::Sent(_))])) => {
+            let message = self.numbered(sequence, message(&name, Some(due_ms)));
+            let Some(sent) = self.delay(&message).await else {
+                continue;
+            };
+            let handle = match sent {
+                Delayed::Sent(_) => {
                     self.later(Step::Delayed(name));
                     continue;
                 }
-                Some(Ok([Ok(Delayed::Waits(handle))])) => *handle,
-                other => {
-                    self.note(Event::Note(format!("delay {name}: {other:?}")));
-                    continue;
-                }
+                Delayed::Waits(handle) => handle,
             };
+            if self.chance.percent(10)
+                && let Some(again) = self.delay(&message).await
+                && again != sent
+            {
+                self.broken(format!("{name} was answered {sent:?}, and again {again:?}"));
+            }
             self.later(Step::Delayed(name.clone()));
             while self.chance.percent(30) {
                 self.pause(SOON_MS / 2).await;
@@ -118,6 +122,53 @@ impl Client {
         }
     }
 
+    /// A message under this client's number: sent again it is the same one.
+    fn numbered(&self, sequence: u64, message: Envelope) -> Envelope {
+        Envelope {
+            producer_id: Some(self.name.to_string()),
+            producer_sequence: Some(sequence),
+            ..message
+        }
+    }
+
+    /// Sends a delayed message until it is answered, or too often.
+    async fn delay(&self, message: &Envelope) -> Option<Delayed> {
+        let topic = topic(DELAYED);
+        for _ in 0..SENDS_MAX {
+            let sent = self.broker.send_delayed(&topic, vec![message.clone()]);
+            match self.call(sent).await {
+                Some(Ok(sent)) if matches!(sent[..], [Ok(_)]) => {
+                    return sent.into_iter().next().and_then(Result::ok);
+                }
+                other => {
+                    let name = &message.message_id;
+                    self.note(Event::Note(format!("delay {name}: {other:?}")));
+                }
+            }
+            self.pause(500).await;
+        }
+        None
+    }
+
+    /// Sends a half message until it is answered, or too often.
+    async fn prepare(&self, message: &Envelope) -> Option<TransactionId> {
+        let topic = topic(TRANSACTIONS);
+        for _ in 0..SENDS_MAX {
+            let half = vec![(message.clone(), limits::TRANSACTION_CHECK_FIRST_MS)];
+            match self.call(self.broker.send_half(&topic, half)).await {
+                Some(Ok(sent)) if matches!(sent[..], [Ok(_)]) => {
+                    return sent.into_iter().next().and_then(Result::ok);
+                }
+                other => {
+                    let name = &message.message_id;
+                    self.note(Event::Note(format!("half {name}: {other:?}")));
+                }
+            }
+            self.pause(500).await;
+        }
+        None
+    }
+
     /// Sends half messages and ends most of them, some twice and some both ways.
     pub(super) async fn produce_halves(self) {
         let mut sequence = 0;
@@ -125,18 +176,15 @@ impl Client {
             self.pause(2000).await;
             sequence += 1;
             let name = format!("{}/{sequence}", self.name);
-            let half = vec![(message(&name, None), limits::TRANSACTION_CHECK_FIRST_MS)];
-            let topic = topic(TRANSACTIONS);
-            let sent = self.call(self.broker.send_half(&topic, half)).await;
-            let Some(Ok([Ok(id)])) = sent.as_ref().map(|sent| sent.as_deref()) else {
-                self.note(Event::Note(format!("half {name}: {sent:?}")));
+            let message = self.numbered(sequence, message(&name, None));
+            let Some(id) = self.prepare(&message).await else {
                 continue;
             };
             self.later(Step::Prepared(name.clone()));
             while self.chance.percent(70) {
                 self.pause(1000).await;
                 let commit = self.chance.percent(60);
-                self.end(*id, &name, commit).await;
+                self.end(id, &name, commit).await;
             }
         }
     }

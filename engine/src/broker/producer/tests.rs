@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
+use millpond_proto::message::ShardId;
+
 use super::*;
+use crate::broker::shelf::{Address, address, shelf_topic};
 
 const NOW: Timestamp = Timestamp(1_000_000);
 
@@ -16,69 +19,133 @@ fn numbered(producer: &str, sequence: u64) -> Envelope {
     }
 }
 
-/// A queue as a shard keeps it.
+/// A queue and a shelf as a shard keeps them.
 #[derive(Default)]
 struct Queue {
     producers: Producers,
     end: u64,
+    shelf: u64,
 }
 
 impl Queue {
     fn send(&mut self, messages: Vec<Envelope>) -> Stored {
         let screened = self.producers.screen(messages, NOW).unwrap();
-        let mut offsets = Vec::new();
-        for message in &screened.new {
-            let stored = Envelope {
-                offset: self.end,
-                stored_at_ms: NOW.as_ms(),
-                ..message.clone()
-            };
-            offsets.push(self.end);
-            self.end += 1;
-            self.producers.stored(&stored);
-        }
+        let stored = screened.new.iter().map(|message| self.place(message));
+        let offsets = stored.collect();
         screened.answer(offsets)
+    }
+
+    fn place(&mut self, message: &Envelope) -> u64 {
+        let offset = self.end;
+        self.end += 1;
+        self.producers.stored(&Envelope {
+            offset,
+            stored_at_ms: NOW.as_ms(),
+            ..message.clone()
+        });
+        offset
+    }
+
+    /// Sends messages that wait.
+    fn shelve(&mut self, messages: Vec<Envelope>) -> Vec<Option<Place>> {
+        let screened = self.producers.screen(messages, NOW).unwrap();
+        let mut spots = Vec::new();
+        for message in &screened.new {
+            let spot = Spot {
+                bucket: 70_000,
+                number: self.shelf,
+            };
+            self.shelf += 1;
+            let mut shelved = message.clone();
+            let to = Address {
+                topic: message.topic,
+                queue: message.queue,
+                check_after_ms: 0,
+            };
+            address(&mut shelved, &to);
+            (shelved.topic, shelved.queue) = (shelf_topic(ShardId(0)), spot.bucket);
+            (shelved.offset, shelved.stored_at_ms) = (spot.number, NOW.as_ms());
+            self.producers.shelved(&shelved);
+            spots.push(Place::Shelf(spot));
+        }
+        screened.places(spots)
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Every number is stored once: a repetition gets the first's offset, or is refused as too old.
+    /// Every number is stored once: a repetition gets the first's place, or is refused as too old. What leaves the
+    /// shelf changes nothing.
     #[test]
     fn a_number_is_stored_once_whatever_is_sent_again(
         sends in prop::collection::vec(
-            prop::collection::vec((0..3_u8, 0..700_u64), 1..6),
+            (any::<bool>(), prop::collection::vec((0..3_u8, 0..700_u64), 1..6)),
             1..400,
         )
     ) {
         let mut queue = Queue::default();
-        let mut model: BTreeMap<(u8, u64), u64> = BTreeMap::new();
-        for (turn, send) in sends.into_iter().enumerate() {
+        let mut model: BTreeMap<(u8, u64), Place> = BTreeMap::new();
+        for (turn, (waits, send)) in sends.into_iter().enumerate() {
             // Numbers grow as time goes by, with some of them much too late.
             let send: Vec<(u8, u64)> = send
                 .into_iter()
                 .map(|(p, s)| (p, s % 350 + turn as u64))
+                // Those that wait have producers of their own, as they have topics of their own.
+                .map(|(p, s)| if waits { (p + 10, s) } else { (p, s) })
                 .collect();
-            let messages = send.iter().map(|(p, s)| numbered(&p.to_string(), *s)).collect();
-            let answer = queue.send(messages);
-            prop_assert_eq!(answer.offsets.len(), send.len());
-            for (place, key) in send.into_iter().enumerate() {
-                let is_stale = answer.stale.contains(&u32::try_from(place).unwrap());
-                if is_stale {
+            let messages: Vec<Envelope> =
+                send.iter().map(|(p, s)| numbered(&p.to_string(), *s)).collect();
+            let places = if waits {
+                let places = queue.shelve(messages.clone());
+                let known = queue.producers.clone();
+                for (message, _) in messages.iter().zip(&places).filter(|(_, place)| place.is_some()) {
+                    queue.place(message);
+                }
+                prop_assert_eq!(&queue.producers, &known, "what leaves the shelf is known");
+                places
+            } else {
+                let answer = queue.send(messages);
+                let stale = |place: usize| answer.stale.contains(&u32::try_from(place).unwrap());
+                let offsets = answer.offsets.iter().enumerate();
+                offsets
+                    .map(|(place, offset)| (!stale(place)).then_some(Place::Queue(*offset)))
+                    .collect()
+            };
+            prop_assert_eq!(places.len(), send.len());
+            for (place, key) in places.into_iter().zip(send) {
+                let Some(place) = place else {
                     let newer = model.keys().filter(|(p, s)| *p == key.0 && *s > key.1).count();
                     prop_assert!(newer >= limits::PRODUCER_WINDOW, "only the old ones are refused");
                     continue;
-                }
-                let offset = answer.offsets[place];
-                let first = *model.entry(key).or_insert(offset);
-                prop_assert_eq!(offset, first, "the answer is the first's");
+                };
+                let first = *model.entry(key).or_insert(place);
+                prop_assert_eq!(place, first, "the answer is the first's");
             }
-            prop_assert_eq!(queue.end, model.len() as u64, "nothing is stored twice");
+            let shelved = model.keys().filter(|(p, _)| *p >= 10).count();
+            prop_assert_eq!(queue.shelf, shelved as u64, "nothing is shelved twice");
         }
+        let offset = |place: &Place| match place {
+            Place::Queue(offset) => Some(*offset),
+            Place::Shelf(_) => None,
+        };
+        let offsets: BTreeSet<u64> = model.values().filter_map(offset).collect();
+        let sent = model.keys().filter(|(p, _)| *p < 10).count();
+        prop_assert_eq!(offsets.len(), sent, "nothing is stored twice");
         let restored = Producers::restore(queue.producers.snapshot());
         prop_assert_eq!(restored, queue.producers);
     }
+}
+
+#[test]
+fn what_leaves_the_shelf_when_its_producer_is_forgotten_finds_no_room_that_is_not_there() {
+    let mut queue = Queue::default();
+    for producer in 0..limits::PRODUCERS_PER_SHARD_MAX {
+        queue.send(vec![numbered(&producer.to_string(), 1)]);
+    }
+    let known = queue.producers.clone();
+    queue.place(&numbered("long ago", 1));
+    assert_eq!(queue.producers, known);
 }
 
 #[test]

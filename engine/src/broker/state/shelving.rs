@@ -10,6 +10,7 @@ use millpond_storage::format::envelope::{Envelope, flags};
 use millpond_storage::log::Record;
 
 use crate::broker::fates::Fate;
+use crate::broker::producer::Place;
 use crate::broker::record::Change;
 use crate::broker::request::{Reason, Reply};
 use crate::broker::shelf::{Checked, Full, Shelf, Spot};
@@ -17,7 +18,8 @@ use crate::broker::state::{Decision, ShardState};
 use crate::broker::timer::{HOUR_MS, start_of};
 use crate::broker::transaction::{OpenTransaction, Transactions};
 
-/// Messages that are not visible yet; each with an address ([`crate::broker::shelf::address`]).
+/// Messages that are not visible yet; each with the topic and queue that it will go to, and with an address
+/// ([`crate::broker::shelf::address`]).
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Shelve {
     /// In order.
@@ -37,6 +39,28 @@ pub struct Shelved {
     /// Its offset in its queue, when its time had come already.
     #[prost(uint64, tag = "2")]
     pub offset: u64,
+    /// Not stored: its producer numbered it too long ago to tell whether it was before.
+    #[prost(bool, tag = "3")]
+    pub is_stale: bool,
+}
+
+impl Shelved {
+    fn at(place: Option<Place>) -> Self {
+        match place {
+            Some(Place::Queue(offset)) => Self {
+                offset,
+                ..Self::default()
+            },
+            Some(Place::Shelf(spot)) => Self {
+                spot: Some(spot),
+                ..Self::default()
+            },
+            None => Self {
+                is_stale: true,
+                ..Self::default()
+            },
+        }
+    }
 }
 
 /// The answer to [`Shelve`].
@@ -166,8 +190,12 @@ impl ShardState {
         let is_due = |message: &Envelope| {
             !shelve.half && message.due_at_ms.is_none_or(|due| due <= now.as_ms())
         };
-        let order: Vec<bool> = shelve.messages.iter().map(is_due).collect();
-        let (due, early): (Vec<_>, Vec<_>) = shelve.messages.into_iter().partition(is_due);
+        let Some(mut screened) = self.producers.screen(shelve.messages, now) else {
+            return Decision::reply(Reply::refused(Reason::ManyProducers, ""));
+        };
+        let order: Vec<bool> = screened.new.iter().map(is_due).collect();
+        let new = std::mem::take(&mut screened.new);
+        let (due, early): (Vec<_>, Vec<_>) = new.into_iter().partition(is_due);
         let due = due.into_iter().filter_map(crate::broker::shelf::unshelved);
         let (mut records, offsets) = self.place(due.collect(), now);
         let (shelved, spots) = match self.shelf.place(early, shelve.half, now) {
@@ -179,15 +207,15 @@ impl ShardState {
         };
         records.extend(shelved);
         let (mut offsets, mut spots) = (offsets.into_iter(), spots.into_iter());
-        let place = |is_due| Shelved {
-            spot: if is_due { None } else { spots.next() },
-            offset: if is_due {
-                offsets.next().unwrap_or(0)
+        let new = order.into_iter().filter_map(|is_due| {
+            if is_due {
+                offsets.next().map(Place::Queue)
             } else {
-                0
-            },
-        };
-        let places = order.into_iter().map(place).collect();
+                spots.next().map(Place::Shelf)
+            }
+        });
+        let new = new.collect();
+        let places = screened.places(new).into_iter().map(Shelved::at).collect();
         Decision {
             records,
             reply: Reply::Shelved(AllShelved { places }),

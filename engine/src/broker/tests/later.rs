@@ -354,3 +354,71 @@ async fn what_was_rolled_back_is_never_committed_and_what_was_committed_never_ro
     }
     broker.close().await;
 }
+
+/// A producer that numbers what it sends asks again until it is answered; what waits is there once, whatever became of it.
+#[tokio::test(start_paused = true)]
+async fn a_numbered_message_that_waits_is_answered_again_with_its_first_place() {
+    let world = World::new();
+    let disk = SimulatedDisk::new();
+    let broker = world.open(&disk).await;
+    make(&broker, DUE, TopicType::Delay).await;
+    make(&broker, HALF, TopicType::Transaction).await;
+    let due_ms = world.now_ms() + HOUR_MS;
+    let numbered = |sequence: u64, due_ms| Envelope {
+        producer_id: Some("till-7".to_owned()),
+        producer_sequence: Some(sequence),
+        ..named(&sequence.to_string(), due_ms)
+    };
+    let delay = async |broker: &Broker, sequences: [u64; 2]| {
+        let messages = sequences.map(|s| numbered(s, Some(due_ms))).into();
+        let sent = broker.send_delayed(&name(DUE), messages).await.unwrap();
+        sent.into_iter().map(Result::unwrap).collect::<Vec<_>>()
+    };
+    let prepare = async |broker: &Broker| {
+        let half = vec![(numbered(1, None), limits::TRANSACTION_CHECK_FIRST_MS)];
+        let sent = broker.send_half(&name(HALF), half).await.unwrap();
+        sent.into_iter().next().unwrap().unwrap()
+    };
+    let first = delay(&broker, [1, 2]).await;
+    let transaction = prepare(&broker).await;
+    assert!(matches!(first[..], [Delayed::Waits(_), Delayed::Waits(_)]));
+    assert_eq!(delay(&broker, [1, 1]).await, [first[0], first[0]]);
+    assert_eq!(prepare(&broker).await, transaction);
+    // From a checkpoint and from the log alike.
+    broker.tier().await.unwrap();
+    let third = delay(&broker, [2, 3]).await;
+    assert_eq!(third[0], first[1]);
+    broker.close().await;
+    let broker = world.open(&disk.crash(&Seeded::new(5))).await;
+    assert_eq!(delay(&broker, [3, 1]).await, [third[1], first[0]]);
+    assert_eq!(prepare(&broker).await, transaction);
+    let Delayed::Waits(recalled) = first[1] else {
+        panic!("waits");
+    };
+    broker.recall(&name(DUE), recalled).await.unwrap();
+    broker
+        .end_transaction(&name(HALF), transaction, None, true)
+        .await
+        .unwrap();
+    world.sleep_ms(HOUR_MS + 1000).await;
+    // Delivered, recalled, committed: the answer stays.
+    assert_eq!(delay(&broker, [1, 2]).await, first);
+    assert_eq!(prepare(&broker).await, transaction);
+    world.sleep_ms(HOUR_MS).await;
+    let ids = |all: Vec<(String, i64, i64)>| all.into_iter().map(|(id, ..)| id).collect::<Vec<_>>();
+    assert_eq!(ids(came(&broker, DUE).await), ["1", "3"]);
+    assert_eq!(ids(came(&broker, HALF).await), ["1"]);
+    // Too old to tell is refused by itself.
+    let window = limits::PRODUCER_WINDOW as u64;
+    for sequence in 4..4 + window / 2 {
+        delay(&broker, [sequence, sequence + window / 2]).await;
+    }
+    let sent = [1, 3 + window].map(|s| numbered(s, Some(due_ms))).into();
+    let sent = broker.send_delayed(&name(DUE), sent).await.unwrap();
+    assert!(matches!(
+        sent[0],
+        Err(BrokerError::StaleSequence { sequence: 1, .. })
+    ));
+    assert!(sent[1].is_ok());
+    broker.close().await;
+}
