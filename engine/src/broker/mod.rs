@@ -560,6 +560,15 @@ pub enum BrokerError {
         /// Group.
         group: String,
     },
+    /// The messages of lite topics are not kept by key.
+    #[error(
+        "topic {name:?} has lite topics, which keep all their messages until they end; leave out the cleanup by \
+         key, or use a topic of another type"
+    )]
+    LiteCompaction {
+        /// Its name.
+        name: String,
+    },
     /// No lite topic of that name.
     #[error("topic {topic:?} has no lite topic {name:?}; its first message makes it")]
     LiteTopicNotFound {
@@ -634,6 +643,7 @@ impl BrokerError {
             | Self::NoParent { .. }
             | Self::OtherParent { .. }
             | Self::NotLite { .. }
+            | Self::LiteCompaction { .. }
             | Self::LiteTopicNotFound { .. }
             | Self::InvalidHandle { .. } => Remedy::FixRequest,
             Self::Confused(_) => Remedy::Bug,

@@ -80,6 +80,7 @@ impl Broker {
         check_retention(retention.tombstones_ms)?;
         check_retention(retention.table_ms.filter(|ms| *ms != 0))?;
         check_expiry(retention.lite_ms, topic.kind, &topic.name)?;
+        check_compaction(retention.compacts, topic.kind, &topic.name)?;
         let queues = topic.queues.unwrap_or(limits::QUEUES_DEFAULT);
         check_queues(queues)?;
         check_columns(topic.columns.len())?;
@@ -163,6 +164,9 @@ impl Broker {
         check_retention(retention.table_ms.filter(|ms| *ms != 0))?;
         if let Some(ms) = retention.lite_ms {
             check_expiry(Some(ms).filter(|ms| *ms != 0), self.topic(name)?.kind, name)?;
+        }
+        if retention.compacts == Some(true) {
+            check_compaction(true, self.topic(name)?.kind, name)?;
         }
         let change = AlterTopic {
             name: name.to_string(),
@@ -458,6 +462,16 @@ fn check_expiry(ms: Option<i64>, kind: TopicType, name: &TopicName) -> Result<()
         what: "the time after which a lite topic ends",
         found: format!("{ms} ms"),
         allowed: format!("{} to {} ms", allowed.start(), allowed.end()),
+    })
+}
+
+/// A lite topic counts its messages by where they lie, so none of them is taken out of the middle.
+fn check_compaction(compacts: bool, kind: TopicType, name: &TopicName) -> Result<(), BrokerError> {
+    if !compacts || kind != TopicType::Lite {
+        return Ok(());
+    }
+    Err(BrokerError::LiteCompaction {
+        name: name.to_string(),
     })
 }
 

@@ -93,6 +93,7 @@ impl From<BrokerError> for Refusal {
             BrokerError::Exists { .. }
             | BrokerError::StaleSequence { .. }
             | BrokerError::OutOfBounds { .. }
+            | BrokerError::LiteCompaction { .. }
             | BrokerError::TooLateToRecall
             | BrokerError::TransactionDecided { .. }
             | BrokerError::BadChange { .. } => Code::BadRequest,
@@ -157,7 +158,9 @@ fn name_code(error: &NameError) -> Code {
 pub fn grpc(error: &BrokerError) -> tonic::Status {
     log(error, error.remedy());
     let code = match error {
-        BrokerError::Name(_) | BrokerError::OutOfBounds { .. } => tonic::Code::InvalidArgument,
+        BrokerError::Name(_)
+        | BrokerError::OutOfBounds { .. }
+        | BrokerError::LiteCompaction { .. } => tonic::Code::InvalidArgument,
         BrokerError::TopicNotFound { .. }
         | BrokerError::GroupNotFound { .. }
         | BrokerError::LiteTopicNotFound { .. }

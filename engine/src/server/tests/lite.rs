@@ -283,6 +283,29 @@ async fn each_refusal_of_lite_topics_has_its_code() {
 }
 
 #[tokio::test]
+async fn the_messages_of_lite_topics_are_not_kept_by_key() {
+    let mut world = lite_world().await;
+    let by_key = admin_pb::CreateTopicRequest {
+        name: "by-key".to_owned(),
+        r#type: "lite".to_owned(),
+        compacts: true,
+        ..admin_pb::CreateTopicRequest::default()
+    };
+    let made = world.admin.create_topic(by_key).await.unwrap_err();
+    let altered = admin_pb::AlterTopicRequest {
+        name: PARENT.to_owned(),
+        compacts: Some(true),
+        ..admin_pb::AlterTopicRequest::default()
+    };
+    let altered = world.admin.alter_topic(altered).await.unwrap_err();
+    for refused in [made, altered] {
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        assert!(refused.message().contains("lite topics"), "{refused}");
+    }
+    world.server.stop().await;
+}
+
+#[tokio::test]
 async fn nothing_is_made_on_first_use_where_that_is_not_wanted() {
     let mut world = world_with(Some(false)).await;
     let refused = world.sync("c1", said(Does::PartialAdd, &["a"])).await;
