@@ -193,9 +193,7 @@ impl Listeners {
             listener.ready(&name);
         }
         if poll != 0 && listener.asked.0 == poll {
-            for name in std::mem::take(&mut listener.asked.1) {
-                listener.ready(&name);
-            }
+            listener.ready_first();
         }
         while taken.names.len() < most
             && let Some(name) = listener.ready.pop_front()
@@ -326,6 +324,18 @@ impl Listener {
             hint.is_ready = true;
             self.ready.push_back(Arc::clone(name));
         }
+    }
+
+    /// What the poll that asks again looked at is looked at before all else: there may be no room for more.
+    fn ready_first(&mut self) {
+        let asked = std::mem::take(&mut self.asked.1);
+        for name in &asked {
+            self.ready(name);
+        }
+        let asked: BTreeSet<Arc<str>> = asked.into_iter().collect();
+        let ready = std::mem::take(&mut self.ready).into_iter();
+        let (first, others): (Vec<_>, Vec<_>) = ready.partition(|name| asked.contains(name));
+        self.ready.extend(first.into_iter().chain(others));
     }
 
     fn forget(&mut self, name: &Arc<str>) {
