@@ -35,6 +35,7 @@ use crate::history::{Event, History, Place, Reader};
 use crate::power::MortalDisk;
 use crate::sim::client::Client;
 use crate::sim::line::{LINES, Numbered};
+use crate::sim::order::ORDERED;
 
 mod client;
 mod later;
@@ -273,9 +274,11 @@ impl World {
             }
         }
         add(Box::pin(client("numbered", 0).produce_numbered()));
-        add(Box::pin(client("ordering", 0).produce_in_order()));
-        for number in 0..2 {
-            add(Box::pin(client("worker", number).consume_in_order()));
+        for of in &ORDERED {
+            add(Box::pin(client(of.topic, 0).produce_in_order(of)));
+            for number in 0..2 {
+                add(Box::pin(client(of.group, number).consume_in_order(of)));
+            }
         }
         add(Box::pin(client("delaying", 0).produce_for_later()));
         add(Box::pin(client("deciding", 0).produce_halves()));
@@ -304,7 +307,9 @@ impl World {
         healer.settle_groups().await;
         healer.drain_lines().await;
         healer.count_dead().await;
-        healer.drain_in_order().await;
+        for of in &ORDERED {
+            healer.drain_in_order(of).await;
+        }
         healer.wait_for_all(self.chance.percent(50)).await;
         healer.tier().await;
         drop(healer);

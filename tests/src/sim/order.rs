@@ -1,9 +1,13 @@
-//! Clients of an ordered topic, whose messages die after a few deliveries.
+//! Clients of a topic that is in order, by message groups or by lite topics, whose messages die after a few
+//! deliveries.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use millpond_engine::broker::lite::LiteGroup;
+use millpond_engine::broker::lite::listeners::Action;
+use millpond_engine::broker::lite::topics::Word;
 use millpond_engine::broker::poll::Consumer;
 use millpond_engine::broker::transfer::Selection;
 use millpond_engine::broker::{BrokerError, Delivery, Group, NewTopic, Receive, TopicType};
@@ -15,44 +19,77 @@ use crate::order::{Name, Step};
 use crate::sim::INVISIBLE_MS;
 use crate::sim::client::{Client, group_name, topic_name};
 
-const TOPIC: &str = "ordered";
-const GROUP: &str = "workers";
+/// A topic that is in order, and its one group.
+pub(super) struct Ordered {
+    pub(super) topic: &'static str,
+    pub(super) group: &'static str,
+    /// Whether each message group is a lite topic.
+    pub(super) is_lite: bool,
+}
+
+/// Those that a run works with.
+pub(super) static ORDERED: [Ordered; 2] = [
+    Ordered {
+        topic: "ordered",
+        group: "workers",
+        is_lite: false,
+    },
+    Ordered {
+        topic: "chats",
+        group: "readers-of-chats",
+        is_lite: true,
+    },
+];
+
 const QUEUES: u32 = 2;
 const ATTEMPTS_MAX: u32 = 4;
+/// Lite topics that are listed at once.
+const LISTED: usize = 100;
 /// Message groups that a producer sends to at once.
 const MESSAGE_GROUPS: u64 = 3;
 
 impl Client {
-    /// Makes the topic and the group, as far as they are not there.
+    /// Makes the topics and the groups, as far as they are not there.
     pub(super) async fn make_ordered(&self) -> Result<(), String> {
-        let topic = NewTopic {
-            name: topic(),
-            kind: TopicType::Fifo,
-            queues: Some(QUEUES),
-            columns: Vec::new(),
-            watermark: None,
-            primary_key: Vec::new(),
-            written_by: None,
-        };
-        let group = Group {
-            attempts_max: Some(ATTEMPTS_MAX),
-            ..Group::new(group())
-        };
-        let made = match self.broker.create_topic(topic).await {
-            Ok(_) | Err(BrokerError::Exists { .. }) => {
-                self.broker.create_group(group).await.map(|_| ())
+        for of in &ORDERED {
+            let topic = NewTopic {
+                name: of.topic(),
+                kind: if of.is_lite {
+                    TopicType::Lite
+                } else {
+                    TopicType::Fifo
+                },
+                queues: Some(QUEUES),
+                columns: Vec::new(),
+                watermark: None,
+                primary_key: Vec::new(),
+                written_by: None,
+            };
+            let group = Group {
+                attempts_max: Some(ATTEMPTS_MAX),
+                lite: of.is_lite.then(|| LiteGroup {
+                    topic: of.topic.to_owned(),
+                    exclusive: false,
+                }),
+                ..Group::new(of.group())
+            };
+            let made = match self.broker.create_topic(topic).await {
+                Ok(_) | Err(BrokerError::Exists { .. }) => {
+                    self.broker.create_group(group).await.map(|_| ())
+                }
+                Err(error) => Err(error),
+            };
+            match made {
+                Ok(()) | Err(BrokerError::Exists { .. }) => {}
+                Err(error) => return Err(format!("{} could not be made: {error:?}", of.topic)),
             }
-            Err(error) => Err(error),
-        };
-        match made {
-            Ok(()) | Err(BrokerError::Exists { .. }) => Ok(()),
-            Err(error) => Err(format!("the ordered topic could not be made: {error:?}")),
         }
+        Ok(())
     }
 
     /// Sends the next message of some message group once the one before was answered. A send without an
     /// answer ends its message group: whether the message exists is unknown.
-    pub(super) async fn produce_in_order(self) {
+    pub(super) async fn produce_in_order(self, of: &'static Ordered) {
         let mut groups: Vec<(u64, u32)> = (0..MESSAGE_GROUPS).map(|number| (number, 1)).collect();
         let mut groups_used = MESSAGE_GROUPS;
         loop {
@@ -60,9 +97,9 @@ impl Client {
             let index = usize::try_from(self.chance.below(MESSAGE_GROUPS)).unwrap();
             let (number, next) = groups[index];
             let name = (format!("{}.{number}", self.name), next);
-            let topic = topic();
+            let topic = of.topic();
             let sent = self
-                .call(self.broker.send(&topic, vec![message(&name)]))
+                .call(self.broker.send(&topic, vec![of.message(&name)]))
                 .await;
             match sent.as_ref().map(|sent| sent.as_deref()) {
                 Some(Ok([Ok(_)])) => {
@@ -78,21 +115,21 @@ impl Client {
     }
 
     /// Receives, and acknowledges, gives up, puts off or forgets what came.
-    pub(super) async fn consume_in_order(self) {
+    pub(super) async fn consume_in_order(self, of: &'static Ordered) {
         loop {
             let limit = usize::try_from(self.chance.below(6)).unwrap() + 1;
-            let Some(deliveries) = self.receive_in_order(limit, 5000).await else {
+            let Some(deliveries) = self.receive_in_order(of, limit, 5000).await else {
                 self.pause(1000).await;
                 continue;
             };
             for delivery in deliveries {
                 self.pause(200).await;
                 match self.chance.below(100) {
-                    0..60 => self.ack_in_order(delivery).await,
-                    60..68 => self.forward(delivery).await,
+                    0..60 => self.ack_in_order(of, delivery).await,
+                    60..68 => self.forward(of, delivery).await,
                     68..80 => {
                         let invisible = Duration::from_millis(self.chance.below(3000));
-                        let (group, topic) = (group(), topic());
+                        let (group, topic) = (of.group(), of.topic());
                         let changed = self.broker.change_invisible(
                             &group,
                             &topic,
@@ -111,15 +148,16 @@ impl Client {
 
     /// Receives and acknowledges until nothing came for longer than anything may stay invisible, and
     /// reads the dead letters.
-    pub(super) async fn drain_in_order(&self) {
+    pub(super) async fn drain_in_order(&self, of: &Ordered) {
         let mut quiet_since = self.now();
         while self.now().since(quiet_since) < Duration::from_millis(8 * INVISIBLE_MS.1) {
-            let Some(deliveries) = self.receive_in_order(16, 10_000).await else {
-                return self.broken("workers can not receive from a healed broker".to_owned());
+            let Some(deliveries) = self.receive_in_order(of, 16, 10_000).await else {
+                let what = format!("{} can not receive from a healed broker", of.group);
+                return self.broken(what);
             };
             for delivery in deliveries {
                 quiet_since = self.now();
-                self.ack_in_order(delivery).await;
+                self.ack_in_order(of, delivery).await;
             }
         }
         let mut selection = Selection {
@@ -127,7 +165,7 @@ impl Client {
             ..Selection::default()
         };
         loop {
-            match self.broker.dead_letters(&group(), &selection).await {
+            match self.broker.dead_letters(&of.group(), &selection).await {
                 Err(error) => return self.broken(format!("dead letters: {error}")),
                 Ok(found) => {
                     for letter in &found.letters {
@@ -146,12 +184,20 @@ impl Client {
         self.note(Event::Order(step));
     }
 
-    async fn receive_in_order(&self, limit: usize, poll_ms: u64) -> Option<Vec<Delivery>> {
+    async fn receive_in_order(
+        &self,
+        of: &Ordered,
+        limit: usize,
+        poll_ms: u64,
+    ) -> Option<Vec<Delivery>> {
+        if of.is_lite {
+            self.listen_to_all(of).await?;
+        }
         let (least, most) = INVISIBLE_MS;
         let call = self.world.shared.calls.fetch_add(1, Ordering::Relaxed);
         let receive = Receive {
-            group: group(),
-            topic: topic(),
+            group: of.group(),
+            topic: of.topic(),
             limit,
             invisible: Duration::from_millis(least + self.chance.below(most - least)),
             poll: Duration::from_millis(poll_ms),
@@ -186,8 +232,13 @@ impl Client {
             names.sort_by(|one, other| one.0.cmp(&other.0));
             names
         };
+        // Of lite topics it may get more: those that had nothing when it asked first.
+        let is_same = |lost: &[Name], found: &[Name]| match of.is_lite {
+            true => lost.iter().all(|name| found.contains(name)),
+            false => lost == found,
+        };
         if let Some(lost) = lost.filter(|lost| !lost.is_empty())
-            && names(&lost) != names(&deliveries)
+            && !is_same(&names(&lost), &names(&deliveries))
         {
             let (lost, found) = (names(&lost), names(&deliveries));
             self.broken(format!(
@@ -207,11 +258,50 @@ impl Client {
         Some(deliveries)
     }
 
-    async fn ack_in_order(&self, delivery: Delivery) {
+    /// Says that this client listens to every lite topic that is there, as consumers do again and again.
+    async fn listen_to_all(&self, of: &Ordered) -> Option<()> {
+        let (group, topic) = (of.group(), of.topic());
+        let mut names = Vec::new();
+        let mut from = None;
+        loop {
+            let listed = self.broker.lite_topics(&topic, from, LISTED);
+            match self.call(listed).await? {
+                Ok(page) => {
+                    names.extend(page.topics.into_iter().map(|one| one.name));
+                    match page.next {
+                        Some(next) => from = Some(next),
+                        None => break,
+                    }
+                }
+                Err(error) => {
+                    self.note(Event::Note(format!("lite topics: {error}")));
+                    return None;
+                }
+            }
+        }
+        let word = Word {
+            group: &group,
+            topic: &topic,
+            consumer: &self.name,
+            action: Action::Set,
+            names: &names,
+            version: None,
+            start: None,
+        };
+        match self.call(self.broker.listen(word)).await? {
+            Ok(_) => Some(()),
+            Err(error) => {
+                self.note(Event::Note(format!("listen: {error}")));
+                None
+            }
+        }
+    }
+
+    async fn ack_in_order(&self, of: &Ordered, delivery: Delivery) {
         let name = name_of(&delivery.envelope);
         self.step(Step::GivenBack(name.clone()));
         let handles = vec![delivery.handle];
-        let (group, topic) = (group(), topic());
+        let (group, topic) = (of.group(), of.topic());
         let acked = self.call(self.broker.ack(&group, &topic, handles)).await;
         match acked.as_ref().map(|acked| acked.as_deref()) {
             Some(Ok([Ok(())])) => self.step(Step::Acked(name)),
@@ -219,10 +309,10 @@ impl Client {
         }
     }
 
-    async fn forward(&self, delivery: Delivery) {
+    async fn forward(&self, of: &Ordered, delivery: Delivery) {
         let name = name_of(&delivery.envelope);
         self.step(Step::GivenBack(name.clone()));
-        let (group, topic) = (group(), topic());
+        let (group, topic) = (of.group(), of.topic());
         let forwarded = self
             .broker
             .forward_to_dead_letters(&group, &topic, delivery.handle);
@@ -234,21 +324,32 @@ impl Client {
     }
 }
 
-fn topic() -> TopicName {
-    topic_name(TOPIC)
-}
+impl Ordered {
+    fn topic(&self) -> TopicName {
+        topic_name(self.topic)
+    }
 
-fn group() -> GroupName {
-    group_name(GROUP)
-}
+    fn group(&self) -> GroupName {
+        group_name(self.group)
+    }
 
-fn message(name: &Name) -> Envelope {
-    Envelope {
-        message_id: format!("{}#{}", name.0, name.1),
-        message_group: Some(name.0.clone()),
-        key: Some(Bytes::from(name.0.clone())),
-        body: Some(Bytes::from(name.1.to_string())),
-        ..Envelope::default()
+    fn message(&self, name: &Name) -> Envelope {
+        let message = Envelope {
+            message_id: format!("{}#{}", name.0, name.1),
+            body: Some(Bytes::from(name.1.to_string())),
+            ..Envelope::default()
+        };
+        if self.is_lite {
+            return Envelope {
+                lite_topic: Some(name.0.clone()),
+                ..message
+            };
+        }
+        Envelope {
+            message_group: Some(name.0.clone()),
+            key: Some(Bytes::from(name.0.clone())),
+            ..message
+        }
     }
 }
 
