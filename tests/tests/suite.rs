@@ -2,7 +2,7 @@
 //!
 //! One binary, because each further one would link the whole product again. Reading order: [`tidy`]
 //! (rules a program can check), [`simulation`] (one seed, one run), [`storage_simulation`] (the log alone), [`flights`] (the
-//! main job on real data), [`formats`] (bodies that are not JSON, and changes as they happen), [`kills`] (killed with -9, again and again), [`savepoints`] (jobs that go on from a state under a name), [`slt`] (SQL, statement by statement), [`errors`]
+//! main job on real data), [`formats`] (bodies that are not JSON, and changes as they happen), [`kills`] and [`kills_of_waiting`] (killed with -9, again and again), [`savepoints`] (jobs that go on from a state under a name), [`slt`] (SQL, statement by statement), [`errors`]
 //! (bad input), [`streams`] (reading by offset), [`storage`] (an operator's tools), [`cold`] (the cold tier in a bucket) over
 //! [`s3`] (a server of S3) and [`clouds`] over [`rest`] (servers of Google's and Azure's), [`nexmark`] (q0 to q22), [`readme`] (what the README promises).
 
@@ -21,6 +21,7 @@ mod errors;
 mod flights;
 mod formats;
 mod kills;
+mod kills_of_waiting;
 mod messages;
 mod nexmark;
 mod readme;
