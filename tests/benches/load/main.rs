@@ -1,4 +1,4 @@
-//! Whole-system load over the wire: durable sends, pops with acks, and bounded queries.
+//! Whole-system load over the wire: durable sends, pops with acks, sends beside acks, and bounded queries.
 //!
 //! The server is the built binary in a process of its own, so its CPU time is told apart from the
 //! clients'. Figures are ratios against something measured in the same run, or CPU time per unit, since
@@ -13,6 +13,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench that fails ends")]
 
+mod acks;
 mod echo;
 mod measure;
 mod messages;
@@ -45,6 +46,7 @@ async fn run(messages: bool, queries: bool) {
         on_a_server(async |server| messages::sends(server, &Echo::start(), raw).await).await;
         on_a_server(messages::batches).await;
         on_a_server(messages::pops).await;
+        on_a_server(acks::run).await;
     }
     if queries {
         on_a_server(queries::run).await;

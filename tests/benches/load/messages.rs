@@ -14,22 +14,22 @@ use crate::echo::{self, Echo};
 use crate::measure::{Spent, cpu, say};
 
 /// Calls in flight, over [`CONNECTIONS`].
-const IN_FLIGHT: usize = 64;
-const CONNECTIONS: usize = 4;
+pub(crate) const IN_FLIGHT: usize = 64;
+pub(crate) const CONNECTIONS: usize = 4;
 /// Sends of one message, and echoes.
 const SENDS: usize = IN_FLIGHT * 250;
 /// Size of a body that is sent, and of an echo.
-const BODY_BYTES: usize = 1024;
+pub(crate) const BODY_BYTES: usize = 1024;
 /// Messages of a batch, and batches in flight.
-const BATCH: usize = 64;
-const BATCHES_IN_FLIGHT: usize = 16;
+pub(crate) const BATCH: usize = 64;
+pub(crate) const BATCHES_IN_FLIGHT: usize = 16;
 const BATCHES: usize = BATCHES_IN_FLIGHT * 90;
 /// Size of a body that is popped, and how many.
 const POPPED_BYTES: usize = 128;
 const POPPED: usize = 150 * 1024;
 /// Messages of a poll, and consumers.
-const POLL: usize = 32;
-const CONSUMERS: usize = 64;
+pub(crate) const POLL: usize = 32;
+pub(crate) const CONSUMERS: usize = 64;
 
 /// Durable sends of one message each in closed loops, against echoes of the same size.
 pub(crate) async fn sends(server: &Server, echo: &Echo, raw: f64) {
@@ -163,7 +163,7 @@ fn digest_us(body: &[u8]) -> f64 {
     started.elapsed().as_secs_f64() * 1e6 / f64::from(TIMES)
 }
 
-async fn send_batch(producer: &Producer, topic: &str, count: usize, body: &Bytes) {
+pub(crate) async fn send_batch(producer: &Producer, topic: &str, count: usize, body: &Bytes) {
     let messages = (0..count).map(|_| OutgoingMessage::new(body.clone()));
     for sent in producer
         .send_batch(topic, messages.collect())
@@ -174,15 +174,15 @@ async fn send_batch(producer: &Producer, topic: &str, count: usize, body: &Bytes
     }
 }
 
-fn clients(server: &Server) -> Vec<Client> {
+pub(crate) fn clients(server: &Server) -> Vec<Client> {
     (0..CONNECTIONS).map(|_| server.client()).collect()
 }
 
-fn producer(clients: &[Client], number: usize) -> Producer {
+pub(crate) fn producer(clients: &[Client], number: usize) -> Producer {
     Producer::new(&clients[number % clients.len()])
 }
 
-async fn create(server: &Server, name: &str) {
+pub(crate) async fn create(server: &Server, name: &str) {
     let request = CreateTopicRequest {
         name: name.to_owned(),
         ..CreateTopicRequest::default()
