@@ -5,7 +5,7 @@
 //! over this wire.
 //!
 //! **Invariants.** What is remembered belongs to one topic id, queue and offset, and the body there never changes
-//! once it can be delivered. Bounded by [`limits::DIGESTS_MAX`]: of messages that share a place the last one stays,
+//! once it can be delivered, but for one that is erased and then empty. Bounded by [`limits::DIGESTS_MAX`]: of messages that share a place the last one stays,
 //! and neighbours of a queue never share one.
 
 use std::sync::{Mutex, PoisonError};
@@ -44,8 +44,12 @@ impl Digests {
     /// The MD5 of a stored message's body, in upper-case hexadecimal digits.
     #[must_use]
     pub fn of(&self, message: &Envelope) -> String {
+        let body = message.body.as_deref().unwrap_or_default();
+        // What was erased has no body any more, and what is remembered is of the one that it had.
+        if body.is_empty() {
+            return hex::encode_upper(Md5::digest(body));
+        }
         let md5 = self.known(message).unwrap_or_else(|| {
-            let body = message.body.as_deref().unwrap_or_default();
             let md5 = Md5::digest(body).into();
             self.remember(message, md5);
             md5
@@ -110,6 +114,14 @@ mod tests {
         assert_eq!(digests.of(&hello), "5D41402ABC4B2A76B9719D911017C592");
         assert!(digests.known(&hello).is_some());
         assert_eq!(digests.of(&hello), "5D41402ABC4B2A76B9719D911017C592");
+    }
+
+    #[test]
+    fn a_body_that_was_erased_has_the_digest_of_nothing() {
+        const NOTHING: &str = "D41D8CD98F00B204E9800998ECF8427E";
+        let digests = Digests::new(8);
+        assert_ne!(digests.of(&message(3, 42, "hello")), NOTHING);
+        assert_eq!(digests.of(&message(3, 42, "")), NOTHING);
     }
 
     #[test]

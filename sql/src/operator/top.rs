@@ -24,6 +24,9 @@ use crate::operator::hash::Fixed;
 use crate::operator::key::{Keys, milliseconds};
 use crate::operator::moment::{Ending, LateRow, Moment};
 
+/// A row of a batch, and when it happened.
+type Touch = (usize, Option<i64>);
+
 /// What is computed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TopSpec {
@@ -243,7 +246,7 @@ impl Node for Top {
             };
             let rows = self.rows.encode_all(&delta.rows)?;
             let mut places: HashMap<&[u8], usize, Fixed> = HashMap::default();
-            let mut touched: Vec<(&[u8], Vec<(usize, Option<i64>)>)> = Vec::new();
+            let mut touched: Vec<(&[u8], Vec<Touch>)> = Vec::new();
             for index in 0..count {
                 let at_ms = match (&times, &ending) {
                     (Some(times), _) => times.is_valid(index).then(|| times.value(index)),
