@@ -549,6 +549,24 @@ impl Storage {
         self.retain_within(topic, keep).await
     }
 
+    /// As [`Storage::retain`], of topics of one family with one change for all of them. A table is not kept apart in one.
+    ///
+    /// # Errors
+    /// [`TierError`]; the next call goes on.
+    pub async fn retain_in_family(
+        &self,
+        family: TopicId,
+        keeps: &[(TopicId, Keep)],
+    ) -> Result<Trimmed, TierError> {
+        self.retain_family(family, keeps).await
+    }
+
+    /// Every family that has something in the cold tier, ascending.
+    #[must_use]
+    pub fn families(&self) -> Vec<TopicId> {
+        self.cold.families()
+    }
+
     /// Lets go of the messages below these offsets, by queue; doing it again changes nothing. Files go when
     /// nothing in them is kept.
     ///

@@ -15,12 +15,15 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use crate::format::checksum::crc32c;
+use crate::format::family::{self, Family, Lanes};
 use crate::format::hole::{self, Hole, LogFirst, Mark};
 
 /// First bytes of a manifest; the digits are the format's version.
 pub const MAGIC: &[u8; 8] = b"MPMANI01";
 /// First bytes of one that says what an earlier version would misread: runs and topics with holes.
 pub const MAGIC_SPARSE: &[u8; 8] = b"MPMANI02";
+/// First bytes of that of a family, whatever else it says.
+pub const MAGIC_FAMILY: &[u8; 8] = b"MPMANI03";
 
 /// Bytes of a file that one checksum covers.
 ///
@@ -62,6 +65,9 @@ pub struct Manifest {
     /// Queues whose log begins later than what is kept of them, by queue.
     #[prost(message, repeated, tag = "47")]
     pub log_firsts: Vec<LogFirst>,
+    /// The topics whose messages lie in the files, when it is the manifest of a family: what is said by queue is by lane then.
+    #[prost(message, optional, tag = "48")]
+    pub family: Option<Family>,
     /// What is not named any more and waits for outside readers to be done with it, oldest first.
     #[prost(message, repeated, tag = "40")]
     pub waiting: Vec<Waiting>,
@@ -319,11 +325,7 @@ impl Manifest {
         let body = self.encode_to_vec();
         let length = u32::try_from(body.len()).expect("a manifest is below 4 GiB");
         let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
-        bytes.extend_from_slice(if self.is_sparse() {
-            MAGIC_SPARSE
-        } else {
-            MAGIC
-        });
+        bytes.extend_from_slice(self.magic());
         bytes.extend_from_slice(&length.to_le_bytes());
         bytes.extend_from_slice(&crc32c(&[&body]).to_le_bytes());
         bytes.extend_from_slice(&body);
@@ -337,7 +339,7 @@ impl Manifest {
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         use ManifestError::Damaged;
         let (magic, rest) = bytes.split_first_chunk::<8>().ok_or(Damaged("too short"))?;
-        if magic != MAGIC && magic != MAGIC_SPARSE {
+        if ![MAGIC, MAGIC_SPARSE, MAGIC_FAMILY].contains(&magic) {
             let ours = magic.starts_with(b"MPMANI") && magic.iter().skip(6).all(u8::is_ascii_digit);
             // A flip in the version's digits looks newer too; either way nothing is believed.
             return Err(if ours {
@@ -355,11 +357,22 @@ impl Manifest {
             return Err(Damaged("its checksum differs"));
         }
         let manifest = Self::decode_body(body)?;
-        if manifest.is_sparse() != (magic == MAGIC_SPARSE) {
+        if manifest.magic() != magic {
             return Err(Damaged("its version is not that of what it says"));
         }
         manifest.check().map_err(Damaged)?;
         Ok(manifest)
+    }
+
+    /// The oldest version that understands it.
+    fn magic(&self) -> &'static [u8; 8] {
+        if self.family.is_some() {
+            MAGIC_FAMILY
+        } else if self.is_sparse() {
+            MAGIC_SPARSE
+        } else {
+            MAGIC
+        }
     }
 
     /// Whether it says what the first version can not read.
@@ -414,6 +427,7 @@ impl Manifest {
                 return Err("a queue ends before what is kept of it");
             }
         }
+        family::check(self)?;
         hole::check(&self.holes, &self.files)
     }
 
@@ -514,6 +528,8 @@ pub struct Index {
     runs: Box<[RunAt]>,
     /// Whether a message may be missing although its offset is kept and not damaged.
     has_holes: bool,
+    /// By which numbers the queues of a family's topics go; none: it is of one topic.
+    lanes: Option<Lanes>,
 }
 
 /// Where a run lies in its manifest.
@@ -543,6 +559,7 @@ impl From<Manifest> for Index {
         Self {
             has_holes: !manifest.holes.is_empty() || all.any(Run::is_sparse),
             extents: manifest.extents(),
+            lanes: manifest.family.clone().map(Lanes::from),
             manifest,
             runs,
         }
@@ -550,6 +567,12 @@ impl From<Manifest> for Index {
 }
 
 impl Index {
+    /// The lanes of a family; none when it is of one topic.
+    #[must_use]
+    pub fn lanes(&self) -> Option<&Lanes> {
+        self.lanes.as_ref()
+    }
+
     /// What is indexed.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
@@ -587,6 +610,11 @@ impl Index {
     /// Runs of a queue in the order of offsets, each with its file.
     pub fn runs(&self, queue: u32) -> impl Iterator<Item = (&File, Run)> {
         self.runs_of(queue).iter().filter_map(|at| self.at(*at))
+    }
+
+    /// Runs of a queue in the order of offsets, each with its file's place among the files.
+    pub fn runs_by_file(&self, queue: u32) -> impl Iterator<Item = (usize, Run)> {
+        self.queues.get(&queue).into_iter().flatten().copied()
     }
 
     /// One past the hole that an offset lies in.
@@ -682,6 +710,7 @@ mod tests {
             }],
             holes: Vec::new(),
             mark: None,
+            family: None,
             log_firsts: vec![LogFirst { queue: 0, first: 7 }],
         }
     }

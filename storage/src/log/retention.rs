@@ -18,7 +18,7 @@ use crate::error::{ReadError, TierError};
 use crate::log::read::Hot;
 use crate::log::{Keep, KeepTable, ReadLimit, Storage, TopicSizes, Trimmed};
 use crate::tier::cold::compaction::{Compacted, Compaction};
-use crate::tier::cold::retention::FileAge;
+use crate::tier::cold::retention::{FileAge, raise};
 
 impl Storage {
     pub(crate) async fn retain_within(
@@ -27,8 +27,92 @@ impl Storage {
         keep: Keep,
     ) -> Result<Trimmed, TierError> {
         let _not_while_tiering = self.tiering.lock().await;
-        let ages = self.cold.ages(topic);
         let before = self.extents(topic);
+        let Chosen {
+            ages,
+            mut files,
+            mut firsts,
+        } = self.choose(topic, keep).await?;
+        if let Some(table) = keep.table {
+            // What one of both keeps stays; the other one begins behind it.
+            let table_files = beyond(&ages, table);
+            let mut log_firsts = self.cold.ends_of(topic, files);
+            log_firsts.append(&mut firsts);
+            self.cold.set_apart(topic, table_files, &log_firsts).await?;
+            files = files.min(table_files);
+        }
+        if files > 0 || !firsts.is_empty() {
+            self.cold.trim(topic, files, &firsts).await?;
+            let mut index = self.view.index_mut();
+            for (&queue, &first) in &firsts {
+                index.drop_below((topic, QueueId(queue)), first);
+            }
+        }
+        let gone = self.gone_since(topic, &before);
+        Ok(Trimmed {
+            messages: gone,
+            files: files as u64,
+            bytes: ages.iter().take(files).map(|file| file.bytes).sum(),
+        })
+    }
+
+    /// Keeps topics of one family within their times and sizes, with one change for all of them: of a shared file each
+    /// lets go of its part.
+    pub(crate) async fn retain_family(
+        &self,
+        family: TopicId,
+        keeps: &[(TopicId, Keep)],
+    ) -> Result<Trimmed, TierError> {
+        let _not_while_tiering = self.tiering.lock().await;
+        let (mut all, mut trimmed, mut before) = (BTreeMap::new(), Trimmed::default(), Vec::new());
+        for &(topic, keep) in keeps {
+            let Chosen {
+                ages,
+                files,
+                firsts,
+            } = self.choose(topic, keep).await?;
+            let mut below = self.cold.ends_of(topic, files);
+            raise(&mut below, &firsts);
+            if below.is_empty() {
+                continue;
+            }
+            before.push((topic, self.extents(topic)));
+            trimmed.bytes += ages.iter().take(files).map(|file| file.bytes).sum::<u64>();
+            let below = below.into_iter();
+            all.extend(below.map(|(queue, first)| ((topic, QueueId(queue)), first)));
+        }
+        if all.is_empty() {
+            return Ok(trimmed);
+        }
+        let files = self.cold.ages(family).len();
+        self.cold.trim_family(family, &all).await?;
+        {
+            let mut index = self.view.index_mut();
+            for (&place, &first) in &all {
+                index.drop_below(place, first);
+            }
+        }
+        trimmed.files = files.saturating_sub(self.cold.ages(family).len()) as u64;
+        let gone = before
+            .iter()
+            .map(|(topic, before)| self.gone_since(*topic, before));
+        trimmed.messages = gone.sum();
+        Ok(trimmed)
+    }
+
+    /// Messages that a topic had and has no more.
+    fn gone_since(&self, topic: TopicId, before: &BTreeMap<QueueId, Range<u64>>) -> u64 {
+        let after = self.extents(topic);
+        let gone = before.iter().map(|(queue, before)| {
+            let first = after.get(queue).map_or(before.end, |after| after.start);
+            first.saturating_sub(before.start)
+        });
+        gone.sum()
+    }
+
+    /// What a topic is to let go of.
+    async fn choose(&self, topic: TopicId, keep: Keep) -> Result<Chosen, TierError> {
+        let ages = self.cold.ages(topic);
         let is_old = |at: Option<i64>| {
             keep.stored_from_ms
                 .zip(at)
@@ -64,30 +148,10 @@ impl Storage {
                 }
             }
         }
-        if let Some(table) = keep.table {
-            // What one of both keeps stays; the other one begins behind it.
-            let table_files = beyond(&ages, table);
-            let mut log_firsts = self.cold.ends_of(topic, files);
-            log_firsts.append(&mut firsts);
-            self.cold.set_apart(topic, table_files, &log_firsts).await?;
-            files = files.min(table_files);
-        }
-        if files > 0 || !firsts.is_empty() {
-            self.cold.trim(topic, files, &firsts).await?;
-            let mut index = self.view.index_mut();
-            for (&queue, &first) in &firsts {
-                index.drop_below((topic, QueueId(queue)), first);
-            }
-        }
-        let after = self.extents(topic);
-        let gone = before.iter().map(|(queue, before)| {
-            let first = after.get(queue).map_or(before.end, |after| after.start);
-            first.saturating_sub(before.start)
-        });
-        Ok(Trimmed {
-            messages: gone.sum(),
-            files: files as u64,
-            bytes: ages.iter().take(files).map(|file| file.bytes).sum(),
+        Ok(Chosen {
+            ages,
+            files,
+            firsts,
         })
     }
 
@@ -162,7 +226,9 @@ impl Storage {
         how: Compaction,
     ) -> Result<Compacted, TierError> {
         let _not_while_tiering = self.tiering.lock().await;
-        if self.cold.ages(topic).len() < how.files_min.max(2) {
+        let has_few = self.cold.ages(topic).len() < how.files_min.max(2);
+        // Of a family one file is worth writing anew when most of it is no more.
+        if has_few && self.cold.family_of(topic).is_none() && !self.cold.is_family(topic) {
             return Ok(Compacted::default());
         }
         self.cold.compact(topic, how).await
@@ -181,6 +247,13 @@ impl Storage {
             cold: self.cold.sizes(topic),
         }
     }
+}
+
+/// What a topic is to let go of: its oldest files, and what is hot below `firsts`, offsets by queue.
+struct Chosen {
+    ages: Vec<FileAge>,
+    files: usize,
+    firsts: BTreeMap<u32, u64>,
 }
 
 /// How many of the oldest files leave a table.

@@ -6,8 +6,8 @@
 //! writer of another incarnation can not change what a valid manifest names. What a manifest no longer
 //! names is removed once nobody reads by an older one and outside readers had their time; what a crash left behind, at the next start.
 //!
-//! Reading order: this file, `sparse`, `put`, `typed`, `retention`, `compaction`, `keys`, `erasure`, `table`, `garbage`, `waiting`,
-//! `lookup`, `verify`.
+//! Reading order: this file, `sparse`, `put`, `typed`, `retention`, `compaction`, `family`, `keys`, `erasure`, `table`, `garbage`,
+//! `waiting`, `lookup`, `verify`.
 //!
 //! Bytes: `storage/FORMAT.md`, Manifest and Metadata keys.
 
@@ -34,6 +34,7 @@ use crate::format::envelope::Envelope;
 use crate::format::manifest::{File, Index, Manifest, ManifestError, Run, day_of};
 use crate::log::ReadLimit;
 use crate::meta::{MetaError, MetaStore, Versioned};
+use crate::tier::cold::family::Shelf;
 use crate::tier::cold::garbage::Garbage;
 use crate::tier::cold::sparse::KnownOffsets;
 use crate::tier::cold::table::Shown;
@@ -42,6 +43,7 @@ use crate::tier::parquet::{self as file, CheckedFile};
 
 pub mod compaction;
 pub mod erasure;
+pub mod family;
 mod garbage;
 pub mod keys;
 pub mod lookup;
@@ -68,6 +70,8 @@ pub struct Cold {
     objects: Arc<dyn ObjectStore>,
     meta: Arc<dyn MetaStore>,
     manifests: Mutex<HashMap<TopicId, Arc<Index>>>,
+    /// The family of each topic that has messages in one.
+    members: Mutex<HashMap<TopicId, TopicId>>,
     footers: Mutex<Footers>,
     offsets: Mutex<KnownOffsets>,
     garbage: Mutex<Garbage>,
@@ -264,6 +268,7 @@ impl Cold {
             objects,
             meta,
             manifests: Mutex::default(),
+            members: Mutex::default(),
             footers: Mutex::default(),
             offsets: Mutex::default(),
             garbage: Mutex::default(),
@@ -274,10 +279,14 @@ impl Cold {
             turn: tokio::sync::Mutex::new(()),
             compacting: tokio::sync::Mutex::new(()),
         };
-        for key in cold.meta.keys("topic/")? {
-            if let Some(topic) = garbage::topic_of_tombstone(&key) {
-                cold.garbage().bury(topic);
-            }
+        let keys = cold.meta.keys("topic/")?;
+        for topic in keys
+            .iter()
+            .filter_map(|key| garbage::topic_of_tombstone(key))
+        {
+            cold.garbage().bury(topic);
+        }
+        for key in keys {
             let Some(topic) = topic_of_pointer(&key) else {
                 continue;
             };
@@ -311,6 +320,7 @@ impl Cold {
     fn show(&self, topic: TopicId, manifest: &Arc<Index>) {
         self.garbage().shown(topic, manifest);
         self.manifests().insert(topic, Arc::clone(manifest));
+        self.note_members(topic, manifest);
     }
 
     async fn load(&self, topic: TopicId, pointer: &Versioned) -> Result<Arc<Index>, LoadError> {
@@ -320,10 +330,8 @@ impl Cold {
     /// Offsets of a queue that are cold; `None` when there are none.
     #[must_use]
     pub fn extent(&self, topic: TopicId, queue: QueueId) -> Option<Range<Offset>> {
-        let manifest = self.manifest(topic)?;
-        manifest
-            .extent(queue.0)
-            .map(|e| Offset(e.start)..Offset(e.end))
+        let Shelf { index, lane } = self.shelf(topic, queue)?;
+        index.extent(lane).map(|e| Offset(e.start)..Offset(e.end))
     }
 
     /// The first offset that readers of a queue as a log see, where the table keeps more.
@@ -336,6 +344,11 @@ impl Cold {
     /// Every queue of a topic that has or had cold offsets, in order.
     #[must_use]
     pub fn queues_of(&self, topic: TopicId) -> Vec<QueueId> {
+        if let Some(family) = self.family_index(topic) {
+            let lanes = family.lanes().into_iter();
+            let queues = lanes.flat_map(|lanes| lanes.of_topic(topic));
+            return queues.map(|(queue, _)| queue).collect();
+        }
         let manifest = self.manifest(topic);
         let queues = manifest.iter().flat_map(|manifest| manifest.queues());
         queues.map(QueueId).collect()
@@ -348,15 +361,16 @@ impl Cold {
         let mut queues: Vec<_> = manifests
             .iter()
             .flat_map(|manifest| {
+                if manifest.lanes().is_some() {
+                    return family::queues_of(manifest);
+                }
                 let topic = TopicId(manifest.manifest().topic);
-                manifest.queues().filter_map(move |queue| {
+                let queues = manifest.queues().filter_map(|queue| {
                     let extent = manifest.extent(queue)?;
-                    Some((
-                        topic,
-                        QueueId(queue),
-                        Offset(extent.start)..Offset(extent.end),
-                    ))
-                })
+                    let offsets = Offset(extent.start)..Offset(extent.end);
+                    Some((topic, QueueId(queue), offsets))
+                });
+                queues.collect()
             })
             .collect();
         queues.sort_by_key(|(topic, queue, _)| (*topic, *queue));
@@ -407,11 +421,7 @@ impl Cold {
                 .map_err(parquet_failed(topic))?;
             let file = self.put_file(topic, &mut next.next_file, made).await?;
             bytes += file.bytes;
-            for run in &file.runs {
-                let offsets = run.offsets();
-                let known = extents.entry(run.queue).or_insert_with(|| offsets.clone());
-                known.end = known.end.max(offsets.end);
-            }
+            took(&mut extents, &file);
             next.files.push(file);
         }
         for (queue, range) in moved {
@@ -524,10 +534,10 @@ impl Cold {
         from: Offset,
         limit: ReadLimit,
     ) -> Result<Vec<Envelope>, ReadError> {
-        let Some(manifest) = self.manifest(topic) else {
+        let Some(Shelf { index, lane }) = self.shelf(topic, queue) else {
             return Ok(Vec::new());
         };
-        let Some(extent) = manifest.extent(queue.0) else {
+        let Some(extent) = index.extent(lane) else {
             return Ok(Vec::new());
         };
         if from.0 < extent.start {
@@ -541,7 +551,12 @@ impl Cold {
         let mut answer: Vec<Envelope> = Vec::new();
         let (mut bytes, mut step) = (0_usize, READ_ROWS_FIRST);
         let at = from.0;
-        let mut place = Place { topic, queue, at };
+        let mut place = Place {
+            topic,
+            queue,
+            lane,
+            at,
+        };
         while place.at < extent.end && answer.len() < limit.messages {
             let left = Left {
                 rows: u64::try_from(limit.messages - answer.len())
@@ -549,7 +564,7 @@ impl Cold {
                     .min(step),
                 bytes: limit.bytes.saturating_sub(bytes) as u64,
             };
-            let read = self.read_some(&manifest, &mut place, extent.end, left);
+            let read = self.read_some(&index, &mut place, extent.end, left);
             let messages = match read.await {
                 Ok(messages) => messages,
                 Err(error) if answer.is_empty() => return Err(error),
@@ -627,7 +642,7 @@ impl Cold {
                 m.offset == next
             };
             next = m.offset.saturating_add(1);
-            m.queue == run.queue && is_next
+            m.queue == place.queue.0 && is_next
         };
         if messages.len() as u64 != count || !messages.iter().all(&mut is_expected) {
             return Err(place.damaged(&file.key));
@@ -669,17 +684,20 @@ impl Cold {
         range: Range<Offset>,
         columns: &[&str],
     ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
-        let manifest = self.manifest(topic);
-        let extent = manifest.as_ref().and_then(|m| m.extent(queue.0));
-        let (Some(manifest), Some(extent)) = (manifest, extent) else {
+        let shelf = self.shelf(topic, queue);
+        let extent = shelf
+            .as_ref()
+            .and_then(|shelf| shelf.index.extent(shelf.lane));
+        let (Some(Shelf { index, lane }), Some(extent)) = (shelf, extent) else {
             return stream::empty().boxed();
         };
         let scan = Scan {
             cold: Arc::clone(self),
-            manifest,
+            manifest: index,
             place: Place {
                 topic,
                 queue,
+                lane,
                 at: range.start.0.max(extent.start),
             },
             end: range.end.0.min(extent.end),
@@ -715,6 +733,8 @@ impl Left {
 struct Place {
     topic: TopicId,
     queue: QueueId,
+    /// What the manifest calls the queue: its number, or its lane in a family.
+    lane: u32,
     at: u64,
 }
 
@@ -853,7 +873,16 @@ impl Glance {
     }
 }
 
-/// Messages, sorted by queue and offset, as one part for each day of store time, the earliest first; nothing
+/// Lets what is kept grow by what a file holds.
+fn took(extents: &mut BTreeMap<u32, Range<u64>>, file: &File) {
+    for run in &file.runs {
+        let offsets = run.offsets();
+        let known = extents.entry(run.queue).or_insert_with(|| offsets.clone());
+        known.end = known.end.max(offsets.end);
+    }
+}
+
+/// Messages, sorted by topic, queue and offset, as one part for each day of store time, the earliest first; nothing
 /// is copied when all are of one day. Where store times of a queue fall, a part holds more than its day, because
 /// offsets must not fall from file to file.
 fn by_day(messages: &[Envelope], is_one_day: bool) -> Vec<Cow<'_, [Envelope]>> {
@@ -864,13 +893,14 @@ fn by_day(messages: &[Envelope], is_one_day: bool) -> Vec<Cow<'_, [Envelope]>> {
         return vec![Cow::Borrowed(messages)];
     }
     let mut parts: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
-    let mut last: Option<(u32, i64)> = None;
+    let mut last: Option<((u64, u32), i64)> = None;
     for (at, message) in messages.iter().enumerate() {
         let mut day = day_of(message.stored_at_ms);
-        if let Some((_, before)) = last.filter(|(queue, _)| *queue == message.queue) {
+        let place = (message.topic, message.queue);
+        if let Some((_, before)) = last.filter(|(last, _)| *last == place) {
             day = day.max(before);
         }
-        last = Some((message.queue, day));
+        last = Some((place, day));
         parts.entry(day).or_default().push(at);
     }
     if parts.len() == 1 {

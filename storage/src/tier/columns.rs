@@ -110,6 +110,17 @@ pub trait Tables: fmt::Debug + Send + Sync {
 
     /// A topic; none when it is not known (any more).
     fn table(&self, topic: TopicId) -> Option<Table>;
+
+    /// What a topic is called.
+    fn name(&self, topic: TopicId) -> Option<String> {
+        self.table(topic).map(|table| table.name)
+    }
+
+    /// The family that a topic was declared to be of; it is shown as a table by its own id, its topics are not.
+    fn family(&self, topic: TopicId) -> Option<TopicId> {
+        let _ = topic;
+        None
+    }
 }
 
 fn typed_fields(columns: &dyn Columns) -> Vec<Field> {

@@ -6,12 +6,13 @@
 //!
 //! It does not decide what to move or when ([`crate::log`] does), and it does not know what a body means.
 //!
-//! Reading order: [`cold`], [`columns`], [`parquet`], [`iceberg`], [`objects`], [`mirror`] (manifests of a store elsewhere),
+//! Reading order: [`cold`], [`columns`], [`parquet`], `family`, [`iceberg`], [`objects`], [`mirror`] (manifests of a store elsewhere),
 //! [`owner`] (whose store it is), [`probe`] (whether a store can do what we need), `simulated` (feature `test-util`: a store
 //! that misbehaves by seed).
 
 pub mod cold;
 pub mod columns;
+pub(crate) mod family;
 pub(crate) mod iceberg;
 pub mod mirror;
 pub mod objects;

@@ -31,19 +31,18 @@ use parquet::schema::types::ColumnPath;
 use crate::format::columns::schema;
 use crate::format::manifest::{BLOCK_BYTES, File, Run, block_checksums};
 use crate::tier::columns::{Columns, file_schema};
-use crate::tier::parquet::checked::damage;
-pub(crate) use crate::tier::parquet::checked::{CheckedFile, store_error};
-pub(crate) use crate::tier::parquet::make::make;
-pub(crate) use crate::tier::parquet::merge::Merge;
+pub(crate) use crate::tier::parquet::checked::{CheckedFile, damage, store_error};
+pub(crate) use crate::tier::parquet::make::{BATCH_BYTES, BATCH_ROWS_MAX, make, size_of};
+pub(crate) use crate::tier::parquet::merge::{Merge, WRITE_BATCH_UNKNOWN};
 
 mod checked;
 mod make;
 mod merge;
 
 /// Most bytes of messages in a row group: what a reader holds in memory at once.
-const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(crate) const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Most rows in a row group.
-const GROUP_ROWS_MAX: usize = 65_536;
+pub(crate) const GROUP_ROWS_MAX: usize = 65_536;
 /// Size at which a page is closed: a reader of one message decompresses this much.
 const PAGE_BYTES: usize = 128 * 1024;
 /// Rows decoded at once.
@@ -74,14 +73,14 @@ fn writer(
 }
 
 /// What a manifest says of a file beside its rows.
-struct Bounds {
-    stored_first_ms: Option<i64>,
-    stored_last_ms: Option<i64>,
-    columns: u64,
-    bodiless: u64,
+pub(crate) struct Bounds {
+    pub(crate) stored_first_ms: Option<i64>,
+    pub(crate) stored_last_ms: Option<i64>,
+    pub(crate) columns: u64,
+    pub(crate) bodiless: u64,
 }
 
-fn finish(
+pub(crate) fn finish(
     writer: ArrowWriter<Vec<u8>>,
     key: String,
     runs: Vec<Run>,
@@ -117,7 +116,7 @@ pub(crate) fn column_names() -> Vec<&'static str> {
     SCHEMA.fields().iter().map(|f| f.name().as_str()).collect()
 }
 
-fn numbers(batch: &RecordBatch, column: &str) -> Option<Vec<i64>> {
+pub(crate) fn numbers(batch: &RecordBatch, column: &str) -> Option<Vec<i64>> {
     let values = batch.column_by_name(column)?;
     let values = arrow::compute::cast(values, &DataType::Int64).ok()?;
     let values = values.as_primitive_opt::<arrow::datatypes::Int64Type>()?;
@@ -130,7 +129,7 @@ pub(crate) fn offsets_of(batch: &RecordBatch) -> Option<Vec<u64>> {
     Some(offsets.map(i64::cast_unsigned).collect())
 }
 
-fn properties(
+pub(crate) fn properties(
     topic: TopicId,
     typed: Option<&dyn Columns>,
     write_batch: usize,

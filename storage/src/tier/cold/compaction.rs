@@ -20,8 +20,10 @@ use object_store::{ObjectStore, ObjectStoreExt as _};
 use parquet::errors::ParquetError;
 
 use crate::error::TierError;
+use crate::format::family::settle;
 use crate::format::hole::Hole;
 use crate::format::manifest::{File, Manifest};
+use crate::tier::cold::family::mostly_gone;
 use crate::tier::cold::sparse::Walk;
 use crate::tier::cold::{Cold, file_key, objects_failed, parquet_failed};
 use crate::tier::columns::{typed_names, with_typed};
@@ -29,6 +31,8 @@ use crate::tier::parquet::{self as file, CheckedFile, Merge};
 
 /// Bytes up to which small files are merged.
 pub const TARGET_BYTES: u64 = 128 * 1024 * 1024;
+/// Most files of a family merged at once: they are read side by side.
+const FAMILY_FILES_MAX: usize = 64;
 
 /// Which files to merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,11 +72,12 @@ pub struct Compacted {
 }
 
 impl Cold {
-    /// Merges small neighbouring files of a topic until there is nothing left to merge.
+    /// Merges small neighbouring files of a topic, or of its family, until there is nothing left to merge.
     ///
     /// # Errors
     /// [`TierError`]; what was merged before stays merged.
     pub async fn compact(&self, topic: TopicId, how: Compaction) -> Result<Compacted, TierError> {
+        let topic = self.family_of(topic).unwrap_or(topic);
         let mut done = Compacted::default();
         let mut left_alone: HashSet<String> = HashSet::new();
         loop {
@@ -81,14 +86,32 @@ impl Cold {
                 return Ok(done);
             }
             let (current, expected) = self.current(topic).await?;
-            let Some(chosen) = choose(&current.manifest().files, how, &left_alone) else {
+            let is_family = current.lanes().is_some();
+            let chosen = choose(&current.manifest().files, how, &left_alone);
+            let chosen = match chosen {
+                Some(chosen) if is_family => {
+                    Some(chosen.start..chosen.end.min(chosen.start + FAMILY_FILES_MAX))
+                }
+                None if is_family => mostly_gone(&current, &left_alone),
+                chosen => chosen,
+            };
+            let Some(chosen) = chosen else {
                 return Ok(done);
             };
             let mut next = current.manifest().clone();
-            let extents = next.extents();
+            let mut extents = next.extents();
             let files: Vec<File> = next.files.get(chosen.clone()).unwrap_or_default().to_vec();
-            let merged = self.merge(topic, &files, current.manifest(), next.next_file);
-            let Merged { made, mut holes } = match merged.await {
+            let merged = if is_family {
+                let made = self.merge_family(topic, &files, &current, next.next_file);
+                made.await.map(|made| Merged {
+                    made,
+                    holes: Vec::new(),
+                })
+            } else {
+                let merged = self.merge(topic, &files, current.manifest(), next.next_file);
+                merged.await
+            };
+            let Merged { made, mut holes } = match merged {
                 Ok(merged) => merged,
                 Err(MergeError::Damaged(key, error)) => {
                     tracing::error!(%topic, key, %error, "a damaged file is left as it is");
@@ -108,6 +131,7 @@ impl Cold {
             next.files.splice(chosen, file);
             next.holes.append(&mut holes);
             next.set_extents(&extents);
+            settle(&mut next, &mut extents, |topic| self.is_gone(topic));
             self.swap(topic, current, expected, next).await?;
         }
     }

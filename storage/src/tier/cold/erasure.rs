@@ -22,15 +22,25 @@ use parquet::errors::ParquetError;
 use crate::error::TierError;
 use crate::format::columns::{from_batch, to_batch};
 use crate::format::envelope::Envelope;
-use crate::format::manifest::File;
+use crate::format::manifest::{File, Index, Run};
+use crate::tier::cold::compaction::MergeError;
 use crate::tier::cold::sparse::Walk;
 use crate::tier::cold::waiting::{self, Parting};
 use crate::tier::cold::{Cold, file_key, objects_failed, parquet_failed};
 use crate::tier::columns::with_typed;
+use crate::tier::family::{Rows, Writer, with_topics_of};
 use crate::tier::parquet::{self as file, CheckedFile, Made, Merge};
 
 /// What is left of a message that was sent under a key; none when the message stays as it is.
 pub type Rest<'a> = &'a (dyn Fn(&Envelope) -> Option<Envelope> + Send + Sync);
+
+/// What is erased: of which topic, what was sent under which key, and what is left of it.
+#[derive(Clone, Copy)]
+struct What<'a> {
+    topic: TopicId,
+    key: &'a [u8],
+    rest: Rest<'a>,
+}
 
 /// A message with nothing but its place, its times and its id.
 #[must_use]
@@ -82,24 +92,30 @@ impl Cold {
         rest: Rest<'_>,
     ) -> Result<Erased, TierError> {
         let _turn = self.turn.lock().await;
+        let owner = self.family_of(topic).unwrap_or(topic);
+        let what = What { topic, key, rest };
         let mut erased = Erased::default();
         if self.is_gone(topic) {
             return Ok(erased);
         }
-        let (current, expected) = self.current(topic).await?;
+        let (current, expected) = self.current(owner).await?;
         let mut next = current.manifest().clone();
-        let mut replaced: Vec<Path> = waiting::paths(topic, &next)
+        let mut replaced: Vec<Path> = waiting::paths(owner, &next)
             .filter(|path| path.extension() == Some("parquet"))
             .collect();
         for at in 0..next.files.len() {
             let Some(source) = next.files.get(at).cloned() else {
                 break;
             };
-            let (count, made) = self
-                .without(topic, &source, key, rest, next.next_file)
-                .await?;
+            let (count, made) = if current.lanes().is_some() {
+                let number = next.next_file;
+                self.without_in_family(owner, &current, &source, what, number)
+                    .await?
+            } else {
+                self.without(&source, what, next.next_file).await?
+            };
             let Some(made) = made else { continue };
-            let file = self.put_file(topic, &mut next.next_file, made).await?;
+            let file = self.put_file(owner, &mut next.next_file, made).await?;
             erased.messages += count;
             erased.files += 1;
             replaced.push(Path::from(source.key.as_str()));
@@ -111,7 +127,7 @@ impl Cold {
         if erased.files == 0 && next.waiting.is_empty() {
             return Ok(erased);
         }
-        self.swap_parting(topic, current, expected, next, Parting::AtOnce)
+        self.swap_parting(owner, current, expected, next, Parting::AtOnce)
             .await?;
         for path in replaced {
             match self.objects.head(&path).await {
@@ -126,12 +142,11 @@ impl Cold {
     /// A file without what was sent under a key, and how many messages that were; none when it holds none.
     async fn without(
         &self,
-        topic: TopicId,
         source: &File,
-        key: &[u8],
-        rest: Rest<'_>,
+        what: What<'_>,
         number: u64,
     ) -> Result<(u64, Option<Made>), TierError> {
+        let topic = what.topic;
         let failed = |error| match file::store_error(error) {
             Ok(error) => objects_failed(format!("read {}", source.key))(error),
             Err(error) => parquet_failed(topic)(error),
@@ -151,7 +166,7 @@ impl Cold {
             file::batches(copy.clone(), footer.clone(), all, &keys).map_err(failed)?;
         let mut holds_key = false;
         while let Some(batch) = batches.next().await {
-            let rows = matching(&batch.map_err(failed)?, key).map_err(failed)?;
+            let rows = matching(&batch.map_err(failed)?, what.key).map_err(failed)?;
             holds_key |= rows.contains(&true);
         }
         if !holds_key {
@@ -170,7 +185,7 @@ impl Cold {
                 let batch = batch.and_then(|batch| file::arrange(&batch, &names));
                 let batch = batch
                     .and_then(|batch| {
-                        let (erased, batch) = erased(&batch, topic, key, rest, &columns)?;
+                        let (erased, batch) = erased(&batch, what, &columns)?;
                         count += erased;
                         Ok(batch)
                     })
@@ -191,6 +206,57 @@ impl Cold {
         let mut made = made.map_err(failed)?;
         made.file.compacted = source.compacted;
         made.file.hidden = source.hidden;
+        Ok((count, Some(made)))
+    }
+}
+
+impl Cold {
+    /// As [`Cold::without`], of a file that topics of a family share.
+    async fn without_in_family(
+        &self,
+        family: TopicId,
+        current: &Index,
+        source: &File,
+        what: What<'_>,
+        number: u64,
+    ) -> Result<(u64, Option<Made>), TierError> {
+        let failed = |error| match file::store_error(error) {
+            Ok(error) => objects_failed(format!("read {}", source.key))(error),
+            Err(error) => parquet_failed(family)(error),
+        };
+        let lane_of = |run: &Run| current.lanes().and_then(|lanes| lanes.get(run.queue));
+        let is_ours = |run: &&Run| lane_of(run).is_some_and(|lane| lane.topic == what.topic.0);
+        if !source.runs.iter().any(|run| is_ours(&run)) {
+            return Ok((0, None));
+        }
+        let (copy, footer) = match self.copy_of(source).await {
+            Ok(copy) => copy,
+            Err(MergeError::Tier(error)) => return Err(error),
+            Err(MergeError::Damaged(_, error)) => return Err(failed(error)),
+        };
+        let columns = file::column_names();
+        let mut count = 0_u64;
+        let mut made = Writer::new(family).map_err(failed)?;
+        let mut rows = Rows::open(copy, footer).map_err(failed)?;
+        for run in &source.runs {
+            let lane = lane_of(run).expect("a manifest has a lane for each of its runs");
+            for (offsets, batch) in rows.take(*run, lane).await.map_err(failed)? {
+                let mut batch = batch;
+                if is_ours(&run) {
+                    let (hits, rest) = erased(&batch, what, &columns).map_err(failed)?;
+                    count += hits;
+                    if hits > 0 {
+                        batch = with_topics_of(&batch, &rest).map_err(failed)?;
+                    }
+                }
+                made.add_rows(run.queue, offsets, batch).map_err(failed)?;
+            }
+        }
+        if count == 0 {
+            return Ok((0, None));
+        }
+        made.stored_within(std::slice::from_ref(source));
+        let made = made.finish(file_key(family, number)).map_err(failed)?;
         Ok((count, Some(made)))
     }
 }
@@ -220,20 +286,18 @@ fn matching(batch: &RecordBatch, key: &[u8]) -> Result<Vec<bool>, ParquetError> 
 /// A batch with the rest of what was sent under the key, and how many of its messages that are.
 fn erased(
     batch: &RecordBatch,
-    topic: TopicId,
-    key: &[u8],
-    rest: Rest<'_>,
+    what: What<'_>,
     columns: &[&str],
 ) -> Result<(u64, RecordBatch), ParquetError> {
-    let rows = matching(batch, key)?;
+    let rows = matching(batch, what.key)?;
     if !rows.contains(&true) {
         return Ok((0, batch.clone()));
     }
     let mut messages =
-        from_batch(batch, topic).map_err(|error| ParquetError::External(Box::new(error)))?;
+        from_batch(batch, what.topic).map_err(|error| ParquetError::External(Box::new(error)))?;
     let mut count = 0;
     for (message, _) in messages.iter_mut().zip(rows).filter(|(_, is_hit)| *is_hit) {
-        if let Some(rest) = rest(message) {
+        if let Some(rest) = (what.rest)(message) {
             *message = rest;
             count += 1;
         }

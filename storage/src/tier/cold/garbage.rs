@@ -183,6 +183,7 @@ impl Cold {
             self.meta
                 .compare_and_swap(&key, Some(pointer.version), None)?;
         }
+        self.members().remove(&topic);
         if let Some(manifest) = self.manifests().remove(&topic) {
             let mut footers = self.footers();
             for file in &manifest.manifest().files {
@@ -234,6 +235,7 @@ impl Cold {
                 .iter()
                 .zip(begins)
                 .all(|(last, begin)| last <= begin)
+                && !self.has_lanes(topic)
             {
                 self.meta
                     .compare_and_swap(&key, Some(tombstone.version), None)?;

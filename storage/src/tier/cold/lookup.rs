@@ -19,6 +19,7 @@ use parquet::errors::ParquetError;
 use crate::error::ReadError;
 use crate::format::envelope::Envelope;
 use crate::format::manifest::{File, Run};
+use crate::tier::cold::family::Shelf;
 use crate::tier::cold::{Cold, Place};
 use crate::tier::parquet::{self as file, CheckedFile};
 
@@ -124,13 +125,18 @@ impl Cold {
             to: Offset(range.start),
             ..LookedUp::default()
         };
-        let Some(manifest) = self.manifest(topic) else {
+        let Some(Shelf { index, lane }) = self.shelf(topic, queue) else {
             return Ok(found);
         };
         for _ in 0..GROUPS_MAX {
             let at = found.to.0;
-            let mut place = Place { topic, queue, at };
-            let step = match place.seek(&manifest, range.end) {
+            let mut place = Place {
+                topic,
+                queue,
+                lane,
+                at,
+            };
+            let step = match place.seek(&index, range.end) {
                 Ok(Some((file, run))) => self.decide(file, run, place, range.end, lookup).await,
                 Ok(None) => {
                     found.to = found.to.max(Offset(range.end));

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use millpond_proto::message::TopicId;
+use millpond_proto::message::{QueueId, TopicId};
 
 use crate::error::TierError;
 use crate::tier::cold::Cold;
@@ -38,6 +38,9 @@ impl Cold {
     /// The files of a topic, oldest first.
     #[must_use]
     pub fn ages(&self, topic: TopicId) -> Vec<FileAge> {
+        if let Some(family) = self.family_index(topic) {
+            return self.ages_in(&family, topic);
+        }
         let manifest = self.manifest(topic);
         let files = manifest.iter().flat_map(|m| &m.manifest().files);
         files
@@ -51,6 +54,9 @@ impl Cold {
     /// How much a topic has here.
     #[must_use]
     pub fn sizes(&self, topic: TopicId) -> ColdSizes {
+        if let Some(family) = self.family_index(topic) {
+            return self.sizes_in(&family, topic);
+        }
         let Some(manifest) = self.manifest(topic) else {
             return ColdSizes::default();
         };
@@ -82,7 +88,7 @@ impl Cold {
     }
 
     /// Lets the table begin behind the first `hidden` files, and the log at `log_firsts`, offsets by queue, where both are
-    /// kept for another time. Doing it again changes nothing.
+    /// kept for another time. Doing it again changes nothing. In a family they are not apart.
     ///
     /// # Errors
     /// [`TierError`]; then it is done or not, which the next call finds out.
@@ -93,7 +99,7 @@ impl Cold {
         log_firsts: &BTreeMap<u32, u64>,
     ) -> Result<(), TierError> {
         let _turn = self.turn.lock().await;
-        if self.is_gone(topic) {
+        if self.is_gone(topic) || self.family_of(topic).is_some() {
             return Ok(());
         }
         let (current, expected) = self.current(topic).await?;
@@ -111,6 +117,9 @@ impl Cold {
     /// One past the last offset of each queue in the first `files` files.
     #[must_use]
     pub fn ends_of(&self, topic: TopicId, files: usize) -> BTreeMap<u32, u64> {
+        if let Some(family) = self.family_index(topic) {
+            return self.ends_in(&family, topic, files);
+        }
         let manifest = self.manifest(topic);
         let files = manifest
             .iter()
@@ -130,6 +139,13 @@ impl Cold {
         files: usize,
         firsts: &BTreeMap<u32, u64>,
     ) -> Result<(), TierError> {
+        if let Some(family) = self.family_of(topic) {
+            let mut all = self.ends_of(topic, files);
+            raise(&mut all, firsts);
+            let all = all.into_iter();
+            let all = all.map(|(queue, first)| ((topic, QueueId(queue)), first));
+            return self.trim_family(family, &all.collect()).await;
+        }
         let _turn = self.turn.lock().await;
         if self.is_gone(topic) {
             return Ok(());
@@ -162,5 +178,13 @@ impl Cold {
             return Ok(());
         }
         self.swap(topic, current, expected, next).await
+    }
+}
+
+/// Raises first offsets, by queue, to at least `firsts`.
+pub(crate) fn raise(known: &mut BTreeMap<u32, u64>, firsts: &BTreeMap<u32, u64>) {
+    for (&queue, &first) in firsts {
+        let known = known.entry(queue).or_insert(first);
+        *known = first.max(*known);
     }
 }

@@ -63,10 +63,10 @@ impl Place {
         end: u64,
     ) -> Result<Option<(&'a File, Run)>, ReadError> {
         while self.at < end {
-            if let Some(found) = manifest.find(self.queue.0, self.at) {
+            if let Some(found) = manifest.find(self.lane, self.at) {
                 return Ok(Some(found));
             }
-            let Some(behind) = manifest.behind_hole(self.queue.0, self.at) else {
+            let Some(behind) = manifest.behind_hole(self.lane, self.at) else {
                 return Err(self.damaged("the log it was moved from"));
             };
             self.at = behind;
@@ -205,7 +205,13 @@ impl Cold {
                 continue;
             }
             let at = part.start;
-            let place = Place { topic, queue, at };
+            let lane = queue.0;
+            let place = Place {
+                topic,
+                queue,
+                lane,
+                at,
+            };
             let rows = self.rows_of(file, run, &part, place).await?;
             missing += length(&part) - length(&rows);
         }

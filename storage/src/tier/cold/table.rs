@@ -23,7 +23,7 @@ use crate::tier::iceberg::{self, Draft};
 
 /// What outsiders see, and what is known to be shown.
 pub(super) struct Shown {
-    tables: Arc<dyn Tables>,
+    pub(super) tables: Arc<dyn Tables>,
     /// Where the object store lies, as outsiders write it; none: nothing is shown.
     location: Option<String>,
     /// By topic, the version that its hint names.

@@ -19,6 +19,7 @@ use parquet::file::statistics::Statistics;
 
 use crate::error::ReadError;
 use crate::format::manifest::{File, Index, Run};
+use crate::tier::cold::family::Shelf;
 use crate::tier::cold::{Cold, Place};
 use crate::tier::columns::{ERROR, stored_name};
 use crate::tier::parquet::{self as file, CheckedFile};
@@ -61,17 +62,20 @@ impl Cold {
         columns: &[&str],
         typed: Typed,
     ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
-        let manifest = self.manifest(topic);
-        let extent = manifest.as_ref().and_then(|m| m.extent(queue.0));
-        let (Some(manifest), Some(extent)) = (manifest, extent) else {
+        let shelf = self.shelf(topic, queue);
+        let extent = shelf
+            .as_ref()
+            .and_then(|shelf| shelf.index.extent(shelf.lane));
+        let (Some(Shelf { index, lane }), Some(extent)) = (shelf, extent) else {
             return stream::empty().boxed();
         };
         let scan = Scan {
             cold: Arc::clone(self),
-            manifest,
+            manifest: index,
             place: Place {
                 topic,
                 queue,
+                lane,
                 at: range.start.0.max(extent.start),
             },
             end: range.end.0.min(extent.end),

@@ -11,14 +11,18 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt as _, PutPayload};
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use parquet::errors::ParquetError;
 
 use crate::error::OpenError;
 use crate::format::checksum::crc32c;
+use crate::format::family::Lanes;
 use crate::format::manifest::{File, Manifest};
 use crate::log::Findings;
 use crate::meta::MetaStore;
 use crate::tier::cold::sparse::Walk;
 use crate::tier::cold::{LoadError, Pointer, load, named, topic_of_pointer};
+use crate::tier::family::Rows;
 use crate::tier::iceberg;
 use crate::tier::parquet::{self as file, CheckedFile, Merge};
 
@@ -61,22 +65,24 @@ pub(crate) async fn verify(
         needed.extend(named(topic, &manifest));
         tables += u64::from(manifest.table.is_some());
         check_table(objects, topic, &manifest, findings).await?;
+        let lanes = manifest.family.clone().map(Lanes::from);
         for file in &manifest.files {
-            match check(objects, topic, file).await? {
+            match check(objects, topic, file, lanes.as_ref()).await? {
                 Ok(()) => {
                     files += 1;
                     bytes += file.bytes;
                     messages += file.rows;
                 }
                 Err(why) => findings.damage.push(format!(
-                    "{} is damaged ({why}): up to {} messages of topic {topic} can not be read, {}",
+                    "{} is damaged ({why}): up to {} messages of {} can not be read, {}",
                     file.key,
                     file.rows,
-                    offsets(file)
+                    called(topic, lanes.as_ref()),
+                    offsets(file, lanes.as_ref())
                 )),
             }
         }
-        report_gaps(topic, &manifest, findings);
+        report_gaps(topic, &manifest, lanes.as_ref(), findings);
     }
     findings.whole.push(format!(
         "cold tier: {topics} topics, {files} files with {messages} messages and {bytes} bytes, {tables} shown as Iceberg tables"
@@ -146,17 +152,37 @@ async fn check_table(
     Ok(())
 }
 
-fn report_gaps(topic: TopicId, manifest: &Manifest, findings: &mut Findings) {
+fn called(topic: TopicId, lanes: Option<&Lanes>) -> String {
+    match lanes {
+        Some(_) => format!("family {topic}"),
+        None => format!("topic {topic}"),
+    }
+}
+
+fn queue_called(queue: u32, lanes: Option<&Lanes>) -> String {
+    match lanes.and_then(|lanes| lanes.get(queue)) {
+        Some(lane) => format!("queue {} of topic {}", lane.queue, lane.topic),
+        None => format!("queue {queue}"),
+    }
+}
+
+fn report_gaps(
+    topic: TopicId,
+    manifest: &Manifest,
+    lanes: Option<&Lanes>,
+    findings: &mut Findings,
+) {
     for (queue, gap) in manifest.gaps() {
+        let (of, queue) = (called(topic, lanes), queue_called(queue, lanes));
         findings.damage.push(format!(
-            "topic {topic}, queue {queue}: offsets {} to {} were damaged before they could be moved",
+            "{of}, {queue}: offsets {} to {} were damaged before they could be moved",
             gap.start,
             gap.end - 1
         ));
     }
 }
 
-fn offsets(file: &File) -> String {
+fn offsets(file: &File, lanes: Option<&Lanes>) -> String {
     let runs: Vec<String> = file
         .runs
         .iter()
@@ -164,10 +190,10 @@ fn offsets(file: &File) -> String {
         .map(|run| {
             let offsets = run.offsets();
             format!(
-                "offsets {} to {} of queue {}",
+                "offsets {} to {} of {}",
                 offsets.start,
                 offsets.end - 1,
-                run.queue
+                queue_called(run.queue, lanes)
             )
         })
         .collect();
@@ -184,6 +210,7 @@ async fn check(
     objects: &Arc<dyn ObjectStore>,
     topic: TopicId,
     known: &File,
+    lanes: Option<&Lanes>,
 ) -> Result<Result<(), String>, OpenError> {
     let bytes = match CheckedFile::new(objects, known).all().await {
         Ok(bytes) => bytes,
@@ -203,9 +230,12 @@ async fn check(
         let path = Path::from(known.key.as_str());
         copy.put(&path, PutPayload::from(bytes))
             .await
-            .map_err(|error| parquet::errors::ParquetError::External(Box::new(error)))?;
+            .map_err(|error| ParquetError::External(Box::new(error)))?;
         let copy = CheckedFile::new(&copy, known);
         let footer = file::footer(copy.clone(), known).await?;
+        if let Some(lanes) = lanes {
+            return check_shared(copy, footer, known, lanes).await;
+        }
         for run in &known.runs {
             let columns = file::column_names();
             let mut batches = file::batches(copy.clone(), footer.clone(), run.rows(), &columns)?;
@@ -214,14 +244,33 @@ async fn check(
                 let batch = batch?;
                 Merge::check(run.queue, &walk.next(&batch)?, &batch)?;
                 crate::format::columns::from_batch(&batch, topic)
-                    .map_err(|error| parquet::errors::ParquetError::General(error.to_string()))?;
+                    .map_err(|error| ParquetError::General(error.to_string()))?;
             }
             if !walk.is_over() {
                 let ends = "its rows end early".to_owned();
-                return Err(parquet::errors::ParquetError::General(ends));
+                return Err(ParquetError::General(ends));
             }
         }
         Ok(())
     };
     Ok(rows.await.map_err(|error| error.to_string()))
+}
+
+/// Whether the rows of a file that topics of a family share are those that the manifest names.
+async fn check_shared(
+    copy: CheckedFile,
+    footer: ArrowReaderMetadata,
+    known: &File,
+    lanes: &Lanes,
+) -> Result<(), ParquetError> {
+    let mut rows = Rows::open(copy, footer)?;
+    for run in &known.runs {
+        let unknown = || ParquetError::General(format!("lane {} is not known", run.queue));
+        let lane = lanes.get(run.queue).ok_or_else(unknown)?;
+        for (_, batch) in rows.take(*run, lane).await? {
+            crate::format::columns::from_batch(&batch, TopicId(lane.topic))
+                .map_err(|error| ParquetError::General(error.to_string()))?;
+        }
+    }
+    Ok(())
 }

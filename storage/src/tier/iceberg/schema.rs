@@ -17,6 +17,7 @@ use iceberg::{Error, ErrorKind, Result};
 
 use crate::format::columns::{FIELD_ID, schema as envelope};
 use crate::tier::columns::{Columns, ERROR, ERROR_ID, stored_name};
+use crate::tier::family;
 
 /// The partition field: the day of the store time.
 pub(super) const DAY: &str = "_stored_day";
@@ -26,12 +27,19 @@ pub(super) const STORED_AT_ID: i32 = 4;
 pub(super) const QUEUE_ID: i32 = 2;
 pub(super) const OFFSET_ID: i32 = 3;
 
-/// The schema of a table with these declared columns.
-pub(super) fn schema(columns: Option<&dyn Columns>) -> Result<Schema> {
+/// The schema of a table with these declared columns; that of a family has its topics before the others.
+pub(super) fn schema(columns: Option<&dyn Columns>, is_family: bool) -> Result<Schema> {
     let mut fields: Vec<NestedFieldRef> = Vec::new();
     let mut taken: HashSet<String> = HashSet::from([DAY.to_owned(), format!("_{ERROR}")]);
     let mut system = Vec::new();
-    for field in envelope().fields() {
+    let topics = if is_family {
+        family::fields()
+    } else {
+        Vec::new()
+    };
+    let envelope = envelope();
+    let envelope = envelope.fields().iter().map(AsRef::as_ref);
+    for field in topics.iter().chain(envelope) {
         let name = format!("_{}", field.name());
         system.push(nested(field, &name)?);
         taken.insert(name);

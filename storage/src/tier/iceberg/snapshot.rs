@@ -97,7 +97,7 @@ pub(super) async fn begin(
 
 /// Brings schema, specs and properties up to date.
 fn change(draft: &Draft<'_>, before: TableMetadata, is_new: bool) -> Result<TableMetadataBuilder> {
-    let schema = schema::schema(draft.table.columns.as_deref())?;
+    let schema = schema::schema(draft.table.columns.as_deref(), draft.next.family.is_some())?;
     let properties = HashMap::from([
         ("millpond.topic".to_owned(), draft.table.name.clone()),
         ("millpond.topic-id".to_owned(), draft.topic.to_string()),
@@ -383,7 +383,9 @@ fn data_file(draft: &Draft<'_>, begun: &Begun, file: &File) -> Result<DataFile> 
         let micros = |ms: i64| Datum::timestamptz_micros(ms.saturating_mul(1000));
         bound(STORED_AT_ID, micros(first), micros(last));
     }
-    let queues = || file.runs.iter().map(|run| run.queue.cast_signed());
+    // Of a family, runs are told by lanes, of which outsiders know nothing.
+    let runs = file.runs.iter().filter(|_| draft.next.family.is_none());
+    let queues = || runs.clone().map(|run| run.queue.cast_signed());
     if let Some((least, greatest)) = queues().min().zip(queues().max()) {
         bound(QUEUE_ID, Datum::int(least), Datum::int(greatest));
     }

@@ -32,7 +32,7 @@ struct Damage {
     what: &'static str,
 }
 
-pub(super) fn damage(what: &'static str) -> ParquetError {
+pub(crate) fn damage(what: &'static str) -> ParquetError {
     ParquetError::External(Box::new(Damage { what }))
 }
 

@@ -17,9 +17,9 @@ use crate::tier::parquet::{
 
 /// Messages that become columns at once: little enough to stay in the processor's cache until they are written,
 /// and what a page may be longer than meant.
-const BATCH_BYTES: usize = 512 * 1024;
+pub(crate) const BATCH_BYTES: usize = 512 * 1024;
 /// The same in rows.
-const BATCH_ROWS_MAX: usize = 1024;
+pub(crate) const BATCH_ROWS_MAX: usize = 1024;
 /// What a row counts for beside its texts and bytes.
 const ROW_BYTES: usize = 32;
 /// Most values between two looks at a page's size, when they are small.
@@ -131,7 +131,7 @@ impl Seen {
 }
 
 /// Bytes of a message, without what each row has.
-fn size_of(message: &Envelope) -> usize {
+pub(crate) fn size_of(message: &Envelope) -> usize {
     let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     let bytes = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
     let of_property = |property: &Property| {

@@ -18,7 +18,7 @@ use crate::tier::parquet::{
 };
 
 /// Values between two looks at a page's size: the sizes of rows of other files are not known.
-const WRITE_BATCH_UNKNOWN: usize = 64;
+pub(crate) const WRITE_BATCH_UNKNOWN: usize = 64;
 
 /// A file that is made of rows of others, without making messages of them.
 pub(crate) struct Merge {
