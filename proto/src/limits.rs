@@ -82,6 +82,8 @@ pub const QUEUES_DEFAULT: u32 = 8;
 pub const QUEUES_MAX: u32 = 1024;
 /// Most topics of a broker.
 pub const TOPICS_MAX: usize = 10_000;
+/// Most queues of all topics of a family: its manifest names each.
+pub const FAMILY_QUEUES_MAX: u64 = 100_000;
 /// Most consumer groups of a broker.
 pub const GROUPS_MAX: usize = 10_000;
 /// Most subscriptions that are open at a time.

@@ -136,6 +136,7 @@ pub fn change(topic: &TopicInfo, change: &AlterTopic) -> Result<NewSchema, SqlEr
         ("format", options.format.is_some()),
         ("message", options.message.is_some()),
         ("changelog", options.changelog.is_some()),
+        ("family", options.family.is_some()),
     ] {
         if is_set {
             return Err(SqlError::invalid(

@@ -445,6 +445,7 @@ impl Sql {
                 encoding: declared.encoding,
                 changelog: declared.changelog,
                 keep: topic.options.keep,
+                family: topic.options.family,
             })
             .await?;
         done("CREATE TOPIC", &topic.name)

@@ -152,6 +152,8 @@ pub struct NewTopic {
     pub changelog: Changelog,
     /// How long and how much of it is kept.
     pub keep: Keep,
+    /// The family whose files and table it shares, with other small topics.
+    pub family: Option<String>,
 }
 
 /// Durable offsets of one queue.

@@ -4,7 +4,7 @@
 //! skip them. A crash in between is made up for by the next run, which tells every shard once what storage
 //! keeps. A topic that can not be cared for now does not keep the others from it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use millpond_proto::message::{QueueId, TopicId};
@@ -14,16 +14,17 @@ use millpond_storage::log::{Findings, Keep, KeepTable, TopicSizes, Trimmed};
 use millpond_storage::tier::cold::compaction::{Compacted, Compaction, TARGET_BYTES};
 
 use crate::broker::Broker;
+use crate::broker::family;
 use crate::broker::incarnation::Incarnation;
 use crate::broker::record::{QueueOffset, TopicRecord, Trimmed as Firsts};
 use crate::broker::request::Request;
 
 /// Small files of a topic that are worth merging: fewer would be written again too often.
-const FILES_MIN: usize = 8;
+pub(super) const FILES_MIN: usize = 8;
 /// A topic's retention is looked after so many times within its time.
 const TURNS: i64 = 64;
 /// Files hold at most this part of what a topic keeps, because they are dropped whole.
-const FILE_PART: u8 = 8;
+pub(super) const FILE_PART: u8 = 8;
 
 /// What the last turns of a run did.
 #[derive(Debug, Default)]
@@ -35,6 +36,17 @@ pub struct Care {
 }
 
 impl Care {
+    /// Whether it is time to look what a topic need not keep, or to tell its shards what storage keeps; notes it.
+    pub(super) fn is_looked_after(&self, topic: &TopicRecord, now: Timestamp) -> bool {
+        let has_retention = keep(topic, now) != Keep::default();
+        let is_new = {
+            let looked_at = self.looked_at.lock();
+            let looked_at = looked_at.unwrap_or_else(PoisonError::into_inner);
+            !looked_at.contains_key(&TopicId(topic.id))
+        };
+        (has_retention || is_new) && self.is_due(topic, now)
+    }
+
     fn is_due(&self, topic: &TopicRecord, now: Timestamp) -> bool {
         let mut looked_at = self
             .looked_at
@@ -52,13 +64,13 @@ impl Care {
 }
 
 /// The shorter of the times that the log and the table are kept for.
-fn shortest_ms(topic: &TopicRecord) -> Option<i64> {
+pub(super) fn shortest_ms(topic: &TopicRecord) -> Option<i64> {
     let table_ms = topic.table_ms.filter(|ms| *ms > 0);
     topic.retention_ms.into_iter().chain(table_ms).min()
 }
 
 /// What is to be kept of a topic by now.
-fn keep(topic: &TopicRecord, now: Timestamp) -> Keep {
+pub(super) fn keep(topic: &TopicRecord, now: Timestamp) -> Keep {
     let from = |ms: i64| now.as_ms().saturating_sub(ms);
     let is_apart = topic.table_ms.is_some() || topic.table_bytes.is_some();
     let table = KeepTable {
@@ -93,14 +105,10 @@ impl Incarnation {
         let catalog = self.catalog();
         for topic in catalog.topics() {
             let id = TopicId(topic.id);
-            let has_retention = keep(topic, now) != Keep::default();
-            let is_new = {
-                let looked_at = self.care_taken().looked_at.lock();
-                let looked_at = looked_at.unwrap_or_else(PoisonError::into_inner);
-                !looked_at.contains_key(&id)
-            };
-            if (has_retention || is_new)
-                && self.care_taken().is_due(topic, now)
+            if family::of(topic).is_some() {
+                continue;
+            }
+            if self.care_taken().is_looked_after(topic, now)
                 && let Err(error) = self.retain(topic, now).await
             {
                 tracing::warn!(topic = %topic.name, %error, "retention waits for the next turn");
@@ -115,6 +123,7 @@ impl Incarnation {
                 Err(error) => tracing::warn!(topic = %topic.name, %error, "files stay unmerged"),
             }
         }
+        self.care_for_families(now).await;
         let exists = |id: &TopicId| catalog.topic_by_id(id.0).is_some();
         let mut looked_at = self
             .care_taken()
@@ -148,7 +157,7 @@ impl Incarnation {
         Ok(())
     }
 
-    async fn tell_firsts(&self, topic: TopicId) -> Result<(), AppendError> {
+    pub(super) async fn tell_firsts(&self, topic: TopicId) -> Result<(), AppendError> {
         let mut by_shard: BTreeMap<_, Vec<QueueOffset>> = BTreeMap::new();
         {
             let told = self
@@ -201,11 +210,14 @@ impl Broker {
         let Ok(incarnation) = self.incarnation() else {
             return Ok(all);
         };
+        let mut families = BTreeSet::new();
         for topic in incarnation.catalog().topics() {
             let id = TopicId(topic.id);
-            if only.is_some_and(|only| only != id) {
+            let is_done = family::of(topic).is_some_and(|family| families.contains(&family));
+            if is_done || only.is_some_and(|only| only != id) {
                 continue;
             }
+            families.extend(family::of(topic));
             let done = incarnation
                 .storage()
                 .compact(id, compaction(topic, 2))

@@ -30,6 +30,7 @@ pub mod encoding;
 mod erasure;
 pub mod errand;
 mod facts;
+mod family;
 pub mod fates;
 pub mod filter;
 pub mod find;
@@ -227,6 +228,8 @@ pub struct Topic {
     pub retention: Retention,
     /// What its bodies are.
     pub bodies: Bodies,
+    /// The family whose files and table it shares.
+    pub family: Option<String>,
 }
 
 /// A topic to be made; checked by [`Broker::create_topic`].
@@ -597,6 +600,14 @@ pub enum BrokerError {
         /// The bound.
         limit: usize,
     },
+    /// A topic that can not be of a family, or be called as one.
+    #[error("family {family:?} can not have the topic: {why}")]
+    NotInFamily {
+        /// The family.
+        family: String,
+        /// Why not, and what to do.
+        why: String,
+    },
     /// A change that is not possible.
     #[error("{what} of {name:?} can not be changed: {why}")]
     BadChange {
@@ -634,6 +645,7 @@ impl BrokerError {
             | Self::KeyMissing { .. }
             | Self::OutOfBounds { .. }
             | Self::BadChange { .. }
+            | Self::NotInFamily { .. }
             | Self::OffsetOutside { .. }
             | Self::InvalidRecallHandle { .. }
             | Self::TooLateToRecall

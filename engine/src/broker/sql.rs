@@ -139,6 +139,7 @@ impl Topics for Broker {
 
     async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError> {
         let topic_keep = topic.keep;
+        let family = topic.family;
         let bodies = Bodies {
             encoding: topic.encoding,
             changelog: topic.changelog,
@@ -153,7 +154,8 @@ impl Topics for Broker {
             written_by: topic.written_by,
         };
         let kept = Retention::of(&topic_keep);
-        Ok(self.create_topic_of(topic, kept, bodies).await?.into())
+        let made = self.create_topic_in(family.as_deref(), topic, kept, bodies);
+        Ok(made.await?.into())
     }
 
     async fn alter_topic(

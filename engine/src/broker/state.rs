@@ -27,7 +27,7 @@ use crate::broker::request::{
     Effect, NotedOffset, Place, Reason, Reopen, Reply, Request, Send, Snapshot,
 };
 use crate::broker::shelf::{Shelf, is_shelf};
-use crate::broker::{encoding, savepoint};
+use crate::broker::{encoding, family, savepoint};
 
 pub mod shelving;
 
@@ -637,11 +637,18 @@ impl Catalog {
             Request::CreateTopic(topic) if self.topic(&topic.name).is_some() => {
                 refused(Reason::TopicExists, &topic.name)
             }
+            Request::CreateTopic(topic) if family::is_taken(self, &topic) => {
+                refused(Reason::TopicExists, &topic.name)
+            }
+            Request::CreateTopic(topic) if family::is_full(self, &topic) => {
+                refused(Reason::TooMany, "queues of a family")
+            }
             Request::CreateTopic(_) if self.topics().len() >= limits::TOPICS_MAX => {
                 refused(Reason::TooMany, "topics")
             }
             Request::CreateTopic(mut topic) => {
                 topic.id = self.next_id();
+                family::join(self, &mut topic);
                 Decision::change(&Change::TopicSet(topic.clone()), Reply::Topic(topic))
             }
             Request::AlterTopic(change) => {

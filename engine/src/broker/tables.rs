@@ -2,9 +2,9 @@
 //!
 //! Columns are made once per declaration, since storage asks with every file.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millpond_proto::message::TopicId;
 use millpond_sql::typed::{TypedColumns, declaration, has_typed_columns};
@@ -14,6 +14,7 @@ use millpond_storage::tier::columns::{Columns, Table, Tables};
 use tokio::sync::watch;
 
 use crate::broker::catalog::Catalog;
+use crate::broker::family;
 use crate::broker::record::TopicRecord;
 use crate::broker::{Broker, Topic};
 
@@ -28,6 +29,8 @@ struct Known {
     /// Topics by id, as of a revision of the catalog.
     revision: Option<u64>,
     topics: HashMap<u64, Arc<TopicRecord>>,
+    /// Names of families by id.
+    families: HashMap<u64, String>,
     /// Columns by topic, with the declaration that they are of.
     columns: HashMap<u64, (u64, Option<Arc<dyn Columns>>)>,
 }
@@ -45,6 +48,13 @@ impl CatalogTables {
             known: Mutex::default(),
         }
     }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        let catalog = Arc::clone(&self.catalog.borrow());
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.follow(&catalog);
+        known
+    }
 }
 
 impl Known {
@@ -54,6 +64,9 @@ impl Known {
         }
         let topics = catalog.topics();
         self.topics = topics.map(|topic| (topic.id, Arc::clone(topic))).collect();
+        let members = self.topics.values();
+        let families = members.filter_map(|t| Some((family::of(t)?.0, t.family.clone())));
+        self.families = families.collect();
         self.columns
             .retain(|topic, _| self.topics.contains_key(topic));
         self.revision = Some(catalog.revision());
@@ -89,19 +102,31 @@ impl Tables for CatalogTables {
     }
 
     fn table(&self, topic: TopicId) -> Option<Table> {
-        let catalog = Arc::clone(&self.catalog.borrow());
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.follow(&catalog);
+        let mut known = self.known();
+        if let Some(name) = known.families.get(&topic.0) {
+            return Some(Table {
+                name: name.clone(),
+                columns: None,
+            });
+        }
         let record = known.topics.get(&topic.0).map(Arc::clone)?;
         Some(Table {
             name: record.name.clone(),
             columns: known.columns(&record),
         })
     }
+
+    fn name(&self, topic: TopicId) -> Option<String> {
+        Some(self.known().topics.get(&topic.0)?.name.clone())
+    }
+
+    fn family(&self, topic: TopicId) -> Option<TopicId> {
+        family::of(self.known().topics.get(&topic.0)?)
+    }
 }
 
 impl Broker {
-    /// Names of the topics that are shown as Iceberg tables, in order.
+    /// Names of the topics and families that are shown as Iceberg tables, in order.
     #[must_use]
     pub fn tables(&self) -> Vec<String> {
         let Ok(incarnation) = self.incarnation() else {
@@ -109,12 +134,20 @@ impl Broker {
         };
         let shown = incarnation.storage().shown_topics();
         let catalog = incarnation.catalog();
-        let is_shown = |topic: &&Arc<TopicRecord>| shown.binary_search(&TopicId(topic.id)).is_ok();
-        let topics = catalog.topics().filter(is_shown);
-        topics.map(|topic| topic.name.clone()).collect()
+        let is_shown = |id: TopicId| shown.binary_search(&id).is_ok();
+        let mut names = BTreeSet::new();
+        for topic in catalog.topics() {
+            match family::of(topic) {
+                Some(family) if is_shown(family) => names.insert(topic.family.clone()),
+                None if is_shown(TopicId(topic.id)) => names.insert(topic.name.clone()),
+                _ => false,
+            };
+        }
+        names.into_iter().collect()
     }
 
-    /// The Iceberg table of a topic; none when there is no such topic, or nothing of it is in the cold tier yet.
+    /// The Iceberg table of a topic or a family; none when there is none of that name, when nothing of it is in the cold
+    /// tier yet, and for a topic that is shown with its family.
     ///
     /// # Errors
     /// [`TierError`] when the object store does not answer.
@@ -122,11 +155,13 @@ impl Broker {
         let Ok(incarnation) = self.incarnation() else {
             return Ok(None);
         };
-        let topic = incarnation
-            .catalog()
-            .topic(name)
-            .map(|topic| TopicId(topic.id));
-        match topic {
+        let catalog = incarnation.catalog();
+        let family = || {
+            let mut topics = catalog.topics();
+            family::of(topics.find(|topic| topic.family == name)?)
+        };
+        let topic = catalog.topic(name).map(|topic| TopicId(topic.id));
+        match topic.or_else(family) {
             Some(topic) => incarnation.storage().table_metadata(topic).await,
             None => Ok(None),
         }

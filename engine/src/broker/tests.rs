@@ -22,6 +22,7 @@ mod compaction;
 mod crowd;
 mod elsewhere;
 mod erasure;
+mod family;
 mod groups;
 mod later;
 mod messages;

@@ -13,6 +13,7 @@ use millpond_storage::log::Extent;
 
 use crate::broker::catalog::Catalog;
 use crate::broker::encoding;
+use crate::broker::family;
 use crate::broker::record::{ColumnRecord, GroupRecord, TopicRecord};
 use crate::broker::request::{AlterTopic, Reason, Refused, Reply, Request};
 use crate::broker::state::CATALOG_SHARD;
@@ -76,6 +77,15 @@ impl Broker {
         retention: Retention,
         bodies: Bodies,
     ) -> Result<Topic, BrokerError> {
+        self.create_topic_in(None, topic, retention, bodies).await
+    }
+
+    /// A new topic as the catalog takes it, when its numbers are within bounds.
+    pub(super) fn record_of(
+        topic: NewTopic,
+        retention: Retention,
+        bodies: Bodies,
+    ) -> Result<TopicRecord, BrokerError> {
         check_retention(retention.ms)?;
         check_retention(retention.tombstones_ms)?;
         check_retention(retention.table_ms.filter(|ms| *ms != 0))?;
@@ -84,7 +94,7 @@ impl Broker {
         let queues = topic.queues.unwrap_or(limits::QUEUES_DEFAULT);
         check_queues(queues)?;
         check_columns(topic.columns.len())?;
-        let record = TopicRecord {
+        Ok(TopicRecord {
             id: 0,
             name: topic.name.to_string(),
             queues,
@@ -109,7 +119,12 @@ impl Broker {
             message: bodies.encoding.message,
             changelog: encoding::changelog_number(bodies.changelog),
             lite_expiry_ms: retention.lite_ms,
-        };
+            family: String::new(),
+            family_id: 0,
+        })
+    }
+
+    pub(super) async fn create(&self, record: TopicRecord) -> Result<Topic, BrokerError> {
         match self.ask_catalog(Request::CreateTopic(record)).await? {
             Reply::Topic(record) => Ok(Topic::of(&record)),
             _ => Err(BrokerError::Confused("create topic")),
@@ -162,8 +177,12 @@ impl Broker {
         check_retention(retention.ms.filter(|ms| *ms != 0))?;
         check_retention(retention.tombstones_ms.filter(|ms| *ms != 0))?;
         check_retention(retention.table_ms.filter(|ms| *ms != 0))?;
+        let known = self.topic(name)?;
+        let is_apart = retention.table_ms.is_some() || retention.table_bytes.is_some();
+        let compacts = retention.compacts == Some(true);
+        family::check(known.family.as_deref(), compacts, is_apart)?;
         if let Some(ms) = retention.lite_ms {
-            check_expiry(Some(ms).filter(|ms| *ms != 0), self.topic(name)?.kind, name)?;
+            check_expiry(Some(ms).filter(|ms| *ms != 0), known.kind, name)?;
         }
         if retention.compacts == Some(true) {
             check_compaction(true, self.topic(name)?.kind, name)?;
@@ -527,6 +546,7 @@ impl Topic {
                 lite_ms: record.lite_expiry_ms,
             },
             bodies: encoding::bodies_of(record),
+            family: Some(record.family.clone()).filter(|family| !family.is_empty()),
         }
     }
 }

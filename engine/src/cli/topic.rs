@@ -49,6 +49,7 @@ pub async fn run(
             watermark,
             bodies,
             keep,
+            family,
         } => {
             let columns = schema.as_deref().or(bodies.is_set().then_some(""));
             match columns {
@@ -64,12 +65,17 @@ pub async fn run(
                         table_retention_ms: table_ms(keep),
                         table_retention_bytes: keep.table_retention_bytes,
                         lite_expiry_ms: keep.lite_expiry.unwrap_or_default(),
+                        family: family.clone().unwrap_or_default(),
                         ..CreateTopicRequest::default()
                     };
                     admin.create_topic(request).await?;
                 }
                 Some(columns) => {
-                    let options = bodies.options()?;
+                    let mut options = bodies.options()?;
+                    let family = family.as_ref();
+                    options.extend(
+                        family.map(|name| format!("family = '{}'", name.replace('\'', "''"))),
+                    );
                     let watermark = watermark.as_deref();
                     let statement = create(name, *r#type, *queues, columns, watermark, options)?;
                     sql::collect(&admin, &statement).await?;
@@ -252,6 +258,9 @@ fn info(
             "topic {}: {}, {} queues",
             topic.name, topic.r#type, topic.queues
         );
+        if !topic.family.is_empty() {
+            text.push_str(&format!(", of family {}", topic.family));
+        }
         if !topic.written_by.is_empty() {
             text.push_str(&format!(", written by {}", topic.written_by));
         }

@@ -51,7 +51,8 @@ Examples:
   millpond topic create orders --queues 16
   millpond topic create flights --schema \"carrier TEXT, dep_delay DOUBLE, at TIMESTAMP\" \\
       --watermark \"at - INTERVAL '5 minutes'\"
-  millpond topic create readings --format avro --schema-file reading.avsc")]
+  millpond topic create readings --format avro --schema-file reading.avsc
+  millpond topic create meter-17 --queues 1 --family meters")]
     Create {
         /// Name of the topic.
         name: String,
@@ -73,6 +74,9 @@ Examples:
         /// How long and how much to keep.
         #[command(flatten)]
         keep: KeepArgs,
+        /// Share the Parquet files and the table of a family with other small topics; can not be changed later.
+        #[arg(long, value_name = "NAME")]
+        family: Option<String>,
     },
     /// Change a topic: more queues, another retention.
     #[command(after_help = "\

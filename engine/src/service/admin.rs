@@ -20,7 +20,9 @@ use tonic::{Request, Response, Status};
 
 use crate::authorize::{Action, Resource};
 use crate::broker::compaction::TopicCompacted;
-use crate::broker::{Broker, BrokerError, NewRetention, NewTopic, Retention, Topic, TopicType};
+use crate::broker::{
+    Bodies, Broker, BrokerError, NewRetention, NewTopic, Retention, Topic, TopicType,
+};
 use crate::process;
 use crate::service::code::{explain, grpc, of_remedy};
 use crate::service::gate::{Admitted, Gate};
@@ -88,9 +90,10 @@ impl Admin for Administration {
             table_bytes: request.table_retention_bytes,
             lite_ms: retention_ms(request.lite_expiry_ms)?.filter(|ms| *ms != 0),
         };
+        let family = Some(request.family.as_str()).filter(|family| !family.is_empty());
         let made = admitted
             .broker()?
-            .create_topic_keeping(topic, retention)
+            .create_topic_in(family, topic, retention, Bodies::default())
             .await
             .map_err(|e| grpc(&e))?;
         Ok(Response::new(topic_to_wire(made)))
@@ -714,6 +717,7 @@ fn topic_to_wire(topic: Topic) -> pb::Topic {
             .retention
             .lite_ms
             .map_or(0, |ms| u64::try_from(ms).unwrap_or(0)),
+        family: topic.family.unwrap_or_default(),
     }
 }
 

@@ -96,6 +96,7 @@ impl From<BrokerError> for Refusal {
             | BrokerError::LiteCompaction { .. }
             | BrokerError::TooLateToRecall
             | BrokerError::TransactionDecided { .. }
+            | BrokerError::NotInFamily { .. }
             | BrokerError::BadChange { .. } => Code::BadRequest,
             BrokerError::NoParent { .. } | BrokerError::OtherParent { .. } => Code::IllegalTopic,
             BrokerError::NotLite { .. } => Code::IllegalConsumerGroup,
@@ -171,6 +172,7 @@ pub fn grpc(error: &BrokerError) -> tonic::Status {
         | BrokerError::KeyMissing { .. }
         | BrokerError::StaleSequence { .. }
         | BrokerError::BadChange { .. }
+        | BrokerError::NotInFamily { .. }
         | BrokerError::NoParent { .. }
         | BrokerError::OtherParent { .. }
         | BrokerError::NotLite { .. }

@@ -95,7 +95,7 @@ fn no_table(name: &str) -> Refusal {
         kind: "NoSuchTableException",
         message: format!(
             "topic {name} is no table: it does not exist, or none of its messages is in the cold tier \
-             yet (millpond storage tier moves them)"
+             yet (millpond storage tier moves them), or it is of a family, which is the table then"
         ),
     }
 }

@@ -691,6 +691,7 @@ pub fn late_topic(view: &str, plan: &ContinuousPlan) -> NewTopic {
         encoding,
         changelog: Changelog::default(),
         keep: Keep::default(),
+        family: None,
     }
 }
 

@@ -28,11 +28,14 @@ pub struct TopicOptions {
     pub changelog: Option<Changelog>,
     /// How long and how much is kept.
     pub keep: Keep,
+    /// The family whose files and table it shares.
+    pub family: Option<String>,
 }
 
 /// The names of the options.
-const OPTIONS: [&str; 6] = [
+const OPTIONS: [&str; 7] = [
     "queues",
+    "family",
     "format",
     "schema",
     "message",
@@ -69,6 +72,7 @@ impl StatementParser<'_> {
                     let queues = self.queues()?;
                     options.queues.replace(queues).is_some()
                 }
+                "family" => options.family.replace(self.quoted_text()?).is_some(),
                 "schema" => options.schema.replace(self.quoted_text()?).is_some(),
                 "message" => options.message.replace(self.quoted_text()?).is_some(),
                 "format" => {

@@ -214,6 +214,7 @@ fn declarations_that_can_not_mean_what_they_say_are_refused() {
         ),
         ("CREATE TOPIC t WITH (queues = 0)", "1 to 1024"),
         ("CREATE TOPIC t WITH (partitions = 3)", "queues"),
+        ("CREATE TOPIC t WITH (familie = 'meters')", "family"),
     ] {
         let error = refused(sql);
         assert!(error.contains(expected), "{sql}: {error}");

@@ -614,7 +614,8 @@ impl Index {
 
     /// Runs of a queue in the order of offsets, each with its file's place among the files.
     pub fn runs_by_file(&self, queue: u32) -> impl Iterator<Item = (usize, Run)> {
-        self.queues.get(&queue).into_iter().flatten().copied()
+        let runs = self.runs_of(queue).iter();
+        runs.filter_map(|at| Some((at.file as usize, self.at(*at)?.1)))
     }
 
     /// One past the hole that an offset lies in.

@@ -202,6 +202,23 @@ def let_go():
     check("after retention: the folder has none either", left == 0, left)
 
 
+def family():
+    """Small topics that share a table: each has its rows in it, under its name."""
+    names = [f"ci-meter-{n}" for n in range(3)]
+    for name in names:
+        millpond("topic", "create", name, "--queues", "1", "--schema", "n BIGINT", "--family", "ci-meters")
+        millpond("sql", "-c", f"""INSERT INTO "{name}" VALUES (1), (2), ({len(name)})""")
+    millpond("storage", "tier")
+    catalog = load_catalog("millpond", type="rest", uri=f"http://{HTTP}")
+    listed = {name for _, name in catalog.list_tables("millpond")}
+    check("a family is listed as one table", "ci-meters" in listed and not listed & set(names), listed)
+    rows = catalog.load_table("millpond.ci-meters").scan().to_arrow()
+    found = theirs(rows, "SELECT _topic, count(*), count(DISTINCT _topic_id) FROM rows_read GROUP BY _topic ORDER BY _topic")
+    check("the family's table has the rows of each topic", found == [(name, "3", "1") for name in names], found)
+    sums = [ours(f'SELECT count(*), sum(n) FROM "{name}"')[0] for name in names]
+    check("millpond sql reads each topic from it", sums == [("3", str(3 + len(names[0])))] * 3, sums)
+
+
 def main(source):
     moved(source)
     files = all_ways("as moved")
@@ -216,6 +233,7 @@ def main(source):
     all_ways("after merging with the added column")
     compact_by_key()
     let_go()
+    family()
 
 
 if __name__ == "__main__":

@@ -72,6 +72,12 @@ pub struct TopicRecord {
     /// Of type lite: a lite topic ends so long after its last message; none: the default.
     #[prost(int64, optional, tag = "40")]
     pub lite_expiry_ms: Option<i64>,
+    /// The family whose files it shares; empty: none.
+    #[prost(string, tag = "50")]
+    pub family: String,
+    /// By which id the family has them; 0: none.
+    #[prost(fixed64, tag = "51")]
+    pub family_id: u64,
 }
 
 impl TopicRecord {

@@ -12,6 +12,7 @@ use crate::error::ReadError;
 use crate::log::Findings;
 use crate::meta::embedded::EmbeddedMeta;
 use crate::tier::cold::compaction::Compaction;
+use crate::tier::cold::erasure::emptied;
 use crate::tier::cold::lookup::Lookup;
 use crate::tier::cold::tests::{ALL, Handle, open, paths, term};
 use crate::tier::cold::verify::verify;
@@ -78,6 +79,11 @@ async fn findings(disk: &Arc<SimulatedDisk>) -> Findings {
     let mut findings = Findings::default();
     verify(&objects, &meta, &mut findings).await.unwrap();
     findings
+}
+
+/// What an erasure leaves of a message.
+fn whole(message: &Envelope) -> Option<Envelope> {
+    Some(emptied(message))
 }
 
 #[tokio::test]
@@ -198,7 +204,7 @@ async fn an_erased_key_is_erased_in_its_topic_alone() {
     let cold = open(&disk).await;
     let all = [messages(1, 0, 0..6), messages(2, 0, 0..6)].concat();
     cold.write_family(FAMILY, &all, &[]).await.unwrap();
-    let erased = cold.erase(TopicId(2), b"k1").await.unwrap();
+    let erased = cold.erase(TopicId(2), b"k1", &whole).await.unwrap();
     assert_eq!((erased.messages, erased.files, erased.held), (2, 1, 0));
     assert_eq!(read(&cold, 1, 0, 0).await, messages(1, 0, 0..6));
     let left = read(&cold, 2, 0, 0).await;
@@ -212,7 +218,10 @@ async fn an_erased_key_is_erased_in_its_topic_alone() {
             assert_eq!(found, known);
         }
     }
-    assert_eq!(cold.erase(TopicId(2), b"k1").await.unwrap().files, 0);
+    assert_eq!(
+        cold.erase(TopicId(2), b"k1", &whole).await.unwrap().files,
+        0
+    );
     assert!(findings(&disk).await.damage.is_empty());
 }
 
@@ -286,7 +295,7 @@ async fn a_flipped_bit_of_a_shared_file_is_damage_and_is_named_by_topic() {
         let found = findings(&disk).await;
         assert!(found.damage[0].contains("queue 3 of topic 2"), "{found:?}");
         assert!(
-            cold.erase(TopicId(2), b"k1").await.is_err(),
+            cold.erase(TopicId(2), b"k1", &whole).await.is_err(),
             "nothing is erased by halves"
         );
         let done = cold.compact(FAMILY, Compaction::default()).await.unwrap();
@@ -318,7 +327,7 @@ async fn a_crash_anywhere_leaves_each_topic_as_it_was_or_as_it_becomes() {
                 0 => cold.write_family(FAMILY, &more, &[]).await.is_ok(),
                 1 => cold.trim_family(FAMILY, &firsts).await.is_ok(),
                 2 => cold.compact(FAMILY, Compaction::default()).await.is_ok(),
-                _ => cold.erase(TopicId(2), b"k0").await.is_ok(),
+                _ => cold.erase(TopicId(2), b"k0", &whole).await.is_ok(),
             };
             let disk = Arc::new(disk.crash(&Seeded::new(dies_at as u64)));
             drop(cold);
