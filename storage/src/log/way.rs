@@ -60,7 +60,7 @@ impl Storage {
                 return tracing::warn!(%error, "how the log is best written was not measured");
             }
         };
-        let way = measured.map_or(Way::Buffered, |measured| measured.faster());
+        let way = measured.map_or(Way::Buffered, probe::Measured::faster);
         let value = match way {
             Way::Buffered => BUFFERED,
             Way::Direct => DIRECT,

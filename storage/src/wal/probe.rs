@@ -1,13 +1,11 @@
 //! Which way durable writes take on this disk: measured once, remembered with the data.
 //!
-//! The measuring runs beside the work of a server that is ready already, and writes some MiB to a file of
-//! its own. Both ways take turns, so that what else happens on the machine hits both alike. They are compared
-//! size by size, because a lone message, a group and a full block are written in very different times and
-//! none is to count for more than another. The way past the system's cache must be clearly faster to be taken.
+//! The measuring runs beside the work of a server that is ready already, and writes a few MiB to a file of
+//! its own. Both ways take turns, so that what else happens on the machine hits both alike. The way past
+//! the system's cache must be clearly faster to be taken.
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use millpond_proto::time::Clock;
@@ -18,35 +16,21 @@ use crate::format::block::ALIGN_BYTES;
 const FILE: &str = "wal/probe.new";
 const FILE_BYTES: u64 = 4 * 1024 * 1024;
 /// Sizes of writes, each with how often it is written in one round.
-const WRITES: [(usize, u32); 3] = [(4096, 16), (64 * 1024, 12), (1024 * 1024, 4)];
-const ROUNDS: u32 = 3;
-/// The way past the cache must not take more of the time of the other than this, on the geometric mean of all sizes.
-const CLEARLY_PERCENT: f64 = 90.0;
-/// Nor more than this for any one of them.
-const WORST_PERCENT: f64 = 125.0;
+const WRITES: [(usize, u32); 2] = [(4096, 24), (256 * 1024, 8)];
+const ROUNDS: u32 = 4;
+/// The way past the cache must not take more of the time of the other than this.
+const CLEARLY_PERCENT: i64 = 90;
 
-/// How long each way took, by size of writes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How long each way took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Measured {
-    pub(crate) buffered: [Duration; WRITES.len()],
-    pub(crate) direct: [Duration; WRITES.len()],
+    pub(crate) buffered_ms: i64,
+    pub(crate) direct_ms: i64,
 }
 
 impl Measured {
-    pub(crate) fn faster(&self) -> Way {
-        let pairs = self.direct.iter().zip(&self.buffered);
-        let percents = pairs.map(|(direct, buffered)| {
-            // What takes no time that a clock can see is as good as the least that it can.
-            let least = Duration::from_nanos(1);
-            direct.max(&least).as_secs_f64() / buffered.max(&least).as_secs_f64() * 100.0
-        });
-        let (mut logarithms, mut worst) = (0.0, 0.0_f64);
-        for percent in percents {
-            logarithms += percent.ln();
-            worst = worst.max(percent);
-        }
-        let mean = (logarithms / WRITES.len() as f64).exp();
-        if mean <= CLEARLY_PERCENT && worst <= WORST_PERCENT {
+    pub(crate) fn faster(self) -> Way {
+        if self.direct_ms * 100 <= self.buffered_ms * CLEARLY_PERCENT {
             Way::Direct
         } else {
             Way::Buffered
@@ -76,10 +60,13 @@ pub(crate) fn measure(disk: &dyn Disk, clock: &Arc<dyn Clock>) -> io::Result<Opt
     with_file(disk, FILE_BYTES, || {
         let buffered = disk.open_durable(FILE, Way::Buffered)?;
         let direct = disk.open_durable(FILE, Way::Direct)?;
-        let mut measured = Measured::default();
+        let mut measured = Measured {
+            buffered_ms: 0,
+            direct_ms: 0,
+        };
         for _ in 0..ROUNDS {
-            add_round(&mut measured.buffered, &*buffered, clock)?;
-            add_round(&mut measured.direct, &*direct, clock)?;
+            measured.buffered_ms += round_ms(&*buffered, clock)?;
+            measured.direct_ms += round_ms(&*direct, clock)?;
         }
         Ok(Some(measured))
     })
@@ -108,21 +95,16 @@ fn with_file<T>(
     worked
 }
 
-fn add_round(
-    times: &mut [Duration; WRITES.len()],
-    file: &dyn DiskFile,
-    clock: &Arc<dyn Clock>,
-) -> io::Result<()> {
-    for ((bytes, count), time) in WRITES.into_iter().zip(times) {
+fn round_ms(file: &dyn DiskFile, clock: &Arc<dyn Clock>) -> io::Result<i64> {
+    let start = clock.now();
+    for (bytes, count) in WRITES {
         let block = aligned(bytes);
-        let start = clock.ticks();
         for number in 0..u64::from(count) {
             let offset = (number * bytes as u64) % FILE_BYTES;
             file.write_durable(&block, offset)?;
         }
-        *time += clock.ticks().saturating_sub(start);
     }
-    Ok(())
+    Ok(clock.now().as_ms() - start.as_ms())
 }
 
 fn aligned(bytes: usize) -> Bytes {
@@ -143,19 +125,16 @@ mod tests {
 
     #[test]
     fn the_way_past_the_cache_must_be_clearly_faster() {
-        let faster = |direct: [u64; 3]| {
+        let faster = |buffered_ms, direct_ms| {
             Measured {
-                buffered: [Duration::from_millis(100); 3],
-                direct: direct.map(Duration::from_millis),
+                buffered_ms,
+                direct_ms,
             }
             .faster()
         };
-        assert_eq!(faster([90, 90, 90]), Way::Direct);
-        assert_eq!(faster([91, 91, 91]), Way::Buffered);
-        assert_eq!(faster([110, 85, 40]), Way::Direct, "a little slower alone");
-        assert_eq!(faster([126, 85, 40]), Way::Buffered, "too slow alone");
-        assert_eq!(faster([0, 0, 0]), Way::Direct);
-        assert_eq!(Measured::default().faster(), Way::Buffered);
+        assert_eq!(faster(100, 90), Way::Direct);
+        assert_eq!(faster(100, 91), Way::Buffered);
+        assert_eq!(faster(0, 1), Way::Buffered);
     }
 
     #[test]
