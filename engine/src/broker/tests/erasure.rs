@@ -70,10 +70,16 @@ fn shelved(id: &str, key: &str, body: &str, due_at_ms: Option<i64>) -> Envelope 
 
 /// The messages of a topic of one queue: id, and body if there is one.
 async fn placed(broker: &Broker, topic: &TopicName) -> Vec<(String, Option<Bytes>)> {
-    let read = broker.read(topic, QueueId(0), Offset(0), 100).await;
-    let (found, _) = read.unwrap();
-    let seen = found.into_iter().map(|one| (one.message_id, one.body));
-    seen.collect()
+    let mut seen = Vec::new();
+    loop {
+        // A read answers what lies together, in files or in the log.
+        let from = Offset(seen.len() as u64);
+        let (found, _) = broker.read(topic, QueueId(0), from, 100).await.unwrap();
+        if found.is_empty() {
+            return seen;
+        }
+        seen.extend(found.into_iter().map(|one| (one.message_id, one.body)));
+    }
 }
 
 /// One is on its way off the shelf with its content read ahead, one was placed already and lies on the shelf still, one waits
