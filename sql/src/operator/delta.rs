@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array,
 };
-use arrow::compute::take_record_batch;
+use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
 use crate::operator::OperatorError;
@@ -143,7 +143,7 @@ impl RowCodec {
         sums.retain(|(_, weight)| *weight != 0);
         let (rows, weights): (Vec<u32>, Vec<i64>) = sums.into_iter().unzip();
         Ok(Delta {
-            rows: take_record_batch(&delta.rows, &UInt32Array::from(rows))?,
+            rows: rows_at(&delta.rows, rows)?,
             weights,
         })
     }
@@ -256,4 +256,18 @@ impl Entries {
         }
         Ok(())
     }
+}
+
+/// Some rows of a batch, also of one without columns, which Arrow's own function refuses.
+pub(crate) fn rows_at(batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch, OperatorError> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+    let rows = UInt32Array::from(rows);
+    let columns = batch.columns().iter();
+    let columns = columns.map(|column| take(column, &rows, None));
+    let columns = columns.collect::<Result<_, _>>()?;
+    Ok(RecordBatch::try_new_with_options(
+        batch.schema(),
+        columns,
+        &options,
+    )?)
 }

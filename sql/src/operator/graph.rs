@@ -15,8 +15,8 @@ mod plan;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use millpond_proto::limits::JOB_STATE_BYTES_MAX;
 use millpond_proto::time::Timestamp;
@@ -25,7 +25,7 @@ use crate::operator::aggregate::Aggregate;
 use crate::operator::as_of::AsOf;
 use crate::operator::beat::Beat;
 use crate::operator::close::Close;
-use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state};
+use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state, rows_at};
 use crate::operator::hash::Fixed;
 use crate::operator::join::Join;
 use crate::operator::latest::Latest;
@@ -436,7 +436,7 @@ fn picked(delta: &Delta, rows: Vec<u32>) -> Result<Delta, OperatorError> {
     Ok(Delta {
         rows: match rows.is_empty() {
             true => RecordBatch::new_empty(delta.rows.schema()),
-            false => take_record_batch(&delta.rows, &UInt32Array::from(rows))?,
+            false => rows_at(&delta.rows, rows)?,
         },
         weights,
     })

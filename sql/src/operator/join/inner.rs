@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array as _, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
+use arrow::array::{Array as _, ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::{concat_batches, filter_record_batch};
 use datafusion::common::cast::as_boolean_array;
 use datafusion::error::DataFusionError;
 
 use crate::operator::OperatorError;
-use crate::operator::delta::{Delta, Row};
+use crate::operator::delta::{Delta, Row, rows_at};
 use crate::operator::hash::Fixed;
 use crate::operator::join::rows::OfKey;
 use crate::operator::join::{Change, Join, PAIRS_MAX};
@@ -155,7 +155,7 @@ impl Join {
     /// The pairs that fulfil the filter, as columns.
     fn give(&self, coming: &Coming<'_>, pairs: Pairs<'_>) -> Result<Delta, OperatorError> {
         let options = RecordBatchOptions::new().with_row_count(Some(pairs.came.len()));
-        let came = take_record_batch(&coming.delta.rows, &UInt32Array::from(pairs.came))?;
+        let came = rows_at(&coming.delta.rows, pairs.came)?;
         let met = &self.sides[1 - coming.side].codec;
         let met = met.columns(pairs.met.into_iter())?;
         let came = came.columns().to_vec();
