@@ -7,12 +7,10 @@
 //!
 //! What is promised: what was acknowledged is there, under its offset and with its bytes, wherever it lies by now;
 //! what was seen once stays; offsets have no holes, but where a later message of the same key took the place of one in a topic
-//! that is compacted, and never return below the first that is kept; what a table keeps for longer than its log is there for
-//! scans and not for readers of the log; retention lets go of nothing that is to be kept; the state of
+//! that is compacted, and never return below the first that is kept; the state of
 //! a shard is that of a prefix of its records; nothing is answered OK after a failure; without faults nothing fails.
 //! In the end all is healed, and everything is read back and checked.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -145,9 +143,6 @@ struct World {
     clock: Arc<dyn Clock>,
     shards: Vec<Shard>,
     queues: Vec<Queue>,
-    /// Whether tables are kept for another time than their logs, and those that ever were.
-    has_tables: bool,
-    apart: BTreeSet<TopicId>,
     nonce: u64,
     term: u64,
     tally: Tally,
@@ -192,8 +187,6 @@ impl World {
             percent: draw([0, 3, 15]),
             disk_percent: draw([0, 0, 2]),
             is_mortal: chance.percent(70),
-            has_tables: chance.percent(50),
-            apart: BTreeSet::new(),
             shards: (0..SHARDS).map(shard).collect(),
             queues: QUEUES.iter().map(|_| Queue::default()).collect(),
             plan,

@@ -98,26 +98,8 @@ pub(super) struct Shard {
 pub(super) struct Queue {
     /// Where its messages come from, by offset.
     pub(super) nonces: Vec<u64>,
-    /// Offsets below were let go by the log.
+    /// Offsets below were let go.
     pub(super) first: u64,
-    /// Offsets below were let go by the table too, where it is kept for another time; scans begin here.
-    pub(super) kept: u64,
-}
-
-impl Queue {
-    /// The offset below which messages may go that were stored before a time, or are too many bytes.
-    pub(super) fn let_go_below(&self, stored_from_ms: Option<i64>, bytes_max: Option<u64>) -> u64 {
-        let is_old = |nonce: &&u64| stored_from_ms.is_some_and(|from| stored_at_ms(**nonce) < from);
-        match bytes_max {
-            // How many bytes a message takes is not known here.
-            Some(_) => self.nonces.len() as u64,
-            None => self.nonces.iter().take_while(is_old).count() as u64,
-        }
-    }
-}
-
-fn stored_at_ms(nonce: u64) -> i64 {
-    i64::try_from(nonce).unwrap()
 }
 
 /// The message at a place: it follows from its nonce.
@@ -138,7 +120,7 @@ pub(super) fn message(queue: usize, offset: u64, nonce: u64) -> Envelope {
         queue: id.0,
         offset,
         message_id: format!("{nonce:x}"),
-        stored_at_ms: stored_at_ms(nonce),
+        stored_at_ms: i64::try_from(nonce).unwrap(),
         key: (topic == COMPACTED).then(|| key(nonce).to_le_bytes().to_vec().into()),
         body: Some(body.into()),
         ..Envelope::default()

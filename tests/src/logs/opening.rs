@@ -128,13 +128,7 @@ impl World {
             );
             assert!(extent.first.0 >= queue.first, "no offset returns");
             assert!(extent.tiered >= extent.first || extent.tiered.0 == 0);
-            assert!(
-                extent.kept.0 >= queue.kept,
-                "what the table let go of does not return"
-            );
-            let is_apart = self.apart.contains(&topic);
-            assert!(extent.kept == extent.first || is_apart && extent.kept < extent.first);
-            (queue.first, queue.kept) = (extent.first.0, extent.kept.0);
+            queue.first = extent.first.0;
         }
     }
 }

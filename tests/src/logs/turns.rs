@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use millpond_proto::message::{ShardId, TopicId};
 use millpond_storage::error::TierError;
-use millpond_storage::log::{Keep, KeepTable, ShardSnapshot};
+use millpond_storage::log::{Keep, ShardSnapshot};
 use millpond_storage::tier::cold::compaction::Compaction;
 use millpond_storage::tier::cold::keys::KeyCompaction;
 use millpond_storage::tier::simulated::SimulatedStore;
@@ -83,64 +83,23 @@ impl World {
         Some(placed)
     }
 
-    /// Lets go of what is old or too much, of the log and, where it is kept for another time, of the table.
     pub(super) async fn retain(&mut self, life: &Life) -> Option<End> {
         let topic = QUEUES[usize::try_from(self.chance.below(QUEUES.len() as u64)).unwrap()].0;
-        let (stored_from_ms, bytes_max) = self.draw_keep();
-        let mut keep = Keep {
-            stored_from_ms,
-            bytes_max,
+        let age = self.chance.below(self.nonce + 1);
+        let keep = Keep {
+            stored_from_ms: self
+                .chance
+                .percent(70)
+                .then(|| i64::try_from(age / 2).unwrap()),
+            bytes_max: self.chance.percent(30).then(|| self.chance.below(400_000)),
             table: None,
         };
-        if self.has_tables && self.chance.percent(70) {
-            let (stored_from_ms, bytes_max) = self.draw_keep();
-            keep.table = Some(KeepTable {
-                stored_from_ms,
-                bytes_max,
-            });
-            self.apart.insert(topic);
-        }
         self.tally.operations += 1;
         self.tally.turns += 1;
         let kept = life.storage.retain(topic, keep).await;
         self.turned(life, kept.map(|_| ()));
-        self.check_retained(life, topic, &keep);
         self.check_extents(life);
         life.disk.power.is_gone().then_some(End::Crashed)
-    }
-
-    /// From when on and how much of it to keep.
-    fn draw_keep(&self) -> (Option<i64>, Option<u64>) {
-        let age = self.chance.below(self.nonce + 1);
-        let from = self.chance.percent(70);
-        let bytes_max = self.chance.percent(30);
-        (
-            from.then(|| i64::try_from(age / 2).unwrap()),
-            bytes_max.then(|| self.chance.below(400_000)),
-        )
-    }
-
-    /// What is to be kept is there: by the log what it keeps, and by a scan what either of log and table keeps.
-    fn check_retained(&self, life: &Life, topic: TopicId, keep: &Keep) {
-        let queues = self.queues.iter().zip(QUEUES);
-        for (queue, (_, id)) in queues.filter(|(_, (of, _))| *of == topic) {
-            let Some(extent) = life.storage.extent(topic, id) else {
-                continue;
-            };
-            let of_log = queue.let_go_below(keep.stored_from_ms, keep.bytes_max);
-            let of_table = keep.table.map_or(of_log, |table| {
-                queue.let_go_below(table.stored_from_ms, table.bytes_max)
-            });
-            let (first, kept) = (extent.first.0, extent.kept.0);
-            assert!(
-                first <= of_log.max(queue.first),
-                "the log begins at {first} after {keep:?}"
-            );
-            assert!(
-                kept <= of_log.min(of_table).max(queue.kept),
-                "scans begin at {kept} after {keep:?}"
-            );
-        }
     }
 
     /// The end: nothing fails any more, and everything must be there.
