@@ -439,6 +439,8 @@ struct Check {
     delete_called: BTreeSet<u64>,
     deleted: BTreeMap<u64, usize>,
     begins: BTreeMap<(u64, u32), u64>,
+    /// Times that are later than any that was told after them, by entry.
+    late: Vec<(usize, Timestamp)>,
     healing: bool,
     /// Places read while healing.
     read: BTreeSet<Place>,
@@ -450,6 +452,8 @@ impl Check {
     fn take(&mut self, entry: &Entry) {
         self.index += 1;
         let (index, at) = (self.index, entry.at);
+        while self.late.pop_if(|(_, known)| *known <= at).is_some() {}
+        self.late.push((index, at));
         match &entry.event {
             Event::SendCalled { message } => {
                 let called = self.called.entry(Arc::clone(message));
@@ -535,7 +539,7 @@ impl Check {
                     self.read.insert(*place);
                 }
             }
-            Event::Begins { place, kept_ms } => self.begins(at, *place, *kept_ms),
+            Event::Begins { place, kept_ms } => self.begins(*place, *kept_ms),
             Event::TopicIs { id, name } => {
                 self.topics.insert(*id, name);
             }
@@ -698,22 +702,33 @@ impl Check {
         found.acked.entry(place).or_insert(self.index);
     }
 
-    fn begins(&mut self, at: Timestamp, place: Place, kept_ms: i64) {
-        let begins = self.begins.entry((place.topic, place.queue)).or_default();
+    /// The latest time told since an entry: it may be later than the last one, because clocks are set back.
+    fn latest_since(&self, index: usize) -> Timestamp {
+        let from = self.late.partition_point(|(known, _)| *known < index);
+        self.late
+            .get(from)
+            .map_or(Timestamp(i64::MAX), |(_, at)| *at)
+    }
+
+    fn begins(&mut self, place: Place, kept_ms: i64) {
+        let queue = (place.topic, place.queue);
+        let begins = self.begins.get(&queue).copied().unwrap_or(0);
         let gone = self.places.range(
             Place {
-                offset: *begins,
+                offset: begins,
                 ..place
             }..place,
         );
         let mut broken = Vec::new();
         for (other, message) in gone {
-            let called = self.called.get(message).map(|&(_, at)| at);
-            if called.is_some_and(|called| at.as_ms() < called.as_ms() + kept_ms) {
+            let Some(&(index, called)) = self.called.get(message) else {
+                continue;
+            };
+            if self.latest_since(index).as_ms() < called.as_ms() + kept_ms {
                 broken.push(format!("{message} at {other:?} is gone before its time"));
             }
         }
-        *begins = place.offset.max(*begins);
+        self.begins.insert(queue, place.offset.max(begins));
         self.broken.extend(broken);
     }
 
@@ -972,5 +987,23 @@ mod tests {
         let (place, kept_ms) = (at(1), 100);
         see(&expired, 99, Event::Begins { place, kept_ms });
         assert!(healed(&expired, &[])[0].contains("before its time"));
+
+        // It went when the clock said so, and was missed when the clock had been set back.
+        let missed = History::default();
+        sent(&missed, "a", at(0));
+        see(
+            &missed,
+            100,
+            Event::Begins {
+                place: at(0),
+                kept_ms,
+            },
+        );
+        see(&missed, 99, Event::Begins { place, kept_ms });
+        let broken = healed(&missed, &[]);
+        assert!(
+            broken.iter().all(|one| !one.contains("before its time")),
+            "{broken:?}"
+        );
     }
 }
