@@ -210,9 +210,9 @@ def family():
         millpond("sql", "-c", f"""INSERT INTO "{name}" VALUES (1), (2), ({len(name)})""")
     millpond("storage", "tier")
     catalog = load_catalog("millpond", type="rest", uri=f"http://{HTTP}")
-    listed = {name for _, name in catalog.list_tables("millpond")}
+    listed = {name for _, name in catalog.list_tables("topics")}
     check("a family is listed as one table", "ci-meters" in listed and not listed & set(names), listed)
-    rows = catalog.load_table("millpond.ci-meters").scan().to_arrow()
+    rows = catalog.load_table("topics.ci-meters").scan().to_arrow()
     found = theirs(rows, "SELECT _topic, count(*), count(DISTINCT _topic_id) FROM rows_read GROUP BY _topic ORDER BY _topic")
     check("the family's table has the rows of each topic", found == [(name, "3", "1") for name in names], found)
     sums = [ours(f'SELECT count(*), sum(n) FROM "{name}"')[0] for name in names]
