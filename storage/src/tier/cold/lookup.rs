@@ -19,8 +19,9 @@ use parquet::errors::ParquetError;
 use crate::error::ReadError;
 use crate::format::envelope::Envelope;
 use crate::format::manifest::{File, Run};
+use crate::tier::cold::Cold;
 use crate::tier::cold::family::Shelf;
-use crate::tier::cold::{Cold, Place};
+use crate::tier::cold::reading::Place;
 use crate::tier::parquet::{self as file, CheckedFile};
 
 /// Row groups that one step may rule out before it answers.

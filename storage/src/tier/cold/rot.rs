@@ -11,6 +11,8 @@ use super::tests::{ALL, TOPIC, messages, open, paths, read};
 use super::*;
 use crate::disk::Disk as _;
 use crate::disk::simulated::SimulatedDisk;
+use crate::error::ReadError;
+use crate::log::ReadLimit;
 
 fn is_damage(error: &ReadError) -> bool {
     matches!(

@@ -19,7 +19,8 @@ use parquet::file::statistics::Statistics;
 
 use crate::error::ReadError;
 use crate::format::manifest::{File, Index, Run};
-use crate::tier::cold::{Cold, Place};
+use crate::tier::cold::Cold;
+use crate::tier::cold::reading::Place;
 use crate::tier::parquet::{self as file, CheckedFile};
 
 /// Row groups whose offsets are kept in memory, each of at most 65,536 rows.

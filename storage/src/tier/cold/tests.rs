@@ -1,8 +1,11 @@
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::TryStreamExt as _;
+use futures::stream::{self, BoxStream, StreamExt as _};
 use millpond_proto::chance::{Chance as _, Seeded};
 use millpond_proto::time::{Clock, SimulatedClock, Timestamp};
 use object_store::{
@@ -14,8 +17,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::disk::Disk;
 use crate::disk::simulated::SimulatedDisk;
+use crate::error::ReadError;
 use crate::format::columns::tests::{all_columns, envelope};
 use crate::format::columns::{projected_schema, to_batch};
+use crate::format::manifest::day_of;
+use crate::log::ReadLimit;
 use crate::meta::embedded::EmbeddedMeta;
 use crate::tier::cold::compaction::Compaction;
 use crate::tier::objects::DiskObjectStore;

@@ -19,8 +19,9 @@ use parquet::file::statistics::Statistics;
 
 use crate::error::ReadError;
 use crate::format::manifest::{File, Index, Run};
+use crate::tier::cold::Cold;
 use crate::tier::cold::family::Shelf;
-use crate::tier::cold::{Cold, Place};
+use crate::tier::cold::reading::Place;
 use crate::tier::columns::{ERROR, stored_name};
 use crate::tier::parquet::{self as file, CheckedFile};
 
