@@ -119,17 +119,17 @@ async fn popped(clients: &[Client]) -> Popped {
         let consumer = SimpleConsumer::new(&clients[number % CONNECTIONS], "ackers", "acked");
         let found = &found;
         async move {
-            while found.lock().unwrap().len() < count / POLL {
+            while found.lock().unwrap().len() < count {
                 let (lease, wait) = (Duration::from_secs(600), Duration::from_millis(500));
                 let messages = consumer.receive(POLL, lease, wait).await.unwrap();
-                if messages.len() == POLL {
-                    found.lock().unwrap().push(messages);
-                }
+                found.lock().unwrap().extend(messages);
             }
         }
     });
     join_all(consumers).await;
-    let mut batches = found.into_inner().unwrap().into_iter();
+    // A poll may bring fewer than it asks for, so batches are made anew.
+    let found = found.into_inner().unwrap();
+    let mut batches = found.chunks_exact(POLL).map(<[_]>::to_vec);
     let mut popped = VecDeque::new();
     for _ in 0..TURNS {
         popped.extend(batches.by_ref().take(SENDS / POLL));

@@ -9,7 +9,7 @@
 //! $ cargo build --release && cargo bench -p millpond-tests --bench load
 //! ```
 //!
-//! `-- messages` or `-- queries` runs a part.
+//! `-- messages`, `-- acks` or `-- queries` runs a part.
 
 #![expect(clippy::unwrap_used, reason = "a bench that fails ends")]
 
@@ -34,21 +34,23 @@ fn main() {
     if has(echo::WORD) {
         return runtime.block_on(echo::serve());
     }
-    let all = !has("messages") && !has("queries");
-    runtime.block_on(run(all || has("messages"), all || has("queries")));
+    let all = !["messages", "acks", "queries"].into_iter().any(has);
+    runtime.block_on(run(|part| all || has(part)));
 }
 
 /// Each part has a server of its own, whose log stays too small to be moved into Parquet meanwhile.
-async fn run(messages: bool, queries: bool) {
-    if messages {
+async fn run(wants: impl Fn(&str) -> bool) {
+    if wants("messages") {
         let raw = raw_writes(&Folder::new());
         say(&format!("raw 64 KiB write + fdatasync: {raw:.0} a second"));
         on_a_server(async |server| messages::sends(server, &Echo::start(), raw).await).await;
         on_a_server(messages::batches).await;
         on_a_server(messages::pops).await;
+    }
+    if wants("acks") {
         on_a_server(acks::run).await;
     }
-    if queries {
+    if wants("queries") {
         on_a_server(queries::run).await;
     }
 }
