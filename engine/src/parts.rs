@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use millpond_proto::chance::Entropy;
-use millpond_proto::task::{Runtimes, Spawn};
+use millpond_proto::task::{Runtimes, Spawn, stand_back};
 use millpond_proto::time::SystemClock;
 use millpond_storage::disk::Disk;
 use millpond_storage::disk::local::LocalDisk;
@@ -48,21 +48,35 @@ impl Parts {
     }
 }
 
-/// The runtime of SQL and tiering, apart from the one that serves calls.
+/// The runtimes of what is not to delay calls, apart from the one that serves them.
 #[derive(Debug)]
-pub struct Background(Option<Runtime>);
+pub struct Background(Option<Apart>);
+
+#[derive(Debug)]
+struct Apart {
+    /// Tiering and continuous queries.
+    background: Runtime,
+    /// Statements and reads of the cold tier.
+    reading: Runtime,
+}
 
 impl Background {
-    /// Starts its threads.
+    /// Starts their threads.
     ///
     /// # Errors
     /// What the operating system says.
     pub fn start() -> io::Result<Self> {
-        let runtime = Builder::new_multi_thread()
-            .enable_all()
-            .thread_name("millpond-background")
-            .build()?;
-        Ok(Self(Some(runtime)))
+        let named = |name| {
+            let mut builder = Builder::new_multi_thread();
+            builder.enable_all().thread_name(name);
+            builder
+        };
+        Ok(Self(Some(Apart {
+            background: named("millpond-background").build()?,
+            reading: named("millpond-reading")
+                .on_thread_start(stand_back)
+                .build()?,
+        })))
     }
 
     /// Lanes with services on the runtime that calls this, the rest here.
@@ -71,8 +85,12 @@ impl Background {
     /// When called outside a tokio runtime.
     #[must_use]
     pub fn lanes(&self) -> Arc<dyn Spawn> {
-        let runtime = self.0.as_ref().expect("it is taken when dropped alone");
-        Arc::new(Runtimes::new(Handle::current(), runtime.handle().clone()))
+        let apart = self.0.as_ref().expect("it is taken when dropped alone");
+        Arc::new(Runtimes::new(
+            Handle::current(),
+            apart.background.handle().clone(),
+            apart.reading.handle().clone(),
+        ))
     }
 }
 
@@ -80,8 +98,9 @@ impl Drop for Background {
     fn drop(&mut self) {
         // A runtime must not be waited for inside another one. Work that matters has ended: the
         // server awaits its own before it returns.
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
+        if let Some(apart) = self.0.take() {
+            apart.background.shutdown_background();
+            apart.reading.shutdown_background();
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Where work runs: the third thing, after time and chance, that comes in as an argument.
 //!
-//! Shard owners and the network share one runtime; SQL and tiering have one of their own, so that a
-//! heavy query never delays a send; the log's writer has a thread to itself because it waits for
-//! the disk. In the simulation all three are the same single thread.
+//! Shard owners and the network share one runtime; tiering and continuous queries have one of their own; so have
+//! those who read what is old, statements and consumers that catch up, and its threads stand back when others
+//! want the CPU ([`stand_back`]): a heavy query never delays a send, and tiering keeps up beside it. The log's writer
+//! has a thread to itself because it waits for the disk. In the simulation all are the same single thread.
 
 use std::fmt;
 use std::future::Future;
@@ -20,8 +21,10 @@ pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub enum Lane {
     /// Shard owners, services, timers: short steps, never blocking.
     Service,
-    /// SQL, tiering, checkpoints: may compute for long and read files.
+    /// Tiering, checkpoints, continuous queries: may compute for long and read files.
     Background,
+    /// Statements, and reads of the cold tier for whoever catches up: as long as they like, behind all others.
+    Reading,
     /// A thread of its own, for work that waits for the disk all the time.
     Dedicated,
 }
@@ -83,15 +86,17 @@ impl Drop for Task {
 pub struct Runtimes {
     service: Handle,
     background: Handle,
+    reading: Handle,
 }
 
 impl Runtimes {
-    /// Services on one runtime, background work on another.
+    /// Services on one runtime, background work on another, reads of what is old on a third.
     #[must_use]
-    pub fn new(service: Handle, background: Handle) -> Self {
+    pub fn new(service: Handle, background: Handle, reading: Handle) -> Self {
         Self {
             service,
             background,
+            reading,
         }
     }
 
@@ -104,6 +109,7 @@ impl Runtimes {
         Self {
             service: Handle::current(),
             background: Handle::current(),
+            reading: Handle::current(),
         }
     }
 }
@@ -117,6 +123,7 @@ impl Spawn for Runtimes {
         Task(match lane {
             Lane::Service => self.service.spawn(work),
             Lane::Background => self.background.spawn(work),
+            Lane::Reading => self.reading.spawn(work),
             Lane::Dedicated if !self.has_threads() => self.background.spawn(work),
             // A blocking thread that drives one future: aborting the handle can not stop it, so
             // dedicated work ends by itself when its channel closes.
@@ -131,7 +138,27 @@ impl Spawn for Runtimes {
         match lane {
             Lane::Service => self.service.metrics().num_workers(),
             Lane::Background => self.background.metrics().num_workers(),
+            Lane::Reading => self.reading.metrics().num_workers(),
             Lane::Dedicated => 1,
+        }
+    }
+}
+
+/// How far behind the others a thread of [`Lane::Reading`] stands: it gets about a tenth of a core that they all want.
+#[cfg(target_os = "linux")]
+const STANDS_BACK: i32 = 10;
+
+/// Lets all other threads go first that want the CPU which the calling one is on: for the threads of [`Lane::Reading`].
+///
+/// Where the system has no such thing for a thread, it runs like the others.
+pub fn stand_back() {
+    #[cfg(target_os = "linux")]
+    {
+        #[expect(unsafe_code, reason = "the standard library knows no priorities")]
+        // SAFETY: the call takes three numbers and touches no memory; 0 is the calling thread.
+        // It can not fail: a thread may always lower itself.
+        unsafe {
+            libc::setpriority(libc::PRIO_PROCESS, 0, STANDS_BACK);
         }
     }
 }

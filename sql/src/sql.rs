@@ -1,6 +1,6 @@
 //! The way in: one statement in, one answer out.
 //!
-//! Planning and running happen in the background lane, so a heavy statement never delays a send; rows
+//! Planning and running happen in the reading lane, so a heavy statement never delays a send; rows
 //! come back through a short channel, so a slow reader holds the statement back instead of filling
 //! memory. Every statement has `QUERY_MS_MAX` of time, reading included. Continuous statements are handed
 //! to [`Continuous`].
@@ -315,7 +315,7 @@ impl Sql {
         self.run(*query, None, Sink::Answer, "SHOW").await
     }
 
-    /// Starts a query in the background lane and waits until it is planned.
+    /// Starts a query in the reading lane and waits until it is planned.
     async fn run(
         &self,
         query: Query,
@@ -336,7 +336,7 @@ impl Sql {
         };
         let clock = Arc::clone(&self.parts.clock);
         let task = self.parts.spawn.spawn(
-            Lane::Background,
+            Lane::Reading,
             Box::pin(async move {
                 let limit = Duration::from_millis(limits::QUERY_MS_MAX.unsigned_abs());
                 // Boxed, because the whole of planning lives in it.

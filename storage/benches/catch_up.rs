@@ -21,11 +21,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::producers::{Shape, keep_short, produce};
-use common::{BODY_BYTES, Load, SHARDS, messages};
+use common::{BODY_BYTES, Load, SHARDS, Threads, messages};
 use futures::StreamExt as _;
 use millpond_proto::chance::Seeded;
 use millpond_proto::message::{Offset, QueueId, TopicId, shard_of};
-use millpond_proto::task::Runtimes;
 use millpond_storage::log::{ReadLimit, Record, Storage};
 use tokio::runtime::Handle;
 
@@ -151,9 +150,9 @@ fn main() {
         return;
     }
     let folder = common::folder();
-    let (service, background) = common::runtimes();
-    let runtimes = Runtimes::new(service.handle().clone(), background.handle().clone());
-    let storage = service.block_on(common::open(&folder.path().join("log"), &runtimes));
+    let threads = Threads::start();
+    let (service, background, reading) = (&threads.service, &threads.background, &threads.reading);
+    let storage = service.block_on(common::open(&folder.path().join("log"), &threads.lanes()));
     storage.choose_wal_io();
     background.block_on(fill(&storage));
     let topic = Arc::new(AtomicU64::new(1));
@@ -190,7 +189,7 @@ fn main() {
                     match readers {
                         // Consumers are served where producers are, SQL runs apart.
                         Readers::ByOffset => service.spawn(catch_up(storage, queue, stop, read)),
-                        _ => background.spawn(scan(storage, queue, stop, read)),
+                        _ => reading.spawn(scan(storage, queue, stop, read)),
                     }
                 })
                 .collect();

@@ -20,9 +20,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{BODY_BYTES, SHARDS, messages};
+use common::{BODY_BYTES, SHARDS, Threads, messages};
 use millpond_proto::message::{QueueId, TopicId, shard_of};
-use millpond_proto::task::Runtimes;
 use millpond_storage::log::Storage;
 
 const QUEUES: u32 = 64;
@@ -105,10 +104,10 @@ fn main() {
     let mib: u64 = size.map_or(1024, |size| size.parse().expect("a number of MiB"));
     let folder = common::folder();
     let data = folder.path().join("log");
-    let (service, background) = common::runtimes();
-    let runtimes = Runtimes::new(service.handle().clone(), background.handle().clone());
+    let threads = Threads::start();
+    let service = &threads.service;
     service.block_on(async {
-        let storage = common::open(&data, &runtimes).await;
+        let storage = common::open(&data, &threads.lanes()).await;
         fill(&storage, mib * MIB).await;
         storage.close().await;
     });
@@ -128,7 +127,7 @@ fn main() {
                 forget_cache(&files);
             }
             let start = Instant::now();
-            let storage = service.block_on(common::open(&data, &runtimes));
+            let storage = service.block_on(common::open(&data, &threads.lanes()));
             ours.push(start.elapsed());
             assert!(storage.sizes().hot_messages > 0, "it was all replayed");
             service.block_on(storage.close());

@@ -18,8 +18,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use common::producers::{Shape, produce};
-use common::{Load, raw, tell};
-use millpond_proto::task::Runtimes;
+use common::{Load, Threads, raw, tell};
 use millpond_storage::disk::Way;
 use millpond_storage::disk::local::LocalDisk;
 
@@ -66,10 +65,10 @@ fn main() {
         return;
     }
     let folder = common::folder();
-    let (service, background) = common::runtimes();
-    let runtimes = Runtimes::new(service.handle().clone(), background.handle().clone());
+    let threads = Threads::start();
+    let (service, background) = (&threads.service, &threads.background);
     let disk = LocalDisk::open(folder.path().join("raw")).expect("the folder is new");
-    let storage = service.block_on(common::open(&folder.path().join("log"), &runtimes));
+    let storage = service.block_on(common::open(&folder.path().join("log"), &threads.lanes()));
     storage.choose_wal_io();
     let topic = Arc::new(AtomicU64::new(1));
     let log = |shape, time| {

@@ -41,7 +41,7 @@ pub struct Administration {
 }
 
 impl Administration {
-    /// The service; statements run on `spawn`'s background lane.
+    /// The service; statements run on `spawn`'s reading lane.
     #[must_use]
     pub fn new(gate: Arc<Gate>, spawn: Arc<dyn Spawn>) -> Self {
         let started_at = gate.clock().now();
@@ -558,7 +558,7 @@ impl Admin for Administration {
             let _ = reply.send(broker.verify().await);
         };
         // Held until the answer is there: dropping the task would stop it.
-        let _task = self.spawn.spawn(Lane::Background, Box::pin(work));
+        let _task = self.spawn.spawn(Lane::Reading, Box::pin(work));
         let found = answer
             .await
             .map_err(|_| Status::unavailable("the server is closing; try again once it is back"))?

@@ -1,7 +1,7 @@
 //! Statements over the wire: rows as an Arrow IPC stream, cut into frames, then a summary.
 //!
 //! What SQL is asked for is the trait [`Statements`]; the server puts the real thing behind it. A
-//! statement runs on the background lane, so that a heavy query never delays a send; a client that
+//! statement runs on the reading lane, so that a heavy query never delays a send; a client that
 //! goes away ends it.
 
 use std::fmt;
@@ -117,7 +117,7 @@ pub fn run(statements: Arc<dyn Statements>, spawn: &dyn Spawn, sql: String) -> F
     };
     Frames {
         frames,
-        _work: spawn.spawn(Lane::Background, Box::pin(work)),
+        _work: spawn.spawn(Lane::Reading, Box::pin(work)),
     }
 }
 

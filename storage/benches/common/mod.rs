@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use millpond_proto::chance::Entropy;
 use millpond_proto::message::ShardId;
-use millpond_proto::task::Runtimes;
+use millpond_proto::task::{Runtimes, stand_back};
 use millpond_proto::time::SystemClock;
 use millpond_storage::disk::local::LocalDisk;
 use millpond_storage::disk::{Disk, Way};
@@ -45,16 +45,37 @@ impl Projection for Nothing {
     }
 }
 
-/// Threads as a server has them: services on one runtime, the rest on another.
-pub(crate) fn runtimes() -> (Runtime, Runtime) {
-    let runtime = || {
-        tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("the machine has threads")
-    };
-    (runtime(), runtime())
+/// Threads as a server has them.
+pub(crate) struct Threads {
+    pub(crate) service: Runtime,
+    pub(crate) background: Runtime,
+    pub(crate) reading: Runtime,
+}
+
+impl Threads {
+    pub(crate) fn start() -> Self {
+        let runtime = |begin: fn()| {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .on_thread_start(begin)
+                .build()
+                .expect("the machine has threads")
+        };
+        Self {
+            service: runtime(|| ()),
+            background: runtime(|| ()),
+            reading: runtime(stand_back),
+        }
+    }
+
+    pub(crate) fn lanes(&self) -> Runtimes {
+        Runtimes::new(
+            self.service.handle().clone(),
+            self.background.handle().clone(),
+            self.reading.handle().clone(),
+        )
+    }
 }
 
 /// A folder on the disk that is measured: `MILLPOND_BENCH_DIR`, or the build's own folder.

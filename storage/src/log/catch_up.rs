@@ -1,14 +1,14 @@
 //! Reads of the cold tier, which whoever catches up asks for as fast as they are answered.
 //!
-//! Parquet is decoded on the background's threads, not on those that serve calls, and at most half of them
-//! decode for readers at the same time: so a catch-up leaves the producers their CPU, and tiering and
-//! queries a share of the background's. A read has its turn for as long as it computes; while it waits for
+//! Parquet is decoded on the threads of [`Lane::Reading`], which stand back for those that serve calls and for tiering, and
+//! at most half of them decode for readers at the same time: so a catch-up leaves the producers their CPU, and
+//! statements a share. A read has its turn for as long as it computes; while it waits for
 //! the object store others have theirs, so a store that is far away keeps nobody from reading beside it.
 //!
 //! **Bounds.** One read answers with up to [`COLD_READ_BYTES_MAX`], whatever was asked for; all that are on
 //! their way may answer with [`COLD_READS_BYTES_MAX`], and further ones wait.
 //!
-//! Scans are not paced: SQL runs in the background already and asks for few at a time.
+//! Scans are not paced: a statement runs on these threads already and asks for few at a time.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -42,7 +42,7 @@ pub(crate) struct CatchUp {
 
 impl CatchUp {
     pub(crate) fn new(spawn: Arc<dyn Spawn>) -> Self {
-        let turns = (spawn.workers(Lane::Background) / 2).max(1);
+        let turns = (spawn.workers(Lane::Reading) / 2).max(1);
         Self {
             spawn,
             turns: Arc::new(Semaphore::new(turns)),
@@ -73,7 +73,7 @@ impl CatchUp {
             let _ = reply.send(read);
         };
         // Held too: dropping the task stops it, so a reader that leaves gives up its turn.
-        let _task = self.spawn.spawn(Lane::Background, Box::pin(work));
+        let _task = self.spawn.spawn(Lane::Reading, Box::pin(work));
         answer.await.unwrap_or_else(|_| {
             let ended = std::io::Error::other("the reading thread has ended");
             Err(ReadError::Disk {
