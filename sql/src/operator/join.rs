@@ -12,26 +12,26 @@
 //! them, or after resting too long. A row that is forgotten is not taken back from what was given; a row
 //! that comes to be taken back later finds nothing and changes this side no more.
 
+mod came;
 mod inner;
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::JoinType;
 use datafusion::common::cast::as_boolean_array;
-use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
 use crate::operator::hash::Fixed;
 use crate::operator::join::rows::{Kept, OfKey};
-use crate::operator::key::{Keys, milliseconds};
-use crate::operator::moment::{Ending, LateRow, Moment};
+use crate::operator::key::Keys;
+use crate::operator::moment::{Ending, Moment};
 
 /// What is computed.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,53 +133,20 @@ impl Join {
         delta: &Delta,
         moment: &Moment<'_>,
     ) -> Result<Changed, OperatorError> {
-        let count = delta.rows.num_rows();
         let mut changed = Changed::default();
-        if count == 0 {
+        let Some(came) = self.came(side, delta, moment)? else {
             return Ok(changed);
+        };
+        for (row, change) in came.joining {
+            let row = row as usize;
+            let place = (Row::from(came.keys.row(row)), Row::from(came.rows.row(row)));
+            let sum = changed.joining.entry(place).or_default();
+            sum.weight += change.weight;
+            sum.at_ms = change.at_ms;
         }
-        let columns = self.spec.on[side]
-            .iter()
-            .map(|key| key.evaluate(&delta.rows)?.into_array(count))
-            .collect::<Result<Vec<ArrayRef>, DataFusionError>>()?;
-        let keys = self.sides[side].keys.encode(&columns)?;
-        let rows = self.sides[side].codec.encode(&delta.rows)?;
-        let ending = self.spec.endings[side].as_ref();
-        let times = ending
-            .and_then(Ending::column)
-            .map(|column| milliseconds(delta.rows.column(column)))
-            .transpose()?;
-        let late_before = ending.and_then(|ending| ending.late_before(moment));
-        for (index, row) in rows.into_iter().enumerate() {
-            let weight = delta.weights[index];
-            let mut is_null = columns.iter().any(|column| column.is_null(index));
-            is_null &= !self.spec.null_is_equal;
-            let mut at_ms = moment.before.stored_ms;
-            if let Some(times) = &times {
-                if times.is_null(index) {
-                    is_null = true;
-                } else {
-                    at_ms = times.value(index);
-                    if let Some(late_before_ms) = late_before.filter(|late| at_ms < *late) {
-                        moment.leave_out(LateRow {
-                            side,
-                            row: index,
-                            count: weight.unsigned_abs(),
-                            at_ms,
-                            late_before_ms,
-                        });
-                        continue;
-                    }
-                }
-            }
-            if is_null {
-                add(&mut changed.alone, row, weight);
-            } else {
-                let key = Row::from(keys.row(index));
-                let change = changed.joining.entry((key, row)).or_default();
-                change.weight += weight;
-                change.at_ms = at_ms;
-            }
+        for (row, weight) in came.alone {
+            let row = Row::from(came.rows.row(row as usize));
+            add(&mut changed.alone, row, weight);
         }
         changed.joining.retain(|_, change| change.weight != 0);
         Ok(changed)

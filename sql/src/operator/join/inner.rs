@@ -6,18 +6,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array as _, ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::{concat_batches, filter_record_batch};
 use datafusion::common::cast::as_boolean_array;
-use datafusion::error::DataFusionError;
 
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Row, rows_at};
 use crate::operator::hash::Fixed;
+use crate::operator::join::came::Came;
 use crate::operator::join::rows::OfKey;
 use crate::operator::join::{Change, Join, PAIRS_MAX};
-use crate::operator::key::{Encoded, milliseconds};
-use crate::operator::moment::{Ending, LateRow, Moment};
+use crate::operator::key::Encoded;
+use crate::operator::moment::Moment;
 
 /// What came of one side in a step.
 struct Coming<'a> {
@@ -78,47 +78,15 @@ impl Join {
         delta: &'a Delta,
         moment: &Moment<'_>,
     ) -> Result<Option<Coming<'a>>, OperatorError> {
-        let count = delta.rows.num_rows();
-        if count == 0 {
+        let Some(Came {
+            keys,
+            rows,
+            joining: mut changes,
+            ..
+        }) = self.came(side, delta, moment)?
+        else {
             return Ok(None);
-        }
-        let columns = self.spec.on[side]
-            .iter()
-            .map(|key| key.evaluate(&delta.rows)?.into_array(count))
-            .collect::<Result<Vec<ArrayRef>, DataFusionError>>()?;
-        let keys = self.sides[side].keys.encode(&columns)?;
-        let rows = self.sides[side].codec.encode_all(&delta.rows)?;
-        let ending = self.spec.endings[side].as_ref();
-        let times = ending
-            .and_then(Ending::column)
-            .map(|column| milliseconds(delta.rows.column(column)))
-            .transpose()?;
-        let late_before = ending.and_then(|ending| ending.late_before(moment));
-        let mut changes: Vec<(u32, Change)> = Vec::with_capacity(count);
-        for ((row, index), weight) in (0..count).zip(0_u32..).zip(&delta.weights) {
-            let mut at_ms = moment.before.stored_ms;
-            if let Some(times) = &times {
-                if times.is_null(row) {
-                    continue;
-                }
-                at_ms = times.value(row);
-                if let Some(late_before_ms) = late_before.filter(|late| at_ms < *late) {
-                    moment.leave_out(LateRow {
-                        side,
-                        row,
-                        count: weight.unsigned_abs(),
-                        at_ms,
-                        late_before_ms,
-                    });
-                    continue;
-                }
-            }
-            let is_null = columns.iter().any(|column| column.is_null(row));
-            if self.spec.null_is_equal || !is_null {
-                let weight = *weight;
-                changes.push((index, Change { weight, at_ms }));
-            }
-        }
+        };
         if changes.iter().any(|(_, change)| change.weight < 0) {
             changes = folded(changes, &rows);
         }
