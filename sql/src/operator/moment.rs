@@ -137,10 +137,11 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
-    /// What was touched before this is forgotten before the step takes its rows.
+    /// What happened, or was touched, before this is forgotten before the step takes its rows. So what rows meet does not depend
+    /// on whether time was told to the state while none came.
     pub(crate) fn forgets_first(&self, moment: &Moment<'_>) -> Option<i64> {
         match self {
-            Self::Time { .. } => None,
+            Self::Time { horizon, .. } => horizon.as_ref()?.at(moment.before),
             Self::Idle { ttl_ms } => Some(moment.before.stored_ms.saturating_sub(*ttl_ms)),
         }
     }
