@@ -173,6 +173,12 @@ pub const SAVEPOINT_NAME_BYTES_MAX: usize = 64;
 pub const JOB_PARALLELISM_MAX: usize = 64;
 /// Lanes of a query that does not say how many, at most: more help few and cost each a little at every epoch.
 pub const JOB_PARALLELISM_USUAL_MAX: usize = 8;
+/// Stretches that the keys of a continuous query fall into at first when its state outgrows its memory and goes to rest.
+pub const JOB_STRETCHES_MIN: usize = 16;
+/// Most stretches: each costs a little at every epoch, and one must fit into memory.
+pub const JOB_STRETCHES_MAX: usize = 256;
+/// Largest savepoint of a state that lies at rest: it is put together in memory.
+pub const JOB_SAVEPOINT_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Groups that the keys of a continuous query fall into; a lane owns a stretch of them. Part of the format: never changes.
 pub const JOB_KEY_GROUPS: u64 = 4096;
 /// Client settings that the server remembers.

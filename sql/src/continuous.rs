@@ -92,8 +92,10 @@ pub struct OperatorStatus {
     pub rows_out: u64,
     /// Bytes of the bodies that it took; of what reads a topic alone.
     pub bytes_in: Option<u64>,
-    /// Size of its state.
+    /// Size of its state in memory.
     pub state_bytes: u64,
+    /// What more of its state would take in memory, which lies at rest in the state store.
+    pub rest_bytes: u64,
     /// No event earlier than this is expected; of what reads a topic with a watermark alone.
     pub watermark: Option<Timestamp>,
     /// Its share of the query's time, in thousandths: computing, and of what writes, being held back.

@@ -228,7 +228,7 @@ impl Sql {
                 }
                 let text = name.replace('\'', "''");
                 self.show(&format!(
-                    "SELECT operator, rows_in, rows_out, bytes_in, state_bytes, watermark, busy_share FROM millpond.job_operators WHERE job = '{text}' ORDER BY position"
+                    "SELECT operator, rows_in, rows_out, bytes_in, state_bytes, state_bytes_at_rest, watermark, busy_share FROM millpond.job_operators WHERE job = '{text}' ORDER BY position"
                 ))
                 .await
             }
@@ -303,7 +303,9 @@ impl Sql {
         if plan.parallelism.is_some() || usual > 1 {
             steps.push(plan.explain_lanes(plan.parallelism.unwrap_or(usual))?);
         }
+        let rest = plan.explain_rest()?;
         steps.extend(plan.explained);
+        steps.extend(rest);
         let steps: ArrayRef = Arc::new(StringArray::from(steps));
         let schema = Arc::new(Schema::new(vec![Field::new("step", DataType::Utf8, false)]));
         let batch = RecordBatch::try_new(schema, vec![steps])?;

@@ -1,7 +1,7 @@
 //! `millpond.job_operators`: the steps of every continuous query, from what it reads to what it writes.
 //!
-//! Columns: `job`, `position` (from 0), `operator`, `rows_in`, `rows_out`, `bytes_in` (what reads a topic), `state_bytes`, `watermark` (what
-//! reads a topic), `busy_share` (of the query's time: computing; of what writes the output, committing, appending and saving, by which
+//! Columns: `job`, `position` (from 0), `operator`, `rows_in`, `rows_out`, `bytes_in` (what reads a topic), `state_bytes` (in memory),
+//! `state_bytes_at_rest` (what more of it would take in memory), `watermark` (what reads a topic), `busy_share` (of the query's time: computing; of what writes the output, committing, appending and saving, by which
 //! the others are held back). Rows and bytes are counted since the query was started here, state is as it stands.
 
 use std::sync::Arc;
@@ -45,6 +45,11 @@ pub(crate) fn operators_batch(jobs: &[JobStatus]) -> Result<RecordBatch, ArrowEr
         ("rows_out", number(|step| Some(step.rows_out)), false),
         ("bytes_in", number(|step| step.bytes_in), true),
         ("state_bytes", number(|step| Some(step.state_bytes)), false),
+        (
+            "state_bytes_at_rest",
+            number(|step| Some(step.rest_bytes)),
+            false,
+        ),
         ("watermark", Arc::new(watermarks) as ArrayRef, true),
         ("busy_share", Arc::new(shares) as ArrayRef, false),
     ])

@@ -14,7 +14,8 @@ use millpond_proto::task::Lane;
 
 use crate::continuous::JobState;
 use crate::error::SqlError;
-use crate::job::runner::{delete_checkpoints, late_topic_of};
+use crate::job::runner::late_topic_of;
+use crate::job::runner::saved::delete_checkpoints;
 use crate::job::runtime::Jobs;
 use crate::plan::continuous::{ContinuousPlan, plan_with};
 use crate::statement::{ContinuousView, Statement, parse};

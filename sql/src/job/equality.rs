@@ -16,7 +16,7 @@ use crate::testing::MemoryTopics;
 use crate::topic::Topics;
 
 /// Trips of planes; every row comes within the delay of its watermark, so none is late.
-const TRIPS: &str = "CREATE TOPIC trips (carrier VARCHAR, plane BIGINT, n BIGINT, x DOUBLE, at TIMESTAMP, \
+pub(super) const TRIPS: &str = "CREATE TOPIC trips (carrier VARCHAR, plane BIGINT, n BIGINT, x DOUBLE, at TIMESTAMP, \
      WATERMARK FOR at AS at - INTERVAL '700 milliseconds') WITH (queues = 3)";
 
 /// What is stored under a name; the query, and whether it can be emitted on close.
@@ -126,7 +126,7 @@ pub(super) async fn check(
     jobs.stop().await;
 }
 
-async fn compare(world: &World, jobs: &Jobs, cases: &[Case]) {
+pub(super) async fn compare(world: &World, jobs: &Jobs, cases: &[Case]) {
     let sql = sql_over(world);
     for case in cases {
         let Case { name, query, .. } = case;

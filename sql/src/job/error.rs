@@ -58,6 +58,20 @@ pub enum JobError {
         /// First offset kept.
         first: u64,
     },
+    /// Its state has no room in memory in as few stretches as it is cut into.
+    #[error("the state outgrows its memory; it is cut into {stretches} stretches that go to rest")]
+    Crowded {
+        /// How many it is to have.
+        stretches: usize,
+    },
+    /// The state is larger than a savepoint may be.
+    #[error(
+        "the state takes more than {limit_bytes} bytes, the most that a savepoint may hold; let it forget what it does not need (state_ttl), or begin another job from the log"
+    )]
+    SavepointTooLarge {
+        /// Most bytes.
+        limit_bytes: usize,
+    },
     /// The savepoint that it begins with is not there.
     #[error(
         "the savepoint with the id {id}, with which the query begins, is gone; drop the query and create it again"
@@ -84,6 +98,8 @@ impl JobError {
             Self::Operator { error, .. } => error.remedy(),
             Self::Sql(error) => error.remedy(),
             Self::Panicked(_) => Remedy::Bug,
+            Self::Crowded { .. } => Remedy::Retry,
+            Self::SavepointTooLarge { .. } => Remedy::FixRequest,
             Self::GaveUp { .. }
             | Self::InputGone { .. }
             | Self::SavepointGone { .. }

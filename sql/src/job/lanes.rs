@@ -8,7 +8,6 @@
 //! order of the log, and whatever a node does with rows of several keys does not depend on their order. The saved state
 //! is that of all lanes in a line, and each takes from it what it owns, however many there were.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -20,16 +19,15 @@ use millpond_proto::time::Timestamp;
 use crate::job::crew::Crew;
 use crate::job::error::JobError;
 use crate::job::intake::Taken;
+use crate::job::nodes::graph;
+use crate::job::parts::Parts;
 use crate::job::written::{Left, in_order, written};
 use crate::operator::delta::Entries;
-use crate::operator::graph::{Graph, GraphStep, Routed};
+use crate::operator::graph::Graph;
 use crate::operator::key::Keys;
-use crate::operator::moment::Marks;
-use crate::operator::origin::{Came, Message};
 use crate::operator::spread::{by_lane, lane_of};
 use crate::operator::{Operator, OperatorError, Output, StepFigures};
 use crate::state::cells::Cell;
-use crate::topic::TICK_MS;
 
 /// The rows of a tick, and where the clocks stand.
 #[derive(Clone, Debug)]
@@ -60,26 +58,57 @@ impl Lanes {
         encoder: &Arc<BodyEncoder>,
         taken: &Arc<[Taken]>,
         ticks: Vec<Tick>,
+        mut parts: Option<&mut Parts>,
     ) -> Result<(Vec<Left>, u64), JobError> {
         match self {
             Self::None => Ok((Vec::new(), 0)),
             Self::Groups(lanes) => {
                 let ticks: Arc<[Tick]> = ticks.into();
                 let rows = rows_of(taken);
-                let done = each(crew, rows, lanes, |lane| {
-                    let (encoder, taken) = (Arc::clone(encoder), Arc::clone(taken));
-                    let (ticks, crew) = (Arc::clone(&ticks), crew.clone());
-                    move |operator| {
-                        let mut laps = crew.laps();
-                        let left = groups(operator.as_mut(), lane, &encoder, &taken, &ticks)?;
-                        Ok((left, laps.lap()))
+                let waves = match &mut parts {
+                    Some(parts) => {
+                        let has_rows = |lane| {
+                            let mut ticks = ticks.iter();
+                            ticks.any(|tick| !own_rows(lane, taken, tick).is_empty())
+                        };
+                        let takes: Vec<bool> = (0..lanes.len()).map(has_rows).collect();
+                        parts.waves(0, &takes, crew.lanes())
                     }
-                });
-                let (left, busy_ms): (Vec<_>, Vec<u64>) = done.await?.into_iter().unzip();
-                Ok((in_order(left), busy_ms.iter().sum()))
+                    None => vec![0..lanes.len()],
+                };
+                let (mut all, mut busy_ms) = (Vec::with_capacity(lanes.len()), 0);
+                let watermark = ticks.first().and_then(|tick| least(&tick.before));
+                let rests = parts.is_some();
+                for wave in waves {
+                    if let Some(parts) = &mut parts {
+                        parts.wake(lanes, 0, wave.clone(), watermark).await?;
+                    }
+                    let done = each(crew, rows, lanes, wave, |lane| {
+                        let (encoder, taken) = (Arc::clone(encoder), Arc::clone(taken));
+                        let (ticks, crew) = (Arc::clone(&ticks), crew.clone());
+                        move |operator| {
+                            let mut laps = crew.laps();
+                            let left = groups(operator.as_mut(), lane, &encoder, &taken, &ticks)?;
+                            // Its rows of the epoch are all there, and it may be let go before the others'.
+                            let told = rests.then(|| barrier(operator.as_mut(), &encoder));
+                            Ok((left, told.transpose()?, laps.lap()))
+                        }
+                    });
+                    for (left, told, spent_ms) in done.await? {
+                        all.push(left);
+                        busy_ms += spent_ms;
+                        if let (Some(parts), Some(told)) = (&mut parts, told) {
+                            parts.told.push(told);
+                        }
+                    }
+                    if let Some(parts) = &mut parts {
+                        parts.settle(lanes).await?;
+                    }
+                }
+                Ok((in_order(all), busy_ms))
             }
             Self::Graph(lanes) => {
-                let left = graph(crew, encoder, taken, &ticks, lanes).await?;
+                let left = graph(crew, encoder, taken, &ticks, lanes, parts).await?;
                 Ok((left, 0))
             }
         }
@@ -91,22 +120,24 @@ impl Lanes {
         crew: &Crew,
         encoder: &Arc<BodyEncoder>,
         rows: usize,
+        parts: Option<&mut Parts>,
     ) -> Result<Vec<Left>, JobError> {
         let left = match self {
             Self::None => return Ok(Vec::new()),
-            Self::Groups(lanes) => {
-                each(crew, rows, lanes, |_| {
-                    let encoder = Arc::clone(encoder);
-                    move |operator| {
-                        let mut out = Output::default();
-                        operator.on_barrier(&mut out)?;
-                        Ok(vec![written(&encoder, 0, out, &[])?])
-                    }
-                })
-                .await?
-            }
+            Self::Groups(lanes) => match parts {
+                Some(parts) => std::mem::take(&mut parts.told),
+                None => {
+                    let all = 0..lanes.len();
+                    each(crew, rows, lanes, all, |_| {
+                        let encoder = Arc::clone(encoder);
+                        move |operator| barrier(operator.as_mut(), &encoder)
+                    })
+                    .await?
+                }
+            },
             Self::Graph(lanes) => {
-                each(crew, rows, lanes, |_| {
+                let all = 0..lanes.len();
+                each(crew, rows, lanes, all, |_| {
                     let encoder = Arc::clone(encoder);
                     move |graph| {
                         let mut out = Output::default();
@@ -208,6 +239,10 @@ impl Lanes {
                 let keys = keys.encode(columns)?;
                 let owners = (0..state.num_rows()).map(|row| lane_of(keys.row(row), count));
                 for (lane, rows) in lanes.iter_mut().zip(by_lane(owners, count)) {
+                    // Where state rests it comes in parts, and each lane is given its own.
+                    if rows.is_empty() && lane.rests() {
+                        continue;
+                    }
                     let own = take_record_batch(state, &UInt32Array::from(rows))?;
                     lane.restore(&own, watermark)?;
                 }
@@ -221,6 +256,19 @@ impl Lanes {
         }
     }
 
+    /// Whether some of its state may rest.
+    pub(crate) fn rests(&self) -> bool {
+        match self {
+            Self::None => false,
+            // What has no key is one group, in one lane.
+            Self::Groups(lanes) => {
+                let has_key = lanes[0].state_key_columns() > 0;
+                has_key && lanes[0].rests()
+            }
+            Self::Graph(lanes) => (0..lanes[0].parts()).any(|part| lanes[0].part_rests(part)),
+        }
+    }
+
     /// Memory of the state, about.
     pub(crate) fn state_bytes(&self) -> usize {
         match self {
@@ -231,7 +279,7 @@ impl Lanes {
     }
 
     /// What each step of a graph did, in all lanes; empty for a query of one step.
-    pub(crate) fn figures(&self) -> Vec<StepFigures> {
+    pub(crate) fn figures(&self, parts: Option<&Parts>) -> Vec<StepFigures> {
         let Self::Graph(lanes) = self else {
             return Vec::new();
         };
@@ -249,19 +297,23 @@ impl Lanes {
                 sum.busy_ms += figures.busy_ms;
             }
         }
+        for (step, sum) in all.iter_mut().enumerate() {
+            sum.rest_bytes = parts.map_or(0, |parts| parts.rest_bytes(step));
+        }
         all
     }
 }
 
-fn rows_of(taken: &[Taken]) -> usize {
+pub(super) fn rows_of(taken: &[Taken]) -> usize {
     taken.iter().map(|taken| taken.table.num_rows()).sum()
 }
 
-/// Does the work of every lane; a lane goes to the one that does it and comes back.
-async fn each<L, T, W>(
+/// Does the work of some lanes; a lane goes to the one that does it and comes back.
+pub(super) async fn each<L, T, W>(
     crew: &Crew,
     rows: usize,
     lanes: &mut Vec<L>,
+    which: Range<usize>,
     mut work: impl FnMut(usize) -> W,
 ) -> Result<Vec<T>, JobError>
 where
@@ -269,8 +321,9 @@ where
     T: Send + 'static,
     W: FnOnce(&mut L) -> Result<T, JobError> + Send + 'static,
 {
-    let pieces = std::mem::take(lanes).into_iter().enumerate();
-    let pieces = pieces.map(|(index, mut lane)| {
+    let behind = lanes.split_off(which.end);
+    let mine = lanes.split_off(which.start).into_iter();
+    let pieces = which.zip(mine).map(|(index, mut lane)| {
         let work = work(index);
         move || {
             let done = work(&mut lane);
@@ -282,7 +335,19 @@ where
         lanes.push(lane);
         answers.push(done);
     }
+    lanes.extend(behind);
     answers.into_iter().collect()
+}
+
+fn least(watermarks: &[Option<Timestamp>]) -> Option<Timestamp> {
+    watermarks.iter().min().copied().flatten()
+}
+
+/// What a lane of a chain tells at the end of an epoch.
+fn barrier(operator: &mut dyn Operator, encoder: &BodyEncoder) -> Result<Vec<Left>, JobError> {
+    let mut out = Output::default();
+    operator.on_barrier(&mut out)?;
+    Ok(vec![written(encoder, 0, out, &[])?])
 }
 
 /// A lane of a chain goes through the ticks.
@@ -296,7 +361,6 @@ fn groups(
     // What waited for the tick leaves before what its rows make leave.
     let mut left = Vec::with_capacity(2 * ticks.len());
     for (step, tick) in ticks.iter().enumerate() {
-        let least = |each: &[Option<Timestamp>]| each.iter().min().copied().flatten();
         let mut waited = Output::default();
         operator.on_time(tick.at, &mut waited)?;
         left.push(written(encoder, 2 * step, waited, &[])?);
@@ -349,171 +413,4 @@ fn rows_at(taken: &[Taken], rows: &[(usize, usize)]) -> Result<RecordBatch, JobE
         places.push((tables.len() - 1, *row));
     }
     Ok(interleave_record_batch(&tables, &places)?)
-}
-
-/// The lanes of a graph go through the nodes.
-async fn graph(
-    crew: &Crew,
-    encoder: &Arc<BodyEncoder>,
-    taken: &[Taken],
-    ticks: &[Tick],
-    lanes: &mut Vec<Graph>,
-) -> Result<Vec<Left>, JobError> {
-    let count = lanes.len();
-    let rows = rows_of(taken);
-    let folded = lanes[0].folds().then(|| folded(ticks)).flatten();
-    let ticks = folded.as_ref().map_or(ticks, std::slice::from_ref);
-    let steps = steps(taken, ticks, lanes[0].is_timed());
-    let mut arrived = arrived(taken, &steps, count)?.into_iter();
-    let steps: Arc<[GraphStep]> = steps.into_iter().map(|(step, _)| step).collect();
-    for lane in lanes.iter_mut() {
-        let arrived = arrived.next().unwrap_or_default();
-        lane.begin(Arc::clone(&steps), arrived);
-    }
-    let nodes = lanes[0].nodes();
-    let mut routed: Vec<Option<Vec<Routed>>> = vec![None; count];
-    let mut from = 0;
-    while from < nodes {
-        let to = (from + 1..nodes).find(|node| lanes[0].is_routed(*node));
-        let routes = match to {
-            Some(_) => count > 1,
-            None => count > 1 && lanes[0].leaves_routed(),
-        };
-        let to = to.unwrap_or(nodes);
-        let mut given = std::mem::replace(&mut routed, vec![None; count]);
-        let done = each(crew, rows, lanes, |lane| {
-            let given = given[lane].take();
-            stretch(given, from..to, routes.then_some(count), crew.clone())
-        });
-        for (target, from) in exchanged(done.await?).into_iter().enumerate() {
-            routed[target] = Some(from);
-        }
-        from = to;
-    }
-    let left = each(crew, rows, lanes, |lane| {
-        let (encoder, given) = (Arc::clone(encoder), routed[lane].take());
-        move |graph: &mut Graph| {
-            let merged = given.map(|given| graph.merge(&given)).transpose()?;
-            let left = graph.finish(merged)?.into_iter();
-            left.map(|(step, out, late)| written(&encoder, step, out, &late))
-                .collect()
-        }
-    });
-    Ok(in_order(left.await?))
-}
-
-/// Nodes that rows go through without leaving their lane; the first takes what was routed to it.
-fn stretch(
-    given: Option<Vec<Routed>>,
-    nodes: Range<usize>,
-    lanes: Option<usize>,
-    crew: Crew,
-) -> impl FnOnce(&mut Graph) -> Result<Vec<Routed>, JobError> + Send + 'static {
-    move |graph| {
-        let mut laps = crew.laps();
-        let merged = given.map(|given| graph.merge(&given)).transpose()?;
-        for node in nodes.clone() {
-            let routed = merged.as_ref().filter(|_| node == nodes.start);
-            graph.run(node, routed)?;
-            graph.spent(node, laps.lap());
-        }
-        match lanes {
-            Some(lanes) => Ok(graph.route(nodes.end, lanes)?),
-            None => Ok(Vec::new()),
-        }
-    }
-}
-
-/// From what each lane gives to all, to what each takes from all.
-fn exchanged(given: Vec<Vec<Routed>>) -> Vec<Vec<Routed>> {
-    let mut taken: Vec<Vec<Routed>> = Vec::new();
-    for lane in given {
-        taken.resize_with(lane.len(), Vec::new);
-        for (taken, routed) in taken.iter_mut().zip(lane) {
-            taken.push(routed);
-        }
-    }
-    taken
-}
-
-/// All ticks as one.
-fn folded(ticks: &[Tick]) -> Option<Tick> {
-    let parts = ticks.iter().flat_map(|tick| tick.parts.iter().cloned());
-    Some(Tick {
-        parts: parts.collect(),
-        ..ticks.last()?.clone()
-    })
-}
-
-/// The steps of a graph: the rows of each tick that has some, then time alone; with the tick whose rows it takes.
-fn steps<'a>(
-    taken: &[Taken],
-    ticks: &'a [Tick],
-    is_timed: bool,
-) -> Vec<(GraphStep, Option<&'a Tick>)> {
-    let has_rows = |tick: &Tick| tick.parts.iter().any(|(_, rows)| !rows.is_empty());
-    debug_assert!(taken.iter().all(|taken| taken.by_lane.is_empty()));
-    let mut steps = Vec::with_capacity(2 * ticks.len());
-    for tick in ticks {
-        let before = Marks {
-            stored_ms: tick.at.as_ms(),
-            watermarks: tick.before.clone(),
-        };
-        if has_rows(tick) {
-            let step = GraphStep {
-                before: before.clone(),
-                after: before.clone(),
-            };
-            steps.push((step, Some(tick)));
-        }
-        if is_timed {
-            let after = Marks {
-                stored_ms: before.stored_ms.saturating_add(TICK_MS),
-                watermarks: tick.after.clone(),
-            };
-            steps.push((GraphStep { before, after }, None));
-        }
-    }
-    steps
-}
-
-type Arrived = Vec<BTreeMap<usize, Came>>;
-
-/// What each lane begins with: stretches of what was taken in, about equally many rows each, so that lanes in a line
-/// have the rows in the order of the log.
-fn arrived(
-    taken: &[Taken],
-    steps: &[(GraphStep, Option<&Tick>)],
-    lanes: usize,
-) -> Result<Vec<Arrived>, JobError> {
-    let all = rows_of(taken).max(1);
-    let mut before = 0;
-    let owners = taken.iter().map(|taken| {
-        let lane = before * lanes / all;
-        before += taken.table.num_rows();
-        lane
-    });
-    let owners: Vec<usize> = owners.collect();
-    let mut arrived: Vec<Arrived> = vec![vec![BTreeMap::new(); steps.len()]; lanes];
-    for (step, (_, tick)) in steps.iter().enumerate() {
-        let mut slices: BTreeMap<(usize, usize), (Vec<RecordBatch>, Vec<Message>)> =
-            BTreeMap::new();
-        for (index, rows) in tick.iter().flat_map(|tick| &tick.parts) {
-            if !rows.is_empty() {
-                let own = slices.entry((owners[*index], taken[*index].input));
-                let slice = taken[*index].table.slice(rows.start, rows.len());
-                let own = own.or_default();
-                own.0.push(slice);
-                own.1.extend(rows.clone().map(|row| (*index, row)));
-            }
-        }
-        for ((lane, input), (slices, messages)) in slices {
-            let rows = match slices.as_slice() {
-                [one] => one.clone(),
-                many => concat_batches(many[0].schema_ref(), many)?,
-            };
-            arrived[lane][step].insert(input, Came { rows, messages });
-        }
-    }
-    Ok(arrived)
 }

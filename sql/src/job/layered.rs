@@ -21,7 +21,7 @@ async fn send_for_a_while(world: &World) {
 }
 
 /// What a query recorded that it goes on from.
-async fn saved(world: &World, job: u64) -> (String, Facts) {
+pub(super) async fn saved(world: &World, job: u64) -> (String, Facts) {
     let progress = world.topics.progress(JobId(job)).await.unwrap();
     let (_, key) = progress.checkpoint.expect("it was saved");
     let object = object_at(world.state.as_ref(), &key).await.unwrap();
@@ -31,19 +31,24 @@ async fn saved(world: &World, job: u64) -> (String, Facts) {
 
 /// Every object is one that a recorded checkpoint needs, and is there.
 async fn nothing_is_left_over(world: &World, context: &str) {
+    let (found, needed) = objects(world, context).await;
+    assert_eq!(found, needed, "{context}");
+}
+
+/// The objects that are there, and those that a recorded checkpoint needs.
+pub(super) async fn objects(world: &World, context: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     let mut needed = BTreeSet::new();
     for job in world.topics.jobs() {
         let (key, facts) = saved(world, job.id).await;
-        assert!(!facts.layers.is_empty(), "{context}: {key}");
-        needed.extend(facts.layers.into_iter().map(|layer| layer.key));
+        assert!(facts.objects().count() > 0, "{context}: {key}");
+        needed.extend(facts.objects().map(|layer| layer.key.clone()));
         needed.insert(key);
     }
     let found = world
         .state
         .list(None)
         .map(|object| object.unwrap().location.to_string());
-    let found: BTreeSet<String> = found.collect().await;
-    assert_eq!(found, needed, "{context}");
+    (found.collect().await, needed)
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@
 //! say why. This room holds no data of its own; topics and objects are behind traits.
 //!
 //! Reading order: [`runtime`] (create, drop, list), [`savepoint`] (state under a name), [`alter`] (a view takes another's place), [`runner`] (the loop), [`region`] (one epoch,
-//! without I/O), its [`intake`], [`lanes`] and [`written`] rows, [`crew`] (who does the work), [`inputs`] and [`reader`] (queues in ticks), [`subscribe`] (a query that is watched and kept nowhere), [`restart`] (how often it starts over), [`pace`] (where its time goes), [`error`].
+//! without I/O), its [`intake`], [`lanes`], the [`nodes`] that they go through and [`written`] rows, [`parts`] of state that rest, as lanes are [`stepped`], [`crew`] (who does the work), [`inputs`] and [`reader`] (queues in ticks), [`subscribe`] (a query that is watched and kept nowhere), [`restart`] (how often it starts over), [`pace`] (where its time goes), [`error`].
 
 pub mod alter;
 pub mod crew;
@@ -14,13 +14,16 @@ pub mod error;
 pub mod inputs;
 pub(crate) mod intake;
 pub(crate) mod lanes;
+pub(crate) mod nodes;
 pub mod pace;
+pub(crate) mod parts;
 pub mod reader;
 pub mod region;
 pub(crate) mod restart;
 pub mod runner;
 pub mod runtime;
 pub(crate) mod savepoint;
+pub(crate) mod stepped;
 pub mod subscribe;
 pub(crate) mod written;
 
@@ -32,6 +35,8 @@ mod firing;
 mod layered;
 #[cfg(test)]
 mod parallel;
+#[cfg(test)]
+mod resting;
 #[cfg(test)]
 mod settings;
 #[cfg(test)]

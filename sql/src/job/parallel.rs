@@ -9,10 +9,16 @@ use crate::continuous::JobState;
 use crate::testing::StoredMessage;
 
 /// What a query of every kind wrote, by topic.
-async fn written(seed: u64, batch_rows: usize, lanes: usize) -> BTreeMap<String, Vec<String>> {
+async fn written(
+    seed: u64,
+    batch_rows: usize,
+    lanes: usize,
+    rests_above: Option<usize>,
+) -> BTreeMap<String, Vec<String>> {
     let topics = [TRIPS, PLANES, PRICES, FLEET];
     let mut world = world_of(seed, batch_rows, &topics).await;
     world.lanes = Some(lanes);
+    world.rests_above = rests_above;
     let jobs = world.jobs(None);
     let cases = WINDOWS
         .iter()
@@ -74,8 +80,8 @@ fn messages(world: &World, topic: &str) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn one_lane_and_three_write_the_same_messages_in_the_same_order() {
     for (seed, batch_rows) in [(80, 1), (81, 7), (82, 4096)] {
-        let one = written(seed, batch_rows, 1).await;
-        let three = written(seed, batch_rows, 3).await;
+        let one = written(seed, batch_rows, 1, None).await;
+        let three = written(seed, batch_rows, 3, None).await;
         for (name, rows) in one {
             assert!(
                 name.ends_with("_late") || rows.len() > 3,
@@ -83,5 +89,14 @@ async fn one_lane_and_three_write_the_same_messages_in_the_same_order() {
             );
             assert_eq!(three[&name], rows, "{name}, batches of {batch_rows}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_messages_are_written_when_all_state_rests_that_can() {
+    let all = written(83, 7, 2, None).await;
+    let resting = written(83, 7, 2, Some(0)).await;
+    for (name, rows) in all {
+        assert_eq!(resting[&name], rows, "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! One epoch of a continuous query, without I/O: envelopes in, prepared output rows out.
+//! One epoch of a continuous query: envelopes in, prepared output rows out; no I/O, but for state at rest.
 //!
 //! Rows are taken in side by side ([`crate::job::intake`]) and then computed tick by tick, in as many lanes as the query
 //! has ([`crate::job::lanes`]), within a tick by (queue, offset): an order that is the log's alone. The
@@ -6,14 +6,13 @@
 //! the output does not depend on where epochs were cut, except that an updating query emits at their ends unless it says `EMIT EVERY`, nor on the
 //! number of lanes. To a query without state ticks mean nothing: it is given the rows of an epoch at once, by (queue, offset).
 
+mod late;
+mod shelved;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::cast::AsArray;
-use arrow::array::{Array, BinaryArray, ListArray, RecordBatch, StringArray, StructArray};
-use arrow::compute::cast;
-use arrow::datatypes::DataType;
-use bytes::Bytes;
+use arrow::array::RecordBatch;
 use futures::FutureExt;
 use millpond_connectors::format::body::{BodyEncoder, Encoding};
 use millpond_proto::message::QueueId;
@@ -26,9 +25,9 @@ use crate::job::error::JobError;
 use crate::job::intake::{Intake, Intakes, Taken};
 use crate::job::lanes::{Lanes, Tick};
 use crate::job::pace::Pace;
-use crate::job::reader::{missing, offsets};
-use crate::job::written::{LateRow, Left, deletion};
-use crate::operator::{LateTime, OperatorError, StepFigures};
+use crate::job::parts::Parts;
+use crate::job::written::{Left, deletion};
+use crate::operator::{OperatorError, StepFigures};
 use crate::plan::continuous::ContinuousPlan;
 use crate::plan::lanes::Built;
 use crate::progress::Watermark;
@@ -60,6 +59,10 @@ pub struct Region {
     busy_ms: u64,
     encoder: Arc<BodyEncoder>,
     state_bytes_max: usize,
+    /// More memory than this and some of the state goes to rest; `None`: it has nowhere to go, or can not.
+    rests_above: Option<usize>,
+    /// The parts of a state of which some rest.
+    parts: Option<Parts>,
 }
 
 /// What is known of one topic that is read.
@@ -106,6 +109,17 @@ impl Region {
         crew: Crew,
         state_bytes_max: usize,
     ) -> Result<Self, SqlError> {
+        let lanes = crew.lanes();
+        Self::in_lanes(plan, output, crew, state_bytes_max, lanes)
+    }
+
+    fn in_lanes(
+        plan: ContinuousPlan,
+        output: &Encoding,
+        crew: Crew,
+        state_bytes_max: usize,
+        lanes: usize,
+    ) -> Result<Self, SqlError> {
         let encoder = BodyEncoder::new(output)?;
         let (mut inputs, mut intakes) = (Vec::new(), Vec::new());
         for input in &plan.inputs {
@@ -119,7 +133,7 @@ impl Region {
             });
             intakes.push(Intake::new(input, plan.windowed)?);
         }
-        let lanes = match plan.build(crew.lanes(), state_bytes_max)? {
+        let lanes = match plan.build(lanes, state_bytes_max)? {
             Built::Rows(transform) => {
                 let intake = intakes.pop().expect("a chain reads one topic");
                 intakes.push(intake.through(transform).writing(encoder.clone()));
@@ -146,6 +160,8 @@ impl Region {
             busy_ms: 0,
             encoder: Arc::new(encoder),
             state_bytes_max,
+            rests_above: None,
+            parts: None,
             plan,
         })
     }
@@ -215,18 +231,20 @@ impl Region {
                 rows_out: source.rows - source.rows_undecodable,
                 bytes_in: Some(source.bytes),
                 state_bytes: 0,
+                rest_bytes: 0,
                 watermark: source.watermark.at(),
                 busy: source.busy_ms,
             });
         }
         let read: u64 = figures.iter().map(|read| read.rows_out).sum();
-        let mut steps = self.lanes.figures();
+        let mut steps = self.lanes.figures(self.parts.as_ref());
         if steps.is_empty() {
             steps.push(StepFigures {
                 name: "",
                 rows_in: read,
                 rows_out: self.counts.rows_out - self.written_before,
                 state_bytes: self.lanes.state_bytes() as u64,
+                rest_bytes: self.parts.as_ref().map_or(0, |parts| parts.rest_bytes(0)),
                 busy_ms: self.busy_ms,
             });
         }
@@ -241,6 +259,7 @@ impl Region {
             rows_out: step.rows_out,
             bytes_in: None,
             state_bytes: step.state_bytes,
+            rest_bytes: step.rest_bytes,
             watermark: None,
             busy: step.busy_ms,
         }));
@@ -252,6 +271,7 @@ impl Region {
             rows_out: written,
             bytes_in: None,
             state_bytes: 0,
+            rest_bytes: 0,
             watermark: None,
             busy: u64::from(pace.held_back),
         });
@@ -308,7 +328,13 @@ impl Region {
         }
         let taken: Arc<[Taken]> = taken.into();
         let (crew, encoder) = (&self.crew, &self.encoder);
-        let (left, busy_ms) = match self.lanes.ticks(crew, encoder, &taken, ticks).await {
+        let parts = self.parts.as_mut();
+        let done = self.lanes.ticks(crew, encoder, &taken, ticks, parts).await;
+        let (left, busy_ms) = match done {
+            Err(JobError::Operator {
+                error: OperatorError::StateTooLarge { size_bytes, .. },
+                ..
+            }) => return Err(self.no_room(size_bytes)),
             Err(JobError::Operator {
                 error: error @ OperatorError::Compute { .. },
                 ..
@@ -322,13 +348,7 @@ impl Region {
         for left in left {
             self.leave(left, &taken, &mut effects)?;
         }
-        let size_bytes = self.lanes.state_bytes();
-        if size_bytes > self.state_bytes_max {
-            return Err(JobError::from(OperatorError::StateTooLarge {
-                size_bytes,
-                limit_bytes: self.state_bytes_max,
-            }));
-        }
+        self.check_room()?;
         Ok(effects)
     }
 
@@ -354,7 +374,8 @@ impl Region {
     pub async fn barrier(&mut self, effects: &mut Effects) -> Result<(), JobError> {
         // What leaves is about as much as the state that changed, which is not known before.
         let rows = usize::try_from(self.counts.rows_in).unwrap_or(usize::MAX);
-        let left = self.lanes.barrier(&self.crew, &self.encoder, rows).await?;
+        let (crew, encoder, parts) = (&self.crew, &self.encoder, self.parts.as_mut());
+        let left = self.lanes.barrier(crew, encoder, rows, parts).await?;
         let nothing: Arc<[Taken]> = Arc::from([]);
         for left in left {
             self.leave(left, &nothing, effects)?;
@@ -466,7 +487,7 @@ impl Region {
                 let taken: Arc<[Taken]> = Arc::from([Taken::alone(taken.input, rows)]);
                 let (crew, encoder) = (Crew::alone(), Arc::clone(&alone.encoder));
                 let ticks = alone.cut_into_ticks(&taken);
-                let done = alone.lanes.ticks(&crew, &encoder, &taken, ticks);
+                let done = alone.lanes.ticks(&crew, &encoder, &taken, ticks, None);
                 matches!(done.now_or_never(), Some(Err(_)))
             })
         };
@@ -508,76 +529,4 @@ impl Region {
         }
         Ok(())
     }
-
-    fn late_message(&self, late: &LateRow, piece: &Taken) -> Result<OutputRow, JobError> {
-        let row = piece.envelope_row(late.row);
-        let late = &late.late;
-        let offset = offsets(&piece.envelope)?.value(row);
-        let mut properties = text_properties(&piece.envelope, row)?;
-        let times = match late.time {
-            LateTime::Window { start, end } => {
-                vec![("window_start", iso(start)), ("window_end", iso(end))]
-            }
-            LateTime::At(time) => vec![("event_time", iso(time))],
-        };
-        let reason = ("late_reason", late.reason.as_str().to_owned());
-        for (key, value) in [reason].into_iter().chain(times).chain([
-            ("watermark", iso(late.watermark)),
-            (
-                "source_topic",
-                self.plan.inputs[piece.input].source.name.clone(),
-            ),
-            ("source_queue", piece.queue.to_string()),
-            ("source_offset", offset.to_string()),
-        ]) {
-            properties.push((key.to_owned(), value));
-        }
-        Ok(OutputRow {
-            key: bytes_at(&piece.envelope, "key", row)?,
-            body: bytes_at(&piece.envelope, "body", row)?,
-            properties,
-        })
-    }
-}
-
-fn bytes_at(envelope: &RecordBatch, column: &str, row: usize) -> Result<Option<Bytes>, JobError> {
-    let column = envelope
-        .column_by_name(column)
-        .ok_or_else(|| missing(column))?;
-    let value = cast(&column.slice(row, 1), &DataType::Binary)?;
-    let value: &BinaryArray = value.as_binary();
-    Ok(value
-        .is_valid(0)
-        .then(|| Bytes::copy_from_slice(value.value(0))))
-}
-
-/// The properties of a message that are text.
-fn text_properties(envelope: &RecordBatch, row: usize) -> Result<Vec<(String, String)>, JobError> {
-    let wrong = || missing("properties");
-    let column = envelope.column_by_name("properties").ok_or_else(wrong)?;
-    let list: &ListArray = column.as_list_opt().ok_or_else(wrong)?;
-    if list.is_null(row) {
-        return Ok(Vec::new());
-    }
-    let entries = list.value(row);
-    let entries: &StructArray = entries.as_struct_opt().ok_or_else(wrong)?;
-    let text = |name: &str| {
-        let column = entries.column_by_name(name).map(Arc::clone);
-        column.ok_or_else(wrong)
-    };
-    let (keys, values) = (text("key")?, text("text")?);
-    let keys: &StringArray = keys.as_string_opt().ok_or_else(wrong)?;
-    let values: &StringArray = values.as_string_opt().ok_or_else(wrong)?;
-    Ok((0..entries.len())
-        .filter(|entry| values.is_valid(*entry))
-        .map(|entry| (keys.value(entry).to_owned(), values.value(entry).to_owned()))
-        .collect())
-}
-
-/// A time as the bodies write it.
-fn iso(time: Timestamp) -> String {
-    arrow::temporal_conversions::timestamp_ms_to_datetime(time.as_ms()).map_or_else(
-        || time.to_string(),
-        |time| time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
-    )
 }

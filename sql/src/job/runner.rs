@@ -5,23 +5,26 @@
 //! holds what is durable, and begins when something is. After a restart the last saved state is loaded and the cuts
 //! recorded since are computed again; only the last one's output is appended again, which changes
 //! nothing if it was appended before. A trouble that passes is met by starting over from what is
-//! recorded, so there is one way to recover and not two.
+//! recorded, so there is one way to recover and not two. So is state that outgrows its memory: the query goes on with it cut into
+//! more stretches ([`crate::job::parts`]).
+
+pub(super) mod saved;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
 use millpond_connectors::format::body::Encoding;
 use millpond_proto::limits::JOB_STATE_BYTES_MAX;
 use millpond_proto::message::{Epoch, JobId, QueueId, TopicId};
 use millpond_proto::remedy::Remedy;
 use millpond_proto::task::Spawn;
 use millpond_proto::time::{Clock, Timestamp};
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStore;
 use tokio::sync::{mpsc, watch};
 
 use crate::continuous::{JobState, JobStatus};
@@ -30,15 +33,15 @@ use crate::job::crew::{Crew, usual_lanes};
 use crate::job::error::JobError;
 use crate::job::inputs::{Inputs, Offsets};
 use crate::job::pace::{Doing, Stopwatch};
+use crate::job::parts::Shelf;
 use crate::job::reader::read_range;
 use crate::job::region::{Arrived, Effects, Region};
 use crate::job::restart::Restarts;
-use crate::job::savepoint::{Ask, Written, check_inputs};
+use crate::job::runner::saved::Loaded;
+use crate::job::savepoint::{Ask, Written};
 use crate::plan::continuous::{ContinuousPlan, plan_with};
 use crate::plan::target::plan_into;
 use crate::progress::tick_of;
-use crate::savepoint::Savepoint;
-use crate::state::checkpoint::{Checkpoint, CheckpointError, Facts, folder_of, key_of, object_at};
 use crate::state::layers::Layers;
 use crate::statement::{Statement, parse};
 use crate::topic::{
@@ -94,6 +97,10 @@ pub struct Runner {
     pub stopping: watch::Receiver<bool>,
     /// Asks for its state as it stands; held by the attempt that answers.
     pub(crate) asks: tokio::sync::Mutex<mpsc::Receiver<Ask>>,
+    /// Memory above which some of the state goes to rest; `None`: as its limit says.
+    pub(crate) rests_above: Option<usize>,
+    /// Stretches that its state was found to need at least.
+    pub(crate) stretches: AtomicUsize,
 }
 
 /// The name of the side topic of a view.
@@ -108,6 +115,11 @@ pub(crate) fn state_bytes_max(spec: &JobSpec) -> usize {
     let set = spec.settings.state_bytes_max;
     let set = set.and_then(|bytes| usize::try_from(bytes).ok());
     set.unwrap_or(JOB_STATE_BYTES_MAX)
+}
+
+/// How much of that is used before some of the state goes to rest; the rest of it is for the step at work.
+const fn rests_above(state_bytes_max: usize) -> usize {
+    state_bytes_max / 4 * 3
 }
 
 /// Plans a remembered statement.
@@ -157,6 +169,10 @@ impl Runner {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
+            if let JobError::Crowded { stretches } = error {
+                self.cut(stretches);
+                continue;
+            }
             if error.remedy() != Remedy::Retry {
                 return Err(error);
             }
@@ -179,10 +195,7 @@ impl Runner {
     }
 
     async fn attempt(&self) -> Result<(), JobError> {
-        let plan = plan_of(&self.spec.sql, self.topics.as_ref()).await?;
-        let sources = plan.inputs.iter().map(|input| input.source.id);
-        self.update(|shared| shared.sources = sources.collect());
-        let mut turns = Turns::recover(self, plan).await?;
+        let mut turns = self.recovered().await?;
         let mut asks = self.asks.lock().await;
         while !*self.stopping.borrow() {
             // Taken hold of before it looks, so that no row comes unnoticed in between.
@@ -207,9 +220,26 @@ impl Runner {
 
     /// Writes the state of a query that rests under a key.
     pub(crate) async fn written(&self, key: &str) -> Result<Written, JobError> {
-        let plan = plan_of(&self.spec.sql, self.topics.as_ref()).await?;
-        let mut turns = Turns::recover(self, plan).await?;
-        turns.write_savepoint(key).await
+        self.recovered().await?.write_savepoint(key).await
+    }
+
+    /// Goes on from what is recorded, in as many stretches as that takes.
+    async fn recovered(&self) -> Result<Turns<'_>, JobError> {
+        loop {
+            let plan = plan_of(&self.spec.sql, self.topics.as_ref()).await?;
+            let sources = plan.inputs.iter().map(|input| input.source.id);
+            self.update(|shared| shared.sources = sources.collect());
+            match Turns::recover(self, plan).await {
+                Err(JobError::Crowded { stretches }) => self.cut(stretches),
+                recovered => return recovered,
+            }
+        }
+    }
+
+    /// Its state is to have so many stretches from now on; each time they are more, so it comes to an end.
+    fn cut(&self, stretches: usize) {
+        tracing::info!(job = %self.spec.name, stretches, "state outgrew its memory and goes to rest");
+        self.stretches.fetch_max(stretches, Ordering::Relaxed);
     }
 
     /// Waits; answers whether it is time to stop.
@@ -263,6 +293,8 @@ struct Turns<'a> {
 struct Saved {
     epoch: u64,
     key: Option<String>,
+    /// The objects that it names.
+    objects: Vec<String>,
     at: Timestamp,
 }
 
@@ -272,14 +304,28 @@ impl<'a> Turns<'a> {
         let lanes = runner.spec.settings.parallelism.or(plan.parallelism);
         let lanes = lanes.unwrap_or_else(|| usual_lanes(runner.spawn.as_ref()));
         let crew = Crew::of(lanes, Arc::clone(&runner.spawn)).timed(Arc::clone(&runner.clock));
+        let progress = runner.topics.progress(runner.job()).await?;
+        let loaded = match progress.checkpoint {
+            Some((epoch, key)) => Some(Loaded::read(runner, epoch, key).await?),
+            None => None,
+        };
         let state_bytes_max = state_bytes_max(&runner.spec);
-        let region = Region::new(plan.clone(), &output.encoding, crew, state_bytes_max)?;
+        let rests_above = rests_above(state_bytes_max);
+        let budget = runner.rests_above.unwrap_or(rests_above);
+        let stretches = loaded.as_ref().map_or(0, |loaded| loaded.stretches(budget));
+        let shelf = Shelf {
+            store: Arc::clone(&runner.state),
+            job: runner.spec.id,
+            budget,
+            stretches: stretches.max(runner.stretches.load(Ordering::Relaxed)),
+        };
+        let encoding = &output.encoding;
+        let region = Region::on_shelf(plan.clone(), encoding, crew, state_bytes_max, shelf)?;
         runner.update(|shared| shared.status.parallelism = lanes as u64);
         let columns = (0..plan.inputs.len())
             .map(|input| Arc::from(region.envelope_columns(input)))
             .collect();
         let sources = plan.inputs.iter().map(|input| input.source.id).collect();
-        let progress = runner.topics.progress(runner.job()).await?;
         let mut turns = Self {
             runner,
             output: output.id,
@@ -292,13 +338,14 @@ impl<'a> Turns<'a> {
             saved: Saved {
                 epoch: 0,
                 key: None,
+                objects: Vec::new(),
                 at: runner.clock.now(),
             },
             plan,
         };
         let mut offsets = BTreeMap::new();
-        if let Some((epoch, key)) = progress.checkpoint {
-            offsets = turns.load(epoch, key).await?;
+        if let Some(loaded) = loaded {
+            offsets = turns.load(loaded).await?;
         } else if let Some(savepoint) = runner.spec.savepoint {
             offsets = turns.begin_with(savepoint).await?;
             if progress.cuts.is_empty() {
@@ -321,96 +368,6 @@ impl<'a> Turns<'a> {
         turns.delete_other_checkpoints().await;
         turns.publish();
         Ok(turns)
-    }
-
-    /// Loads the saved state; answers the offsets that it ends at.
-    async fn load(&mut self, epoch: u64, key: String) -> Result<Offsets, JobError> {
-        let mut saved = read_checkpoint(self.runner.state.as_ref(), &key).await?;
-        if saved.facts.job != self.runner.spec.id || saved.facts.cut.epoch != epoch {
-            return Err(CheckpointError::Damaged {
-                key,
-                detail: "it belongs to another job or epoch".to_owned(),
-            }
-            .into());
-        }
-        self.epoch = epoch;
-        self.saved.epoch = epoch;
-        self.saved.key = Some(key);
-        let layers = std::mem::take(&mut saved.facts.layers);
-        if !layers.is_empty() {
-            let store = self.runner.state.as_ref();
-            saved.state = self.layers.restore(store, layers).await?;
-        }
-        self.restore(saved)
-    }
-
-    /// Takes saved state over; answers the offsets that it ends at.
-    fn restore(&mut self, saved: Checkpoint) -> Result<Offsets, JobError> {
-        let Checkpoint { facts, state } = saved;
-        let mut greatest_ms = vec![facts.greatest_ms];
-        greatest_ms.extend(facts.more_greatest_ms);
-        self.region
-            .restore(&greatest_ms, facts.counts, state.as_ref())?;
-        self.tick_ms = facts.cut.tick_ms;
-        Ok(self.own_offsets(&facts.cut).collect())
-    }
-
-    /// Loads the state of a savepoint; epochs begin anew.
-    async fn begin_with(&mut self, id: u64) -> Result<Offsets, JobError> {
-        let savepoint = self.savepoint(id)?;
-        let key = savepoint.key;
-        let saved = read_checkpoint(self.runner.state.as_ref(), &key).await?;
-        if saved.facts.cut != savepoint.cut {
-            return Err(CheckpointError::Damaged {
-                key,
-                detail: "it belongs to another savepoint".to_owned(),
-            }
-            .into());
-        }
-        self.restore(saved)
-    }
-
-    fn check_savepoint(&self, id: u64) -> Result<(), JobError> {
-        let topics = self.runner.topics.as_ref();
-        Ok(check_inputs(&self.savepoint(id)?, &self.plan, topics)?)
-    }
-
-    fn savepoint(&self, id: u64) -> Result<Savepoint, JobError> {
-        let known = self.runner.topics.savepoints();
-        let found = known.into_iter().find(|savepoint| savepoint.id == id);
-        found.ok_or(JobError::SavepointGone { id })
-    }
-
-    /// Answers who asked for the state; says whether to stop.
-    async fn answer(&mut self, ask: Ask) -> bool {
-        let written = self.write_savepoint(&ask.key).await;
-        let stops = ask.then_stops && written.is_ok();
-        // Who asked may have gone; what was written is swept with the next savepoint then.
-        ask.reply.send(written).is_ok() && stops
-    }
-
-    /// Writes the state as it stands under a key.
-    async fn write_savepoint(&mut self, key: &str) -> Result<Written, JobError> {
-        let checkpoint = Checkpoint {
-            facts: self.facts(),
-            state: self.region.save()?,
-        };
-        let object = checkpoint.encode()?;
-        let size_bytes = object.len() as u64;
-        let location = Path::from(key);
-        let put = self.runner.state.put(&location, object.into()).await;
-        put.map_err(|source| store_error("write", key, source))?;
-        let Ok(Statement::CreateJob(job)) = parse(&self.runner.spec.sql) else {
-            return Err(SqlError::Bug {
-                cause: "only a job has savepoints".to_owned(),
-            }
-            .into());
-        };
-        Ok(Written {
-            cut: checkpoint.facts.cut,
-            size_bytes,
-            computes: self.plan.fingerprint(&job),
-        })
     }
 
     fn own_offsets(&self, cut: &EpochCut) -> impl Iterator<Item = ((usize, u32), u64)> {
@@ -459,6 +416,7 @@ impl<'a> Turns<'a> {
                 });
             }
         }
+        self.region.begin(cut.epoch);
         self.region.epoch(arrived, Timestamp(cut.tick_ms)).await
     }
 
@@ -506,6 +464,7 @@ impl<'a> Turns<'a> {
         let does_something = is_due || !arrived.is_empty();
         assert!(does_something, "an epoch has a row, or is due");
         let tick_ms = tick_ms.min(now_ms).max(self.tick_ms);
+        self.region.begin(self.epoch + 1);
         let effects = self.region.epoch(arrived, Timestamp(tick_ms)).await?;
         let computed_ms = self.spent(Doing::Computing);
         let cut = self.cut(self.epoch + 1, tick_ms);
@@ -576,70 +535,6 @@ impl<'a> Turns<'a> {
         if is_due { self.save(now).await } else { Ok(()) }
     }
 
-    /// Where it stands, without its state.
-    fn facts(&self) -> Facts {
-        let mut greatest_ms = self.region.greatest_ms().into_iter();
-        Facts {
-            job: self.runner.spec.id,
-            cut: self.cut(self.epoch, self.tick_ms),
-            greatest_ms: greatest_ms.next().flatten(),
-            more_greatest_ms: greatest_ms.collect(),
-            counts: self.region.counts().clone(),
-            layers: Vec::new(),
-        }
-    }
-
-    async fn save(&mut self, now: Timestamp) -> Result<(), JobError> {
-        if let Some(state) = self.region.save()? {
-            let store = self.runner.state.as_ref();
-            self.layers.save(store, self.epoch, &state).await?;
-        }
-        let checkpoint = Checkpoint {
-            facts: Facts {
-                layers: self.layers.at().to_vec(),
-                ..self.facts()
-            },
-            state: None,
-        };
-        let key = key_of(self.runner.spec.id, self.epoch);
-        let object = checkpoint.encode()?;
-        let put = self
-            .runner
-            .state
-            .put(&Path::from(key.as_str()), object.into())
-            .await;
-        put.map_err(|source| store_error("write", &key, source))?;
-        let epoch = Epoch(self.epoch);
-        self.runner
-            .topics
-            .checkpointed(self.runner.job(), epoch, &key)
-            .await?;
-        self.saved = Saved {
-            epoch: self.epoch,
-            key: Some(key),
-            at: now,
-        };
-        self.delete_other_checkpoints().await;
-        Ok(())
-    }
-
-    /// Deletes what the last checkpoint does not need: older ones, layers that were merged, and what was written and not recorded.
-    async fn delete_other_checkpoints(&mut self) {
-        let layers = self.layers.at().iter().map(|layer| layer.key.as_str());
-        let keep: Vec<&str> = self
-            .saved
-            .key
-            .as_deref()
-            .into_iter()
-            .chain(layers)
-            .collect();
-        let (state, job) = (self.runner.state.as_ref(), self.runner.spec.id);
-        if let Err(error) = delete_checkpoints(state, job, &keep).await {
-            // They take space and do no harm; the next checkpoint tries again.
-            tracing::warn!(job = %self.runner.spec.name, %error, "old state was not deleted");
-        }
-    }
-
     fn spent(&mut self, doing: Doing) -> i64 {
         self.stopwatch.spent(doing, self.runner.clock.now())
     }
@@ -695,37 +590,6 @@ pub fn late_topic(view: &str, plan: &ContinuousPlan) -> NewTopic {
     }
 }
 
-/// Deletes the saved state of a job but the objects under `keep`.
-///
-/// # Errors
-/// What the store says; some may be left then.
-pub async fn delete_checkpoints(
-    state: &dyn ObjectStore,
-    job: u64,
-    keep: &[&str],
-) -> Result<(), object_store::Error> {
-    let folder = Path::from(folder_of(job));
-    let mut found = state.list(Some(&folder));
-    let mut old = Vec::new();
-    while let Some(object) = found.next().await {
-        let location = object?.location;
-        if !keep.contains(&location.as_ref()) {
-            old.push(location);
-        }
-    }
-    for location in old {
-        state.delete(&location).await?;
-    }
-    Ok(())
-}
-
-async fn read_checkpoint(
-    state: &dyn ObjectStore,
-    key: &str,
-) -> Result<Checkpoint, CheckpointError> {
-    Checkpoint::decode(key, &object_at(state, key).await?)
-}
-
 fn output_of(runner: &Runner) -> Result<TopicInfo, JobError> {
     let topic = runner
         .shared
@@ -738,12 +602,5 @@ fn output_of(runner: &Runner) -> Result<TopicInfo, JobError> {
     match (runner.topics.topic(&topic), id) {
         (Some(found), Some(id)) if found.id == id => Ok(found),
         _ => Err(JobError::TopicGone { topic }),
-    }
-}
-
-fn store_error(what: &str, key: &str, source: object_store::Error) -> CheckpointError {
-    CheckpointError::Store {
-        what: format!("{what} {key}"),
-        source,
     }
 }

@@ -5,6 +5,7 @@
 //! is remembered, and the next try makes it anew. Ending goes the other way round.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use async_trait::async_trait;
@@ -20,9 +21,8 @@ use crate::continuous::{Continuous, JobState, JobStatus};
 use crate::error::SqlError;
 use crate::job::alter::is_building;
 use crate::job::pace::Pace;
-use crate::job::runner::{
-    Runner, Shared, delete_checkpoints, late_topic, late_topic_of, plan_of, state_bytes_max,
-};
+use crate::job::runner::saved::delete_checkpoints;
+use crate::job::runner::{Runner, Shared, late_topic, late_topic_of, plan_of, state_bytes_max};
 use crate::job::savepoint::{Ask, asking};
 use crate::plan::continuous::{ContinuousPlan, plan_with};
 use crate::statement::{
@@ -54,6 +54,8 @@ pub struct Jobs {
     /// Held while a query is made or ended, so that these happen one after the other.
     pub(super) changing: tokio::sync::Mutex<()>,
     running: Mutex<BTreeMap<String, Running>>,
+    /// See [`Runner::rests_above`].
+    rests_above: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -117,7 +119,13 @@ impl Jobs {
     /// Resumes every query that the broker remembers.
     #[must_use]
     pub fn start(parts: JobParts) -> Arc<Self> {
+        Self::start_resting(parts, None)
+    }
+
+    /// As [`Jobs::start`]; the state of each query goes to rest above so much memory, not above most of its limit.
+    pub(crate) fn start_resting(parts: JobParts, rests_above: Option<usize>) -> Arc<Self> {
         let jobs = Arc::new_cyclic(|me| Self {
+            rests_above,
             parts,
             me: Weak::clone(me),
             building: Mutex::default(),
@@ -194,6 +202,8 @@ impl Jobs {
             shared,
             stopping,
             asks: tokio::sync::Mutex::new(asks),
+            rests_above: self.rests_above,
+            stretches: AtomicUsize::new(0),
         }
     }
 

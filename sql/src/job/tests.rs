@@ -45,6 +45,10 @@ pub(super) struct World {
     pub(super) lanes: Option<usize>,
     /// After which call nobody hears from the state store again.
     pub(super) last_call: Option<(u64, Last)>,
+    /// Of how many reads the state store refuses one, and how often after each start.
+    pub(super) refuses: Option<(u64, u64)>,
+    /// Memory above which state goes to rest; `None`: as it is outside of tests.
+    pub(super) rests_above: Option<usize>,
     starts: AtomicUsize,
 }
 
@@ -59,6 +63,8 @@ impl World {
             chance: Seeded::new(seed),
             lanes: None,
             last_call: None,
+            refuses: None,
+            rests_above: None,
             starts: AtomicUsize::new(0),
         };
         world.make_flights("flights", true).await;
@@ -97,19 +103,21 @@ impl World {
     pub(super) fn troubled_jobs(&self, fuse: Option<(Step, u32)>, troubles: u32) -> Arc<Jobs> {
         let start = self.starts.fetch_add(1, Ordering::Relaxed);
         let lanes = self.lanes.unwrap_or([1, 3, 2][start % 3]);
-        Jobs::start(JobParts {
+        let parts = JobParts {
             topics: Arc::new(Dying::new(Arc::clone(&self.topics), fuse, troubles)),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             spawn: Arc::new(Hands::new(lanes)),
             state: self.store(),
-        })
+        };
+        Jobs::start_resting(parts, self.rests_above)
     }
 
     fn store(&self) -> Arc<dyn ObjectStore> {
         let state = Arc::clone(&self.state) as Arc<dyn ObjectStore>;
-        match self.last_call {
-            Some((last, is)) => Arc::new(DyingStore::dying(state, last, is)),
-            None => state,
+        match (self.last_call, self.refuses) {
+            (Some((last, is)), _) => Arc::new(DyingStore::dying(state, last, is)),
+            (None, Some((every, times))) => Arc::new(DyingStore::refusing(state, every, times)),
+            (None, None) => state,
         }
     }
 

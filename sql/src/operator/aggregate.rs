@@ -423,4 +423,14 @@ impl Node for Aggregate {
     fn state_bytes(&self) -> usize {
         self.state_bytes
     }
+
+    fn rests(&self) -> bool {
+        true
+    }
+
+    fn clear(&mut self) {
+        self.groups = HashMap::default();
+        self.ends = BTreeSet::new();
+        self.state_bytes = 0;
+    }
 }

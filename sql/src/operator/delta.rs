@@ -73,6 +73,15 @@ pub(crate) trait Node: Send + fmt::Debug {
     fn state_bytes(&self) -> usize {
         0
     }
+
+    /// Whether its state may lie elsewhere while no row comes for it: time alone makes it give nothing, and what a time
+    /// makes it forget may as well be forgotten when the next row comes.
+    fn rests(&self) -> bool {
+        false
+    }
+
+    /// Lets go of its state, which lies elsewhere; [`Node::restore`] brings it back.
+    fn clear(&mut self) {}
 }
 
 pub(crate) fn other_state() -> OperatorError {

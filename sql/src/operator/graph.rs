@@ -10,6 +10,7 @@
 //! a key made of the whole row and, for the second equal row on, its number.
 
 mod leave;
+mod part;
 mod plan;
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,7 +26,7 @@ use crate::operator::aggregate::Aggregate;
 use crate::operator::as_of::AsOf;
 use crate::operator::beat::Beat;
 use crate::operator::close::Close;
-use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state, rows_at};
+use crate::operator::delta::{Delta, Node, Row, RowCodec, other_state, rows_at};
 use crate::operator::hash::Fixed;
 use crate::operator::join::Join;
 use crate::operator::latest::Latest;
@@ -466,82 +467,18 @@ impl Graph {
         self.beat.and_then(|beat| beat.due())
     }
 
-    /// Its part of the state, at the end of what was saved so far.
-    pub(crate) fn save(&self, entries: &mut Entries) {
-        let waits = self.beat.is_some() || self.pending.is_empty();
-        assert!(waits, "state is saved between epochs");
-        for (index, node) in self.nodes.iter().enumerate() {
-            entries.begin(index);
-            if let Some(node) = node {
-                node.save(entries);
-            }
-        }
-        entries.begin(self.nodes.len());
-        for (row, count) in &self.there {
-            entries.push(Entry {
-                part: 0,
-                key: row,
-                value: &[],
-                count: *count,
-                other: 0,
-            });
-        }
-        entries.begin(self.nodes.len() + 1);
-        let mut pending: Vec<(&Row, &i64)> = self.pending.iter().collect();
-        pending.sort_unstable();
-        for (row, count) in pending {
-            entries.push(Entry {
-                part: 0,
-                key: row,
-                value: &[],
-                count: *count,
-                other: self.due().map_or(0, Timestamp::as_ms),
-            });
-        }
-    }
-
-    /// Takes back what of a saved state belongs to this lane.
-    pub(crate) fn restore(
-        &mut self,
-        state: &RecordBatch,
-        lane: usize,
-        lanes: usize,
-    ) -> Result<(), OperatorError> {
-        let last = self.nodes.len();
-        Entries::each(state, |node, entry| {
-            let router = match self.routers.get(node) {
-                Some(routers) => routers.as_ref().and_then(|routers| routers.first()),
-                None => self.leaving.as_ref(),
-            };
-            let router = router.ok_or_else(other_state)?;
-            if router.lane_of_state(entry.key, lanes) != lane {
-                return Ok(());
-            }
-            if node == last {
-                self.put_there(Row::from(entry.key), entry.count);
-                return Ok(());
-            }
-            if let (Some(beat), true) = (&mut self.beat, node == last + 1) {
-                beat.resume(entry.other);
-                self.pending_bytes += ROW_BYTES + entry.key.len();
-                self.pending.insert(Row::from(entry.key), entry.count);
-                return Ok(());
-            }
-            match self.nodes.get_mut(node) {
-                Some(Some(node)) => node.restore(entry),
-                _ => Err(other_state()),
-            }
-        })
-    }
-
     /// Memory of its state, about.
     pub(crate) fn state_bytes(&self) -> usize {
         let nodes = self.nodes.iter().flatten();
+        nodes.map(|node| node.state_bytes()).sum::<usize>() + self.leaving_bytes()
+    }
+
+    fn leaving_bytes(&self) -> usize {
         let waiting = match self.beat {
             Some(_) => self.pending_bytes,
             None => 0,
         };
-        nodes.map(|node| node.state_bytes()).sum::<usize>() + self.there_bytes + waiting
+        self.there_bytes + waiting
     }
 
     /// Notes how long a node took.
@@ -565,6 +502,7 @@ impl Graph {
                     rows_out: given,
                     busy_ms: self.busy_ms[index],
                     state_bytes: node.as_ref().map_or(0, |node| node.state_bytes() as u64),
+                    rest_bytes: 0,
                 }
             })
             .collect()

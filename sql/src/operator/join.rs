@@ -523,4 +523,16 @@ impl Node for Join {
     fn state_bytes(&self) -> usize {
         self.state_bytes
     }
+
+    fn rests(&self) -> bool {
+        true
+    }
+
+    fn clear(&mut self) {
+        for side in &mut self.sides {
+            side.rows = HashMap::default();
+            side.ends = BTreeSet::new();
+        }
+        self.state_bytes = 0;
+    }
 }

@@ -106,4 +106,13 @@ impl Node for Latest {
     fn state_bytes(&self) -> usize {
         self.state_bytes
     }
+
+    fn rests(&self) -> bool {
+        true
+    }
+
+    fn clear(&mut self) {
+        self.rows = BTreeMap::new();
+        self.state_bytes = 0;
+    }
 }

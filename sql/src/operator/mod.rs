@@ -110,6 +110,14 @@ pub trait Operator: Send + fmt::Debug {
 
     /// How many columns of a saved state tell the key that it belongs to; they come first.
     fn state_key_columns(&self) -> usize;
+
+    /// Whether its state may lie elsewhere between epochs while no row comes for it: time alone makes it emit nothing.
+    fn rests(&self) -> bool {
+        false
+    }
+
+    /// Lets go of its state, which lies elsewhere; [`Operator::restore`] brings it back.
+    fn clear(&mut self) {}
 }
 
 /// What a step of an operator did.
@@ -123,6 +131,8 @@ pub struct StepFigures {
     pub rows_out: u64,
     /// Memory that its state takes, about.
     pub state_bytes: u64,
+    /// Memory that more of its state would take, which lies at rest.
+    pub rest_bytes: u64,
     /// Milliseconds that it computed, in all lanes together.
     pub busy_ms: u64,
 }

@@ -386,6 +386,16 @@ impl Node for Top {
     fn state_bytes(&self) -> usize {
         self.state_bytes
     }
+
+    fn rests(&self) -> bool {
+        true
+    }
+
+    fn clear(&mut self) {
+        self.partitions = HashMap::default();
+        self.ends = BTreeSet::new();
+        self.state_bytes = 0;
+    }
 }
 
 #[cfg(test)]

@@ -480,6 +480,17 @@ impl Operator for Window {
     fn state_key_columns(&self) -> usize {
         self.groups.key_fields().len()
     }
+
+    fn rests(&self) -> bool {
+        self.windows().is_none() && self.beat.is_none()
+    }
+
+    fn clear(&mut self) {
+        assert!(self.touched.is_empty(), "what changed has left");
+        self.slices = BTreeMap::new();
+        self.emitted = BTreeSet::new();
+        self.state_bytes = 0;
+    }
 }
 
 fn empty_state(fields: &[FieldRef]) -> Result<State, OperatorError> {

@@ -55,6 +55,43 @@ impl ContinuousPlan {
         })
     }
 
+    /// One line that says whose state may go to rest when it outgrows its memory, and whose may not; `None` without state.
+    ///
+    /// # Errors
+    /// As [`ContinuousPlan::build`].
+    pub(crate) fn explain_rest(&self) -> Result<Option<String>, SqlError> {
+        let (mut rests, mut stays) = (Vec::new(), Vec::new());
+        match self.build(1, JOB_STATE_BYTES_MAX)? {
+            Built::Rows(_) => return Ok(None),
+            Built::Groups(_, router, groups) => match router.spreads() && groups[0].rests() {
+                true => rests.push("aggregate"),
+                false => stays.push("aggregate"),
+            },
+            Built::Graph(graph) => {
+                for part in 0..graph[0].nodes() {
+                    let Some(name) = graph[0].part_name(part) else {
+                        continue;
+                    };
+                    match graph[0].part_rests(part) {
+                        true => rests.push(name),
+                        false => stays.push(name),
+                    }
+                }
+            }
+        }
+        let told = [
+            ("goes to rest above its limit", rests),
+            ("stays in memory", stays),
+        ];
+        let told = told.into_iter().filter_map(|(how, mut names)| {
+            names.sort_unstable();
+            names.dedup();
+            (!names.is_empty()).then(|| format!("{how}: {}", names.join(", ")))
+        });
+        let told: Vec<String> = told.collect();
+        Ok((!told.is_empty()).then(|| format!("state {}", told.join("; "))))
+    }
+
     /// One line that says what is done side by side.
     ///
     /// # Errors

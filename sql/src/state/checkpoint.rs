@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Numbers are little-endian; the checksum (CRC-32C) covers all that follows it. The facts are the
-//! cut, the greatest event time, the counts, and from version 2 on the layers that the state lies in ([`crate::state::layers`]). In a
+//! cut, the greatest event time, the counts, and from version 2 on the layers that the state lies in ([`crate::state::layers`]); from
+//! version 3 on each part of the state may have layers of its own. In a
 //! savepoint, and in what version 1 wrote, the state is one batch behind the facts instead. A query without state has neither.
 
 #![deny(clippy::indexing_slicing)]
@@ -23,8 +24,9 @@ use crate::state::layers::LayerAt;
 use crate::topic::EpochCut;
 
 const MAGIC: [u8; 4] = *b"MPCP";
-/// The greatest version that is read; what has no layers is written as version 1.
-const VERSION: u32 = 2;
+/// The greatest version that is read; what lies in no parts, or in no layers at all, is written as an earlier one.
+const VERSION: u32 = 3;
+const VERSION_LAYERS: u32 = 2;
 const VERSION_WHOLE: u32 = 1;
 
 /// What a query counted since it was created.
@@ -61,6 +63,38 @@ pub struct Facts {
     /// Where the state lies, the lowest layer first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerAt>,
+    /// How many stretches the key groups are cut into, where the state lies in parts; else 0.
+    #[serde(default, skip_serializing_if = "is_whole")]
+    pub stretches: usize,
+    /// Where each part lies that has rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartAt>,
+}
+
+/// The state of one step of a query for the keys of one stretch, at rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartAt {
+    /// The step.
+    pub step: usize,
+    /// The stretch.
+    pub stretch: usize,
+    /// Memory that it takes when it is read, about.
+    pub memory_bytes: u64,
+    /// Its layers, the lowest first.
+    pub layers: Vec<LayerAt>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_whole(stretches: &usize) -> bool {
+    *stretches == 0
+}
+
+impl Facts {
+    /// The objects that hold the state.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &LayerAt> {
+        let parts = self.parts.iter().flat_map(|part| &part.layers);
+        self.layers.iter().chain(parts)
+    }
 }
 
 /// A checkpoint in memory.
@@ -157,9 +191,10 @@ impl Checkpoint {
             writer.write(state)?;
             writer.finish()?;
         }
-        let version = match self.facts.layers.is_empty() {
-            true => VERSION_WHOLE,
-            false => VERSION,
+        let version = match (self.facts.stretches, self.facts.layers.is_empty()) {
+            (0, true) => VERSION_WHOLE,
+            (0, false) => VERSION_LAYERS,
+            _ => VERSION,
         };
         Ok(framed(MAGIC, version, &covered))
     }
@@ -239,6 +274,8 @@ mod tests {
                     ..Counts::default()
                 },
                 layers: Vec::new(),
+                stretches: 0,
+                parts: Vec::new(),
             },
             state: Some(RecordBatch::try_new(schema, vec![Arc::new(numbers)]).unwrap()),
         }
@@ -256,7 +293,15 @@ mod tests {
             key: "jobs/7/layers/3".to_owned(),
             bytes: 12,
         });
-        for written in [with_state, without, in_layers] {
+        let mut in_parts = without.clone();
+        in_parts.facts.stretches = 16;
+        in_parts.facts.parts.push(PartAt {
+            step: 2,
+            stretch: 15,
+            memory_bytes: 40,
+            layers: in_layers.facts.layers.clone(),
+        });
+        for written in [with_state, without, in_layers, in_parts] {
             let object = written.encode().unwrap();
             assert_eq!(Checkpoint::decode("k", &object).unwrap(), written);
         }

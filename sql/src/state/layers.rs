@@ -55,6 +55,10 @@ impl From<ArrowError> for LayersError {
 #[derive(Debug)]
 pub(crate) struct Layers {
     job: u64,
+    /// What the names of its objects end with, behind the epoch.
+    name: String,
+    /// Objects written, of those with a name.
+    written: u64,
     cell: Cell,
     /// The lowest first.
     at: Vec<LayerAt>,
@@ -66,10 +70,53 @@ impl Layers {
     pub(crate) fn new(job: u64, cell: Cell) -> Self {
         Self {
             job,
+            name: String::new(),
+            written: 0,
             cell,
             at: Vec::new(),
             cells: Cells::default(),
         }
+    }
+
+    /// No layers, of a part of a state; it may be written several times an epoch, under `name`.
+    pub(crate) fn of_part(job: u64, cell: Cell, name: String) -> Self {
+        Self {
+            name,
+            ..Self::new(job, cell)
+        }
+    }
+
+    /// Takes for granted that its rows lie there.
+    pub(crate) fn lie_at(&mut self, at: Vec<LayerAt>) {
+        self.at = at;
+    }
+
+    /// Reads the rows back that lie where it says, as [`Layers::restore`].
+    ///
+    /// # Errors
+    /// [`LayersError`] when an object is missing or not what was written.
+    pub(crate) async fn wake(
+        &mut self,
+        store: &dyn ObjectStore,
+    ) -> Result<Option<RecordBatch>, LayersError> {
+        let at = self.at.clone();
+        self.restore(store, at).await
+    }
+
+    /// The rows that lie there, only to be looked at.
+    ///
+    /// # Errors
+    /// [`LayersError`] when an object is missing or not what was written.
+    pub(crate) async fn rows(
+        &self,
+        store: &dyn ObjectStore,
+    ) -> Result<Option<RecordBatch>, LayersError> {
+        rows_at(store, &self.at).await
+    }
+
+    /// Forgets what it knows of the rows until they are read back.
+    pub(crate) fn rest(&mut self) {
+        self.cells = Cells::default();
     }
 
     /// Where they lie, the lowest first.
@@ -86,14 +133,9 @@ impl Layers {
         store: &dyn ObjectStore,
         at: Vec<LayerAt>,
     ) -> Result<Option<RecordBatch>, LayersError> {
-        let mut layers = Vec::with_capacity(at.len());
-        for layer in &at {
-            layers.push(read(store, &layer.key).await?);
-        }
-        let Some(whole) = Layer::merged(&layers)? else {
+        let Some(whole) = merged_at(store, &at).await? else {
             return Ok(None);
         };
-        drop(layers);
         self.cells = match Cells::tell(&whole.rows) {
             true => Cells::of(&whole.rows, &whole.ids)?,
             false => Cells::default(),
@@ -112,7 +154,11 @@ impl Layers {
         epoch: u64,
         state: &RecordBatch,
     ) -> Result<(), LayersError> {
-        let key = format!("{}/layers/{epoch:020}", folder_of(self.job));
+        let mut key = format!("{}/layers/{epoch:020}", folder_of(self.job));
+        if !self.name.is_empty() {
+            key = format!("{key}-{}-{}", self.name, self.written);
+            self.written += 1;
+        }
         if !Cells::tell(state) {
             // Nobody knows what changed.
             let base = Layer::base(state.clone(), vec![0; state.num_rows()]);
@@ -175,6 +221,26 @@ impl Layers {
         self.cells = cells;
         Ok(())
     }
+}
+
+/// The rows of layers, the lowest first.
+///
+/// # Errors
+/// [`LayersError`] when an object is missing or not what was written.
+pub(crate) async fn rows_at(
+    store: &dyn ObjectStore,
+    at: &[LayerAt],
+) -> Result<Option<RecordBatch>, LayersError> {
+    let whole = merged_at(store, at).await?;
+    Ok(whole.map(|whole| whole.rows))
+}
+
+async fn merged_at(store: &dyn ObjectStore, at: &[LayerAt]) -> Result<Option<Layer>, LayersError> {
+    let mut layers = Vec::with_capacity(at.len());
+    for layer in at {
+        layers.push(read(store, &layer.key).await?);
+    }
+    Ok(Layer::merged(&layers)?)
 }
 
 async fn put(

@@ -1,4 +1,5 @@
-//! An object store that counts what passes through it, and from which whoever uses it never hears again after some call.
+//! An object store that counts what passes through it, refuses some calls, and from which whoever uses it never hears again after
+//! some call.
 //!
 //! What was done before that call stays; the call itself is done or not, as told. It is how a process
 //! looks to its store that dies between, or within, two calls.
@@ -31,6 +32,8 @@ pub struct DyingStore {
     inner: Arc<dyn ObjectStore>,
     counts: Arc<Counts>,
     fuse: Option<(u64, Last)>,
+    /// Of so many reads one is refused, until so many were.
+    refuses: Option<(u64, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +41,7 @@ struct Counts {
     calls: AtomicU64,
     written: AtomicU64,
     read: AtomicU64,
+    gets: AtomicU64,
 }
 
 impl DyingStore {
@@ -48,6 +52,16 @@ impl DyingStore {
             inner,
             counts: Arc::default(),
             fuse: None,
+            refuses: None,
+        }
+    }
+
+    /// A store that refuses the last of every so many reads, so many times.
+    #[must_use]
+    pub fn refusing(inner: Arc<dyn ObjectStore>, every: u64, times: u64) -> Self {
+        Self {
+            refuses: Some((every, times)),
+            ..Self::counting(inner)
         }
     }
 
@@ -123,6 +137,14 @@ impl ObjectStore for DyingStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let number = 1 + self.counts.gets.fetch_add(1, Ordering::Relaxed);
+        let is_refused = |(every, times)| number % every == 0 && number / every <= times;
+        if self.refuses.is_some_and(is_refused) {
+            return Err(object_store::Error::Generic {
+                store: "refusing",
+                source: format!("read {number} is refused").into(),
+            });
+        }
         let got = self.call(self.inner.get_opts(location, options)).await?;
         let bytes = got.range.end - got.range.start;
         self.counts.read.fetch_add(bytes, Ordering::Relaxed);
