@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use futures::StreamExt as _;
 use millpond_proto::message::JobId;
 use millpond_proto::time::Clock as _;
-use object_store::ObjectStore as _;
+use object_store::path::Path;
+use object_store::{ObjectStore as _, ObjectStoreExt as _};
 
-use super::tests::{World, check, create, create_both};
+use super::tests::{World, check, create, create_both, status};
+use crate::continuous::JobState;
 use crate::state::checkpoint::{Checkpoint, Facts, object_at};
 use crate::testing::store::Last;
 use crate::topic::Topics as _;
@@ -111,4 +113,29 @@ async fn a_query_that_took_few_rows_since_writes_little() {
         let is_small = matches!(bytes[..], [base, top] if base > 20 * top);
         assert!(is_small, "{}: {bytes:?}", job.name);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn saved_state_of_other_steps_is_refused_and_not_taken_for_these() {
+    let world = World::new(401).await;
+    let jobs = world.jobs(None);
+    create_both(&jobs, "").await;
+    send_for_a_while(&world).await;
+    jobs.stop().await;
+    let job = &world.topics.jobs()[0];
+    let (key, mut facts) = saved(&world, job.id).await;
+    let steps = std::mem::replace(&mut facts.steps, vec!["sessions: Utf8".to_owned()]);
+    assert_eq!(steps.len(), 1, "{steps:?}");
+    let state = None;
+    let object = Checkpoint { facts, state }.encode().unwrap();
+    let location = Path::from(key.as_str());
+    world.state.put(&location, object.into()).await.unwrap();
+    let jobs = world.jobs(None);
+    world.wait_ms(1000).await;
+    let failed = status(&jobs, &job.name);
+    assert_eq!(failed.state, JobState::Failed);
+    let error = failed.error.unwrap();
+    let told = format!("step 0 was sessions: Utf8, now it is {}", steps[0]);
+    assert!(error.contains(&told), "{error}");
+    jobs.stop().await;
 }

@@ -6,6 +6,8 @@
 //! **Invariant.** The words of this file are kept with savepoints, so they stay as they are; nothing that is written for people to
 //! read, such as `EXPLAIN`, is a part of the text.
 
+use arrow::datatypes::Schema;
+
 use crate::operator::graph::Kind;
 use crate::plan::continuous::{ContinuousPlan, Shape};
 use crate::statement::{ContinuousJob, Emit, LateRows, QueryOptions};
@@ -27,7 +29,7 @@ impl ContinuousPlan {
                 ));
             }
         }
-        // State lies by node, so the nodes must be the same ones.
+        // State lies by step, so the steps must be the same ones. These words are older than those of [`Self::steps`].
         match self.shape() {
             Shape::Rows(_) => lines.push("rows".to_owned()),
             Shape::Groups(_) => lines.push("groups".to_owned()),
@@ -42,6 +44,33 @@ impl ContinuousPlan {
         }
         lines.push(format!("output key ({})", self.primary_key.join(", ")));
         lines.join("\n")
+    }
+
+    /// The steps that its state belongs to, each with what it takes from and the types that it gives: kept with every saved
+    /// state, so that a version which plans the query otherwise does not take it for that of other steps.
+    pub(crate) fn steps(&self) -> Vec<String> {
+        let types = |schema: &Schema| {
+            let types = schema.fields().iter();
+            let types: Vec<String> = types.map(|field| field.data_type().to_string()).collect();
+            types.join(", ")
+        };
+        match self.shape() {
+            Shape::Rows(_) => Vec::new(),
+            Shape::Groups(grouping) => {
+                let window = match grouping.window {
+                    Some(_) => "windows",
+                    None => "groups",
+                };
+                vec![format!("{window}: {}", types(&grouping.schema))]
+            }
+            Shape::Graph(graph) => {
+                let nodes = graph.nodes.iter().map(|node| {
+                    let (word, types) = (word(&node.kind), types(&node.schema));
+                    format!("{word} of {:?}: {types}", node.inputs)
+                });
+                nodes.collect()
+            }
+        }
     }
 }
 

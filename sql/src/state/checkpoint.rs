@@ -69,6 +69,9 @@ pub struct Facts {
     /// Where each part lies that has rows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<PartAt>,
+    /// The steps that the state belongs to, in words; none in what earlier versions wrote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<String>,
 }
 
 /// The state of one step of a query for the keys of one stretch, at rest.
@@ -276,6 +279,7 @@ mod tests {
                 layers: Vec::new(),
                 stretches: 0,
                 parts: Vec::new(),
+                steps: vec!["scan".to_owned()],
             },
             state: Some(RecordBatch::try_new(schema, vec![Arc::new(numbers)]).unwrap()),
         }

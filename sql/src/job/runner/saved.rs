@@ -15,6 +15,7 @@ use crate::job::error::JobError;
 use crate::job::inputs::Offsets;
 use crate::job::runner::{Runner, Saved, Turns};
 use crate::job::savepoint::{Ask, Written, check_inputs};
+use crate::operator::OperatorError;
 use crate::savepoint::Savepoint;
 use crate::state::checkpoint::{Checkpoint, CheckpointError, Facts, folder_of, key_of, object_at};
 use crate::state::layers::rows_at;
@@ -57,6 +58,7 @@ impl Turns<'_> {
     pub(super) async fn load(&mut self, loaded: Loaded) -> Result<Offsets, JobError> {
         let Loaded { key, checkpoint } = loaded;
         let Checkpoint { facts, state } = checkpoint;
+        self.check_steps(&facts.steps)?;
         self.epoch = facts.cut.epoch;
         self.saved.epoch = facts.cut.epoch;
         self.saved.key = Some(key);
@@ -104,6 +106,26 @@ impl Turns<'_> {
             }
         }
         Ok(offsets)
+    }
+
+    /// State of other steps would be taken for these, since it is known by their numbers.
+    fn check_steps(&self, saved: &[String]) -> Result<(), JobError> {
+        let now = self.plan.steps();
+        if saved.is_empty() || saved == now {
+            return Ok(());
+        }
+        let mut places = 0..saved.len().max(now.len());
+        let place = places.find(|place| saved.get(*place) != now.get(*place));
+        let place = place.unwrap_or_default();
+        let word = |steps: &[String]| {
+            steps
+                .get(place)
+                .map_or("nothing", String::as_str)
+                .to_owned()
+        };
+        Err(JobError::from(OperatorError::OtherState {
+            detail: format!("step {place} was {}, now it is {}", word(saved), word(&now)),
+        }))
     }
 
     /// Sets the clocks as they stood; answers the offsets that the state ends at.
@@ -190,6 +212,7 @@ impl Turns<'_> {
             layers: Vec::new(),
             stretches: 0,
             parts: Vec::new(),
+            steps: self.plan.steps(),
         }
     }
 
