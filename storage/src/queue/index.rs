@@ -2,12 +2,16 @@
 //!
 //! **Invariants.** A row holds the offsets `base..base + len` without holes; a message that was lost
 //! has a place that can not be read. Once the cold tier has a message its place is dropped, and a queue
-//! that is wholly cold has no row. So a place costs 16 bytes and an idle queue nothing.
+//! that is wholly cold has no row. So a place costs 16 bytes and an idle queue nothing; one that has a single message
+//! here, as most of a million do, costs a row and nothing besides.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::{Bound, Range};
 
 use millpond_proto::message::{QueueId, TopicId};
+
+use crate::queue::places::Places;
 
 /// Where the payload of a message lies in its WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +48,9 @@ impl Place {
 
 #[derive(Debug)]
 struct Row {
-    wal: u16,
     base: u64,
-    places: VecDeque<Place>,
+    places: Places,
+    wal: u16,
 }
 
 impl Row {
@@ -70,6 +74,8 @@ pub(crate) struct Index {
     rows: BTreeMap<(TopicId, QueueId), Row>,
     /// Of all messages.
     bytes: u64,
+    /// Messages, lost ones included.
+    count: u64,
 }
 
 impl Index {
@@ -82,17 +88,27 @@ impl Index {
         offset: u64,
         place: Place,
     ) {
-        // Of very many queues most have one message here; without a word a deque makes room for four.
-        let row = self.rows.entry(queue).or_insert_with(|| Row {
-            wal,
-            base: offset,
-            places: VecDeque::with_capacity(1),
-        });
+        let row = match self.rows.entry(queue) {
+            Entry::Occupied(row) => row.into_mut(),
+            Entry::Vacant(row) => {
+                let places = Places::One(place);
+                row.insert(Row {
+                    base: offset,
+                    places,
+                    wal,
+                });
+                self.bytes += place.bytes();
+                self.count += 1;
+                return;
+            }
+        };
         while row.next() < offset {
             row.places.push_back(Place::lost(place.position));
+            self.count += 1;
         }
         if row.next() == offset {
             row.places.push_back(place);
+            self.count += 1;
             self.bytes += place.bytes();
         }
     }
@@ -100,10 +116,11 @@ impl Index {
     /// Makes the row begin at `base`: offsets between it and the first place are lost.
     pub(crate) fn begin_at(&mut self, queue: (TopicId, QueueId), base: u64) {
         if let Some(row) = self.rows.get_mut(&queue) {
-            let near = row.places.front().map_or(0, |place| place.position);
+            let near = row.places.front().position;
             while row.base > base {
                 row.places.push_front(Place::lost(near));
                 row.base -= 1;
+                self.count += 1;
             }
         }
     }
@@ -127,11 +144,7 @@ impl Index {
         let skip = usize::try_from(from - row.base).unwrap_or(usize::MAX);
         let mut places = Vec::new();
         let mut sum = 0_usize;
-        for place in row
-            .places
-            .range(skip.min(row.places.len())..)
-            .take(messages)
-        {
+        for place in row.places.iter().skip(skip).take(messages) {
             let length = usize::try_from(place.bytes()).unwrap_or(usize::MAX);
             sum = sum.saturating_add(length);
             if sum > bytes && !places.is_empty() {
@@ -147,23 +160,28 @@ impl Index {
 
     /// Drops the places of offsets below `end`, which the cold tier now has.
     pub(crate) fn drop_below(&mut self, queue: (TopicId, QueueId), end: u64) {
-        if let Some(row) = self.rows.get_mut(&queue) {
-            let count = usize::try_from(end.saturating_sub(row.base)).unwrap_or(usize::MAX);
-            let count = count.min(row.places.len());
-            let dropped = row.places.drain(..count);
-            self.bytes -= dropped.map(Place::bytes).sum::<u64>();
-            row.places.shrink_to_fit();
+        let Some(row) = self.rows.get_mut(&queue) else {
+            return;
+        };
+        let count = usize::try_from(end.saturating_sub(row.base)).unwrap_or(usize::MAX);
+        let count = count.min(row.places.len());
+        self.count -= count as u64;
+        let dropped = row.places.iter().take(count);
+        self.bytes -= dropped.map(|place| place.bytes()).sum::<u64>();
+        if count == row.places.len() {
+            self.rows.remove(&queue);
+        } else {
+            row.places.drop_first(count);
             row.base += count as u64;
-            if row.places.is_empty() {
-                self.rows.remove(&queue);
-            }
         }
     }
 
     /// Drops all of a topic.
     pub(crate) fn forget(&mut self, topic: TopicId) {
-        self.bytes -= self.bytes_of(topic);
-        self.rows.retain(|&(other, _), _| other != topic);
+        let queues: Vec<QueueId> = self.rows_of(topic).map(|(queue, _)| queue).collect();
+        for queue in queues {
+            self.drop_below((topic, queue), u64::MAX);
+        }
     }
 
     /// Hot queues of a topic and their offsets.
@@ -177,14 +195,14 @@ impl Index {
 
     /// Bytes of the hot messages of a topic.
     pub(crate) fn bytes_of(&self, topic: TopicId) -> u64 {
-        let rows = self.rows_of(topic).flat_map(|(_, row)| &row.places);
+        let rows = self.rows_of(topic).flat_map(|(_, row)| row.places.iter());
         rows.map(|place| place.bytes()).sum()
     }
 
     /// Where each hot queue of a topic would begin if only the newest messages of up to `bytes_max` were
     /// kept; queues that lose nothing are left out.
     pub(crate) fn newest(&self, topic: TopicId, bytes_max: u64) -> BTreeMap<u32, u64> {
-        let places = self.rows_of(topic).flat_map(|(_, row)| &row.places);
+        let places = self.rows_of(topic).flat_map(|(_, row)| row.places.iter());
         let mut places: Vec<(u64, u64)> = places
             .map(|place| (place.position, place.bytes()))
             .collect();
@@ -226,13 +244,12 @@ impl Index {
     /// The lowest position in `wal` that a hot message still needs.
     pub(crate) fn lowest_position(&self, wal: u16) -> Option<u64> {
         let rows = self.rows.values().filter(|row| row.wal == wal);
-        let lowest = rows.filter_map(|row| row.places.front());
-        lowest.map(|place| place.position).min()
+        rows.map(|row| row.places.front().position).min()
     }
 
     /// Number of hot messages.
     pub(crate) fn len(&self) -> u64 {
-        self.rows.values().map(|row| row.places.len() as u64).sum()
+        self.count
     }
 
     /// Bytes of all hot messages.
@@ -248,6 +265,8 @@ mod tests {
     use super::*;
 
     const QUEUE: (TopicId, QueueId) = (TopicId(1), QueueId(2));
+    /// Bytes of a row with its key; there may be a million.
+    const ROW_BYTES: usize = 56;
 
     fn place(position: u64) -> Place {
         Place {
@@ -301,7 +320,12 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_all_messages_are_those_of_each_topic_whatever_comes_and_goes() {
+    fn a_queue_with_one_message_here_costs_a_row_alone() {
+        assert!(size_of::<((TopicId, QueueId), Row)>() <= ROW_BYTES);
+    }
+
+    #[test]
+    fn what_is_counted_of_all_messages_is_that_of_each_topic_whatever_comes_and_goes() {
         let chance = Seeded::new(7);
         let mut index = Index::default();
         let topics = [TopicId(1), TopicId(2), TopicId(3)];
@@ -320,6 +344,11 @@ mod tests {
             }
             let sum: u64 = topics.iter().map(|&topic| index.bytes_of(topic)).sum();
             assert_eq!(index.bytes(), sum);
+            let queues = topics.iter().flat_map(|&topic| index.queues_of(topic));
+            assert_eq!(
+                index.len(),
+                queues.map(|(_, hot)| hot.end - hot.start).sum::<u64>()
+            );
         }
     }
 }

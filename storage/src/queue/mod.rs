@@ -1,7 +1,8 @@
 //! The tail: where each message lies, and the blocks written last.
 //!
-//! Reading order: `index`, `cache`, `view`.
+//! Reading order: `index`, `places`, `cache`, `view`.
 
 pub(crate) mod cache;
 pub(crate) mod index;
+pub(crate) mod places;
 pub(crate) mod view;
