@@ -18,6 +18,8 @@ pub struct Catalog {
     revision: u64,
     last_id: u64,
     topics: BTreeMap<String, Arc<TopicRecord>>,
+    /// The same ones.
+    topics_by_id: BTreeMap<u64, Arc<TopicRecord>>,
     groups: BTreeMap<String, Arc<GroupRecord>>,
     jobs: BTreeMap<u64, Arc<JobRecord>>,
     savepoints: BTreeMap<u64, Arc<SavepointRecord>>,
@@ -47,7 +49,7 @@ impl Catalog {
     /// A topic by id.
     #[must_use]
     pub fn topic_by_id(&self, id: u64) -> Option<&Arc<TopicRecord>> {
-        self.topics.values().find(|topic| topic.id == id)
+        self.topics_by_id.get(&id)
     }
 
     /// All topics, by name.
@@ -91,11 +93,10 @@ impl Catalog {
         match change {
             Change::TopicSet(topic) => {
                 self.last_id = self.last_id.max(topic.id);
-                self.topics
-                    .insert(topic.name.clone(), Arc::new(topic.clone()));
+                self.put_topic(topic.clone());
             }
             Change::TopicDropped(id) => {
-                self.topics.retain(|_, topic| topic.id != *id);
+                self.take_topic(*id);
                 self.dropped_topics.insert(*id);
             }
             Change::TopicGone(id) => {
@@ -135,18 +136,18 @@ impl Catalog {
     }
 
     fn swap(&mut self, swapped: &ViewSwapped) {
-        self.topics
-            .retain(|_, topic| !swapped.dropped.contains(&topic.id));
+        for dropped in &swapped.dropped {
+            self.take_topic(*dropped);
+        }
         self.dropped_topics.extend(&swapped.dropped);
         for renamed in &swapped.renamed {
-            let found = self.topics.values().find(|topic| topic.id == renamed.id);
-            let Some(mut topic) = found.map(|topic| TopicRecord::clone(topic)) else {
+            let Some(topic) = self.take_topic(renamed.id) else {
                 continue;
             };
-            self.topics.remove(&topic.name);
+            let mut topic = TopicRecord::clone(&topic);
             topic.name.clone_from(&renamed.name);
             topic.written_by = Some(swapped.name.clone());
-            self.topics.insert(topic.name.clone(), Arc::new(topic));
+            self.put_topic(topic);
         }
         self.jobs.remove(&swapped.old);
         if let Some(job) = self.jobs.get_mut(&swapped.new) {
@@ -154,6 +155,23 @@ impl Catalog {
             job.name.clone_from(&swapped.name);
             job.sql.clone_from(&swapped.sql);
         }
+    }
+
+    /// Puts a topic in the place of the one of its name and the one of its id.
+    fn put_topic(&mut self, topic: TopicRecord) {
+        self.take_topic(topic.id);
+        let topic = Arc::new(topic);
+        let before = self.topics.insert(topic.name.clone(), Arc::clone(&topic));
+        if let Some(before) = before {
+            self.topics_by_id.remove(&before.id);
+        }
+        self.topics_by_id.insert(topic.id, topic);
+    }
+
+    fn take_topic(&mut self, id: u64) -> Option<Arc<TopicRecord>> {
+        let topic = self.topics_by_id.remove(&id)?;
+        self.topics.remove(&topic.name);
+        Some(topic)
     }
 
     /// The catalog's part of a snapshot.
@@ -189,14 +207,12 @@ impl Catalog {
     /// The catalog that a snapshot holds.
     #[must_use]
     pub fn restore(snapshot: CatalogSnapshot) -> Self {
+        let topics: Vec<_> = snapshot.topics.into_iter().map(Arc::new).collect();
         Self {
             revision: 0,
             last_id: snapshot.last_id,
-            topics: snapshot
-                .topics
-                .into_iter()
-                .map(|t| (t.name.clone(), Arc::new(t)))
-                .collect(),
+            topics_by_id: topics.iter().map(|t| (t.id, Arc::clone(t))).collect(),
+            topics: topics.into_iter().map(|t| (t.name.clone(), t)).collect(),
             groups: snapshot
                 .groups
                 .into_iter()
