@@ -39,11 +39,16 @@ fn resident_bytes() -> f64 {
     pages.unwrap_or(0.0) * PAGE_BYTES
 }
 
-fn apply(consumed: &mut Consumed, decision: Decision) -> Reply {
+fn ends() -> Ends {
+    let queues = 0..QUEUES;
+    queues.map(|queue| ((TOPIC, queue), PER_QUEUE)).collect()
+}
+
+fn apply(consumed: &mut Consumed, ends: &Ends, decision: Decision) -> Reply {
     for record in &decision.records {
         if let Record::State(bytes) = record {
             let change = Change::from_bytes(bytes).expect("made a moment ago");
-            let _ = consumed.apply(change);
+            let _ = consumed.apply(change, ends);
         }
     }
     decision.reply
@@ -51,9 +56,7 @@ fn apply(consumed: &mut Consumed, decision: Decision) -> Reply {
 
 /// Batches by the clock, each under a lease that looks like chance.
 fn pop_all(consumed: &mut Consumed) -> Vec<Vec<Handle>> {
-    let ends: Ends = (0..QUEUES)
-        .map(|queue| ((TOPIC, queue), PER_QUEUE))
-        .collect();
+    let ends = ends();
     let mut batches = Vec::new();
     let mut moment = Moment {
         now: Timestamp(1_700_000_000_000),
@@ -78,7 +81,7 @@ fn pop_all(consumed: &mut Consumed) -> Vec<Vec<Handle>> {
                 ..Pop::default()
             };
             let decision = consumed.decide_pop(&pop, &ends, moment);
-            if let Reply::Leases(leases) = apply(consumed, decision) {
+            if let Reply::Leases(leases) = apply(consumed, &ends, decision) {
                 // Collected in place they would keep the larger room of the leases.
                 let mut handles = Vec::with_capacity(leases.leases.len());
                 handles.extend(leases.leases.iter().map(|lease| lease.handle.clone()));
@@ -100,10 +103,11 @@ fn ack_all(consumed: &mut Consumed, batches: Vec<Vec<Handle>>, now: Timestamp) -
         })
         .collect();
     let count: usize = asked.iter().map(|ack| ack.handles.len()).sum();
+    let ends = ends();
     let began = Instant::now();
     for ack in &asked {
         let decision = consumed.decide_ack(ack, now);
-        apply(consumed, decision);
+        apply(consumed, &ends, decision);
     }
     count as f64 / began.elapsed().as_secs_f64()
 }

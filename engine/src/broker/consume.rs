@@ -3,28 +3,36 @@
 //! Cursors by group, topic and queue, and the transfers that leave this shard. Deciding reads and
 //! changes nothing; [`Consumed::apply`] is the only mutation. No I/O, no clock, no async.
 //!
+//! There may be a million cursors, most of which hold nothing of queues that have nothing new. So what is asked
+//! often looks at those alone that matter: a poll at the queues that are [`ready`], the upkeep of leases at the
+//! cursors that hold something.
+//!
 //! A message that was delivered too often, or that its consumer gives up, leaves its group by a
 //! [`Transfer`]: the intent, logged here. Its effect, a message in the group's dead letter topic, may
 //! lie in another shard; it is keyed by this shard and the transfer's sequence, so doing it twice adds
 //! nothing. A redrive is the same the other way round.
 
 mod asked;
+pub(super) mod kept;
 mod lite;
+pub mod ready;
+mod snapshot;
 mod transfers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millpond_proto::limits;
 use millpond_proto::message::{Offset, ShardId};
 use millpond_proto::time::Timestamp;
 use millpond_storage::log::Record;
 
+use crate::broker::consume::kept::Asked;
+use crate::broker::consume::ready::Ready;
 use crate::broker::consume::transfers::bury_dead;
 use crate::broker::group::{Choice, Chosen, Cursor, Held, Wish};
-use crate::broker::lite::{is_lite, real};
 use crate::broker::record::{
-    Acked, Backoff, Change, CursorSnapshot, Holder, Moved, Popped, QueueOffset, Renewed, Returned,
-    Scanned, ShardSnapshotRecord, Started, Transfer, Trimmed,
+    Acked, Backoff, Change, Holder, Moved, Popped, Renewed, Returned, Scanned, Started, Transfer,
+    Trimmed,
 };
 use crate::broker::request::{
     Ack, Acks, CloneGroup, Handle, Lease, Leases, Move, Pop, Reason, Renew, Reply, Reset, Return,
@@ -42,6 +50,9 @@ type Key = (u64, u64, u32);
 #[derive(Debug, Default, PartialEq)]
 pub struct Consumed {
     cursors: BTreeMap<Key, Cursor>,
+    /// Those cursors that hold something.
+    holding: BTreeSet<Key>,
+    ready: Ready,
     /// Where groups stand in lite queues of which they hold nothing.
     resting: BTreeMap<Key, u64>,
     /// First offset kept, of queues that do not begin at 0.
@@ -97,7 +108,16 @@ impl Consumed {
         };
         let mut sequence = self.last_transfer;
         let now = moment.now;
-        for &queue in &pop.queues {
+        let asked = self.asked(pop, now);
+        let is_counted = matches!(asked, Asked::Ready(_));
+        for queue in asked {
+            // There is enough of them for this poll and the next: the others need not be looked into.
+            if is_counted
+                && reply.leases.len() >= pop.limit as usize
+                && reply.more as usize >= limits::RECEIVE_BATCH_MAX
+            {
+                break;
+            }
             let end = Offset(ends.get(&(pop.topic, queue)).copied().unwrap_or(0));
             let known = self.cursors.get(&(pop.group, pop.topic, queue));
             if known.is_none() && pop.only_known {
@@ -160,6 +180,9 @@ impl Consumed {
             }));
             reply.next_due_ms = earliest(reply.next_due_ms, cursor.next_due(now));
         }
+        let others = self.ready.of((pop.topic, pop.group));
+        let others = others.and_then(|stirs| stirs.next_due(now));
+        reply.next_due_ms = earliest(reply.next_due_ms, others);
         Decision {
             records,
             reply: Reply::Leases(reply),
@@ -280,7 +303,7 @@ impl Consumed {
     /// Decides on the end of a consumer.
     pub fn decide_release(&self, consumer: &str, now: Timestamp) -> Decision {
         let mut records = Vec::new();
-        for (&(group, topic, queue), cursor) in &self.cursors {
+        for ((group, topic, queue), cursor) in self.holders() {
             for (lease, offsets) in cursor.held_by(consumer) {
                 records.push(state(&Change::Returned(Returned {
                     group,
@@ -354,67 +377,51 @@ impl Consumed {
         Decision::change(&Change::Trimmed(Trimmed { firsts }), Reply::done())
     }
 
-    /// Whether anything is kept of a topic.
-    #[must_use]
-    pub fn knows_topic(&self, topic: u64) -> bool {
-        self.cursors.keys().any(|&(_, t, _)| t == topic)
-            || self.resting.keys().any(|&(_, t, _)| t == topic)
-            || self.transfers.values().any(|t| t.topic == topic)
-    }
-
-    /// Whether anything is kept of a group.
-    #[must_use]
-    pub fn knows_group(&self, group: u64) -> bool {
-        self.cursors.keys().any(|&(g, _, _)| g == group)
-            || self.resting.keys().any(|&(g, _, _)| g == group)
-            || self.transfers.values().any(|t| t.group == group)
-    }
-
     /// Applies a change; gives back one that is none of its business.
-    pub fn apply(&mut self, change: Change) -> Option<Change> {
+    pub fn apply(&mut self, change: Change, ends: &Ends) -> Option<Change> {
         match change {
             Change::Popped(record) => {
                 let key = (record.group, record.topic, record.queue);
-                self.change(key, |cursor| cursor.popped(&record));
+                self.change(key, ends, |cursor| cursor.popped(&record));
             }
             Change::Scanned(record) => {
                 let key = (record.group, record.topic, record.queue);
-                self.change(key, |cursor| cursor.scanned(&record));
+                self.change(key, ends, |cursor| cursor.scanned(&record));
             }
             Change::Started(record) => {
                 let key = (record.group, record.topic, record.queue);
-                self.set(key, Cursor::starting_at(Offset(record.next)));
+                self.set(key, ends, Cursor::starting_at(Offset(record.next)));
             }
             Change::CursorSet(record) => {
                 let key = (record.group, record.topic, record.queue);
-                self.set(key, Cursor::restore(&record));
+                self.set(key, ends, Cursor::restore(&record));
             }
             Change::Acked(record) => {
                 let key = (record.group, record.topic, record.queue);
-                self.change(key, |cursor| cursor.acked(&record));
+                self.change(key, ends, |cursor| cursor.acked(&record));
             }
             Change::Moved(record) => {
                 let key = (record.group, record.topic, record.queue);
-                self.change(key, |cursor| cursor.moved(&record));
+                self.change(key, ends, |cursor| cursor.moved(&record));
             }
             Change::Renewed(record) => {
                 let key = (record.group, record.topic, record.queue);
-                self.change(key, |cursor| cursor.renewed(&record));
+                self.change(key, ends, |cursor| cursor.renewed(&record));
             }
             Change::Returned(record) => {
                 let key = (record.group, record.topic, record.queue);
-                self.change(key, |cursor| cursor.returned(&record));
+                self.change(key, ends, |cursor| cursor.returned(&record));
             }
             Change::Reopened(record) => {
                 let key = (record.group, record.topic, record.queue);
-                self.change(key, |cursor| {
+                self.change(key, ends, |cursor| {
                     cursor.reopened(&record.fact, 0, Timestamp(record.at_ms));
                 });
             }
             Change::TransfersBegun(begun) => {
                 for transfer in begun.transfers {
                     let key = (transfer.group, transfer.topic, transfer.queue);
-                    self.change(key, |cursor| cursor.forget(transfer.offset));
+                    self.change(key, ends, |cursor| cursor.forget(transfer.offset));
                     self.last_transfer = self.last_transfer.max(transfer.sequence);
                     self.transfers.insert(transfer.sequence, transfer);
                 }
@@ -422,65 +429,11 @@ impl Consumed {
             Change::LitesGone(gone) => self.lites_gone(&gone),
             // Of no concern to any cursor.
             Change::LiteMade(_) | Change::LiteLetGo(_) => {}
-            Change::TransfersEnded(ended) => self.ended(&ended),
-            Change::Trimmed(trimmed) => self.trim(&trimmed),
+            Change::TransfersEnded(ended) => self.ended(&ended, ends),
+            Change::Trimmed(trimmed) => self.trim(&trimmed, ends),
             other => return Some(other),
         }
         None
-    }
-
-    /// Forgets a topic.
-    pub fn forget_topic(&mut self, topic: u64) {
-        self.cursors.retain(|&(_, t, _), _| t != topic);
-        self.resting.retain(|&(_, t, _), _| t != topic);
-        self.firsts.retain(|&(t, _), _| t != topic);
-        self.transfers.retain(|_, transfer| transfer.topic != topic);
-    }
-
-    /// Forgets a group.
-    pub fn forget_group(&mut self, group: u64) {
-        self.cursors.retain(|&(g, _, _), _| g != group);
-        self.resting.retain(|&(g, _, _), _| g != group);
-        self.transfers.retain(|_, transfer| transfer.group != group);
-    }
-
-    /// Adds its part to a snapshot.
-    pub fn save(&self, snapshot: &mut ShardSnapshotRecord) {
-        let cursors = self.cursors.iter();
-        let cursors = cursors.map(|(&(group, topic, queue), c)| c.snapshot(group, topic, queue));
-        snapshot.cursors = cursors.collect();
-        snapshot.resting = self.save_resting();
-        snapshot.transfers = self.transfers.values().cloned().collect();
-        snapshot.last_transfer = self.last_transfer;
-        let firsts = self.firsts.iter();
-        let firsts = firsts.map(|(&(topic, queue), &offset)| QueueOffset {
-            topic,
-            queue,
-            offset,
-        });
-        snapshot.firsts = firsts.collect();
-    }
-
-    /// What a snapshot holds.
-    #[must_use]
-    pub fn restore(snapshot: &ShardSnapshotRecord) -> Self {
-        let cursor = |c: &CursorSnapshot| ((c.group, c.topic, c.queue), Cursor::restore(c));
-        let transfers = snapshot.transfers.iter();
-        Self {
-            cursors: snapshot.cursors.iter().map(cursor).collect(),
-            resting: snapshot
-                .resting
-                .iter()
-                .map(|one| ((one.group, one.topic, one.queue), one.offset))
-                .collect(),
-            firsts: snapshot
-                .firsts
-                .iter()
-                .map(|q| ((q.topic, q.queue), q.offset))
-                .collect(),
-            transfers: transfers.map(|t| (t.sequence, t.clone())).collect(),
-            last_transfer: snapshot.last_transfer,
-        }
     }
 
     fn held(&self, group: u64, topic: u64, handle: &Handle, now: Timestamp) -> Held {
@@ -490,45 +443,8 @@ impl Consumed {
         })
     }
 
-    fn of_group(&self, group: u64) -> impl Iterator<Item = (&(u64, u64, u32), &Cursor)> {
-        self.cursors
-            .range((group, 0, 0)..=(group, u64::MAX, u32::MAX))
-    }
-
-    fn set(&mut self, key: Key, cursor: Cursor) {
-        self.resting.remove(&key);
-        self.cursors.insert(key, cursor);
-        self.rest(key);
-    }
-
-    fn cursor(&mut self, group: u64, topic: u64, queue: u32) -> &mut Cursor {
-        let first = self.first(topic, queue);
-        let cursor = self.cursors.entry((group, topic, queue));
-        cursor.or_insert_with(|| Cursor::starting_at(first))
-    }
-
     fn first(&self, topic: u64, queue: u32) -> Offset {
         Offset(self.firsts.get(&(topic, queue)).copied().unwrap_or(0))
-    }
-
-    fn trim(&mut self, trimmed: &Trimmed) {
-        for first in &trimmed.firsts {
-            self.firsts.insert((first.topic, first.queue), first.offset);
-        }
-        let firsts = &self.firsts;
-        let mut lites = Vec::new();
-        for (&key, cursor) in &mut self.cursors {
-            if let Some(&first) = firsts.get(&(key.1, real(key.2))) {
-                cursor.trimmed(Offset(first));
-                cursor.rest();
-                if is_lite(key.2) {
-                    lites.push(key);
-                }
-            }
-        }
-        for key in lites {
-            self.rest(key);
-        }
     }
 }
 

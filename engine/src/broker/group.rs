@@ -25,6 +25,7 @@ mod lease;
 #[cfg(test)]
 mod naive;
 mod snapshot;
+pub mod stir;
 mod window;
 
 use millpond_proto::limits;

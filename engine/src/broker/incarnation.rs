@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use crate::broker::ahead::Room;
 use crate::broker::care::Care;
 use crate::broker::catalog::Catalog;
+use crate::broker::hints::Hints;
 use crate::broker::lite;
 use crate::broker::lite::listeners::Listeners;
 use crate::broker::request::{Empty, Reason, Refused, Reply, Request};
@@ -47,6 +48,7 @@ pub struct Incarnation {
     listeners: Arc<Listeners>,
     rounds: Rounds,
     spreads: Spreads,
+    hints: Arc<Hints>,
     owners: Mutex<FuturesUnordered<Task>>,
     care: Care,
     clock: Arc<dyn Clock>,
@@ -92,6 +94,7 @@ impl Incarnation {
         let (shown, catalog) = watch::channel(Arc::new(known.unwrap_or_default()));
         storage.set_tables(Arc::new(CatalogTables::new(catalog.clone())));
         let waiting = Arc::new(Waiting::default());
+        let hints = Arc::new(Hints::new(floor));
         let ahead = Room::default();
         let owners = FuturesUnordered::new();
         let mut doors = Vec::with_capacity(recovered.shards.len());
@@ -116,6 +119,7 @@ impl Incarnation {
                 chance: Arc::clone(&parts.chance),
                 floor,
                 waiting: Arc::clone(&waiting),
+                hints: Arc::clone(&hints),
                 listeners: Arc::clone(listeners),
                 catalog: shown.clone(),
                 unclaimed: Vec::new(),
@@ -137,6 +141,7 @@ impl Incarnation {
             listeners: Arc::clone(listeners),
             rounds: Rounds::default(),
             spreads: Spreads::default(),
+            hints,
             owners,
             care: Care::default(),
             clock: Arc::clone(&parts.clock),
@@ -176,6 +181,11 @@ impl Incarnation {
     /// How the queues of topics lie in shards.
     pub(super) fn spreads(&self) -> &Spreads {
         &self.spreads
+    }
+
+    /// Where groups may find something.
+    pub(super) fn hints(&self) -> &Hints {
+        &self.hints
     }
 
     /// The shard that owns a queue, or the one that a lite queue lies in.

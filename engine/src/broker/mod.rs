@@ -3,7 +3,7 @@
 //! Every call finds the shard that owns what it is about and hands it a request; the shard decides,
 //! appends, applies and replies. Nothing here knows the wire.
 //!
-//! Reading order: this file (the vocabulary and the refusals), [`message`] (send, ack), [`poll`], [`scan`],
+//! Reading order: this file (the vocabulary and the refusals), [`message`] (send, ack), [`poll`], `visit`, [`hints`], [`scan`],
 //! `round` and [`undelivered`] (receive), [`filter`] (which messages a consumer wants), [`transfer`] (dead
 //! letters), [`pull`] (streams by offset), [`find`] and [`trace`] (messages that people ask about), [`topic`] (topics and groups), [`standing`] (where groups
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
@@ -36,6 +36,7 @@ pub mod filter;
 pub mod find;
 pub mod group;
 pub mod half;
+pub mod hints;
 pub mod incarnation;
 pub mod lite;
 pub mod message;
@@ -63,6 +64,7 @@ pub mod trace;
 pub mod transaction;
 pub mod transfer;
 pub mod undelivered;
+mod visit;
 pub mod waiting;
 
 use std::sync::atomic::AtomicU32;

@@ -1,10 +1,7 @@
 //! Receiving: a poll over the shards of a topic.
 //!
-//! A poll asks one shard of the topic for all it wants, another one each time ([`super::round`]). So a batch
-//! out of a backlog is one record in the log, and so are its acknowledgements. What that shard has not, the
-//! others are asked for at once, each for its share, and then those that have more for the rest: three waits
-//! for the log at most, however many queues there are. When there is nothing it waits on the bell of the topic
-//! and group, and bodies are read once the deliveries are durable.
+//! A poll visits the shards of the topic that may have something ([`super::visit`]). When they have nothing it waits
+//! on the bell of the topic and group, and bodies are read once the deliveries are durable.
 //!
 //! Where order or a filter matters a poll first looks where the cursors stand and reads on from there
 //! ([`super::scan`]). What was leased for an answer that nobody waits for any more is given back
@@ -30,10 +27,6 @@ use crate::broker::topic::accepted;
 use crate::broker::transfer::dead_letter_topic;
 use crate::broker::undelivered::{Answer, Batch, Undelivered};
 use crate::broker::{Broker, BrokerError, Delivery, ReceiptHandle, Receive};
-
-/// Rounds of one visit: one shard, then shares of the others, then the rest; more only when others take
-/// what was promised.
-const ROUNDS_MAX: usize = 5;
 
 /// Who polls, and how.
 #[derive(Clone, Debug, Default)]
@@ -176,21 +169,8 @@ pub(super) struct Poll<'a> {
 }
 
 impl Poll<'_> {
-    /// Asks the shards of the topic for up to `limit` messages.
-    async fn visit(&self, limit: usize) -> Result<Visit, BrokerError> {
-        let now = self.broker.parts.clock.now();
-        let rounds = self.incarnation.rounds();
-        let turn = rounds.next(self.topic.id, self.group.id, now);
-        let shards = self.shards(turn.number);
-        if self.is_plain() {
-            self.visit_plain(&shards, limit, turn.asks_all).await
-        } else {
-            self.visit_scanning(&shards, limit).await
-        }
-    }
-
     /// Whether the group takes messages as they come.
-    fn is_plain(&self) -> bool {
+    pub(super) fn is_plain(&self) -> bool {
         let takes_all = matches!(
             self.topic.kind(),
             TopicKind::Normal | TopicKind::Delay | TopicKind::Transaction | TopicKind::Lite
@@ -200,72 +180,6 @@ impl Poll<'_> {
         takes_all
             && self.consumer.filter.as_ref().is_none_or(|f| f.is_all())
             && !storage.has_holes(TopicId(self.topic.id))
-    }
-
-    async fn visit_plain(
-        &self,
-        shards: &[(ShardId, Vec<u32>)],
-        limit: usize,
-        asks_all: bool,
-    ) -> Result<Visit, BrokerError> {
-        let mut visit = Visit::default();
-        let first = if asks_all { shards.len() } else { 1 };
-        let mut shares = even_shares(limit, first);
-        let mut asked_before = 0;
-        let mut refused = None;
-        let mut more = vec![0; shards.len()];
-        for _ in 0..ROUNDS_MAX {
-            // A share of nothing still tells how much there is, where nobody has asked yet.
-            let asked = shards.iter().zip(&shares).enumerate();
-            let asked = asked.filter(|(index, (_, share))| *index >= asked_before || **share > 0);
-            let asked = asked.map(|(index, ((shard, queues), share))| async move {
-                let pop = self.request(queues, *share, Vec::new());
-                (index, self.pop(*shard, pop).await)
-            });
-            let mut unstarted = Vec::new();
-            let answers = futures::future::join_all(asked).await;
-            if asked_before == shards.len() {
-                more.fill(0);
-            }
-            for (index, found) in answers {
-                match found {
-                    Ok(found) => {
-                        more[index] = found.leases.more as usize;
-                        unstarted.extend(found.leases.unstarted.iter().copied());
-                        visit.add(found);
-                    }
-                    // A damaged shard does not keep the others from delivering.
-                    Err(error) => refused = Some(error),
-                }
-            }
-            // A cursor that was set to the end of its queue gives nothing now.
-            visit.advanced |= !unstarted.is_empty();
-            self.start(unstarted).await?;
-            let room = limit.saturating_sub(visit.leases.len());
-            asked_before = shares.len();
-            if room > 0 && asked_before < shards.len() {
-                shares = vec![0; asked_before];
-                shares.extend(even_shares(room, shards.len() - asked_before));
-                continue;
-            }
-            if room == 0 || more.iter().all(|more| *more == 0) {
-                break;
-            }
-            shares = shares_of(room, &more);
-        }
-        match refused {
-            Some(error) if visit.leases.is_empty() => Err(error),
-            _ => Ok(visit),
-        }
-    }
-
-    /// The topic's shards with their queues, beginning with another queue each turn.
-    fn shards(&self, turn: u32) -> Vec<(ShardId, Vec<u32>)> {
-        let (topic, queues) = (self.topic.id, self.topic.queues);
-        let spreads = self.incarnation.spreads();
-        spreads.shards(topic, queues, turn, |queue| {
-            self.incarnation.shard(topic, queue)
-        })
     }
 
     /// What a shard is asked for its share.
@@ -523,36 +437,5 @@ impl Visit {
             .into_iter()
             .flatten()
             .min();
-    }
-}
-
-/// The limit spread over so many shards; the first ones get what does not divide.
-pub(super) fn even_shares(limit: usize, shards: usize) -> Vec<usize> {
-    let shards_or_one = shards.max(1);
-    (0..shards)
-        .map(|index| limit / shards_or_one + usize::from(index < limit % shards_or_one))
-        .collect()
-}
-
-/// What is left of the limit, to those that have more, in order.
-pub(super) fn shares_of(mut room: usize, more: &[usize]) -> Vec<usize> {
-    let share = |more: &usize| {
-        let share = room.min(*more);
-        room -= share;
-        share
-    };
-    more.iter().map(share).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_never_exceed_the_limit() {
-        assert_eq!(even_shares(32, 8), [4; 8]);
-        assert_eq!(even_shares(5, 3), [2, 2, 1]);
-        assert_eq!(even_shares(1, 3), [1, 0, 0]);
-        assert_eq!(shares_of(10, &[3, 0, 20, 4]), [3, 0, 7, 0]);
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! A poll that finds all it wants in one shard leaves the others alone, so each poll of a group begins
 //! with another one. That alone would let a message that comes back wait for its shard's turn, for long
-//! if the group polls seldom: so the first poll after [`SWEEP_MS`] asks all shards for a share.
+//! if the group polls seldom: so the first poll after [`SWEEP_MS`] asks all shards that have something for a share.
 //!
-//! Kept in memory only, and only for groups that poll: what is forgotten begins anew with a sweep.
+//! Kept in memory only, and only for groups that poll: what is forgotten begins anew, and with a sweep, because nobody
+//! knows how long the shards had waited.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -28,8 +29,15 @@ pub(super) struct Turn {
 /// Where the groups are on their ways round.
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
     /// By topic and group.
-    rounds: Mutex<BTreeMap<(u64, u64), Round>>,
+    rounds: BTreeMap<(u64, u64), Round>,
+    /// Whether some were let go.
+    has_forgotten: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,11 +54,19 @@ impl Rounds {
             let since = round.swept_ms.map(|at| now_ms.saturating_sub(at));
             since.is_none_or(|since| !(0..SWEEP_MS).contains(&since))
         };
-        let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let Kept {
+            rounds,
+            has_forgotten,
+        } = &mut *kept;
         if rounds.len() >= ROUNDS_KEPT {
             rounds.retain(|_, round| !is_late(round));
+            *has_forgotten = true;
         }
-        let round = rounds.entry((topic, group)).or_default();
+        let round = rounds.entry((topic, group)).or_insert_with(|| Round {
+            swept_ms: (!*has_forgotten).then_some(now_ms),
+            ..Round::default()
+        });
         let asks_all = is_late(round);
         if asks_all {
             round.swept_ms = Some(now_ms);
@@ -72,9 +88,9 @@ mod tests {
             let turn = rounds.next(7, group, Timestamp(ms));
             (turn.number, turn.asks_all)
         };
-        assert_eq!(turn(1, 1000), (0, true));
+        assert_eq!(turn(1, 1000), (0, false));
         assert_eq!(turn(1, 1001), (1, false));
-        assert_eq!(turn(2, 1001), (0, true), "groups do not share their ways");
+        assert_eq!(turn(2, 1001), (0, false), "groups do not share their ways");
         assert_eq!(turn(1, 1499), (2, false));
         assert_eq!(turn(1, 1500), (3, true));
         assert_eq!(turn(1, 1999), (4, false));
@@ -87,6 +103,8 @@ mod tests {
         for group in 0..2 * ROUNDS_KEPT as u64 {
             rounds.next(7, group, Timestamp(i64::try_from(group).unwrap() * 10));
         }
-        assert!(rounds.rounds.lock().unwrap().len() <= ROUNDS_KEPT);
+        assert!(rounds.kept.lock().unwrap().rounds.len() <= ROUNDS_KEPT);
+        let turn = rounds.next(7, 0, Timestamp(1_000_000));
+        assert!(turn.asks_all, "nobody knows how long the shards had waited");
     }
 }

@@ -19,6 +19,7 @@ use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::ReadLimit;
 
 use crate::broker::BrokerError;
+use crate::broker::hints::Told;
 use crate::broker::poll::{Poll, Visit};
 use crate::broker::record::TopicKind;
 use crate::broker::request::{Look, Renew, Reply, Request, Scan, Stand, Stands};
@@ -44,6 +45,7 @@ impl Poll<'_> {
     pub(super) async fn visit_scanning(
         &self,
         shards: &[(ShardId, Vec<u32>)],
+        told: &Told,
         limit: usize,
     ) -> Result<Visit, BrokerError> {
         let mut visit = Visit::default();
@@ -58,7 +60,12 @@ impl Poll<'_> {
             .enumerate()
         {
             match looked {
-                Ok(stands) => found.push((index, stands)),
+                Ok(stands) => {
+                    if !self.meets_queues() || stands.stands.iter().all(|stand| stand.known) {
+                        told.met(shards[index].0);
+                    }
+                    found.push((index, stands));
+                }
                 Err(error) => refused = Some(error),
             }
         }

@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::broker::ahead::{LOT_MESSAGES, Lot, Room, Turn};
 use crate::broker::catalog::Catalog;
 use crate::broker::errand::{self, Ahead, Due, Errand, Outcome, Reader};
+use crate::broker::hints::{self, Hints};
 use crate::broker::lite;
 use crate::broker::lite::listeners::Listeners;
 use crate::broker::request::{Reply, Request, Return};
@@ -71,6 +72,8 @@ pub struct Shard {
     pub floor: Timestamp,
     /// Polls that wait for a message.
     pub waiting: Arc<Waiting>,
+    /// Where it tells what groups may find here.
+    pub hints: Arc<Hints>,
     /// Consumers that listen to lite topics.
     pub listeners: Arc<Listeners>,
     /// Where the catalog shard shows its catalog.
@@ -431,10 +434,12 @@ impl Shard {
             turn: None,
         };
         let mut bytes = 0;
+        let mut polled = Vec::new();
         let mut next = Some(first);
         while let Some(Call { request, reply }) = next.take() {
             if let Request::CloseTick(tick_ms) = request {
                 self.floor = self.floor.max(Timestamp(tick_ms));
+                self.hints.raise(self.floor);
             }
             if let Request::Return(back) = &request {
                 settled.topics.push(back.topic);
@@ -446,6 +451,7 @@ impl Shard {
                 random: self.chance.next_u64(),
             };
             let touched = lite::touched(&request);
+            polled.extend(hints::polled(&request));
             let decision = self.state.decide(request, moment);
             for record in &decision.records {
                 self.state.apply_record(record);
@@ -477,6 +483,7 @@ impl Shard {
                 next = calls.try_recv().ok();
             }
         }
+        self.hints.tell(self.id, &mut self.state, polled);
         let shown = self.catalog.borrow().revision();
         if self.id == CATALOG_SHARD && shown != self.state.catalog().revision() {
             settled.catalog = Some(Arc::new(self.state.catalog().clone()));

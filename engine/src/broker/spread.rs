@@ -1,4 +1,4 @@
-//! Which queues of a topic lie in which shard, for polls, which ask shard by shard.
+//! Which queues of a topic lie in which shard, and in which order a poll asks them.
 //!
 //! It follows from the topic's id and its number of queues and is worked out anew for a small topic. For a large one
 //! that would cost a poll more than all the rest of it, so there it is kept, for so many topics.
@@ -13,8 +13,14 @@ const SMALL: u32 = 64;
 /// Spreads that are kept.
 const KEPT_MAX: usize = 4096;
 
-/// The shards of a topic with their queues.
-pub(super) type Shards = Vec<(ShardId, Vec<u32>)>;
+/// The shards of a topic in turn: first the one of the queue whose turn it is.
+#[derive(Debug)]
+pub(super) struct Turned {
+    spread: Arc<Spread>,
+    /// The queue whose turn it is, and which of the shards it lies in.
+    first: u32,
+    place: usize,
+}
 
 /// Spreads of large topics, by topic.
 #[derive(Debug, Default)]
@@ -26,22 +32,22 @@ pub(super) struct Spreads {
 #[derive(Debug, Default)]
 struct Spread {
     /// By the first queue; queues ascending.
-    shards: Shards,
+    shards: Vec<(ShardId, Vec<u32>)>,
     /// Which of them each queue lies in.
     places: Vec<u16>,
 }
 
 impl Spreads {
-    /// The shards of a topic with their queues, as `shard` tells them; the turn says which queue comes first.
-    pub(super) fn shards(
+    /// The shards of a topic, as `shard` tells them; the turn says which queue comes first.
+    pub(super) fn turned(
         &self,
         topic: u64,
         queues: u32,
         turn: u32,
         shard: impl Fn(u32) -> ShardId,
-    ) -> Shards {
+    ) -> Turned {
         if queues <= SMALL {
-            return Spread::of(queues, shard).beginning_at(turn);
+            return Turned::new(Arc::new(Spread::of(queues, shard)), turn);
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let known = kept.get(&topic).filter(|spread| spread.queues() == queues);
@@ -57,7 +63,34 @@ impl Spreads {
             }
         };
         drop(kept);
-        spread.beginning_at(turn)
+        Turned::new(spread, turn)
+    }
+}
+
+impl Turned {
+    fn new(spread: Arc<Spread>, turn: u32) -> Self {
+        let first = turn.checked_rem(spread.queues()).unwrap_or(0);
+        let place = spread.places.get(first as usize).copied().unwrap_or(0);
+        Self {
+            spread,
+            first,
+            place: usize::from(place),
+        }
+    }
+
+    /// The shards, in turn.
+    pub(super) fn shards(&self) -> impl Iterator<Item = ShardId> {
+        let (before, from) = self.spread.shards.split_at(self.place);
+        from.iter().chain(before).map(|(shard, _)| *shard)
+    }
+
+    /// The queues of the shard at an index, in turn.
+    pub(super) fn queues(&self, index: usize) -> Vec<u32> {
+        let shards = &self.spread.shards;
+        let place = (self.place + index) % shards.len().max(1);
+        let queues = shards.get(place).map_or(&[][..], |(_, queues)| queues);
+        let (before, from) = queues.split_at(queues.partition_point(|queue| *queue < self.first));
+        [from, before].concat()
     }
 }
 
@@ -80,20 +113,6 @@ impl Spread {
     fn queues(&self) -> u32 {
         u32::try_from(self.places.len()).expect("queues are counted in 32 bits")
     }
-
-    /// Shards and their queues in turn: first the queue of that turn and its shard.
-    fn beginning_at(&self, turn: u32) -> Shards {
-        let first = turn.checked_rem(self.queues()).unwrap_or(0);
-        let place = self.places.get(first as usize).copied().unwrap_or(0);
-        let (before, from) = self.shards.split_at(usize::from(place));
-        let turned = |(shard, queues): &(ShardId, Vec<u32>)| {
-            let mut queues = queues.clone();
-            let skipped = queues.partition_point(|queue| *queue < first);
-            queues.rotate_left(skipped);
-            (*shard, queues)
-        };
-        from.iter().chain(before).map(turned).collect()
-    }
 }
 
 #[cfg(test)]
@@ -101,6 +120,14 @@ mod tests {
     use super::*;
 
     const SHARDS: u32 = 7;
+
+    fn shards(spreads: &Spreads, topic: u64, queues: u32, turn: u32) -> Vec<(ShardId, Vec<u32>)> {
+        let turned = spreads.turned(topic, queues, turn, shard);
+        let shards = turned.shards().enumerate();
+        shards
+            .map(|(index, shard)| (shard, turned.queues(index)))
+            .collect()
+    }
 
     fn shard(queue: u32) -> ShardId {
         ShardId(u16::try_from(queue * queue % SHARDS).unwrap())
@@ -111,7 +138,7 @@ mod tests {
         let spreads = Spreads::default();
         for queues in [1, 3, SMALL, SMALL + 1, 1000] {
             for turn in [0, 1, 5, queues - 1, queues, 2 * queues + 3, u32::MAX] {
-                let shards = spreads.shards(7, queues, turn, shard);
+                let shards = shards(&spreads, 7, queues, turn);
                 assert_eq!(shards[0].1[0], turn % queues);
                 assert_eq!(shards[0].0, shard(turn % queues));
                 let mut all = Vec::new();
@@ -129,12 +156,11 @@ mod tests {
     fn a_topic_that_grew_is_spread_anew_and_what_is_kept_is_bounded() {
         let spreads = Spreads::default();
         for topic in 0..2 * KEPT_MAX as u64 {
-            spreads.shards(topic, SMALL + 1, 0, shard);
+            spreads.turned(topic, SMALL + 1, 0, shard);
         }
         assert_eq!(spreads.kept.lock().unwrap().len(), KEPT_MAX);
         let last = 2 * KEPT_MAX as u64 - 1;
-        let grown: usize = spreads
-            .shards(last, SMALL + 2, 0, shard)
+        let grown: usize = shards(&spreads, last, SMALL + 2, 0)
             .iter()
             .map(|(_, queues)| queues.len())
             .sum();

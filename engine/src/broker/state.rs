@@ -15,7 +15,8 @@ use millpond_storage::log::{Projection, Record, Replayed};
 use prost::Message as _;
 
 use crate::broker::catalog::Catalog;
-use crate::broker::consume::{Consumed, group_of};
+use crate::broker::consume::Consumed;
+use crate::broker::consume::ready::{Hint, Pair};
 use crate::broker::lite::index::Lites;
 use crate::broker::lite::{LiteLetGo, LiteMade, LiteName, Touched, is_lite};
 use crate::broker::producer::Producers;
@@ -29,6 +30,7 @@ use crate::broker::request::{
 use crate::broker::shelf::{Shelf, is_shelf};
 use crate::broker::{encoding, family, savepoint};
 
+mod forget;
 pub mod shelving;
 
 /// The shard that holds the catalog.
@@ -112,6 +114,17 @@ impl ShardState {
         &self.catalog
     }
 
+    /// When a poll may find something of a topic for a group here; from then on [`ShardState::news`] tells of it.
+    /// It follows from the state and is none of it.
+    pub(super) fn hint(&mut self, pair: Pair) -> Hint {
+        self.consumed.hint(pair, &self.queues)
+    }
+
+    /// What has changed of what was told so.
+    pub(super) fn news(&mut self) -> Vec<(Pair, Hint)> {
+        self.consumed.news()
+    }
+
     /// Decides what a request leads to; changes nothing.
     pub fn decide(&self, request: Request, moment: Moment) -> Decision {
         match request {
@@ -169,25 +182,12 @@ impl ShardState {
             Request::Commit(cut) => self.decide_commit(cut),
             Request::Saved(saved) => Decision::change(&Change::Saved(saved), Reply::done()),
             Request::Job(job) => Decision::reply(Reply::Job(self.job(job))),
-            Request::ForgetTopic(topic) => self.decide_forget(
-                &Change::TopicForgotten(topic),
-                self.queues.keys().any(|&(t, _)| t == topic)
-                    || self.consumed.knows_topic(topic)
-                    || self.lites.knows_topic(topic)
-                    || self.shelf.knows_topic(topic)
-                    || self.producers.knows_topic(topic)
-                    || self.effects.keys().any(|&(_, t)| t == topic)
-                    || self.noted.keys().any(|&(_, t, _)| t == topic),
-            ),
-            Request::ForgetGroup(group) => self.decide_forget(
-                &Change::GroupForgotten(group),
-                self.consumed.knows_group(group)
-                    || self
-                        .effects
-                        .keys()
-                        .any(|&(o, _)| group_of(o) == Some(group))
-                    || self.noted.keys().any(|&(g, _, _)| g == group),
-            ),
+            Request::ForgetTopic(topic) => {
+                self.decide_forget(&Change::TopicForgotten(topic), self.knows_topic(topic))
+            }
+            Request::ForgetGroup(group) => {
+                self.decide_forget(&Change::GroupForgotten(group), self.knows_group(group))
+            }
             Request::ForgetJob(job) => self.decide_forget(
                 &Change::JobForgotten(job),
                 self.jobs.contains_key(&job) || self.effects.keys().any(|&(j, _)| j == job),
@@ -397,14 +397,6 @@ impl ShardState {
         Decision::change(&Change::Cut(cut), Reply::done())
     }
 
-    fn decide_forget(&self, change: &Change, known: bool) -> Decision {
-        if known {
-            Decision::change(change, Reply::done())
-        } else {
-            Decision::reply(Reply::done())
-        }
-    }
-
     fn job(&self, job: u64) -> JobSnapshot {
         let empty = || JobSnapshot {
             job,
@@ -440,6 +432,7 @@ impl ShardState {
         }
         self.producers.stored(message);
         self.take_place(message.topic, message.queue, message.offset);
+        self.consumed.arrived(message.topic, message.queue);
         self.lites.stored(message);
     }
 
@@ -454,7 +447,7 @@ impl ShardState {
 
     fn apply_change(&mut self, change: Change) {
         self.lites.apply(&change);
-        let Some(change) = self.consumed.apply(change) else {
+        let Some(change) = self.consumed.apply(change, &self.queues) else {
             return;
         };
         let Some(change) = self.shelf.apply(change) else {
@@ -465,19 +458,8 @@ impl ShardState {
                 self.effects
                     .insert((record.job, record.topic), (record.epoch, record.part));
             }
-            Change::TopicForgotten(topic) => {
-                self.queues.retain(|&(t, _), _| t != topic);
-                self.consumed.forget_topic(topic);
-                self.shelf.forget_topic(topic);
-                self.producers.forget_topic(topic);
-                self.effects.retain(|&(_, t), _| t != topic);
-                self.noted.retain(|&(_, t, _), _| t != topic);
-            }
-            Change::GroupForgotten(group) => {
-                self.consumed.forget_group(group);
-                self.effects.retain(|&(o, _), _| group_of(o) != Some(group));
-                self.noted.retain(|&(g, _, _), _| g != group);
-            }
+            Change::TopicForgotten(topic) => self.forget_topic(topic),
+            Change::GroupForgotten(group) => self.forget_group(group),
             Change::JobForgotten(job) => {
                 self.jobs.remove(&job);
                 self.effects.retain(|&(j, _), _| j != job);

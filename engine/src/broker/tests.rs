@@ -28,6 +28,7 @@ mod later;
 mod messages;
 mod producers;
 mod room;
+mod sparse;
 
 fn parts(disk: &SimulatedDisk) -> Parts {
     let disk: Arc<dyn millpond_storage::disk::Disk> = Arc::new(disk.clone());

@@ -4,6 +4,7 @@ use millpond_proto::message::Offset;
 use millpond_proto::time::Timestamp;
 
 use crate::broker::consume::{Consumed, Ends, earliest};
+use crate::broker::group::stir::Stir;
 use crate::broker::group::{Cursor, Wish};
 use crate::broker::lite::index::Lites;
 use crate::broker::lite::{is_lite, real};
@@ -16,7 +17,16 @@ impl Consumed {
     /// Where the cursors of a poll stand.
     pub fn look(&self, look: &Look, now: Timestamp) -> Reply {
         let mut reply = Stands::default();
-        for &queue in &look.queues {
+        let stirs = self.ready.of((look.topic, look.group));
+        // A group that has met all queues has nothing to do in those where nothing stirs, if it is not to be given
+        // again what it holds.
+        let stirs = stirs.filter(|stirs| stirs.met() >= look.queues.len());
+        let is_idle = |queue: u32| match stirs.map(|stirs| stirs.stir(queue)) {
+            None => false,
+            Some(Stir::At(_)) if look.poll != 0 => false,
+            Some(stir) => !stir.is_due(now),
+        };
+        for &queue in look.queues.iter().filter(|queue| !is_idle(**queue)) {
             let known = self.cursors.get(&(look.group, look.topic, queue));
             let new = Cursor::starting_at(self.first(look.topic, queue));
             let cursor = known.unwrap_or(&new);
@@ -48,6 +58,8 @@ impl Consumed {
             });
             reply.next_due_ms = earliest(reply.next_due_ms, cursor.next_due(now));
         }
+        let others = stirs.and_then(|stirs| stirs.next_due(now));
+        reply.next_due_ms = earliest(reply.next_due_ms, others);
         Reply::Stands(reply)
     }
 
@@ -55,7 +67,7 @@ impl Consumed {
     pub fn renewable(&self, within_ms: i64, now: Timestamp) -> Reply {
         let before = Timestamp(now.as_ms().saturating_add(within_ms));
         let mut messages = Vec::new();
-        for (&(group, topic, queue), cursor) in &self.cursors {
+        for ((group, topic, queue), cursor) in self.holders() {
             for (lease, holder) in cursor.renewable(now, before) {
                 messages.push(HeldMessage {
                     group,
@@ -76,8 +88,8 @@ impl Consumed {
 
     /// What a group holds at `now`.
     pub fn in_flight(&self, asked: &InFlight, now: Timestamp) -> Reply {
-        let cursors = self.of_group(asked.group);
-        let messages = cursors.flat_map(|(&(group, topic, queue), cursor)| {
+        let cursors = self.holders_of(asked.group);
+        let messages = cursors.flat_map(|((group, topic, queue), cursor)| {
             let held = cursor.pending().filter(|p| p.visible_at_ms > now.as_ms());
             held.map(move |pending| HeldMessage {
                 group,
@@ -102,7 +114,9 @@ impl Consumed {
             (topic, real(queue)) == (of.topic, of.queue)
                 && (!is_lite(queue) || lites.holds(topic, queue, of.offset))
         };
-        let cursors = self.cursors.iter();
+        let groups = self.groups_of(of.topic);
+        let of_topic = |group: &u64| (*group, of.topic, 0)..=(*group, of.topic, u32::MAX);
+        let cursors = groups.iter().flat_map(|g| self.cursors.range(of_topic(g)));
         let here = cursors.filter(|&(&(_, topic, queue), _)| is_there(topic, queue));
         let fates = here.map(|(&(group, ..), cursor)| {
             let pending = cursor.pending_one(of.offset);
@@ -123,7 +137,7 @@ impl Consumed {
                 until_ms: pending.map(|pending| pending.visible_at_ms),
             }
         });
-        let resting = self.resting.iter();
+        let resting = groups.iter().flat_map(|g| self.resting.range(of_topic(g)));
         let resting = resting.filter(|&(&(_, topic, queue), _)| is_there(topic, queue));
         let resting = resting.map(|(&(group, ..), next)| Fate {
             group,

@@ -2,7 +2,7 @@
 //!
 //! A cursor in a lite queue is one in the real queue that is shown the lite topic's messages alone, in one
 //! message group. A group that holds nothing of a lite topic is kept there as a bare offset, because there are
-//! millions of them ([`Consumed::rest`]).
+//! millions of them (`Consumed::rest`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use crate::broker::lite::{
     EndLites, ListLites, LitePage, LiteProgress, LiteStand, LiteTopic, LitesGone, ORDER, PopLite,
     StartLite, Touched, is_lite, real,
 };
-use crate::broker::record::{Change, Fact, GroupOffset, Renewed, Started};
+use crate::broker::record::{Change, Fact, Renewed, Started};
 use crate::broker::request::{Handle, Lease, Leases, Pop, QueueProgress, Reply, Scan};
 use crate::broker::state::{Decision, Moment};
 
@@ -259,40 +259,12 @@ impl Consumed {
         }
     }
 
-    /// Changes a cursor. One of a lite queue is there for as long as it holds something, and what any other holds.
-    pub(super) fn change(&mut self, key: Key, change: impl FnOnce(&mut Cursor)) {
-        let (group, topic, queue) = key;
-        if !is_lite(queue) {
-            let cursor = self.cursor(group, topic, queue);
-            change(cursor);
-            cursor.rest();
-            return;
-        }
-        if let Some(next) = self.resting.remove(&key) {
-            self.cursors.insert(key, Cursor::starting_at(Offset(next)));
-        }
-        change(self.cursor(group, topic, queue));
-        self.rest(key);
-    }
-
-    /// Keeps of a lite queue's cursor its place alone when that is all there is.
-    pub(super) fn rest(&mut self, key: Key) {
-        let cursor = self.cursors.get(&key);
-        if is_lite(key.2)
-            && let Some(next) = cursor
-                .filter(|cursor| cursor.is_at_rest())
-                .map(Cursor::next)
-        {
-            self.cursors.remove(&key);
-            self.resting.insert(key, next.0);
-        }
-    }
-
     /// Forgets what groups have consumed of lite topics that are no more.
     pub(super) fn lites_gone(&mut self, gone: &LitesGone) {
         for group in self.groups_of(gone.topic) {
             for &queue in &gone.queues {
                 self.cursors.remove(&(group, gone.topic, queue));
+                self.holding.remove(&(group, gone.topic, queue));
                 self.resting.remove(&(group, gone.topic, queue));
             }
         }
@@ -341,18 +313,6 @@ impl Consumed {
         queues
     }
 
-    /// The places of groups that hold nothing of lite queues, for a snapshot.
-    pub(super) fn save_resting(&self) -> Vec<GroupOffset> {
-        let resting = self.resting.iter();
-        let resting = resting.map(|(&(group, topic, queue), &offset)| GroupOffset {
-            group,
-            topic,
-            queue,
-            offset,
-        });
-        resting.collect()
-    }
-
     fn in_lite(&self, topic: u64, queue: u32, lites: &Lites, now: Timestamp) -> Vec<LiteProgress> {
         let groups = self.groups_of(topic).into_iter();
         let groups = groups.filter_map(|group| {
@@ -362,26 +322,6 @@ impl Consumed {
             Some(progress)
         });
         groups.collect()
-    }
-
-    /// The groups that have been in a topic.
-    fn groups_of(&self, topic: u64) -> Vec<u64> {
-        let mut groups = Vec::new();
-        let mut next = Some(0);
-        while let Some(group) = next {
-            let of_topic = (group, topic, 0)..=(group, topic, u32::MAX);
-            if self.cursors.range(of_topic.clone()).next().is_some()
-                || self.resting.range(of_topic).next().is_some()
-            {
-                groups.push(group);
-            }
-            let behind = (group + 1, 0, 0)..;
-            let cursors = self.cursors.range(behind.clone()).next();
-            let resting = self.resting.range(behind).next();
-            let found = [cursors.map(|(key, _)| key.0), resting.map(|(key, _)| key.0)];
-            next = found.into_iter().flatten().min();
-        }
-        groups
     }
 }
 

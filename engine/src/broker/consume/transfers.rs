@@ -4,7 +4,7 @@ use millpond_proto::message::Offset;
 use millpond_proto::time::Timestamp;
 use millpond_storage::log::Record;
 
-use crate::broker::consume::{Consumed, not_held, state};
+use crate::broker::consume::{Consumed, Ends, not_held, state};
 use crate::broker::group::{Choice, Cursor, Held};
 use crate::broker::record::{
     Acked, Change, Fact, Scanned, Transfer, TransferKind, TransfersBegun, TransfersEnded,
@@ -132,7 +132,7 @@ impl Consumed {
         }
     }
 
-    pub(super) fn ended(&mut self, ended: &TransfersEnded) {
+    pub(super) fn ended(&mut self, ended: &TransfersEnded, ends: &Ends) {
         for sequence in &ended.sequences {
             let Some(transfer) = self.transfers.remove(sequence) else {
                 continue;
@@ -143,7 +143,7 @@ impl Consumed {
                     ..Fact::default()
                 };
                 let key = (transfer.group, transfer.topic, transfer.queue);
-                self.change(key, |cursor| {
+                self.change(key, ends, |cursor| {
                     cursor.reopened(&fact, transfer.attempts, Timestamp(ended.at_ms));
                 });
             }

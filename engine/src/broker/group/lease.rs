@@ -257,6 +257,13 @@ impl Leases {
         [lease, loose].into_iter().flatten().min()
     }
 
+    /// When the first of all leases ends, or ended.
+    pub(super) fn first_end(&self) -> Option<Timestamp> {
+        let lease = self.ends.first().map(|&(at, _)| at);
+        let loose = self.loose.keys().next().copied();
+        [lease, loose].into_iter().flatten().min()
+    }
+
     fn take_hold(&mut self, consumer: &str, renewed: bool) -> u32 {
         let name = (consumer.to_owned(), renewed);
         let id = match self.known_by_name.get(&name) {

@@ -102,7 +102,11 @@ fn nothing_new_is_delivered_above_the_bound_and_the_poll_learns_why() {
         fresh: u32::try_from(most).unwrap(),
         ..Popped::default()
     };
-    assert!(consumed.apply(Change::Popped(popped)).is_none());
+    assert!(
+        consumed
+            .apply(Change::Popped(popped), &Ends::default())
+            .is_none()
+    );
     let pop = Pop {
         queues: vec![0],
         limit: 4,
@@ -131,7 +135,11 @@ fn nothing_new_is_delivered_above_the_bound_and_the_poll_learns_why() {
         offsets: vec![17],
         ..Acked::default()
     };
-    assert!(consumed.apply(Change::Acked(acked)).is_none());
+    assert!(
+        consumed
+            .apply(Change::Acked(acked), &Ends::default())
+            .is_none()
+    );
     let (new, full) = decide(&consumed, 0);
     assert_eq!((new.len(), new[0].handle.offset, full), (1, most, false));
 }

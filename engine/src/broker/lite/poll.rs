@@ -13,10 +13,11 @@ use millpond_proto::time::Timestamp;
 
 use crate::broker::lite::listeners::Who;
 use crate::broker::lite::{LiteName, PopLite};
-use crate::broker::poll::{Consumer, Poll, Visit, even_shares};
+use crate::broker::poll::{Consumer, Poll, Visit};
 use crate::broker::record::{GroupRecord, TopicRecord};
 use crate::broker::request::Request;
 use crate::broker::undelivered::Batch;
+use crate::broker::visit::even_shares;
 use crate::broker::{Broker, BrokerError, Receive};
 
 /// Lite topics that are looked at together.
