@@ -6,6 +6,7 @@
 
 mod catalog;
 mod consume;
+mod places;
 mod savepoint;
 mod snapshot;
 
@@ -23,6 +24,7 @@ pub use consume::{
     Acked, EffectDone, Fact, Holder, Moved, Popped, Renewed, Reopened, Returned, Scanned, Started,
     Transfer, TransferKind, TransfersBegun, TransfersEnded,
 };
+pub use places::PlacesSnapshot;
 pub use savepoint::SavepointRecord;
 pub use snapshot::{
     CatalogSnapshot, CursorSnapshot, HeldSnapshot, HolderSnapshot, JobSnapshot, PendingSnapshot,

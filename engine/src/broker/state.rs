@@ -21,7 +21,7 @@ use crate::broker::lite::index::Lites;
 use crate::broker::lite::{LiteLetGo, LiteMade, LiteName, Touched, is_lite};
 use crate::broker::producer::Producers;
 use crate::broker::record::{
-    Change, EffectDone, GroupOffset, JobRecord, JobSnapshot, QueueOffset, Reopened,
+    Change, EffectDone, GroupOffset, JobRecord, JobSnapshot, PlacesSnapshot, Reopened,
     ShardSnapshotRecord,
 };
 use crate::broker::request::{
@@ -490,14 +490,8 @@ impl ShardState {
     }
 
     fn snapshot(&self) -> ShardSnapshotRecord {
-        let queues = self
-            .queues
-            .iter()
-            .map(|(&(topic, queue), &offset)| QueueOffset {
-                topic,
-                queue,
-                offset,
-            });
+        let ends = self.queues.iter();
+        let ends = ends.map(|(&(topic, queue), &offset)| ((0, topic, queue), offset));
         let effects = self
             .effects
             .iter()
@@ -517,7 +511,7 @@ impl ShardState {
                 offset,
             });
         let mut snapshot = ShardSnapshotRecord {
-            queues: queues.collect(),
+            ends: PlacesSnapshot::of(ends),
             effects: effects.collect(),
             jobs: self.jobs.values().cloned().collect(),
             stored_at_ms: self.stored_at.as_ms(),
@@ -553,14 +547,14 @@ impl Projection for ShardState {
                     detail: format!("its snapshot can not be read: {error}"),
                 }
             })?;
+        let early = snapshot.queues.iter();
+        let early = early.map(|q| ((q.topic, q.queue), q.offset));
+        let ends = PlacesSnapshot::all(&snapshot.ends);
+        let queues = early.chain(ends.map(|((_, topic, queue), end)| ((topic, queue), end)));
         Ok(Self {
             shard,
             stored_at: Timestamp(snapshot.stored_at_ms),
-            queues: snapshot
-                .queues
-                .iter()
-                .map(|q| ((q.topic, q.queue), q.offset))
-                .collect(),
+            queues: queues.collect(),
             consumed: Consumed::restore(&snapshot),
             lites: Lites::restore(&snapshot.lites),
             shelf: Shelf::restore(shard, &snapshot),

@@ -3,8 +3,8 @@
 use crate::broker::lite::LiteSnapshot;
 use crate::broker::producer::ProducerSnapshot;
 use crate::broker::record::{
-    CutRecord, EffectDone, Fact, GroupOffset, GroupRecord, Holder, JobRecord, QueueOffset, Saved,
-    SavepointRecord, TopicRecord, Transfer,
+    CutRecord, EffectDone, Fact, GroupOffset, GroupRecord, Holder, JobRecord, PlacesSnapshot,
+    QueueOffset, Saved, SavepointRecord, TopicRecord, Transfer,
 };
 use crate::broker::shelf::BucketSnapshot;
 use crate::broker::transaction::OpenTransaction;
@@ -118,10 +118,10 @@ pub struct JobSnapshot {
 /// The whole state of a shard.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ShardSnapshotRecord {
-    /// Next offset per queue.
+    /// Next offset per queue; in snapshots of early versions.
     #[prost(message, repeated, tag = "1")]
     pub queues: Vec<QueueOffset>,
-    /// Cursors.
+    /// Cursors; those that hold nothing, in snapshots of early versions alone.
     #[prost(message, repeated, tag = "2")]
     pub cursors: Vec<CursorSnapshot>,
     /// Last part of the last epoch appended, per job and topic.
@@ -139,7 +139,7 @@ pub struct ShardSnapshotRecord {
     /// Offsets that readers noted.
     #[prost(message, repeated, tag = "19")]
     pub noted: Vec<GroupOffset>,
-    /// First offset kept, of queues that do not begin at 0.
+    /// First offset kept, of queues that do not begin at 0; in snapshots of early versions.
     #[prost(message, repeated, tag = "25")]
     pub firsts: Vec<QueueOffset>,
     /// Transfers whose effect is not known to be durable.
@@ -163,9 +163,18 @@ pub struct ShardSnapshotRecord {
     /// Lite topics.
     #[prost(message, repeated, tag = "55")]
     pub lites: Vec<LiteSnapshot>,
-    /// Where groups stand in lite queues of which they hold nothing.
+    /// Where groups stand in lite queues of which they hold nothing; in snapshots of early versions.
     #[prost(message, repeated, tag = "56")]
     pub resting: Vec<GroupOffset>,
+    /// Next offset of each queue.
+    #[prost(message, repeated, tag = "60")]
+    pub ends: Vec<PlacesSnapshot>,
+    /// Where groups stand in queues of which they hold nothing, lite queues included.
+    #[prost(message, repeated, tag = "61")]
+    pub idle: Vec<PlacesSnapshot>,
+    /// First offset kept, of queues that do not begin at 0.
+    #[prost(message, repeated, tag = "62")]
+    pub begins: Vec<PlacesSnapshot>,
 }
 
 /// The catalog.
