@@ -18,15 +18,17 @@ impl Consumed {
     pub fn look(&self, look: &Look, now: Timestamp) -> Reply {
         let mut reply = Stands::default();
         let stirs = self.ready.of((look.topic, look.group));
-        // A group that has met all queues has nothing to do in those where nothing stirs, if it is not to be given
+        // There is nothing to do in a queue that the group has met and where nothing stirs, if it is not to be given
         // again what it holds.
-        let stirs = stirs.filter(|stirs| stirs.met() >= look.queues.len());
-        let is_idle = |queue: u32| match stirs.map(|stirs| stirs.stir(queue)) {
-            None => false,
+        let is_idle = |queue: &u32| match stirs.map(|stirs| stirs.stir(*queue)) {
             Some(Stir::At(_)) if look.poll != 0 => false,
-            Some(stir) => !stir.is_due(now),
+            Some(stir) if !stir.is_due(now) => {
+                let key = (look.group, look.topic, *queue);
+                self.cursors.contains_key(&key)
+            }
+            _ => false,
         };
-        for &queue in look.queues.iter().filter(|queue| !is_idle(**queue)) {
+        for &queue in look.queues.iter().filter(|queue| !is_idle(*queue)) {
             let known = self.cursors.get(&(look.group, look.topic, queue));
             let new = Cursor::starting_at(self.first(look.topic, queue));
             let cursor = known.unwrap_or(&new);
