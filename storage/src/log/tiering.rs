@@ -16,10 +16,10 @@ use crate::log::read::Hot;
 use crate::log::{ReadLimit, Storage, Tiered};
 use crate::tier::cold::family::Moved;
 
-/// Bytes of bodies that one Parquet file takes at most; also what a turn holds in memory.
+/// Bytes of bodies that one Parquet file takes at most, which a turn holds in memory.
 const FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Most messages of one Parquet file.
-const FILE_MESSAGES_MAX: usize = 1_000_000;
+/// Most messages of one Parquet file: while it is made each takes some 400 bytes besides its body, a hundred MiB in all.
+const FILE_MESSAGES_MAX: usize = 256 * 1024;
 
 #[derive(Default)]
 struct Batch {
