@@ -306,7 +306,7 @@ impl Cold {
         queues.map(QueueId).collect()
     }
 
-    /// Every queue that has or had cold offsets, by topic and queue.
+    /// Every queue that has or had cold offsets, by topic and queue; those of deleted topics are not among them.
     #[must_use]
     pub fn queues(&self) -> Vec<(TopicId, QueueId, Range<Offset>)> {
         let manifests: Vec<_> = self.manifests().values().map(Arc::clone).collect();
@@ -325,6 +325,8 @@ impl Cold {
                 queues.collect()
             })
             .collect();
+        // The lanes of a family's deleted topic stay in its manifest until that changes.
+        queues.retain(|(topic, ..)| !self.is_gone(*topic));
         queues.sort_by_key(|(topic, queue, _)| (*topic, *queue));
         queues
     }

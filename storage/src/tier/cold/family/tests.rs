@@ -175,9 +175,17 @@ async fn a_deleted_topic_is_gone_at_once_and_its_rows_when_most_of_a_file_is() {
         cold.forget(TopicId(topic)).await.unwrap();
         assert_eq!(read(&cold, topic, 0, 0).await, []);
     }
+    let listed = |cold: &Cold| {
+        cold.queues()
+            .iter()
+            .map(|queue| queue.0.0)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&cold), [3]);
     drop(cold);
     let cold = open(&disk).await;
     assert_eq!(read(&cold, 1, 0, 0).await, []);
+    assert_eq!(listed(&cold), [3]);
     // The tombstone is needed until the family has noted it.
     cold.unbury(&[9], &[9]).unwrap();
     cold.unbury(&[9], &[9]).unwrap();
