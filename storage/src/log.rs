@@ -268,6 +268,9 @@ pub struct ShardSnapshot {
 }
 
 /// The durable extent of a queue: offsets `first..next`, those below `tiered` in Parquet; scans see `kept..next`.
+///
+/// `kept <= first <= next` and `kept <= tiered <= next`. A log that has let go of what still waits to be moved for its table
+/// begins above `tiered`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
     /// First offset that can be read by offset.

@@ -13,6 +13,7 @@ use crate::disk::simulated::SimulatedDisk;
 use crate::tier::objects::DiskObjectStore;
 use crate::wal::recovery::{self, Found};
 
+mod apart;
 mod counts;
 mod damage;
 mod retention;
