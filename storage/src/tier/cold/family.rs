@@ -468,4 +468,6 @@ pub(super) fn queues_of(index: &Index) -> Vec<(TopicId, QueueId, Range<Offset>)>
 }
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod tests;
