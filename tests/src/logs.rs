@@ -7,10 +7,12 @@
 //!
 //! What is promised: what was acknowledged is there, under its offset and with its bytes, wherever it lies by now;
 //! what was seen once stays; offsets have no holes, but where a later message of the same key took the place of one in a topic
-//! that is compacted, and never return below the first that is kept; the state of
-//! a shard is that of a prefix of its records; nothing is answered OK after a failure; without faults nothing fails.
+//! that is compacted, and never return below the first that is kept; what a table keeps for longer than its log is there for
+//! scans and not for readers of the log; retention lets go of nothing that is to be kept; topics of a family share files and
+//! nothing else; of a topic that was deleted nothing is answered again; the state of a shard is that of a prefix of its records; nothing is answered OK after a failure; without faults nothing fails.
 //! In the end all is healed, and everything is read back and checked.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -19,29 +21,40 @@ use millpond_proto::message::{QueueId, ShardId, TopicId};
 use millpond_proto::time::{Clock, SimulatedClock, Timestamp};
 use millpond_storage::disk::simulated::SimulatedDisk;
 use millpond_storage::log::{Record, Settings, Storage};
+use millpond_storage::tier::columns::{Table, Tables};
 use millpond_storage::tier::simulated::{Fault, SimulatedStore};
 
-use crate::logs::model::{Queue, Shard, Sum, message};
+use crate::logs::model::{Queue, Shard, Sum};
 use crate::power::MortalDisk;
 
+mod deletion;
 mod model;
 mod opening;
 mod reads;
 mod turns;
 
 const SHARDS: u16 = 4;
-/// Topic, queue; the queue of index `i` belongs to shard `i % SHARDS`.
-const QUEUES: [(TopicId, QueueId); 6] = [
+/// Topic as it is made first, queue; the queue of index `i` belongs to shard `i % SHARDS`.
+const QUEUES: [(TopicId, QueueId); 10] = [
     (TopicId(7), QueueId(0)),
     (TopicId(7), QueueId(1)),
     (TopicId(7), QueueId(2)),
     (TopicId(8), QueueId(0)),
     (TopicId(8), QueueId(1)),
     (TopicId(7), QueueId(3)),
+    (TopicId(9), QueueId(0)),
+    (TopicId(9), QueueId(1)),
+    (TopicId(10), QueueId(0)),
+    (TopicId(11), QueueId(0)),
 ];
 /// The topic that is compacted by key, and how many keys it has.
 const COMPACTED: TopicId = TopicId(8);
 const KEYS: u64 = 12;
+/// The topics that share files, and whose they are.
+const IN_FAMILY: [TopicId; 3] = [TopicId(9), TopicId(10), TopicId(11)];
+const FAMILY: TopicId = TopicId(1 << 62 | 9);
+/// A topic that is made anew has an id that is higher by this, and is as its forerunner was.
+const ANEW: u64 = 100;
 /// Attempts to open before the run counts as stuck.
 const OPENS_MAX: usize = 40;
 
@@ -73,6 +86,8 @@ pub struct Tally {
     pub crashes: u64,
     /// Of these, in the middle of an opening.
     pub crashes_at_opening: u64,
+    /// Topics that were deleted and made anew.
+    pub deleted: u64,
     /// Calls of the object store.
     pub store_calls: u64,
 }
@@ -88,6 +103,7 @@ impl Tally {
         self.failures += other.failures;
         self.crashes += other.crashes;
         self.crashes_at_opening += other.crashes_at_opening;
+        self.deleted += other.deleted;
         self.store_calls += other.store_calls;
     }
 }
@@ -143,9 +159,40 @@ struct World {
     clock: Arc<dyn Clock>,
     shards: Vec<Shard>,
     queues: Vec<Queue>,
+    /// Whether tables are kept for another time than their logs, and those that ever were.
+    has_tables: bool,
+    apart: BTreeSet<TopicId>,
+    /// Topics that were deleted, and those of them that the log may not know of yet.
+    deleted: Vec<TopicId>,
+    undeleted: BTreeSet<TopicId>,
     nonce: u64,
     term: u64,
     tally: Tally,
+}
+
+/// What the log is told of topics: which of them are of the family.
+#[derive(Debug)]
+struct Named;
+
+impl Tables for Named {
+    fn revision(&self) -> u64 {
+        1
+    }
+
+    fn table(&self, topic: TopicId) -> Option<Table> {
+        let name = format!("topic{topic}");
+        let columns = None;
+        Some(Table { name, columns })
+    }
+
+    fn family(&self, topic: TopicId) -> Option<TopicId> {
+        IN_FAMILY.contains(&first_of(topic)).then_some(FAMILY)
+    }
+}
+
+/// The topic that was made first of those that were made anew one after the other.
+fn first_of(topic: TopicId) -> TopicId {
+    TopicId(topic.0 % ANEW)
 }
 
 /// An open log and what may go wrong with it.
@@ -187,8 +234,12 @@ impl World {
             percent: draw([0, 3, 15]),
             disk_percent: draw([0, 0, 2]),
             is_mortal: chance.percent(70),
+            has_tables: chance.percent(50),
+            apart: BTreeSet::new(),
+            deleted: Vec::new(),
+            undeleted: BTreeSet::new(),
             shards: (0..SHARDS).map(shard).collect(),
-            queues: QUEUES.iter().map(|_| Queue::default()).collect(),
+            queues: QUEUES.into_iter().map(Queue::new).collect(),
             plan,
             disk,
             store,
@@ -255,11 +306,12 @@ impl World {
             }
         }
         match self.chance.below(1000) {
-            0..720 => self.burst(life).await,
-            720..970 => self.read(life).await,
-            970..988 => self.turn_beside_appends(life).await,
-            988..993 => self.retain(life).await,
-            993..996 => self.scan(life).await,
+            0..716 => self.burst(life).await,
+            716..966 => self.read(life).await,
+            966..984 => self.turn_beside_appends(life).await,
+            984..990 => self.retain(life).await,
+            990..993 => self.scan(life).await,
+            993..996 => self.delete(life).await,
             996..998 => Some(End::Closed),
             _ if self.is_mortal => Some(End::Crashed),
             _ => None,
@@ -312,7 +364,7 @@ impl World {
         let mut records = Vec::new();
         for _ in 0..=self.chance.below(3) {
             let of_shard = (shard..QUEUES.len()).step_by(usize::from(SHARDS));
-            let choice = usize::try_from(self.chance.below(3)).unwrap();
+            let choice = usize::try_from(self.chance.below(4)).unwrap();
             let queue = of_shard.into_iter().nth(choice);
             self.nonce += 1;
             let Shard {
@@ -322,9 +374,9 @@ impl World {
             } = &mut self.shards[shard];
             let mut sum = *sums.last().unwrap();
             if let Some(queue) = queue {
-                let nonces = &mut self.queues[queue].nonces;
-                let message = message(queue, nonces.len() as u64, self.nonce);
-                nonces.push(self.nonce);
+                let queue = &mut self.queues[queue];
+                let message = queue.message(queue.nonces.len() as u64, self.nonce);
+                queue.nonces.push(self.nonce);
                 sum.message(&message);
                 records.push(Record::Message(message));
             } else {

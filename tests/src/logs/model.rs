@@ -5,12 +5,12 @@
 //! knows nothing of files, tiers and crashes.
 
 use bytes::Bytes;
-use millpond_proto::message::{ShardId, stable_hash};
+use millpond_proto::message::{QueueId, ShardId, TopicId, stable_hash};
 use millpond_storage::error::ShardDamaged;
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::{Projection, Replayed};
 
-use crate::logs::{COMPACTED, KEYS, QUEUES};
+use crate::logs::{COMPACTED, KEYS, first_of};
 
 /// Ids of a checkpoint's snapshot: count and hash.
 const SNAPSHOT_BYTES: usize = 16;
@@ -94,37 +94,73 @@ pub(super) struct Shard {
 }
 
 /// What a queue was given.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Queue {
+    /// Its topic as it is now.
+    pub(super) topic: TopicId,
+    pub(super) id: QueueId,
     /// Where its messages come from, by offset.
     pub(super) nonces: Vec<u64>,
-    /// Offsets below were let go.
+    /// Offsets below were let go by the log.
     pub(super) first: u64,
+    /// Offsets below were let go by the table too, where it is kept for another time; scans begin here.
+    pub(super) kept: u64,
 }
 
-/// The message at a place: it follows from its nonce.
-pub(super) fn message(queue: usize, offset: u64, nonce: u64) -> Envelope {
-    let (topic, id) = QUEUES[queue];
-    let word = stable_hash(&nonce.to_le_bytes());
-    let length = match word % 100 {
-        0..2 => 3000,
-        2..20 => 400,
-        _ => word % 90,
-    };
-    let mut body = nonce.to_le_bytes().to_vec();
-    while (body.len() as u64) < length {
-        body.extend_from_slice(&word.wrapping_mul(body.len() as u64 | 1).to_le_bytes());
+impl Queue {
+    /// One without messages.
+    pub(super) fn new((topic, id): (TopicId, QueueId)) -> Self {
+        Self {
+            topic,
+            id,
+            nonces: Vec::new(),
+            first: 0,
+            kept: 0,
+        }
     }
-    Envelope {
-        topic: topic.0,
-        queue: id.0,
-        offset,
-        message_id: format!("{nonce:x}"),
-        stored_at_ms: i64::try_from(nonce).unwrap(),
-        key: (topic == COMPACTED).then(|| key(nonce).to_le_bytes().to_vec().into()),
-        body: Some(body.into()),
-        ..Envelope::default()
+
+    pub(super) fn is_compacted(&self) -> bool {
+        first_of(self.topic) == COMPACTED
     }
+
+    /// The message at an offset: it follows from its place and nonce.
+    pub(super) fn message(&self, offset: u64, nonce: u64) -> Envelope {
+        let word = stable_hash(&nonce.to_le_bytes());
+        let length = match word % 100 {
+            0..2 => 3000,
+            2..20 => 400,
+            _ => word % 90,
+        };
+        let mut body = nonce.to_le_bytes().to_vec();
+        while (body.len() as u64) < length {
+            body.extend_from_slice(&word.wrapping_mul(body.len() as u64 | 1).to_le_bytes());
+        }
+        let key = key(nonce).to_le_bytes().to_vec();
+        Envelope {
+            topic: self.topic.0,
+            queue: self.id.0,
+            offset,
+            message_id: format!("{nonce:x}"),
+            stored_at_ms: stored_at_ms(nonce),
+            key: self.is_compacted().then(|| key.into()),
+            body: Some(body.into()),
+            ..Envelope::default()
+        }
+    }
+
+    /// The offset below which messages may go that were stored before a time, or are too many bytes.
+    pub(super) fn let_go_below(&self, stored_from_ms: Option<i64>, bytes_max: Option<u64>) -> u64 {
+        let is_old = |nonce: &&u64| stored_from_ms.is_some_and(|from| stored_at_ms(**nonce) < from);
+        match bytes_max {
+            // How many bytes a message takes is not known here.
+            Some(_) => self.nonces.len() as u64,
+            None => self.nonces.iter().take_while(is_old).count() as u64,
+        }
+    }
+}
+
+fn stored_at_ms(nonce: u64) -> i64 {
+    i64::try_from(nonce).unwrap()
 }
 
 pub(super) fn key(nonce: u64) -> u64 {

@@ -11,7 +11,7 @@ use millpond_storage::tier::objects::DiskObjectStore;
 use object_store::ObjectStore;
 
 use crate::logs::model::Sum;
-use crate::logs::{Life, OPENS_MAX, QUEUES, World};
+use crate::logs::{Life, Named, OPENS_MAX, World};
 use crate::power::MortalDisk;
 
 impl World {
@@ -58,12 +58,14 @@ impl World {
                 Ok((storage, sums, term)) => {
                     assert!(term > self.term, "terms rise");
                     self.term = term;
+                    storage.set_tables(Arc::new(Named));
                     let life = Life {
                         storage,
                         disk,
                         is_disturbed: false,
                     };
                     self.check_recovered(&life, &sums);
+                    self.delete_again(&life).await;
                     return life;
                 }
                 Err(_) if disk.power.is_gone() => {
@@ -113,8 +115,8 @@ impl World {
     }
 
     pub(super) fn check_extents(&mut self, life: &Life) {
-        for (queue, (topic, id)) in self.queues.iter_mut().zip(QUEUES) {
-            let Some(extent) = life.storage.extent(topic, id) else {
+        for queue in &mut self.queues {
+            let Some(extent) = life.storage.extent(queue.topic, queue.id) else {
                 assert!(
                     queue.nonces.is_empty(),
                     "a queue with messages has an extent"
@@ -127,8 +129,16 @@ impl World {
                 "no hole and no loss"
             );
             assert!(extent.first.0 >= queue.first, "no offset returns");
-            assert!(extent.tiered >= extent.first || extent.tiered.0 == 0);
-            queue.first = extent.first.0;
+            assert!(
+                extent.kept.0 >= queue.kept,
+                "what the table let go of does not return"
+            );
+            let is_apart = self.apart.contains(&queue.topic);
+            assert!(extent.kept == extent.first || is_apart && extent.kept < extent.first);
+            // What waits to be moved for the table may lie below the log's beginning.
+            assert!(extent.kept <= extent.tiered && extent.first <= extent.next);
+            (queue.first, queue.kept) = (extent.first.0, extent.kept.0);
         }
+        self.check_deleted(life);
     }
 }

@@ -1,17 +1,20 @@
 //! Reading somewhere, by message and by column, and comparing what comes with what was given.
 
+use arrow::array::AsArray as _;
+use arrow::datatypes::Int64Type;
+use futures::StreamExt as _;
 use millpond_proto::message::Offset;
 use millpond_storage::error::ReadError;
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::ReadLimit;
 
-use crate::logs::model::{key, message};
-use crate::logs::{COMPACTED, End, Life, QUEUES, World};
+use crate::logs::model::{Queue, key};
+use crate::logs::{End, Life, World};
 
 impl World {
     /// An offset to read at: mostly near the end, where most readers are.
     pub(super) fn somewhere(&self) -> (usize, u64) {
-        let queue = usize::try_from(self.chance.below(QUEUES.len() as u64)).unwrap();
+        let queue = usize::try_from(self.chance.below(self.queues.len() as u64)).unwrap();
         let next = self.queues[queue].nonces.len() as u64;
         let back = if self.chance.percent(85) {
             next.min(60)
@@ -39,7 +42,7 @@ impl World {
         from: u64,
         limit: ReadLimit,
     ) -> u64 {
-        let (topic, id) = QUEUES[queue];
+        let Queue { topic, id, .. } = self.queues[queue];
         for attempt in 0..2 {
             self.tally.operations += 1;
             self.tally.reads += 1;
@@ -82,54 +85,71 @@ impl World {
 
     /// A message may be missing where a later one has its key.
     pub(super) fn check_superseded(&self, queue: usize, offset: u64) {
-        let nonces = &self.queues[queue].nonces;
-        let mut from = nonces.iter().skip(usize::try_from(offset).unwrap());
+        let known = &self.queues[queue];
+        let mut from = known.nonces.iter().skip(usize::try_from(offset).unwrap());
         let missing = key(*from.next().unwrap());
         let is_superseded = from.any(|nonce| key(*nonce) == missing);
-        let is_compacted = QUEUES[queue].0 == COMPACTED;
         assert!(
-            is_compacted && is_superseded,
+            known.is_compacted() && is_superseded,
             "offset {offset} of queue {queue} is missing"
         );
     }
 
     pub(super) fn check_message(&self, queue: usize, offset: u64, found: &Envelope) {
-        let known = &self.queues[queue].nonces;
-        let nonce = known.get(usize::try_from(offset).unwrap()).copied();
+        let known = &self.queues[queue];
+        let nonce = known.nonces.get(usize::try_from(offset).unwrap()).copied();
         let nonce = nonce.unwrap_or_else(|| panic!("offset {offset} was never given"));
-        assert_eq!(*found, message(queue, offset, nonce), "the very bytes");
+        assert_eq!(*found, known.message(offset, nonce), "the very bytes");
     }
 
     /// Columns of a range, in order and without a gap.
     pub(super) async fn scan(&mut self, life: &Life) -> Option<End> {
-        use futures::StreamExt as _;
         let (queue, from) = self.somewhere();
-        let (topic, id) = QUEUES[queue];
+        self.scan_from(life, queue, from).await;
+        None
+    }
+
+    /// Scans to the end and compares, from where the table begins if that is later.
+    async fn scan_from(&mut self, life: &Life, queue: usize, from: u64) {
         self.tally.operations += 1;
-        let next = self.queues[queue].nonces.len() as u64;
+        let known = &self.queues[queue];
+        let next = known.nonces.len() as u64;
         let range = Offset(from)..Offset(next);
-        let mut rows = life.storage.scan(topic, id, range, &["offset", "body"]);
-        let mut count = 0;
+        let mut rows = life
+            .storage
+            .scan(known.topic, known.id, range, &["offset", "body"]);
+        let mut expected = from.max(known.kept);
         while let Some(batch) = rows.next().await {
-            match batch {
-                Ok(batch) => count += batch.num_rows() as u64,
+            let batch = match batch {
+                Ok(batch) => batch,
                 Err(error) => {
                     assert!(self.is_store_faulty(), "a scan fails: {error:?}");
-                    return None;
+                    return;
                 }
+            };
+            let offsets = batch.column(0).as_primitive::<Int64Type>().values();
+            let bodies = batch.column(1).as_binary::<i32>();
+            for (offset, body) in offsets.iter().zip(bodies) {
+                let offset = offset.cast_unsigned();
+                assert!(
+                    expected <= offset,
+                    "offset {offset} of queue {queue} comes late"
+                );
+                while expected < offset {
+                    self.check_superseded(queue, expected);
+                    expected += 1;
+                }
+                let known = &self.queues[queue];
+                let nonce = known.nonces[usize::try_from(offset).unwrap()];
+                let given = known.message(offset, nonce).body;
+                assert_eq!(body, given.as_deref(), "the very bytes");
+                expected += 1;
             }
         }
-        let first = from.max(self.queues[queue].first);
-        let all = next.saturating_sub(first);
-        if topic == COMPACTED {
-            assert!(
-                count <= all && (count > 0) == (all > 0),
-                "{count} of {all} rows"
-            );
-        } else {
-            assert_eq!(count, all, "every row once");
-        }
-        None
+        assert!(
+            expected >= next,
+            "a scan of queue {queue} ends at {expected}"
+        );
     }
 
     pub(super) async fn read_everything(&mut self, life: &Life) {
@@ -137,11 +157,12 @@ impl World {
             messages: 1000,
             bytes: usize::MAX,
         };
-        for queue in 0..QUEUES.len() {
+        for queue in 0..self.queues.len() {
             let mut next = self.queues[queue].first;
             while next < self.queues[queue].nonces.len() as u64 {
                 next = self.read_at(life, queue, next, limit).await;
             }
+            self.scan_from(life, queue, 0).await;
         }
     }
 }
