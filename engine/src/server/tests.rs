@@ -23,6 +23,7 @@ use tonic_reflection::pb::v1::{ServerReflectionRequest, ServiceResponse};
 use super::*;
 use crate::net::{MemoryNetwork, TcpNetwork};
 
+mod bounds;
 mod connection;
 mod consumers;
 mod contract;

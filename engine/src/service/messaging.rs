@@ -49,6 +49,12 @@ impl Messaging {
         }
     }
 
+    /// What its producers have on their way, for tests that fill it.
+    #[cfg(test)]
+    pub(crate) fn burden(&self) -> &Burden {
+        &self.burden
+    }
+
     /// Renews the leases of its clients until the server stops.
     pub fn renewal(&self) -> impl Future<Output = ()> + Send + use<> {
         renew::renewal(Arc::clone(&self.gate), Arc::clone(&self.clients))

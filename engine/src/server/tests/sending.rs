@@ -81,6 +81,18 @@ async fn each_limit_of_a_message_has_its_code_and_what_is_just_within_passes() {
         let answer = sent(&mut world, vec![make(spoil)]).await;
         assert_eq!(code(answer.status), C::Ok, "case {n}");
     }
+    // What was refused is not there, whoever looks.
+    let most = limits::REQUEST_BYTES_MAX;
+    world.client = world.client.clone().max_decoding_message_size(most);
+    let mut count = 0;
+    loop {
+        let (_, got) = world.receive("c", poll("orders", "billing", "*")).await;
+        if got.is_empty() {
+            break;
+        }
+        count += got.len();
+    }
+    assert_eq!(count, 5);
     let nothing = sent(&mut world, Vec::new()).await;
     assert_eq!(code(nothing.status), C::MessageCorrupted);
     let two = vec![message("orders", "1", None), message("other", "2", None)];
