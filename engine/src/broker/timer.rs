@@ -195,3 +195,40 @@ impl Timer {
 fn is_near(bucket: u32, now: Timestamp) -> bool {
     start_of(bucket).as_ms() - LEAD_MS <= now.as_ms()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_handed_out_before_what_an_earlier_hour_may_have() {
+        let at = |bucket: u32, ms: i64| Timestamp(start_of(bucket).as_ms() + ms);
+        let now = at(100, 5);
+        let mut timer = Timer::default();
+        timer.finish(100, [(at(100, 1), 0)].into_iter());
+        let wish = |timer: &Timer| timer.wish([(99, 1), (100, 1)].into_iter(), now);
+        let wished = wish(&timer);
+        assert_eq!((wished.load, wished.fire_before), (Some((99, 1)), Some(99)));
+        assert_eq!(
+            wished.wake_at, None,
+            "nothing can be done before it is loaded"
+        );
+        assert_eq!(timer.due(now, wished.fire_before, 9), []);
+        timer.begin(99);
+        assert_eq!(wish(&timer).load, None, "it is being loaded");
+        timer.finish(99, [(at(99, 7), 3)].into_iter());
+        assert_eq!(wish(&timer).fire_before, None);
+        let due = timer.due(now, None, 9);
+        assert_eq!(due, [(at(99, 7), 3), (at(100, 1), 0)]);
+    }
+
+    #[test]
+    fn an_hour_is_loaded_ten_minutes_ahead_and_not_before() {
+        let near = Timestamp(start_of(100).as_ms() - LEAD_MS);
+        let timer = Timer::default();
+        let wish = |now| timer.wish([(100, 7)].into_iter(), now);
+        let early = wish(Timestamp(near.as_ms() - 1));
+        assert_eq!((early.load, early.wake_at), (None, Some(near)));
+        assert_eq!(wish(near).load, Some((100, 7)));
+    }
+}

@@ -432,6 +432,7 @@ fn a_far_hour_costs_nothing_until_it_is_near() {
         let message = world.message(Some(due));
         world.shelve(message, false);
     }
+    world.fire(false);
     assert!(world.state.shelf().timer().is_empty());
     world.now += 48 * HOUR_MS - 1;
     world.fire(false);
@@ -442,4 +443,54 @@ fn a_far_hour_costs_nothing_until_it_is_near() {
     world.now += 50;
     world.fire(false);
     assert_eq!(world.placed.len(), 50);
+}
+
+/// Whoever reads what is due may go by a clock that is ahead of the shard's.
+#[test]
+fn what_is_brought_before_its_time_waits_on() {
+    let mut world = World::new();
+    let due = START + 60_000;
+    let message = world.message(Some(due));
+    world.shelve(message, false);
+    let (&spot, shelved) = world.shelf.iter().next().unwrap();
+    let fire = Fire {
+        messages: unshelved(shelved.clone()).into_iter().collect(),
+        spots: vec![spot],
+        ..Fire::default()
+    };
+    for (now, placed) in [(due - 1, 0), (due, 1), (due + 1, 1)] {
+        world.now = now;
+        world.ask(Request::Fire(fire.clone()));
+        assert_eq!(
+            world.placed.len(),
+            placed,
+            "{} ms behind its time",
+            now - due
+        );
+    }
+}
+
+/// What was closed is let go of, so nothing may come into it any more.
+#[test]
+fn a_clock_that_is_set_back_opens_no_hour_again() {
+    let mut world = World::new();
+    let due = START + HOUR_MS / 2;
+    let message = world.message(Some(due));
+    world.shelve(message, false);
+    world.recall("m1");
+    let (spot, ..) = world.delayed["m1"];
+    world.now += 3 * HOUR_MS;
+    let buckets = vec![spot.bucket];
+    let swept = world.ask(Request::SweepShelf(Buckets {
+        buckets: buckets.clone(),
+    }));
+    assert_eq!(swept, Reply::Buckets(Buckets { buckets }));
+    world.now = START;
+    let messages = vec![world.message(Some(due))];
+    let half = false;
+    let Reply::Shelved(answer) = world.ask(Request::Shelve(Shelve { messages, half })) else {
+        panic!("not taken");
+    };
+    assert_eq!(answer.places[0].spot, None, "it is due by the shard's time");
+    assert_eq!(world.placed, ["m2"]);
 }
