@@ -22,6 +22,23 @@ fn without_a_server(arguments: &[&str]) -> Output {
     command.arg("storage").args(arguments).output().unwrap()
 }
 
+/// How many files of the data folder have these bytes in them.
+fn holding(folder: &Folder, secret: &str) -> usize {
+    let holds = |path: &PathBuf| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        let mut parts = bytes.windows(secret.len());
+        parts.any(|part| part == secret.as_bytes())
+    };
+    below(&folder.data()).into_iter().filter(holds).count()
+}
+
+fn parquet_files(folder: &Folder) -> usize {
+    let files = below(&folder.data()).into_iter();
+    files
+        .filter(|path| path.extension().is_some_and(|end| end == "parquet"))
+        .count()
+}
+
 fn below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -195,9 +212,10 @@ fn a_topic_that_keeps_the_last_message_of_each_key_is_compacted_by_hand_and_says
     assert!(server.stop());
 }
 
+const SECRET: &str = "4929-1234-5678-9012";
+
 #[test]
 fn what_was_erased_is_in_no_file_of_the_data_folder() {
-    const SECRET: &str = "4929-1234-5678-9012";
     let folder = Folder::new();
     let server = folder.serve();
     let keep = ["--retention", "7d", "--table-retention", "365d"];
@@ -207,21 +225,13 @@ fn what_was_erased_is_in_no_file_of_the_data_folder() {
         let arguments = ["topic", "produce", "e", "--key", key, "--body", body];
         told(&server, &arguments);
     }
-    let holding = || {
-        let holds = |path: &PathBuf| {
-            let bytes = std::fs::read(path).unwrap_or_default();
-            let mut parts = bytes.windows(SECRET.len());
-            parts.any(|part| part == SECRET.as_bytes())
-        };
-        below(&folder.data()).into_iter().filter(holds).count()
-    };
-    assert!(holding() > 0, "the log has it as it came");
+    assert!(holding(&folder, SECRET) > 0, "the log has it as it came");
     let erased = told(&server, &["topic", "erase", "e", "--key", "anna"]);
     assert!(
         erased.contains("erased 2 messages") && erased.contains("no file of the server holds it"),
         "{erased}"
     );
-    assert_eq!(holding(), 0);
+    assert_eq!(holding(&folder, SECRET), 0);
     let info = told(&server, &["topic", "info", "e"]);
     assert!(
         info.contains("kept for 7d, its table kept for 365d"),
@@ -232,4 +242,124 @@ fn what_was_erased_is_in_no_file_of_the_data_folder() {
     assert!(server.stop());
     let checked = without_a_server(&["verify", "--data", folder.data().to_str().unwrap()]);
     assert!(checked.status.success(), "{}", said(&checked));
+}
+
+#[test]
+fn what_waits_on_a_shelf_for_hours_or_years_is_erased_in_every_file_too() {
+    let folder = Folder::new();
+    let server = folder.serve();
+    let create = ["topic", "create", "r", "--type", "delay", "--queues", "1"];
+    told(&server, &create);
+    let send = |key: &str, body: &str, delay: &str| {
+        let message = ["--key", key, "--body", body, "--delay", delay];
+        told(
+            &server,
+            &[&["topic", "produce", "r"], &message[..]].concat(),
+        );
+    };
+    for delay in ["20m", "5h", "3650d"] {
+        send("anna", SECRET, delay);
+        send("bert", "other", delay);
+    }
+    told(&server, &["storage", "tier"]);
+    assert!(
+        parquet_files(&folder) >= 3,
+        "a bucket for each hour that something is due in"
+    );
+    send("anna", SECRET, "30d");
+    assert!(holding(&folder, SECRET) > 0, "the log has it as it came");
+    let erased = told(&server, &["topic", "erase", "r", "--key", "anna"]);
+    assert!(
+        erased.contains("erased 4 messages") && erased.contains("no file of the server holds it"),
+        "{erased}"
+    );
+    assert_eq!(holding(&folder, SECRET), 0);
+    server.kill();
+
+    // What is left of them waits on, and can be taken back.
+    let server = folder.serve();
+    assert_eq!(holding(&folder, SECRET), 0);
+    let listed = told(&server, &["delay", "ls", "r", "-o", "csv"]);
+    let sizes: Vec<&str> = listed
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split(',').nth(4))
+        .collect();
+    let mut sorted = sizes.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, ["0", "0", "0", "0", "5", "5", "5"], "{listed}");
+    let last = listed
+        .lines()
+        .last()
+        .and_then(|line| line.rsplit(',').next());
+    told(&server, &["delay", "cancel", "r", last.unwrap()]);
+    assert!(server.stop());
+    let checked = without_a_server(&["verify", "--data", folder.data().to_str().unwrap()]);
+    assert!(checked.status.success(), "{}", said(&checked));
+}
+
+#[test]
+fn small_topics_of_a_family_share_their_files_and_nothing_else() {
+    let folder = Folder::new();
+    let server = folder.serve();
+    for topic in ["meter-1", "meter-2", "meter-3"] {
+        let create = [
+            "topic", "create", topic, "--queues", "1", "--family", "meters",
+        ];
+        told(&server, &create);
+        for body in ["a", "b"] {
+            let body = format!("{topic}-{body}");
+            told(
+                &server,
+                &["topic", "produce", topic, "--key", "k", "--body", &body],
+            );
+        }
+    }
+    told(&server, &["storage", "tier"]);
+    assert_eq!(parquet_files(&folder), 1);
+    let info = told(&server, &["topic", "info", "meter-2"]);
+    assert!(
+        info.contains("of family meters") && info.contains("in 2 messages and 1 files"),
+        "{info}"
+    );
+    for (more, why) in [
+        (["--cleanup", "compact"], "compacts by key"),
+        (["--table-retention", "7d"], "table is kept apart"),
+    ] {
+        let create = [
+            &["topic", "create", "meter-4", "--family", "meters"],
+            &more[..],
+        ]
+        .concat();
+        let refused = server.try_millpond(&create);
+        assert!(
+            !refused.status.success() && said(&refused).contains(why),
+            "{}",
+            said(&refused)
+        );
+    }
+    let taken = server.try_millpond(&["topic", "create", "meters"]);
+    assert!(
+        !taken.status.success(),
+        "its name is that of a table already"
+    );
+    told(&server, &["topic", "erase", "meter-2", "--key", "k"]);
+    told(&server, &["topic", "rm", "meter-1"]);
+    server.kill();
+
+    let server = folder.serve();
+    assert_eq!(
+        server.rows("SELECT count(*) FROM \"meter-2\" WHERE _body IS NOT NULL"),
+        [["0"]]
+    );
+    let read = told(&server, &["topic", "consume", "meter-3"]);
+    assert!(
+        read.contains("meter-3-a") && read.contains("meter-3-b") && !read.contains("meter-1"),
+        "{read}"
+    );
+    let gone = server.try_millpond(&["topic", "consume", "meter-1"]);
+    assert!(!gone.status.success(), "{}", said(&gone));
+    let checked = told(&server, &["storage", "verify"]);
+    assert!(checked.contains("1 files"), "{checked}");
+    assert!(server.stop());
 }
