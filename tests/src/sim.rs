@@ -10,8 +10,8 @@
 //! and make them anew, move messages to the cold tier and let retention have them; the machine's clock is set
 //! forward and back.
 //!
-//! What this does not do: it has no network (clients call the broker; an answer is lost by being dropped), and it
-//! flips no bits.
+//! What this does not do: it has no network (clients call the broker; an answer is lost by being dropped; the simulation of the
+//! wire in `tests/tests/wire_simulation.rs` has one), and it flips no bits.
 //!
 //! Reading order: this file (a run and its lives), [`client`] (how a client calls), [`line`](mod@line) (topics whose clients
 //! are alike), [`order`] and [`later`] (topics that have clients of their own), [`operator`].

@@ -1,7 +1,7 @@
 //! The one test binary above the crates: the house rules, the simulation, the whole product over the wire.
 //!
 //! One binary, because each further one would link the whole product again. Reading order: [`tidy`]
-//! (rules a program can check), [`simulation`] (one seed, one run), [`storage_simulation`] (the log alone), [`flights`] (the
+//! (rules a program can check), [`promises`] (whether the tests that the documents name are there), [`simulation`] (one seed, one run), [`storage_simulation`] (the log alone), [`wire_simulation`] (clients over a bad network), [`flights`] (the
 //! main job on real data), [`formats`] (bodies that are not JSON, and changes as they happen), [`kills`] and [`kills_of_waiting`] (killed with -9, again and again), [`savepoints`] (jobs that go on from a state under a name), [`slt`] (SQL, statement by statement), [`errors`]
 //! (bad input), [`streams`] (reading by offset), [`storage`] (an operator's tools), [`cold`] (the cold tier in a bucket) over
 //! [`s3`] (a server of S3) and [`clouds`] over [`rest`] (servers of Google's and Azure's), [`nexmark`] (q0 to q22), [`readme`] (what the README promises).
@@ -24,6 +24,7 @@ mod kills;
 mod kills_of_waiting;
 mod messages;
 mod nexmark;
+mod promises;
 mod readme;
 mod rest;
 mod s3;
@@ -34,3 +35,4 @@ mod storage;
 mod storage_simulation;
 mod streams;
 mod tidy;
+mod wire_simulation;
