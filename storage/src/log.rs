@@ -114,7 +114,7 @@ pub const COLD_DEFAULT: &str = "objects";
 /// The way that durable writes of the WAL take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WalIo {
-    /// As [`Storage::choose_wal_io`] once measured; until then through the system's cache.
+    /// As [`Storage::choose_wal_io`] once measured; until then past the system's cache, where the file system can.
     #[default]
     Auto,
     /// Through the system's cache, then a sync.
@@ -435,7 +435,7 @@ impl Storage {
     }
 
     /// Finds out once for a data folder how its WAL is best written, when the settings leave it open, and
-    /// remembers it; segments that begin later are written so. Takes part of a second and waits for the disk:
+    /// remembers it; what comes later is written so. Takes part of a second and waits for the disk:
     /// call it from the background, after the server is ready. What fails is logged and changes nothing.
     pub fn choose_wal_io(&self) {
         self.measure_ways();

@@ -20,14 +20,18 @@ pub(crate) fn at_opening(
     meta: &dyn MetaStore,
     asked: WalIo,
 ) -> Result<Way, OpenError> {
-    let wants_direct = match asked {
-        WalIo::Buffered => false,
-        WalIo::Direct => true,
-        WalIo::Auto => meta.get(KEY)?.is_some_and(|known| known.value == DIRECT),
-    };
-    if !wants_direct {
-        return Ok(Way::Buffered);
+    match asked {
+        WalIo::Buffered => Ok(Way::Buffered),
+        WalIo::Direct => direct_if_possible(disk),
+        WalIo::Auto => match meta.get(KEY)? {
+            Some(known) if known.value == DIRECT => direct_if_possible(disk),
+            Some(_) => Ok(Way::Buffered),
+            None => Ok(guess(disk)),
+        },
     }
+}
+
+fn direct_if_possible(disk: &dyn Disk) -> Result<Way, OpenError> {
     // The folder may have moved to another file system since.
     let is_possible = probe::is_direct_possible(disk).map_err(|source| OpenError::Disk {
         what: "try a write past the system's cache".to_owned(),
@@ -38,6 +42,21 @@ pub(crate) fn at_opening(
     }
     tracing::warn!("this file system has no way past the system's cache; writing through it");
     Ok(Way::Buffered)
+}
+
+/// Until it is measured: past the cache where that is possible, which spares what the cache costs and is seldom slower.
+fn guess(disk: &dyn Disk) -> Way {
+    if !disk.has_ways() {
+        return Way::Buffered;
+    }
+    match probe::is_direct_possible(disk) {
+        Ok(true) => Way::Direct,
+        Ok(false) => Way::Buffered,
+        Err(error) => {
+            tracing::warn!(%error, "no write past the system's cache could be tried; writing through it");
+            Way::Buffered
+        }
+    }
 }
 
 impl Storage {
@@ -60,7 +79,7 @@ impl Storage {
                 return tracing::warn!(%error, "how the log is best written was not measured");
             }
         };
-        let way = measured.map_or(Way::Buffered, probe::Measured::faster);
+        let way = measured.map_or(Way::Buffered, probe::Measured::better);
         let value = match way {
             Way::Buffered => BUFFERED,
             Way::Direct => DIRECT,
@@ -81,7 +100,7 @@ mod tests {
     use crate::meta::embedded::EmbeddedMeta;
 
     #[test]
-    fn what_was_set_counts_more_than_what_is_remembered_and_nothing_means_the_cache() {
+    fn what_was_set_counts_more_than_what_is_remembered_and_nothing_means_past_the_cache() {
         let folder = tempfile::tempdir().unwrap();
         let disk = LocalDisk::open(folder.path()).unwrap();
         disk.create_folder("wal").unwrap();
@@ -94,9 +113,14 @@ mod tests {
         } else {
             Way::Buffered
         };
-        assert_eq!(way(WalIo::Auto), Way::Buffered);
+        assert_eq!(way(WalIo::Auto), direct);
         assert_eq!(way(WalIo::Direct), direct);
-        assert!(meta.compare_and_swap(KEY, None, Some(DIRECT)).unwrap());
+        assert_eq!(way(WalIo::Buffered), Way::Buffered);
+        assert!(meta.compare_and_swap(KEY, None, Some(BUFFERED)).unwrap());
+        assert_eq!(way(WalIo::Auto), Way::Buffered);
+        let known = meta.get(KEY).unwrap().unwrap();
+        let swapped = meta.compare_and_swap(KEY, Some(known.version), Some(DIRECT));
+        assert!(swapped.unwrap());
         assert_eq!(way(WalIo::Auto), direct);
         assert_eq!(way(WalIo::Buffered), Way::Buffered);
     }

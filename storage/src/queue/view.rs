@@ -33,7 +33,7 @@ pub(crate) struct Wal {
 pub(crate) struct View {
     index: RwLock<Index>,
     wals: Vec<Wal>,
-    /// Whether new segments are written past the system's cache.
+    /// Whether segments are written past the system's cache.
     is_direct: AtomicBool,
     failure: watch::Sender<Option<AppendError>>,
 }
@@ -93,7 +93,7 @@ impl View {
         &self.wals[usize::from(wal)]
     }
 
-    /// The way that durable writes to new segments take.
+    /// The way that durable writes take.
     pub(crate) fn way(&self) -> Way {
         if self.is_direct.load(Ordering::Relaxed) {
             Way::Direct
@@ -102,7 +102,7 @@ impl View {
         }
     }
 
-    /// Sets the way; segments that are being written stay with theirs.
+    /// Sets the way of the writes to come.
     pub(crate) fn set_way(&self, way: Way) {
         self.is_direct.store(way == Way::Direct, Ordering::Relaxed);
     }

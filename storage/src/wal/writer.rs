@@ -125,8 +125,8 @@ struct Landing {
     landed: BTreeMap<u64, (Flight, Written)>,
 }
 
-/// A lane's own handle on the segment it writes.
-type Handle = Option<(String, Box<dyn DiskFile>)>;
+/// A lane's own handle on the segment it writes, and the way that was chosen when it was opened.
+type Handle = Option<(String, Way, Box<dyn DiskFile>)>;
 
 impl Writer {
     /// A writer that goes on in `segment`, which is the last one that `view` shows.
@@ -297,13 +297,15 @@ impl Writer {
         let appends = appends.map(|append| (&append.entries[..], &append.payload[..]));
         let (head, block) = block::encode(header, appends);
         let segment = &flight.segment;
+        // Blocks share no page, so a segment may be written both ways, and what was measured counts at once.
+        let way = self.view.way();
         if handle
             .as_ref()
-            .is_none_or(|(path, _)| *path != segment.path)
+            .is_none_or(|(path, opened, _)| *path != segment.path || *opened != way)
         {
-            *handle = Some((segment.path.clone(), self.open(&segment.path)?));
+            *handle = Some((segment.path.clone(), way, self.open(&segment.path)?));
         }
-        let (_, file) = handle.as_ref().expect("just opened");
+        let (.., file) = handle.as_ref().expect("just opened");
         for _ in 0..file.turns() {
             tokio::task::yield_now().await;
         }
