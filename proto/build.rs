@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Ordered maps: the same message encodes to the same bytes in every run.
         .btree_map(".")
         .bytes(".")
+        .codec_path("crate::codec::WireCodec")
         .build_client(true)
         .build_server(true)
         .compile_fds(descriptors)?;

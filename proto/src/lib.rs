@@ -4,11 +4,13 @@
 //! The feature `client` adds the Rust SDK; the feature `test-util` adds simulated time and chance.
 //!
 //! Reading order: [`message`] (ids and numbers), [`name`], [`limits`], [`time`], [`chance`],
-//! [`task`], [`property`], [`remedy`], [`wire`].
+//! [`task`], [`property`], [`remedy`], [`wire`]
+//! and [`codec`].
 
 pub mod chance;
 #[cfg(feature = "client")]
 pub mod client;
+pub mod codec;
 pub mod limits;
 pub mod message;
 pub mod name;
