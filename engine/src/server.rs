@@ -32,7 +32,7 @@ use millpond_storage::tier::objects::DiskObjectStore;
 use millpond_storage::tier::probe::{ProbeError, probe};
 use object_store::ObjectStore;
 use tokio::sync::oneshot;
-use tonic::transport::server::Router;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -42,6 +42,7 @@ use crate::config::{Checked, Config, ConfigError};
 use crate::net::{Listener, Network};
 use crate::parts::Parts;
 use crate::service::admin::Administration;
+use crate::service::front::Front;
 use crate::service::gate::{Gate, Open};
 use crate::service::http::{Pages, router};
 use crate::service::messaging::Messaging;
@@ -66,6 +67,8 @@ const KEEPALIVE_LIMIT: Duration = Duration::from_secs(20);
 /// Bytes in flight per call and per connection.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// Most bytes that a client may send in one piece: a batch comes in one or two, not in one for each 16 KiB.
+const FRAME_BYTES_MAX: u32 = 128 * 1024;
 
 /// Why the server did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -340,11 +343,11 @@ impl Listening {
         let messaging = Messaging::new(Arc::clone(&gate), &grpc_addr.to_string());
         let renewal = messaging.renewal().boxed();
         let checks = messaging.checks().boxed();
-        let (health, router) = grpc_router(&gate, Arc::clone(&spawn), messaging).await?;
+        let (health, front) = grpc_front(&gate, Arc::clone(&spawn), messaging).await?;
         let names = vec!["localhost".to_owned(), grpc_addr.ip().to_string()];
         let tls = self_signed(names)?;
         let door = Door::new(bound.grpc, Some(tls), Arc::clone(&clock), cut.clone());
-        let grpc = serve_grpc(router, door, stopped.clone());
+        let grpc = serve_grpc(front, door, stopped.clone());
 
         let pages = Pages {
             gate: Arc::clone(&gate),
@@ -419,10 +422,21 @@ impl Drop for Listening {
 
 type Stopped = Shared<BoxFuture<'static, ()>>;
 
-fn serve_grpc(router: Router, door: Door, stopped: Stopped) -> BoxFuture<'static, ()> {
+/// Messages at hand, the other services behind a router.
+type GrpcFront = Front<MessagingServiceServer<Messaging>>;
+
+fn serve_grpc(front: GrpcFront, door: Door, stopped: Stopped) -> BoxFuture<'static, ()> {
+    let server = tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX));
     async move {
-        let served = router
-            .serve_with_incoming_shutdown(Box::pin(door.into_stream()), stopped)
+        let served = server
+            .serve_with_incoming_shutdown(front, Box::pin(door.into_stream()), stopped)
             .await;
         if let Err(error) = served {
             tracing::error!(
@@ -447,11 +461,11 @@ fn serve_http(pages: Pages, door: Door, stopped: Stopped) -> BoxFuture<'static, 
     .boxed()
 }
 
-async fn grpc_router(
+async fn grpc_front(
     gate: &Arc<Gate>,
     spawn: Arc<dyn Spawn>,
     messaging: Messaging,
-) -> Result<(HealthReporter, Router), ServeError> {
+) -> Result<(HealthReporter, GrpcFront), ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, ServingStatus::NotServing).await;
     let reflection = || {
@@ -459,23 +473,16 @@ async fn grpc_router(
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let admin = Administration::new(Arc::clone(gate), spawn);
-    let router = tonic::transport::Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
-        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
-        .add_service(
-            MessagingServiceServer::new(messaging)
-                .max_decoding_message_size(limits::REQUEST_BYTES_MAX),
-        )
-        .add_service(AdminServer::new(admin).max_decoding_message_size(limits::REQUEST_BYTES_MAX))
+    let messaging =
+        MessagingServiceServer::new(messaging).max_decoding_message_size(limits::REQUEST_BYTES_MAX);
+    let admin = AdminServer::new(Administration::new(Arc::clone(gate), spawn))
+        .max_decoding_message_size(limits::REQUEST_BYTES_MAX);
+    let others = Routes::new(admin)
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
-    Ok((health, router))
+        .add_service(reflection().build_v1alpha()?)
+        .prepare();
+    Ok((health, Front::new(messaging, others)))
 }
 
 /// The whole server and both services stand and fall together.

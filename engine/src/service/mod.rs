@@ -3,7 +3,7 @@
 //! A service decodes a request, checks its limits, asks the [`gate`] and knows wire codes; what the
 //! request means is the broker's. One file per call or close family.
 //!
-//! Reading order: [`gate`] (who may pass, and the way to the broker), [`code`] (errors on the wire),
+//! Reading order: [`front`] (which service a call is for), [`gate`] (who may pass, and the way to the broker), [`code`] (errors on the wire),
 //! [`time`] (deadlines and durations), [`first_use`] (what is made by using it), then the messaging service
 //! [`messaging`] with its calls ([`route`], [`telemetry`] over [`client`] and [`settings`], [`send`] with
 //! [`burden`] and [`producer`], [`receive`] over [`subscription`], [`delivery`] and [`digest`], [`ack`], [`renew`],
@@ -19,6 +19,7 @@ pub mod delay;
 pub mod delivery;
 pub mod digest;
 pub mod first_use;
+pub mod front;
 pub mod gate;
 pub mod groups;
 pub mod http;
