@@ -15,13 +15,35 @@ use millpond_storage::log::ReadLimit;
 
 use crate::broker::compaction::check_keys;
 use crate::broker::encoding;
+use crate::broker::incarnation::Incarnation;
 use crate::broker::producer::placing_key;
 use crate::broker::record::{TopicKind, TopicRecord};
 use crate::broker::request::{Ack, Handle, Move, Reply, Request, Send, Stored};
 use crate::broker::topic::accepted;
-use crate::broker::{Broker, BrokerError, ReceiptHandle, Sent};
+use crate::broker::{Broker, BrokerError, ReceiptHandle, Sent, TopicType};
+
+/// Which messages a topic takes, and from whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Takes {
+    /// Their type.
+    pub kind: TopicType,
+    /// The continuous query that alone writes it.
+    pub written_by: Option<String>,
+}
 
 impl Broker {
+    /// What may be sent to a topic: all that a send asks of it, at little cost.
+    ///
+    /// # Errors
+    /// [`BrokerError::TopicNotFound`].
+    pub fn takes(&self, name: &TopicName) -> Result<Takes, BrokerError> {
+        let topic = self.topic_record(name)?;
+        Ok(Takes {
+            kind: TopicType::of(topic.kind()),
+            written_by: topic.written_by.clone(),
+        })
+    }
+
     /// Stores messages of producers; topic, queue, offset and store time of the envelopes are filled in
     /// here. One result per message, in order; an answer of `Ok` is durable. Messages with a `key` go to
     /// the key's queue; the queues take turns with the others ([`Broker::turns`]).
@@ -68,7 +90,7 @@ impl Broker {
         let count = messages.len();
         let mut turns = self.turns(count);
         // Mostly one: a list is looked through sooner than a map is made.
-        let mut parts: Vec<(ShardId, Vec<usize>, Send)> = Vec::with_capacity(1);
+        let mut parts: Vec<Part> = Vec::with_capacity(1);
         for (index, mut message) in messages.into_iter().enumerate() {
             let queue = match (&message.key, placing_key(&message)) {
                 _ if message.lite_topic.is_some() => {
@@ -83,39 +105,28 @@ impl Broker {
             message.queue = queue.0;
             encoding::complete(topic, &mut message);
             let shard = incarnation.shard(topic.id, queue.0);
-            let part = match parts.iter().position(|(known, ..)| *known == shard) {
+            let part = match parts.iter().position(|known| known.shard == shard) {
                 Some(part) => part,
                 None => {
                     // The first one most often gets all; room for more than there is would cost small calls most.
                     let room = if parts.is_empty() { count } else { 1 };
-                    let messages = Vec::with_capacity(room);
-                    parts.push((shard, Vec::with_capacity(room), Send { messages }));
+                    parts.push(Part::new(shard, room));
                     parts.len() - 1
                 }
             };
-            let (_, indices, send) = &mut parts[part];
-            indices.push(index);
-            send.messages.push(message);
+            parts[part].push(index, message);
         }
-        let asked = parts.into_iter().map(|(shard, indices, send)| {
-            let incarnation = &incarnation;
-            async move {
-                let places: Vec<_> = send.messages.iter().map(Asked::of).collect();
-                let stored = match incarnation.ask(shard, Request::Send(send)).await {
-                    Ok(reply) => accepted(reply),
-                    Err(error) => Err(error.into()),
-                };
-                (indices, places, stored)
-            }
-        });
+        if parts.len() == 1
+            && let Some(only) = parts.pop()
+        {
+            // All of them in their order: nothing has to be sorted back.
+            let (_, sent) = only.store(&incarnation).await;
+            return Ok(sent.collect());
+        }
+        let stored = parts.into_iter().map(|part| part.store(&incarnation));
         let mut results: Vec<Option<Result<Sent, BrokerError>>> = vec![None; count];
-        for (indices, places, stored) in all(asked).await {
-            for (place, index) in indices.into_iter().enumerate() {
-                let sent = match &stored {
-                    Ok(Reply::Stored(stored)) => places[place].answer(place, stored),
-                    Ok(_) => Err(BrokerError::Confused("send")),
-                    Err(error) => Err(error.clone()),
-                };
+        for (indices, sent) in futures::future::join_all(stored).await {
+            for (index, sent) in indices.into_iter().zip(sent) {
                 results[index] = Some(sent);
             }
         }
@@ -326,6 +337,56 @@ impl Turns {
     }
 }
 
+/// What of a call goes to one shard.
+struct Part {
+    shard: ShardId,
+    /// Which messages of the call they are.
+    indices: Vec<usize>,
+    asked: Vec<Asked>,
+    messages: Vec<Envelope>,
+}
+
+impl Part {
+    fn new(shard: ShardId, room: usize) -> Self {
+        Self {
+            shard,
+            indices: Vec::with_capacity(room),
+            asked: Vec::with_capacity(room),
+            messages: Vec::with_capacity(room),
+        }
+    }
+
+    fn push(&mut self, index: usize, message: Envelope) {
+        self.indices.push(index);
+        self.asked.push(Asked::of(&message));
+        self.messages.push(message);
+    }
+
+    /// Has them stored: one result for each, in order.
+    async fn store(
+        self,
+        incarnation: &Incarnation,
+    ) -> (
+        Vec<usize>,
+        impl Iterator<Item = Result<Sent, BrokerError>> + use<>,
+    ) {
+        let send = Request::Send(Send {
+            messages: self.messages,
+        });
+        let stored = match incarnation.ask(self.shard, send).await {
+            Ok(reply) => accepted(reply),
+            Err(error) => Err(error.into()),
+        };
+        let sent = self.asked.into_iter().enumerate();
+        let sent = sent.map(move |(place, asked)| match &stored {
+            Ok(Reply::Stored(stored)) => asked.answer(place, stored),
+            Ok(_) => Err(BrokerError::Confused("send")),
+            Err(error) => Err(error.clone()),
+        });
+        (self.indices, sent)
+    }
+}
+
 /// What the answer to one message needs of it.
 struct Asked {
     queue: u32,
@@ -342,13 +403,12 @@ impl Asked {
         }
     }
 
-    fn answer(&self, place: usize, stored: &Stored) -> Result<Sent, BrokerError> {
+    fn answer(self, place: usize, stored: &Stored) -> Result<Sent, BrokerError> {
         let is_stale = stored.stale.iter().any(|&stale| stale as usize == place);
-        match (stored.offsets.get(place), &self.numbered) {
-            (Some(_), Some((producer, sequence))) if is_stale => Err(BrokerError::StaleSequence {
-                producer: producer.clone(),
-                sequence: *sequence,
-            }),
+        match (stored.offsets.get(place), self.numbered) {
+            (Some(_), Some((producer, sequence))) if is_stale => {
+                Err(BrokerError::StaleSequence { producer, sequence })
+            }
             (Some(&offset), _) => Ok(Sent {
                 queue: QueueId(self.queue),
                 offset: Offset(offset),

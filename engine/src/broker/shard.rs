@@ -424,7 +424,7 @@ impl Shard {
     ) -> (Vec<Record>, Settled) {
         // A record and a reply for each of those that wait, most often.
         let expected = 1 + calls.len().min(limits::SHARD_QUEUE_MAX);
-        let mut records = Vec::with_capacity(expected);
+        let mut records: Vec<Record> = Vec::new();
         let mut settled = Settled {
             replies: Vec::with_capacity(expected),
             topics: Vec::new(),
@@ -471,7 +471,15 @@ impl Shard {
                     settled.lites.push(ring);
                 }
             }
-            records.extend(decision.records);
+            if records.is_empty() && calls.is_empty() {
+                // A batch that comes alone stays where it is.
+                records = decision.records;
+            } else {
+                if records.is_empty() {
+                    records.reserve(expected);
+                }
+                records.extend(decision.records);
+            }
             // A snapshot ends its group: replay begins behind the group's append, and must not pass over anything
             // that was decided after the snapshot.
             settled.wants_position = matches!(decision.reply, Reply::Snapshot(_));

@@ -227,7 +227,11 @@ impl ShardState {
             Err(refused) => return Decision::reply(*refused),
         };
         let (placed, offsets) = self.place(std::mem::take(&mut screened.new), now);
-        records.extend(placed);
+        if records.is_empty() {
+            records = placed;
+        } else {
+            records.extend(placed);
+        }
         Decision {
             records,
             reply: Reply::Stored(screened.answer(offsets)),
@@ -297,15 +301,23 @@ impl ShardState {
 
     /// Gives each message its offset and store time.
     fn place(&self, messages: Vec<Envelope>, now: Timestamp) -> (Vec<Record>, Vec<u64>) {
-        let mut ends: BTreeMap<(u64, u32), u64> = BTreeMap::new();
+        // They come in runs of one queue, most often in one: where it stands needs no map.
+        let mut run: Option<((u64, u32), u64)> = None;
+        let mut before: BTreeMap<(u64, u32), u64> = BTreeMap::new();
         let mut offsets = Vec::with_capacity(messages.len());
         let mut records = Vec::with_capacity(messages.len() + 1);
         for mut message in messages {
             let queue = (message.topic, message.queue);
-            let end = ends.entry(queue).or_insert_with(|| self.end(queue));
-            message.offset = *end;
+            message.offset = match run {
+                Some((same, end)) if same == queue => end,
+                other => {
+                    before.extend(other);
+                    let known = before.remove(&queue);
+                    known.unwrap_or_else(|| self.end(queue))
+                }
+            };
+            run = Some((queue, message.offset + 1));
             message.stored_at_ms = now.max(self.stored_at).as_ms();
-            *end += 1;
             offsets.push(message.offset);
             records.push(Record::Message(message));
         }

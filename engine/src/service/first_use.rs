@@ -16,7 +16,8 @@ use millpond_proto::name::{GroupName, TopicName};
 use millpond_proto::wire::rocketmq as pb;
 
 use crate::authorize::{Action, Resource};
-use crate::broker::{BrokerError, NewTopic, Topic, TopicType};
+use crate::broker::message::Takes;
+use crate::broker::{BrokerError, NewTopic, TopicType};
 use crate::service::code::Refusal;
 use crate::service::gate::{Admitted, Open};
 use crate::service::route::message_type;
@@ -50,7 +51,7 @@ pub fn shape(open: &Open, name: &TopicName) -> Result<(u32, Vec<pb::MessageType>
     }
 }
 
-/// The topic that a message is sent to; made for it when it is the first.
+/// What the topic takes that a message is sent to; made for it when it is the first.
 ///
 /// # Errors
 /// [`Refusal`] when it is not there and is not made.
@@ -58,12 +59,17 @@ pub async fn topic(
     admitted: Admitted<'_>,
     name: &TopicName,
     kind: TopicType,
-) -> Result<Topic, Refusal> {
+) -> Result<Takes, Refusal> {
     let open = admitted.inside()?;
-    match open.broker.topic(name) {
+    match open.broker.takes(name) {
         Err(BrokerError::TopicNotFound { .. }) if may_come(open, name) => {}
         found => return Ok(found?),
     }
+    // Once in a topic's life: apart, so that every other send is spared the room that this takes.
+    Box::pin(make(admitted, name, kind)).await
+}
+
+async fn make(admitted: Admitted<'_>, name: &TopicName, kind: TopicType) -> Result<Takes, Refusal> {
     let admitted = admitted.also(Action::Manage, Resource::Topic(name.as_str()))?;
     let broker = admitted.broker()?;
     let new = NewTopic {
@@ -76,18 +82,16 @@ pub async fn topic(
         written_by: None,
     };
     match broker.create_topic(new).await {
-        Ok(topic) => {
-            tracing::info!(
-                topic = name.as_str(),
-                kind = kind.as_str(),
-                "made on first use"
-            );
-            Ok(topic)
-        }
+        Ok(_) => tracing::info!(
+            topic = name.as_str(),
+            kind = kind.as_str(),
+            "made on first use"
+        ),
         // Another message was quicker.
-        Err(BrokerError::Exists { .. }) => Ok(broker.topic(name)?),
-        Err(error) => Err(error.into()),
+        Err(BrokerError::Exists { .. }) => {}
+        Err(error) => return Err(error.into()),
     }
+    Ok(broker.takes(name)?)
 }
 
 /// Makes the dead letter topic that a consumer asks for, if its group is there.

@@ -6,7 +6,7 @@
 //! Reading order: [`front`] (which service a call is for), [`gate`] (who may pass, and the way to the broker), [`code`] (errors on the wire),
 //! [`time`] (deadlines and durations), [`first_use`] (what is made by using it), then the messaging service
 //! [`messaging`] with its calls ([`route`], [`telemetry`] over [`client`] and [`settings`], [`send`] with
-//! [`burden`] and [`producer`], [`receive`] over [`subscription`], [`delivery`] and [`digest`], [`ack`], [`renew`],
+//! [`incoming`], [`burden`] and [`producer`], [`receive`] over [`subscription`], [`delivery`] and [`digest`], [`ack`], [`renew`],
 //! [`pull`], [`delay`], [`transaction`] over [`producers`]), our own [`admin`] with [`groups`], `messages`,
 //! [`shelf`] and [`query`] over [`statements`], and [`http`] with the catalog of tables, [`iceberg`].
 
@@ -24,6 +24,7 @@ pub mod gate;
 pub mod groups;
 pub mod http;
 pub mod iceberg;
+pub mod incoming;
 pub mod lite;
 mod lites;
 mod messages;
