@@ -685,12 +685,23 @@ pub struct Broker {
 }
 
 impl ReceiptHandle {
+    /// Bytes of the longest one: a tag for each field, eight bytes for a number of a fixed size, five or ten for others.
+    const BYTES_MAX: usize = 9 + 6 + 11 + 9;
+
     /// The handle as clients carry it.
+    ///
+    /// # Panics
+    /// Never: there is room for the longest.
     #[must_use]
     pub fn to_text(&self) -> String {
         use base64::Engine as _;
         use prost::Message as _;
-        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.encode_to_vec())
+        let mut bytes = [0; Self::BYTES_MAX];
+        let mut room = bytes.as_mut_slice();
+        self.encode(&mut room).expect("there is room for the longest");
+        let left = room.len();
+        let text = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+        text.encode(&bytes[..Self::BYTES_MAX - left])
     }
 
     /// Reads a handle that a client sent back.
@@ -700,10 +711,12 @@ impl ReceiptHandle {
     pub fn from_text(text: &str) -> Result<Self, BrokerError> {
         use base64::Engine as _;
         use prost::Message as _;
+        // Room as the decoder reckons it, which counts in threes.
+        let mut bytes = [0; Self::BYTES_MAX + 3];
         base64::engine::general_purpose::URL_SAFE_NO_PAD
-            .decode(text)
+            .decode_slice(text, &mut bytes)
             .ok()
-            .and_then(|bytes| Self::decode(bytes.as_slice()).ok())
+            .and_then(|length| Self::decode(&bytes[..length]).ok())
             .ok_or(BrokerError::InvalidHandle {
                 why: "it is not one of this server's",
             })

@@ -47,14 +47,14 @@ impl Digests {
         let body = message.body.as_deref().unwrap_or_default();
         // What was erased has no body any more, and what is remembered is of the one that it had.
         if body.is_empty() {
-            return hex::encode_upper(Md5::digest(body));
+            return text(Md5::digest(body).into());
         }
         let md5 = self.known(message).unwrap_or_else(|| {
             let md5 = Md5::digest(body).into();
             self.remember(message, md5);
             md5
         });
-        hex::encode_upper(md5)
+        text(md5)
     }
 
     fn known(&self, message: &Envelope) -> Option<[u8; 16]> {
@@ -88,6 +88,16 @@ impl Digests {
         let place = queue.wrapping_add(message.offset) % (self.places.len() as u64).max(1);
         self.places.get(usize::try_from(place).ok()?)
     }
+}
+
+/// Two digits a byte, written in one go: one character after the other takes as long as half of the digest.
+fn text(md5: [u8; 16]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let mut digits = Vec::with_capacity(2 * md5.len());
+    for byte in md5 {
+        digits.extend([byte >> 4, byte & 15].map(|half| DIGITS[usize::from(half)]));
+    }
+    String::from_utf8(digits).expect("digits are text")
 }
 
 #[cfg(test)]

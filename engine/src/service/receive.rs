@@ -5,7 +5,6 @@
 //! reached nobody: what it carried goes back at once. `auto_renew` means an invisible time of
 //! [`limits::INVISIBLE_MS_DEFAULT`] that is renewed while the consumer lives ([`super::renew`]).
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Context};
@@ -21,7 +20,7 @@ use tonic::{Request, Status};
 use crate::authorize::{Action, Resource};
 use crate::broker::poll::Consumer;
 use crate::broker::undelivered::{Batch, Undelivered};
-use crate::broker::{Broker, Receive};
+use crate::broker::{Broker, Delivery, Receive};
 use crate::service::client::{Client, Clients, client_id, client_version};
 use crate::service::code::{self, Refusal};
 use crate::service::delivery::{Desk, message};
@@ -59,33 +58,56 @@ pub fn receive_message(
     let gate = Arc::clone(gate);
     let checked = check(&gate, clients, subscriptions, request);
     let frames = async move {
-        let (status, messages, undelivered) = match checked {
+        let mut topic = None;
+        let (status, deliveries, undelivered) = match checked {
             Err(refusal) => (refusal.into_status(), Vec::new(), None),
-            Ok(checked) => poll(&gate, checked, &desk).await,
+            Ok(mut checked) => {
+                topic = checked.topic.take();
+                poll(&gate, checked).await
+            }
         };
-        let delivered_at = to_wire(gate.clock().now());
-        let contents = std::iter::once(Content::Status(status))
-            .chain(messages.into_iter().map(Content::Message))
-            .chain([Content::DeliveryTimestamp(delivered_at)]);
         Sending {
-            contents: contents.collect(),
+            status: Some(status),
+            deliveries: deliveries.into_iter(),
+            delivered_at: Some(to_wire(gate.clock().now())),
+            topic,
+            desk,
             undelivered,
         }
     };
     futures::stream::once(frames).flatten().boxed()
 }
 
-/// The frames of an answer; what they carry goes back when they are not all taken.
+/// The frames of an answer, each made when it is asked for; what they carry goes back when they are not all taken.
 struct Sending {
-    contents: VecDeque<Content>,
+    status: Option<pb::Status>,
+    deliveries: std::vec::IntoIter<Delivery>,
+    delivered_at: Option<prost_types::Timestamp>,
+    topic: Option<pb::Resource>,
+    desk: Arc<Desk>,
     undelivered: Option<Undelivered>,
+}
+
+impl Sending {
+    fn content(&mut self) -> Option<Content> {
+        if let Some(status) = self.status.take() {
+            return Some(Content::Status(status));
+        }
+        match self.deliveries.next() {
+            Some(delivery) => {
+                let message = message(delivery, self.topic.clone(), &self.desk);
+                Some(Content::Message(message))
+            }
+            None => self.delivered_at.take().map(Content::DeliveryTimestamp),
+        }
+    }
 }
 
 impl Stream for Sending {
     type Item = Result<pb::ReceiveMessageResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> task::Poll<Option<Self::Item>> {
-        let content = self.contents.pop_front();
+        let content = self.content();
         if let Some(undelivered) = &mut self.undelivered {
             match &content {
                 Some(_) => undelivered.begin(),
@@ -100,18 +122,14 @@ impl Stream for Sending {
     }
 }
 
-async fn poll(
-    gate: &Gate,
-    checked: Checked,
-    desk: &Desk,
-) -> (pb::Status, Vec<pb::Message>, Option<Undelivered>) {
+async fn poll(gate: &Gate, checked: Checked) -> (pb::Status, Vec<Delivery>, Option<Undelivered>) {
     let Checked {
         broker,
         receive,
         consumer,
         is_lite,
-        topic,
         may_come,
+        ..
     } = checked;
     let stopping = std::pin::pin!(gate.stopping());
     let received = async {
@@ -144,11 +162,7 @@ async fn poll(
         }
         Ok(batch) => {
             let (deliveries, undelivered) = batch.split();
-            let messages = deliveries
-                .into_iter()
-                .map(|delivery| message(delivery, topic.clone(), desk))
-                .collect();
-            (code::ok(), messages, undelivered)
+            (code::ok(), deliveries, undelivered)
         }
     }
 }
