@@ -229,7 +229,7 @@ impl Runner {
             let plan = plan_of(&self.spec.sql, self.topics.as_ref()).await?;
             let sources = plan.inputs.iter().map(|input| input.source.id);
             self.update(|shared| shared.sources = sources.collect());
-            match Turns::recover(self, plan).await {
+            match Box::pin(Turns::recover(self, plan)).await {
                 Err(JobError::Crowded { stretches }) => self.cut(stretches),
                 recovered => return recovered,
             }

@@ -87,7 +87,6 @@ pub struct PartAt {
     pub layers: Vec<LayerAt>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_whole(stretches: &usize) -> bool {
     *stretches == 0
 }
