@@ -19,6 +19,7 @@ use object_store::ObjectStore;
 
 use crate::function::all::{aggregates, scalars};
 use crate::function::json::Arrows;
+use crate::function::pattern::patterned;
 
 /// Knows no store and takes none.
 #[derive(Debug)]
@@ -89,6 +90,8 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
     planners.insert(0, Arc::new(Arrows));
     let mut functions = SessionStateDefaults::default_scalar_functions();
     functions.extend(scalars());
+    // They take the place of the engine's, which know one language of formats only.
+    functions.extend(patterned(&functions));
     let mut of_groups = SessionStateDefaults::default_aggregate_functions();
     of_groups.extend(aggregates());
     SessionStateBuilder::new()
@@ -114,7 +117,9 @@ pub(crate) fn function_names() -> Vec<String> {
     let mut names: Vec<String> = state.scalar_functions().keys().cloned().collect();
     names.extend(state.aggregate_functions().keys().cloned());
     names.extend(state.window_functions().keys().cloned());
+    names.extend(crate::statement::spelling::names().map(str::to_owned));
     names.sort();
+    names.dedup();
     names
 }
 

@@ -17,6 +17,7 @@
 //! | `columns` | every column of every topic | here |
 //! | `schemas` | every version of every topic's schema | `schemas.rs` |
 //! | `limits` | every bound of a statement | here |
+//! | `functions` | every function that a statement can call | `functions.rs` |
 //!
 //! A table is filled when a statement that names it is planned.
 
@@ -28,6 +29,7 @@ use datafusion::catalog::{MemTable, SchemaProvider, TableProvider};
 use datafusion::error::Result as EngineResult;
 use millpond_proto::limits;
 
+use crate::batch::functions::functions_batch;
 use crate::batch::latest::external;
 use crate::batch::operators::operators_batch;
 use crate::batch::savepoints::savepoints_batch;
@@ -47,9 +49,10 @@ const VIEWS: &str = "views";
 const COLUMNS: &str = "columns";
 const SCHEMAS: &str = "schemas";
 const LIMITS: &str = "limits";
+const FUNCTIONS: &str = "functions";
 
 /// The tables that are not the broker's.
-const OURS: [&str; 7] = [
+const OURS: [&str; 8] = [
     JOBS,
     JOB_OPERATORS,
     SAVEPOINTS,
@@ -57,6 +60,7 @@ const OURS: [&str; 7] = [
     COLUMNS,
     SCHEMAS,
     LIMITS,
+    FUNCTIONS,
 ];
 
 /// The schema `millpond`.
@@ -82,6 +86,7 @@ impl SchemaProvider for SystemSchema {
             COLUMNS => columns_batch(self.topics.as_ref()).map_err(external)?,
             SCHEMAS => schemas_batch(self.topics.as_ref())?,
             LIMITS => limits_batch()?,
+            FUNCTIONS => functions_batch()?,
             name if FACTS.contains(&name) => self.topics.ask_facts(name).await.map_err(external)?,
             _ => {
                 let known = self.table_names();

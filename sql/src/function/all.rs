@@ -7,7 +7,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use crate::function::distance::GreatCircle;
 use crate::function::user::{self, UserAggregate, UserScalar};
 use crate::function::weighted::WeightedAvg;
-use crate::function::{json, queue};
+use crate::function::{json, json_path, queue, url};
 
 /// Functions of users from a row to a value: to add one, list it here.
 fn user_scalars() -> Vec<Arc<dyn UserScalar>> {
@@ -22,7 +22,9 @@ fn user_aggregates() -> Vec<Arc<dyn UserAggregate>> {
 /// All functions of a row.
 #[must_use]
 pub fn scalars() -> Vec<Arc<ScalarUDF>> {
-    let ours = json::functions().into_iter().chain([queue::function()]);
+    let ours = json::functions().into_iter();
+    let ours = ours.chain(json_path::functions()).chain(url::functions());
+    let ours = ours.chain([queue::function()]);
     let ours = ours.map(|function| Arc::new(function.into_udf()));
     let users = user_scalars().into_iter();
     ours.chain(users.map(|function| Arc::new(user::scalar(function))))

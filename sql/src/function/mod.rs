@@ -6,12 +6,16 @@
 //! that change included.
 //!
 //! Reading order: [`user`] (the seam), [`distance`] (`great_circle_km`), [`weighted`] (`weighted_avg`), [`scalar`] (the shorter seam of
-//! our own), [`json`] (`json_get_str` and its kin, `->`, `->>`), [`queue`].
+//! our own), [`json`] (`json_get_str` and its kin, `->`, `->>`), [`json_path`] (`json_value` and its kin), [`url`], [`queue`],
+//! [`pattern`] (formats of times). Functions that are others' names for what there is stand in `statement/spelling.rs`.
 
 pub mod all;
 pub mod distance;
 pub mod json;
+pub mod json_path;
+pub mod pattern;
 pub mod queue;
 pub mod scalar;
+pub mod url;
 pub mod user;
 pub mod weighted;

@@ -13,6 +13,7 @@ use crate::error::{Position, Refusal, SqlError};
 use crate::statement::kind::Statement;
 use crate::statement::name::name_of;
 use crate::statement::refusal::{ALLOWED, check_chains, position_of};
+use crate::statement::spelling;
 
 /// How deep expressions and queries may nest.
 pub const DEPTH_MAX: usize = 50;
@@ -44,6 +45,13 @@ pub fn parse(sql: &str) -> Result<Statement, SqlError> {
 /// # Errors
 /// [`SqlError::Syntax`].
 pub fn parse_expression(sql: &str) -> Result<Expr, SqlError> {
+    let mut expr = parse_plain_expression(sql)?;
+    spelling::rewrite(&mut expr)?;
+    Ok(expr)
+}
+
+/// Parses one expression and leaves its calls as they are written.
+pub(super) fn parse_plain_expression(sql: &str) -> Result<Expr, SqlError> {
     let mut statement = StatementParser::new(sql)?;
     let expr = statement.sub(Parser::parse_expr)?;
     match &statement.parser.peek_token_ref().token {
@@ -58,7 +66,7 @@ pub fn parse_expression(sql: &str) -> Result<Expr, SqlError> {
 /// [`SqlError::Syntax`].
 pub fn parse_query(sql: &str) -> Result<Box<Query>, SqlError> {
     let mut statement = StatementParser::new(sql)?;
-    let query = statement.sub(Parser::parse_query)?;
+    let query = statement.query()?;
     match &statement.parser.peek_token_ref().token {
         Token::EOF => Ok(query),
         _ => Err(statement.unexpected("the end of the query")),
@@ -217,9 +225,16 @@ impl<'a> StatementParser<'a> {
         self.expect_word("JOB")
     }
 
+    /// A query, whose calls are those of our functions.
+    pub(super) fn query(&mut self) -> Result<Box<Query>, SqlError> {
+        let mut query = self.sub(Parser::parse_query)?;
+        spelling::rewrite(query.as_mut())?;
+        Ok(query)
+    }
+
     /// A query that ends; one that says `EMIT` does not.
     pub(super) fn bounded_query(&mut self) -> Result<Box<Query>, SqlError> {
-        let query = self.sub(Parser::parse_query)?;
+        let query = self.query()?;
         let next = self.parser.peek_token();
         if is_word(&next.token, "EMIT") {
             return Err(SqlError::NotAllowed(Refusal {

@@ -4,12 +4,13 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use crate::dialect::is_word;
 use crate::error::{Refusal, SqlError, nearest};
+use crate::statement::foreign;
 use crate::statement::kind::{Shown, Statement};
 use crate::statement::parser::StatementParser;
 use crate::statement::refusal::position_of;
 
 /// What `SHOW` lists, and the system table that answers it.
-const TABLES: [(&str, &str); 8] = [
+const TABLES: [(&str, &str); 9] = [
     ("TOPICS", "topics"),
     ("TABLES", "topics"),
     ("QUEUES", "queues"),
@@ -18,6 +19,7 @@ const TABLES: [(&str, &str); 8] = [
     ("VIEWS", "views"),
     ("SAVEPOINTS", "savepoints"),
     ("LIMITS", "limits"),
+    ("FUNCTIONS", "functions"),
 ];
 
 impl StatementParser<'_> {
@@ -49,7 +51,10 @@ impl StatementParser<'_> {
             }
             _ => None,
         };
-        let all = "write SHOW TOPICS, QUEUES, GROUPS, JOBS, SAVEPOINTS, VIEWS, LIMITS, SCHEMAS or COLUMNS FROM topic";
+        let suggestion = foreign::shown(&what.token)
+            .map(str::to_owned)
+            .or(suggestion);
+        let all = "write SHOW TOPICS, QUEUES, GROUPS, JOBS, SAVEPOINTS, VIEWS, LIMITS, FUNCTIONS, SCHEMAS or COLUMNS FROM topic";
         Err(SqlError::NotAllowed(Refusal {
             position: position_of(&what),
             cause: format!("SHOW {} is not a statement of this server", what.token),

@@ -1,6 +1,5 @@
 //! `SUBSCRIBE`: a query, or the name of a topic or view, and where to begin.
 
-use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use crate::error::SqlError;
@@ -30,7 +29,7 @@ impl StatementParser<'_> {
                 .iter()
                 .any(|word| crate::dialect::is_word(&next.token, word));
         let query = if is_query {
-            self.sub(Parser::parse_query)?
+            self.query()?
         } else {
             let name = self.name()?;
             parse_query(&format!("SELECT * FROM {}", quoted(&name)))?
