@@ -178,11 +178,17 @@ impl Lanes {
         Ok(in_order(left))
     }
 
+    /// Whether there is something to give before any row comes.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self, Self::Graph(lanes) if lanes.iter().any(Graph::waits))
+    }
+
     /// The first time for which something waits.
     pub(crate) fn due(&self) -> Option<Timestamp> {
         match self {
             Self::None => None,
             Self::Groups(lanes) => lanes.iter().filter_map(|lane| lane.due()).min(),
+            Self::Graph(_) if self.waits() => Some(Timestamp(i64::MIN)),
             Self::Graph(lanes) => lanes.iter().filter_map(Graph::due).min(),
         }
     }

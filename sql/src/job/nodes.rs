@@ -35,7 +35,8 @@ pub(super) async fn graph(
     let rows = rows_of(taken);
     let folded = lanes[0].folds().then(|| folded(ticks)).flatten();
     let ticks = folded.as_ref().map_or(ticks, std::slice::from_ref);
-    let steps = steps(taken, ticks, lanes[0].is_timed());
+    let begins = lanes.iter().any(Graph::waits);
+    let steps = steps(taken, ticks, lanes[0].is_timed(), begins);
     // More lanes than hands are there for the state; what has none goes no faster in them.
     let hands = crew.lanes().min(count);
     let mut arrived = arrived(taken, &steps, hands)?.into_iter();
@@ -139,10 +140,12 @@ fn folded(ticks: &[Tick]) -> Option<Tick> {
 }
 
 /// The steps of a graph: the rows of each tick that has some, then time alone; with the tick whose rows it takes.
+/// What begins takes a tick without rows as well.
 fn steps<'a>(
     taken: &[Taken],
     ticks: &'a [Tick],
     is_timed: bool,
+    begins: bool,
 ) -> Vec<(GraphStep, Option<&'a Tick>)> {
     let has_rows = |tick: &Tick| tick.parts.iter().any(|(_, rows)| !rows.is_empty());
     debug_assert!(taken.iter().all(|taken| taken.by_lane.is_empty()));
@@ -152,7 +155,7 @@ fn steps<'a>(
             stored_ms: tick.at.as_ms(),
             watermarks: tick.before.clone(),
         };
-        if has_rows(tick) {
+        if has_rows(tick) || begins {
             let step = GraphStep {
                 before: before.clone(),
                 after: before.clone(),

@@ -26,6 +26,7 @@ use crate::job::intake::{Intake, Intakes, Taken};
 use crate::job::lanes::{Lanes, Tick};
 use crate::job::pace::Pace;
 use crate::job::parts::Parts;
+use crate::job::shares;
 use crate::job::written::{Left, deletion};
 use crate::operator::{OperatorError, StepFigures};
 use crate::plan::continuous::ContinuousPlan;
@@ -33,7 +34,7 @@ use crate::plan::lanes::Built;
 use crate::progress::Watermark;
 use crate::state::cells::Cell;
 use crate::state::checkpoint::Counts;
-use crate::topic::OutputRow;
+use crate::topic::{OutputRow, TICK_MS};
 
 /// What an epoch leads to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,14 +74,6 @@ struct Source {
     rows_undecodable: u64,
     bytes: u64,
     busy_ms: u64,
-}
-
-/// Makes shares of what steps took, so that they add up to the share that computing has of all time.
-fn split(figures: &mut [OperatorStatus], all: u32) {
-    let sum: u64 = figures.iter().map(|step| step.busy).sum();
-    for step in figures {
-        step.busy = step.busy * u64::from(all) / sum.max(1);
-    }
 }
 
 /// Batches of a queue, and which input of the query it belongs to.
@@ -234,6 +227,7 @@ impl Region {
                 rest_bytes: 0,
                 watermark: source.watermark.at(),
                 busy: source.busy_ms,
+                back_pressured: 0,
             });
         }
         let read: u64 = figures.iter().map(|read| read.rows_out).sum();
@@ -262,8 +256,9 @@ impl Region {
             rest_bytes: step.rest_bytes,
             watermark: None,
             busy: step.busy_ms,
+            back_pressured: 0,
         }));
-        split(&mut figures, pace.busy);
+        shares::split(&mut figures, pace.busy);
         let written = self.counts.rows_out - self.written_before;
         figures.push(OperatorStatus {
             operator: format!("write {output}"),
@@ -274,7 +269,9 @@ impl Region {
             rest_bytes: 0,
             watermark: None,
             busy: u64::from(pace.held_back),
+            back_pressured: 0,
         });
+        shares::hold_back(&mut figures);
         figures
     }
 
@@ -308,6 +305,7 @@ impl Region {
         tick: Timestamp,
     ) -> Result<Effects, JobError> {
         let mut effects = self.ticks(arrived).await?;
+        self.give_first(tick, &mut effects).await?;
         self.until(tick, &mut effects)?;
         self.barrier(&mut effects).await?;
         Ok(effects)
@@ -350,6 +348,41 @@ impl Region {
         }
         self.check_room()?;
         Ok(effects)
+    }
+
+    /// Gives what is there before any row comes, if none came before `tick`: the row of an aggregate without GROUP BY.
+    ///
+    /// # Errors
+    /// As [`Region::epoch`].
+    pub async fn give_first(
+        &mut self,
+        tick: Timestamp,
+        effects: &mut Effects,
+    ) -> Result<(), JobError> {
+        if !self.lanes.waits() {
+            return Ok(());
+        }
+        let nothing: Arc<[Taken]> = Arc::from([]);
+        let ticks = vec![Tick {
+            at: Timestamp(tick.as_ms().saturating_sub(TICK_MS)),
+            before: self.watermarks(),
+            after: self.watermarks(),
+            parts: Vec::new(),
+        }];
+        let (left, _) = self
+            .lanes
+            .ticks(
+                &self.crew,
+                &self.encoder,
+                &nothing,
+                ticks,
+                self.parts.as_mut(),
+            )
+            .await?;
+        for left in left {
+            self.leave(left, &nothing, effects)?;
+        }
+        Ok(())
     }
 
     /// Lets time come so far: all rows from before it were given.

@@ -284,6 +284,8 @@ impl Watch {
             }
         }
         let mut effects = Effects::default();
+        let start = Timestamp(start_ms);
+        self.region.give_first(start, &mut effects).await?;
         self.region.barrier(&mut effects).await?;
         if is_snapshot && !self.tell(&mut effects, start_ms, events).await? {
             return Ok(());

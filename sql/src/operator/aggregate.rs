@@ -4,7 +4,7 @@
 //! column per aggregate. At a tick, the old row of each group that changed goes and the new one comes.
 //!
 //! What a group keeps for each aggregate is [`crate::operator::kept`]'s business. Without GROUP BY there is one
-//! group, whose row comes with the first row of the input. A tick takes the groups that it touches out of the
+//! group, which is there from the first step on and for ever, with rows or without. A tick takes the groups that it touches out of the
 //! map, adds its rows to them, and puts them back; a group whose row stays as it was gives nothing.
 //!
 //! A group may end ([`Ending`]), by a time that is one of its columns or after resting too long. What it
@@ -209,12 +209,33 @@ impl Aggregate {
                 }
             }
         }
+        let stays = self.is_one_group();
         for (key, group) in &mut touched.groups {
-            if let Some(gone) = group.take_if(|group| group.rows <= 0) {
+            if let Some(gone) = group.take_if(|group| group.rows <= 0 && !stays) {
                 self.let_go(key, &gone);
             }
         }
         Ok(())
+    }
+
+    /// Whether all rows are one group, which has a row of its own even without any.
+    fn is_one_group(&self) -> bool {
+        self.spec.groups.is_empty()
+    }
+
+    /// The row of the one group, which has no rows yet.
+    fn begin(&mut self) -> Result<Delta, OperatorError> {
+        let key = Row::from(&[][..]);
+        self.state_bytes += GROUP_BYTES;
+        let touched = Touched {
+            groups: vec![(key, Some(Group::new(&self.keepers)))],
+            places: Vec::new(),
+        };
+        let (rows, _) = self.rows_of(&touched, &[])?;
+        let there = touched.groups.into_iter();
+        self.groups
+            .extend(there.filter_map(|(key, group)| Some((key, group?))));
+        Ok(Delta::inserted(rows))
     }
 
     /// What a group that is no longer in the map leaves to be put right.
@@ -353,6 +374,7 @@ impl Node for Aggregate {
         let first = ending.as_ref();
         self.forget(first.and_then(|ending| ending.forgets_first(moment)));
         let changes = match inputs[0].rows.num_rows() {
+            0 if self.waits() => self.begin()?,
             0 => Delta::empty(&self.spec.schema),
             _ => self.changes(inputs[0], moment)?,
         };
@@ -420,12 +442,17 @@ impl Node for Aggregate {
         self.spec.ending.is_some()
     }
 
+    fn waits(&self) -> bool {
+        self.is_one_group() && self.groups.is_empty()
+    }
+
     fn state_bytes(&self) -> usize {
         self.state_bytes
     }
 
     fn rests(&self) -> bool {
-        true
+        // The row of the one group would be given anew by whoever finds none.
+        !self.is_one_group()
     }
 
     fn clear(&mut self) {

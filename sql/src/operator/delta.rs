@@ -61,6 +61,11 @@ pub(crate) trait Node: Send + fmt::Debug {
         false
     }
 
+    /// Whether it has something to give before any row comes.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// The state as entries of bytes, see [`Entries`].
     fn save(&self, _entries: &mut Entries) {}
 

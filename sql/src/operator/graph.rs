@@ -33,7 +33,7 @@ use crate::operator::latest::Latest;
 use crate::operator::moment::Moment;
 use crate::operator::origin::{Came, LateRows, Message};
 use crate::operator::over::Over;
-use crate::operator::spread::Router;
+use crate::operator::spread::{Router, lane_of};
 use crate::operator::top::Top;
 use crate::operator::{OperatorError, Output, StepFigures};
 
@@ -101,6 +101,8 @@ pub(crate) struct Graph {
     busy_ms: Vec<u64>,
     late: LateRows,
     state_bytes_max: usize,
+    /// Whether it is the lane of state without a key.
+    owns_what_has_no_key: bool,
 }
 
 const ROW_BYTES: usize = 64;
@@ -147,7 +149,14 @@ impl Graph {
             busy_ms: vec![0; plan_nodes],
             late: LateRows::default(),
             state_bytes_max: JOB_STATE_BYTES_MAX,
+            owns_what_has_no_key: true,
         })
+    }
+
+    /// Makes it one of several lanes.
+    pub(crate) fn as_lane(mut self, lane: usize, lanes: usize) -> Self {
+        self.owns_what_has_no_key = lane == lane_of(&[], lanes);
+        self
     }
 
     /// Bounds the state by `bytes` instead of the usual limit.
@@ -184,6 +193,12 @@ impl Graph {
     /// Whether what leaves must find its lane.
     pub(crate) fn leaves_routed(&self) -> bool {
         self.leaving.is_some()
+    }
+
+    /// Whether it has something to give before any row comes: the row of an aggregate without GROUP BY.
+    pub(crate) fn waits(&self) -> bool {
+        let mut nodes = self.nodes.iter().flatten();
+        self.owns_what_has_no_key && nodes.any(|node| node.waits())
     }
 
     /// Whether time alone makes it do something.
@@ -335,7 +350,8 @@ impl Graph {
                 }
                 (_, Some(node)) => {
                     let is_still = inputs.iter().all(|input| input.weights.is_empty());
-                    if is_still && !node.is_timed() {
+                    let begins = self.owns_what_has_no_key && node.waits();
+                    if is_still && !node.is_timed() && !begins {
                         Given::unplaced(Delta::empty(&planned.schema))
                     } else {
                         let moment = Moment::new(&step.before, &step.after);

@@ -42,12 +42,12 @@ impl ContinuousPlan {
             }
             Shape::Graph(graph) => {
                 let plan = Arc::new(graph.as_ref().clone());
-                let lanes = 0..match is_cut(&plan).map_err(no_row)? {
+                let count = match is_cut(&plan).map_err(no_row)? {
                     true => lanes,
                     false => 1,
                 };
-                let lanes = lanes.map(|_| {
-                    let graph = Graph::new(Arc::clone(&plan))?;
+                let lanes = (0..count).map(|lane| {
+                    let graph = Graph::new(Arc::clone(&plan))?.as_lane(lane, count);
                     Ok(graph.with_state_bytes_max(state_bytes_max))
                 });
                 Built::Graph(lanes.collect::<Result<_, _>>().map_err(no_row)?)
