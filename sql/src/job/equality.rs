@@ -69,7 +69,7 @@ pub(super) async fn world_of(seed: u64, batch_rows: usize, topics: &[&str]) -> W
     world
 }
 
-fn send_trips(world: &World) {
+pub(super) fn send_trips(world: &World) {
     let now_ms = world.clock.now().as_ms();
     for _ in 0..world.chance.below(5) {
         let carrier = ["AA", "B6", "UA"][usize::try_from(world.chance.below(3)).unwrap()];

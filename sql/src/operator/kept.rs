@@ -11,6 +11,9 @@
 //! | `min`, `max` | the values in order | logarithm |
 //! | any other | the values in order; its accumulator takes them all, from the smallest up | the group |
 //!
+//! With `ORDER BY` within the call a value is kept behind the columns that it is ordered by, so that the accumulator takes all in that order,
+//! and of `first_value` and `last_value` the one at that end counts, as with `min` and `max`. Equals are taken by their values.
+//!
 //! A value is a function of the rows that are there, never of the order in which they came.
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,6 +24,7 @@ use arrow::array::{
 };
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use arrow::row::SortField;
 use datafusion::common::cast::as_boolean_array;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::EmitTo;
@@ -32,6 +36,7 @@ use crate::operator::delta::{Row, other_state};
 use crate::operator::hash::Fixed;
 use crate::operator::kernel::{Kernel, accumulator};
 use crate::operator::key::{Encoded, Keys};
+use crate::operator::ordered::{depends_on_order, without_order};
 
 /// What a value that is kept takes besides its bytes, about.
 const ENTRY_BYTES: usize = 80;
@@ -87,8 +92,11 @@ pub(crate) struct Saved<'a> {
 pub(crate) struct Keeper {
     kernel: Kernel,
     way: Way,
-    /// Which of the expressions are its arguments.
+    /// Which of the expressions are its arguments, behind those that they are ordered by.
     arguments: Vec<usize>,
+    /// How many these are.
+    orders: usize,
+    is_distinct: bool,
     /// Which of them tells the rows that count.
     filter: Option<usize>,
     keys: Keys,
@@ -144,8 +152,18 @@ impl Keeper {
         };
         let is_distinct = kernel.function.is_distinct();
         let name = kernel.function.fun().name();
+        let order = match depends_on_order(name) {
+            true => kernel.function.order_bys(),
+            false => &[],
+        };
         let mut way = Way::Bag;
-        if let [argument] = arguments.as_slice() {
+        if !order.is_empty() {
+            way = match (name, is_distinct) {
+                ("first_value", false) => Way::Least { is_append },
+                ("last_value", false) => Way::Most { is_append },
+                _ => Way::Bag,
+            };
+        } else if let [argument] = arguments.as_slice() {
             let inner = argument.downcast_ref::<CastExpr>();
             let inner = inner.map(|cast| Arc::clone(cast.expr()));
             way = match (name, is_distinct, is_whole(argument)?) {
@@ -173,22 +191,29 @@ impl Keeper {
                 Way::Count
             };
         }
-        let types = arguments
-            .iter()
-            .map(|argument| argument.data_type(input))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut fields = Vec::with_capacity(order.len() + arguments.len());
+        for by in order {
+            let kind = by.expr.data_type(input)?;
+            fields.push(SortField::new_with_options(kind, by.options));
+        }
+        for argument in &arguments {
+            fields.push(SortField::new(argument.data_type(input)?));
+        }
+        let ordered = order.iter().map(|by| &by.expr);
         Ok(Self {
-            kernel: kernel.clone(),
+            kernel: without_order(kernel, input)?,
             way,
-            arguments: arguments
-                .iter()
+            arguments: ordered
+                .chain(&arguments)
                 .map(|argument| expressions.place(argument))
                 .collect(),
+            orders: order.len(),
+            is_distinct,
             filter: kernel
                 .filter
                 .as_ref()
                 .map(|filter| expressions.place(filter)),
-            keys: Keys::new(types.iter())?,
+            keys: Keys::of(fields)?,
         })
     }
 
@@ -227,8 +252,13 @@ impl Keeper {
                 None => mask.values().clone(),
             });
         }
-        if self.way != Way::Bag {
-            let nulls = columns.iter().filter_map(|column| column.logical_nulls());
+        let passes_over_nulls = match self.orders {
+            0 => self.way != Way::Bag,
+            _ => self.kernel.function.ignore_nulls(),
+        };
+        if passes_over_nulls {
+            let values = columns.iter().skip(self.orders);
+            let nulls = values.filter_map(|column| column.logical_nulls());
             nulls.for_each(|nulls| only(nulls.into_inner()));
         }
         let (mut numbers, mut encoded) = (None, None);
@@ -392,7 +422,7 @@ impl Keeper {
                 (Kept::One(Some(best)), _) => put(best, 1),
                 (Kept::Bag(values), Way::Bag) => {
                     for (row, count) in values.iter().filter(|(_, count)| **count > 0) {
-                        put(row, if function.is_distinct() { 1 } else { *count });
+                        put(row, if self.is_distinct { 1 } else { *count });
                     }
                 }
                 (Kept::Bag(values), way) => {
@@ -408,10 +438,11 @@ impl Keeper {
             }
         }
         let arguments = self.keys.decode(rows.iter().copied())?;
+        let arguments = &arguments[self.orders..];
         let mut accumulator = accumulator(function)?;
         // A filter makes the accumulator note which groups it saw; some may have no argument.
         let all = BooleanArray::from(vec![true; rows.len()]);
-        accumulator.update_batch(&arguments, &indices, Some(&all), groups)?;
+        accumulator.update_batch(arguments, &indices, Some(&all), groups)?;
         Ok(accumulator.evaluate(EmitTo::All)?)
     }
 

@@ -8,7 +8,7 @@
 //! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows),
 //! [`beat`] (what leaves every so often), [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`hash`] (how they are found), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`session`] (windows that rows make); then tables that
-//! change: [`delta`], [`moment`] (time within them), [`origin`] (which message a row is), [`latest`], [`aggregate`], [`join`], [`as_of`], [`over`], [`top`], [`close`],
+//! change: [`delta`], [`moment`] (time within them), [`origin`] (which message a row is), [`latest`], [`aggregate`] with [`kept`] and [`ordered`], [`join`], [`as_of`], [`over`], [`top`], [`close`],
 //! the [`graph`] of these, [`spread`] (which lane a row belongs to), and [`changes`] (how a change leaves for Debezium's readers).
 
 pub(crate) mod aggregate;
@@ -27,6 +27,7 @@ pub mod kernel;
 pub(crate) mod key;
 pub(crate) mod latest;
 pub(crate) mod moment;
+pub(crate) mod ordered;
 pub(crate) mod origin;
 pub(crate) mod over;
 pub mod project;

@@ -55,7 +55,9 @@ impl Builder<'_> {
                     &format!(
                         "{name} over a table that changes, since it depends on the order of rows"
                     ),
-                    "aggregate one topic, or use an aggregate that does not",
+                    &format!(
+                        "say which order: {name}(… ORDER BY column), or use an aggregate that does not"
+                    ),
                 ));
             }
             let kind = kernel.function.field().data_type().clone();
@@ -65,7 +67,11 @@ impl Builder<'_> {
         let schema = nullable(fields);
         let is_distinct = kernels.is_empty() && below.mode == Mode::Append;
         let times = passed_times(group_expr, input.schema(), &below.times);
-        let (ending, times) = self.group_ending(times);
+        let (ending, times) = match groups.is_empty() {
+            // One group is no more state than none, and its row would be wrong once it was forgotten.
+            true => (None, times),
+            false => self.group_ending(times),
+        };
         let told = told(ending.as_ref());
         let spec = AggregateSpec {
             groups,

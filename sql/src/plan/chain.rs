@@ -11,11 +11,12 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Projection, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
-use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr, create_physical_expr};
 
 use crate::error::SqlError;
 use crate::operator::assign::Windows;
 use crate::operator::kernel::Kernel;
+use crate::operator::ordered;
 use crate::operator::project::{Step, Transform};
 use crate::plan::refuse::{refused, unsupported};
 use crate::plan::window::{Window, end_mark, marked_window, start_mark};
@@ -350,12 +351,16 @@ pub(crate) fn lower(expr: &Expr, input: &DFSchema, rows: &Schema) -> Result<Kern
     let properties = ExecutionProps::new();
     let lowered = LoweredAggregateBuilder::new(&expr, input, rows, &properties).build()?;
     let function = lowered.aggregate;
-    let name = function.fun().name();
-    let needs_sorted = function.order_sensitivity().hard_requires();
-    if needs_sorted && !function.order_bys().is_empty() {
+    let orders = function.order_bys();
+    let ordered = function.expressions();
+    let is_argument = |by: &PhysicalSortExpr| ordered.contains(&by.expr);
+    if function.is_distinct() && !orders.iter().all(is_argument) {
         return Err(refused(
-            &format!("ORDER BY in {name}"),
-            "leave it out; rows come in the order of the log",
+            &format!(
+                "DISTINCT in {} ordered by something else, since equal values have several places then",
+                function.fun().name()
+            ),
+            "order by the value itself, or leave DISTINCT out",
         ));
     }
     Ok(Kernel {
@@ -448,14 +453,11 @@ fn unmarked(expr: Expr) -> Result<Expr, DataFusionError> {
     Ok(replaced.data)
 }
 
-/// The name of a function whose result depends on the order of its rows.
+/// The name of a function whose result depends on the order in which its rows come.
 pub(crate) fn depends_on_order(kernel: &Kernel) -> Option<String> {
     let name = kernel.function.fun().name();
-    let depends = matches!(
-        name,
-        "array_agg" | "string_agg" | "first_value" | "last_value" | "nth_value"
-    );
-    depends.then(|| name.to_owned())
+    let is_ordered = !kernel.function.order_bys().is_empty();
+    (ordered::depends_on_order(name) && !is_ordered).then(|| name.to_owned())
 }
 
 /// Refuses what is not a function of the row.
@@ -474,11 +476,13 @@ pub(crate) fn deterministic(expr: &Expr) -> Result<(), SqlError> {
                     "now" | "current_timestamp" | "current_date" | "current_time" | "today"
                 );
                 let volatile = function.func.signature().volatility == Volatility::Volatile;
+                let instead = match clock {
+                    true => "use the event time of the row",
+                    false => "let the producer send it, or compute it of columns of the row",
+                };
                 (clock || volatile).then(|| {
-                    (
-                        format!("{name}(), which gives another value at each replay"),
-                        "use the event time of the row",
-                    )
+                    let what = format!("{name}(), which gives another value at each replay");
+                    (what, instead)
                 })
             }
             _ => None,
