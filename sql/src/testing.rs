@@ -31,8 +31,8 @@ use tokio::sync::watch;
 
 use crate::savepoint::Savepoint;
 use crate::topic::{
-    ColumnSpec, EpochCut, JobProgress, JobSettings, JobSpec, Keep, NewSchema, NewTopic, OutputRow,
-    QueueExtent, Scan, TopicInfo, Topics, TopicsError, ViewSwap,
+    ColumnSpec, EpochCut, JOB_DEFAULTS, JobProgress, JobSettings, JobSpec, Keep, NewSchema,
+    NewTopic, OutputRow, QueueExtent, Scan, TopicInfo, Topics, TopicsError, ViewSwap,
 };
 
 /// A message as the broker in memory holds it.
@@ -340,6 +340,7 @@ impl Topics for MemoryTopics {
             paused: false,
             settings: JobSettings::default(),
             savepoint: None,
+            defaults: JOB_DEFAULTS,
         };
         state.jobs.insert(job.id, job.clone());
         Ok(job)
@@ -533,6 +534,13 @@ impl Topics for MemoryTopics {
 }
 
 impl MemoryTopics {
+    /// Makes all jobs ones of a time when statements had these defaults.
+    pub fn set_defaults(&self, defaults: u32) {
+        for job in self.state().jobs.values_mut() {
+            job.defaults = defaults;
+        }
+    }
+
     fn append_rows(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<(), TopicsError> {
         let queues = self
             .topics()

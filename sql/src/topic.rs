@@ -212,7 +212,25 @@ pub struct JobSpec {
     /// The savepoint that it goes on from until it has saved state of its own.
     #[serde(default)]
     pub savepoint: Option<u64>,
+    /// What its statement means where it says nothing, see [`JOB_DEFAULTS`].
+    #[serde(default)]
+    pub defaults: u32,
 }
+
+/// How the columns that tell a row of a view become the key of its message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyFormat {
+    /// A JSON array of them.
+    Json,
+    /// A single VARCHAR as it is, as `INSERT` and other producers write it; anything else, a text that is empty or begins with `[`,
+    /// and NULL as [`KeyFormat::Json`], so that no two rows have one key.
+    #[default]
+    Raw,
+}
+
+/// The defaults of statements that are made now. What runs keeps those that it was made with: 0 wrote the key of a view as
+/// JSON, since 1 it is `raw`.
+pub const JOB_DEFAULTS: u32 = 1;
 
 /// How a continuous query is run; `None` where nothing was said. Nothing that it computes depends on these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,9 +19,9 @@ use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
 use millpond_sql::savepoint::Savepoint;
 use millpond_sql::topic::{
-    ColumnSpec, DEAD_LETTERS, DELAYED, EpochCut, GROUP_PROGRESS, IN_FLIGHT, JobProgress,
-    JobSettings, JobSpec, Keep, NewSchema, NewTopic, OutputRow, QueueExtent, Scan, TRANSACTIONS,
-    TopicInfo, Topics, TopicsError, ViewSwap,
+    ColumnSpec, DEAD_LETTERS, DELAYED, EpochCut, GROUP_PROGRESS, IN_FLIGHT, JOB_DEFAULTS,
+    JobProgress, JobSettings, JobSpec, Keep, NewSchema, NewTopic, OutputRow, QueueExtent, Scan,
+    TRANSACTIONS, TopicInfo, Topics, TopicsError, ViewSwap,
 };
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 use millpond_storage::tier::cold::typed::Typed;
@@ -550,6 +550,7 @@ impl Broker {
             sql: sql.to_owned(),
             outputs: outputs.iter().map(|topic| topic.0).collect(),
             savepoint,
+            defaults: JOB_DEFAULTS,
             ..JobRecord::default()
         };
         match self.ask_catalog(Request::CreateJob(job)).await? {
@@ -578,6 +579,7 @@ fn spec(job: &JobRecord) -> JobSpec {
             restarts_max: job.restarts_max,
         },
         savepoint: job.savepoint,
+        defaults: job.defaults,
     }
 }
 

@@ -6,7 +6,7 @@
 //! say why. This room holds no data of its own; topics and objects are behind traits.
 //!
 //! Reading order: [`runtime`] (create, drop, list), [`savepoint`] (state under a name), [`alter`] (a view takes another's place), [`runner`] (the loop), [`region`] (one epoch,
-//! without I/O), its [`intake`], [`lanes`], the [`nodes`] that they go through and [`written`] rows, [`parts`] of state that rest, as lanes are [`stepped`], [`crew`] (who does the work), [`inputs`] and [`reader`] (queues in ticks), [`subscribe`] (a query that is watched and kept nowhere), [`restart`] (how often it starts over), [`pace`] (where its time goes), [`error`].
+//! without I/O), its [`intake`], [`lanes`], the [`nodes`] that they go through and [`written`] rows, [`parts`] of state that rest, as lanes are [`stepped`], [`crew`] (who does the work), [`inputs`] and [`reader`] (queues in ticks), [`subscribe`] (a query that is watched and kept nowhere), [`restart`] (how often it starts over), [`pace`] and `shares` (where its time goes), [`error`].
 
 pub mod alter;
 pub mod crew;
@@ -23,6 +23,7 @@ pub(crate) mod restart;
 pub mod runner;
 pub mod runtime;
 pub(crate) mod savepoint;
+pub(crate) mod shares;
 pub(crate) mod stepped;
 pub mod subscribe;
 pub(crate) mod written;
@@ -31,6 +32,8 @@ pub(crate) mod written;
 mod equality;
 #[cfg(test)]
 mod firing;
+#[cfg(test)]
+mod keys;
 #[cfg(test)]
 mod layered;
 #[cfg(test)]
@@ -43,3 +46,5 @@ mod settings;
 mod tests;
 #[cfg(test)]
 mod timed;
+#[cfg(test)]
+mod whole;

@@ -45,7 +45,7 @@ use crate::progress::tick_of;
 use crate::state::layers::Layers;
 use crate::statement::{Statement, parse};
 use crate::topic::{
-    Changelog, EpochCut, JobSpec, Keep, NewTopic, OutputRow, TICK_MS, TopicInfo, Topics,
+    Changelog, EpochCut, JobSpec, Keep, KeyFormat, NewTopic, OutputRow, TICK_MS, TopicInfo, Topics,
 };
 
 /// Pause when there is nothing to read.
@@ -126,10 +126,14 @@ const fn rests_above(state_bytes_max: usize) -> usize {
 ///
 /// # Errors
 /// [`SqlError`] when it can not be planned.
-pub async fn plan_of(sql: &str, topics: &dyn Topics) -> Result<ContinuousPlan, SqlError> {
-    match parse(sql)? {
+pub async fn plan_of(spec: &JobSpec, topics: &dyn Topics) -> Result<ContinuousPlan, SqlError> {
+    match parse(&spec.sql)? {
         Statement::CreateMaterializedView(view) | Statement::AlterMaterializedView { view, .. } => {
-            plan_with(&view.query, view.emit, view.options.clone(), topics).await
+            let mut options = view.options.clone();
+            if spec.defaults == 0 {
+                options.key_format.get_or_insert(KeyFormat::Json);
+            }
+            plan_with(&view.query, view.emit, options, topics).await
         }
         Statement::CreateJob(job) => {
             let target = topics.topic(&job.target).ok_or_else(|| {
@@ -226,7 +230,7 @@ impl Runner {
     /// Goes on from what is recorded, in as many stretches as that takes.
     async fn recovered(&self) -> Result<Turns<'_>, JobError> {
         loop {
-            let plan = plan_of(&self.spec.sql, self.topics.as_ref()).await?;
+            let plan = plan_of(&self.spec, self.topics.as_ref()).await?;
             let sources = plan.inputs.iter().map(|input| input.source.id);
             self.update(|shared| shared.sources = sources.collect());
             match Box::pin(Turns::recover(self, plan)).await {

@@ -22,9 +22,10 @@ use crate::error::SqlError;
 use crate::job::alter::is_building;
 use crate::job::pace::Pace;
 use crate::job::runner::saved::delete_checkpoints;
-use crate::job::runner::{Runner, Shared, late_topic, late_topic_of, plan_of, state_bytes_max};
+use crate::job::runner::{Runner, Shared, late_topic, late_topic_of, state_bytes_max};
 use crate::job::savepoint::{Ask, asking};
 use crate::plan::continuous::{ContinuousPlan, plan_with};
+use crate::plan::target::plan_into;
 use crate::statement::{
     ContinuousJob, ContinuousView, JobChange, SavepointChange, Statement, parse,
 };
@@ -323,11 +324,11 @@ impl Continuous for Jobs {
         let _changing = self.changing.lock().await;
         self.check_new(&job.name)?;
         let topics = &self.parts.topics;
-        let plan = plan_of(&job.sql, topics.as_ref()).await?;
         let target = topics.topic(&job.target).ok_or_else(|| {
             let known = topics.topics().into_iter().map(|topic| topic.name);
             SqlError::unknown("topic", &job.target, None, known)
         })?;
+        let plan = plan_into(job, &target, topics.as_ref()).await?;
         if let Some(writer) = &target.written_by {
             return Err(SqlError::invalid(
                 format!(

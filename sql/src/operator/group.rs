@@ -16,10 +16,11 @@ use millpond_proto::time::Timestamp;
 use crate::operator::assign::Windows;
 use crate::operator::beat::Beat;
 use crate::operator::kernel::{self, Kernel, State};
-use crate::operator::key::{Encoded, Keys, message_keys, milliseconds, times};
+use crate::operator::key::{Encoded, Keys, message_keys_as, milliseconds, times};
 use crate::operator::project::Transform;
 use crate::operator::spread::Router;
 use crate::operator::{LateReason, OperatorError};
+use crate::topic::KeyFormat;
 
 /// How long an updating query keeps the state of a window after its end, in event time, unless it says
 /// otherwise: rows that come even later are late.
@@ -162,6 +163,8 @@ pub struct Grouping {
     pub window: Option<WindowKey>,
     /// When groups are emitted.
     pub emit: Emit,
+    /// How their message keys are written.
+    pub key_format: KeyFormat,
 }
 
 /// A group to be emitted.
@@ -327,7 +330,7 @@ impl Groups {
         Ok(Finished {
             rows,
             passes,
-            messages: message_keys(&groups.project(&key_columns)?)?,
+            messages: message_keys_as(self.grouping.key_format, &groups.project(&key_columns)?)?,
         })
     }
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, AsArray as _, Int64Array, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, TimeUnit};
 use arrow::row::{RowConverter, Rows, SortField};
 use bytes::Bytes;
 
 use crate::operator::OperatorError;
+use crate::topic::KeyFormat;
 
 /// Bytes of some columns of a group and then a time: they sort as the columns, then as the time does.
 pub(crate) type Key = Arc<[u8]>;
@@ -44,7 +45,14 @@ impl Keys {
     pub(crate) fn new<'a>(
         types: impl Iterator<Item = &'a DataType>,
     ) -> Result<Self, OperatorError> {
-        let fields: Vec<SortField> = types.map(|kind| SortField::new(kind.clone())).collect();
+        Self::of(types.map(|kind| SortField::new(kind.clone())).collect())
+    }
+
+    /// Keys of columns that sort so.
+    ///
+    /// # Errors
+    /// When a type can not be a key.
+    pub(crate) fn of(fields: Vec<SortField>) -> Result<Self, OperatorError> {
         Ok(Self {
             converter: match fields.as_slice() {
                 [] => None,
@@ -131,7 +139,7 @@ pub(crate) fn milliseconds(column: &ArrayRef) -> Result<Int64Array, arrow::error
     };
     let column = cast(column, &DataType::Timestamp(TimeUnit::Millisecond, zone))?;
     let column = cast(&column, &DataType::Int64)?;
-    Ok(arrow::array::cast::AsArray::as_primitive::<Int64Type>(&column).clone())
+    Ok(column.as_primitive::<Int64Type>().clone())
 }
 
 /// Milliseconds as a column of a type of time.
@@ -149,6 +157,28 @@ pub(crate) fn times(
     let values: ArrayRef = Arc::new(values.collect::<Int64Array>());
     let values = cast(&values, &DataType::Timestamp(TimeUnit::Millisecond, zone))?;
     cast(&values, kind)
+}
+
+/// The message key of each group, in a format.
+///
+/// # Errors
+/// As [`message_keys`].
+pub(crate) fn message_keys_as(
+    format: KeyFormat,
+    groups: &RecordBatch,
+) -> Result<Vec<Bytes>, OperatorError> {
+    let mut keys = message_keys(groups)?;
+    let texts = match (format, groups.columns()) {
+        (KeyFormat::Raw, [only]) => only.as_string_opt::<i32>(),
+        _ => None,
+    };
+    for (key, text) in keys.iter_mut().zip(texts.into_iter().flatten()) {
+        // What a JSON array may be stays one, so that no two rows have one key.
+        if let Some(text) = text.filter(|text| !text.is_empty() && !text.starts_with('[')) {
+            *key = Bytes::copy_from_slice(text.as_bytes());
+        }
+    }
+    Ok(keys)
 }
 
 /// The message key of each group: its columns as the text of a JSON array.
@@ -184,6 +214,10 @@ pub(crate) fn message_keys(groups: &RecordBatch) -> Result<Vec<Bytes>, OperatorE
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use arrow::array::StringArray;
+
     use super::*;
 
     #[test]
@@ -198,5 +232,29 @@ mod tests {
             }
         }
         assert!(keys.is_sorted());
+    }
+
+    #[test]
+    fn raw_keys_are_the_texts_and_never_those_of_other_rows() {
+        let texts = ["ann", "", "[null]", "[\"ann\"]", "[", "a b"].map(Some);
+        let texts: StringArray = texts.into_iter().chain([None]).collect();
+        let rows = RecordBatch::try_from_iter([("k", Arc::new(texts) as ArrayRef)]).unwrap();
+        let raw = message_keys_as(KeyFormat::Raw, &rows).unwrap();
+        let lists = message_keys_as(KeyFormat::Json, &rows).unwrap();
+        assert_eq!(lists, message_keys(&rows).unwrap());
+        assert_eq!((&raw[0][..], &raw[5][..]), (&b"ann"[..], &b"a b"[..]));
+        assert_eq!(raw[1..5], lists[1..5]);
+        assert_eq!(raw[6][..], b"[null]"[..]);
+        let different: BTreeSet<&Bytes> = raw.iter().collect();
+        assert_eq!(different.len(), raw.len());
+        let two = RecordBatch::try_from_iter([
+            ("a", rows.column(0).clone()),
+            ("b", rows.column(0).clone()),
+        ]);
+        let two = two.unwrap();
+        assert_eq!(
+            message_keys_as(KeyFormat::Raw, &two).unwrap(),
+            message_keys(&two).unwrap()
+        );
     }
 }

@@ -21,6 +21,7 @@ use crate::plan::as_of::{self, Reading};
 use crate::plan::as_of_node;
 use crate::plan::chain::{Chain, Grouped, Origin, Walk, marks_of};
 use crate::plan::graph::build;
+use crate::plan::located::located;
 use crate::plan::output::{columns_of, primary_key};
 use crate::plan::refuse::{
     every_of_rows, nothing_late, refused, unknown_side, without_watermark, without_window,
@@ -128,12 +129,18 @@ pub(super) async fn plan_as(
     topics: &dyn Topics,
     as_graph: bool,
 ) -> Result<ContinuousPlan, SqlError> {
+    let written = query;
     let mut query = query.clone();
     star::expand(&mut query, topics)?;
     let (mut query, windows) = rewrite(&query)?;
     as_of::rewrite(&mut query, topics, Reading::Continuous)?;
-    let sources = sources_of(&query, topics)?;
-    let (analysed, state) = analyse(query, &sources, windows.len()).await?;
+    let sources = sources_of(&query, topics).map_err(|error| located(error, written))?;
+    let analysis = analyse(query, &sources, windows.len()).await;
+    // A rewritten window is another text, and so are the places in it.
+    let (analysed, state) = analysis.map_err(|error| match windows.is_empty() {
+        true => error,
+        false => error.without_position(),
+    })?;
     let analysed = as_of_node::nodes(analysed, &sources)?;
     let analysed = session_filter::into_aggregates(analysed, &windows)?;
     if let ([source], true) = (sources.as_slice(), is_chain(&analysed, !windows.is_empty())?)
@@ -234,7 +241,15 @@ fn is_chain(plan: &LogicalPlan, has_windows: bool) -> Result<bool, SqlError> {
                         let expr = expr.clone().unalias();
                         matches!(&expr, Expr::AggregateFunction(of) if of.params.distinct)
                     });
-                if sets.is_none_or(|first| matches!(first, Expr::GroupingSet(_))) || is_distinct {
+                // Nor does it take rows in another order than that of the log.
+                let is_ordered = aggregate.aggr_expr.iter().any(|expr| {
+                    let expr = expr.clone().unalias();
+                    matches!(&expr, Expr::AggregateFunction(of) if !of.params.order_by.is_empty())
+                });
+                if sets.is_none_or(|first| matches!(first, Expr::GroupingSet(_)))
+                    || is_distinct
+                    || is_ordered
+                {
                     others += 1;
                 }
             }
@@ -349,6 +364,7 @@ fn finish(
             output: chain.transform,
             window: key,
             emit: leaves,
+            key_format: options.key_format.unwrap_or_default(),
         })),
     })
 }

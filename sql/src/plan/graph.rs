@@ -91,6 +91,7 @@ pub(crate) fn build(
         reads_versions: false,
         properties: ExecutionProps::new(),
     };
+    let key_format = builder.options.key_format.unwrap_or_default();
     let mut last = builder.relation(plan)?;
     if emit == Emit::OnWindowClose {
         last = builder.close(last)?;
@@ -120,6 +121,7 @@ pub(crate) fn build(
             leaving,
             debezium: false,
             text_keys: false,
+            key_format,
             every_ms,
         },
         inputs: builder.inputs,

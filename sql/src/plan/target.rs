@@ -36,6 +36,12 @@ pub async fn plan_into(
             "leave EMIT out, or insert into a topic without a primary key",
         ));
     }
+    if job.options.key_format.is_some() {
+        return Err(refused(
+            "key_format in a job, whose topic says with its primary key how keys are written",
+            "leave it out, or CREATE MATERIALIZED VIEW name WITH (key_format = 'json') AS SELECT …",
+        ));
+    }
     let plan = plan_as(&job.query, job.emit, job.options.clone(), topics, is_keyed).await?;
     let plan = plan.into_target(target)?;
     if is_keyed {

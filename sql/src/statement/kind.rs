@@ -5,7 +5,7 @@ use datafusion::sql::sqlparser::ast::Query;
 use crate::statement::options::TopicOptions;
 use crate::statement::savepoint::SavepointChange;
 use crate::statement::subscribe::Begin;
-use crate::topic::{ColumnSpec, JobSettings, WatermarkSpec};
+use crate::topic::{ColumnSpec, JobSettings, KeyFormat, WatermarkSpec};
 
 /// When a view's rows leave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct QueryOptions {
     pub parallelism: Option<usize>,
     /// The savepoint whose state it begins with; `None`: it begins with the first messages kept.
     pub savepoint: Option<String>,
+    /// How the key of a view's row is written; `None`: raw.
+    pub key_format: Option<KeyFormat>,
 }
 
 /// `ALTER JOB … SET (…)`: what is set anew; `Some(None)`: as it is by default.
@@ -95,6 +97,8 @@ pub struct CreateTopic {
 /// `CREATE MATERIALIZED VIEW`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContinuousView {
+    /// Whether one that is there is left as it is.
+    pub if_not_exists: bool,
     /// Name of the view, and of the topic that holds it.
     pub name: String,
     /// What it keeps computing; window functions not yet rewritten.

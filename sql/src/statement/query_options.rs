@@ -1,5 +1,5 @@
 //! `WITH (…)` of a continuous query: how long it keeps state, all of it or `state_ttl.name` that of a join's side, what
-//! becomes of late rows, in how many lanes it is computed, which savepoint it begins with.
+//! becomes of late rows, in how many lanes it is computed, which savepoint it begins with, how the keys of its rows are written.
 
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -10,13 +10,22 @@ use crate::statement::interval::interval_ms;
 use crate::statement::kind::{LateRows, QueryOptions};
 use crate::statement::parser::{StatementParser, parse_expression};
 use crate::statement::refusal::{at_token, place};
+use crate::topic::KeyFormat;
 
 const STATE_TTL: &str = "state_ttl";
 const ALLOWED_LATENESS: &str = "allowed_lateness";
 const LATE: &str = "late";
 const PARALLELISM: &str = "parallelism";
 const SAVEPOINT: &str = "savepoint";
-const OPTIONS: [&str; 5] = [STATE_TTL, ALLOWED_LATENESS, LATE, PARALLELISM, SAVEPOINT];
+const KEY_FORMAT: &str = "key_format";
+const OPTIONS: [&str; 6] = [
+    STATE_TTL,
+    ALLOWED_LATENESS,
+    LATE,
+    PARALLELISM,
+    SAVEPOINT,
+    KEY_FORMAT,
+];
 
 impl StatementParser<'_> {
     /// `WITH (state_ttl = '1 day', …)`, if it is there.
@@ -67,6 +76,7 @@ impl StatementParser<'_> {
                     .replace(self.length_ms(0)?)
                     .is_some(),
                 (PARALLELISM, _) => options.parallelism.replace(self.parallelism()?).is_some(),
+                (KEY_FORMAT, _) => options.key_format.replace(self.key_format()?).is_some(),
                 (SAVEPOINT, _) => options.savepoint.replace(self.savepoint()?).is_some(),
                 _ => options.late.replace(self.late_rows()?).is_some(),
             };
@@ -98,6 +108,26 @@ impl StatementParser<'_> {
                 "choose a number in that range, or leave parallelism out",
             )),
         }
+    }
+
+    /// `'raw'` or `'json'`.
+    fn key_format(&mut self) -> Result<KeyFormat, SqlError> {
+        let at = self.parser.next_token();
+        let known = match &at.token {
+            Token::SingleQuotedString(text) => match text.as_str() {
+                "raw" => Some(KeyFormat::Raw),
+                "json" => Some(KeyFormat::Json),
+                _ => None,
+            },
+            _ => None,
+        };
+        known.ok_or_else(|| {
+            at_token(
+                &at,
+                &format!("{} is no format of keys", at.token),
+                "write key_format = 'raw' (a single VARCHAR as it is) or 'json' (an array of the columns)",
+            )
+        })
     }
 
     /// The name of a savepoint, as text.

@@ -275,4 +275,7 @@ pub struct JobRecord {
     /// The savepoint that it goes on from until it has saved state of its own.
     #[prost(fixed64, optional, tag = "50")]
     pub savepoint: Option<u64>,
+    /// What its statement means where it says nothing, as `JOB_DEFAULTS` of SQL counts it.
+    #[prost(uint32, tag = "51")]
+    pub defaults: u32,
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::operator::changes;
 use crate::operator::delta::{Delta, Row};
 use crate::operator::graph::{Given, Graph, Leaving, ROW_BYTES};
-use crate::operator::key::message_keys;
+use crate::operator::key::{message_keys, message_keys_as};
 use crate::operator::{Emission, Keys, OperatorError, Output};
 
 impl Graph {
@@ -93,7 +93,7 @@ impl Graph {
                     None => message_keys(&rows.project(&[*only])?),
                 }
             }
-            Some(columns) => message_keys(&rows.project(columns)?),
+            Some(columns) => message_keys_as(self.plan.key_format, &rows.project(columns)?),
             None => message_keys(rows),
         }
     }

@@ -11,6 +11,7 @@ use crate::operator::moment::{Ending, Marks};
 use crate::operator::over::OverSpec;
 use crate::operator::project::Transform;
 use crate::operator::top::TopSpec;
+use crate::topic::KeyFormat;
 
 /// What can happen to the rows of an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +87,10 @@ pub(crate) struct GraphPlan {
     pub(crate) leaving: Leaving,
     /// Whether rows with a key leave as changes of Debezium.
     pub(crate) debezium: bool,
-    /// Whether a key of one text is that text, as `INSERT` writes it, and no list of one.
+    /// Whether a key of one text is that text, whatever it is, as `INSERT` writes it.
     pub(crate) text_keys: bool,
+    /// How keys are written else.
+    pub(crate) key_format: KeyFormat,
     /// From beat to beat, if what changed leaves by these.
     pub(crate) every_ms: Option<i64>,
 }
