@@ -100,6 +100,8 @@ pub struct OperatorStatus {
     pub watermark: Option<Timestamp>,
     /// Its share of the query's time, in thousandths: computing, and of what writes, being held back.
     pub busy: u64,
+    /// Share of the query's time, in thousandths, in which it could not go on since the steps behind it computed or wrote.
+    pub back_pressured: u64,
 }
 
 /// The runtime of continuous queries.

@@ -142,7 +142,12 @@ impl Sql {
     /// # Errors
     /// [`SqlError`]: of the statement and its planning here, of its rows in [`Answer::batches`].
     pub async fn execute(&self, sql: &str) -> Result<Answer, SqlError> {
-        match parse(sql)? {
+        let done = self.perform(parse(sql)?).await;
+        done.map_err(|error| error.or_meant_as_text(sql))
+    }
+
+    async fn perform(&self, statement: Statement) -> Result<Answer, SqlError> {
+        match statement {
             Statement::Query(query) => self.run(*query, None, Sink::Answer, "SELECT").await,
             Statement::Explain { analyze, query } => {
                 self.run(*query, Some(analyze), Sink::Answer, "EXPLAIN")
@@ -165,6 +170,10 @@ impl Sql {
             Statement::CreateTopic(topic) => self.create_topic(topic).await,
             Statement::DropTopic { name, if_exists } => self.drop_topic(&name, if_exists).await,
             Statement::CreateMaterializedView(view) => {
+                let is_there = self.parts.jobs.describe(&view.name).is_some();
+                if view.if_not_exists && is_there {
+                    return done("CREATE MATERIALIZED VIEW", &view.name);
+                }
                 self.parts.jobs.create_view(&view).await?;
                 done("CREATE MATERIALIZED VIEW", &view.name)
             }
@@ -228,7 +237,7 @@ impl Sql {
                 }
                 let text = name.replace('\'', "''");
                 self.show(&format!(
-                    "SELECT operator, rows_in, rows_out, bytes_in, state_bytes, state_bytes_at_rest, watermark, busy_share FROM millpond.job_operators WHERE job = '{text}' ORDER BY position"
+                    "SELECT operator, rows_in, rows_out, bytes_in, state_bytes, state_bytes_at_rest, watermark, busy_share, back_pressured_share FROM millpond.job_operators WHERE job = '{text}' ORDER BY position"
                 ))
                 .await
             }

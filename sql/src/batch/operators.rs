@@ -2,7 +2,8 @@
 //!
 //! Columns: `job`, `position` (from 0), `operator`, `rows_in`, `rows_out`, `bytes_in` (what reads a topic), `state_bytes` (in memory),
 //! `state_bytes_at_rest` (what more of it would take in memory), `watermark` (what reads a topic), `busy_share` (of the query's time: computing; of what writes the output, committing, appending and saving, by which
-//! the others are held back). Rows and bytes are counted since the query was started here, state is as it stands.
+//! the others are held back), `back_pressured_share` (in which it could not go on, since the steps behind it had the rows; what is left of the
+//! whole it waited for rows). Rows and bytes are counted since the query was started here, state is as it stands.
 
 use std::sync::Arc;
 
@@ -35,8 +36,10 @@ pub(crate) fn operators_batch(jobs: &[JobStatus]) -> Result<RecordBatch, ArrowEr
     let names = StringArray::from_iter_values(all.iter().map(|(job, ..)| *job));
     let positions = Int64Array::from_iter_values(all.iter().map(|(_, position, _)| *position));
     let operators = StringArray::from_iter_values(all.iter().map(|(.., step)| &step.operator));
-    let shares = all.iter().map(|(.., step)| step.busy as f64 / 1000.0);
-    let shares: Float64Array = shares.map(Some).collect();
+    let share = |value: fn(&OperatorStatus) -> u64| -> ArrayRef {
+        let shares = all.iter().map(|(.., step)| value(step) as f64 / 1000.0);
+        Arc::new(shares.map(Some).collect::<Float64Array>())
+    };
     RecordBatch::try_from_iter_with_nullable([
         ("job", Arc::new(names) as ArrayRef, false),
         ("position", Arc::new(positions) as ArrayRef, false),
@@ -51,6 +54,11 @@ pub(crate) fn operators_batch(jobs: &[JobStatus]) -> Result<RecordBatch, ArrowEr
             false,
         ),
         ("watermark", Arc::new(watermarks) as ArrayRef, true),
-        ("busy_share", Arc::new(shares) as ArrayRef, false),
+        ("busy_share", share(|step| step.busy), false),
+        (
+            "back_pressured_share",
+            share(|step| step.back_pressured),
+            false,
+        ),
     ])
 }

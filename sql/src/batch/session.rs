@@ -29,12 +29,12 @@ use crate::batch::tail::Tail;
 use crate::batch::view::{VIEWS_DEEP_MAX, view, views};
 use crate::catalog::timestamp;
 use crate::continuous::{Continuous, JobStatus};
-use crate::error::{Position, SqlError};
+use crate::error::SqlError;
 use crate::plan::as_of::{self, Reading};
+use crate::plan::located::located;
 use crate::plan::star;
 use crate::plan::window;
 use crate::runtime::{self, CATALOG, SYSTEM_SCHEMA, TOPICS_SCHEMA};
-use crate::statement::name_of;
 use crate::topic::Topics;
 
 /// Most tables that one query may name; each costs planning time.
@@ -155,29 +155,6 @@ fn check_relations(query: &Query) -> Result<(), SqlError> {
     Ok(())
 }
 
-/// Gives an unknown table the place where the query names it.
-fn located(error: SqlError, query: &Query) -> SqlError {
-    let SqlError::Unknown(mut refusal) = error else {
-        return error;
-    };
-    if refusal.position.is_none() {
-        let _: ControlFlow<()> = visit_relations(query, |relation| {
-            if let Some(ident) = relation.0.last().and_then(|part| part.as_ident())
-                && refusal.cause.ends_with(&format!(" {}", name_of(ident)))
-                && ident.span.start.line > 0
-            {
-                refusal.position = Some(Position {
-                    line: ident.span.start.line,
-                    column: ident.span.start.column,
-                });
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        });
-    }
-    SqlError::Unknown(refusal)
-}
-
 #[derive(Debug)]
 struct Catalog {
     topics: Arc<TopicsSchema>,
@@ -283,6 +260,8 @@ fn jobs_schema() -> SchemaRef {
         number("parallelism"),
         number("state_bytes_max"),
         number("restarts"),
+        number("epoch_ms_mean"),
+        number("epoch_ms_max"),
     ]))
 }
 
@@ -330,6 +309,8 @@ pub(crate) fn jobs_batch(jobs: &[JobStatus]) -> Result<RecordBatch, arrow::error
             number(|job| job.parallelism),
             number(|job| job.state_bytes_max),
             number(|job| job.restarts),
+            number(|job| job.pace.epoch_ms_mean),
+            number(|job| job.pace.epoch_ms_max),
         ],
     )
 }

@@ -14,6 +14,10 @@ const HALF_MS: i64 = 60_000;
 pub struct Pace {
     /// From the first row of the last epoch read to its output written, in milliseconds.
     pub epoch_ms: u64,
+    /// The mean of that over the epochs of late.
+    pub epoch_ms_mean: u64,
+    /// The longest of these.
+    pub epoch_ms_max: u64,
     /// Reading, or waiting for rows to come.
     pub waiting: u32,
     /// Computing.
@@ -66,6 +70,17 @@ pub struct Stopwatch {
     since: Timestamp,
     spent_ms: [i64; 3],
     epoch_ms: i64,
+    epochs: Epochs,
+    /// Those of the stretch before.
+    epochs_before: Epochs,
+}
+
+/// How long some epochs took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Epochs {
+    count: i64,
+    sum_ms: i64,
+    longest_ms: i64,
 }
 
 impl Stopwatch {
@@ -77,6 +92,8 @@ impl Stopwatch {
             since: now,
             spent_ms: [0; 3],
             epoch_ms: 0,
+            epochs: Epochs::default(),
+            epochs_before: Epochs::default(),
         }
     }
 
@@ -93,6 +110,7 @@ impl Stopwatch {
         if now.as_ms() - self.since.as_ms() >= HALF_MS {
             self.since = now;
             self.spent_ms = self.spent_ms.map(|ms| ms / 2);
+            self.epochs_before = std::mem::take(&mut self.epochs);
         }
         passed
     }
@@ -100,6 +118,9 @@ impl Stopwatch {
     /// Remembers how long an epoch took.
     pub fn epoch(&mut self, took_ms: i64) {
         self.epoch_ms = took_ms;
+        self.epochs.count += 1;
+        self.epochs.sum_ms += took_ms;
+        self.epochs.longest_ms = self.epochs.longest_ms.max(took_ms);
     }
 
     /// The shares.
@@ -108,8 +129,12 @@ impl Stopwatch {
         let all: i64 = self.spent_ms.iter().sum();
         let share = |ms: i64| u32::try_from(ms * 1000 / all.max(1)).unwrap_or(0);
         let [waiting, busy, held_back] = self.spent_ms.map(share);
+        let [now, before] = [self.epochs, self.epochs_before];
+        let count = (now.count + before.count).max(1);
         Pace {
             epoch_ms: self.epoch_ms.unsigned_abs(),
+            epoch_ms_mean: ((now.sum_ms + before.sum_ms) / count).unsigned_abs(),
+            epoch_ms_max: now.longest_ms.max(before.longest_ms).unsigned_abs(),
             waiting,
             busy,
             held_back,
@@ -133,7 +158,27 @@ mod tests {
         watch.spent(Doing::Waiting, Timestamp(60_000));
         watch.spent(Doing::Computing, Timestamp(90_000));
         assert!(watch.pace().busy > 480, "{:?}", watch.pace());
+        watch.epoch(10);
+        watch.epoch(40);
+        let pace = watch.pace();
+        assert_eq!(
+            (pace.epoch_ms, pace.epoch_ms_mean, pace.epoch_ms_max),
+            (40, 25, 40)
+        );
+        watch.spent(Doing::Waiting, Timestamp(150_000));
+        watch.epoch(4);
+        assert_eq!(
+            (watch.pace().epoch_ms_mean, watch.pace().epoch_ms_max),
+            (18, 40)
+        );
+        watch.spent(Doing::Waiting, Timestamp(210_000));
+        watch.spent(Doing::Waiting, Timestamp(270_000));
+        assert_eq!(
+            watch.pace().epoch_ms_max,
+            0,
+            "what is long ago is no longer told"
+        );
         // A clock that goes back takes nothing away.
-        assert_eq!(watch.spent(Doing::Writing, Timestamp(80_000)), 0);
+        assert_eq!(watch.spent(Doing::Writing, Timestamp(260_000)), 0);
     }
 }

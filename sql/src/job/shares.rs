@@ -34,6 +34,7 @@ mod tests {
             rows_out: 0,
             bytes_in: None,
             state_bytes: 0,
+            rest_bytes: 0,
             watermark: None,
             busy,
             back_pressured: 0,
