@@ -1,5 +1,7 @@
 //! What SQL answers when it can not do what was asked: where, why, and what to try instead.
 
+mod wording;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -182,6 +184,25 @@ impl SqlError {
         self
     }
 
+    /// Says how texts are quoted, if what is not there stands in double quotes in a statement.
+    #[must_use]
+    pub fn or_meant_as_text(self, sql: &str) -> Self {
+        let Some(position) = self.position() else {
+            return self;
+        };
+        let line = usize::try_from(position.line)
+            .ok()
+            .and_then(|line| sql.lines().nth(line.checked_sub(1)?));
+        let column = usize::try_from(position.column).unwrap_or(usize::MAX);
+        let at = line.and_then(|line| line.chars().nth(column.checked_sub(1)?));
+        match (&self, at) {
+            (Self::Unknown(_), Some('"')) => {
+                self.or_say("a text stands in single quotes, a name in double ones")
+            }
+            _ => self,
+        }
+    }
+
     /// Takes the position away: it counts in another text than the statement.
     #[must_use]
     pub fn without_position(mut self) -> Self {
@@ -307,10 +328,10 @@ fn classify(error: Arc<DataFusionError>) -> SqlError {
             advice: "read fewer rows or columns, or group by fewer keys",
         },
         DataFusionError::Plan(text) | DataFusionError::Configuration(text) => {
-            plan_error(&first_line(text))
+            wording::of_plan(&first_line(text))
         }
-        DataFusionError::NotImplemented(text) if misplaced(text).is_some() => {
-            SqlError::Invalid(misplaced(text).expect("it was looked at just now"))
+        DataFusionError::NotImplemented(text) if wording::misplaced(text).is_some() => {
+            SqlError::Invalid(wording::misplaced(text).expect("it was looked at just now"))
         }
         DataFusionError::NotImplemented(text) => SqlError::NotAllowed(Refusal {
             position: None,
@@ -323,11 +344,11 @@ fn classify(error: Arc<DataFusionError>) -> SqlError {
             suggestion: None,
         }),
         DataFusionError::ArrowError(arrow, _) => SqlError::Data {
-            cause: first_line(&arrow.to_string()),
+            cause: wording::of_data(&first_line(&arrow.to_string())),
             source: Arc::clone(&error),
         },
         DataFusionError::Execution(text) => SqlError::Data {
-            cause: first_line(text),
+            cause: wording::of_data(&first_line(text)),
             source: Arc::clone(&error),
         },
         other => SqlError::Bug {
@@ -356,83 +377,6 @@ fn unknown_column(field: &Column, valid: &[Column]) -> SqlError {
     }
     let names = valid.iter().map(|column| column.name.as_str());
     SqlError::unknown("column", &field.name, None, names)
-}
-
-/// The planner's sentences that we can say better.
-fn plan_error(text: &str) -> SqlError {
-    let invalid = |cause: String, suggestion: Option<&str>| {
-        SqlError::Invalid(Refusal {
-            position: None,
-            cause,
-            suggestion: suggestion.map(str::to_owned),
-        })
-    };
-    if let Some(name) = between(text, "Invalid function '", "'") {
-        return SqlError::unknown("function", name, None, crate::runtime::function_names());
-    }
-    if let Some((_, rest)) = text.split_once("Function '")
-        && rest.contains("failed to match any signature")
-        && let Some((name, _)) = rest.split_once('\'')
-    {
-        return invalid(
-            format!("function {name} does not take arguments of these types"),
-            Some("cast them, for example CAST(x AS DOUBLE)"),
-        );
-    }
-    if let Some(call) = between(text, "the given name and argument types '", "'")
-        && let Some((name, types)) = call.split_once('(')
-    {
-        return invalid(
-            format!("function {name} does not take ({types}"),
-            Some("see what it takes, and cast the arguments, for example CAST(x AS DOUBLE)"),
-        );
-    }
-    if let Some(name) = between(text, "table 'main.", "' not found")
-        && let Some((schema, _)) = name.split_once('.')
-    {
-        let schemas = [crate::runtime::TOPICS_SCHEMA, crate::runtime::SYSTEM_SCHEMA];
-        if !schemas.contains(&schema) {
-            return SqlError::unknown("schema", schema, None, schemas)
-                .or_say("topics are named without a schema, system tables as millpond.name");
-        }
-    }
-    if let Some((_, rest)) = text.split_once("While expanding wildcard, ") {
-        return invalid(
-            rest.split(", currently").next().unwrap_or(rest).to_owned(),
-            None,
-        );
-    }
-    invalid(text.to_owned(), None)
-}
-
-/// A subquery or an aggregate where the engine can not compute one.
-fn misplaced(text: &str) -> Option<Refusal> {
-    let (_, what) = text.split_once("Physical plan does not support logical expression ")?;
-    let (cause, suggestion) = if what.starts_with("AggregateFunction") {
-        (
-            "an aggregate can not stand here",
-            "aggregate in a subquery first, and use its column here",
-        )
-    } else if what.starts_with("InSubquery") || what.starts_with("Exists") {
-        (
-            "IN and EXISTS with a subquery can not stand here",
-            "move them to WHERE, or join with the subquery",
-        )
-    } else {
-        return None;
-    };
-    Some(Refusal {
-        position: None,
-        cause: cause.to_owned(),
-        suggestion: Some(suggestion.to_owned()),
-    })
-}
-
-fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
-    text.split_once(before)?
-        .1
-        .split_once(after)
-        .map(|(found, _)| found)
 }
 
 /// The known name nearest to a misspelt one, if one is near enough to be meant.

@@ -4,7 +4,7 @@
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
 //! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
 //! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
-//! [`fingerprint`] (what saved state must be of), [`store_time`], [`refuse`].
+//! [`fingerprint`] (what saved state must be of), [`store_time`], [`refuse`], [`located`] (where a name stands that is not there).
 
 pub(crate) mod aggregate_build;
 pub(crate) mod as_of;
@@ -19,6 +19,7 @@ pub(crate) mod graph;
 pub(crate) mod grouping_sets;
 pub(crate) mod join_build;
 pub(crate) mod lanes;
+pub(crate) mod located;
 pub(crate) mod output;
 pub(crate) mod over_build;
 pub(crate) mod refuse;

@@ -3,9 +3,11 @@
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
+use crate::dialect::is_word;
 use crate::error::SqlError;
 use crate::statement::kind::{AlterTopic, Statement};
 use crate::statement::parser::StatementParser;
+use crate::statement::refusal::at_token;
 
 impl StatementParser<'_> {
     pub(super) fn alter(&mut self) -> Result<Statement, SqlError> {
@@ -19,8 +21,30 @@ impl StatementParser<'_> {
         if self.word("JOB") || self.word("SINK") {
             return self.alter_job();
         }
+        let at = self.parser.peek_token();
+        if is_word(&at.token, "TABLE") {
+            return Err(at_token(
+                &at,
+                "ALTER TABLE is not a statement of this server",
+                "tables are topics here: write ALTER TOPIC name ADD COLUMN …, or SET (…)",
+            ));
+        }
         self.expect_word("TOPIC")?;
         let name = self.name()?;
+        let at = self.parser.peek_token();
+        if ["DROP", "RENAME", "ALTER", "MODIFY"]
+            .iter()
+            .any(|word| is_word(&at.token, word))
+        {
+            return Err(at_token(
+                &at,
+                &format!(
+                    "{} changes what messages that are stored already hold, which stay as they are",
+                    at.token
+                ),
+                "write ADD COLUMN for one more, or CREATE VIEW name AS SELECT … for other columns",
+            ));
+        }
         let mut change = AlterTopic::nothing(&name);
         if self.word("SET") {
             change.options = self.options()?;

@@ -7,6 +7,7 @@ use millpond_proto::limits;
 
 use crate::dialect::is_word;
 use crate::error::{Refusal, SqlError, nearest};
+use crate::statement::foreign;
 use crate::statement::interval::interval_ms;
 use crate::statement::kind::{
     ContinuousJob, ContinuousView, CreateTopic, Emit, PlainView, QueryOptions, Statement,
@@ -45,8 +46,8 @@ impl StatementParser<'_> {
         }
         let found = self.parser.peek_token();
         let suggestion = match &found.token {
-            token if is_word(token, "TABLE") => {
-                "tables are topics here: write CREATE TOPIC name (column TYPE, …)".to_owned()
+            token if foreign::created(token).is_some() => {
+                foreign::created(token).unwrap_or_default().to_owned()
             }
             Token::Word(word) => nearest(
                 &word.value,
@@ -101,6 +102,9 @@ impl StatementParser<'_> {
                     let at = self.parser.peek_token();
                     let column = self.column()?;
                     self.check_distinct(&columns, &column, &at)?;
+                    if self.is_key(&column, !primary_key.is_empty())? {
+                        primary_key = vec![column.name.clone()];
+                    }
                     columns.push(column);
                 }
                 if self.parser.consume_token(&Token::RParen) {
@@ -165,6 +169,36 @@ impl StatementParser<'_> {
         Ok(columns)
     }
 
+    /// Whether `PRIMARY KEY` stands behind a column; `NOT NULL` can not.
+    fn is_key(&mut self, column: &ColumnSpec, has_key: bool) -> Result<bool, SqlError> {
+        let at = self.parser.peek_token();
+        if self.word("NOT") {
+            return Err(at_token(
+                &at,
+                &format!(
+                    "column {} can not be NOT NULL: a body may lack any field",
+                    column.name
+                ),
+                "leave NOT NULL out, and pass over such rows with WHERE … IS NOT NULL",
+            ));
+        }
+        if !self.word("PRIMARY") {
+            return Ok(false);
+        }
+        self.expect_word("KEY")?;
+        if self.word("NOT") {
+            self.expect_word("ENFORCED")?;
+        }
+        if has_key {
+            return Err(at_token(
+                &at,
+                "a topic has one primary key",
+                "write one PRIMARY KEY (a, b) for a key of several columns",
+            ));
+        }
+        Ok(true)
+    }
+
     /// Refuses a column whose name another one has.
     pub(super) fn check_distinct(
         &self,
@@ -215,6 +249,21 @@ impl StatementParser<'_> {
             parsed.to_string()
         };
         let expression = if self.word("AS") {
+            let at = self.parser.peek_token();
+            if is_word(&at.token, "PROCTIME") {
+                return Err(at_token(
+                    &at,
+                    "PROCTIME is no column here",
+                    "leave it out: _stored_at is the time at which a message was stored",
+                ));
+            }
+            if at.token != Token::LParen {
+                return Err(at_token(
+                    &at,
+                    "what a column is computed by stands in parentheses",
+                    &format!("write {name} AS (expression)"),
+                ));
+            }
             self.expect(&Token::LParen)?;
             let expr = self.sub(Parser::parse_expr)?;
             self.expect(&Token::RParen)?;
@@ -276,6 +325,7 @@ impl StatementParser<'_> {
     }
 
     pub(super) fn create_view(&mut self) -> Result<Statement, SqlError> {
+        let if_not_exists = self.if_not_exists()?;
         let name = self.name()?;
         let at = self.parser.peek_token();
         let options = self.query_options()?;
@@ -287,10 +337,11 @@ impl StatementParser<'_> {
             ));
         }
         self.expect_word("AS")?;
-        let query = self.sub(Parser::parse_query)?;
+        let query = self.query()?;
         let emit = self.emit()?;
         Ok(Statement::CreateMaterializedView(Box::new(
             ContinuousView {
+                if_not_exists,
                 name,
                 query: *query,
                 emit,
@@ -365,7 +416,7 @@ impl StatementParser<'_> {
         target: String,
         options: QueryOptions,
     ) -> Result<Statement, SqlError> {
-        let query = self.sub(Parser::parse_query)?;
+        let query = self.query()?;
         let emit = self.emit()?;
         Ok(Statement::CreateJob(Box::new(ContinuousJob {
             name,

@@ -7,11 +7,12 @@
 //! the statements around them are parsed here.
 //!
 //! Reading order: [`kind`] (what may be asked), [`parser`] (the first word), then one file per statement:
-//! [`create`], [`query_options`], [`alter`], [`job_settings`], [`savepoint`], [`remove`], [`write`], [`show`], [`subscribe`]; their parts: [`name`], [`options`], `keep`, [`interval`]; and [`refusal`] (what
-//! is said when the text is none of it).
+//! [`create`], [`query_options`], [`alter`], [`job_settings`], [`savepoint`], [`remove`], [`write`], [`show`], [`subscribe`]; their parts: [`name`], [`options`], `keep`, [`interval`], `spelling` (functions as other systems call them); and [`refusal`] (what
+//! is said when the text is none of it) with `foreign` (when it is another system's).
 
 pub mod alter;
 pub mod create;
+mod foreign;
 pub mod interval;
 pub(crate) mod job_settings;
 mod keep;
@@ -24,6 +25,7 @@ pub mod refusal;
 pub mod remove;
 pub mod savepoint;
 pub mod show;
+pub(crate) mod spelling;
 pub mod subscribe;
 pub mod write;
 

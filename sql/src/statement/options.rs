@@ -50,6 +50,13 @@ impl StatementParser<'_> {
         let mut options = TopicOptions::default();
         loop {
             let at = self.parser.peek_token();
+            if matches!(at.token, Token::SingleQuotedString(_)) {
+                return Err(at_token(
+                    &at,
+                    &format!("{} is a text, and an option has a name", at.token),
+                    "write WITH (queues = 3, format = 'json'); a topic needs no connector: producers send to it",
+                ));
+            }
             let name = self.name()?;
             let known = || OPTIONS.into_iter().chain(keep::OPTIONS);
             if !known().any(|option| option == name) {

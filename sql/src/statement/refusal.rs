@@ -4,7 +4,9 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use crate::dialect::is_word;
 use crate::error::{Position, Refusal, SqlError, nearest};
+use crate::statement::foreign;
 use crate::statement::parser::{DEPTH_MAX, StatementParser};
 
 /// What is allowed, as a refusal lists it.
@@ -85,16 +87,30 @@ impl StatementParser<'_> {
         ]
         .iter()
         .find_map(|token| keyword_meant(&token.token));
+        let suggestion = if foreign::has_window_clause(self.sql) {
+            foreign::clause(&Token::make_keyword("WINDOW")).map(str::to_owned)
+        } else if cause.ends_with("found: `") {
+            Some("write names in double quotes, or without any".to_owned())
+        } else {
+            near.map(|near| format!("did you mean {near}?"))
+        };
         SqlError::Syntax(Refusal {
             position,
             cause,
-            suggestion: near.map(|near| format!("did you mean {near}?")),
+            suggestion,
         })
     }
 
     pub(super) fn unexpected(&self, expected: &str) -> SqlError {
         let found = self.parser.peek_token();
+        let clause = match &found.token {
+            token if is_word(token, "ON") => {
+                foreign::clause(&self.parser.peek_nth_token_ref(1).token)
+            }
+            token => foreign::clause(token),
+        };
         let suggestion = match &found.token {
+            _ if clause.is_some() => None,
             Token::Word(word) if word.quote_style.is_none() => {
                 nearest(&word.value, [expected])
                     .or_else(|| keyword_meant(&found.token))
@@ -107,7 +123,9 @@ impl StatementParser<'_> {
         SqlError::Syntax(Refusal {
             position: position_of(&found),
             cause: format!("expected {expected}, found {}", shown(&found.token)),
-            suggestion: suggestion.map(|near| format!("did you mean {near}?")),
+            suggestion: clause
+                .map(str::to_owned)
+                .or(suggestion.map(|near| format!("did you mean {near}?"))),
         })
     }
 
@@ -126,8 +144,9 @@ impl StatementParser<'_> {
     }
 
     pub(super) fn not_allowed(&self, first: &TokenWithSpan) -> SqlError {
-        let suggestion = match &first.token {
-            Token::Word(word) => nearest(&word.value, FIRST_WORDS).map_or_else(
+        let suggestion = match (foreign::statement(&first.token), &first.token) {
+            (Some(instead), _) => instead.to_owned(),
+            (None, Token::Word(word)) => nearest(&word.value, FIRST_WORDS).map_or_else(
                 || ALLOWED.to_owned(),
                 |near| format!("did you mean {near}?"),
             ),
@@ -179,7 +198,8 @@ pub(super) fn check_chains(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
 pub(super) fn keyword_meant(token: &Token) -> Option<String> {
     match token {
         Token::Word(word) if word.quote_style.is_none() && word.keyword == Keyword::NoKeyword => {
-            nearest(&word.value, CLAUSE_WORDS)
+            // A word that is spelt right was not meant otherwise.
+            nearest(&word.value, CLAUSE_WORDS).filter(|near| !word.value.eq_ignore_ascii_case(near))
         }
         _ => None,
     }

@@ -1,0 +1,227 @@
+//! Statements of other systems, and what does their work here.
+//!
+//! Whoever comes from Flink, ksqlDB or PostgreSQL writes what worked there. It is refused like everything that is not on
+//! the list, but by what was wanted: a list of all statements would leave the reader to find out which one it is.
+
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+/// First words, and what to write instead.
+const STATEMENTS: [(&str, &str); 25] = [
+    (
+        "ADD",
+        "functions in Rust are built into the server, see sql/src/function",
+    ),
+    ("ANALYZE", "leave it out: statistics are kept as data comes"),
+    (
+        "BEGIN",
+        "leave it out: each statement stands for itself; a query writes its rows exactly once without it",
+    ),
+    (
+        "CALL",
+        "there are no procedures; write the statements themselves",
+    ),
+    (
+        "COMMIT",
+        "leave it out: each statement stands for itself; a query writes its rows exactly once without it",
+    ),
+    ("DECLARE", "read rows as they come with SUBSCRIBE name"),
+    (
+        "DELETE",
+        "delete the row of a key with INSERT INTO topic (_key, _body) VALUES ('key', NULL); other rows end with the retention of their topic",
+    ),
+    (
+        "EXECUTE",
+        "write each statement by itself: CREATE JOB name AS INSERT INTO topic SELECT …",
+    ),
+    ("FETCH", "read rows as they come with SUBSCRIBE name"),
+    ("LIST", "write SHOW TOPICS, SHOW JOBS or SHOW VIEWS"),
+    (
+        "LOAD",
+        "functions in Rust are built into the server, see sql/src/function",
+    ),
+    (
+        "MERGE",
+        "write INSERT INTO a topic with a primary key: the last row of a key counts",
+    ),
+    (
+        "OPTIMIZE",
+        "leave it out: files are merged in the background",
+    ),
+    (
+        "PRINT",
+        "write SELECT * FROM topic for what is there, or SUBSCRIBE topic for what comes as well",
+    ),
+    (
+        "REFRESH",
+        "leave it out: a materialized view is kept up to date as rows come",
+    ),
+    (
+        "RELEASE",
+        "to end a savepoint of a job write DROP SAVEPOINT name",
+    ),
+    (
+        "REPLACE",
+        "write INSERT INTO a topic with a primary key: the last row of a key counts",
+    ),
+    (
+        "RESET",
+        "there are no settings of a session; options stand in WITH (…) of what they are for",
+    ),
+    (
+        "ROLLBACK",
+        "leave it out: each statement stands for itself; a query writes its rows exactly once without it",
+    ),
+    (
+        "SET",
+        "there are no settings of a session; options stand in WITH (…) of what they are for, those of a running query in ALTER JOB name SET (…)",
+    ),
+    (
+        "TERMINATE",
+        "write DROP JOB name, or PAUSE JOB name to go on later",
+    ),
+    (
+        "TRUNCATE",
+        "write DROP TOPIC name and create it again, or end old rows with ALTER TOPIC name SET (retention = '7 days')",
+    ),
+    (
+        "UPDATE",
+        "write the row anew with INSERT INTO a topic with a primary key: the last row of a key counts",
+    ),
+    (
+        "USE",
+        "leave it out: topics are named without a schema, system tables as millpond.name",
+    ),
+    ("VACUUM", "leave it out: files are merged in the background"),
+];
+
+/// What can not be created, and what can.
+const CREATED: [(&str, &str); 11] = [
+    (
+        "TABLE",
+        "tables are topics here: write CREATE TOPIC name (column TYPE, …)",
+    ),
+    (
+        "STREAM",
+        "streams are topics here: write CREATE TOPIC name (column TYPE, …), or CREATE MATERIALIZED VIEW name AS SELECT … for one that is computed",
+    ),
+    (
+        "SOURCE",
+        "write CREATE TOPIC name (column TYPE, …), to which producers send",
+    ),
+    (
+        "INDEX",
+        "leave it out: rows are found by the primary key of their topic or view",
+    ),
+    (
+        "FUNCTION",
+        "functions in Rust are built into the server, see sql/src/function",
+    ),
+    ("DATABASE", "leave it out: there is one catalog of topics"),
+    ("CATALOG", "leave it out: there is one catalog of topics"),
+    (
+        "SCHEMA",
+        "leave it out: there is one catalog of topics; schemas of bodies are options of a topic",
+    ),
+    (
+        "TEMPORARY",
+        "write CREATE VIEW name AS SELECT …, and DROP VIEW name when it is not needed any more",
+    ),
+    (
+        "CONNECTOR",
+        "write CREATE TOPIC name (column TYPE, …), to which producers send, or CREATE SINK name INTO topic AS SELECT …",
+    ),
+    (
+        "TYPE",
+        "write the type where a column has it; what is nested is VARCHAR with JSON",
+    ),
+];
+
+/// What `SHOW` does not list, and what tells it.
+const SHOWN: [(&str, &str); 8] = [
+    ("STREAMS", "write SHOW TOPICS"),
+    ("QUERIES", "write SHOW JOBS"),
+    ("SINKS", "write SHOW JOBS"),
+    ("SOURCES", "write SHOW TOPICS"),
+    (
+        "CREATE",
+        "write DESCRIBE name, or SELECT sql FROM millpond.jobs WHERE name = '…'",
+    ),
+    (
+        "DATABASES",
+        "there is one catalog of topics: write SHOW TOPICS",
+    ),
+    (
+        "CATALOGS",
+        "there is one catalog of topics: write SHOW TOPICS",
+    ),
+    ("MATERIALIZED", "write SHOW JOBS"),
+];
+
+/// Clauses, and what to write instead.
+const CLAUSES: [(&str, &str); 7] = [
+    (
+        "MATCH_RECOGNIZE",
+        "compare a row with those before it by lag(…) OVER (PARTITION BY … ORDER BY time), or join the topic with itself",
+    ),
+    (
+        "CONFLICT",
+        "leave ON CONFLICT out: of a topic with a primary key the last row of a key counts",
+    ),
+    ("RETURNING", "leave it out, and select the rows afterwards"),
+    (
+        "WINDOW",
+        "write FROM TUMBLE(TABLE topic, DESCRIPTOR(time), INTERVAL '1 hour') GROUP BY …, window_start, window_end",
+    ),
+    (
+        "PARTITION",
+        "write INTO topic without it: the key of a row tells its queue",
+    ),
+    (
+        "CHANGE",
+        "write EMIT CHANGES, EMIT EVERY '10 seconds' or EMIT ON WINDOW CLOSE",
+    ),
+    (
+        "PARTITIONED",
+        "leave it out: the number of queues is an option, WITH (queues = 8)",
+    ),
+];
+
+fn found(known: &[(&str, &'static str)], token: &Token) -> Option<&'static str> {
+    let Token::Word(word) = token else {
+        return None;
+    };
+    let mut known = known.iter();
+    let found = known.find(|(first, _)| word.value.eq_ignore_ascii_case(first));
+    found.map(|(_, instead)| *instead)
+}
+
+/// What to write instead of a statement that begins so.
+pub(super) fn statement(first: &Token) -> Option<&'static str> {
+    if *first == Token::Backslash {
+        return Some("write DESCRIBE name, SHOW TOPICS or SHOW JOBS");
+    }
+    found(&STATEMENTS, first)
+}
+
+/// What to write instead of a clause that begins so.
+pub(super) fn clause(first: &Token) -> Option<&'static str> {
+    found(&CLAUSES, first)
+}
+
+/// Whether a text has ksqlDB's clause of windows, of which the parser understands the first word only.
+pub(super) fn has_window_clause(sql: &str) -> bool {
+    let sql = sql.to_lowercase();
+    ["tumbling", "hopping", "session"]
+        .iter()
+        .any(|kind| sql.contains(&format!("window {kind}")))
+}
+
+/// What to create instead of this.
+pub(super) fn created(what: &Token) -> Option<&'static str> {
+    found(&CREATED, what)
+}
+
+/// What to show instead of this.
+pub(super) fn shown(what: &Token) -> Option<&'static str> {
+    found(&SHOWN, what)
+}
