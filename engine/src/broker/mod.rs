@@ -698,7 +698,8 @@ impl ReceiptHandle {
         use prost::Message as _;
         let mut bytes = [0; Self::BYTES_MAX];
         let mut room = bytes.as_mut_slice();
-        self.encode(&mut room).expect("there is room for the longest");
+        self.encode(&mut room)
+            .expect("there is room for the longest");
         let left = room.len();
         let text = base64::engine::general_purpose::URL_SAFE_NO_PAD;
         text.encode(&bytes[..Self::BYTES_MAX - left])

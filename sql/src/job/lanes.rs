@@ -8,6 +8,7 @@
 //! order of the log, and whatever a node does with rows of several keys does not depend on their order. The saved state
 //! is that of all lanes in a line, and each takes from it what it owns, however many there were.
 
+use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -74,7 +75,7 @@ impl Lanes {
                         let takes: Vec<bool> = (0..lanes.len()).map(has_rows).collect();
                         parts.waves(0, &takes, crew.lanes())
                     }
-                    None => vec![0..lanes.len()],
+                    None => iter::once(0..lanes.len()).collect(),
                 };
                 let (mut all, mut busy_ms) = (Vec::with_capacity(lanes.len()), 0);
                 let watermark = ticks.first().and_then(|tick| least(&tick.before));

@@ -4,6 +4,7 @@
 //! ([`crate::job::parts`]): then not all lanes go at once, but as many as may be in memory together.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -63,7 +64,7 @@ pub(super) async fn graph(
                 let takes = takes.map(|(lane, given)| lane.takes(from, given.as_deref()));
                 parts.waves(from, &takes.collect::<Vec<_>>(), hands)
             }
-            None => vec![0..count],
+            None => iter::once(0..count).collect(),
         };
         let mut done = Vec::with_capacity(count);
         for wave in waves {

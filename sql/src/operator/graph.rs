@@ -154,7 +154,7 @@ impl Graph {
     }
 
     /// Makes it one of several lanes.
-    pub(crate) fn as_lane(mut self, lane: usize, lanes: usize) -> Self {
+    pub(crate) fn into_lane(mut self, lane: usize, lanes: usize) -> Self {
         self.owns_what_has_no_key = lane == lane_of(&[], lanes);
         self
     }

@@ -248,8 +248,8 @@ mod tests {
         let different: BTreeSet<&Bytes> = raw.iter().collect();
         assert_eq!(different.len(), raw.len());
         let two = RecordBatch::try_from_iter([
-            ("a", rows.column(0).clone()),
-            ("b", rows.column(0).clone()),
+            ("a", Arc::clone(rows.column(0))),
+            ("b", Arc::clone(rows.column(0))),
         ]);
         let two = two.unwrap();
         assert_eq!(

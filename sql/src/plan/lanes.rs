@@ -47,7 +47,7 @@ impl ContinuousPlan {
                     false => 1,
                 };
                 let lanes = (0..count).map(|lane| {
-                    let graph = Graph::new(Arc::clone(&plan))?.as_lane(lane, count);
+                    let graph = Graph::new(Arc::clone(&plan))?.into_lane(lane, count);
                     Ok(graph.with_state_bytes_max(state_bytes_max))
                 });
                 Built::Graph(lanes.collect::<Result<_, _>>().map_err(no_row)?)

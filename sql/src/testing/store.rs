@@ -138,7 +138,7 @@ impl ObjectStore for DyingStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let number = 1 + self.counts.gets.fetch_add(1, Ordering::Relaxed);
-        let is_refused = |(every, times)| number % every == 0 && number / every <= times;
+        let is_refused = |(every, times)| number.is_multiple_of(every) && number / every <= times;
         if self.refuses.is_some_and(is_refused) {
             return Err(object_store::Error::Generic {
                 store: "refusing",

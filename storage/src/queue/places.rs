@@ -11,6 +11,10 @@ use crate::queue::index::Place;
 pub(crate) enum Places {
     One(Place),
     /// Two or more, most often.
+    #[expect(
+        clippy::box_collection,
+        reason = "a deque in the row would make rows of one place three times as large"
+    )]
     Many(Box<VecDeque<Place>>),
 }
 

@@ -28,7 +28,7 @@ impl Consumed {
             }
             _ => false,
         };
-        for &queue in look.queues.iter().filter(|queue| !is_idle(*queue)) {
+        for &queue in look.queues.iter().filter(|queue| !is_idle(queue)) {
             let known = self.cursors.get(&(look.group, look.topic, queue));
             let new = Cursor::starting_at(self.first(look.topic, queue));
             let cursor = known.unwrap_or(&new);

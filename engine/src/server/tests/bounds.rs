@@ -15,10 +15,10 @@ async fn a_server_with_its_hands_full_tells_every_producer_to_come_again_and_ser
     let any = "127.0.0.1:0".parse().unwrap();
     let listener = TcpNetwork.bind(any).await.unwrap();
     let address = listener.address();
-    let router = grpc_router(&gate, Arc::clone(&spawn), messaging.clone()).await;
+    let front = grpc_front(&gate, Arc::clone(&spawn), messaging.clone()).await;
     let door = Door::new(listener, None, Arc::new(SystemClock), Cut::default());
     let never = futures::future::pending().boxed().shared();
-    let _served = spawn.spawn(Lane::Service, serve_grpc(router.unwrap().1, door, never));
+    let _served = spawn.spawn(Lane::Service, serve_grpc(front.unwrap().1, door, never));
     let channel = Channel::from_shared(format!("http://{address}")).unwrap();
     let mut client = MessagingServiceClient::new(channel.connect().await.unwrap());
     let send = async |mut client: MessagingServiceClient<Channel>, who: &str| {

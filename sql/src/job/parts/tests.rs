@@ -166,7 +166,8 @@ async fn parts_that_nothing_touched_are_neither_read_nor_written_by_a_save() {
     let mut takes = [false; LANES];
     takes[3] = true;
     parts.begin(2);
-    assert_eq!(parts.waves(0, &takes, 1), [0..LANES]);
+    let waves = parts.waves(0, &takes, 1);
+    assert_eq!(waves, Vec::from_iter(std::iter::once(0..LANES)));
     parts.wake(&mut lanes, 0, 0..LANES, None).await.unwrap();
     assert_eq!(lanes[3].0[0].len(), 100);
     lanes[3].0[0].insert(3, 2);
