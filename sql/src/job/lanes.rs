@@ -17,6 +17,7 @@ use arrow::compute::{concat_batches, interleave_record_batch, take_record_batch}
 use millpond_connectors::format::body::BodyEncoder;
 use millpond_proto::time::Timestamp;
 
+use crate::job::adding::added_up;
 use crate::job::crew::Crew;
 use crate::job::error::JobError;
 use crate::job::intake::Taken;
@@ -66,6 +67,13 @@ impl Lanes {
             Self::Groups(lanes) => {
                 let ticks: Arc<[Tick]> = ticks.into();
                 let rows = rows_of(taken);
+                let adds_up = crew.lanes() > 1 && lanes.len() == 1 && parts.is_none();
+                if let Some(adder) = lanes[0].adder().filter(|_| adds_up) {
+                    let lane = lanes[0].as_mut();
+                    let (left, busy_ms) =
+                        added_up(crew, encoder, &adder, taken, &ticks, lane).await?;
+                    return Ok((in_order(vec![left]), busy_ms));
+                }
                 let waves = match &mut parts {
                     Some(parts) => {
                         let has_rows = |lane| {
@@ -346,7 +354,7 @@ where
     answers.into_iter().collect()
 }
 
-fn least(watermarks: &[Option<Timestamp>]) -> Option<Timestamp> {
+pub(super) fn least(watermarks: &[Option<Timestamp>]) -> Option<Timestamp> {
     watermarks.iter().min().copied().flatten()
 }
 
@@ -386,7 +394,7 @@ fn groups(
 }
 
 /// The rows of a tick that are a lane's, in the order of the log.
-fn own_rows(lane: usize, taken: &[Taken], tick: &Tick) -> Vec<(usize, usize)> {
+pub(super) fn own_rows(lane: usize, taken: &[Taken], tick: &Tick) -> Vec<(usize, usize)> {
     let mut rows = Vec::new();
     for (index, range) in &tick.parts {
         let by_lane = &taken[*index].by_lane;
@@ -403,7 +411,7 @@ fn own_rows(lane: usize, taken: &[Taken], tick: &Tick) -> Vec<(usize, usize)> {
 }
 
 /// Those rows as one table.
-fn rows_at(taken: &[Taken], rows: &[(usize, usize)]) -> Result<RecordBatch, JobError> {
+pub(super) fn rows_at(taken: &[Taken], rows: &[(usize, usize)]) -> Result<RecordBatch, JobError> {
     let (first, last) = (rows[0], rows[rows.len() - 1]);
     if first.0 == last.0 && last.1 - first.1 + 1 == rows.len() && rows.is_sorted() {
         return Ok(taken[first.0].table.slice(first.1, rows.len()));

@@ -6,8 +6,9 @@
 //! say why. This room holds no data of its own; topics and objects are behind traits.
 //!
 //! Reading order: [`runtime`] (create, drop, list), [`savepoint`] (state under a name), [`alter`] (a view takes another's place), [`runner`] (the loop), [`region`] (one epoch,
-//! without I/O), its [`intake`], [`lanes`], the [`nodes`] that they go through and [`written`] rows, [`parts`] of state that rest, as lanes are [`stepped`], [`crew`] (who does the work), [`inputs`] and [`reader`] (queues in ticks), [`subscribe`] (a query that is watched and kept nowhere), [`restart`] (how often it starts over), [`pace`] and `shares` (where its time goes), [`error`].
+//! without I/O), its [`intake`], [`lanes`], the [`nodes`] that they go through, rows that are added up before one lane ([`adding`]) and [`written`] rows, [`parts`] of state that rest, as lanes are [`stepped`], [`crew`] (who does the work), [`inputs`] and [`reader`] (queues in ticks), [`subscribe`] (a query that is watched and kept nowhere), [`restart`] (how often it starts over), [`pace`] and `shares` (where its time goes), [`error`].
 
+pub(crate) mod adding;
 pub mod alter;
 pub mod crew;
 pub mod error;

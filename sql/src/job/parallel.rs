@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use millpond_proto::time::Clock as _;
+
 use super::equality::{self, GRAPHS, PLANES, WINDOWS, world_of};
 use super::tests::{World, create, status};
 use super::timed::{self, FLEET, PRICES, TRIPS};
@@ -98,5 +100,68 @@ async fn the_same_messages_are_written_when_all_state_rests_that_can() {
     let resting = written(83, 7, 2, Some(0)).await;
     for (name, rows) in all {
         assert_eq!(resting[&name], rows, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_are_added_up_apart_give_the_same_messages_as_one_after_the_other() {
+    let mut before: Option<Vec<Vec<String>>> = None;
+    for lanes in [1, 3] {
+        let mut world = world_of(84, 512, &[TRIPS]).await;
+        world.lanes = Some(lanes);
+        let jobs = world.jobs(None);
+        let sums = "count(*) AS rows, sum(n) AS total, min(carrier) AS least, max(n) AS most, count(plane) FILTER (WHERE n > 7) AS some";
+        let window = "TABLE trips, DESCRIPTOR(at), INTERVAL";
+        for (name, query) in [
+            ("all", format!("SELECT {sums} FROM trips")),
+            (
+                "few",
+                format!("SELECT count(*) AS rows FROM trips HAVING count(*) % 2 = 0"),
+            ),
+            (
+                "means",
+                "SELECT avg(x) AS mean, count(*) AS rows FROM trips".to_owned(),
+            ),
+            (
+                "tumbled",
+                format!(
+                    "SELECT window_end, {sums} FROM TUMBLE({window} '1 second') GROUP BY window_end EMIT ON WINDOW CLOSE"
+                ),
+            ),
+            (
+                "hopped",
+                format!(
+                    "SELECT window_start, {sums} FROM HOP({window} '500 milliseconds', INTERVAL '2 seconds') GROUP BY window_start"
+                ),
+            ),
+        ] {
+            let view = format!("CREATE MATERIALIZED VIEW {name} AS {query}");
+            create(&jobs, &view).await.unwrap();
+        }
+        for round in 0..12_u64 {
+            let now_ms = world.clock.now().as_ms();
+            for row in 0..700 {
+                let (n, at) = ((row * 37 + round) % 91, world.chance.below(3000));
+                let at = now_ms - i64::try_from(at).unwrap();
+                let body = format!(
+                    "{{\"carrier\":\"C{}\",\"plane\":{},\"n\":{n},\"x\":{n}.5,\"at\":{at}}}",
+                    row % 5,
+                    row % 7
+                );
+                world.topics.send("trips", None, Some(&body));
+            }
+            world.wait_ms(world.chance.below(900)).await;
+        }
+        world.wait_ms(10_000).await;
+        let names = ["all", "few", "means", "tumbled", "tumbled_late", "hopped"];
+        let now: Vec<Vec<String>> = names.iter().map(|name| messages(&world, name)).collect();
+        for (name, rows) in names.iter().zip(&now) {
+            assert!(rows.len() > 1, "{name} tests nothing");
+        }
+        jobs.stop().await;
+        if let Some(before) = &before {
+            assert!(before == &now, "in {lanes} lanes");
+        }
+        before = Some(now);
     }
 }

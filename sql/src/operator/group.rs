@@ -202,7 +202,7 @@ pub(crate) struct Finished {
 
 /// A grouping, ready to be computed.
 #[derive(Debug)]
-pub(crate) struct Groups {
+pub struct Groups {
     pub(crate) grouping: Grouping,
     /// Group columns but the window's.
     plain: Vec<usize>,

@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows),
 //! [`beat`] (what leaves every so often), [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`hash`] (how they are found), [`group`] (what grouped aggregates
-//! share), [`window`] (windows told beforehand), [`session`] (windows that rows make); then tables that
+//! share), [`window`] (windows told beforehand), [`partial`] (rows added up apart), [`session`] (windows that rows make); then tables that
 //! change: [`delta`], [`moment`] (time within them), [`origin`] (which message a row is), [`latest`], [`aggregate`] with [`kept`] and [`ordered`], [`join`], [`as_of`], [`over`], [`top`], [`close`],
 //! the [`graph`] of these, [`spread`] (which lane a row belongs to), and [`changes`] (how a change leaves for Debezium's readers).
 
@@ -30,6 +30,7 @@ pub(crate) mod moment;
 pub(crate) mod ordered;
 pub(crate) mod origin;
 pub(crate) mod over;
+pub mod partial;
 pub mod project;
 pub mod session;
 pub(crate) mod spread;
@@ -46,6 +47,9 @@ use datafusion::error::DataFusionError;
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
 
+use crate::operator::group::Groups;
+use crate::operator::partial::Partial;
+
 /// A step of a continuous query that turns rows into other rows.
 pub trait Operator: Send + fmt::Debug {
     /// Takes rows of one tick, in (queue, offset) order, judged by the watermark of that tick: all of the keys
@@ -59,6 +63,23 @@ pub trait Operator: Send + fmt::Debug {
         watermark: Option<Timestamp>,
         out: &mut Output,
     ) -> Result<(), OperatorError>;
+
+    /// What adds rows of a tick up apart from the state, if that changes nothing; see [`partial`].
+    fn adder(&self) -> Option<Arc<Groups>> {
+        None
+    }
+
+    /// Takes the rows of a tick as [`Operator::on_batch`], added up in pieces by its adder; those too late are told already.
+    ///
+    /// # Errors
+    /// As [`Operator::on_batch`].
+    fn on_partials(
+        &mut self,
+        _partials: &[Partial],
+        _watermark: Option<Timestamp>,
+    ) -> Result<(), OperatorError> {
+        Ok(())
+    }
 
     /// Learns that no event before `watermark` is expected any more, at the end of a tick.
     ///

@@ -13,8 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::take_record_batch;
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::common::cast::as_boolean_array;
@@ -25,13 +24,14 @@ use crate::operator::assign::Windows;
 use crate::operator::beat::Beat;
 use crate::operator::group::{Emit, Grouping, Groups, Unit, group_bytes};
 use crate::operator::kernel::{State, accumulate, state_at, state_columns};
-use crate::operator::key::{Key, from_time, key_at, split_key, write_key_at};
-use crate::operator::{Emission, Keys, Late, LateTime, Operator, OperatorError, Output};
+use crate::operator::key::{Key, from_time, key_at, split_key};
+use crate::operator::partial::Partial;
+use crate::operator::{Emission, Keys, Operator, OperatorError, Output};
 
 /// The operator.
 #[derive(Debug)]
 pub struct Window {
-    groups: Groups,
+    groups: Arc<Groups>,
     state_schema: SchemaRef,
     /// By key and start of the slice; 0 without windows.
     slices: BTreeMap<Key, State>,
@@ -66,7 +66,7 @@ impl Window {
         }
         fields.extend(groups.state_fields().iter().map(Arc::clone));
         Ok(Self {
-            groups,
+            groups: Arc::new(groups),
             state_schema: Arc::new(Schema::new(fields)),
             slices: BTreeMap::new(),
             by_end: BTreeSet::new(),
@@ -100,19 +100,20 @@ impl Window {
         !self.emit_mode().is_on_close() && self.groups.grouping.output.filters()
     }
 
-    /// Adds rows to slices; `indices` tells the slice of each row.
+    /// Adds rows to slices, `indices` tells the slice of each; then what was added up apart, with its slice.
     fn add(
         &mut self,
         rows: &RecordBatch,
         keys: &[Key],
         indices: &[usize],
+        partials: &[(usize, &State)],
         watermark: Option<Timestamp>,
     ) -> Result<(), OperatorError> {
-        let rested: Vec<(usize, &State)> = keys
-            .iter()
-            .enumerate()
+        let known = keys.iter().enumerate();
+        let mut rested: Vec<(usize, &State)> = known
             .filter_map(|(index, key)| Some((index, self.slices.get(key)?)))
             .collect();
+        rested.extend(partials);
         let kernels = &self.groups.grouping.aggregates;
         let states = accumulate(kernels, &rested, rows, indices, keys.len())?;
         for (key, state) in keys.iter().zip(states) {
@@ -293,63 +294,40 @@ impl Operator for Window {
         watermark: Option<Timestamp>,
         out: &mut Output,
     ) -> Result<(), OperatorError> {
-        let arrived = self.groups.arrive(batch)?;
-        let count = arrived.rows.num_rows();
-        if count == 0 {
+        let mut sorted = self.groups.sorted(batch, watermark)?;
+        out.late.append(&mut sorted.late);
+        if sorted.keys.is_empty() {
             return Ok(());
         }
-        let mut on_time = Vec::with_capacity(count);
+        self.add(&sorted.rows, &sorted.keys, &sorted.indices, &[], watermark)
+    }
+
+    fn adder(&self) -> Option<Arc<Groups>> {
+        self.groups.adds_up().then(|| Arc::clone(&self.groups))
+    }
+
+    fn on_partials(
+        &mut self,
+        partials: &[Partial],
+        watermark: Option<Timestamp>,
+    ) -> Result<(), OperatorError> {
         let mut keys: Vec<Key> = Vec::new();
-        let mut indices = Vec::with_capacity(count);
-        let mut index_of: HashMap<Key, usize> = HashMap::new();
-        let mut bytes = Vec::new();
-        for row in 0..count {
-            let slice_ms = match (&arrived.slices_ms, self.windows()) {
-                (Some(slices), Some(kind)) => {
-                    if slices.is_null(row) {
-                        continue;
-                    }
-                    let slice_ms = slices.value(row);
-                    let end_ms = kind.last_end_of(slice_ms);
-                    let emit = self.emit_mode();
-                    let late = watermark.and_then(|at| Some((emit.lateness(end_ms, at)?, at)));
-                    if let Some((reason, watermark)) = late {
-                        out.late.push(Late {
-                            row: arrived.origin[row],
-                            reason,
-                            time: LateTime::Window {
-                                start: Timestamp(kind.window_to(end_ms).start),
-                                end: Timestamp(end_ms),
-                            },
-                            watermark,
-                        });
-                        continue;
-                    }
-                    slice_ms
-                }
-                _ => 0,
-            };
-            write_key_at(&mut bytes, arrived.keys.row(row), slice_ms);
-            let index = match index_of.get(bytes.as_slice()) {
-                Some(index) => *index,
-                None => {
-                    let key: Key = Arc::from(bytes.as_slice());
-                    keys.push(Arc::clone(&key));
-                    index_of.insert(key, keys.len() - 1);
+        let mut states = Vec::new();
+        let mut places: HashMap<&[u8], usize> = HashMap::new();
+        for partial in partials {
+            for (key, state) in partial.keys.iter().zip(&partial.states) {
+                let place = *places.entry(key).or_insert_with(|| {
+                    keys.push(Arc::clone(key));
                     keys.len() - 1
-                }
-            };
-            on_time.push(u32::try_from(row).expect("a tick has fewer rows than a u32"));
-            indices.push(index);
+                });
+                states.push((place, state));
+            }
         }
-        if on_time.is_empty() {
+        if keys.is_empty() {
             return Ok(());
         }
-        if on_time.len() == count {
-            return self.add(&arrived.rows, &keys, &indices, watermark);
-        }
-        let rows = take_record_batch(&arrived.rows, &UInt32Array::from(on_time))?;
-        self.add(&rows, &keys, &indices, watermark)
+        let none = RecordBatch::new_empty(self.groups.grouping.input.schema());
+        self.add(&none, &keys, &[], &states, watermark)
     }
 
     fn on_watermark(

@@ -100,8 +100,12 @@ impl ContinuousPlan {
         let how = match self.build(lanes, JOB_STATE_BYTES_MAX)? {
             Built::Rows(_) => "rows as they come".to_owned(),
             Built::Groups(_, router, _) if router.spreads() => "groups by key group".to_owned(),
-            Built::Groups(..) => {
-                "to read; 1 to aggregate, since groups have no key but their window".to_owned()
+            Built::Groups(_, _, groups) => {
+                let how = match groups[0].adder() {
+                    Some(_) => "to read and add up; 1 to put together what was added up",
+                    None => "to read; 1 to aggregate",
+                };
+                format!("{how}, since groups have no key but their window")
             }
             Built::Graph(graph) => {
                 let whole = graph[0].in_one_lane();
