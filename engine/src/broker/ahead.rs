@@ -27,6 +27,8 @@ const MESSAGE_BYTES: usize = 512;
 
 /// Appends of due messages that are under way at the same time, of all shards.
 const TURNS: usize = 2;
+/// Looks into files that are under way at the same time, of all shards: each keeps a thread busy.
+const LOOKS: usize = 1;
 
 const _: () = assert!(LOT_BYTES <= limits::FIRE_AHEAD_BYTES_MAX);
 
@@ -35,6 +37,7 @@ const _: () = assert!(LOT_BYTES <= limits::FIRE_AHEAD_BYTES_MAX);
 pub struct Room {
     lots: Arc<Semaphore>,
     turns: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
 }
 
 /// The right to place due messages; held until they are durable. However much is due at once, what producers send
@@ -57,6 +60,7 @@ impl Default for Room {
         Self {
             lots: Arc::new(Semaphore::new(lots)),
             turns: Arc::new(Semaphore::new(TURNS)),
+            looks: Arc::new(Semaphore::new(LOOKS)),
         }
     }
 }
@@ -80,6 +84,15 @@ impl Room {
     pub fn turn(&self) -> impl Future<Output = Turn> + use<> {
         let turn = Arc::clone(&self.turns).acquire_owned();
         async move { Turn(turn.await.expect("it is never closed")) }
+    }
+
+    /// Waits until nobody else looks into files; hold it for as long as the look takes.
+    ///
+    /// # Panics
+    /// Never: nobody closes what it comes from.
+    pub async fn look(&self) -> OwnedSemaphorePermit {
+        let look = Arc::clone(&self.looks).acquire_owned();
+        look.await.expect("it is never closed")
     }
 }
 
@@ -171,6 +184,17 @@ mod tests {
         tokio::pin!(next);
         assert!(futures::poll!(&mut next).is_pending());
         turns.pop();
+        assert!(futures::poll!(&mut next).is_ready());
+    }
+
+    #[tokio::test]
+    async fn files_are_looked_into_by_one_shard_after_the_other() {
+        let room = Room::default();
+        let look = room.look().await;
+        let next = room.look();
+        tokio::pin!(next);
+        assert!(futures::poll!(&mut next).is_pending());
+        drop(look);
         assert!(futures::poll!(&mut next).is_ready());
     }
 

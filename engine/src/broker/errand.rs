@@ -287,6 +287,8 @@ impl Reader {
         due: &Due,
         ahead: Ahead,
     ) -> Result<(BTreeMap<Spot, Envelope>, Lot), ReadError> {
+        // A burst needs lots for all shards at once, and all threads if it could: producers need some of them.
+        let _alone = self.room.look().await;
         let Ahead { mut lot, next } = ahead;
         let mut wanted: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
         let unknown = |(_, spot): &&(Timestamp, Spot)| !due.known.contains_key(spot);

@@ -5,46 +5,43 @@
 //! in order, when the log says that the append is durable. If the append fails, nothing is answered:
 //! the incarnation ends and every shard is rebuilt from what is on disk.
 //!
-//! It wakes by itself for what waits on its shelf: messages that are due are read by an [`errand`] and come
-//! back as a request, which takes turns with those of others.
+//! It wakes by itself for what waits on its shelf ([`due`]): messages that are due are read by an
+//! [`errand`](crate::broker::errand) and come back as requests, which take turns with those of others.
+
+mod due;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::task::Poll;
-use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::FuturesOrdered;
 use millpond_proto::chance::Chance;
 use millpond_proto::limits;
-use millpond_proto::message::{QueueId, ShardId, TopicId};
+use millpond_proto::message::ShardId;
 use millpond_proto::task::Spawn;
-use millpond_proto::time::{Clock, Sleep, Timestamp};
+use millpond_proto::time::{Clock, Timestamp};
 use millpond_storage::error::AppendError;
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::{Position, Record, Storage};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::broker::ahead::{LOT_MESSAGES, Lot, Room, Turn};
+use crate::broker::ahead::{Room, Turn};
 use crate::broker::catalog::Catalog;
-use crate::broker::errand::{self, Ahead, Due, Errand, Outcome, Reader};
+use crate::broker::errand::Outcome;
 use crate::broker::hints::{self, Hints};
 use crate::broker::lite;
 use crate::broker::lite::listeners::Listeners;
 use crate::broker::request::{Reply, Request, Return};
-use crate::broker::shelf::{Spot, shelf_topic};
-use crate::broker::state::shelving::Fire;
+use crate::broker::shard::due::{Errands, next_outcome, woken};
 use crate::broker::state::{CATALOG_SHARD, Moment, ShardState};
-use crate::broker::timer::Wish;
 use crate::broker::waiting::Waiting;
 
 /// Bytes of messages after which a group of requests is handed down.
 const GROUP_BYTES: usize = 1024 * 1024;
 /// Groups handed down and not yet durable.
 const GROUPS_IN_FLIGHT: usize = 8;
-/// Longest wait for something that is due: the machine's clock may be set meanwhile.
-const ALARM_MAX: Duration = Duration::from_secs(1);
 
 /// A request and where its answer goes.
 #[derive(Debug)]
@@ -90,21 +87,6 @@ pub struct Shard {
     pub reads_anew: bool,
 }
 
-/// What is under way for the shelf.
-#[derive(Default)]
-struct Errands {
-    firing: Option<Errand>,
-    loading: Option<Errand>,
-    /// What was read before its time.
-    lot: Option<Lot>,
-    /// When to look again, and the time that it was set for.
-    alarm: Option<(Timestamp, Sleep)>,
-    /// A failed errand is not tried again before this time.
-    not_before: Timestamp,
-    /// Whether the last group came of an errand: then others go first.
-    had_turn: bool,
-}
-
 /// What the owner wakes for.
 enum Event {
     Durable(Settled, Result<Position, AppendError>),
@@ -117,28 +99,6 @@ enum Event {
 fn own(request: Request) -> Call {
     let (reply, _nobody) = oneshot::channel();
     Call { request, reply }
-}
-
-async fn next_outcome(firing: &mut Option<Errand>, loading: &mut Option<Errand>) -> Outcome {
-    tokio::select! {
-        biased;
-        outcome = done(firing) => outcome,
-        outcome = done(loading) => outcome,
-    }
-}
-
-async fn woken(alarm: &mut Option<(Timestamp, Sleep)>) {
-    match alarm {
-        Some((_, sleep)) => sleep.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn done(errand: &mut Option<Errand>) -> Outcome {
-    match errand {
-        Some(errand) => errand.await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Lets tasks that are ready run before the caller goes on.
@@ -200,7 +160,6 @@ impl Shard {
                 call = calls.recv(), if has_room => Event::Call(call),
                 () = woken(alarm) => Event::Alarm,
             };
-            let mut turn = None;
             let call = match event {
                 Event::Durable(settled, durable) => {
                     if self.settle(settled, durable).is_err() {
@@ -212,21 +171,23 @@ impl Shard {
                     errands.alarm = None;
                     continue;
                 }
-                Event::Outcome(outcome) => match self.take_outcome(outcome, &mut errands) {
-                    Some((fire, its_turn)) => {
-                        turn = its_turn;
+                Event::Outcome(outcome) => {
+                    if let Some((fire, turn)) = self.take_outcome(outcome, &mut errands) {
                         errands.had_turn = true;
-                        own(Request::Fire(fire))
+                        let placed = self.place_due(fire, turn, &mut calls, &mut in_flight);
+                        if placed.await.is_err() {
+                            return;
+                        }
                     }
-                    None => continue,
-                },
+                    continue;
+                }
                 Event::Call(Some(call)) => {
                     errands.had_turn = false;
                     call
                 }
                 Event::Call(None) => break,
             };
-            let served = self.serve(call, turn, &mut calls, &mut in_flight);
+            let served = self.serve(call, None, &mut calls, &mut in_flight);
             if served.await.is_err() {
                 return;
             }
@@ -268,152 +229,6 @@ impl Shard {
 
     fn now(&self) -> Timestamp {
         self.clock.now().max(self.floor)
-    }
-
-    fn reader(&self) -> Reader {
-        Reader {
-            shard: self.id,
-            storage: Arc::clone(&self.storage),
-            spawn: Arc::clone(&self.spawn),
-            room: self.ahead.clone(),
-        }
-    }
-
-    /// Sends errands for what is due or soon will be, and sets the alarm for the rest.
-    fn look_at_shelf(&mut self, errands: &mut Errands) {
-        if std::mem::take(&mut self.reads_anew) {
-            (errands.firing, errands.lot) = (None, None);
-        }
-        let next_check = self.state.shelf().transactions().next_check();
-        let next_check = next_check.map_or(i64::MAX, Timestamp::as_ms);
-        self.next_check.store(next_check, Ordering::Relaxed);
-        let now = self.now();
-        let mut wish = self.state.shelf().wish(now);
-        if wish.wake_at.is_some_and(|at| at <= now) && self.storage.room().check(true).is_err() {
-            // What is due waits for room in the log, as what is sent does.
-            errands.not_before = errands.not_before.max(now + ALARM_MAX);
-        }
-        if now < errands.not_before && wish != Wish::default() {
-            wish.load = None;
-            let again = errands.not_before;
-            wish.wake_at = Some(wish.wake_at.map_or(again, |at| at.max(again)));
-        }
-        if let Some((bucket, count)) = wish.load
-            && errands.loading.is_none()
-        {
-            errands.loading = Some(self.reader().load(bucket, count));
-            self.state.shelf_mut().timer_mut().begin(bucket);
-        }
-        let Some(wake_at) = wish.wake_at else {
-            errands.alarm = None;
-            return;
-        };
-        if wake_at <= now && errands.firing.is_none() {
-            let messages = self.state.shelf_mut().take_due(now, errand::FIRE_MESSAGES);
-            if !messages.is_empty() {
-                let due = self.due(messages, &mut errands.lot);
-                let catalog = Arc::clone(&self.catalog.borrow());
-                errands.firing = Some(self.reader().fire(due, catalog));
-            }
-        }
-        // What is under way looks again by itself.
-        if errands.firing.is_none() && errands.alarm.as_ref().is_none_or(|(at, _)| *at != wake_at) {
-            let wait = wake_at
-                .since(now)
-                .clamp(Duration::from_millis(1), ALARM_MAX);
-            errands.alarm = Some((wake_at, self.clock.sleep(wait)));
-        }
-    }
-
-    /// What is known of messages that are due, and what to read ahead when some of the others lie in files.
-    fn due(&self, messages: Vec<(Timestamp, Spot)>, lot: &mut Option<Lot>) -> Due {
-        let mut due = Due::default();
-        let mut bytes = 0;
-        let mut unknown = Vec::new();
-        for (at, spot) in messages {
-            let known = lot.as_mut().and_then(|lot| lot.take(at, spot));
-            match known {
-                Some(message) => {
-                    bytes += message.body.as_ref().map_or(0, bytes::Bytes::len);
-                    due.known.insert(spot, message);
-                }
-                None => unknown.push(spot),
-            }
-            due.messages.push((at, spot));
-            // The rest of the lot waits for the next turn.
-            if bytes >= errand::FIRE_BYTES / 2 {
-                break;
-            }
-        }
-        // However late it is: a burst is worked off out of one lot after the other.
-        if let Some(&(at, spot)) = due.messages.last() {
-            lot.take_if(|lot| lot.is_over(at, spot));
-        }
-        let topic = TopicId(shelf_topic(self.id));
-        let lies_in_files = |spot: &Spot| {
-            let extent = self.storage.extent(topic, QueueId(spot.bucket));
-            extent.is_some_and(|extent| spot.number < extent.tiered.0)
-        };
-        if unknown.iter().any(lies_in_files) {
-            // What the lot has still is due later than what was just found to be missing.
-            let lot = lot.take().or_else(|| self.ahead.take());
-            due.ahead = lot.map(|lot| {
-                let shelf = self.state.shelf();
-                let mut next = shelf.next_due(due.messages.len(), LOT_MESSAGES);
-                next.retain(|&(at, spot)| !lot.has(at, spot));
-                Ahead { lot, next }
-            });
-        }
-        due
-    }
-
-    /// What came of an errand; a request, when there is something to decide.
-    fn take_outcome(
-        &mut self,
-        outcome: Outcome,
-        errands: &mut Errands,
-    ) -> Option<(Fire, Option<Turn>)> {
-        match outcome {
-            Outcome::Fire(fire, lot, turn) => {
-                errands.firing = None;
-                errands.lot = lot.or(errands.lot.take());
-                if fire.spots.is_empty() && fire.lost.is_empty() {
-                    // Not to be had now, for whatever reason: not again at once.
-                    errands.not_before = self.now() + ALARM_MAX;
-                    return None;
-                }
-                Some((fire, turn))
-            }
-            Outcome::Loaded {
-                bucket,
-                messages,
-                lost,
-            } => {
-                errands.loading = None;
-                self.state.shelf_mut().loaded(bucket, messages);
-                let spots = lost.into_iter().map(|number| Spot { bucket, number });
-                let lost: Vec<Spot> = spots.collect();
-                (!lost.is_empty()).then(|| {
-                    let fire = Fire {
-                        lost_due_ms: vec![0; lost.len()],
-                        lost,
-                        ..Fire::default()
-                    };
-                    (fire, None)
-                })
-            }
-            Outcome::Failed(bucket) => {
-                match bucket {
-                    Some(bucket) => {
-                        errands.loading = None;
-                        self.state.shelf_mut().timer_mut().abandon(bucket);
-                    }
-                    None => errands.firing = None,
-                }
-                errands.not_before = self.now() + ALARM_MAX;
-                None
-            }
-        }
     }
 
     /// Decides on and applies the call and those that wait behind it.

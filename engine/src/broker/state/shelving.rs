@@ -88,6 +88,34 @@ pub struct Fire {
     pub lost_due_ms: Vec<i64>,
 }
 
+impl Fire {
+    /// The same in parts of at most `count` messages, in their order; those that can not be placed are a part of
+    /// their own.
+    pub fn slices(self, count: usize) -> impl Iterator<Item = Self> {
+        let Self {
+            spots,
+            messages,
+            lost,
+            lost_due_ms,
+        } = self;
+        let (mut spots, mut messages) = (spots.into_iter(), messages.into_iter());
+        let placed = std::iter::from_fn(move || {
+            let slice = Self {
+                spots: spots.by_ref().take(count).collect(),
+                messages: messages.by_ref().take(count).collect(),
+                ..Self::default()
+            };
+            (!slice.spots.is_empty()).then_some(slice)
+        });
+        let given_up = (!lost.is_empty()).then(|| Self {
+            lost,
+            lost_due_ms,
+            ..Self::default()
+        });
+        placed.chain(given_up)
+    }
+}
+
 /// A delayed message is to be taken back.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Recall {
@@ -376,5 +404,39 @@ impl ShardState {
         let end = Timestamp(start_of(bucket & (u32::MAX >> 1)).as_ms() + HOUR_MS);
         self.stored_at = self.stored_at.max(end);
         self.shelf.close(bucket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_the_whole_in_its_order() {
+        let spot = |number| Spot { bucket: 7, number };
+        for (placed, lost) in [(0, 0), (1, 0), (0, 1), (8, 0), (9, 3), (17, 1)] {
+            let fire = Fire {
+                spots: (0..placed).map(spot).collect(),
+                messages: (0..placed)
+                    .map(|number| Envelope {
+                        offset: number,
+                        ..Envelope::default()
+                    })
+                    .collect(),
+                lost: (0..lost).map(|number| spot(100 + number)).collect(),
+                lost_due_ms: (0..).take(usize::try_from(lost).unwrap()).collect(),
+            };
+            let mut whole = Fire::default();
+            for slice in fire.clone().slices(4) {
+                assert!((1..=4).contains(&(slice.spots.len() + slice.lost.len())));
+                let numbers = slice.messages.iter().map(|message| message.offset);
+                assert!(numbers.eq(slice.spots.iter().map(|spot| spot.number)));
+                whole.spots.extend(slice.spots);
+                whole.messages.extend(slice.messages);
+                whole.lost.extend(slice.lost);
+                whole.lost_due_ms.extend(slice.lost_due_ms);
+            }
+            assert_eq!(whole, fire);
+        }
     }
 }
