@@ -116,7 +116,7 @@ async fn rows_that_are_added_up_apart_give_the_same_messages_as_one_after_the_ot
             ("all", format!("SELECT {sums} FROM trips")),
             (
                 "few",
-                format!("SELECT count(*) AS rows FROM trips HAVING count(*) % 2 = 0"),
+                "SELECT count(*) AS rows FROM trips HAVING count(*) % 2 = 0".to_owned(),
             ),
             (
                 "means",
