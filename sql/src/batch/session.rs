@@ -23,6 +23,7 @@ use datafusion::sql::sqlparser::ast::{self, Query, visit_relations};
 use crate::batch::index::KeyIndexes;
 use crate::batch::latest::external;
 use crate::batch::notices::Notices;
+use crate::batch::orders::needs_one_partition;
 use crate::batch::provider::TopicTable;
 use crate::batch::system::SystemSchema;
 use crate::batch::tail::Tail;
@@ -63,7 +64,10 @@ impl Sessions {
     /// # Errors
     /// [`SqlError`] of any kind that names what can not be planned.
     pub async fn plan(&self, query: &Query, notices: &Notices) -> Result<DataFrame, SqlError> {
-        let (state, plan) = self.logical(query, notices, 0).await?;
+        let (mut state, plan) = self.logical(query, notices, 0).await?;
+        if needs_one_partition(&plan)? {
+            state.config_mut().options_mut().execution.target_partitions = 1;
+        }
         SQLOptions::new()
             .with_allow_ddl(false)
             .with_allow_dml(false)
