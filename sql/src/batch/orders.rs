@@ -4,7 +4,7 @@
 //! two phases it turns them round twice, so `array_agg(x ORDER BY x DESC)` beside `array_agg(x ORDER BY x)` had the order of
 //! the latter. In one phase it does it once. So such a query, and no other, runs in one partition.
 
-use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result as EngineResult;
 use datafusion::logical_expr::expr::Sort;
 use datafusion::logical_expr::{Expr, LogicalPlan};
