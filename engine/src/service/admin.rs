@@ -1,36 +1,24 @@
 //! Our own administration: topics, groups, jobs and statements.
 //!
-//! Refusals are gRPC statuses; the proto says which. Column types and event time are checked by SQL,
-//! names and bounds by the broker.
+//! Each call says here who may make it; what it does is in the file of its family. Refusals are gRPC statuses;
+//! the proto says which.
 
 use std::sync::Arc;
 
-use millpond_proto::limits;
-use millpond_proto::message::{Offset, QueueId};
-use millpond_proto::name::{GroupName, NameError, TopicName};
 use millpond_proto::task::{Lane, Spawn};
 use millpond_proto::time::Timestamp;
 use millpond_proto::wire::admin as pb;
 use millpond_proto::wire::admin::admin_server::Admin;
-use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
-use millpond_storage::error::TierError;
-use millpond_storage::format::envelope::{Envelope, PropertyValue};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
 use crate::authorize::{Action, Resource};
-use crate::broker::compaction::TopicCompacted;
-use crate::broker::{
-    Bodies, Broker, BrokerError, NewRetention, NewTopic, Retention, Topic, TopicType,
-};
 use crate::process;
 use crate::service::code::{explain, grpc, of_remedy};
 use crate::service::gate::{Admitted, Gate};
+use crate::service::names::{group_name, topic_name};
 use crate::service::time::to_wire;
-use crate::service::{groups, lites, messages, query, shelf};
-
-/// Messages in one administrative read that does not say.
-const READ_MESSAGES_DEFAULT: usize = 32;
+use crate::service::{groups, lites, messages, query, shelf, topics, upkeep};
 
 /// The service over one gate.
 #[derive(Clone, Debug)]
@@ -71,59 +59,15 @@ impl Admin for Administration {
     async fn create_topic(&self, request: Request<pb::CreateTopicRequest>) -> Answered<pb::Topic> {
         let resource = Resource::Topic(&request.get_ref().name);
         let admitted = self.admit(&request, Action::Manage, resource)?;
-        let request = request.into_inner();
-        let topic = NewTopic {
-            name: topic_name(&request.name)?,
-            kind: topic_type(&request.r#type)?,
-            queues: Some(request.queues).filter(|queues| *queues != 0),
-            columns: request.columns.into_iter().map(column).collect(),
-            watermark: request.watermark.map(watermark).transpose()?,
-            primary_key: Vec::new(),
-            written_by: None,
-        };
-        let retention = Retention {
-            ms: retention_ms(request.retention_ms)?.filter(|ms| *ms != 0),
-            bytes: Some(request.retention_bytes).filter(|bytes| *bytes != 0),
-            compacts: request.compacts,
-            tombstones_ms: retention_ms(request.tombstone_retention_ms)?.filter(|ms| *ms != 0),
-            table_ms: some_retention_ms(request.table_retention_ms)?,
-            table_bytes: request.table_retention_bytes,
-            lite_ms: retention_ms(request.lite_expiry_ms)?.filter(|ms| *ms != 0),
-        };
-        let family = Some(request.family.as_str()).filter(|family| !family.is_empty());
-        let made = admitted
-            .broker()?
-            .create_topic_in(family, topic, retention, Bodies::default())
-            .await
-            .map_err(|e| grpc(&e))?;
-        Ok(Response::new(topic_to_wire(made)))
+        let made = topics::create(admitted.broker()?, request.into_inner()).await?;
+        Ok(Response::new(made))
     }
 
     async fn alter_topic(&self, request: Request<pb::AlterTopicRequest>) -> Answered<pb::Topic> {
         let resource = Resource::Topic(&request.get_ref().name);
         let admitted = self.admit(&request, Action::Manage, resource)?;
-        let request = request.into_inner();
-        let name = topic_name(&request.name)?;
-        let queues = Some(request.queues).filter(|queues| *queues != 0);
-        let columns = request.add_columns.into_iter().map(column).collect();
-        let retention = NewRetention {
-            ms: some_retention_ms(request.retention_ms)?,
-            bytes: request.retention_bytes,
-            compacts: request.compacts,
-            tombstones_ms: some_retention_ms(request.tombstone_retention_ms)?,
-            table_ms: some_retention_ms(request.table_retention_ms)?,
-            table_bytes: request.table_retention_bytes,
-            table_as_log: request.table_as_log,
-            lite_ms: some_retention_ms(request.lite_expiry_ms)?,
-        };
-        let broker = admitted.broker()?;
-        let altered = broker.alter_topic(&name, queues, columns).await;
-        let mut altered = altered.map_err(|e| grpc(&e))?;
-        if retention != NewRetention::default() {
-            let changed = broker.set_retention(&name, retention).await;
-            altered = changed.map_err(|e| grpc(&e))?;
-        }
-        Ok(Response::new(topic_to_wire(altered)))
+        let altered = topics::alter(admitted.broker()?, request.into_inner()).await?;
+        Ok(Response::new(altered))
     }
 
     async fn list_topics(
@@ -131,9 +75,9 @@ impl Admin for Administration {
         request: Request<pb::ListTopicsRequest>,
     ) -> Answered<pb::ListTopicsResponse> {
         let admitted = self.admit(&request, Action::Describe, Resource::Server)?;
-        let topics = admitted.broker()?.topics();
+        let topics = admitted.broker()?.topics().into_iter();
         Ok(Response::new(pb::ListTopicsResponse {
-            topics: topics.into_iter().map(topic_to_wire).collect(),
+            topics: topics.map(topics::to_wire).collect(),
         }))
     }
 
@@ -143,25 +87,7 @@ impl Admin for Administration {
     ) -> Answered<pb::DescribeTopicResponse> {
         let name = &request.get_ref().name;
         let admitted = self.admit(&request, Action::Describe, Resource::Topic(name))?;
-        let broker = admitted.broker()?;
-        let topic = broker.topic(&topic_name(name)?).map_err(|e| grpc(&e))?;
-        let ranges = broker
-            .extents(&topic)
-            .into_iter()
-            .map(|(queue, extent)| pb::QueueRange {
-                queue: queue.0,
-                first: extent.first.0,
-                next: extent.next.0,
-                tiered: extent.tiered.0,
-                superseded: broker.superseded(topic.id, queue),
-            })
-            .collect();
-        let sizes = topic_sizes(broker, &topic);
-        Ok(Response::new(pb::DescribeTopicResponse {
-            topic: Some(topic_to_wire(topic)),
-            sizes: Some(sizes),
-            ranges,
-        }))
+        Ok(Response::new(topics::describe(admitted.broker()?, name)?))
     }
 
     async fn delete_topic(
@@ -215,19 +141,8 @@ impl Admin for Administration {
     async fn read_topic(&self, request: Request<pb::ReadRequest>) -> Answered<pb::ReadResponse> {
         let resource = Resource::Topic(&request.get_ref().topic);
         let admitted = self.admit(&request, Action::Read, resource)?;
-        let request = request.get_ref();
-        let name = topic_name(&request.topic)?;
-        let limit = match usize::try_from(request.limit).unwrap_or(usize::MAX) {
-            0 => READ_MESSAGES_DEFAULT,
-            limit => limit.min(limits::READ_MESSAGES_MAX),
-        };
-        let (queue, from) = (QueueId(request.queue), Offset(request.from));
-        let read = admitted.broker()?.read(&name, queue, from, limit).await;
-        let (messages, next) = read.map_err(|e| grpc(&e))?;
-        Ok(Response::new(pb::ReadResponse {
-            messages: messages.into_iter().map(stored).collect(),
-            next: next.0,
-        }))
+        let read = messages::read(admitted.broker()?, request.get_ref()).await?;
+        Ok(Response::new(read))
     }
 
     async fn find_messages(
@@ -470,16 +385,7 @@ impl Admin for Administration {
 
     async fn tier(&self, request: Request<pb::TierRequest>) -> Answered<pb::TierResponse> {
         let admitted = self.admit(&request, Action::Manage, Resource::Server)?;
-        let tiered = admitted
-            .broker()?
-            .tier()
-            .await
-            .map_err(|e| tier_status(&e))?;
-        Ok(Response::new(pb::TierResponse {
-            messages: tiered.messages,
-            bytes: tiered.bytes,
-            damaged: tiered.damaged,
-        }))
+        Ok(Response::new(upkeep::tier(admitted.broker()?).await?))
     }
 
     async fn compact(&self, request: Request<pb::CompactRequest>) -> Answered<pb::CompactResponse> {
@@ -489,48 +395,18 @@ impl Admin for Administration {
             name => Resource::Topic(name),
         };
         let admitted = self.admit(&request, Action::Manage, resource)?;
-        let broker = admitted.broker()?;
-        let only = match name.as_str() {
-            "" => None,
-            name => Some(broker.topic(&topic_name(name)?).map_err(|e| grpc(&e))?.id),
-        };
-        let keys = broker
-            .compact_keys(only)
-            .await
-            .map_err(|e| tier_status(&e))?;
-        let done = broker.compact(only).await.map_err(|e| tier_status(&e))?;
-        Ok(Response::new(pb::CompactResponse {
-            files_merged: done.files_merged,
-            files_made: done.files_made,
-            bytes_merged: done.bytes_merged,
-            bytes_made: done.bytes_made,
-            keys: keys.into_iter().map(keys_to_wire).collect(),
-        }))
+        let compacted = upkeep::compact(admitted.broker()?, name).await?;
+        Ok(Response::new(compacted))
     }
 
     async fn erase_key(
         &self,
         request: Request<pb::EraseKeyRequest>,
     ) -> Answered<pb::EraseKeyResponse> {
-        let pb::EraseKeyRequest { topic: name, key } = request.get_ref();
-        let admitted = self.admit(&request, Action::Manage, Resource::Topic(name))?;
-        if key.is_empty() {
-            return Err(Status::invalid_argument(
-                "the key is empty; say whose messages are to be erased",
-            ));
-        }
-        let broker = admitted.broker()?;
-        let topic = broker.topic(&topic_name(name)?).map_err(|e| grpc(&e))?.id;
-        let erased = broker
-            .erase(topic, key)
-            .await
-            .map_err(|e| tier_status(&e))?;
-        Ok(Response::new(pb::EraseKeyResponse {
-            messages: erased.messages,
-            files: erased.files,
-            held_files: erased.held,
-            log_bytes_left: erased.log_bytes,
-        }))
+        let resource = Resource::Topic(&request.get_ref().topic);
+        let admitted = self.admit(&request, Action::Manage, resource)?;
+        let erased = upkeep::erase(admitted.broker()?, request.get_ref()).await?;
+        Ok(Response::new(erased))
     }
 
     async fn list_storage(
@@ -538,15 +414,7 @@ impl Admin for Administration {
         request: Request<pb::ListStorageRequest>,
     ) -> Answered<pb::ListStorageResponse> {
         let admitted = self.admit(&request, Action::Describe, Resource::Server)?;
-        let broker = admitted.broker()?;
-        let topics = broker.topics();
-        Ok(Response::new(pb::ListStorageResponse {
-            topics: topics
-                .iter()
-                .map(|topic| topic_sizes(broker, topic))
-                .collect(),
-            log_bytes: broker.log_bytes(),
-        }))
+        Ok(Response::new(upkeep::list(admitted.broker()?)))
     }
 
     async fn verify(&self, request: Request<pb::VerifyRequest>) -> Answered<pb::VerifyResponse> {
@@ -586,190 +454,5 @@ fn server_to_wire(started_at: Timestamp) -> pb::Server {
         started_at: Some(to_wire(started_at)),
         cpu_ms: u64::try_from(cpu_ms).unwrap_or(u64::MAX),
         memory_bytes: process::memory_bytes().unwrap_or_default(),
-    }
-}
-
-fn retention_ms(ms: u64) -> Result<Option<i64>, Status> {
-    let too_long =
-        |_| Status::invalid_argument(format!("{ms} ms is too long; choose a shorter time"));
-    i64::try_from(ms).map(Some).map_err(too_long)
-}
-
-fn some_retention_ms(ms: Option<u64>) -> Result<Option<i64>, Status> {
-    ms.map_or(Ok(None), retention_ms)
-}
-
-fn topic_sizes(broker: &Broker, topic: &Topic) -> pb::TopicSizes {
-    let sizes = broker.sizes_of(topic.id);
-    let extents = broker.extents(topic);
-    pb::TopicSizes {
-        topic: topic.name.to_string(),
-        hot_messages: sizes.hot_messages,
-        hot_bytes: sizes.hot_bytes,
-        cold_messages: sizes.cold.messages,
-        cold_bytes: sizes.cold.bytes,
-        files: sizes.cold.files,
-        lost: sizes.cold.lost,
-        superseded: sizes.cold.superseded,
-        first: extents.iter().map(|(_, e)| e.first.0).min().unwrap_or(0),
-        next: extents.iter().map(|(_, e)| e.next.0).max().unwrap_or(0),
-    }
-}
-
-fn keys_to_wire((topic, done): (String, TopicCompacted)) -> pb::KeysCompacted {
-    pb::KeysCompacted {
-        topic,
-        superseded: done.keys.superseded,
-        tombstones: done.keys.tombstones,
-        files: done.keys.files,
-        bytes_before: done.keys.bytes_before,
-        bytes_after: done.keys.bytes_after,
-        damaged_files: done.keys.damaged,
-        held_by: done.held_by.unwrap_or_default(),
-    }
-}
-
-fn tier_status(error: &TierError) -> Status {
-    tracing::error!(
-        error = explain(error),
-        "moving messages to the cold tier failed"
-    );
-    Status::new(of_remedy(error.remedy()), explain(error))
-}
-
-pub(super) fn topic_name(name: &str) -> Result<TopicName, Status> {
-    TopicName::new(name).map_err(name_status)
-}
-
-pub(super) fn group_name(name: &str) -> Result<GroupName, Status> {
-    GroupName::new(name).map_err(name_status)
-}
-
-fn name_status(error: NameError) -> Status {
-    grpc(&BrokerError::Name(error))
-}
-
-fn topic_type(name: &str) -> Result<TopicType, Status> {
-    TopicType::from_name(name).ok_or_else(|| {
-        let known = TopicType::ALL.map(TopicType::as_str).join(", ");
-        Status::invalid_argument(format!("topic type {name:?} is unknown; there are {known}"))
-    })
-}
-
-fn column(column: pb::Column) -> ColumnSpec {
-    ColumnSpec {
-        name: column.name,
-        sql_type: column.sql_type,
-        expression: Some(column.expression).filter(|text| !text.is_empty()),
-    }
-}
-
-fn watermark(watermark: pb::Watermark) -> Result<WatermarkSpec, Status> {
-    let delay_ms = i64::try_from(watermark.delay_ms).map_err(|_| {
-        Status::invalid_argument(format!(
-            "the watermark's delay of {} ms is too long; choose a shorter one",
-            watermark.delay_ms
-        ))
-    })?;
-    Ok(WatermarkSpec {
-        column: watermark.column,
-        delay_ms,
-    })
-}
-
-fn topic_to_wire(topic: Topic) -> pb::Topic {
-    pb::Topic {
-        name: topic.name.to_string(),
-        id: topic.id.0,
-        r#type: topic.kind.as_str().to_owned(),
-        queues: topic.queues,
-        columns: topic
-            .columns
-            .into_iter()
-            .map(|column| pb::Column {
-                name: column.name,
-                sql_type: column.sql_type,
-                expression: column.expression.unwrap_or_default(),
-            })
-            .collect(),
-        watermark: topic.watermark.map(|watermark| pb::Watermark {
-            column: watermark.column,
-            delay_ms: u64::try_from(watermark.delay_ms).unwrap_or(0),
-        }),
-        written_by: topic.written_by.unwrap_or_default(),
-        primary_key: topic.primary_key,
-        retention_ms: topic
-            .retention
-            .ms
-            .map_or(0, |ms| u64::try_from(ms).unwrap_or(0)),
-        retention_bytes: topic.retention.bytes.unwrap_or(0),
-        compacts: topic.retention.compacts,
-        tombstone_retention_ms: topic
-            .retention
-            .tombstones_ms
-            .map_or(0, |ms| u64::try_from(ms).unwrap_or(0)),
-        table_retention_ms: topic
-            .retention
-            .table_ms
-            .map(|ms| u64::try_from(ms).unwrap_or(0)),
-        table_retention_bytes: topic.retention.table_bytes,
-        lite_expiry_ms: topic
-            .retention
-            .lite_ms
-            .map_or(0, |ms| u64::try_from(ms).unwrap_or(0)),
-        family: topic.family.unwrap_or_default(),
-    }
-}
-
-/// Text properties as they are, binary ones left out: the contract's map holds text.
-pub(super) fn stored(envelope: Envelope) -> pb::StoredMessage {
-    let (stored_at, born_at) = (to_wire(envelope.stored_at()), to_wire(envelope.born_at()));
-    pb::StoredMessage {
-        queue: envelope.queue,
-        offset: envelope.offset,
-        stored_at: Some(stored_at),
-        born_at: Some(born_at),
-        message_id: envelope.message_id,
-        key: envelope.key,
-        keys: envelope.keys,
-        tag: envelope.tag,
-        properties: envelope
-            .properties
-            .into_iter()
-            .filter_map(|property| match property.value {
-                Some(PropertyValue::Text(text)) => Some((property.key, text)),
-                Some(PropertyValue::Binary(_)) | None => None,
-            })
-            .collect(),
-        body: envelope.body,
-        message_group: envelope.message_group,
-        priority: envelope.priority,
-        trace_context: envelope.trace_context,
-        born_host: envelope.born_host,
-        lite_topic: envelope.lite_topic,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unknown_types_are_told_which_there_are() {
-        assert_eq!(topic_type("").unwrap(), TopicType::Normal);
-        assert_eq!(topic_type("FIFO").unwrap(), TopicType::Fifo);
-        let unknown = topic_type("x").unwrap_err();
-        assert_eq!(unknown.code(), tonic::Code::InvalidArgument);
-        assert!(unknown.message().contains("fifo"), "{unknown}");
-    }
-
-    #[test]
-    fn a_watermark_delay_must_be_a_time() {
-        let wire = |delay_ms| pb::Watermark {
-            column: "ts".to_owned(),
-            delay_ms,
-        };
-        assert_eq!(watermark(wire(5)).unwrap().delay_ms, 5);
-        assert!(watermark(wire(u64::MAX)).is_err());
     }
 }

@@ -15,8 +15,9 @@ use crate::broker::record::Backoff;
 use crate::broker::standing::ResetTo;
 use crate::broker::transfer::{Letters, Outcome, Selection, property, text};
 use crate::broker::{Broker, BrokerError, Group, GroupProgress, GroupStart};
-use crate::service::admin::{group_name, stored, topic_name};
 use crate::service::code::grpc;
+use crate::service::messages::stored;
+use crate::service::names::{group_name, topic_name};
 use crate::service::time::{from_wire, to_wire};
 
 /// Messages in an answer to a request that does not say.

@@ -5,8 +5,8 @@ use tonic::Status;
 
 use crate::broker::Broker;
 use crate::broker::lite::topics::{LiteTopic, LiteTopics};
-use crate::service::admin::{group_name, topic_name};
 use crate::service::code::grpc;
+use crate::service::names::{group_name, topic_name};
 use crate::service::time::to_wire;
 
 /// Lite topics in an answer to a request that does not say.

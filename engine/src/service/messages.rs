@@ -1,4 +1,4 @@
-//! Finding and tracing messages: between the wire's words and the broker's.
+//! Reading, finding and tracing messages: between the wire's words and the broker's.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use millpond_proto::message::{Offset, QueueId};
 use millpond_proto::time::Timestamp;
 use millpond_proto::wire::admin as pb;
 use millpond_proto::wire::admin::find_messages_request::By;
+use millpond_storage::format::envelope::{Envelope, PropertyValue};
 use millpond_storage::tier::cold::lookup::Lookup;
 use tonic::Status;
 
@@ -14,12 +15,27 @@ use crate::broker::Broker;
 use crate::broker::filter::{Filter, FilterKind};
 use crate::broker::find::{Place, Scanned, Search};
 use crate::broker::request::FateKind;
-use crate::service::admin::{group_name, stored, topic_name};
 use crate::service::code::grpc;
+use crate::service::names::{group_name, topic_name};
 use crate::service::time::{from_wire, to_wire};
 
 /// Messages in an answer to a request that does not say.
 const MESSAGES_DEFAULT: usize = 32;
+
+/// Messages of a queue from an offset on.
+pub(super) async fn read(
+    broker: &Broker,
+    request: &pb::ReadRequest,
+) -> Result<pb::ReadResponse, Status> {
+    let name = topic_name(&request.topic)?;
+    let (queue, from) = (QueueId(request.queue), Offset(request.from));
+    let read = broker.read(&name, queue, from, limit(request.limit)).await;
+    let (messages, next) = read.map_err(|e| grpc(&e))?;
+    Ok(pb::ReadResponse {
+        messages: messages.into_iter().map(stored).collect(),
+        next: next.0,
+    })
+}
 
 /// Takes a step of a search.
 pub(super) async fn find(
@@ -40,10 +56,7 @@ pub(super) async fn find(
             queue: QueueId(request.from_queue),
             offset: Offset(request.from_offset),
         },
-        limit: match usize::try_from(request.limit).unwrap_or(usize::MAX) {
-            0 => MESSAGES_DEFAULT,
-            asked => asked.min(limits::READ_MESSAGES_MAX),
-        },
+        limit: limit(request.limit),
     };
     let found = broker.find(&topic, &search).await;
     let found = found.map_err(|error| grpc(&error))?;
@@ -110,6 +123,43 @@ pub(super) async fn trace(
         log_bytes: trace.history.bytes,
         log_damaged: trace.history.damaged,
     })
+}
+
+/// Text properties as they are, binary ones left out: the contract's map holds text.
+pub(super) fn stored(envelope: Envelope) -> pb::StoredMessage {
+    let (stored_at, born_at) = (to_wire(envelope.stored_at()), to_wire(envelope.born_at()));
+    pb::StoredMessage {
+        queue: envelope.queue,
+        offset: envelope.offset,
+        stored_at: Some(stored_at),
+        born_at: Some(born_at),
+        message_id: envelope.message_id,
+        key: envelope.key,
+        keys: envelope.keys,
+        tag: envelope.tag,
+        properties: envelope
+            .properties
+            .into_iter()
+            .filter_map(|property| match property.value {
+                Some(PropertyValue::Text(text)) => Some((property.key, text)),
+                Some(PropertyValue::Binary(_)) | None => None,
+            })
+            .collect(),
+        body: envelope.body,
+        message_group: envelope.message_group,
+        priority: envelope.priority,
+        trace_context: envelope.trace_context,
+        born_host: envelope.born_host,
+        lite_topic: envelope.lite_topic,
+    }
+}
+
+/// How many messages an answer has at most.
+fn limit(asked: u32) -> usize {
+    match usize::try_from(asked).unwrap_or(usize::MAX) {
+        0 => MESSAGES_DEFAULT,
+        asked => asked.min(limits::READ_MESSAGES_MAX),
+    }
 }
 
 fn filter(kind: &str, expression: &str) -> Result<Filter, Status> {

@@ -7,8 +7,8 @@
 //! [`time`] (deadlines and durations), [`first_use`] (what is made by using it), then the messaging service
 //! [`messaging`] with its calls ([`route`], [`telemetry`] over [`client`] and [`settings`], [`send`] with
 //! [`incoming`], [`burden`] and [`producer`], [`receive`] over [`subscription`], [`delivery`] and [`digest`], [`ack`], [`renew`],
-//! [`pull`], [`delay`], [`transaction`] over [`producers`]), our own [`admin`] with [`groups`], `messages`,
-//! [`shelf`] and [`query`] over [`statements`], and [`http`] with the catalog of tables, [`iceberg`].
+//! [`pull`], [`delay`], [`transaction`] over [`producers`]), our own [`admin`] with `topics`, [`groups`],
+//! `messages`, [`shelf`], `upkeep` and [`query`] over [`statements`], and [`http`] with the catalog of tables, [`iceberg`].
 
 pub mod ack;
 pub mod admin;
@@ -30,6 +30,7 @@ mod lites;
 mod messages;
 pub mod messaging;
 mod metrics;
+mod names;
 pub mod producer;
 pub mod producers;
 pub mod pull;
@@ -44,4 +45,6 @@ pub mod statements;
 pub mod subscription;
 pub mod telemetry;
 pub mod time;
+mod topics;
 pub mod transaction;
+mod upkeep;

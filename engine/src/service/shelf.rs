@@ -12,8 +12,8 @@ use tonic::Status;
 use crate::broker::Broker;
 use crate::broker::delay::{DelayedPlace, RecallHandle};
 use crate::broker::half::TransactionId;
-use crate::service::admin::topic_name;
 use crate::service::code::grpc;
+use crate::service::names::topic_name;
 use crate::service::time::to_wire;
 
 /// Entries in an answer to a request that does not say.
