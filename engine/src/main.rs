@@ -39,7 +39,8 @@ fn main() -> ExitCode {
 
 async fn start(cli: Cli) -> ExitCode {
     let mut out = BufWriter::new(std::io::stdout().lock());
-    let mut err = std::io::stderr().lock();
+    // Not locked: whatever is logged while a command runs goes there too, and would wait for it for ever.
+    let mut err = std::io::stderr();
     let mut terminal = Terminal {
         out: &mut out,
         err: &mut err,

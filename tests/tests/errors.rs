@@ -41,6 +41,21 @@ fn assert_says(error: &ClientError, words: &[&str]) {
 }
 
 #[tokio::test]
+async fn a_server_that_logs_goes_on_serving() {
+    let folder = Folder::new();
+    let variables = [("MILLPOND_LOG".to_owned(), "debug".to_owned())];
+    let server = folder.serve_with(&[], &variables).unwrap();
+    topic(&server, "told").await;
+    let producer = Producer::new(&server.client());
+    let message = OutgoingMessage::new("x");
+    producer.send("told", message).await.unwrap();
+    assert_eq!(bodies(&server, "told").await, ["x"]);
+    assert!(server.stop());
+    let said = std::fs::read_to_string(folder.beside("server.log")).unwrap();
+    assert!(said.contains("DEBUG"), "{said:?}");
+}
+
+#[tokio::test]
 async fn an_unknown_topic_is_named_with_the_command_that_makes_it() {
     let folder = Folder::new();
     let server = folder.serve_with(&["--no-auto-create"], &[]).unwrap();
