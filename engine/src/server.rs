@@ -22,6 +22,7 @@ use millpond_proto::wire::rocketmq::messaging_service_server::MessagingServiceSe
 use millpond_sql::continuous::Continuous;
 use millpond_sql::error::SqlError;
 use millpond_sql::job::runtime::{JobParts, Jobs};
+use millpond_sql::job::undivided::Undivided;
 use millpond_sql::sql::{Sql, SqlParts};
 use millpond_sql::topic::Topics;
 use millpond_storage::error::OpenError;
@@ -278,7 +279,8 @@ async fn open(
         spawn: Arc::clone(&spawn),
         state: Arc::clone(&state),
     });
-    let continuous: Arc<dyn Continuous> = Arc::clone(&jobs) as _;
+    let changes = Undivided::new(Arc::clone(&jobs) as _, Arc::clone(&spawn));
+    let continuous: Arc<dyn Continuous> = Arc::new(changes);
     let sql = Sql::new(SqlParts {
         topics,
         clock,

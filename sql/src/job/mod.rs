@@ -5,7 +5,7 @@
 //! this one query: a passing trouble makes it go on from its last cut, anything else makes it stop and
 //! say why. This room holds no data of its own; topics and objects are behind traits.
 //!
-//! Reading order: [`runtime`] (create, drop, list), [`savepoint`] (state under a name), [`alter`] (a view takes another's place), [`runner`] (the loop), [`region`] (one epoch,
+//! Reading order: [`undivided`] (changes are made whole), [`runtime`] (create, drop, list), [`savepoint`] (state under a name), [`alter`] (a view takes another's place), [`runner`] (the loop), [`region`] (one epoch,
 //! without I/O), its [`intake`], [`lanes`], the [`nodes`] that they go through, rows that are added up before one lane ([`adding`]) and [`written`] rows, [`parts`] of state that rest, as lanes are [`stepped`], [`crew`] (who does the work), [`inputs`] and [`reader`] (queues in ticks), [`subscribe`] (a query that is watched and kept nowhere), [`restart`] (how often it starts over), [`pace`] and `shares` (where its time goes), [`error`].
 
 pub(crate) mod adding;
@@ -27,6 +27,7 @@ pub(crate) mod savepoint;
 pub(crate) mod shares;
 pub(crate) mod stepped;
 pub mod subscribe;
+pub mod undivided;
 pub(crate) mod written;
 
 #[cfg(test)]
