@@ -7,18 +7,20 @@
 //! the statements around them are parsed here.
 //!
 //! Reading order: [`kind`] (what may be asked), [`parser`] (the first word), then one file per statement:
-//! [`create`], [`query_options`], [`alter`], [`job_settings`], [`savepoint`], [`remove`], [`write`], [`show`], [`subscribe`]; their parts: [`name`], [`options`], `keep`, [`interval`], `spelling` (functions as other systems call them); and [`refusal`] (what
+//! [`create`], [`query_options`], [`alter`], [`job_settings`], [`savepoint`], [`remove`], [`write`], [`show`], [`subscribe`]; their parts: [`name`], [`options`], `keep`, [`interval`], `spelling` (functions as other systems call them), `pairs` (of `JSON_OBJECT`), `clause` (what the parser takes and nobody would carry out); and [`refusal`] (what
 //! is said when the text is none of it) with `foreign` (when it is another system's).
 
 pub mod alter;
+mod clause;
 pub mod create;
-mod foreign;
+pub(crate) mod foreign;
 pub mod interval;
 pub(crate) mod job_settings;
 mod keep;
 pub mod kind;
 pub mod name;
 pub mod options;
+mod pairs;
 pub mod parser;
 pub mod query_options;
 pub mod refusal;

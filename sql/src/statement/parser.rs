@@ -3,15 +3,17 @@
 //! This file looks at the first word and knows how words, names and queries are read; each kind of
 //! statement is parsed in a file of its own.
 
-use datafusion::sql::sqlparser::ast::{self, Expr, Query};
+use datafusion::sql::sqlparser::ast::{self, Expr, Query, Visit, VisitMut};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 use millpond_proto::limits;
 
 use crate::dialect::{MillpondDialect, is_word};
 use crate::error::{Position, Refusal, SqlError};
+use crate::statement::clause::{self, written};
 use crate::statement::kind::Statement;
 use crate::statement::name::name_of;
+use crate::statement::pairs;
 use crate::statement::refusal::{ALLOWED, check_chains, position_of};
 use crate::statement::spelling;
 
@@ -46,7 +48,7 @@ pub fn parse(sql: &str) -> Result<Statement, SqlError> {
 /// [`SqlError::Syntax`].
 pub fn parse_expression(sql: &str) -> Result<Expr, SqlError> {
     let mut expr = parse_plain_expression(sql)?;
-    spelling::rewrite(&mut expr)?;
+    settled(&mut expr, sql)?;
     Ok(expr)
 }
 
@@ -86,6 +88,13 @@ pub fn parse_type(sql: &str) -> Result<ast::DataType, SqlError> {
     }
 }
 
+/// Writes a syntax tree with the planner's words, and refuses what would be left out of it.
+fn settled<T: Visit + VisitMut>(tree: &mut T, sql: &str) -> Result<(), SqlError> {
+    written::write(tree)?;
+    spelling::rewrite(tree)?;
+    clause::check(tree, sql)
+}
+
 pub(super) struct StatementParser<'a> {
     pub(super) sql: &'a str,
     pub(super) parser: Parser<'a>,
@@ -116,7 +125,9 @@ impl<'a> StatementParser<'a> {
                 })
             })?;
         check_chains(&tokens)?;
-        let tokens = tokens.into_iter().map(plain_number).collect();
+        clause::check_hints(&tokens)?;
+        let mut tokens: Vec<_> = tokens.into_iter().map(plain_number).collect();
+        pairs::with_commas(&mut tokens);
         let parser = Parser::new(&DIALECT)
             .with_recursion_limit(DEPTH_MAX)
             .with_tokens_with_locations(tokens);
@@ -228,7 +239,7 @@ impl<'a> StatementParser<'a> {
     /// A query, whose calls are those of our functions.
     pub(super) fn query(&mut self) -> Result<Box<Query>, SqlError> {
         let mut query = self.sub(Parser::parse_query)?;
-        spelling::rewrite(query.as_mut())?;
+        settled(query.as_mut(), self.sql)?;
         Ok(query)
     }
 
