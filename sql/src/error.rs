@@ -1,5 +1,6 @@
 //! What SQL answers when it can not do what was asked: where, why, and what to try instead.
 
+mod placing;
 mod wording;
 
 use std::fmt;

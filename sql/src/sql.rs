@@ -143,7 +143,7 @@ impl Sql {
     /// [`SqlError`]: of the statement and its planning here, of its rows in [`Answer::batches`].
     pub async fn execute(&self, sql: &str) -> Result<Answer, SqlError> {
         let done = self.perform(parse(sql)?).await;
-        done.map_err(|error| error.or_meant_as_text(sql))
+        done.map_err(|error| error.placed_in(sql).or_meant_as_text(sql))
     }
 
     async fn perform(&self, statement: Statement) -> Result<Answer, SqlError> {

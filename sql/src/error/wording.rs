@@ -15,6 +15,18 @@ pub(super) fn of_plan(text: &str) -> SqlError {
         })
     };
     if let Some(name) = between(text, "Invalid function '", "'") {
+        if crate::runtime::expressions()
+            .window_functions()
+            .contains_key(name)
+        {
+            return invalid(
+                format!("function {name} needs to know in what order rows stand"),
+                Some("write OVER (ORDER BY …) behind it"),
+            );
+        }
+        if let Some(instead) = crate::statement::foreign::function(name) {
+            return SqlError::unknown("function", name, None, [""; 0]).or_say(instead);
+        }
         return SqlError::unknown("function", name, None, crate::runtime::function_names())
             .or_say("SHOW FUNCTIONS lists what there is");
     }
@@ -69,6 +81,11 @@ pub(super) fn misplaced(text: &str) -> Option<Refusal> {
             "IN and EXISTS with a subquery can not stand here",
             "move them to WHERE, or join with the subquery",
         )
+    } else if what.starts_with("SetComparison") {
+        (
+            "a comparison with ANY or ALL of a subquery can not stand here",
+            "compare with the least or the greatest: x > (SELECT min(y) FROM …) for ANY, max(y) for ALL",
+        )
     } else {
         return None;
     };
@@ -115,6 +132,45 @@ fn said_better(text: &str) -> Option<(String, String)> {
         return Some((
             format!("a condition is true or false, and {column} is {kind}"),
             format!("compare it, for example {column} = …"),
+        ));
+    }
+    if text.starts_with("null_aware anti join only supports single column") {
+        return Some((
+            "NOT IN can not stand before a subquery that names a row outside of it".to_owned(),
+            "write NOT EXISTS (SELECT 1 FROM … WHERE …)".to_owned(),
+        ));
+    }
+    if let Some((has, names)) = between(text, "Source table contains ", " names given")
+        .and_then(|counts| counts.split_once(" columns but only "))
+    {
+        return Some((
+            format!("{names} names are given to {has} columns"),
+            "give a name to each of them".to_owned(),
+        ));
+    }
+    if let Some(position) = between(text, "Order by column out of bounds, specified: ", ",") {
+        return Some((
+            format!("ORDER BY {position} means column {position}, and there are not as many"),
+            "name the column, or an expression".to_owned(),
+        ));
+    }
+    if let Some(position) = between(text, "Cannot find column with position ", " in SELECT") {
+        return Some((
+            format!("GROUP BY {position} means column {position}, and there are not as many"),
+            "name the column, or an expression".to_owned(),
+        ));
+    }
+    if let Some(what) = between(
+        text,
+        "HAVING clause references: ",
+        " must appear in the GROUP BY",
+    ) {
+        return Some((
+            format!(
+                "HAVING reads {}, which is neither grouped by nor within an aggregate",
+                sql_types(what)
+            ),
+            "write it in WHERE, which chooses rows before they are grouped".to_owned(),
         ));
     }
     if text.starts_with("Aggregate functions are not allowed in the WHERE clause") {
@@ -191,6 +247,18 @@ fn sql_types(text: &str) -> String {
                 written.push_str(&format!("'{literal}'"));
                 rest = after;
             }
+            // A number as the planner shows one: Int64(2); a decimal's digits stand for its type.
+            (false, Some((arrow, sql)), _)
+                if !sql.starts_with("DECIMAL") && rest[arrow.len()..].starts_with('(') =>
+            {
+                let inner = &rest[arrow.len() + 1..];
+                let Some((literal, after)) = inner.split_once(')') else {
+                    written.push_str(rest);
+                    break;
+                };
+                written.push_str(literal);
+                rest = after;
+            }
             (false, Some((arrow, sql)), _) => {
                 written.push_str(sql);
                 rest = &rest[arrow.len()..];
@@ -218,6 +286,10 @@ mod tests {
         assert_eq!(
             sql_types("(Timestamp(ms), Decimal128(3, 1))"),
             "(TIMESTAMP, DECIMAL(3, 1))"
+        );
+        assert_eq!(
+            sql_types("t.id > Int64(1) + Int64(NULL)"),
+            "t.id > 1 + NULL"
         );
         assert_eq!(sql_types("myUtf8 and Utf8(\"x\")"), "myUtf8 and 'x'");
     }

@@ -186,12 +186,86 @@ const CLAUSES: [(&str, &str); 7] = [
     ),
 ];
 
+/// Functions that are not here, and what does their work.
+const FUNCTIONS: [(&str, &str); 24] = [
+    (
+        "age",
+        "subtract the times, or write timestampdiff(DAY, a, b)",
+    ),
+    ("collect", "write array_agg(x)"),
+    (
+        "current_watermark",
+        "read it in millpond.jobs, or choose rows by _stored_at",
+    ),
+    ("date_add", "write time + n * INTERVAL '1 day'"),
+    ("date_sub", "write time - n * INTERVAL '1 day'"),
+    ("element", "write list[1]"),
+    ("elt", "write make_array(a, b, c)[n]"),
+    ("format", "put texts together with || or concat"),
+    ("histogram", "group by the value, and count"),
+    (
+        "json_agg",
+        "write '[' || string_agg(json_string(x), ',') || ']'",
+    ),
+    (
+        "json_arrayagg",
+        "write '[' || string_agg(json_string(x), ',') || ']'",
+    ),
+    (
+        "json_object_agg",
+        "write '{' || string_agg(json_string(k) || ':' || json_string(x), ',') || '}'",
+    ),
+    (
+        "json_objectagg",
+        "write '{' || string_agg(json_string(k) || ':' || json_string(x), ',') || '}'",
+    ),
+    (
+        "mode",
+        "group by the value, and keep the row with the greatest count",
+    ),
+    (
+        "parse_json",
+        "a text is JSON wherever a function reads it so: json_value(text, path)",
+    ),
+    ("printf", "put texts together with || or concat"),
+    (
+        "proctime",
+        "_stored_at is the time at which a message was stored",
+    ),
+    (
+        "regexp_extract_all",
+        "regexp_match finds the first one, string_to_array splits a text",
+    ),
+    ("sha224", "write sha256(x)"),
+    (
+        "str_to_map",
+        "read a part with split_part(text, separator, n)",
+    ),
+    ("to_bytes", "write CAST(text AS BYTES)"),
+    (
+        "topk",
+        "write QUALIFY row_number() OVER (PARTITION BY … ORDER BY … DESC) <= k",
+    ),
+    (
+        "topkdistinct",
+        "write QUALIFY row_number() OVER (PARTITION BY … ORDER BY … DESC) <= k over SELECT DISTINCT",
+    ),
+    ("width_bucket", "write floor((x - low) / width)"),
+];
+
 fn found(known: &[(&str, &'static str)], token: &Token) -> Option<&'static str> {
     let Token::Word(word) = token else {
         return None;
     };
     let mut known = known.iter();
     let found = known.find(|(first, _)| word.value.eq_ignore_ascii_case(first));
+    found.map(|(_, instead)| *instead)
+}
+
+/// What to write instead of a call of this function.
+pub(crate) fn function(name: &str) -> Option<&'static str> {
+    let mut known = FUNCTIONS.iter();
+    let found = known.find(|(other, _)| name.eq_ignore_ascii_case(other));
     found.map(|(_, instead)| *instead)
 }
 
