@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::answer::Answer;
 use crate::batch::copy;
+use crate::batch::dependents::{check_not_running, check_unused};
 use crate::batch::index::KeyIndexes;
 use crate::batch::insert::Target;
 use crate::batch::notices::Notices;
@@ -207,6 +208,9 @@ impl Sql {
             Statement::CreateView(view) => {
                 // Planning it now is how it is known to be a query that can be answered.
                 Box::pin(self.sessions.plan(&view.query, &Notices::default())).await?;
+                if view.or_replace {
+                    check_not_running(&view.name, self.parts.topics.as_ref())?;
+                }
                 view::create(self.parts.topics.as_ref(), &view).await?;
                 done("CREATE VIEW", &view.name)
             }
@@ -242,6 +246,9 @@ impl Sql {
                 .await
             }
             Statement::DropView { name, if_exists } => {
+                if view::view(self.parts.topics.as_ref(), &name).is_some() {
+                    check_unused("view", &name, &[], self.parts.topics.as_ref())?;
+                }
                 view::remove(self.parts.topics.as_ref(), &name, if_exists).await?;
                 done("DROP VIEW", &name)
             }
@@ -526,14 +533,22 @@ impl Sql {
                     format!("write DROP MATERIALIZED VIEW {job} or DROP JOB {job} first"),
                 ));
             }
-            Some(_) => self.parts.topics.drop_topic(name).await?,
+            Some(_) => {
+                check_unused("topic", name, &[], self.parts.topics.as_ref())?;
+                self.parts.topics.drop_topic(name).await?;
+            }
         }
         done("DROP TOPIC", name)
     }
 
     async fn drop_job(&self, name: &str) -> Result<(), SqlError> {
-        if self.parts.jobs.describe(name).is_none() {
+        let Some(job) = self.parts.jobs.describe(name) else {
             return Err(self.unknown_job(name));
+        };
+        if matches!(parse(&job.sql), Ok(Statement::CreateMaterializedView(_))) {
+            // It ends with its topic, and one that is being altered has its next one beside it.
+            let own = [name, &next_of(name)];
+            check_unused("view", name, &own, self.parts.topics.as_ref())?;
         }
         // By its full name, because an `Arc` has a `drop` of its own.
         self.parts.jobs.end(name).await

@@ -30,6 +30,7 @@ use crate::plan::session_filter;
 use crate::plan::source::{Input, analyse, for_chain, for_graph, sources_of};
 use crate::plan::star;
 use crate::plan::store_time::timed;
+use crate::plan::views;
 use crate::plan::window::{Window, rewrite};
 use crate::statement::{Emit, LateRows, QueryOptions};
 use crate::topic::{ColumnSpec, Topics};
@@ -131,13 +132,14 @@ pub(super) async fn plan_as(
 ) -> Result<ContinuousPlan, SqlError> {
     let written = query;
     let mut query = query.clone();
+    let has_views = views::expand(&mut query, topics)?;
     star::expand(&mut query, topics)?;
     let (mut query, windows) = rewrite(&query)?;
     as_of::rewrite(&mut query, topics, Reading::Continuous)?;
     let sources = sources_of(&query, topics).map_err(|error| located(error, written))?;
     let analysis = analyse(query, &sources, windows.len()).await;
-    // A rewritten window is another text, and so are the places in it.
-    let (analysed, state) = analysis.map_err(|error| match windows.is_empty() {
+    // A rewritten window or a view is another text, and so are the places in it.
+    let (analysed, state) = analysis.map_err(|error| match windows.is_empty() && !has_views {
         true => error,
         false => error.without_position(),
     })?;

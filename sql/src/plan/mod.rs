@@ -1,6 +1,6 @@
 //! Rewrites between the parsed statement and the query engine's plan, one a file.
 //!
-//! Reading order: [`star`] (what `*` means), [`window`] after [`window_groups`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
+//! Reading order: [`views`] (plain views, written out), [`star`] (what `*` means), [`window`] after [`window_groups`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
 //! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
 //! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
@@ -30,5 +30,6 @@ pub(crate) mod star;
 pub(crate) mod store_time;
 pub mod target;
 pub(crate) mod top_build;
+pub(crate) mod views;
 pub mod window;
 pub(crate) mod window_groups;

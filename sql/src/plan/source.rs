@@ -23,6 +23,7 @@ use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::{ObjectName, Query, Statement as SyntaxTree, Visit, Visitor};
 use millpond_proto::limits;
 
+use crate::batch::view::view;
 use crate::catalog;
 use crate::error::SqlError;
 use crate::plan::as_of;
@@ -132,6 +133,12 @@ pub(crate) fn sources_of(query: &Query, topics: &dyn Topics) -> Result<Vec<Sourc
     let mut sources = Vec::new();
     for name in tables.names.difference(&tables.local) {
         let topic = topics.topic(name).ok_or_else(|| {
+            if view(topics, name).is_some() {
+                return refused(
+                    &format!("a window or versions of rows of view {name}"),
+                    "write the window, or FOR SYSTEM_TIME AS OF, over the topic, within the view if you like",
+                );
+            }
             let known = topics.topics().into_iter().map(|topic| topic.name);
             SqlError::unknown("topic", name, None, known)
         })?;

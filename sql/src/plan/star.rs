@@ -245,7 +245,7 @@ fn is_same(left: &ObjectName, right: &ObjectName) -> bool {
 }
 
 /// The topic of a window function: a name, or a name with its `PARTITION BY`.
-fn first_name(arg: &FunctionArg) -> Option<Ident> {
+pub(crate) fn first_name(arg: &FunctionArg) -> Option<Ident> {
     match arg {
         FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Identifier(ident))) => Some(ident.clone()),
         FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Tuple(parts))) => match parts.first() {

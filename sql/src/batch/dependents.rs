@@ -1,0 +1,183 @@
+//! What stands on a topic or view, and so is in the way of its end.
+//!
+//! Views and continuous queries are remembered by their statements, so what they read is read off those. A topic that is
+//! dropped under a query would let it fail at its next start, and one of the same name that is made later would be read as if
+//! it were the old one; so who wants it gone is told what to drop before.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Expr, FunctionArguments, Query, TableFactor, Visit, Visitor,
+};
+
+use crate::error::SqlError;
+use crate::plan::star::first_name;
+use crate::statement::{Statement, name_of, parse};
+use crate::topic::Topics;
+
+/// What is remembered by a statement and stands on names.
+struct Dependent {
+    name: String,
+    kind: Kind,
+    reads: BTreeSet<String>,
+    /// The topic that it writes into and does not own.
+    writes: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    View,
+    MaterializedView,
+    Job,
+}
+
+impl Kind {
+    fn dropped(self) -> &'static str {
+        match self {
+            Self::View => "DROP VIEW",
+            Self::MaterializedView => "DROP MATERIALIZED VIEW",
+            Self::Job => "DROP JOB",
+        }
+    }
+}
+
+/// The names of topics and views that a query reads; not those that it gives to its own parts.
+pub(crate) fn names_read(query: &Query) -> BTreeSet<String> {
+    let mut names = Names::default();
+    let _: ControlFlow<()> = query.visit(&mut names);
+    names.read.difference(&names.local).cloned().collect()
+}
+
+#[derive(Default)]
+struct Names {
+    read: BTreeSet<String>,
+    local: BTreeSet<String>,
+}
+
+impl Visitor for Names {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+            self.local.insert(name_of(&cte.alias.name));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        let name = match factor {
+            TableFactor::Table {
+                name, args: None, ..
+            } => match name.0.as_slice() {
+                [part] => part.as_ident().cloned(),
+                _ => None,
+            },
+            TableFactor::Table {
+                args: Some(args), ..
+            } => args.args.first().and_then(first_name),
+            TableFactor::TableFunction {
+                expr: Expr::Function(function),
+                ..
+            } => match &function.args {
+                FunctionArguments::List(list) => list.args.first().and_then(first_name),
+                _ => None,
+            },
+            _ => None,
+        };
+        self.read.extend(name.as_ref().map(name_of));
+        ControlFlow::Continue(())
+    }
+}
+
+fn dependents(topics: &dyn Topics) -> Vec<Dependent> {
+    let parsed = topics.jobs().into_iter().filter_map(|spec| {
+        let (kind, query, writes) = match parse(&spec.sql).ok()? {
+            Statement::CreateView(view) => (Kind::View, view.query, None),
+            Statement::CreateMaterializedView(view)
+            | Statement::AlterMaterializedView { view, .. } => {
+                (Kind::MaterializedView, view.query, None)
+            }
+            Statement::CreateJob(job) => (Kind::Job, job.query, Some(job.target)),
+            _ => return None,
+        };
+        Some(Dependent {
+            name: spec.name,
+            kind,
+            reads: names_read(&query),
+            writes,
+        })
+    });
+    parsed.collect()
+}
+
+/// Checks that nothing reads a topic or view, or writes into it, but what is called `except`.
+///
+/// # Errors
+/// [`SqlError::Invalid`] that names what does, with the statements that end it.
+pub(crate) fn check_unused(
+    what: &str,
+    name: &str,
+    except: &[&str],
+    topics: &dyn Topics,
+) -> Result<(), SqlError> {
+    let uses: Vec<(&str, Dependent)> = dependents(topics)
+        .into_iter()
+        .filter(|dependent| !except.contains(&dependent.name.as_str()))
+        .filter_map(|dependent| {
+            if dependent.reads.contains(name) {
+                Some(("read", dependent))
+            } else if dependent.writes.as_deref() == Some(name) {
+                Some(("written", dependent))
+            } else {
+                None
+            }
+        })
+        .collect();
+    refuse(what, name, &uses)
+}
+
+/// Checks that no continuous query was made of a view, by itself or through other views.
+///
+/// # Errors
+/// As [`check_unused`].
+pub(crate) fn check_not_running(view: &str, topics: &dyn Topics) -> Result<(), SqlError> {
+    let all = dependents(topics);
+    let mut names = BTreeSet::from([view.to_owned()]);
+    // Each round finds the views that stand on those found before.
+    loop {
+        let on = all.iter().filter(|dependent| {
+            dependent.kind == Kind::View && !dependent.reads.is_disjoint(&names)
+        });
+        let found: Vec<String> = on.map(|dependent| dependent.name.clone()).collect();
+        let before = names.len();
+        names.extend(found);
+        if names.len() == before {
+            break;
+        }
+    }
+    let uses: Vec<(&str, Dependent)> = all
+        .into_iter()
+        .filter(|dependent| dependent.kind != Kind::View && !dependent.reads.is_disjoint(&names))
+        .map(|dependent| ("read", dependent))
+        .collect();
+    refuse("view", view, &uses)
+}
+
+fn refuse(what: &str, name: &str, uses: &[(&str, Dependent)]) -> Result<(), SqlError> {
+    if uses.is_empty() {
+        return Ok(());
+    }
+    let by = uses
+        .iter()
+        .map(|(how, dependent)| format!("{how} by {}", dependent.name))
+        .collect::<Vec<_>>();
+    let first = uses
+        .iter()
+        .map(|(_, dependent)| format!("{} {}", dependent.kind.dropped(), dependent.name))
+        .collect::<Vec<_>>();
+    Err(SqlError::invalid(
+        format!("{what} {name} is {}", by.join(", ")),
+        format!("write {} first", first.join("; ")),
+    ))
+}

@@ -1,0 +1,134 @@
+//! Plain views in a continuous query: each is written out where it is named.
+//!
+//! Input and output are syntax trees; what comes out names topics alone. A bounded query needs none of this: there a view is
+//! a table that plans its own query.
+//!
+//! **Invariant.** A name means what it means in the view's own statement: a `WITH` around it that would give it another meaning
+//! is refused. What a continuous query was made of can not be replaced under it, see [`crate::batch::dependents`].
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Ident, ObjectName, Query, TableAlias, TableFactor, VisitMut, VisitorMut,
+};
+
+use crate::batch::dependents::names_read;
+use crate::batch::view::{VIEWS_DEEP_MAX, View, view};
+use crate::error::SqlError;
+use crate::statement::name_of;
+use crate::topic::Topics;
+
+/// Writes out every view that a query reads; answers whether there was one, whose text has other places than the query's.
+///
+/// # Errors
+/// [`SqlError::Limit`] for views on views without end, [`SqlError::Invalid`] for names that would mean something else.
+pub(crate) fn expand(query: &mut Query, topics: &dyn Topics) -> Result<bool, SqlError> {
+    expand_at(query, topics, 0)
+}
+
+fn expand_at(query: &mut Query, topics: &dyn Topics, depth: usize) -> Result<bool, SqlError> {
+    let mut views = Views {
+        topics,
+        depth,
+        local: BTreeSet::new(),
+        found: false,
+    };
+    match query.visit(&mut views) {
+        ControlFlow::Continue(()) => Ok(views.found),
+        ControlFlow::Break(error) => Err(*error),
+    }
+}
+
+struct Views<'a> {
+    topics: &'a dyn Topics,
+    /// How many views stand around the query.
+    depth: usize,
+    /// Names that `WITH` gives to queries.
+    local: BTreeSet<String>,
+    found: bool,
+}
+
+impl VisitorMut for Views<'_> {
+    type Break = Box<SqlError>;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+            self.local.insert(name_of(&cte.alias.name));
+        }
+        ControlFlow::Continue(())
+    }
+
+    // Behind the children, so that what is written out is not looked at again.
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
+        let TableFactor::Table {
+            name,
+            alias,
+            args: None,
+            version: None,
+            ..
+        } = factor
+        else {
+            return ControlFlow::Continue(());
+        };
+        let Some(found) = self.view(name) else {
+            return ControlFlow::Continue(());
+        };
+        let called = Ident::with_quote('"', &found.name);
+        match self.written_out(found) {
+            Ok(query) => {
+                let alias = alias.take().unwrap_or(TableAlias {
+                    explicit: true,
+                    name: called,
+                    columns: Vec::new(),
+                    at: None,
+                });
+                *factor = TableFactor::Derived {
+                    lateral: false,
+                    subquery: Box::new(query),
+                    alias: Some(alias),
+                    sample: None,
+                };
+                self.found = true;
+                ControlFlow::Continue(())
+            }
+            Err(error) => ControlFlow::Break(Box::new(error)),
+        }
+    }
+}
+
+impl Views<'_> {
+    fn view(&self, name: &ObjectName) -> Option<View> {
+        let [part] = name.0.as_slice() else {
+            return None;
+        };
+        let name = name_of(part.as_ident()?);
+        match self.local.contains(&name) || self.topics.topic(&name).is_some() {
+            true => None,
+            false => view(self.topics, &name),
+        }
+    }
+
+    fn written_out(&self, view: View) -> Result<Query, SqlError> {
+        if self.depth >= VIEWS_DEEP_MAX {
+            return Err(SqlError::Limit {
+                limit: "VIEWS_DEEP_MAX",
+                value: format!("{VIEWS_DEEP_MAX} views on views"),
+                advice: "write the innermost query out",
+            });
+        }
+        let read = names_read(&view.query);
+        if let Some(name) = read.intersection(&self.local).next() {
+            return Err(SqlError::invalid(
+                format!(
+                    "WITH names a query {name}, and so does view {} name what it reads",
+                    view.name
+                ),
+                "choose another name behind WITH",
+            ));
+        }
+        let mut query = view.query;
+        expand_at(&mut query, self.topics, self.depth + 1)?;
+        Ok(query)
+    }
+}
