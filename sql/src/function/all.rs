@@ -7,7 +7,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use crate::function::distance::GreatCircle;
 use crate::function::user::{self, UserAggregate, UserScalar};
 use crate::function::weighted::WeightedAvg;
-use crate::function::{json, json_path, queue, url};
+use crate::function::{digest, digits, json, json_made, json_path, queue, url};
 
 /// Functions of users from a row to a value: to add one, list it here.
 fn user_scalars() -> Vec<Arc<dyn UserScalar>> {
@@ -23,7 +23,11 @@ fn user_aggregates() -> Vec<Arc<dyn UserAggregate>> {
 #[must_use]
 pub fn scalars() -> Vec<Arc<ScalarUDF>> {
     let ours = json::functions().into_iter();
-    let ours = ours.chain(json_path::functions()).chain(url::functions());
+    let ours = ours
+        .chain(json_path::functions())
+        .chain(json_made::functions());
+    let ours = ours.chain(digest::functions()).chain(digits::functions());
+    let ours = ours.chain(url::functions());
     let ours = ours.chain([queue::function()]);
     let ours = ours.map(|function| Arc::new(function.into_udf()));
     let users = user_scalars().into_iter();

@@ -6,12 +6,15 @@
 //! that change included.
 //!
 //! Reading order: [`user`] (the seam), [`distance`] (`great_circle_km`), [`weighted`] (`weighted_avg`), [`scalar`] (the shorter seam of
-//! our own), [`json`] (`json_get_str` and its kin, `->`, `->>`), [`json_path`] (`json_value` and its kin), [`url`], [`queue`],
+//! our own), [`json`] (`json_get_str` and its kin, `->`, `->>`), [`json_path`] (`json_value` and its kin), [`json_made`] (`json_object` and its kin), [`digest`], [`digits`], [`url`], [`queue`],
 //! [`pattern`] (formats of times). Functions that are others' names for what there is stand in `statement/spelling.rs`.
 
 pub mod all;
+pub mod digest;
+pub mod digits;
 pub mod distance;
 pub mod json;
+pub mod json_made;
 pub mod json_path;
 pub mod pattern;
 pub mod queue;

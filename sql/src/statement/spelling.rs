@@ -22,23 +22,41 @@ use crate::statement::name::name_of;
 use crate::statement::parser::parse_plain_expression;
 
 /// Other names of functions that take the same arguments.
-const RENAMED: [(&str, &str); 21] = [
+const RENAMED: [(&str, &str); 39] = [
+    ("any_value", "min"),
     ("approx_count_distinct", "approx_distinct"),
     ("ceiling", "ceil"),
     ("collect_list", "array_agg"),
     ("earliest_by_offset", "first_value"),
     ("endswith", "ends_with"),
     ("every", "bool_and"),
+    ("explode", "unnest"),
     ("extractjsonfield", "json_value"),
+    ("format_date", "date_format"),
+    ("format_timestamp", "date_format"),
+    ("gen_random_uuid", "uuid"),
+    ("geo_distance", "great_circle_km"),
     ("group_concat", "string_agg"),
+    ("is_json_string", "is_json"),
+    ("json_array_length", "json_length"),
+    ("json_build_object", "json_object"),
+    ("json_quote", "json_string"),
+    ("jsonb_array_length", "json_length"),
+    ("jsonb_build_array", "json_build_array"),
+    ("jsonb_build_object", "json_object"),
     ("latest_by_offset", "last_value"),
     ("lcase", "lower"),
     ("len", "length"),
     ("listagg", "string_agg"),
+    ("map_from_arrays", "map"),
+    ("parse_date", "to_date"),
+    ("parse_timestamp", "to_timestamp"),
+    ("pg_typeof", "arrow_typeof"),
     ("regexp", "regexp_like"),
     ("sign", "signum"),
     ("split", "string_to_array"),
     ("startswith", "starts_with"),
+    ("to_json", "json_string"),
     ("truncate", "trunc"),
     ("typeof", "arrow_typeof"),
     ("ucase", "upper"),
@@ -47,8 +65,18 @@ const RENAMED: [(&str, &str); 21] = [
 ];
 
 /// Functions by their number of arguments, and what they mean; `$1` is the first argument.
-const WRITTEN: [(&str, usize, &str); 29] = [
+const WRITTEN: [(&str, usize, &str); 42] = [
+    ("collect_set", 1, "array_agg(DISTINCT $1)"),
+    (
+        "convert_tz",
+        3,
+        "to_char((CAST($1 AS TIMESTAMP(3)) AT TIME ZONE $2) AT TIME ZONE $3, '%Y-%m-%d %H:%M:%S')",
+    ),
+    ("count_distinct", 1, "count(DISTINCT $1)"),
+    ("current_row_timestamp", 0, "CAST(now() AS TIMESTAMP(3))"),
+    ("datediff", 2, "(CAST($1 AS DATE) - CAST($2 AS DATE))"),
     ("day", 1, "date_part('day', $1)"),
+    ("dayname", 1, "to_char($1, '%A')"),
     ("dayofmonth", 1, "date_part('day', $1)"),
     // From 1, a Sunday.
     ("dayofweek", 1, "(date_part('dow', $1) + 1)"),
@@ -65,6 +93,7 @@ const WRITTEN: [(&str, usize, &str); 29] = [
         "coalesce($1 ~ '^[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)$', false)",
     ),
     ("is_digit", 1, "coalesce($1 ~ '^[0-9]+$', false)"),
+    ("localtimestamp", 0, "CAST(now() AS TIMESTAMP(3))"),
     ("locate", 2, "strpos($2, $1)"),
     (
         "locate",
@@ -74,7 +103,14 @@ const WRITTEN: [(&str, usize, &str); 29] = [
     ("minute", 1, "date_part('minute', $1)"),
     ("mod", 2, "($1 % $2)"),
     ("month", 1, "date_part('month', $1)"),
+    ("monthname", 1, "to_char($1, '%B')"),
+    (
+        "percentile",
+        2,
+        "percentile_cont($2) WITHIN GROUP (ORDER BY $1)",
+    ),
     ("quarter", 1, "date_part('quarter', $1)"),
+    ("rand_integer", 1, "CAST(floor(random() * $1) AS INTEGER)"),
     (
         "regexp_extract",
         2,
@@ -97,6 +133,16 @@ const WRITTEN: [(&str, usize, &str); 29] = [
         3,
         "CASE WHEN $3 >= 0 THEN (string_to_array($1, $2))[$3 + 1] END",
     ),
+    (
+        "stringtotimestamp",
+        2,
+        "CAST(arrow_cast(to_timestamp($1, $2), 'Timestamp(Millisecond, None)') AS BIGINT)",
+    ),
+    (
+        "timestamptostring",
+        2,
+        "date_format(to_timestamp_millis($1), $2)",
+    ),
     ("to_base64", 1, "encode($1, 'base64pad')"),
     ("to_timestamp_ltz", 1, "to_timestamp_millis($1)"),
     // The precision is that of the number: 0 for seconds, 3 for milliseconds.
@@ -105,6 +151,7 @@ const WRITTEN: [(&str, usize, &str); 29] = [
         2,
         "CASE $2 WHEN 0 THEN to_timestamp_millis($1 * 1000) WHEN 3 THEN to_timestamp_millis($1) END",
     ),
+    ("unhex", 1, "decode($1, 'hex')"),
     ("week", 1, "date_part('week', $1)"),
     ("weekofyear", 1, "date_part('week', $1)"),
     ("year", 1, "date_part('year', $1)"),
@@ -143,7 +190,7 @@ const NODES_MAX: usize = 20_000;
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     let renamed = RENAMED.iter().map(|(name, _)| *name);
     let written = WRITTEN.iter().map(|(name, ..)| *name);
-    let of_time = ["timestampadd", "timestampdiff"].into_iter();
+    let of_time = ["dateadd", "timestampadd", "timestampdiff"].into_iter();
     renamed.chain(written).chain(of_time)
 }
 
@@ -224,8 +271,10 @@ impl Spelling {
         if matches!(name.as_str(), "listagg" | "string_agg" | "group_concat") {
             join_texts(function);
         }
-        if matches!(name.as_str(), "timestampadd" | "timestampdiff") {
-            return self.of_time(&name, function).map(Some);
+        match name.as_str() {
+            "timestampadd" | "dateadd" => return self.of_time("timestampadd", function).map(Some),
+            "timestampdiff" => return self.of_time("timestampdiff", function).map(Some),
+            _ => {}
         }
         let takes: Vec<usize> = WRITTEN
             .iter()
@@ -394,6 +443,10 @@ fn plain_arguments(function: &Function) -> Option<Vec<&Expr>> {
         && function.filter.is_none()
         && function.null_treatment.is_none()
         && function.within_group.is_empty();
+    // Words such as LOCALTIMESTAMP are calls without parentheses.
+    if is_plain && function.args == FunctionArguments::None {
+        return Some(Vec::new());
+    }
     let FunctionArguments::List(FunctionArgumentList {
         duplicate_treatment: None,
         args,
