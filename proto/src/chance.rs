@@ -1,5 +1,6 @@
 //! Chance comes in as an argument, so that a run can be replayed from its seed.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Mutex;
 
@@ -9,13 +10,30 @@ pub trait Chance: Send + Sync + fmt::Debug {
     fn next_u64(&self) -> u64;
 }
 
-/// Randomness of the operating system.
+/// Numbers that a thread asks the operating system for at once: a call of it costs more than all else about a number.
+const DRAWN: usize = 32;
+
+thread_local! {
+    static AHEAD: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Randomness of the operating system; each number is given once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Entropy;
 
 impl Chance for Entropy {
     fn next_u64(&self) -> u64 {
-        getrandom::u64().expect("the operating system has randomness once it has booted")
+        AHEAD.with_borrow_mut(|ahead| match ahead.pop() {
+            Some(number) => number,
+            None => {
+                let mut drawn = [0; DRAWN * size_of::<u64>()];
+                getrandom::fill(&mut drawn)
+                    .expect("the operating system has randomness once it has booted");
+                let (numbers, _) = drawn.as_chunks();
+                ahead.extend(numbers[1..].iter().copied().map(u64::from_ne_bytes));
+                u64::from_ne_bytes(numbers[0])
+            }
+        })
     }
 }
 
@@ -59,6 +77,16 @@ impl Chance for Seeded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_operating_system_gives_no_number_twice() {
+        let numbers = || (0..100).map(|_| Entropy.next_u64()).collect::<Vec<_>>();
+        let other = std::thread::spawn(numbers).join().unwrap();
+        let mut all = [numbers(), other].concat();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 200);
+    }
 
     #[test]
     fn a_seed_always_gives_the_same_sequence() {
