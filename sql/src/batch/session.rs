@@ -33,6 +33,7 @@ use crate::continuous::{Continuous, JobStatus};
 use crate::error::SqlError;
 use crate::plan::as_of::{self, Reading};
 use crate::plan::located::located;
+use crate::plan::named;
 use crate::plan::star;
 use crate::plan::window;
 use crate::runtime::{self, CATALOG, SYSTEM_SCHEMA, TOPICS_SCHEMA};
@@ -95,6 +96,7 @@ impl Sessions {
         star::expand(&mut expanded, topics)?;
         let (mut rewritten, windows) = window::rewrite_bounded(&expanded)?;
         let has_as_of = as_of::rewrite(&mut rewritten, topics, Reading::Bounded)?;
+        named::as_written(&mut rewritten);
         let state = self.state(notices, depth, has_as_of);
         let statement = ast::Statement::Query(Box::new(rewritten));
         let plan = state

@@ -133,6 +133,7 @@ pub async fn plan_of(spec: &JobSpec, topics: &dyn Topics) -> Result<ContinuousPl
             if spec.defaults == 0 {
                 options.key_format.get_or_insert(KeyFormat::Json);
             }
+            options.names_of_old = spec.defaults < 2;
             plan_with(&view.query, view.emit, options, topics).await
         }
         Statement::CreateJob(job) => {

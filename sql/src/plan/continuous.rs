@@ -22,6 +22,7 @@ use crate::plan::as_of_node;
 use crate::plan::chain::{Chain, Grouped, Origin, Walk, marks_of};
 use crate::plan::graph::build;
 use crate::plan::located::located;
+use crate::plan::named;
 use crate::plan::output::{columns_of, primary_key};
 use crate::plan::refuse::{
     every_of_rows, nothing_late, refused, unknown_side, without_watermark, without_window,
@@ -136,6 +137,9 @@ pub(super) async fn plan_as(
     star::expand(&mut query, topics)?;
     let (mut query, windows) = rewrite(&query)?;
     as_of::rewrite(&mut query, topics, Reading::Continuous)?;
+    if !options.names_of_old {
+        named::as_written(&mut query);
+    }
     let sources = sources_of(&query, topics).map_err(|error| located(error, written))?;
     let analysis = analyse(query, &sources, windows.len()).await;
     // A rewritten window or a view is another text, and so are the places in it.

@@ -41,6 +41,8 @@ pub struct QueryOptions {
     pub savepoint: Option<String>,
     /// How the key of a view's row is written; `None`: raw.
     pub key_format: Option<KeyFormat>,
+    /// Whether columns without a name are called as the engine calls them; no option, but what an older statement meant.
+    pub names_of_old: bool,
 }
 
 /// `ALTER JOB … SET (…)`: what is set anew; `Some(None)`: as it is by default.

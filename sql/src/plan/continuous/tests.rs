@@ -64,6 +64,20 @@ async fn a_relation_that_a_query_names_twice_is_computed_once() {
 }
 
 #[tokio::test]
+async fn columns_without_a_name_are_called_as_written_unless_the_query_is_older() {
+    let topics = topics().await;
+    let query = parse_query("SELECT k, max(at) FROM t GROUP BY k").unwrap();
+    for (names_of_old, name) in [(false, "max(at)"), (true, "max(t.at)")] {
+        let options = QueryOptions {
+            names_of_old,
+            ..QueryOptions::default()
+        };
+        let planned = plan_with(&query, Emit::Changes, options, topics.as_ref()).await;
+        assert_eq!(planned.unwrap().columns[1].name, name);
+    }
+}
+
+#[tokio::test]
 async fn state_over_its_bound_is_an_error_that_says_what_to_do() {
     let topics = topics().await;
     for query in [
