@@ -157,9 +157,19 @@ async fn execute(
     Ok(())
 }
 
+/// Whether rows come for as long as somebody reads them: `SUBSCRIBE …` and `SELECT … EMIT CHANGES`.
 fn is_subscription(statement: &str) -> bool {
-    let first = statement.split_whitespace().next().unwrap_or_default();
-    first.eq_ignore_ascii_case("subscribe")
+    let words: Vec<String> = statement
+        .split_whitespace()
+        .map(str::to_ascii_uppercase)
+        .collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["SUBSCRIBE", ..] => true,
+        ["CREATE" | "ALTER" | "EXPLAIN" | "INSERT", ..] => false,
+        [.., "EMIT", "CHANGES"] => true,
+        _ => false,
+    }
 }
 
 /// Prints rows as they come, until the server or the user ends it.
@@ -293,6 +303,16 @@ mod tests {
     fn comments_alone_are_no_statement() {
         assert_eq!(split(";;  ; -- only; this").0, Vec::<String>::new());
         assert!(is_blank("-- only this\n  "));
+    }
+
+    #[test]
+    fn what_emits_changes_is_followed_and_what_makes_a_view_is_not() {
+        assert!(is_subscription("SUBSCRIBE v"));
+        assert!(is_subscription("select * from t emit\n changes"));
+        assert!(!is_subscription(
+            "CREATE MATERIALIZED VIEW v AS SELECT * FROM t EMIT CHANGES"
+        ));
+        assert!(!is_subscription("SELECT 1"));
     }
 
     #[test]

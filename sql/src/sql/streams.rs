@@ -262,6 +262,23 @@ fn a_subscription_tells_the_snapshot_then_changes_and_goes_on_behind_a_cursor() 
 }
 
 #[test]
+fn a_query_that_emits_changes_is_a_subscription() {
+    simulated(async {
+        let world = World::new();
+        world
+            .run("CREATE TOPIC orders (item VARCHAR, n BIGINT)")
+            .await;
+        world.run("INSERT INTO orders VALUES ('pen', 1)").await;
+        world.wait().await;
+        let watched = format!("{SUMS} EMIT CHANGES");
+        let mut answer = world.sql.execute(&watched).await.unwrap();
+        assert_eq!(next(&mut answer).await.0, ["upsert pen pen 1"]);
+        world.run("INSERT INTO orders VALUES ('pen', 2)").await;
+        assert_eq!(next(&mut answer).await.0, ["upsert pen pen 3"]);
+    });
+}
+
+#[test]
 fn a_subscription_to_a_name_tells_rows_that_stay_and_keys_that_go() {
     simulated(async {
         let world = World::new();

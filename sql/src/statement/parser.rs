@@ -141,8 +141,8 @@ impl<'a> StatementParser<'a> {
                 .iter()
                 .any(|word| is_word(&first.token, word));
         if starts_query {
-            let query = self.bounded_query()?;
-            return Ok(Statement::Query(query));
+            let query = self.query()?;
+            return self.query_or_subscription(query);
         }
         if self.word("EXPLAIN") {
             if self.word("CREATE") {
@@ -246,6 +246,11 @@ impl<'a> StatementParser<'a> {
     /// A query that ends; one that says `EMIT` does not.
     pub(super) fn bounded_query(&mut self) -> Result<Box<Query>, SqlError> {
         let query = self.query()?;
+        self.no_emit()?;
+        Ok(query)
+    }
+
+    pub(super) fn no_emit(&mut self) -> Result<(), SqlError> {
         let next = self.parser.peek_token();
         if is_word(&next.token, "EMIT") {
             return Err(SqlError::NotAllowed(Refusal {
@@ -257,7 +262,7 @@ impl<'a> StatementParser<'a> {
                 ),
             }));
         }
-        Ok(query)
+        Ok(())
     }
 
     pub(super) fn if_not_exists(&mut self) -> Result<bool, SqlError> {

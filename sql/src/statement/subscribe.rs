@@ -1,5 +1,6 @@
-//! `SUBSCRIBE`: a query, or the name of a topic or view, and where to begin.
+//! `SUBSCRIBE`: a query, or the name of a topic or view, and where to begin. `SELECT … EMIT CHANGES` is the same, as in ksqlDB.
 
+use datafusion::sql::sqlparser::ast::Query;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use crate::error::SqlError;
@@ -20,6 +21,24 @@ pub enum Begin {
 }
 
 impl StatementParser<'_> {
+    /// What a statement that begins with a query is: one that ends, or with `EMIT CHANGES` one that is watched.
+    pub(super) fn query_or_subscription(
+        &mut self,
+        query: Box<Query>,
+    ) -> Result<Statement, SqlError> {
+        let is_emit = |token: &Token| crate::dialect::is_word(token, "EMIT");
+        let is_changes = |token: &Token| crate::dialect::is_word(token, "CHANGES");
+        let [emit, changes] = self.parser.peek_tokens();
+        if is_emit(&emit) && is_changes(&changes) {
+            self.expect_word("EMIT")?;
+            self.expect_word("CHANGES")?;
+            let from = Begin::Snapshot;
+            return Ok(Statement::Subscribe { query, from });
+        }
+        self.no_emit()?;
+        Ok(Statement::Query(query))
+    }
+
     /// `SUBSCRIBE [TO] name | (SELECT …) | SELECT … [FROM NOW | FROM CURSOR '…']`.
     pub(super) fn subscribe(&mut self) -> Result<Statement, SqlError> {
         self.word("TO");
