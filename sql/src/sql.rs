@@ -604,7 +604,11 @@ struct Work {
 
 impl Work {
     async fn run(self, events: &Events) -> Result<(), SqlError> {
-        let mut frame = self.sessions.plan(&self.query, &self.notices).await?;
+        let mut query = self.query;
+        if let Sink::Topic(target) = &self.sink {
+            target.read_literals(&mut query)?;
+        }
+        let mut frame = self.sessions.plan(&query, &self.notices).await?;
         if let Some(analyze) = self.explain {
             frame = frame.explain(false, analyze)?;
         }

@@ -16,9 +16,11 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow::json::writer::{EncoderOptions, make_encoder};
 use bytes::Bytes;
 use datafusion::prelude::DataFrame;
+use datafusion::sql::sqlparser::ast::Query;
 use futures::StreamExt as _;
 use millpond_connectors::format::body::BodyEncoder;
 
+use crate::batch::literals;
 use crate::catalog::table_schema;
 use crate::error::SqlError;
 use crate::statement::quoted;
@@ -100,6 +102,14 @@ impl Target {
         };
         target.check_body_and_key()?;
         Ok(target)
+    }
+
+    /// Reads the texts among the values of a query as the columns that they fill.
+    ///
+    /// # Errors
+    /// [`SqlError`] when the type of a column can not be written.
+    pub fn read_literals(&self, query: &mut Query) -> Result<(), SqlError> {
+        literals::typed(query, &self.fields)
     }
 
     fn fills(&self, column: &str) -> bool {

@@ -4,7 +4,7 @@
 //! `comparison` and `prune` (what of it need not be read), [`tail`] (its newest rows, decoded once),
 //! [`latest`] (the last row per key of an updating view), [`index`] with `key_range` and `picked` (rows that are looked up by their key), [`session`] (`orders` tells of one case in which it computes in one partition), [`system`]
 //! (system tables; `functions`, `operators`, `savepoints` and `schemas` fill four of them), [`view`] (plain views) and `dependents` (what is in the way of a drop), and what
-//! becomes of rows that are not answered: [`copy`], [`insert`].
+//! becomes of rows that are not answered: [`copy`], [`insert`] (`literals` reads the texts among its values).
 
 pub(crate) mod comparison;
 pub mod copy;
@@ -14,6 +14,7 @@ pub mod index;
 pub mod insert;
 pub(crate) mod key_range;
 pub mod latest;
+pub(crate) mod literals;
 pub mod notices;
 pub(crate) mod operators;
 mod orders;
