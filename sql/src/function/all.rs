@@ -7,7 +7,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use crate::function::distance::GreatCircle;
 use crate::function::user::{self, UserAggregate, UserScalar};
 use crate::function::weighted::WeightedAvg;
-use crate::function::{digest, digits, json, json_made, json_path, queue, url};
+use crate::function::{digest, digits, json, json_made, json_path, queue, url, version};
 
 /// Functions of users from a row to a value: to add one, list it here.
 fn user_scalars() -> Vec<Arc<dyn UserScalar>> {
@@ -28,7 +28,7 @@ pub fn scalars() -> Vec<Arc<ScalarUDF>> {
         .chain(json_made::functions());
     let ours = ours.chain(digest::functions()).chain(digits::functions());
     let ours = ours.chain(url::functions());
-    let ours = ours.chain([queue::function()]);
+    let ours = ours.chain([queue::function(), version::function()]);
     let ours = ours.map(|function| Arc::new(function.into_udf()));
     let users = user_scalars().into_iter();
     ours.chain(users.map(|function| Arc::new(user::scalar(function))))
