@@ -6,7 +6,7 @@
 //! writer of another incarnation can not change what a valid manifest names. What a manifest no longer
 //! names is removed once nobody reads by an older one and outside readers had their time; what a crash left behind, at the next start.
 //!
-//! Reading order: this file, `reading`, `sparse`, `days`, `put`, `typed`, `retention`, `compaction`, `family`, `keys`, `erasure`, `table`, `garbage`,
+//! Reading order: this file, `reading`, `scan`, `sparse`, `days`, `put`, `typed`, `retention`, `compaction`, `family`, `keys`, `erasure`, `table`, `garbage`,
 //! `waiting`, `lookup`, `verify`.
 //!
 //! Bytes: `storage/FORMAT.md`, Manifest and Metadata keys.
@@ -45,6 +45,7 @@ pub mod lookup;
 mod put;
 mod reading;
 pub mod retention;
+mod scan;
 mod sparse;
 mod table;
 pub mod typed;

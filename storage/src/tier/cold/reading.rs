@@ -1,4 +1,4 @@
-//! Reads of the cold tier: whole messages from an offset on, and columns of a range of offsets.
+//! Reads of the cold tier: whole messages from an offset on; columns of a range of offsets are `scan`'s.
 //!
 //! Both find the file and run of an offset in the manifest that they began with, and check that what a file gives is what the
 //! manifest says: a damaged message is an error that names its place, never a missing or another one.
@@ -8,9 +8,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::StreamExt as _;
 use millpond_proto::message::{Offset, QueueId, TopicId};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::arrow::async_reader::ParquetRecordBatchStream;
@@ -225,44 +224,6 @@ impl Cold {
         let checked = CheckedFile::new(&self.objects, file);
         file::batches(checked, footer, rows, columns).map_err(|error| place.unreadable(file, error))
     }
-
-    /// Columns of the cold messages in `range`, in offset order; `columns` are names of
-    /// [`crate::format::envelope::schema`], and the batches have them in that order.
-    ///
-    /// The range is cut to what is cold. A damaged message ends the stream with an error.
-    pub fn scan(
-        self: &Arc<Self>,
-        topic: TopicId,
-        queue: QueueId,
-        range: Range<Offset>,
-        columns: &[&str],
-    ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
-        let shelf = self.shelf(topic, queue);
-        let extent = shelf
-            .as_ref()
-            .and_then(|shelf| shelf.index.extent(shelf.lane));
-        let (Some(Shelf { index, lane }), Some(extent)) = (shelf, extent) else {
-            return stream::empty().boxed();
-        };
-        let scan = Scan {
-            cold: Arc::clone(self),
-            manifest: index,
-            place: Place {
-                topic,
-                queue,
-                lane,
-                at: range.start.0.max(extent.start),
-            },
-            end: range.end.0.min(extent.end),
-            columns: columns.iter().map(|&name| name.to_owned()).collect(),
-            open: None,
-        };
-        stream::try_unfold(scan, |mut scan| async move {
-            let batch = scan.next().await?;
-            Ok(batch.map(|batch| (batch, scan)))
-        })
-        .boxed()
-    }
 }
 
 /// How much more a read is to bring.
@@ -308,74 +269,6 @@ impl Place {
                 source: Arc::new(source),
             },
             Err(_) => self.damaged(&file.key),
-        }
-    }
-}
-
-/// A scan on its way; it keeps the manifest that it began with.
-struct Scan {
-    cold: Arc<Cold>,
-    manifest: Arc<Index>,
-    place: Place,
-    end: u64,
-    columns: Vec<String>,
-    open: Option<Open>,
-}
-
-/// The part of a run that is being read.
-struct Open {
-    batches: ParquetRecordBatchStream<CheckedFile>,
-    file: File,
-    /// Rows still to come.
-    left: u64,
-    /// Where the scan goes on behind it.
-    until: u64,
-}
-
-impl Scan {
-    async fn next(&mut self) -> Result<Option<RecordBatch>, ReadError> {
-        loop {
-            let Some(open) = &mut self.open else {
-                let (cold, manifest) = (Arc::clone(&self.cold), Arc::clone(&self.manifest));
-                let Some((file, run)) = self.place.seek(&manifest, self.end)? else {
-                    return Ok(None);
-                };
-                let place = self.place;
-                let until = run.offsets().end.min(self.end);
-                let rows = cold.rows_of(file, run, &(place.at..until), place).await?;
-                let left = rows.end - rows.start;
-                if left == 0 {
-                    self.place.at = until;
-                    continue;
-                }
-                let names: Vec<&str> = self.columns.iter().map(String::as_str).collect();
-                self.open = Some(Open {
-                    batches: cold.batches(file, rows, &names, place).await?,
-                    file: file.clone(),
-                    left,
-                    until,
-                });
-                continue;
-            };
-            let Some(batch) = open.batches.next().await else {
-                if open.left != 0 {
-                    return Err(self.place.damaged(&open.file.key));
-                }
-                self.place.at = open.until;
-                self.open = None;
-                continue;
-            };
-            let batch = batch
-                .and_then(|batch| file::arrange(&batch, &self.columns))
-                .map_err(|error| self.place.unreadable(&open.file, error))?;
-            let rows = batch.num_rows() as u64;
-            open.left = open
-                .left
-                .checked_sub(rows)
-                .ok_or_else(|| self.place.damaged(&open.file.key))?;
-            // Exact in a dense run; in a sparse one it is only told where damage is.
-            self.place.at = (self.place.at + rows).min(open.until);
-            return Ok(Some(batch));
         }
     }
 }
