@@ -13,33 +13,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use arrow::array::RecordBatch;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::BoxStream;
-use millpond_proto::chance::Chance;
 use millpond_proto::message::{Offset, QueueId, ShardId, Term, TopicId};
-use millpond_proto::task::{Spawn, Task};
-use millpond_proto::time::Clock;
-use object_store::ObjectStore;
-use prost::Message as _;
+use millpond_proto::task::Task;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::disk::Disk;
 use crate::error::{AppendError, OpenError, ReadError, ShardDamaged, TierError};
-use crate::format::block::{self, Entry, Kind};
-use crate::format::checksum::crc32c;
+use crate::format::block;
 use crate::format::envelope::Envelope;
 use crate::log::checkpoint::Checkpoints;
+use crate::log::record::encode;
 use crate::meta::MetaStore;
 use crate::queue::view::View;
 use crate::tier::cold::Cold;
 use crate::tier::cold::TableMetadata;
 use crate::tier::cold::compaction::{Compacted, Compaction};
 use crate::tier::cold::erasure::{Erased, Rest};
-use crate::tier::cold::retention::ColdSizes;
 use crate::tier::cold::typed::Typed;
 use crate::tier::columns::Tables;
 use crate::wal::intake::{APPEND_SHARE_MIN, Append, Door};
-use crate::wal::spare;
 
 pub(crate) mod catch_up;
 mod checkpoint;
@@ -47,181 +40,26 @@ pub mod counts;
 pub mod folder;
 pub mod history;
 mod identity;
+mod kept;
 mod keys;
 mod lookup;
 mod open;
 pub(crate) mod read;
+mod record;
 mod retention;
 pub mod room;
+mod settings;
 pub mod shred;
 mod tiering;
 mod verify;
 mod way;
 
+pub use crate::log::kept::{
+    Extent, Keep, KeepTable, ReadLimit, Sizes, Tiered, TopicSizes, Trimmed,
+};
+pub use crate::log::record::{Projection, Record, Replayed};
+pub use crate::log::settings::{COLD_DEFAULT, Parts, Settings, WalIo};
 pub use crate::log::verify::Findings;
-
-/// The outside world, passed in.
-#[derive(Clone, Debug)]
-pub struct Parts {
-    /// The data folder.
-    pub disk: Arc<dyn Disk>,
-    /// Where the cold tier lies; must be durable when a put returns.
-    pub objects: Arc<dyn ObjectStore>,
-    /// Time.
-    pub clock: Arc<dyn Clock>,
-    /// Chance.
-    pub chance: Arc<dyn Chance>,
-    /// Where work runs.
-    pub spawn: Arc<dyn Spawn>,
-}
-
-/// What a user may set.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Units of ownership; fixed when the folder is made.
-    pub shards: u16,
-    /// WALs that the shards are spread over; fixed when the folder is made. More than one is for tests:
-    /// nothing may lean on one WAL for atomicity across shards.
-    pub wals: u16,
-    /// Largest WAL segment; they begin at 1 MiB and double.
-    pub segment_bytes: u64,
-    /// Durable writes of one WAL that may be in flight at once.
-    pub writes_in_flight: u16,
-    /// Bytes that are always enough for a write beside one that is in flight; fewer are when few producers are
-    /// at work.
-    pub overlap_bytes: usize,
-    /// How the WAL is written.
-    pub wal_io: WalIo,
-    /// Memory for the tail cache.
-    pub cache_bytes: usize,
-    /// Bytes that the log may keep before messages are refused; an eighth more is for what is no message.
-    /// Segments made ahead come on top, at most [`Settings::spares_max`] of them.
-    pub log_bytes_max: Option<u64>,
-    /// Free bytes of the disk below which messages are refused.
-    pub disk_reserve_bytes: u64,
-    /// What the cold tier is called, in messages and for whoever asks where it lies: its URL.
-    pub cold: String,
-    /// Where outsiders find the object store, as a URL without a slash at the end; none: topics are not shown
-    /// as tables.
-    pub location: Option<String>,
-    /// How long files that were merged or let go of stay for readers of the tables, ms.
-    pub table_grace_ms: i64,
-}
-
-/// What the cold tier is called when it lies in the data folder.
-pub const COLD_DEFAULT: &str = "objects";
-
-/// The way that durable writes of the WAL take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WalIo {
-    /// As [`Storage::choose_wal_io`] once measured; until then past the system's cache, where the file system can.
-    #[default]
-    Auto,
-    /// Through the system's cache, then a sync.
-    Buffered,
-    /// Past it, where the file system can.
-    Direct,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            shards: millpond_proto::limits::SHARDS_DEFAULT,
-            wals: 1,
-            segment_bytes: 64 * 1024 * 1024,
-            writes_in_flight: 4,
-            overlap_bytes: 256 * 1024,
-            wal_io: WalIo::Auto,
-            cache_bytes: 128 * 1024 * 1024,
-            log_bytes_max: None,
-            disk_reserve_bytes: 256 * 1024 * 1024,
-            cold: COLD_DEFAULT.to_owned(),
-            location: None,
-            table_grace_ms: 0,
-        }
-    }
-}
-
-impl Settings {
-    /// Parts of a bounded log, each of which is a segment and let go as a whole.
-    const PARTS: u64 = 8;
-
-    /// A log that keeps at most `bytes_max`, in segments small enough to be let go one by one; 0 for no bound.
-    #[must_use]
-    pub fn bounded(bytes_max: u64) -> Self {
-        let settings = Self::default();
-        if bytes_max == 0 {
-            return settings;
-        }
-        Self {
-            log_bytes_max: Some(bytes_max),
-            segment_bytes: settings.segment_bytes.min(bytes_max / Self::PARTS),
-            ..settings
-        }
-    }
-
-    /// Segments made ahead, or left from before, that are kept for each WAL.
-    #[must_use]
-    pub fn spares_max(&self) -> usize {
-        match self.log_bytes_max {
-            None => spare::SPARES_MAX,
-            Some(_) => 1,
-        }
-    }
-}
-
-/// One entry of the log, as a shard's owner hands it down.
-#[derive(Clone, Debug, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every record is a message; a box would cost each one an allocation"
-)]
-pub enum Record {
-    /// A message with its place.
-    Message(Envelope),
-    /// A change of the broker's state, in the broker's own encoding.
-    State(Bytes),
-}
-
-/// One entry of the log, as recovery hands it up.
-#[derive(Clone, Debug, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every record is a message; a box would cost each one an allocation"
-)]
-pub enum Replayed {
-    /// A message.
-    Message(Envelope),
-    /// A message whose bytes are damaged: its place is taken, its content is lost.
-    Lost {
-        /// Topic.
-        topic: TopicId,
-        /// Queue.
-        queue: QueueId,
-        /// Offset.
-        offset: Offset,
-    },
-    /// A change of the broker's state.
-    State(Bytes),
-}
-
-/// What the engine makes of a shard's records.
-///
-/// Storage restores one per shard from its last snapshot and applies every later record in order;
-/// from then on the shard's owner applies what it appends itself.
-pub trait Projection: Sized + Send {
-    /// The state that a snapshot holds, or the empty state of a new shard.
-    ///
-    /// # Errors
-    /// [`ShardDamaged`] when the bytes can not be read: the shard stays closed.
-    fn restore(shard: ShardId, snapshot: Option<&[u8]>) -> Result<Self, ShardDamaged>;
-
-    /// Applies one record; the only way the state changes.
-    ///
-    /// # Errors
-    /// [`ShardDamaged`] when a state record can not be read: the shard stays closed.
-    fn apply(&mut self, record: &Replayed) -> Result<(), ShardDamaged>;
-}
 
 /// A place in a WAL, in bytes since its beginning; grows for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -265,94 +103,6 @@ pub struct ShardSnapshot {
     pub position: Position,
     /// The projection's own encoding.
     pub state: Bytes,
-}
-
-/// The durable extent of a queue: offsets `first..next`, those below `tiered` in Parquet; scans see `kept..next`.
-///
-/// `kept <= first <= next` and `kept <= tiered <= next`. A log that has let go of what still waits to be moved for its table
-/// begins above `tiered`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Extent {
-    /// First offset that can be read by offset.
-    pub first: Offset,
-    /// One past the last durable offset.
-    pub next: Offset,
-    /// Offsets below are read from the cold tier.
-    pub tiered: Offset,
-    /// First offset that scans see: below [`Extent::first`] where the table keeps more than the log.
-    pub kept: Offset,
-}
-
-/// How much to read.
-#[derive(Clone, Copy, Debug)]
-pub struct ReadLimit {
-    /// Most messages.
-    pub messages: usize,
-    /// Most bytes of bodies; one message is returned even above it.
-    pub bytes: usize,
-}
-
-/// What a turn of the tierer moved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tiered {
-    /// Messages moved.
-    pub messages: u64,
-    /// Bytes of Parquet written.
-    pub bytes: u64,
-    /// Messages that were damaged in the log and are gaps from now on.
-    pub damaged: u64,
-}
-
-/// What to keep of a topic; what is not said does not matter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Keep {
-    /// Messages stored before, ms since the epoch, may go.
-    pub stored_from_ms: Option<i64>,
-    /// The oldest messages go while there are more bytes.
-    pub bytes_max: Option<u64>,
-    /// What to keep of its table, where that is not what is kept of the log.
-    pub table: Option<KeepTable>,
-}
-
-/// What to keep of a topic's table: what outside readers see, and scans beside what the log keeps; what is not said does
-/// not matter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KeepTable {
-    /// Files whose messages were all stored before, ms since the epoch, may leave it.
-    pub stored_from_ms: Option<i64>,
-    /// The oldest files leave it while there are more bytes of Parquet.
-    pub bytes_max: Option<u64>,
-}
-
-/// What was let go of a topic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Trimmed {
-    /// Messages.
-    pub messages: u64,
-    /// Parquet files.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-/// How much a topic holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TopicSizes {
-    /// Messages in the log.
-    pub hot_messages: u64,
-    /// Their bytes.
-    pub hot_bytes: u64,
-    /// What lies in Parquet.
-    pub cold: ColdSizes,
-}
-
-/// How much an open folder holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sizes {
-    /// Bytes of WAL that are kept.
-    pub wal_bytes: u64,
-    /// Messages that are not in the cold tier yet.
-    pub hot_messages: u64,
 }
 
 /// An open data folder.
@@ -696,54 +446,6 @@ impl Storage {
     fn door(&self, shard: ShardId) -> &Door {
         &self.doors[usize::from(shard.0 % self.settings.wals)]
     }
-}
-
-/// Encodes records on the caller's thread, so that the writer only copies.
-fn encode(shard: ShardId, records: &[Record]) -> Result<(Vec<Entry>, Bytes), AppendError> {
-    let length = |record: &Record| match record {
-        Record::Message(envelope) => envelope.encoded_len(),
-        Record::State(bytes) => bytes.len(),
-    };
-    let size: usize = records.iter().map(length).sum();
-    if size > block::APPEND_BYTES_MAX {
-        return Err(AppendError::TooLarge {
-            size_bytes: size as u64,
-            limit_bytes: block::APPEND_BYTES_MAX as u64,
-        });
-    }
-    let mut payload = BytesMut::with_capacity(size);
-    let mut entries = Vec::with_capacity(records.len());
-    for record in records {
-        let from = payload.len();
-        let (kind, topic, queue, offset) = match record {
-            Record::Message(envelope) => {
-                envelope
-                    .encode(&mut payload)
-                    .expect("a growing buffer has room");
-                let Envelope {
-                    topic,
-                    queue,
-                    offset,
-                    ..
-                } = *envelope;
-                (Kind::Message, topic, queue, offset)
-            }
-            Record::State(bytes) => {
-                payload.put_slice(bytes);
-                (Kind::State, 0, 0, 0)
-            }
-        };
-        entries.push(Entry {
-            shard: shard.0,
-            kind,
-            length: u32::try_from(payload.len() - from).expect("bounded above"),
-            checksum: crc32c(&[&payload[from..]]),
-            topic,
-            queue,
-            offset,
-        });
-    }
-    Ok((entries, payload.freeze()))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use millpond_proto::task::Runtimes;
 use millpond_proto::time::SystemClock;
 
 use super::*;
+use crate::disk::Disk;
 use crate::disk::simulated::SimulatedDisk;
 use crate::tier::objects::DiskObjectStore;
 use crate::wal::recovery::{self, Found};
