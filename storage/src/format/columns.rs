@@ -14,9 +14,9 @@ use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, Int32Array, Int64Array, ListArray,
-    RecordBatch, RecordBatchOptions, StringArray, StringBuilder, StructArray,
-    TimestampMillisecondArray, new_null_array,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, BinaryBuilder, Int32Array,
+    Int64Array, ListArray, PrimitiveArray, RecordBatch, RecordBatchOptions, StringArray,
+    StringBuilder, StructArray, TimestampMillisecondArray, new_null_array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{
@@ -167,30 +167,42 @@ fn column(messages: &[Envelope], name: &str) -> ArrayRef {
         "flags" => Arc::new(Int32Array::from_iter_values(
             each.map(|m| m.flags.cast_signed()),
         )),
-        "schema_id" => Arc::new(
-            each.map(|m| m.schema_id.map(u32::cast_signed))
-                .collect::<Int32Array>(),
-        ),
+        "schema_id" => numbers::<Int32Type>(each.map(|m| m.schema_id.map(u32::cast_signed))),
         "body" => binary(each.map(|m| m.body.as_deref())),
         "born_host" => text(each.map(|m| Some(m.born_host.as_str()))),
         "trace_context" => text(each.map(|m| m.trace_context.as_deref())),
-        "due_at" => Arc::new(
-            each.map(|m| m.due_at_ms)
-                .collect::<TimestampMillisecondArray>()
-                .with_timezone("UTC"),
-        ),
-        "priority" => Arc::new(each.map(|m| m.priority).collect::<Int32Array>()),
+        "due_at" => {
+            let due = gather_numbers::<TimestampMillisecondType>(each.map(|m| m.due_at_ms));
+            Arc::new(due.with_timezone("UTC"))
+        }
+        "priority" => numbers::<Int32Type>(each.map(|m| m.priority)),
         "lite_topic" => text(each.map(|m| m.lite_topic.as_deref())),
         "producer_id" => text(each.map(|m| m.producer_id.as_deref())),
-        "producer_sequence" => Arc::new(
-            each.map(|m| m.producer_sequence.map(u64::cast_signed))
-                .collect::<Int64Array>(),
-        ),
+        "producer_sequence" => {
+            numbers::<Int64Type>(each.map(|m| m.producer_sequence.map(u64::cast_signed)))
+        }
         _ => unreachable!("columns are named as in the envelope's schema"),
     }
 }
 
-/// Bytes as a column; most optional columns hold nothing at all.
+/// Numbers as a column; most optional columns hold nothing at all.
+fn numbers<T: ArrowPrimitiveType>(
+    values: impl Iterator<Item = Option<T::Native>> + Clone,
+) -> ArrayRef {
+    Arc::new(gather_numbers::<T>(values))
+}
+
+fn gather_numbers<T: ArrowPrimitiveType>(
+    values: impl Iterator<Item = Option<T::Native>> + Clone,
+) -> PrimitiveArray<T> {
+    let rows = values.clone().count();
+    if values.clone().all(|value| value.is_none()) {
+        return PrimitiveArray::new_null(rows);
+    }
+    values.collect()
+}
+
+/// As [`numbers`], of bytes.
 fn binary<'a>(values: impl ExactSizeIterator<Item = Option<&'a [u8]>> + Clone) -> ArrayRef {
     match gather(values) {
         Gathered::Nothing(rows) => Arc::new(BinaryArray::new_null(rows)),

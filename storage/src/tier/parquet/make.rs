@@ -22,6 +22,9 @@ pub(crate) const BATCH_BYTES: usize = 512 * 1024;
 pub(crate) const BATCH_ROWS_MAX: usize = 1024;
 /// What a row counts for beside its texts and bytes.
 const ROW_BYTES: usize = 32;
+/// How often the writer looks at a page's size until it is full: a page may be longer than meant by one part of so many,
+/// and each look costs as much as some values, in every column.
+const LOOKS_A_PAGE: usize = 4;
 /// Most values between two looks at a page's size, when they are small.
 const WRITE_BATCH_MAX: usize = 1024;
 
@@ -53,7 +56,7 @@ pub(crate) fn make(
         stored_first_ms: seen.stored.map(|(first, _)| first),
         stored_last_ms: seen.stored.map(|(_, last)| last),
         columns: typed.map_or(0, Columns::id),
-        bodiless: messages.iter().filter(|m| m.body.is_none()).count() as u64,
+        bodiless: seen.bodiless,
     };
     finish(writer, key, seen.runs, made)
 }
@@ -66,6 +69,8 @@ struct Seen {
     rows: u64,
     /// Least and greatest store time.
     stored: Option<(i64, i64)>,
+    /// Messages without a body.
+    bodiless: u64,
     group_rows: usize,
     group_bytes: usize,
     /// Whether the last part is the first of a row group, but for the file's first.
@@ -126,6 +131,7 @@ impl Seen {
                 });
             }
         }
+        self.bodiless += u64::from(message.body.is_none());
         self.rows += 1;
     }
 }
@@ -156,11 +162,11 @@ pub(crate) fn size_of(message: &Envelope) -> usize {
         + optional(&message.producer_id)
 }
 
-/// How many values a sixteenth of a page holds, judged by the first messages.
+/// How many values there are between two looks, judged by the first messages.
 fn write_batch(messages: &[Envelope]) -> usize {
     let first = messages.get(..BATCH_ROWS_MAX).unwrap_or(messages);
     let bytes: usize = first.iter().map(size_of).sum();
-    (PAGE_BYTES / 16 * first.len() / bytes.max(1)).clamp(1, WRITE_BATCH_MAX)
+    (PAGE_BYTES / LOOKS_A_PAGE * first.len() / bytes.max(1)).clamp(1, WRITE_BATCH_MAX)
 }
 
 #[cfg(test)]
