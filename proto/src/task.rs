@@ -147,6 +147,10 @@ impl Spawn for Runtimes {
 /// How far behind the others a thread of [`Lane::Reading`] stands: it gets about a tenth of a core that they all want.
 #[cfg(target_os = "linux")]
 const STANDS_BACK: i32 = 10;
+/// How long such a thread may run at a stretch, as the scheduler plans it. A thread that wakes goes before one that
+/// planned for longer than itself (most plan for 3 ms); otherwise it would wait until the other's time is up.
+#[cfg(target_os = "linux")]
+const STRETCH_NS: u64 = 20_000_000;
 
 /// Lets all other threads go first that want the CPU which the calling one is on: for the threads of [`Lane::Reading`].
 ///
@@ -160,5 +164,81 @@ pub fn stand_back() {
         unsafe {
             libc::setpriority(libc::PRIO_PROCESS, 0, STANDS_BACK);
         }
+        plan_for(STRETCH_NS);
+    }
+}
+
+/// `struct sched_attr` of sched_setattr(2), as it was first.
+#[cfg(target_os = "linux")]
+#[repr(C)]
+struct Plan {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// Has the scheduler plan the calling thread for so long at a stretch. Linux before 6.12 knows no such plan and
+/// leaves it as it is, and whoever forbids the call loses nothing else.
+#[cfg(target_os = "linux")]
+fn plan_for(runtime: u64) {
+    let plan = Plan {
+        size: u32::try_from(size_of::<Plan>()).expect("it is small"),
+        policy: u32::try_from(libc::SCHED_OTHER).expect("it is 0"),
+        flags: 0,
+        nice: STANDS_BACK,
+        priority: 0,
+        runtime,
+        deadline: 0,
+        period: 0,
+    };
+    #[expect(unsafe_code, reason = "the standard library knows no schedulers")]
+    // SAFETY: the system reads `size` bytes of the plan, which lives until the call has returned; 0 is the
+    // calling thread, and no flags.
+    unsafe {
+        libc::syscall(libc::SYS_sched_setattr, 0, &raw const plan, 0);
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// The plan of the calling thread.
+    fn known() -> Plan {
+        let mut plan = Plan {
+            size: 0,
+            policy: 0,
+            flags: 0,
+            nice: 0,
+            priority: 0,
+            runtime: 0,
+            deadline: 0,
+            period: 0,
+        };
+        let size = size_of::<Plan>();
+        #[expect(unsafe_code, reason = "the standard library knows no schedulers")]
+        // SAFETY: the system writes at most `size` bytes into the plan, which is as long.
+        let answer = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut plan, size, 0) };
+        assert_eq!(answer, 0);
+        plan
+    }
+
+    #[test]
+    fn a_thread_that_stands_back_is_nicer_and_others_stay_as_they_are() {
+        let before = known();
+        let standing = std::thread::spawn(|| {
+            stand_back();
+            known()
+        });
+        let standing = standing.join().unwrap();
+        assert_eq!((standing.policy, standing.nice), (0, STANDS_BACK));
+        // An old kernel keeps what it had.
+        assert!([before.runtime, STRETCH_NS].contains(&standing.runtime));
+        assert_eq!(known().nice, before.nice);
     }
 }
