@@ -223,10 +223,11 @@ pub fn encode<'a>(
     header: Header,
     appends: impl Iterator<Item = (&'a [Entry], &'a [u8])> + Clone,
 ) -> (Head, Bytes) {
-    let entries: Vec<Entry> = appends
-        .clone()
-        .flat_map(|(entries, _)| entries.iter().copied())
-        .collect();
+    let records = appends.clone().map(|(entries, _)| entries.len()).sum();
+    let mut entries = Vec::with_capacity(records);
+    for (part, _) in appends.clone() {
+        entries.extend_from_slice(part);
+    }
     let body: usize = appends.clone().map(|(_, payload)| payload.len()).sum();
     let said: usize = entries.iter().map(|entry| entry.length as usize).sum();
     assert_eq!(said, body, "the directory describes the payloads");

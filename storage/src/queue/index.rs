@@ -79,8 +79,7 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Adds a message. Offsets come densely; the ones left out are taken as lost, and one that is
-    /// already there stays as it is.
+    /// Adds a message; see [`Index::insert_all`].
     pub(crate) fn insert(
         &mut self,
         queue: (TopicId, QueueId),
@@ -88,28 +87,44 @@ impl Index {
         offset: u64,
         place: Place,
     ) {
-        let row = match self.rows.entry(queue) {
-            Entry::Occupied(row) => row.into_mut(),
-            Entry::Vacant(row) => {
-                let places = Places::One(place);
-                row.insert(Row {
-                    base: offset,
-                    places,
-                    wal,
-                });
-                self.bytes += place.bytes();
+        self.insert_all(wal, std::iter::once((queue, offset, place)));
+    }
+
+    /// Adds messages of a WAL. Offsets of a queue come densely; the ones left out are taken as lost, and one that is
+    /// already there stays as it is. A queue is looked up once for all of its messages that come in a row.
+    pub(crate) fn insert_all(
+        &mut self,
+        wal: u16,
+        messages: impl Iterator<Item = ((TopicId, QueueId), u64, Place)>,
+    ) {
+        let mut last: Option<((TopicId, QueueId), &mut Row)> = None;
+        for (queue, offset, place) in messages {
+            let row = match last.take().filter(|(known, _)| *known == queue) {
+                Some((_, row)) => row,
+                None => match self.rows.entry(queue) {
+                    Entry::Occupied(row) => row.into_mut(),
+                    Entry::Vacant(row) => {
+                        self.bytes += place.bytes();
+                        self.count += 1;
+                        let places = Places::One(place);
+                        row.insert(Row {
+                            base: offset,
+                            places,
+                            wal,
+                        })
+                    }
+                },
+            };
+            while row.next() < offset {
+                row.places.push_back(Place::lost(place.position));
                 self.count += 1;
-                return;
             }
-        };
-        while row.next() < offset {
-            row.places.push_back(Place::lost(place.position));
-            self.count += 1;
-        }
-        if row.next() == offset {
-            row.places.push_back(place);
-            self.count += 1;
-            self.bytes += place.bytes();
+            if row.next() == offset {
+                row.places.push_back(place);
+                self.count += 1;
+                self.bytes += place.bytes();
+            }
+            last = Some((queue, row));
         }
     }
 
@@ -322,6 +337,44 @@ mod tests {
     #[test]
     fn a_queue_with_one_message_here_costs_a_row_alone() {
         assert!(size_of::<((TopicId, QueueId), Row)>() <= ROW_BYTES);
+    }
+
+    #[test]
+    fn messages_that_come_together_lie_where_they_would_lie_one_by_one() {
+        let chance = Seeded::new(8);
+        let (mut together, mut single) = (Index::default(), Index::default());
+        let queues = [0, 1, 2].map(|queue| (TopicId(1), QueueId(queue)));
+        for _ in 0..300 {
+            let mut block = Vec::new();
+            let mut next = queues.map(|queue| single.hot(queue).map_or(3, |hot| hot.end));
+            for n in 0..chance.below(12) {
+                // Several of a queue in a row, some of them there already or leaving others out.
+                let at = usize::try_from(chance.below(7) / 3).unwrap();
+                let offset = (next[at] + chance.below(12)).saturating_sub(5);
+                next[at] = next[at].max(offset + 1);
+                block.push((queues[at], offset, place(n)));
+            }
+            for &(queue, offset, place) in &block {
+                single.insert(queue, 0, offset, place);
+            }
+            together.insert_all(0, block.into_iter());
+            if chance.percent(20) {
+                let queue = queues[usize::try_from(chance.below(3)).unwrap()];
+                for index in [&mut together, &mut single] {
+                    index.drop_below(queue, index.hot(queue).map_or(0, |hot| hot.end - 1));
+                }
+            }
+            assert_eq!(
+                (together.len(), together.bytes()),
+                (single.len(), single.bytes())
+            );
+            for queue in queues {
+                let first = single.hot(queue).map_or(0, |hot| hot.start);
+                let of = |index: &Index| index.look_up(queue, first, usize::MAX, usize::MAX);
+                assert_eq!(together.hot(queue), single.hot(queue));
+                assert_eq!(of(&together), of(&single));
+            }
+        }
     }
 
     #[test]

@@ -114,19 +114,19 @@ impl View {
             let mut cache = wal.cache.lock().unwrap_or_else(PoisonError::into_inner);
             cache.push(head.header.position, block);
         }
-        let mut index = self.index_mut();
-        for (entry, at) in head.payloads() {
-            if entry.kind == Kind::Message {
-                let place = Place {
-                    position: head.header.position + at as u64,
-                    length: entry.length,
-                    checksum: entry.checksum,
-                };
-                let queue = (TopicId(entry.topic), QueueId(entry.queue));
-                index.insert(queue, head.header.wal, entry.offset, place);
-            }
-        }
-        drop(index);
+        let messages = head
+            .payloads()
+            .filter(|(entry, _)| entry.kind == Kind::Message);
+        let messages = messages.map(|(entry, at)| {
+            let place = Place {
+                position: head.header.position + at as u64,
+                length: entry.length,
+                checksum: entry.checksum,
+            };
+            let queue = (TopicId(entry.topic), QueueId(entry.queue));
+            (queue, entry.offset, place)
+        });
+        self.index_mut().insert_all(head.header.wal, messages);
         wal.counts.add(head);
         wal.durable.store(head.end(), Ordering::Release);
     }
