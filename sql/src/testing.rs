@@ -2,23 +2,21 @@
 //!
 //! It keeps every promise of [`Topics`]: dense offsets, store times that never run back, ticks that stay
 //! closed, output that is appended once per epoch. It outlives the jobs that use it, so a test restarts a
-//! job by dropping it and starting another over the same [`MemoryTopics`].
+//! job by dropping it and starting another over the same [`MemoryTopics`]. Whoever asks for typed columns gets them for every
+//! other batch, so that each test that reads meets both.
 
 pub mod discarding;
 pub mod dying;
 pub mod hands;
+pub mod rows;
 pub mod store;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use arrow::array::{
-    ArrayRef, BinaryArray, Int32Array, Int64Array, ListArray, RecordBatch, RecordBatchOptions,
-    StringArray, StructArray, TimestampMillisecondArray,
-};
-use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -27,13 +25,17 @@ use millpond_proto::limits;
 use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId, queue_of};
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::{Clock, Timestamp};
+use millpond_storage::tier::cold::typed::Typed;
+use millpond_storage::tier::columns::Columns as _;
 use tokio::sync::watch;
 
 use crate::savepoint::Savepoint;
+use crate::testing::rows::{as_in_a_file, envelopes};
 use crate::topic::{
     ColumnSpec, EpochCut, JOB_DEFAULTS, JobProgress, JobSettings, JobSpec, Keep, NewSchema,
     NewTopic, OutputRow, QueueExtent, Scan, TopicInfo, Topics, TopicsError, ViewSwap,
 };
+use crate::typed::TypedColumns;
 
 /// A message as the broker in memory holds it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -156,6 +158,40 @@ impl MemoryTopics {
         self.state().scanned
     }
 
+    /// Batches of a queue, each made by its number of what gives its envelope columns.
+    fn batches(
+        &self,
+        topic: TopicId,
+        queue: QueueId,
+        range: Range<Offset>,
+        batch: impl Fn(&dyn Fn(&[&str]) -> RecordBatch, usize) -> RecordBatch,
+    ) -> Scan {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let messages = state
+            .messages
+            .get(&(topic, queue))
+            .map_or(&[][..], Vec::as_slice);
+        let end = usize::try_from(range.end.0)
+            .unwrap_or(usize::MAX)
+            .min(messages.len());
+        let start = usize::try_from(range.start.0)
+            .unwrap_or(usize::MAX)
+            .min(end);
+        state.scanned += (end - start) as u64;
+        let batches: Vec<_> = (start..end)
+            .step_by(self.batch_rows)
+            .enumerate()
+            .map(|(number, from)| {
+                let to = (from + self.batch_rows).min(end);
+                let rows =
+                    |columns: &[&str]| envelopes(queue, from as u64, &messages[from..to], columns);
+                Ok(batch(&rows, number))
+            })
+            .collect();
+        futures::stream::iter(batches).boxed()
+    }
+
     /// Every message of a topic, queue by queue.
     ///
     /// # Panics
@@ -206,27 +242,33 @@ impl Topics for MemoryTopics {
     }
 
     fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, columns: &[&str]) -> Scan {
-        let mut guard = self.state();
-        let state = &mut *guard;
-        let messages = state
-            .messages
-            .get(&(topic, queue))
-            .map_or(&[][..], Vec::as_slice);
-        let end = usize::try_from(range.end.0)
-            .unwrap_or(usize::MAX)
-            .min(messages.len());
-        let start = usize::try_from(range.start.0)
-            .unwrap_or(usize::MAX)
-            .min(end);
-        state.scanned += (end - start) as u64;
-        let batches: Vec<_> = (start..end)
-            .step_by(self.batch_rows)
-            .map(|from| {
-                let to = (from + self.batch_rows).min(end);
-                Ok(envelopes(queue, from as u64, &messages[from..to], columns))
-            })
-            .collect();
-        futures::stream::iter(batches).boxed()
+        self.batches(topic, queue, range, |rows, _| rows(columns))
+    }
+
+    fn scan_typed(
+        &self,
+        topic: TopicId,
+        queue: QueueId,
+        range: Range<Offset>,
+        columns: &[&str],
+        typed: Typed,
+    ) -> Scan {
+        let state = self.state();
+        let mut topics = state.topics.values();
+        let info = topics.find(|info| info.id == topic).cloned();
+        drop(state);
+        let stored = info.and_then(|info| TypedColumns::of(&info.columns).ok().flatten());
+        let stored = stored.filter(|stored| stored.id() == typed.declaration);
+        self.batches(topic, queue, range, |rows, batch| match &stored {
+            Some(stored) if batch % 2 == 0 => {
+                let mut names: Vec<&str> = typed.envelope.iter().map(String::as_str).collect();
+                if !names.contains(&"body") {
+                    names.push("body");
+                }
+                as_in_a_file(&rows(&names), stored, &typed)
+            }
+            _ => rows(columns),
+        })
     }
 
     async fn close_ticks(&self, _topics: &[TopicId], tick: Timestamp) -> Result<(), TopicsError> {
@@ -563,94 +605,4 @@ impl MemoryTopics {
         }
         Ok(())
     }
-}
-
-/// Messages as envelope columns.
-fn envelopes(
-    queue: QueueId,
-    first: u64,
-    messages: &[StoredMessage],
-    columns: &[&str],
-) -> RecordBatch {
-    let each = messages.iter();
-    let count = messages.len();
-    let mut fields = Vec::new();
-    let mut arrays: Vec<ArrayRef> = Vec::new();
-    for name in columns {
-        let array: ArrayRef = match *name {
-            "queue" => Arc::new(Int32Array::from(vec![queue.0.cast_signed(); count])),
-            "offset" => Arc::new(Int64Array::from_iter_values(
-                (first..).take(count).map(u64::cast_signed),
-            )),
-            "stored_at" => times(each.clone().map(|m| m.stored_at_ms)),
-            "born_at" => times(each.clone().map(|m| m.born_at_ms)),
-            "message_id" => Arc::new(StringArray::from_iter_values(
-                (first..)
-                    .take(count)
-                    .map(|offset| format!("{queue}-{offset}")),
-            )),
-            "key" => Arc::new(
-                each.clone()
-                    .map(|m| m.key.as_deref())
-                    .collect::<BinaryArray>(),
-            ),
-            "tag" => Arc::new(
-                each.clone()
-                    .map(|m| m.tag.as_deref())
-                    .collect::<StringArray>(),
-            ),
-            "schema_id" => Arc::new(Int32Array::from(vec![None::<i32>; messages.len()])),
-            "keys" => keys(messages),
-            "properties" => properties(messages),
-            "body" => Arc::new(
-                each.clone()
-                    .map(|m| m.body.as_deref())
-                    .collect::<BinaryArray>(),
-            ),
-            other => unreachable!("no table column is made of {other}"),
-        };
-        fields.push(Field::new(*name, array.data_type().clone(), true));
-        arrays.push(array);
-    }
-    let options = RecordBatchOptions::new().with_row_count(Some(count));
-    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
-        .expect("all columns are built from the same messages")
-}
-
-fn times(values: impl Iterator<Item = i64>) -> ArrayRef {
-    Arc::new(TimestampMillisecondArray::from_iter_values(values).with_timezone("UTC"))
-}
-
-fn keys(messages: &[StoredMessage]) -> ArrayRef {
-    let all: StringArray = messages.iter().flat_map(|m| &m.keys).map(Some).collect();
-    Arc::new(ListArray::new(
-        Arc::new(Field::new("element", DataType::Utf8, false)),
-        OffsetBuffer::from_lengths(messages.iter().map(|m| m.keys.len())),
-        Arc::new(all),
-        None,
-    ))
-}
-
-fn properties(messages: &[StoredMessage]) -> ArrayRef {
-    let all = || messages.iter().flat_map(|m| &m.properties);
-    let fields = Fields::from(vec![
-        Field::new("key", DataType::Utf8, false),
-        Field::new("text", DataType::Utf8, true),
-        Field::new("binary", DataType::Binary, true),
-    ]);
-    let entries = StructArray::new(
-        fields.clone(),
-        vec![
-            Arc::new(all().map(|(key, _)| Some(key)).collect::<StringArray>()),
-            Arc::new(all().map(|(_, value)| Some(value)).collect::<StringArray>()),
-            Arc::new(all().map(|_| None::<&[u8]>).collect::<BinaryArray>()),
-        ],
-        None,
-    );
-    Arc::new(ListArray::new(
-        Arc::new(Field::new("element", DataType::Struct(fields), false)),
-        OffsetBuffer::from_lengths(messages.iter().map(|m| m.properties.len())),
-        Arc::new(entries),
-        None,
-    ))
 }

@@ -99,16 +99,15 @@ impl Columns for TypedColumns {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Array as _, ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
-    use arrow::compute::cast;
+    use arrow::array::{Array as _, ArrayRef, Int32Array, Int64Array, RecordBatch};
     use arrow::datatypes::DataType;
     use millpond_connectors::format::body::Encoding;
     use millpond_proto::message::TopicId;
-    use millpond_storage::tier::columns::ERROR;
     use proptest::prelude::*;
 
     use super::*;
     use crate::decode::TopicDecoder;
+    use crate::testing::rows::as_in_a_file;
     use crate::topic::TopicInfo;
 
     fn specs() -> Vec<ColumnSpec> {
@@ -159,34 +158,9 @@ mod tests {
     /// What a file has of the same messages, with the columns that the decoder asks for.
     fn stored(envelopes: &RecordBatch, decoder: &TopicDecoder) -> RecordBatch {
         let columns = TypedColumns::of(&specs()).unwrap().unwrap();
-        let bodies = envelopes.column_by_name("body").unwrap();
-        let bodies = bodies.as_any().downcast_ref::<BinaryArray>().unwrap();
-        let projected = columns.project(bodies).unwrap();
         let typed = decoder.typed().unwrap();
         assert_eq!(typed.declaration, columns.id());
-        let mut reasons = vec![None; bodies.len()];
-        for (row, why) in projected.errors {
-            reasons[row] = Some(why);
-        }
-        let mut named: Vec<(String, ArrayRef)> = typed
-            .envelope
-            .iter()
-            .map(|name| {
-                (
-                    name.clone(),
-                    Arc::clone(envelopes.column_by_name(name).unwrap()),
-                )
-            })
-            .collect();
-        named.push((ERROR.to_owned(), Arc::new(StringArray::from(reasons))));
-        for (column, array) in columns.columns().iter().zip(&projected.columns) {
-            if typed.columns.contains(&column.name) {
-                let array = cast(array, &column.stored_type()).unwrap();
-                named.push((column.stored_name(), array));
-            }
-        }
-        RecordBatch::try_from_iter_with_nullable(named.into_iter().map(|(n, a)| (n, a, true)))
-            .unwrap()
+        as_in_a_file(envelopes, &columns, &typed)
     }
 
     fn body() -> impl Strategy<Value = Option<String>> {

@@ -7,6 +7,7 @@ use millpond_proto::message::{QueueId, TopicId};
 
 use crate::job::error::JobError;
 use crate::job::reader::{QueueReader, Room};
+use crate::job::reads::Reads;
 use crate::job::region::Arrived;
 use crate::topic::Topics;
 
@@ -30,8 +31,8 @@ pub struct Inputs {
     name: String,
     /// The topics, in the order of the plan's inputs.
     topics: Vec<TopicId>,
-    /// Envelope columns of each input.
-    columns: Vec<Arc<[String]>>,
+    /// What is read of each input.
+    reads: Vec<Arc<Reads>>,
     /// By input and queue.
     readers: BTreeMap<(usize, u32), QueueReader>,
     /// Most rows of the next epoch, about.
@@ -41,11 +42,11 @@ pub struct Inputs {
 impl Inputs {
     /// Inputs of which nothing was read.
     #[must_use]
-    pub fn new(name: &str, topics: Vec<TopicId>, columns: Vec<Arc<[String]>>) -> Self {
+    pub fn new(name: &str, topics: Vec<TopicId>, reads: Vec<Arc<Reads>>) -> Self {
         Self {
             name: name.to_owned(),
             topics,
-            columns,
+            reads,
             readers: BTreeMap::new(),
             epoch_rows: FIRST_EPOCH_ROWS,
         }
@@ -57,19 +58,19 @@ impl Inputs {
         &self.topics
     }
 
-    /// Envelope columns of an input.
+    /// What is read of an input.
     #[must_use]
-    pub fn columns(&self, input: usize) -> &Arc<[String]> {
-        &self.columns[input]
+    pub fn reads(&self, input: usize) -> &Arc<Reads> {
+        &self.reads[input]
     }
 
     /// The reader of a queue; made to read from `from` on when there is none.
     pub fn reader(&mut self, input: usize, queue: u32, from: u64) -> &mut QueueReader {
         let topic = self.topics[input];
-        let columns = &self.columns[input];
+        let reads = &self.reads[input];
         self.readers
             .entry((input, queue))
-            .or_insert_with(|| QueueReader::new(topic, QueueId(queue), Arc::clone(columns), from))
+            .or_insert_with(|| QueueReader::new(topic, QueueId(queue), Arc::clone(reads), from))
     }
 
     /// Reads until some tick up to `until_ms` is complete and has rows before it; `None` when there are none.

@@ -19,6 +19,7 @@ use crate::decode::TopicDecoder;
 use crate::error::SqlError;
 use crate::job::error::JobError;
 use crate::job::reader::{missing, offsets};
+use crate::job::reads::Reads;
 use crate::operator::key::milliseconds;
 use crate::operator::project::Transform;
 use crate::operator::spread::Router;
@@ -27,10 +28,13 @@ use crate::progress::tick_of;
 use crate::topic::OutputRow;
 
 /// Envelope columns that a region needs whatever the query reads.
-const ALWAYS: [&str; 5] = ["offset", "stored_at", "key", "body", "properties"];
+const ALWAYS: &[&str] = &["offset", "stored_at"];
 
-/// Those of them that it needs when no row can be late: rows pass through with the keys they came with.
-const PASSED_ON: [&str; 3] = ["offset", "stored_at", "key"];
+/// What else it needs where rows pass through with the keys that they came with,
+const PASSED_ON: &[&str] = &["key"];
+
+/// and where a late row goes to the side topic as it came.
+const SET_ASIDE: &[&str] = &["key", "body", "properties"];
 
 /// How the rows of one topic come in.
 #[derive(Debug)]
@@ -39,6 +43,8 @@ pub(crate) struct Intake {
     input: Input,
     /// Whether a row without time is counted.
     windowed: bool,
+    /// Envelope columns that are read besides.
+    besides: &'static [&'static str],
     /// Writes the rows at once, for a query without state.
     encoder: Option<BodyEncoder>,
     /// The query's first filters and projections.
@@ -127,6 +133,7 @@ impl Intake {
             decoder: TopicDecoder::new(&input.source, &input.decoded)?,
             input: input.clone(),
             windowed,
+            besides: &[],
             encoder: None,
             first: None,
             router: None,
@@ -145,6 +152,15 @@ impl Intake {
     pub(crate) fn writing(self, encoder: BodyEncoder) -> Self {
         Self {
             encoder: Some(encoder),
+            besides: PASSED_ON,
+            ..self
+        }
+    }
+
+    /// Keeps what a late row is written of.
+    pub(crate) fn setting_aside(self) -> Self {
+        Self {
+            besides: SET_ASIDE,
             ..self
         }
     }
@@ -157,19 +173,23 @@ impl Intake {
         }
     }
 
-    /// Names of the envelope columns that it must be given.
-    pub(crate) fn envelope_columns(&self) -> Vec<String> {
-        let always = match self.encoder {
-            Some(_) => &PASSED_ON[..],
-            None => &ALWAYS,
-        };
-        let mut columns: Vec<String> = always.iter().map(|name| (*name).to_owned()).collect();
-        for name in self.decoder.envelope_columns() {
-            if !columns.iter().any(|column| column == name) {
-                columns.push(name.to_owned());
+    /// What it must be given of a row.
+    pub(crate) fn reads(&self) -> Reads {
+        let with = |names: &mut Vec<String>| {
+            for name in ALWAYS.iter().chain(self.besides) {
+                if !names.iter().any(|known| known == name) {
+                    names.push((*name).to_owned());
+                }
             }
+        };
+        let envelope = self.decoder.envelope_columns().into_iter();
+        let mut envelope: Vec<String> = envelope.map(str::to_owned).collect();
+        with(&mut envelope);
+        let mut typed = self.decoder.typed();
+        if let Some(typed) = &mut typed {
+            with(&mut typed.envelope);
         }
-        columns
+        Reads { envelope, typed }
     }
 
     /// Takes a batch in.
@@ -339,11 +359,14 @@ fn passed_on(encoder: &BodyEncoder, taken: &Taken) -> Result<Vec<OutputRow>, Job
     Ok(rows.collect())
 }
 
-/// Bytes of the bodies of a batch.
+/// Bytes of the bodies of a batch, or of the columns that were read in their place.
 fn body_bytes(batch: &RecordBatch) -> u64 {
-    let body = batch.column_by_name("body");
-    let offsets = body.and_then(|body| body.as_binary_opt::<i32>());
-    offsets.map_or(0, |bodies| {
+    let Some(body) = batch.column_by_name("body") else {
+        let columns = batch.columns().iter();
+        let bytes = columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or(0));
+        return bytes.sum::<usize>() as u64;
+    };
+    body.as_binary_opt::<i32>().map_or(0, |bodies| {
         let offsets = bodies.value_offsets();
         let (first, last) = (offsets.first(), offsets.last());
         u64::try_from(last.unwrap_or(&0) - first.unwrap_or(&0)).unwrap_or(0)

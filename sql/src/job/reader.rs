@@ -15,6 +15,7 @@ use millpond_proto::message::{Offset, QueueId, TopicId};
 
 use crate::error::SqlError;
 use crate::job::error::JobError;
+use crate::job::reads::Reads;
 use crate::operator::key::milliseconds;
 use crate::progress::tick_of;
 use crate::topic::{Scan, Topics};
@@ -23,7 +24,7 @@ use crate::topic::{Scan, Topics};
 pub struct QueueReader {
     topic: TopicId,
     queue: QueueId,
-    columns: Arc<[String]>,
+    reads: Arc<Reads>,
     /// One past the last row handed out.
     taken: u64,
     /// One past the last row read ahead.
@@ -62,13 +63,13 @@ pub struct Room {
 }
 
 impl QueueReader {
-    /// Reads `columns` of the envelope from `from` on.
+    /// Reads so much of each row from `from` on.
     #[must_use]
-    pub fn new(topic: TopicId, queue: QueueId, columns: Arc<[String]>, from: u64) -> Self {
+    pub fn new(topic: TopicId, queue: QueueId, reads: Arc<Reads>, from: u64) -> Self {
         Self {
             topic,
             queue,
-            columns,
+            reads,
             taken: from,
             next: from,
             scan: None,
@@ -122,9 +123,8 @@ impl QueueReader {
             let (scan, scan_end) = match &mut self.scan {
                 Some((scan, scan_end)) => (scan, *scan_end),
                 None => {
-                    let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
                     let range = Offset(self.next)..Offset(end);
-                    let scan = topics.scan(self.topic, self.queue, range, &columns);
+                    let scan = self.reads.scan(topics, self.topic, self.queue, range);
                     (&mut self.scan.insert((scan, end)).0, end)
                 }
             };
@@ -233,11 +233,10 @@ pub async fn read_range(
     topic: TopicId,
     queue: QueueId,
     range: std::ops::Range<u64>,
-    columns: &[String],
+    reads: &Reads,
 ) -> Result<Vec<RecordBatch>, JobError> {
-    let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     let range = Offset(range.start)..Offset(range.end);
-    let mut scan = topics.scan(topic, queue, range, &columns);
+    let mut scan = reads.scan(topics, topic, queue, range);
     let mut batches = Vec::new();
     while let Some(batch) = scan.next().await {
         batches.push(batch?);

@@ -26,6 +26,7 @@ use crate::job::intake::{Intake, Intakes, Taken};
 use crate::job::lanes::{Lanes, Tick};
 use crate::job::pace::Pace;
 use crate::job::parts::Parts;
+use crate::job::reads::Reads;
 use crate::job::shares;
 use crate::job::written::{Left, deletion};
 use crate::operator::{OperatorError, StepFigures};
@@ -124,7 +125,11 @@ impl Region {
                 bytes: 0,
                 busy_ms: 0,
             });
-            intakes.push(Intake::new(input, plan.windowed)?);
+            let intake = Intake::new(input, plan.windowed)?;
+            intakes.push(match plan.sets_late_aside() {
+                true => intake.setting_aside(),
+                false => intake,
+            });
         }
         let lanes = match plan.build(lanes, state_bytes_max)? {
             Built::Rows(transform) => {
@@ -182,10 +187,10 @@ impl Region {
         }
     }
 
-    /// Names of the envelope columns that [`Region::epoch`] must be given.
+    /// What [`Region::epoch`] must be given of the rows of an input.
     #[must_use]
-    pub fn envelope_columns(&self, input: usize) -> Vec<String> {
-        self.intakes[input].envelope_columns()
+    pub fn reads(&self, input: usize) -> Reads {
+        self.intakes[input].reads()
     }
 
     /// Where the watermark stands: no input expects an earlier event. `None` before each has one.
@@ -554,7 +559,7 @@ impl Region {
             .extend(left.rows.into_iter().map(|(_, row)| row));
         effects.rows.extend(left.deleted.into_iter().map(deletion));
         self.counts.rows_late += left.late_more + left.late.len() as u64;
-        if !self.plan.drops_late {
+        if self.plan.sets_late_aside() {
             for late in left.late {
                 let message = self.late_message(&late, &taken[late.taken])?;
                 effects.late.push(message);

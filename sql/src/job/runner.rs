@@ -327,8 +327,8 @@ impl<'a> Turns<'a> {
         let encoding = &output.encoding;
         let region = Region::on_shelf(plan.clone(), encoding, crew, state_bytes_max, shelf)?;
         runner.update(|shared| shared.status.parallelism = lanes as u64);
-        let columns = (0..plan.inputs.len())
-            .map(|input| Arc::from(region.envelope_columns(input)))
+        let reads = (0..plan.inputs.len())
+            .map(|input| Arc::new(region.reads(input)))
             .collect();
         let sources = plan.inputs.iter().map(|input| input.source.id).collect();
         let mut turns = Self {
@@ -336,7 +336,7 @@ impl<'a> Turns<'a> {
             output: output.id,
             layers: Layers::new(runner.spec.id, region.cell()),
             region,
-            inputs: Inputs::new(&runner.spec.name, sources, columns),
+            inputs: Inputs::new(&runner.spec.name, sources, reads),
             stopwatch: Stopwatch::started(runner.clock.now()),
             epoch: 0,
             tick_ms: i64::MIN,
@@ -412,8 +412,8 @@ impl<'a> Turns<'a> {
             };
             if from < end {
                 let queue = QueueId(queue);
-                let columns = self.inputs.columns(input);
-                let batches = read_range(topics, source.id, queue, from..end, columns).await?;
+                let reads = self.inputs.reads(input);
+                let batches = read_range(topics, source.id, queue, from..end, reads).await?;
                 arrived.push(Arrived {
                     input,
                     queue,

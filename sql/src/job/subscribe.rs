@@ -90,12 +90,12 @@ impl Subscriptions {
         let shape = Shape::of(&plan)?;
         let schema = Arc::clone(&shape.schema);
         let (events, received) = mpsc::channel(BATCHES_WAITING_MAX);
-        let columns = (0..plan.inputs.len()).map(|input| region.envelope_columns(input).into());
+        let reads = (0..plan.inputs.len()).map(|input| Arc::new(region.reads(input)));
         let watch = Watch {
             inputs: Inputs::new(
                 "subscription",
                 plan.inputs.iter().map(|input| input.source.id).collect(),
-                columns.collect(),
+                reads.collect(),
             ),
             topics: Arc::clone(&self.topics),
             clock: Arc::clone(&self.clock),
