@@ -61,36 +61,60 @@ pub(crate) fn instant_ms(text: &str) -> Option<i64> {
 /// Times of the years 0 to 9999, which have four digits.
 pub(crate) const TIMES_MS: RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
 
-/// Writes one of [`TIMES_MS`] in quotes.
-pub(crate) fn write_instant(ms: i64, bytes: &mut Vec<u8>) {
-    debug_assert!(TIMES_MS.contains(&ms), "{ms} has no year of four digits");
-    let (seconds, ms) = (ms.div_euclid(1000), ms.rem_euclid(1000));
-    let (minutes, second) = (seconds.div_euclid(60), seconds.rem_euclid(60));
-    let (hours, minute) = (minutes.div_euclid(60), minutes.rem_euclid(60));
-    let (days, hour) = (hours.div_euclid(24), hours.rem_euclid(24));
-    let (year, month, day) = date(days);
-    let mut text = *b"\"0000-00-00T00:00:00.000Z\"";
-    let fields = [
-        (1..5, year),
-        (6..8, month),
-        (9..11, day),
-        (12..14, hour),
-        (15..17, minute),
-        (18..20, second),
-        (21..24, ms),
-    ];
-    for (place, number) in fields {
-        let mut rest = number.unsigned_abs();
-        for digit in text.get_mut(place).into_iter().flatten().rev() {
-            *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
-            rest /= 10;
+/// Writes times; those of a column mostly lie in one day, whose text is kept.
+#[derive(Debug)]
+pub(crate) struct Instants {
+    day: i64,
+    text: [u8; 26],
+}
+
+impl Default for Instants {
+    fn default() -> Self {
+        Self {
+            day: 0,
+            text: *b"\"1970-01-01T00:00:00.000Z\"",
         }
     }
-    bytes.extend_from_slice(&text);
+}
+
+impl Instants {
+    /// Writes one of [`TIMES_MS`] in quotes.
+    pub(crate) fn write(&mut self, ms: i64, bytes: &mut Vec<u8>) {
+        debug_assert!(TIMES_MS.contains(&ms), "{ms} has no year of four digits");
+        let (day, of_day) = (ms.div_euclid(DAY_MS), ms.rem_euclid(DAY_MS));
+        if day != self.day {
+            self.day = day;
+            let (year, month, day) = date(day);
+            put(&mut self.text, [1, 2, 3, 4], year);
+            put(&mut self.text, [6, 7], month);
+            put(&mut self.text, [9, 10], day);
+        }
+        // They fit, and the processor divides small numbers sooner.
+        let of_day = u32::try_from(of_day).unwrap_or(0);
+        let (seconds, ms) = (of_day / 1000, of_day % 1000);
+        let (minutes, second) = (seconds / 60, seconds % 60);
+        put(&mut self.text, [12, 13], minutes / 60);
+        put(&mut self.text, [15, 16], minutes % 60);
+        put(&mut self.text, [18, 19], second);
+        put(&mut self.text, [21, 22, 23], ms);
+        bytes.extend_from_slice(&self.text);
+    }
+}
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// Puts the digits of a number at these places.
+fn put<const DIGITS: usize>(text: &mut [u8; 26], places: [usize; DIGITS], mut number: u32) {
+    for place in places.into_iter().rev() {
+        if let Some(digit) = text.get_mut(place) {
+            *digit = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        }
+        number /= 10;
+    }
 }
 
 /// Year, month and day of a day since 1970: the way back from [`days`].
-fn date(days: i64) -> (i64, i64, i64) {
+fn date(days: i64) -> (u32, u32, u32) {
     let days = days + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
     let leap_days = day_of_era / 1460 - day_of_era / 36_524 + day_of_era / 146_096;
@@ -100,6 +124,8 @@ fn date(days: i64) -> (i64, i64, i64) {
     let day = day_of_year - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
     let year = era * 400 + year_of_era + i64::from(month <= 2);
+    // Within the years of four digits none is negative.
+    let [year, month, day] = [year, month, day].map(|part| u32::try_from(part).unwrap_or(0));
     (year, month, day)
 }
 
@@ -162,18 +188,21 @@ mod tests {
             (*TIMES_MS.end(), "\"9999-12-31T23:59:59.999Z\""),
         ] {
             let mut bytes = Vec::new();
-            write_instant(ms, &mut bytes);
+            Instants::default().write(ms, &mut bytes);
             assert_eq!(std::str::from_utf8(&bytes).unwrap(), text);
         }
     }
 
     proptest! {
         #[test]
-        fn a_time_that_is_written_reads_back_the_same(ms in TIMES_MS) {
-            let mut bytes = Vec::new();
-            write_instant(ms, &mut bytes);
-            let text = std::str::from_utf8(&bytes).unwrap().trim_matches('"');
-            prop_assert_eq!(instant_ms(text), Some(ms));
+        fn a_time_that_is_written_reads_back_the_same(ms in TIMES_MS, later in prop::collection::vec(0..3 * DAY_MS, 3)) {
+            let mut instants = Instants::default();
+            for ms in [ms].into_iter().chain(later.iter().map(|later| ms - later)).filter(|ms| TIMES_MS.contains(ms)) {
+                let mut bytes = Vec::new();
+                instants.write(ms, &mut bytes);
+                let text = std::str::from_utf8(&bytes).unwrap().trim_matches('"');
+                prop_assert_eq!(instant_ms(text), Some(ms));
+            }
         }
 
         #[test]

@@ -1,27 +1,31 @@
 //! Rows as JSON objects, a line of bytes each.
 //!
-//! Texts, whole numbers and times, which make up nearly all that is written, are written here; every other type, and times outside
-//! the years 0 to 9999, is Arrow's writer's business, whose form this is byte by byte.
+//! Texts, whole numbers, decimals and times, which make up nearly all that is written, are written here; every other type, and times
+//! outside the years 0 to 9999, is Arrow's writer's business, whose form this is byte by byte.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray as _, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray as _, Decimal128Array, Int64Array, RecordBatch, StringArray,
+};
 use arrow::datatypes::{
-    DataType, Field, Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampNanosecondType, TimestampSecondType,
+    DataType, Decimal128Type, Field, Int64Type, TimeUnit, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use arrow::error::ArrowError;
 use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
 
-use super::instant::{TIMES_MS, write_instant};
+use super::instant::{Instants, TIMES_MS};
 
 /// How one column is written.
 enum Column<'a> {
     Text(&'a StringArray),
     Whole(&'a Int64Array),
+    /// With so many digits behind the point.
+    Decimal(&'a Decimal128Array, usize),
     /// Milliseconds since 1970, all within [`TIMES_MS`].
-    Time(Int64Array),
+    Time(Int64Array, Instants),
     Other(NullableEncoder<'a>),
 }
 
@@ -34,7 +38,8 @@ pub(super) fn objects(batch: &RecordBatch) -> Result<(Vec<u8>, Vec<Range<usize>>
     let mut names = Vec::with_capacity(batch.num_columns());
     let mut plain: Vec<(Arc<Field>, ArrayRef)> = Vec::with_capacity(batch.num_columns());
     for (field, column) in schema.fields().iter().zip(batch.columns()) {
-        let mut name = serde_json::to_vec(field.name())
+        let mut name = vec![b','];
+        serde_json::to_writer(&mut name, field.name())
             .map_err(|error| ArrowError::JsonError(error.to_string()))?;
         name.push(b':');
         names.push(name);
@@ -45,27 +50,34 @@ pub(super) fn objects(batch: &RecordBatch) -> Result<(Vec<u8>, Vec<Range<usize>>
         columns.push(match column.data_type() {
             DataType::Utf8 => Column::Text(column.as_string()),
             DataType::Int64 => Column::Whole(column.as_primitive::<Int64Type>()),
+            DataType::Decimal128(_, scale @ 0..) => {
+                let scale = usize::from(scale.unsigned_abs());
+                Column::Decimal(column.as_primitive::<Decimal128Type>(), scale)
+            }
             DataType::Timestamp(unit, None) => match times(column, *unit) {
-                Some(times) => Column::Time(times),
+                Some(times) => Column::Time(times, Instants::default()),
                 None => Column::Other(make_encoder(field, column.as_ref(), &options)?),
             },
             _ => Column::Other(make_encoder(field, column.as_ref(), &options)?),
         });
     }
-    let mut bytes = Vec::new();
-    let mut rows = Vec::with_capacity(batch.num_rows());
-    for row in 0..batch.num_rows() {
+    let count = batch.num_rows();
+    let names_bytes: usize = names.iter().map(Vec::len).sum();
+    let values_bytes: usize = columns.iter().map(|column| column.bytes(count)).sum();
+    let mut bytes = Vec::with_capacity(values_bytes + count * (names_bytes + 1));
+    let mut rows = Vec::with_capacity(count);
+    for row in 0..count {
         let start = bytes.len();
-        bytes.push(b'{');
         for (name, column) in names.iter().zip(&mut columns) {
-            if column.is_null(row) {
-                continue;
+            if !column.is_null(row) {
+                bytes.extend_from_slice(name);
+                column.write(row, &mut bytes)?;
             }
-            if bytes.len() > start + 1 {
-                bytes.push(b',');
-            }
-            bytes.extend_from_slice(name);
-            column.write(row, &mut bytes)?;
+        }
+        // The comma before the first member is where the brace belongs.
+        match bytes.get_mut(start) {
+            Some(comma) => *comma = b'{',
+            None => bytes.push(b'{'),
         }
         bytes.push(b'}');
         rows.push(start..bytes.len());
@@ -74,11 +86,26 @@ pub(super) fn objects(batch: &RecordBatch) -> Result<(Vec<u8>, Vec<Range<usize>>
 }
 
 impl Column<'_> {
+    /// What the values of so many rows take, about.
+    fn bytes(&self, rows: usize) -> usize {
+        match self {
+            Self::Text(texts) => {
+                let offsets = texts.value_offsets();
+                let ends = offsets.first().zip(offsets.last());
+                let texts = ends.map_or(0, |(first, last)| last - first);
+                usize::try_from(texts).unwrap_or(0) + 2 * rows
+            }
+            Self::Whole(_) | Self::Decimal(..) | Self::Other(_) => 12 * rows,
+            Self::Time(..) => 26 * rows,
+        }
+    }
+
     fn is_null(&self, row: usize) -> bool {
         match self {
             Self::Text(texts) => texts.is_null(row),
             Self::Whole(numbers) => numbers.is_null(row),
-            Self::Time(times) => times.is_null(row),
+            Self::Decimal(numbers, _) => numbers.is_null(row),
+            Self::Time(times, _) => times.is_null(row),
             Self::Other(encoder) => encoder.is_null(row),
         }
     }
@@ -87,7 +114,8 @@ impl Column<'_> {
         match self {
             Self::Text(texts) => return write_text(texts.value(row), bytes),
             Self::Whole(numbers) => write_whole(numbers.value(row), bytes),
-            Self::Time(times) => write_instant(times.value(row), bytes),
+            Self::Decimal(numbers, scale) => write_decimal(numbers.value(row), *scale, bytes),
+            Self::Time(times, instants) => instants.write(times.value(row), bytes),
             Self::Other(encoder) => encoder.encode(row, bytes),
         }
         Ok(())
@@ -145,18 +173,57 @@ fn write_text(text: &str, bytes: &mut Vec<u8>) -> Result<(), ArrowError> {
 }
 
 fn write_whole(number: i64, bytes: &mut Vec<u8>) {
+    // Written from its end, two digits at a time.
+    let mut text = [b'-'; 20];
+    let mut at = text.len();
+    let mut rest = number.unsigned_abs();
+    while rest >= 100 {
+        at -= 2;
+        text[at..at + 2].copy_from_slice(&pair(rest % 100));
+        rest /= 100;
+    }
+    at -= 2;
+    text[at..at + 2].copy_from_slice(&pair(rest));
+    at += usize::from(rest < 10);
+    if number < 0 {
+        at -= 1;
+        text[at] = b'-';
+    }
+    bytes.extend_from_slice(&text[at..]);
+}
+
+/// The two digits of a number below a hundred.
+fn pair(number: u64) -> [u8; 2] {
+    let number = u8::try_from(number).expect("it is below a hundred");
+    [b'0' + number / 10, b'0' + number % 10]
+}
+
+/// Writes a number that counts so many digits behind the point: all of these, and at least one before it.
+fn write_decimal(number: i128, scale: usize, bytes: &mut Vec<u8>) {
     if number < 0 {
         bytes.push(b'-');
     }
     let mut rest = number.unsigned_abs();
     let start = bytes.len();
-    loop {
-        let digit = u8::try_from(rest % 10).expect("a digit is less than ten");
-        bytes.push(b'0' + digit);
-        rest /= 10;
-        if rest == 0 {
-            break;
+    let mut count = 0;
+    while rest > 0 || count <= scale {
+        if count == scale && scale > 0 {
+            bytes.push(b'.');
         }
+        let digit = match u64::try_from(rest) {
+            // Most fit, and the processor divides them by itself.
+            Ok(small) => {
+                rest = u128::from(small / 10);
+                u128::from(small % 10)
+            }
+            Err(_) => {
+                let digit = rest % 10;
+                rest /= 10;
+                digit
+            }
+        };
+        bytes.push(b'0' + u8::try_from(digit).expect("a digit is less than ten"));
+        count += 1;
     }
     bytes[start..].reverse();
 }
@@ -192,7 +259,13 @@ mod tests {
             precise in prop::collection::vec(prop::option::of(any::<i64>()), 5),
             floats in prop::collection::vec(prop::option::of(-1e9_f64..1e9), 5),
             flags in prop::collection::vec(prop::option::of(any::<bool>()), 5),
+            decimals in prop::collection::vec(prop::option::of(-10_i128.pow(38) + 1..10_i128.pow(38)), 5),
+            small in prop::collection::vec(prop::option::of(-99_999_i128..100_000), 5),
         ) {
+            let decimal = |numbers: Vec<Option<i128>>, precision, scale| {
+                let numbers = Decimal128Array::from(numbers);
+                Arc::new(numbers.with_precision_and_scale(precision, scale).unwrap())
+            };
             let columns: Vec<(&str, ArrayRef)> = vec![
                 ("text", Arc::new(StringArray::from(texts))),
                 ("a \"number\"", Arc::new(Int64Array::from(numbers))),
@@ -201,6 +274,11 @@ mod tests {
                 ("ns", Arc::new(TimestampNanosecondArray::from(precise))),
                 ("float", Arc::new(Float64Array::from(floats))),
                 ("flag", Arc::new(BooleanArray::from(flags))),
+                ("large", decimal(decimals.clone(), 38, 20)),
+                ("whole", decimal(decimals, 38, 0)),
+                ("small", decimal(small.clone(), 5, 3)),
+                ("fraction", decimal(small.clone(), 5, 5)),
+                ("round", decimal(small, 5, -2)),
             ];
             let fields = columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), true));
             let schema = Schema::new(fields.collect::<Vec<_>>());
