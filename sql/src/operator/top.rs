@@ -8,7 +8,9 @@
 //! A partition may end ([`Ending`]), by a time that is one of its columns or after resting too long. What
 //! it gave stays.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod partition;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array};
@@ -19,13 +21,20 @@ use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
-use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state};
+use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state, rows_at};
 use crate::operator::hash::Fixed;
 use crate::operator::key::{Keys, milliseconds};
 use crate::operator::moment::{Ending, LateRow, Moment};
+use crate::operator::top::partition::{Partition, Ranked, row_bytes};
 
-/// A row of a batch, and when it happened.
-type Touch = (usize, Option<i64>);
+/// A partition that rows came for.
+struct Touched<'a> {
+    key: &'a [u8],
+    /// When the last of them happened.
+    at_ms: Option<i64>,
+    /// Those that may be among the rows that count: where they are in the batch, and among all such rows.
+    candidates: Vec<(usize, usize)>,
+}
 
 /// What is computed.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,24 +49,6 @@ pub(crate) struct TopSpec {
     pub(crate) schema: SchemaRef,
     /// When a partition is forgotten; the time is one of its columns.
     pub(crate) ending: Option<Ending>,
-}
-
-/// Rows of equal columns.
-#[derive(Clone, Copy, Debug)]
-struct Ranked {
-    count: i64,
-    /// How many of the bytes are the order's; the others are the row's.
-    order: usize,
-}
-
-#[derive(Debug, Default)]
-struct Partition {
-    /// Rows by the bytes of their order and then of their columns.
-    rows: BTreeMap<Row, Ranked>,
-    /// How many they are, counting each.
-    total: i64,
-    /// What it ends by; `None` when it does not end.
-    at_ms: Option<i64>,
 }
 
 /// A row with its number that came among the first ones, or went.
@@ -80,7 +71,6 @@ pub(crate) struct Top {
     state_bytes: usize,
 }
 
-const ROW_BYTES: usize = 120;
 /// Entries that say when a partition ends; others tell how long the order's bytes are.
 const END: i64 = -1;
 
@@ -114,19 +104,6 @@ impl Top {
         })
     }
 
-    /// Notes what a partition ends by.
-    fn touch(&mut self, key: &Row, partition: &mut Partition, at_ms: Option<i64>) {
-        if partition.at_ms == at_ms {
-            return;
-        }
-        if let Some(before) = std::mem::replace(&mut partition.at_ms, at_ms) {
-            self.ends.remove(&(before, Arc::clone(key)));
-        }
-        if let Some(at_ms) = at_ms {
-            self.ends.insert((at_ms, Arc::clone(key)));
-        }
-    }
-
     /// How many rows of a partition are worth keeping.
     fn most(&self) -> i64 {
         match self.spec.is_append {
@@ -141,59 +118,28 @@ impl Top {
         while self.ends.first().is_some_and(|(at, _)| *at < before_ms) {
             let (_, key) = self.ends.pop_first().expect("it was just looked at");
             let partition = self.partitions.remove(&key).unwrap_or_default();
-            for place in partition.rows.keys() {
+            for (place, _) in partition.rows() {
                 self.state_bytes -= row_bytes(&key, place);
             }
         }
     }
 }
 
-fn row_bytes(key: &[u8], place: &[u8]) -> usize {
-    ROW_BYTES + key.len() + place.len()
-}
-
-impl Partition {
-    /// The first rows, in order.
-    fn first(&self, count: u64) -> Vec<(Row, usize)> {
-        let each = self.rows.iter().flat_map(|(place, ranked)| {
-            let count = usize::try_from(ranked.count).unwrap_or(0);
-            std::iter::repeat_n((place, ranked.order), count)
-        });
-        let first = each.take(usize::try_from(count).unwrap_or(usize::MAX));
-        first
-            .map(|(place, order)| (Arc::clone(place), order))
-            .collect()
+/// Notes what a partition ends by.
+fn touch(
+    ends: &mut BTreeSet<(i64, Row)>,
+    key: &Row,
+    partition: &mut Partition,
+    at_ms: Option<i64>,
+) {
+    if partition.at_ms == at_ms {
+        return;
     }
-
-    /// Adds a row so many times, or takes it back, and lets go of what lies behind the first `most`.
-    fn put(&mut self, key: &[u8], place: &[u8], ranked: Ranked, most: i64, bytes: &mut usize) {
-        if let Some(known) = self.rows.get_mut(place) {
-            known.count += ranked.count;
-            if known.count == 0 {
-                self.rows.remove(place);
-                *bytes -= row_bytes(key, place);
-            }
-        } else {
-            let last = self.rows.last_key_value().map(|(last, _)| last.as_ref());
-            if self.total >= most && last.is_none_or(|last| place > last) {
-                return;
-            }
-            self.rows.insert(Row::from(place), ranked);
-            *bytes += row_bytes(key, place);
-        }
-        self.total += ranked.count;
-        while self.total > most {
-            let Some(mut last) = self.rows.last_entry() else {
-                return;
-            };
-            let gone = last.get().count.min(self.total - most);
-            self.total -= gone;
-            last.get_mut().count -= gone;
-            if last.get().count == 0 {
-                let (place, _) = last.remove_entry();
-                *bytes -= row_bytes(key, &place);
-            }
-        }
+    if let Some(before) = std::mem::replace(&mut partition.at_ms, at_ms) {
+        ends.remove(&(before, Arc::clone(key)));
+    }
+    if let Some(at_ms) = at_ms {
+        ends.insert((at_ms, Arc::clone(key)));
     }
 }
 
@@ -244,10 +190,19 @@ impl Node for Top {
                 Some(order) => Some(order.convert_columns(&orders)?),
                 None => None,
             };
-            let rows = self.rows.encode_all(&delta.rows)?;
+            let order = |index: usize| orders.as_ref().map(|orders| orders.row(index));
+            let order_bytes = |index: usize, bytes: &mut Vec<u8>| {
+                bytes.clear();
+                bytes
+                    .extend_from_slice(order(index).as_ref().map_or(&[][..], |order| order.data()));
+            };
+            let most = self.most();
+            let mut bytes = Vec::new();
             let mut places: HashMap<&[u8], usize, Fixed> = HashMap::default();
-            let mut touched: Vec<(&[u8], Vec<Touch>)> = Vec::new();
-            for index in 0..count {
+            let mut touched: Vec<Touched<'_>> = Vec::new();
+            // Rows that may be among those that count: of the others no more than the order is looked at.
+            let mut candidates: Vec<u32> = Vec::new();
+            for (index, row) in (0..count).zip(0_u32..) {
                 let at_ms = match (&times, &ending) {
                     (Some(times), _) => times.is_valid(index).then(|| times.value(index)),
                     (None, Some(_)) => Some(moment.before.stored_ms),
@@ -266,41 +221,64 @@ impl Node for Top {
                 }
                 let key = keys.row(index);
                 let place = *places.entry(key).or_insert_with(|| {
-                    touched.push((key, Vec::new()));
+                    touched.push(Touched {
+                        key,
+                        at_ms,
+                        candidates: Vec::new(),
+                    });
                     touched.len() - 1
                 });
-                touched[place].1.push((index, at_ms));
+                touched[place].at_ms = at_ms;
+                let partition = self.partitions.get(key);
+                order_bytes(index, &mut bytes);
+                if partition.is_some_and(|partition| partition.passes_over(&bytes, most)) {
+                    continue;
+                }
+                touched[place].candidates.push((index, candidates.len()));
+                candidates.push(row);
             }
-            let most = self.most();
-            let mut bytes = Vec::new();
-            for (key, indices) in touched {
-                let (key, mut partition) = match self.partitions.remove_entry(key) {
+            let rows = match candidates.len() == count {
+                true => self.rows.encode_all(&delta.rows)?,
+                false => self.rows.encode_all(&rows_at(&delta.rows, candidates)?)?,
+            };
+            for touched in touched {
+                if touched.candidates.is_empty() && ending.is_none() {
+                    continue;
+                }
+                let (key, mut partition) = match self.partitions.remove_entry(touched.key) {
                     Some(known) => known,
-                    None => (Row::from(key), Partition::default()),
+                    None => (Row::from(touched.key), Partition::default()),
                 };
-                let before = partition.first(self.spec.count);
+                let before = match touched.candidates.is_empty() {
+                    true => Vec::new(),
+                    false => partition.first(self.spec.count),
+                };
                 // What was forgotten can not be taken back.
-                let is_known = ending.is_none() || !partition.rows.is_empty();
-                for (index, at_ms) in indices {
-                    let weight = delta.weights[index];
+                let is_known = ending.is_none() || !partition.is_empty();
+                let mut takes = touched.candidates.is_empty();
+                for (index, candidate) in &touched.candidates {
+                    let weight = delta.weights[*index];
                     if weight < 0 && !is_known {
                         continue;
                     }
-                    bytes.clear();
-                    let order = orders.as_ref().map(|orders| orders.row(index));
-                    bytes.extend_from_slice(order.as_ref().map_or(&[][..], |order| order.data()));
+                    takes = true;
+                    order_bytes(*index, &mut bytes);
                     let ranked = Ranked {
                         count: weight,
                         order: bytes.len(),
                     };
-                    bytes.extend_from_slice(rows.row(index));
+                    bytes.extend_from_slice(rows.row(*candidate));
                     partition.put(&key, &bytes, ranked, most, &mut self.state_bytes);
-                    self.touch(&key, &mut partition, at_ms);
                 }
-                differences(&before, &partition.first(self.spec.count), &mut changes);
-                if partition.rows.is_empty() {
-                    self.touch(&key, &mut partition, None);
+                if !touched.candidates.is_empty() {
+                    differences(&before, &partition.first(self.spec.count), &mut changes);
+                }
+                if partition.is_empty() {
+                    touch(&mut self.ends, &key, &mut partition, None);
                 } else {
+                    if takes {
+                        touch(&mut self.ends, &key, &mut partition, touched.at_ms);
+                    }
                     self.partitions.insert(key, partition);
                 }
             }
@@ -329,7 +307,7 @@ impl Node for Top {
         let mut partitions: Vec<(&Row, &Partition)> = self.partitions.iter().collect();
         partitions.sort_unstable_by_key(|(key, _)| *key);
         for (key, partition) in partitions {
-            for (place, ranked) in &partition.rows {
+            for (place, ranked) in partition.rows() {
                 entries.push(Entry {
                     part: i64::try_from(ranked.order).expect("a row fits into memory"),
                     key,
@@ -355,7 +333,7 @@ impl Node for Top {
         let known = self.partitions.remove(&key);
         if entry.part == END {
             let mut partition = known.ok_or_else(other_state)?;
-            self.touch(&key, &mut partition, Some(entry.count));
+            touch(&mut self.ends, &key, &mut partition, Some(entry.count));
             self.partitions.insert(key, partition);
             return Ok(());
         }
