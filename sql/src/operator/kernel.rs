@@ -3,11 +3,12 @@
 //! Accumulators do not retract, and their `state` and `evaluate` use them up. So the state of a group
 //! rests as plain values between ticks; for each tick fresh accumulators take first the rested state of
 //! the groups that the tick touches, then the tick's rows in log order. The tick being the unit, sums of
-//! floats come out the same to the last bit, however epochs were cut.
+//! floats come out the same to the last bit, however epochs were cut. What nearly all queries compute takes a way without them
+//! ([`crate::operator::quick`]).
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::datatypes::{Field, FieldRef};
 use datafusion::common::ScalarValue;
 use datafusion::common::cast::as_boolean_array;
@@ -15,6 +16,8 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
+
+use crate::operator::quick::Quick;
 
 /// One aggregate of the query.
 #[derive(Clone, Debug)]
@@ -83,19 +86,31 @@ pub(crate) fn accumulate(
     let mut states: Vec<State> = vec![Vec::new(); count];
     let mut first_column = 0;
     for kernel in kernels {
-        let mut accumulator = accumulator(&kernel.function)?;
+        let (arguments, filter) = arguments(kernel, rows)?;
+        let filter = filter.as_ref();
+        let quick = Quick::of(&kernel.function)?;
+        let totals = quick.and_then(|quick| {
+            let mut totals = quick.rested(&rested, first_column, count);
+            let is_added = totals.add(arguments.first()?, filter, &indices);
+            is_added.then_some(totals)
+        });
         let width = kernel.function.state_fields()?.len();
-        merge(
-            accumulator.as_mut(),
-            &rested,
-            first_column,
-            width,
-            with_state,
-        )?;
-        update(accumulator.as_mut(), kernel, rows, &indices, count)?;
-        for column in accumulator.state(EmitTo::All)? {
-            for (index, state) in states.iter_mut().enumerate() {
-                state.push(ScalarValue::try_from_array(&column, index)?.compacted());
+        if let Some(totals) = totals {
+            totals.into_states(&mut states);
+        } else {
+            let mut accumulator = accumulator(&kernel.function)?;
+            merge(
+                accumulator.as_mut(),
+                &rested,
+                first_column,
+                width,
+                with_state,
+            )?;
+            accumulator.update_batch(&arguments, &indices, filter, count)?;
+            for column in accumulator.state(EmitTo::All)? {
+                for (index, state) in states.iter_mut().enumerate() {
+                    state.push(ScalarValue::try_from_array(&column, index)?.compacted());
+                }
             }
         }
         first_column += width;
@@ -116,10 +131,15 @@ pub(crate) fn evaluate(
     let mut columns = Vec::with_capacity(kernels.len());
     let mut first_column = 0;
     for kernel in kernels {
-        let mut accumulator = accumulator(&kernel.function)?;
         let width = kernel.function.state_fields()?.len();
-        merge(accumulator.as_mut(), rested, first_column, width, groups)?;
-        columns.push(accumulator.evaluate(EmitTo::All)?);
+        columns.push(match Quick::of(&kernel.function)? {
+            Some(quick) => quick.rested(rested, first_column, groups).into_column(),
+            None => {
+                let mut accumulator = accumulator(&kernel.function)?;
+                merge(accumulator.as_mut(), rested, first_column, width, groups)?;
+                accumulator.evaluate(EmitTo::All)?
+            }
+        });
         first_column += width;
     }
     Ok(columns)
@@ -183,13 +203,11 @@ fn merge(
     accumulator.merge_batch(&columns, &indices, None, groups)
 }
 
-fn update(
-    accumulator: &mut dyn GroupsAccumulator,
+/// The arguments of an aggregate for some rows, and which of them count.
+fn arguments(
     kernel: &Kernel,
     rows: &RecordBatch,
-    indices: &[usize],
-    groups: usize,
-) -> Result<(), DataFusionError> {
+) -> Result<(Vec<ArrayRef>, Option<BooleanArray>), DataFusionError> {
     let count = rows.num_rows();
     let order = kernel.function.order_bys().iter();
     let arguments = kernel
@@ -203,9 +221,6 @@ fn update(
         Some(filter) => Some(filter.evaluate(rows)?.into_array(count)?),
         None => None,
     };
-    let filter = filter
-        .as_ref()
-        .map(|mask| as_boolean_array(mask))
-        .transpose()?;
-    accumulator.update_batch(&arguments, indices, filter, groups)
+    let filter = filter.as_ref().map(|mask| as_boolean_array(mask));
+    Ok((arguments, filter.transpose()?.cloned()))
 }

@@ -6,7 +6,7 @@
 //! DataFusion's expressions and accumulators are kernels inside.
 //!
 //! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows),
-//! [`beat`] (what leaves every so often), [`kernel`] (accumulators at rest), [`key`] (groups as bytes), [`hash`] (how they are found), [`group`] (what grouped aggregates
+//! [`beat`] (what leaves every so often), [`kernel`] (accumulators at rest) and [`quick`] (those that need none), [`key`] (groups as bytes), [`hash`] (how they are found), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`partial`] (rows added up apart), [`session`] (windows that rows make); then tables that
 //! change: [`delta`], [`moment`] (time within them), [`origin`] (which message a row is), [`latest`], [`aggregate`] with [`kept`] and [`ordered`], [`join`], [`as_of`], [`over`], [`top`], [`close`],
 //! the [`graph`] of these, [`spread`] (which lane a row belongs to), and [`changes`] (how a change leaves for Debezium's readers).
@@ -32,6 +32,7 @@ pub(crate) mod origin;
 pub(crate) mod over;
 pub mod partial;
 pub mod project;
+pub(crate) mod quick;
 pub mod session;
 pub(crate) mod spread;
 pub(crate) mod top;

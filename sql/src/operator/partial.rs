@@ -13,6 +13,7 @@ use arrow::datatypes::DataType;
 use millpond_proto::time::Timestamp;
 
 use crate::operator::group::Groups;
+use crate::operator::hash::Fixed;
 use crate::operator::kernel::{Kernel, State, accumulate};
 use crate::operator::key::{Key, write_key_at};
 use crate::operator::{Late, LateTime, OperatorError};
@@ -51,7 +52,7 @@ impl Groups {
         let mut on_time = Vec::with_capacity(count);
         let (mut keys, mut late): (Vec<Key>, Vec<Late>) = (Vec::new(), Vec::new());
         let mut indices = Vec::with_capacity(count);
-        let mut index_of: HashMap<Key, usize> = HashMap::new();
+        let mut index_of: HashMap<Key, usize, Fixed> = HashMap::default();
         let mut bytes = Vec::new();
         for row in 0..count {
             let slice_ms = match (&arrived.slices_ms, windows) {

@@ -23,6 +23,7 @@ use millpond_proto::time::Timestamp;
 use crate::operator::assign::Windows;
 use crate::operator::beat::Beat;
 use crate::operator::group::{Emit, Grouping, Groups, Unit, group_bytes};
+use crate::operator::hash::Fixed;
 use crate::operator::kernel::{State, accumulate, state_at, state_columns};
 use crate::operator::key::{Key, from_time, key_at, split_key};
 use crate::operator::partial::Partial;
@@ -313,7 +314,7 @@ impl Operator for Window {
     ) -> Result<(), OperatorError> {
         let mut keys: Vec<Key> = Vec::new();
         let mut states = Vec::new();
-        let mut places: HashMap<&[u8], usize> = HashMap::new();
+        let mut places: HashMap<&[u8], usize, Fixed> = HashMap::default();
         for partial in partials {
             for (key, state) in partial.keys.iter().zip(&partial.states) {
                 let place = *places.entry(key).or_insert_with(|| {
