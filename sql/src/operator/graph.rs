@@ -12,6 +12,7 @@
 mod leave;
 mod part;
 mod plan;
+mod transform;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -324,18 +325,7 @@ impl Graph {
                     Given::unplaced(Delta::empty(&planned.schema))
                 }
                 (Kind::Transform(transform), _) => {
-                    let (rows, kept) = transform.run(&inputs[0].rows)?;
-                    let weight = |row: &u32| inputs[0].weights[*row as usize];
-                    let place = |row: &u32| before[0].places.get(*row as usize).cloned();
-                    let origin = |row: &u32| origins[0].get(*row as usize).copied();
-                    Given {
-                        delta: Delta {
-                            weights: kept.iter().map(weight).collect(),
-                            rows,
-                        },
-                        places: kept.iter().filter_map(place).collect(),
-                        origins: kept.iter().filter_map(origin).collect(),
-                    }
+                    self.transformed(index, transform, inputs[0], before[0], origins[0], step)?
                 }
                 (Kind::Union, _) => {
                     let mut each = inputs.iter().zip(&origins);

@@ -9,7 +9,7 @@
 //! [`beat`] (what leaves every so often), [`kernel`] (accumulators at rest) and [`quick`] (those that need none), [`key`] (groups as bytes), [`hash`] (how they are found), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`partial`] (rows added up apart), [`session`] (windows that rows make); then tables that
 //! change: [`delta`], [`moment`] (time within them), [`origin`] (which message a row is), [`latest`], [`aggregate`] with [`kept`] and [`ordered`], [`join`], [`as_of`], [`over`], [`top`], [`close`],
-//! the [`graph`] of these, [`spread`] (which lane a row belongs to), and [`changes`] (how a change leaves for Debezium's readers).
+//! the [`graph`] of these, [`slices`] (rows added up before windows repeat them), [`spread`] (which lane a row belongs to), and [`changes`] (how a change leaves for Debezium's readers).
 
 pub(crate) mod aggregate;
 pub(crate) mod as_of;
@@ -34,6 +34,7 @@ pub mod partial;
 pub mod project;
 pub(crate) mod quick;
 pub mod session;
+pub(crate) mod slices;
 pub(crate) mod spread;
 pub(crate) mod top;
 pub mod window;

@@ -16,6 +16,9 @@ use crate::operator::{Late, LateReason, LateTime, Output};
 /// What was taken in together, and a row of it.
 pub(crate) type Message = (usize, usize);
 
+/// Stands for the message of a row that is several; it is not late.
+pub(crate) const UNKNOWN: Message = (usize::MAX, usize::MAX);
+
 /// Rows of an input that came at a step.
 #[derive(Clone, Debug)]
 pub(crate) struct Came {
@@ -54,7 +57,8 @@ impl LateRows {
     pub(crate) fn leave_out(&mut self, step: usize, origins: &[&[Message]], late: Vec<LateRow>) {
         for late in late {
             let messages = origins.get(late.side);
-            match messages.and_then(|messages| messages.get(late.row)) {
+            let message = messages.and_then(|messages| messages.get(late.row));
+            match message.filter(|message| **message != UNKNOWN) {
                 Some(message) => {
                     let of_step = self.messages.entry(step).or_default();
                     of_step.entry(*message).or_insert(late);

@@ -126,39 +126,60 @@ impl Transform {
     /// # Panics
     /// When a batch has more rows than fit a `u32`.
     pub fn run(&self, batch: &RecordBatch) -> Result<(RecordBatch, Vec<u32>), DataFusionError> {
-        let count = u32::try_from(batch.num_rows()).expect("a tick has fewer rows than a u32");
-        let mut kept = UInt32Array::from_iter_values(0..count);
-        let mut batch = batch.clone();
-        for step in &self.steps {
-            match step {
-                Step::Filter(predicate) => {
-                    let rows = batch.num_rows();
-                    let mask = predicate.evaluate(&batch)?.into_array(rows)?;
-                    // A row whose predicate is NULL does not pass, as in any SQL.
-                    let mask = as_boolean_array(&mask)?;
-                    batch = filter_record_batch(&batch, mask)?;
-                    let left = arrow::compute::filter(&kept, mask)?;
-                    kept = UInt32Array::from(left.to_data());
-                }
-                Step::Project {
-                    expressions,
-                    schema,
-                } => batch = project(&batch, expressions, schema)?,
-                Step::Windows {
-                    time,
-                    kind,
-                    slices,
-                    schema,
-                } => {
-                    let (rows, origin) = windows(&batch, time, *kind, *slices, schema)?;
-                    batch = rows;
-                    let repeated = take(&kept, &origin, None)?;
-                    kept = UInt32Array::from(repeated.to_data());
-                }
+        run_steps(&self.steps, batch)
+    }
+
+    /// Its steps before rows are repeated for windows that overlap, and from there on; `None` when they are not.
+    pub(crate) fn at_overlap(&self) -> Option<(&[Step], &[Step])> {
+        let mut steps = self.steps.iter();
+        let at = steps.position(|step| {
+            let kind = match step {
+                Step::Windows { kind, slices, .. } if !slices => kind,
+                _ => return false,
+            };
+            matches!(kind, Windows::Hop { .. } | Windows::Cumulate { .. })
+        });
+        at.map(|at| self.steps.split_at(at))
+    }
+}
+
+/// Runs some steps, as [`Transform::run`] does.
+pub(crate) fn run_steps(
+    steps: &[Step],
+    batch: &RecordBatch,
+) -> Result<(RecordBatch, Vec<u32>), DataFusionError> {
+    let count = u32::try_from(batch.num_rows()).expect("a tick has fewer rows than a u32");
+    let mut kept = UInt32Array::from_iter_values(0..count);
+    let mut batch = batch.clone();
+    for step in steps {
+        match step {
+            Step::Filter(predicate) => {
+                let rows = batch.num_rows();
+                let mask = predicate.evaluate(&batch)?.into_array(rows)?;
+                // A row whose predicate is NULL does not pass, as in any SQL.
+                let mask = as_boolean_array(&mask)?;
+                batch = filter_record_batch(&batch, mask)?;
+                let left = arrow::compute::filter(&kept, mask)?;
+                kept = UInt32Array::from(left.to_data());
+            }
+            Step::Project {
+                expressions,
+                schema,
+            } => batch = project(&batch, expressions, schema)?,
+            Step::Windows {
+                time,
+                kind,
+                slices,
+                schema,
+            } => {
+                let (rows, origin) = windows(&batch, time, *kind, *slices, schema)?;
+                batch = rows;
+                let repeated = take(&kept, &origin, None)?;
+                kept = UInt32Array::from(repeated.to_data());
             }
         }
-        Ok((batch, kept.values().to_vec()))
     }
+    Ok((batch, kept.values().to_vec()))
 }
 
 /// Computes one column per expression. Types follow the expressions, names and order the schema.
