@@ -88,7 +88,9 @@ pub(crate) struct Graph {
     /// By node and step, in this epoch.
     given: Vec<Vec<Given>>,
     output: RowCodec,
-    /// What changed and did not leave yet.
+    /// Changes of rows with a key that leave with the epoch.
+    changed: Vec<Delta>,
+    /// What else changed and did not leave yet.
     pending: HashMap<Row, i64, Fixed>,
     pending_bytes: usize,
     beat: Option<Beat>,
@@ -142,6 +144,7 @@ impl Graph {
             steps: Arc::from([]),
             arrived: Vec::new(),
             given: vec![Vec::new(); plan_nodes],
+            changed: Vec::new(),
             pending: HashMap::default(),
             pending_bytes: 0,
             there: BTreeMap::new(),
@@ -400,7 +403,7 @@ impl Graph {
                     let mut out = Output::default();
                     self.on_time(Timestamp(now_ms), &mut out)?;
                     left.push((at, out, Vec::new()));
-                    self.change(&delta, now_ms)?;
+                    self.change(delta, now_ms)?;
                 }
             }
         }

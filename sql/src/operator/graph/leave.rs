@@ -1,20 +1,28 @@
 //! How the rows of a graph leave it, by what can happen to them ([`Mode`](super::Mode)).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{AsArray as _, RecordBatch, UInt32Array};
-use arrow::compute::take_record_batch;
+use arrow::compute::{concat_batches, take_record_batch};
 use bytes::Bytes;
 
 use crate::operator::changes;
-use crate::operator::delta::{Delta, Row};
+use crate::operator::delta::{Delta, Row, RowCodec, rows_at};
 use crate::operator::graph::{Given, Graph, Leaving, ROW_BYTES};
+use crate::operator::hash::Fixed;
 use crate::operator::key::{message_keys, message_keys_as};
 use crate::operator::{Emission, Keys, OperatorError, Output};
 
 impl Graph {
     /// Notes what changes in the tick that began at a time.
-    pub(super) fn change(&mut self, delta: &Delta, tick_ms: i64) -> Result<(), OperatorError> {
+    pub(super) fn change(&mut self, delta: Delta, tick_ms: i64) -> Result<(), OperatorError> {
+        if self.beat.is_none() && matches!(self.plan.leaving, Leaving::Upsert(_)) {
+            // It leaves with the epoch, and is never saved.
+            self.changed
+                .extend(Some(delta).filter(|delta| !delta.weights.is_empty()));
+            return Ok(());
+        }
         let rows = self.output.encode_all(&delta.rows)?;
         for (index, weight) in delta.weights.iter().enumerate() {
             let row = rows.row(index);
@@ -34,13 +42,11 @@ impl Graph {
         Ok(())
     }
 
-    /// What changed, in the order of the rows.
+    /// What changed, in no order that is told.
     fn take_pending(&mut self) -> Vec<(Row, i64)> {
         self.pending_bytes = 0;
         let pending = std::mem::take(&mut self.pending).into_iter();
-        let mut pending: Vec<(Row, i64)> = pending.filter(|(_, weight)| *weight != 0).collect();
-        pending.sort_unstable();
-        pending
+        pending.filter(|(_, weight)| *weight != 0).collect()
     }
 
     pub(super) fn append(&self, given: &Given, out: &mut Output) -> Result<(), OperatorError> {
@@ -98,13 +104,62 @@ impl Graph {
         }
     }
 
+    /// What changed by key, as rows and their weights: of the rows of a key that come up for nothing, none is left.
+    fn take_changed(&mut self, key: &[usize]) -> Result<Delta, OperatorError> {
+        if self.beat.is_some() {
+            let pending = self.take_pending();
+            let rows = pending.iter().map(|(row, _)| row.as_ref());
+            return Ok(Delta {
+                rows: self.output.decode(rows)?,
+                weights: pending.iter().map(|(_, weight)| *weight).collect(),
+            });
+        }
+        let changed = std::mem::take(&mut self.changed);
+        let schema = &self.output.schema;
+        let changed = match <[Delta; 1]>::try_from(changed) {
+            Ok([one]) => one,
+            Err(many) => Delta {
+                rows: concat_batches(schema, many.iter().map(|delta| &delta.rows))?,
+                weights: many.into_iter().flat_map(|delta| delta.weights).collect(),
+            },
+        };
+        let codec = RowCodec::new(&Arc::new(schema.project(key)?))?;
+        let keys = codec.encode_all(&changed.rows.project(key)?)?;
+        let count = changed.weights.len();
+        let mut first: HashMap<&[u8], u32, Fixed> =
+            HashMap::with_capacity_and_hasher(count, Fixed::default());
+        // Most keys have one row that changes; what the rows of others come to is seen by all their columns.
+        let mut is_one = vec![true; count];
+        for (row, index) in (0..count).zip(0_u32..) {
+            let before = *first.entry(keys.row(row)).or_insert(index);
+            if before != index {
+                is_one[before as usize] = false;
+                is_one[row] = false;
+            }
+        }
+        let several = (0_u32..).zip(&is_one).filter(|(_, is_one)| !**is_one);
+        let several: Vec<u32> = several.map(|(row, _)| row).collect();
+        if several.is_empty() {
+            return Ok(changed);
+        }
+        let weights = several.iter().map(|row| changed.weights[*row as usize]);
+        let several = self.output.folded(Delta {
+            weights: weights.collect(),
+            rows: rows_at(&changed.rows, several)?,
+        })?;
+        let one = (0_u32..).zip(&is_one).filter(|(_, is_one)| **is_one);
+        let one: Vec<u32> = one.map(|(row, _)| row).collect();
+        let weights = one.iter().map(|row| changed.weights[*row as usize]);
+        Ok(Delta {
+            weights: weights.chain(several.weights).collect(),
+            rows: concat_batches(schema, [&rows_at(&changed.rows, one)?, &several.rows])?,
+        })
+    }
+
     fn upsert(&mut self, columns: &[usize], out: &mut Output) -> Result<(), OperatorError> {
-        let pending = self.take_pending();
-        let rows = self
-            .output
-            .decode(pending.iter().map(|(row, _)| row.as_ref()))?;
+        let Delta { rows, weights } = self.take_changed(columns)?;
         let keys = self.message_keys(&rows, Some(columns))?;
-        let changes = by_key(&keys, &pending);
+        let changes = by_key(&keys, &weights);
         if changes.is_empty() {
             return Ok(());
         }
@@ -127,7 +182,8 @@ impl Graph {
     }
 
     fn rows(&mut self, out: &mut Output) -> Result<(), OperatorError> {
-        let pending = self.take_pending();
+        let mut pending = self.take_pending();
+        pending.sort_unstable();
         let decoded = self
             .output
             .decode(pending.iter().map(|(row, _)| row.as_ref()))?;
@@ -185,12 +241,12 @@ struct Change<'a> {
 }
 
 /// What changed by key, in the order of the keys.
-fn by_key<'a>(keys: &'a [Bytes], changed: &[(Row, i64)]) -> Vec<Change<'a>> {
+fn by_key<'a>(keys: &'a [Bytes], weights: &[i64]) -> Vec<Change<'a>> {
     let mut rows: Vec<(&Bytes, u32, i64)> = keys
         .iter()
         .zip(0..)
-        .zip(changed)
-        .map(|((key, row), (_, weight))| (key, row, *weight))
+        .zip(weights)
+        .map(|((key, row), weight)| (key, row, *weight))
         .collect();
     rows.sort_unstable();
     let mut changes: Vec<Change<'_>> = Vec::with_capacity(rows.len());

@@ -84,7 +84,7 @@ impl Graph {
             }
             return;
         }
-        let waits = self.beat.is_some() || self.pending.is_empty();
+        let waits = self.beat.is_some() || (self.pending.is_empty() && self.changed.is_empty());
         assert!(waits, "state is saved between epochs");
         entries.begin(self.nodes.len());
         for (row, count) in &self.there {
