@@ -86,8 +86,7 @@ pub(crate) fn in_order(lanes: Vec<Vec<Left>>) -> Vec<Left> {
     }
     let mut steps: Vec<Left> = steps.into_values().collect();
     for step in &mut steps {
-        // Each lane's are in order already, so that little is moved; equal ones are of one lane.
-        step.rows.sort_by(|(one, _), (other, _)| one.cmp(other));
+        step.rows = by_place(std::mem::take(&mut step.rows));
         step.deleted.sort();
         step.late.sort_by_key(|late| (late.taken, late.row));
         // A message that came too late for nodes of several lanes is one late row.
@@ -96,11 +95,68 @@ pub(crate) fn in_order(lanes: Vec<Vec<Left>>) -> Vec<Left> {
     steps
 }
 
+/// Rows in the order of their places, equal ones as they come.
+///
+/// How a place begins tells most of them apart, and lies beside the others' beginnings: what is moved is small and what is looked at near.
+fn by_place(rows: Vec<(Option<Place>, OutputRow)>) -> Vec<(Option<Place>, OutputRow)> {
+    if rows.is_sorted_by(|(one, _), (other, _)| one <= other) {
+        return rows;
+    }
+    let mut order: Vec<(u128, usize)> = rows
+        .iter()
+        .enumerate()
+        .map(|(at, (place, _))| (beginning(place.as_deref()), at))
+        .collect();
+    order.sort_unstable_by(|(one, at), (other, then)| {
+        let places = || rows[*at].0.cmp(&rows[*then].0);
+        one.cmp(other).then_with(places).then(at.cmp(then))
+    });
+    let mut rows: Vec<Option<(Option<Place>, OutputRow)>> = rows.into_iter().map(Some).collect();
+    let sorted = order.into_iter().filter_map(|(_, at)| rows[at].take());
+    sorted.collect()
+}
+
+/// The first bytes of a place as a number that sorts as they do.
+fn beginning(place: Option<&[u8]>) -> u128 {
+    let mut bytes = [0; 16];
+    let place = place.unwrap_or_default();
+    let count = place.len().min(bytes.len());
+    bytes[..count].copy_from_slice(&place[..count]);
+    u128::from_be_bytes(bytes)
+}
+
 /// A deletion as a message.
 pub(crate) fn deletion(key: Bytes) -> OutputRow {
     OutputRow {
         key: Some(key),
         body: None,
         properties: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn rows_stand_by_their_places_and_equal_ones_as_they_come(
+            places in prop::collection::vec(prop::option::of(prop::collection::vec(0_u8..3, 0..20)), 0..60),
+        ) {
+            let rows = places.into_iter().enumerate().map(|(number, place)| {
+                let row = OutputRow {
+                    key: Some(Bytes::from(number.to_string())),
+                    body: None,
+                    properties: Vec::new(),
+                };
+                (place.map(Place::from), row)
+            });
+            let rows: Vec<(Option<Place>, OutputRow)> = rows.collect();
+            let mut expected = rows.clone();
+            expected.sort_by(|(one, _), (other, _)| one.cmp(other));
+            prop_assert_eq!(by_place(rows), expected);
+        }
     }
 }
