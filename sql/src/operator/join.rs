@@ -245,10 +245,14 @@ impl Join {
         rows.and_then(|rows| rows.get(row)).unwrap_or_default()
     }
 
+    /// Whether rows of a side are forgotten by a time.
+    fn forgets(&self, side: usize) -> bool {
+        let ending = self.spec.endings[side].as_ref();
+        ending.is_some_and(Ending::forgets)
+    }
+
     fn put(&mut self, side: usize, key: &Row, row: &Row, kept: Kept) {
-        let ends = self.spec.endings[side]
-            .as_ref()
-            .is_some_and(Ending::forgets);
+        let ends = self.forgets(side);
         let bytes = row_bytes(key, row, ends);
         let Side {
             rows, ends: by_end, ..

@@ -14,8 +14,8 @@ use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Row, rows_at};
 use crate::operator::hash::Fixed;
 use crate::operator::join::came::Came;
-use crate::operator::join::rows::OfKey;
-use crate::operator::join::{Change, Join, PAIRS_MAX};
+use crate::operator::join::rows::{Kept, OfKey};
+use crate::operator::join::{Change, Join, PAIRS_MAX, Side, row_bytes};
 use crate::operator::key::Encoded;
 use crate::operator::moment::Moment;
 
@@ -156,9 +156,13 @@ impl Join {
 
     /// Adds what came to its side.
     fn take_in(&mut self, coming: &Coming<'_>) {
+        let forgets = self.forgets(coming.side);
         for (row, change) in &coming.changes {
             let row = *row as usize;
             let (key, row) = (coming.keys.row(row), coming.rows.row(row));
+            if change.weight > 0 && self.push(coming.side, key, row, change, forgets) {
+                continue;
+            }
             let known = self.sides[coming.side].rows.get_key_value(key);
             let key = known.map_or_else(|| Row::from(key), |(known, _)| Arc::clone(known));
             let mut kept = self.kept(coming.side, &key, row);
@@ -166,6 +170,44 @@ impl Join {
             kept.at_ms = change.at_ms;
             self.put(coming.side, &key, &Row::from(row), kept);
         }
+    }
+
+    /// Adds a row that is not there, as most that come are not; answers whether it was so.
+    fn push(
+        &mut self,
+        side: usize,
+        key_bytes: &[u8],
+        row: &[u8],
+        change: &Change,
+        forgets: bool,
+    ) -> bool {
+        let Side { rows, ends, .. } = &mut self.sides[side];
+        let kept = Kept {
+            count: change.weight,
+            at_ms: change.at_ms,
+            ..Kept::default()
+        };
+        let known = forgets.then(|| rows.get_key_value(key_bytes)).flatten();
+        let known = known.map(|(known, _)| Arc::clone(known));
+        let (key, row) = if let Some(of_key) = rows.get_mut(key_bytes) {
+            let Some(row) = of_key.push(row, kept) else {
+                return false;
+            };
+            (known, row)
+        } else {
+            let key = Row::from(key_bytes);
+            let mut of_key = OfKey::default();
+            let Some(row) = of_key.push(row, kept) else {
+                return false;
+            };
+            rows.insert(Arc::clone(&key), of_key);
+            (Some(key), row)
+        };
+        self.state_bytes += row_bytes(key_bytes, &row, forgets);
+        if let Some(key) = key.filter(|_| forgets) {
+            ends.insert((kept.at_ms, key, row));
+        }
+        true
     }
 }
 
