@@ -4,11 +4,13 @@
 //! column per aggregate. At a tick, the old row of each group that changed goes and the new one comes.
 //!
 //! What a group keeps for each aggregate is [`crate::operator::kept`]'s business. Without GROUP BY there is one
-//! group, which is there from the first step on and for ever, with rows or without. A tick takes the groups that it touches out of the
-//! map, adds its rows to them, and puts them back; a group whose row stays as it was gives nothing.
+//! group, which is there from the first step on and for ever, with rows or without. A tick finds the groups that it touches once
+//! ([`groups`]) and adds its rows to them; a group whose row stays as it was gives nothing.
 //!
 //! A group may end ([`Ending`]), by a time that is one of its columns or after resting too long. What it
 //! gave stays; rows that come for it later make a new one, or are late.
+
+mod groups;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
+use crate::operator::aggregate::groups::Groups;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, other_state};
 use crate::operator::hash::Fixed;
 use crate::operator::kept::{Expressions, Keeper, Kept, Saved};
@@ -56,7 +59,7 @@ pub(crate) struct Aggregate {
     keys: Keys,
     /// The aggregates' columns as bytes, to see whether a row changed.
     values: Keys,
-    groups: HashMap<Row, Group, Fixed>,
+    groups: Groups,
     /// Groups that end, in the order in which they do.
     ends: BTreeSet<(i64, Row)>,
     state_bytes: usize,
@@ -64,7 +67,8 @@ pub(crate) struct Aggregate {
 
 /// The groups of a tick's rows, in the order of their keys, and where in it each row's is.
 struct Touched {
-    groups: Vec<(Row, Option<Group>)>,
+    /// Each with its slot, if it is there.
+    groups: Vec<(Row, Option<usize>)>,
     places: Vec<usize>,
 }
 
@@ -88,7 +92,7 @@ impl Aggregate {
             keepers,
             expressions,
             spec,
-            groups: HashMap::default(),
+            groups: Groups::default(),
             ends: BTreeSet::new(),
             state_bytes: 0,
         })
@@ -100,8 +104,8 @@ impl Aggregate {
         Ok(columns.collect::<Result<Vec<_>, DataFusionError>>()?)
     }
 
-    /// Takes the groups of some rows out of the map.
-    fn take(&mut self, encoded: &Encoded, count: usize) -> Touched {
+    /// Finds the groups of some rows.
+    fn find(&self, encoded: &Encoded, count: usize) -> Touched {
         let mut seen: HashMap<&[u8], usize, Fixed> = HashMap::default();
         let mut keys: Vec<&[u8]> = Vec::new();
         let mut places: Vec<usize> = Vec::with_capacity(count);
@@ -123,8 +127,8 @@ impl Aggregate {
         }
         let groups = order.into_iter().map(|place| {
             let key = keys[place];
-            match self.groups.remove_entry(key) {
-                Some((key, group)) => (key, Some(group)),
+            match self.groups.find(key) {
+                Some((key, slot)) => (key, Some(slot)),
                 None => (Row::from(key), None),
             }
         });
@@ -141,9 +145,9 @@ impl Aggregate {
         keys: &[ArrayRef],
     ) -> Result<(RecordBatch, Vec<usize>), OperatorError> {
         let (mut found, mut places, mut indices) = (Vec::new(), Vec::new(), Vec::new());
-        for ((place, (_, group)), index) in touched.groups.iter().enumerate().zip(0_u32..) {
-            if let Some(group) = group {
-                found.push(group);
+        for ((place, (_, slot)), index) in touched.groups.iter().enumerate().zip(0_u32..) {
+            if let Some(slot) = slot {
+                found.push(self.groups.at(*slot));
                 places.push(place);
                 indices.push(index);
             }
@@ -189,29 +193,30 @@ impl Aggregate {
             if forgets && weight < 0 && !was_there[place] {
                 continue;
             }
-            let (key, group) = &mut touched.groups[place];
-            let group = group.get_or_insert_with(|| {
+            let (key, slot) = &mut touched.groups[place];
+            let slot = *slot.get_or_insert_with(|| {
                 self.state_bytes += GROUP_BYTES + key.len();
-                Group::new(&self.keepers)
+                self.groups
+                    .insert(Arc::clone(key), Group::new(&self.keepers))
             });
+            let group = self.groups.at_mut(slot);
             group.rows += weight;
             if group.at_ms != at_ms[row] {
                 let before = std::mem::replace(&mut group.at_ms, at_ms[row]);
                 note(&mut self.ends, key, before, at_ms[row]);
             }
-            taken.push((row, place, weight));
+            taken.push((row, slot, weight));
         }
         for (index, (keeper, arguments)) in self.keepers.iter().zip(&arguments).enumerate() {
-            for (row, place, weight) in &taken {
-                if let Some(group) = &mut touched.groups[*place].1 {
-                    let kept = &mut group.kept[index];
-                    keeper.add(kept, arguments, *row, *weight, &mut self.state_bytes);
-                }
+            for (row, slot, weight) in &taken {
+                let kept = &mut self.groups.at_mut(*slot).kept[index];
+                keeper.add(kept, arguments, *row, *weight, &mut self.state_bytes);
             }
         }
         let stays = self.is_one_group();
-        for (key, group) in &mut touched.groups {
-            if let Some(gone) = group.take_if(|group| group.rows <= 0 && !stays) {
+        for (key, slot) in &mut touched.groups {
+            let gone = slot.take_if(|slot| self.groups.at(*slot).rows <= 0 && !stays);
+            if let Some(gone) = gone.and_then(|_| self.groups.remove(key)) {
                 self.let_go(key, &gone);
             }
         }
@@ -227,14 +232,14 @@ impl Aggregate {
     fn begin(&mut self) -> Result<Delta, OperatorError> {
         let key = Row::from(&[][..]);
         self.state_bytes += GROUP_BYTES;
+        let slot = self
+            .groups
+            .insert(Arc::clone(&key), Group::new(&self.keepers));
         let touched = Touched {
-            groups: vec![(key, Some(Group::new(&self.keepers)))],
+            groups: vec![(key, Some(slot))],
             places: Vec::new(),
         };
         let (rows, _) = self.rows_of(&touched, &[])?;
-        let there = touched.groups.into_iter();
-        self.groups
-            .extend(there.filter_map(|(key, group)| Some((key, group?))));
         Ok(Delta::inserted(rows))
     }
 
@@ -265,15 +270,12 @@ impl Aggregate {
             None => (delta, columns),
         };
         let encoded = self.keys.encode(&columns)?;
-        let mut touched = self.take(&encoded, delta.rows.num_rows());
+        let mut touched = self.find(&encoded, delta.rows.num_rows());
         let keys = touched.groups.iter().map(|(key, _)| key.as_ref());
         let keys = self.keys.decode(keys)?;
         let (before, was_at) = self.rows_of(&touched, &keys)?;
         self.apply(delta, &mut touched, &at_ms)?;
         let (after, is_at) = self.rows_of(&touched, &keys)?;
-        let there = touched.groups.into_iter();
-        self.groups
-            .extend(there.filter_map(|(key, group)| Some((key, group?))));
 
         // Rows that stay as they were are left out.
         let width = self.spec.groups.len();
@@ -415,16 +417,20 @@ impl Node for Aggregate {
 
     fn restore(&mut self, entry: &Entry<'_>) -> Result<(), OperatorError> {
         if entry.part == ROWS {
+            if self.groups.find(entry.key).is_some() {
+                return Err(other_state());
+            }
             self.state_bytes += GROUP_BYTES + entry.key.len();
             let mut group = Group::new(&self.keepers);
             group.rows = entry.count;
             self.groups.insert(Row::from(entry.key), group);
             return Ok(());
         }
-        let group = self.groups.get_mut(entry.key).ok_or_else(other_state)?;
+        let (key, slot) = self.groups.find(entry.key).ok_or_else(other_state)?;
+        let group = self.groups.at_mut(slot);
         if entry.part == END {
             group.at_ms = Some(entry.count);
-            self.ends.insert((entry.count, Row::from(entry.key)));
+            self.ends.insert((entry.count, key));
             return Ok(());
         }
         let part = usize::try_from(entry.part).map_err(|_| other_state())?;
@@ -456,7 +462,7 @@ impl Node for Aggregate {
     }
 
     fn clear(&mut self) {
-        self.groups = HashMap::default();
+        self.groups = Groups::default();
         self.ends = BTreeSet::new();
         self.state_bytes = 0;
     }
