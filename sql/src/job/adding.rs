@@ -1,4 +1,7 @@
-//! A chain of one lane whose rows are added up by all hands first: each takes a piece of every tick, the lane puts them together.
+//! A lane of a chain whose rows are added up by all hands first: each takes a piece of every tick, the lane puts them together.
+//!
+//! It is the one lane of groups that have no key but their window, or one that has so many of an epoch's rows that the others would wait
+//! for it: a key that most rows have. Which way a lane goes changes nothing that leaves.
 //!
 //! **Invariant.** Pieces are stretches of a tick in the order of the log and are put together in that order, so only what an
 //! aggregate makes of where they were cut could differ, and those that are added up make nothing of it
@@ -9,7 +12,7 @@ use std::sync::Arc;
 
 use millpond_connectors::format::body::BodyEncoder;
 
-use crate::job::crew::Crew;
+use crate::job::crew::{Crew, ROWS_APART_MIN};
 use crate::job::error::JobError;
 use crate::job::intake::Taken;
 use crate::job::lanes::{Tick, least, own_rows, rows_at};
@@ -21,13 +24,27 @@ use crate::operator::{Operator, Output};
 /// A tick of fewer rows is added up in one piece.
 const PIECE_ROWS_MIN: usize = 64;
 
-/// The lane goes through the ticks; answers what left, and the milliseconds that it took all hands.
+/// The lane that has so many more rows than its share that the others would wait for it.
+pub(super) fn hot_lane(taken: &[Taken], lanes: usize) -> Option<usize> {
+    let mut rows = vec![0; lanes];
+    for taken in taken {
+        for (lane, own) in taken.by_lane.iter().enumerate() {
+            rows[lane] += own.len();
+        }
+    }
+    let all: usize = rows.iter().sum();
+    let (lane, most) = rows.into_iter().enumerate().max_by_key(|(_, rows)| *rows)?;
+    (lanes > 1 && most >= ROWS_APART_MIN && 2 * most * lanes > 3 * all).then_some(lane)
+}
+
+/// The lane, the `index`th, goes through the ticks; answers what left, and the milliseconds that it took all hands.
 pub(super) async fn added_up(
     crew: &Crew,
     encoder: &BodyEncoder,
     adder: &Arc<Groups>,
     taken: &Arc<[Taken]>,
     ticks: &Arc<[Tick]>,
+    index: usize,
     lane: &mut dyn Operator,
 ) -> Result<(Vec<Left>, u64), JobError> {
     let hands = crew.lanes();
@@ -37,7 +54,7 @@ pub(super) async fn added_up(
         move || -> Result<(Vec<Option<Partial>>, u64), JobError> {
             laps.lap();
             let partials = ticks.iter().map(|tick| {
-                let rows = own_rows(0, &taken, tick);
+                let rows = own_rows(index, &taken, tick);
                 let piece = piece_of(rows.len(), hand, hands);
                 if piece.is_empty() {
                     return Ok(None);
@@ -81,7 +98,7 @@ pub(super) async fn added_up(
         }
         let rows = match out.late.is_empty() {
             true => Vec::new(),
-            false => own_rows(0, taken, tick),
+            false => own_rows(index, taken, tick),
         };
         left.push(written(encoder, 2 * step + 1, out, &rows)?);
     }
@@ -99,7 +116,26 @@ fn piece_of(rows: usize, hand: usize, hands: usize) -> Range<usize> {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::RecordBatch;
+    use arrow::datatypes::Schema;
+
     use super::*;
+
+    #[test]
+    fn a_lane_is_hot_when_the_others_would_wait_for_it() {
+        let hot = |rows: &[usize]| {
+            let table = RecordBatch::new_empty(Arc::new(Schema::empty()));
+            let mut taken = Taken::alone(0, table);
+            taken.by_lane = rows.iter().map(|rows| vec![0; *rows]).collect();
+            hot_lane(&[taken], rows.len())
+        };
+        assert_eq!(hot(&[5000, 5000]), None);
+        assert_eq!(hot(&[5000, 2000]), None);
+        assert_eq!(hot(&[1000, 5000]), Some(1));
+        assert_eq!(hot(&[1000, 1000, 5000, 1000]), Some(2));
+        assert_eq!(hot(&[0, 100]), None, "few rows are not worth the way");
+        assert_eq!(hot(&[5000]), None);
+    }
 
     #[test]
     fn pieces_are_all_rows_in_their_order_and_few_rows_are_one() {

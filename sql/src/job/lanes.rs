@@ -17,7 +17,7 @@ use arrow::compute::{concat_batches, interleave_record_batch, take_record_batch}
 use millpond_connectors::format::body::BodyEncoder;
 use millpond_proto::time::Timestamp;
 
-use crate::job::adding::added_up;
+use crate::job::adding::{added_up, hot_lane};
 use crate::job::crew::Crew;
 use crate::job::error::JobError;
 use crate::job::intake::Taken;
@@ -71,9 +71,12 @@ impl Lanes {
                 if let Some(adder) = lanes[0].adder().filter(|_| adds_up) {
                     let lane = lanes[0].as_mut();
                     let (left, busy_ms) =
-                        added_up(crew, encoder, &adder, taken, &ticks, lane).await?;
+                        added_up(crew, encoder, &adder, taken, &ticks, 0, lane).await?;
                     return Ok((in_order(vec![left]), busy_ms));
                 }
+                let hot = hot_lane(taken, lanes.len());
+                let hot = hot.filter(|_| crew.lanes() > 1 && parts.is_none());
+                let hot = hot.and_then(|hot| Some((hot, lanes[hot].adder()?)));
                 let waves = match &mut parts {
                     Some(parts) => {
                         let has_rows = |lane| {
@@ -83,9 +86,19 @@ impl Lanes {
                         let takes: Vec<bool> = (0..lanes.len()).map(has_rows).collect();
                         parts.waves(0, &takes, crew.lanes())
                     }
-                    None => iter::once(0..lanes.len()).collect(),
+                    None => match &hot {
+                        Some((hot, _)) => vec![0..*hot, hot + 1..lanes.len()],
+                        None => iter::once(0..lanes.len()).collect(),
+                    },
                 };
                 let (mut all, mut busy_ms) = (Vec::with_capacity(lanes.len()), 0);
+                if let Some((hot, adder)) = hot {
+                    let lane = lanes[hot].as_mut();
+                    let (left, spent_ms) =
+                        added_up(crew, encoder, &adder, taken, &ticks, hot, lane).await?;
+                    all.push(left);
+                    busy_ms += spent_ms;
+                }
                 let watermark = ticks.first().and_then(|tick| least(&tick.before));
                 let rests = parts.is_some();
                 for wave in waves {
