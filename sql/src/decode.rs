@@ -56,6 +56,8 @@ pub struct TopicDecoder {
     unwraps: bool,
     /// Whether bodies are text.
     is_text: bool,
+    /// Whether some of them are computed by expressions.
+    computes: bool,
     /// Names of system columns that are built, for the answer or for an expression.
     system: BTreeSet<&'static str>,
     envelope: Vec<&'static str>,
@@ -77,7 +79,7 @@ impl TopicDecoder {
         let mut fields = Vec::with_capacity(projection.len());
         let mut system = BTreeSet::new();
         let mut wanted = BTreeSet::new();
-        let mut parses = false;
+        let (mut parses, mut computes) = (false, false);
         for &at in projection {
             let field = table.schema.fields().get(at).ok_or_else(|| SqlError::Bug {
                 cause: format!("table {} has no column at {at}", topic.name),
@@ -91,6 +93,7 @@ impl TopicDecoder {
                         wanted.insert(field.name().clone());
                     }
                     Some(expression) => {
+                        computes = true;
                         for column in collect_columns(expression) {
                             system.extend(system_name(column.name()));
                             wanted.insert(column.name().to_owned());
@@ -128,6 +131,7 @@ impl TopicDecoder {
             wanted,
             schema: Arc::new(Schema::new(fields)),
             projection: projection.to_vec(),
+            computes,
             table,
             body,
             unwraps,
@@ -209,17 +213,24 @@ impl TopicDecoder {
             }
             (None, _) => None,
         };
-        let input = self.input(envelopes, body.as_ref())?;
+        let input = match self.computes {
+            true => Some(self.input(envelopes, body.as_ref())?),
+            false => None,
+        };
         let declared = self.table.computed.len();
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.projection.len());
         for (&at, field) in self.projection.iter().zip(self.schema.fields()) {
-            columns.push(match self.table.computed.get(at) {
-                Some(Some(expression)) => {
-                    let value = expression.evaluate(&input)?.into_array(rows)?;
+            let of_body = || body.as_ref().filter(|_| at < declared);
+            columns.push(match (self.table.computed.get(at), &input) {
+                (Some(Some(expression)), Some(input)) => {
+                    let value = expression.evaluate(input)?.into_array(rows)?;
                     without(&value, &errors)?
                 }
                 _ if field.name() == DECODE_ERROR && at >= declared => error_column(&errors, rows),
-                _ => Arc::clone(column(&input, field.name())?),
+                _ => match of_body() {
+                    Some(body) => Arc::clone(column(body, field.name())?),
+                    None => self.system_column(field, envelopes)?,
+                },
             });
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -259,6 +270,13 @@ impl TopicDecoder {
         Ok((body, errors.collect()))
     }
 
+    fn system_column(&self, field: &Field, envelopes: &RecordBatch) -> Result<ArrayRef, SqlError> {
+        match field.name().as_str() {
+            "_body" if !self.is_text => hex(column(envelopes, "body")?),
+            name => system_column(name, field.data_type(), envelopes),
+        }
+    }
+
     /// What expressions read: body columns and system columns; those that nobody asked for are NULL.
     fn input(
         &self,
@@ -271,10 +289,9 @@ impl TopicDecoder {
         for (at, field) in self.table.input.fields().iter().enumerate() {
             let array = match body {
                 Some(body) if at < body.num_columns() => Arc::clone(body.column(at)),
-                _ if self.system.contains(field.name().as_str()) => match field.name().as_str() {
-                    "_body" if !self.is_text => hex(column(envelopes, "body")?)?,
-                    name => system_column(name, field.data_type(), envelopes)?,
-                },
+                _ if self.system.contains(field.name().as_str()) => {
+                    self.system_column(field, envelopes)?
+                }
                 _ => new_null_array(field.data_type(), rows),
             };
             fields.push(field.as_ref().clone().with_nullable(true));
@@ -464,6 +481,9 @@ fn properties(array: &ArrayRef) -> Result<ArrayRef, SqlError> {
 }
 
 fn error_column(errors: &[(usize, String)], rows: usize) -> ArrayRef {
+    if errors.is_empty() {
+        return new_null_array(&DataType::Utf8, rows);
+    }
     let mut reasons: Vec<Option<&str>> = vec![None; rows];
     for (row, reason) in errors {
         reasons[*row] = Some(reason);
