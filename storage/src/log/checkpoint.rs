@@ -116,7 +116,10 @@ impl Storage {
         }
         let mut shards = checkpoints.last.clone();
         for snapshot in snapshots {
-            if !checkpoints.closed.contains(&snapshot.shard) {
+            // Two may be made at once: the log before the newer one may be gone.
+            let last = shards.get(&snapshot.shard);
+            let is_overtaken = last.is_some_and(|last| snapshot.position.0 < last.position);
+            if !is_overtaken && !checkpoints.closed.contains(&snapshot.shard) {
                 let saved = Saved::new(snapshot.shard, snapshot.position.0, snapshot.state);
                 shards.insert(snapshot.shard, saved);
             }

@@ -17,6 +17,7 @@ use crate::wal::recovery::{self, Found};
 mod apart;
 mod counts;
 mod damage;
+mod late;
 mod retention;
 mod rot;
 
