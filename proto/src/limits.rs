@@ -217,3 +217,5 @@ pub const TOMBSTONES_MS_DEFAULT: i64 = 24 * 60 * 60 * 1000;
 pub const COLD_READ_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Most bytes that all reads of the cold tier on their way may answer with; further ones wait.
 pub const COLD_READS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Most bytes of decoded rows of the cold tier that are kept for the reads of their neighbours.
+pub const COLD_WINDOWS_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -6,7 +6,7 @@
 //! writer of another incarnation can not change what a valid manifest names. What a manifest no longer
 //! names is removed once nobody reads by an older one and outside readers had their time; what a crash left behind, at the next start.
 //!
-//! Reading order: this file, `reading`, `scan`, `sparse`, `days`, `put`, `typed`, `retention`, `compaction`, `family`, `keys`, `erasure`, `table`, `garbage`,
+//! Reading order: this file, `reading`, `scan`, `neighbours`, `sparse`, `days`, `put`, `typed`, `retention`, `compaction`, `family`, `keys`, `erasure`, `table`, `garbage`,
 //! `waiting`, `lookup`, `verify`.
 //!
 //! Bytes: `storage/FORMAT.md`, Manifest and Metadata keys.
@@ -29,6 +29,7 @@ use crate::meta::{MetaError, MetaStore, Versioned};
 use crate::tier::cold::days::{Glance, by_day};
 use crate::tier::cold::family::Shelf;
 use crate::tier::cold::garbage::Garbage;
+use crate::tier::cold::neighbours::Neighbours;
 use crate::tier::cold::reading::Footers;
 use crate::tier::cold::sparse::KnownOffsets;
 use crate::tier::cold::table::Shown;
@@ -42,6 +43,7 @@ pub mod family;
 mod garbage;
 pub mod keys;
 pub mod lookup;
+mod neighbours;
 mod put;
 mod reading;
 pub mod retention;
@@ -64,6 +66,7 @@ pub struct Cold {
     members: Mutex<HashMap<TopicId, TopicId>>,
     footers: Mutex<Footers>,
     offsets: Mutex<KnownOffsets>,
+    neighbours: Mutex<Neighbours>,
     garbage: Mutex<Garbage>,
     /// Whoever puts something, and how much it has put: no name is used twice.
     term: Term,
@@ -224,6 +227,7 @@ impl Cold {
             members: Mutex::default(),
             footers: Mutex::default(),
             offsets: Mutex::default(),
+            neighbours: Mutex::default(),
             garbage: Mutex::default(),
             term,
             puts: AtomicU64::new(0),

@@ -105,7 +105,7 @@ impl Cold {
     pub async fn remove_garbage(&self) {
         let unread = self.garbage().take_unread();
         for path in unread {
-            self.footers().remove(path.as_ref());
+            self.forget_file(path.as_ref());
             match self.objects.delete(&path).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) => tracing::debug!(%path, %error, "a replaced object stays"),
@@ -185,9 +185,8 @@ impl Cold {
         }
         self.members().remove(&topic);
         if let Some(manifest) = self.manifests().remove(&topic) {
-            let mut footers = self.footers();
             for file in &manifest.manifest().files {
-                footers.remove(&file.key);
+                self.forget_file(&file.key);
             }
         }
         let what = || format!("remove the files of topic {topic}");

@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use millpond_proto::message::{Offset, QueueId, TopicId};
@@ -149,6 +150,14 @@ impl Cold {
             place.at = run.offsets().end;
             return Ok(Vec::new());
         }
+        let near = self.near(file, run, first..first + count, *place).await?;
+        if let Some(batch) = near {
+            count = batch.num_rows() as u64;
+            if let Ok(messages) = messages_of(&[batch], file, run, *place, count) {
+                place.pass(&messages);
+                return Ok(messages);
+            }
+        }
         loop {
             match self
                 .read_rows(file, run, *place, first..first + count)
@@ -157,8 +166,7 @@ impl Cold {
                 // Damage behind the first message must not hide the first.
                 Err(ReadError::Damaged { .. }) if count > 1 => count /= 2,
                 Ok(messages) => {
-                    let last = messages.last().map_or(place.at, |last| last.offset);
-                    place.at = last.saturating_add(1);
+                    place.pass(&messages);
                     return Ok(messages);
                 }
                 Err(error) => return Err(error),
@@ -176,26 +184,11 @@ impl Cold {
         let columns = file::column_names();
         let count = rows.end - rows.start;
         let mut batches = self.batches(file, rows, &columns, place).await?;
-        let mut messages = Vec::new();
+        let mut read = Vec::new();
         while let Some(batch) = batches.next().await {
-            let batch = batch.map_err(|error| place.unreadable(file, error))?;
-            let read = from_batch(&batch, place.topic).map_err(|_| place.damaged(&file.key))?;
-            messages.extend(read);
+            read.push(batch.map_err(|error| place.unreadable(file, error))?);
         }
-        let mut next = place.at;
-        let mut is_expected = |m: &Envelope| {
-            let is_next = if run.is_sparse() {
-                (next..run.offsets().end).contains(&m.offset)
-            } else {
-                m.offset == next
-            };
-            next = m.offset.saturating_add(1);
-            m.queue == place.queue.0 && is_next
-        };
-        if messages.len() as u64 != count || !messages.iter().all(&mut is_expected) {
-            return Err(place.damaged(&file.key));
-        }
-        Ok(messages)
+        messages_of(&read, file, run, place, count)
     }
 
     pub(super) async fn footer(
@@ -226,6 +219,35 @@ impl Cold {
     }
 }
 
+/// The messages of so many rows of a run, each of which must be the next of its queue.
+fn messages_of(
+    batches: &[RecordBatch],
+    file: &File,
+    run: Run,
+    place: Place,
+    count: u64,
+) -> Result<Vec<Envelope>, ReadError> {
+    let mut messages = Vec::new();
+    for batch in batches {
+        let read = from_batch(batch, place.topic).map_err(|_| place.damaged(&file.key))?;
+        messages.extend(read);
+    }
+    let mut next = place.at;
+    let mut is_expected = |m: &Envelope| {
+        let is_next = if run.is_sparse() {
+            (next..run.offsets().end).contains(&m.offset)
+        } else {
+            m.offset == next
+        };
+        next = m.offset.saturating_add(1);
+        m.queue == place.queue.0 && is_next
+    };
+    if messages.len() as u64 != count || !messages.iter().all(&mut is_expected) {
+        return Err(place.damaged(&file.key));
+    }
+    Ok(messages)
+}
+
 /// How much more a read is to bring.
 #[derive(Clone, Copy)]
 struct Left {
@@ -253,6 +275,12 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Moves behind what was read.
+    fn pass(&mut self, read: &[Envelope]) {
+        let last = read.last().map_or(self.at, |last| last.offset);
+        self.at = last.saturating_add(1);
+    }
+
     pub(super) fn damaged(&self, place: &str) -> ReadError {
         ReadError::Damaged {
             topic: self.topic,
