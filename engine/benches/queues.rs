@@ -1,8 +1,9 @@
 //! A million queues against a hundred: what they carry, what an idle one takes, how long a restart takes.
 //!
 //! Each measurement is a process of its own over a folder of its own, on the real disk. One fills: every queue gets a
-//! message that a group acknowledges, then batches go to queues chosen by chance, and are popped and acknowledged, which
-//! is measured; at the end it stops as if killed. The next opens the folder and pops a message, which was left there:
+//! message that a group acknowledges, and all of it is moved into Parquet. Then batches go to queues chosen by chance, and
+//! are popped and acknowledged, which is measured; and half as many are popped once they lie in Parquet, as by a group
+//! that has fallen behind. At the end it stops as if killed. The next opens the folder and pops a message, which was left there:
 //! once out of what the killed one left, once after a stop in order. What a queue takes is what the resident memory
 //! (RSS) of the last is above that of the one with a hundred queues. The first number is how many topics of 1000 queues
 //! there are (default 1000), the second how many messages are sent by chance (default 1,000,000).
@@ -49,12 +50,6 @@ struct Shape {
     queues: u32,
 }
 
-/// Messages per second of each step.
-struct Rates {
-    sent: f64,
-    consumed: f64,
-}
-
 fn main() {
     let words: Vec<String> = std::env::args().collect();
     let number = |at: usize, usual: u32| {
@@ -86,11 +81,12 @@ fn compare(topics: u32, messages: u32) {
         let rates = run("fill", folder.path(), &shape);
         let [killed, stopped] = [0, 1].map(|_| run("open", folder.path(), &[]));
         println!(
-            "{:9} queues: sent {:.0}/s, consumed {:.0}/s; first pop {:.2} s after being killed, {:.2} s after a stop; {:.0} \
+            "{:9} queues: sent {:.0}/s, consumed {:.0}/s, out of Parquet {:.0}/s; first pop {:.2} s after being killed, {:.2} s after a stop; {:.0} \
              MiB resident",
             topics * queues,
             rates[0],
             rates[1],
+            rates[2],
             killed[0],
             stopped[0],
             stopped[1] / 1024.0 / 1024.0,
@@ -98,14 +94,10 @@ fn compare(topics: u32, messages: u32) {
         (rates, stopped[1], f64::from(topics * queues))
     });
     let [(few, few_bytes, _), (many, many_bytes, count)] = &measured;
-    println!(
-        "sent      {:6.2} of the rate with few queues",
-        many[0] / few[0]
-    );
-    println!(
-        "consumed  {:6.2} of the rate with few queues",
-        many[1] / few[1]
-    );
+    for (index, step) in ["sent", "consumed", "caught up"].into_iter().enumerate() {
+        let ratio = many[index] / few[index];
+        println!("{step:9} {ratio:6.2} of the rate with few queues");
+    }
     println!(
         "an idle queue takes {:.0} B, with the place of a group",
         (many_bytes - few_bytes) / count
@@ -152,16 +144,23 @@ fn fill(folder: &Path, topics: u32, queues: u32, messages: u32) {
                 topics,
                 queues,
             };
-            rates(&broker, shape, topics * queues, false).await;
+            send_all(&broker, shape, topics * queues, false).await;
+            consume_all(&broker, shape, topics * queues).await;
         }
+        // What was made ready has moved before anything is measured, however long it took.
+        broker.tier().await.expect("the disk can be written");
         let shape = Shape {
             first: 0,
             topics,
             queues,
         };
-        let rates = rates(&broker, shape, messages, true).await;
+        let sent = send_all(&broker, shape, messages, true).await;
+        let consumed = consume_all(&broker, shape, messages).await;
+        send_all(&broker, shape, messages / 2, true).await;
+        broker.tier().await.expect("the disk can be written");
+        let caught_up = consume_all(&broker, shape, messages / 2).await;
         send(&broker, 0, vec![message(&Bytes::from_static(b"last"))]).await;
-        println!("{} {}", rates.sent, rates.consumed);
+        println!("{sent} {consumed} {caught_up}");
         // As if killed: whatever is not durable by now is gone.
         std::process::exit(0);
     });
@@ -198,8 +197,8 @@ fn on_a_broker(folder: &Path, work: impl AsyncFnOnce(Arc<Broker>)) {
     });
 }
 
-/// Sends messages, one to every queue or batches to queues by chance, then pops and acknowledges them.
-async fn rates(broker: &Arc<Broker>, shape: Shape, messages: u32, by_chance: bool) -> Rates {
+/// Sends messages, one to every queue or batches to queues by chance; messages per second.
+async fn send_all(broker: &Arc<Broker>, shape: Shape, messages: u32, by_chance: bool) -> f64 {
     let keys: Arc<[Bytes]> = (0..shape.queues)
         .map(|queue| key_of(queue, shape.queues))
         .collect();
@@ -236,7 +235,11 @@ async fn rates(broker: &Arc<Broker>, shape: Shape, messages: u32, by_chance: boo
     for sender in senders.collect::<Vec<_>>() {
         sender.await.expect("it sends all");
     }
-    let sent = f64::from(messages) / started.elapsed().as_secs_f64();
+    f64::from(messages) / started.elapsed().as_secs_f64()
+}
+
+/// Pops and acknowledges all that is there, so many messages; messages per second.
+async fn consume_all(broker: &Arc<Broker>, shape: Shape, messages: u32) -> f64 {
     let started = Instant::now();
     let consumers = (0..WORKERS).map(|worker| {
         let broker = Arc::clone(broker);
@@ -269,8 +272,7 @@ async fn rates(broker: &Arc<Broker>, shape: Shape, messages: u32, by_chance: boo
         count += consumer.await.expect("it consumes all");
     }
     assert_eq!(count, messages as usize, "every message is delivered once");
-    let consumed = f64::from(messages) / started.elapsed().as_secs_f64();
-    Rates { sent, consumed }
+    f64::from(messages) / started.elapsed().as_secs_f64()
 }
 
 async fn send(broker: &Broker, topic: u32, messages: Vec<Envelope>) {
