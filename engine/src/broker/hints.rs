@@ -9,10 +9,14 @@
 //! ([`super::waiting`]). A poll takes hold of the bell before it looks here, so it never sleeps while something is
 //! visible. What nobody has told yet is worth asking, and so is a shard where the group has not met all queues.
 //!
-//! Kept in memory only, for so many topics and groups; what is forgotten is asked for again.
+//! What a poll passed over although it was worth asking is written down here too, with the time ([`Told::pass_over`]): the
+//! next polls begin there ([`super::visit`]).
+//!
+//! Kept in memory only, for so many topics and groups; what is forgotten is asked for again, all of it at once, because nobody
+//! knows how long it was passed over.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millpond_proto::message::ShardId;
@@ -31,7 +35,12 @@ const STRIPES: usize = 16;
 const NOW: i64 = i64::MIN;
 const NEVER: i64 = i64::MAX;
 
-type Stripe = BTreeMap<Pair, Arc<Told>>;
+/// Topics and groups whose shards are locked together.
+#[derive(Debug, Default)]
+struct Stripe {
+    told: BTreeMap<Pair, Arc<Told>>,
+    has_forgotten: bool,
+}
 
 /// What all shards told.
 #[derive(Debug)]
@@ -46,6 +55,8 @@ pub struct Hints {
 pub(super) struct Told {
     /// How many queues the topic had: with others it lies otherwise.
     queues: u32,
+    /// Number of the last poll of the group, from 1.
+    last_poll: AtomicU64,
     /// By shard.
     cells: Box<[Cell]>,
 }
@@ -56,6 +67,18 @@ struct Cell {
     stir_ms: AtomicI64,
     queues: AtomicU32,
     met: AtomicBool,
+    /// The first poll that has passed it over, and when.
+    passed_by: AtomicU64,
+    passed_ms: AtomicI64,
+}
+
+/// A shard that polls have passed over although it was worth asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PassedOver {
+    /// Number of the first of these polls; 0 when nobody knows.
+    pub(super) by: u64,
+    /// When that was, ms.
+    pub(super) since_ms: i64,
 }
 
 /// Which shards a poll asks.
@@ -90,19 +113,27 @@ impl Hints {
         shards: impl Iterator<Item = ShardId>,
     ) -> Arc<Told> {
         let mut stripe = self.stripe(pair);
-        if let Some(told) = stripe.get(&pair).filter(|told| told.queues == queues) {
+        let known = stripe.told.get(&pair);
+        if let Some(told) = known.filter(|told| told.queues == queues) {
             return Arc::clone(told);
         }
         let mut shards: Vec<ShardId> = shards.collect();
         shards.sort_unstable();
+        if stripe.told.len() >= KEPT_MAX {
+            stripe.told.pop_first();
+            stripe.has_forgotten = true;
+        }
+        let unknown = stripe.has_forgotten.then_some(PassedOver {
+            by: 0,
+            since_ms: NOW,
+        });
+        let cells = shards.into_iter().map(|shard| Cell::new(shard, unknown));
         let told = Arc::new(Told {
             queues,
-            cells: shards.into_iter().map(Cell::new).collect(),
+            last_poll: AtomicU64::new(0),
+            cells: cells.collect(),
         });
-        if stripe.len() >= KEPT_MAX {
-            stripe.pop_first();
-        }
-        stripe.insert(pair, Arc::clone(&told));
+        stripe.told.insert(pair, Arc::clone(&told));
         told
     }
 
@@ -120,7 +151,7 @@ impl Hints {
 
     fn tell_one(&self, shard: ShardId, pair: Pair, hint: Hint) {
         let stripe = self.stripe(pair);
-        if let Some(cell) = stripe.get(&pair).and_then(|told| told.cell(shard)) {
+        if let Some(cell) = stripe.told.get(&pair).and_then(|told| told.cell(shard)) {
             let stir_ms = match hint.stir {
                 Stir::Now => NOW,
                 Stir::At(at) => at.as_ms(),
@@ -188,6 +219,35 @@ impl Told {
         }
     }
 
+    /// Numbers the polls of the group, from 1.
+    pub(super) fn next_poll(&self) -> u64 {
+        self.last_poll.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// What is known of polls that have passed over a shard that was worth asking; none: none has.
+    pub(super) fn passed_over(&self, shard: ShardId) -> Option<PassedOver> {
+        let cell = self.cell(shard)?;
+        let by = cell.passed_by.load(Ordering::Relaxed);
+        let since_ms = cell.passed_ms.load(Ordering::Relaxed);
+        (by != u64::MAX).then_some(PassedOver { by, since_ms })
+    }
+
+    /// A poll ends without having asked a shard that was worth it.
+    pub(super) fn pass_over(&self, shard: ShardId, poll: u64, now: Timestamp) {
+        if let Some(cell) = self.cell(shard) {
+            cell.passed_by.fetch_min(poll, Ordering::Relaxed);
+            cell.passed_ms.fetch_min(now.as_ms(), Ordering::Relaxed);
+        }
+    }
+
+    /// A poll asks a shard.
+    pub(super) fn ask(&self, shard: ShardId) {
+        if let Some(cell) = self.cell(shard) {
+            cell.passed_by.store(u64::MAX, Ordering::Relaxed);
+            cell.passed_ms.store(NEVER, Ordering::Relaxed);
+        }
+    }
+
     fn cell(&self, shard: ShardId) -> Option<&Cell> {
         let at = self.cells.binary_search_by_key(&shard, |cell| cell.shard);
         at.ok().and_then(|at| self.cells.get(at))
@@ -195,12 +255,16 @@ impl Told {
 }
 
 impl Cell {
-    fn new(shard: ShardId) -> Self {
+    fn new(shard: ShardId, passed: Option<PassedOver>) -> Self {
+        let by = passed.map_or(u64::MAX, |passed| passed.by);
+        let since_ms = passed.map_or(NEVER, |passed| passed.since_ms);
         Self {
             shard,
             stir_ms: AtomicI64::new(NOW),
             queues: AtomicU32::new(0),
             met: AtomicBool::new(false),
+            passed_by: AtomicU64::new(by),
+            passed_ms: AtomicI64::new(since_ms),
         }
     }
 }
@@ -262,7 +326,10 @@ mod tests {
         let kept = hints
             .stripes
             .iter()
-            .map(|stripe| stripe.lock().unwrap().len());
+            .map(|stripe| stripe.lock().unwrap().told.len());
         assert!(kept.sum::<usize>() <= KEPT_MAX * STRIPES);
+        let anew = told(&hints, 9);
+        let passed = SHARDS.map(|shard| anew.passed_over(shard).map(|passed| passed.by));
+        assert_eq!(passed, [Some(0); 3], "nobody knows how long");
     }
 }

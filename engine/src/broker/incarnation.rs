@@ -25,7 +25,6 @@ use crate::broker::lite;
 use crate::broker::lite::listeners::Listeners;
 use crate::broker::request::{Empty, Reason, Refused, Reply, Request};
 use crate::broker::room::Need;
-use crate::broker::round::Rounds;
 use crate::broker::shard::{Call, Shard};
 use crate::broker::spread::Spreads;
 use crate::broker::state::{CATALOG_SHARD, ShardState};
@@ -46,7 +45,6 @@ pub struct Incarnation {
     catalog: watch::Receiver<Arc<Catalog>>,
     waiting: Arc<Waiting>,
     listeners: Arc<Listeners>,
-    rounds: Rounds,
     spreads: Spreads,
     hints: Arc<Hints>,
     owners: Mutex<FuturesUnordered<Task>>,
@@ -139,7 +137,6 @@ impl Incarnation {
             catalog,
             waiting,
             listeners: Arc::clone(listeners),
-            rounds: Rounds::default(),
             spreads: Spreads::default(),
             hints,
             owners,
@@ -171,11 +168,6 @@ impl Incarnation {
     #[must_use]
     pub fn waiting(&self) -> &Waiting {
         &self.waiting
-    }
-
-    /// Where the groups are on their ways round the shards.
-    pub(super) fn rounds(&self) -> &Rounds {
-        &self.rounds
     }
 
     /// How the queues of topics lie in shards.

@@ -4,7 +4,7 @@
 //! appends, applies and replies. Nothing here knows the wire.
 //!
 //! Reading order: this file (the vocabulary and the refusals), [`message`] (send, ack), [`poll`], `visit`, [`hints`], [`scan`],
-//! `round` and [`undelivered`] (receive), [`filter`] (which messages a consumer wants), [`transfer`] (dead
+//! [`undelivered`] (receive), [`filter`] (which messages a consumer wants), [`transfer`] (dead
 //! letters), [`pull`] (streams by offset), [`find`] and [`trace`] (messages that people ask about), [`topic`] (topics and groups), [`standing`] (where groups
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
@@ -47,7 +47,6 @@ pub mod pull;
 pub mod record;
 pub mod request;
 mod room;
-mod round;
 mod savepoint;
 pub mod scan;
 pub mod shard;

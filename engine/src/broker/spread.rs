@@ -30,7 +30,7 @@ pub(super) struct Spreads {
 
 /// How the queues of a topic lie.
 #[derive(Debug, Default)]
-struct Spread {
+pub(super) struct Spread {
     /// By the first queue; queues ascending.
     shards: Vec<(ShardId, Vec<u32>)>,
     /// Which of them each queue lies in.
@@ -38,38 +38,35 @@ struct Spread {
 }
 
 impl Spreads {
-    /// The shards of a topic, as `shard` tells them; the turn says which queue comes first.
-    pub(super) fn turned(
+    /// How the queues of a topic lie, as `shard` tells it.
+    pub(super) fn of(
         &self,
         topic: u64,
         queues: u32,
-        turn: u32,
         shard: impl Fn(u32) -> ShardId,
-    ) -> Turned {
+    ) -> Arc<Spread> {
         if queues <= SMALL {
-            return Turned::new(Arc::new(Spread::of(queues, shard)), turn);
+            return Arc::new(Spread::of(queues, shard));
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let known = kept.get(&topic).filter(|spread| spread.queues() == queues);
-        let spread = match known {
-            Some(spread) => Arc::clone(spread),
-            None => {
-                let spread = Arc::new(Spread::of(queues, shard));
-                if kept.len() >= KEPT_MAX {
-                    kept.pop_first();
-                }
-                kept.insert(topic, Arc::clone(&spread));
-                spread
-            }
-        };
-        drop(kept);
-        Turned::new(spread, turn)
+        if let Some(spread) = known {
+            return Arc::clone(spread);
+        }
+        let spread = Arc::new(Spread::of(queues, shard));
+        if kept.len() >= KEPT_MAX {
+            kept.pop_first();
+        }
+        kept.insert(topic, Arc::clone(&spread));
+        spread
     }
 }
 
 impl Turned {
-    fn new(spread: Arc<Spread>, turn: u32) -> Self {
-        let first = turn.checked_rem(spread.queues()).unwrap_or(0);
+    /// The shards in the order of a turn, which says which queue comes first.
+    pub(super) fn new(spread: Arc<Spread>, turn: u64) -> Self {
+        let first = turn.checked_rem(spread.queues().into()).unwrap_or(0);
+        let first = u32::try_from(first).unwrap_or(0);
         let place = spread.places.get(first as usize).copied().unwrap_or(0);
         Self {
             spread,
@@ -95,6 +92,11 @@ impl Turned {
 }
 
 impl Spread {
+    /// The shards, in no turn.
+    pub(super) fn shards(&self) -> impl Iterator<Item = ShardId> {
+        self.shards.iter().map(|(shard, _)| *shard)
+    }
+
     fn of(queues: u32, shard: impl Fn(u32) -> ShardId) -> Self {
         let mut spread = Self::default();
         let mut known = BTreeMap::new();
@@ -121,8 +123,8 @@ mod tests {
 
     const SHARDS: u32 = 7;
 
-    fn shards(spreads: &Spreads, topic: u64, queues: u32, turn: u32) -> Vec<(ShardId, Vec<u32>)> {
-        let turned = spreads.turned(topic, queues, turn, shard);
+    fn shards(spreads: &Spreads, topic: u64, queues: u32, turn: u64) -> Vec<(ShardId, Vec<u32>)> {
+        let turned = Turned::new(spreads.of(topic, queues, shard), turn);
         let shards = turned.shards().enumerate();
         shards
             .map(|(index, shard)| (shard, turned.queues(index)))
@@ -137,10 +139,12 @@ mod tests {
     fn every_turn_begins_with_its_queue_and_has_all_of_them_once() {
         let spreads = Spreads::default();
         for queues in [1, 3, SMALL, SMALL + 1, 1000] {
-            for turn in [0, 1, 5, queues - 1, queues, 2 * queues + 3, u32::MAX] {
+            let of = u64::from(queues);
+            for turn in [0, 1, 5, of - 1, of, 2 * of + 3, u64::MAX] {
                 let shards = shards(&spreads, 7, queues, turn);
-                assert_eq!(shards[0].1[0], turn % queues);
-                assert_eq!(shards[0].0, shard(turn % queues));
+                let first = u32::try_from(turn % of).unwrap();
+                assert_eq!(shards[0].1[0], first);
+                assert_eq!(shards[0].0, shard(first));
                 let mut all = Vec::new();
                 for (known, queues) in shards {
                     assert!(queues.iter().all(|queue| shard(*queue) == known));
@@ -156,7 +160,7 @@ mod tests {
     fn a_topic_that_grew_is_spread_anew_and_what_is_kept_is_bounded() {
         let spreads = Spreads::default();
         for topic in 0..2 * KEPT_MAX as u64 {
-            spreads.turned(topic, SMALL + 1, 0, shard);
+            spreads.of(topic, SMALL + 1, shard);
         }
         assert_eq!(spreads.kept.lock().unwrap().len(), KEPT_MAX);
         let last = 2 * KEPT_MAX as u64 - 1;

@@ -29,6 +29,7 @@ mod messages;
 mod producers;
 mod room;
 mod sparse;
+mod turns;
 
 fn parts(disk: &SimulatedDisk) -> Parts {
     let disk: Arc<dyn millpond_storage::disk::Disk> = Arc::new(disk.clone());

@@ -1,19 +1,29 @@
 //! One look of a poll at the shards of its topic.
 //!
-//! It asks those alone that may have something, as they told ([`super::hints`]). Of these it asks one for all it wants,
-//! another one each time ([`super::round`]): a batch out of a backlog is one record in the log, and so are its
-//! acknowledgements. What that one has not it asks of as many others as seem to have enough, then of all that are left,
-//! and then of those that said that they have more: a few waits for the log at most, however many queues there are.
+//! It asks those alone that may have something, as they told ([`super::hints`]). Of these it asks one for all it wants:
+//! a batch out of a backlog is one record in the log, and so are its acknowledgements. What that one has not it asks of as
+//! many others as seem to have enough, then of all that are left, and then of those that said that they have more: a few
+//! waits for the log at most, however many queues there are.
+//!
+//! The one that it asks first is the one that polls of the group have passed over for the longest; of those that
+//! none has passed over another one each time. So a shard waits for as many polls as there are shards that have something,
+//! and in it each queue for its turn. A group that polls seldom would let it wait for long: shards that were passed over
+//! for [`WAIT_MS`] are all asked for a share.
 
 use millpond_proto::message::ShardId;
+use millpond_proto::time::Timestamp;
 
 use crate::broker::BrokerError;
 use crate::broker::hints::Told;
 use crate::broker::poll::{Poll, Visit};
+use crate::broker::spread::Turned;
 
 /// Rounds of one visit: one shard, some of the others, all of them, then the rest; more only when others take what was
 /// promised.
 const ROUNDS_MAX: usize = 6;
+
+/// How long polls of a group may pass over a shard that has something before they all ask it.
+const WAIT_MS: i64 = 500;
 
 /// A shard that a visit asks.
 struct Stop {
@@ -29,14 +39,15 @@ impl Poll<'_> {
     pub(super) async fn visit(&self, limit: usize) -> Result<Visit, BrokerError> {
         let now = self.broker.parts.clock.now();
         let pair = (self.topic.id, self.group.id);
-        let turn = self.incarnation.rounds().next(pair.0, pair.1, now);
-        let spreads = self.incarnation.spreads();
         let (topic, queues) = (self.topic.id, self.topic.queues);
-        let turned = spreads.turned(topic, queues, turn.number, |queue| {
-            self.incarnation.shard(topic, queue)
-        });
+        let spread = self
+            .incarnation
+            .spreads()
+            .of(topic, queues, |queue| self.incarnation.shard(topic, queue));
         let hints = self.incarnation.hints();
-        let told = hints.of(pair, queues, turned.shards());
+        let told = hints.of(pair, queues, spread.shards());
+        let poll = told.next_poll();
+        let turned = Turned::new(spread, poll);
         let is_plain = self.is_plain();
         // What an earlier poll of the same attempt got is in flight.
         let repeats = !is_plain && self.poll_id() != 0;
@@ -48,10 +59,16 @@ impl Poll<'_> {
                 index,
                 promised: promised as usize,
             });
-            let stops: Vec<Stop> = stops.collect();
+            let (stops, overdue) = in_order(stops.collect(), &told, now);
             let queues = |stop: &Stop| turned.queues(stop.index);
-            self.visit_plain(&stops, &told, queues, limit, turn.asks_all)
-                .await?
+            let first = overdue.clamp(1, limit);
+            let mut is_asked = vec![false; stops.len()];
+            let visited = self.visit_plain(&stops, &told, queues, limit, first, &mut is_asked);
+            let visit = visited.await;
+            for (stop, _) in stops.iter().zip(is_asked).filter(|(_, asked)| !asked) {
+                told.pass_over(stop.shard, poll, now);
+            }
+            visit?
         } else {
             let stops = open.shards.iter();
             let shards: Vec<_> = stops
@@ -69,21 +86,18 @@ impl Poll<'_> {
         self.group.from_latest || self.group.start_at_ms.is_some()
     }
 
+    /// Asks the first so many for a share and others as needed, in their order; notes which of them.
     async fn visit_plain(
         &self,
         stops: &[Stop],
         told: &Told,
         queues: impl Fn(&Stop) -> Vec<u32>,
         limit: usize,
-        asks_all: bool,
+        first: usize,
+        is_asked: &mut [bool],
     ) -> Result<Visit, BrokerError> {
         let mut visit = Visit::default();
-        let first = if asks_all {
-            stops.len()
-        } else {
-            1.min(stops.len())
-        };
-        let mut shares = even_shares(limit, first);
+        let mut shares = even_shares(limit, first.min(stops.len()));
         let mut asked_before = 0;
         let mut refused = None;
         let mut more = vec![0; stops.len()];
@@ -92,6 +106,11 @@ impl Poll<'_> {
             let asked = stops.iter().zip(&shares).enumerate();
             let asked = asked.filter(|(index, (_, share))| *index >= asked_before || **share > 0);
             let asked = asked.map(|(index, (stop, share))| {
+                if *share > 0 {
+                    // Before it answers: a poll beside this one begins with another.
+                    told.ask(stop.shard);
+                    is_asked[index] = true;
+                }
                 let pop = self.request(&queues(stop), *share, Vec::new());
                 async move { (index, self.pop(stop.shard, pop).await) }
             });
@@ -141,6 +160,19 @@ impl Poll<'_> {
     }
 }
 
+/// Those that were passed over for the longest first, the others as they come; and how many of them for too long.
+fn in_order(mut stops: Vec<Stop>, told: &Told, now: Timestamp) -> (Vec<Stop>, usize) {
+    // A time that lies ahead was written down before the clock was set back.
+    let is_late = |since: i64| !(0..WAIT_MS).contains(&now.as_ms().saturating_sub(since));
+    let mut overdue = 0;
+    stops.sort_by_cached_key(|stop| {
+        let passed = told.passed_over(stop.shard);
+        overdue += usize::from(passed.is_some_and(|passed| is_late(passed.since_ms)));
+        passed.map_or(u64::MAX, |passed| passed.by)
+    });
+    (stops, overdue)
+}
+
 /// The limit spread over so many shards; the first ones get what does not divide.
 pub(super) fn even_shares(limit: usize, shards: usize) -> Vec<usize> {
     let shards_or_one = shards.max(1);
@@ -182,6 +214,7 @@ fn shares_of(mut room: usize, more: &[usize]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::hints::Hints;
 
     #[test]
     fn shares_never_exceed_the_limit() {
@@ -189,6 +222,33 @@ mod tests {
         assert_eq!(even_shares(5, 3), [2, 2, 1]);
         assert_eq!(even_shares(1, 3), [1, 0, 0]);
         assert_eq!(shares_of(10, &[3, 0, 20, 4]), [3, 0, 7, 0]);
+    }
+
+    #[test]
+    fn what_was_passed_over_for_the_longest_goes_first() {
+        let hints = Hints::new(Timestamp(0));
+        let shards = [7, 3, 5, 1].map(ShardId);
+        let told = hints.of((1, 1), 4, shards.into_iter());
+        let order = |now_ms| {
+            let stops = shards.into_iter().enumerate().map(|(index, shard)| Stop {
+                shard,
+                index,
+                promised: 1,
+            });
+            let (stops, overdue) = in_order(stops.collect(), &told, Timestamp(now_ms));
+            let shards: Vec<u16> = stops.iter().map(|stop| stop.shard.0).collect();
+            (shards, overdue)
+        };
+        assert_eq!(order(0), (vec![7, 3, 5, 1], 0), "as they come");
+        told.pass_over(ShardId(5), 2, Timestamp(100));
+        told.pass_over(ShardId(1), 1, Timestamp(90));
+        told.pass_over(ShardId(1), 3, Timestamp(120));
+        assert_eq!(order(200), (vec![1, 5, 7, 3], 0));
+        assert_eq!(order(90 + WAIT_MS), (vec![1, 5, 7, 3], 1));
+        assert_eq!(order(100 + WAIT_MS), (vec![1, 5, 7, 3], 2));
+        told.ask(ShardId(1));
+        assert_eq!(order(100 + WAIT_MS), (vec![5, 7, 3, 1], 1));
+        assert_eq!(order(50), (vec![5, 7, 3, 1], 1), "the clock was set back");
     }
 
     #[test]

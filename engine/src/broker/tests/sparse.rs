@@ -33,10 +33,10 @@ fn asked(broker: &Broker) -> usize {
     let topic = broker.topic_record(&topic()).unwrap().id;
     let group = broker.group_record(&group()).unwrap().id;
     let spreads = incarnation.spreads();
-    let turned = spreads.turned(topic, QUEUES, 0, |queue| incarnation.shard(topic, queue));
+    let spread = spreads.of(topic, QUEUES, |queue| incarnation.shard(topic, queue));
     let hints = incarnation.hints();
-    let told = hints.of((topic, group), QUEUES, turned.shards());
-    let open = hints.open(&told, turned.shards(), broker.now(), false);
+    let told = hints.of((topic, group), QUEUES, spread.shards());
+    let open = hints.open(&told, spread.shards(), broker.now(), false);
     open.shards.len()
 }
 
