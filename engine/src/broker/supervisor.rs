@@ -3,6 +3,7 @@
 //! After a failed write or sync nothing more is answered OK; all shards reopen under a new term from
 //! what is on disk. While that lasts, callers are told to try again.
 
+use std::convert::Infallible;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -198,7 +199,7 @@ async fn tidy_objects(broker: &Broker, incarnation: &Incarnation, settings: &Set
         let is_full = storage.room() != Room::Enough;
         let mut goes_on = false;
         if log_bytes >= tier_bytes || is_full {
-            match incarnation.tier().await {
+            match tier(broker, incarnation, tier_bytes / 2).await {
                 Ok(tiered) => {
                     saved_at = 0;
                     goes_on = is_full && tiered.messages > 0;
@@ -219,5 +220,40 @@ async fn tidy_objects(broker: &Broker, incarnation: &Incarnation, settings: &Set
         let pause = if goes_on { FULL_PAUSE } else { UPKEEP_PAUSE };
         broker.parts.clock.sleep(pause).await;
         incarnation.storage().choose_wal_io();
+    }
+}
+
+/// Moves what is durable into Parquet. A turn over very many topics takes long: whenever the log has grown by so many bytes
+/// meanwhile the shards are saved and what has moved is let go, so that neither the log's bound nor the next start waits
+/// for the end of it.
+async fn tier(
+    broker: &Broker,
+    incarnation: &Incarnation,
+    save_bytes: u64,
+) -> Result<Tiered, TierError> {
+    tokio::select! {
+        biased;
+        tiered = incarnation.tier() => tiered,
+        never = save_as_it_grows(broker, incarnation, save_bytes) => match never {},
+    }
+}
+
+async fn save_as_it_grows(
+    broker: &Broker,
+    incarnation: &Incarnation,
+    save_bytes: u64,
+) -> Infallible {
+    let appended = || incarnation.storage().appended().bytes;
+    let mut saved_at = appended();
+    loop {
+        broker.parts.clock.sleep(UPKEEP_PAUSE).await;
+        let now_at = appended();
+        if now_at.saturating_sub(saved_at) < save_bytes {
+            continue;
+        }
+        match incarnation.checkpoint().await {
+            Ok(()) => saved_at = now_at,
+            Err(error) => tracing::warn!(%error, "no checkpoint beside the turn of the tierer"),
+        }
     }
 }

@@ -106,6 +106,41 @@ async fn a_store_that_is_down_for_an_hour_costs_nothing_but_sends_above_the_boun
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_shards_are_saved_while_a_turn_of_the_tierer_takes_long() {
+    let disk = SimulatedDisk::new();
+    let store = SimulatedStore::new(1);
+    let parts = parts(&disk);
+    let clock = Arc::clone(&parts.clock);
+    let parts = Parts {
+        objects: Arc::new(store.by(Arc::clone(&clock))),
+        ..parts
+    };
+    let broker = Broker::start(parts, bounded()).await.unwrap();
+    broker.create_topic(new_topic()).await.unwrap();
+    clock.sleep(Duration::from_secs(1)).await;
+    store.set_latency(Duration::from_secs(3600));
+    let grow = async |messages: usize| {
+        for number in 0..messages {
+            let messages = vec![message(&number.to_string(), &body(number))];
+            broker.send(&topic(), messages).await.unwrap();
+        }
+        clock.sleep(Duration::from_secs(11)).await;
+    };
+    let saved = || {
+        let files = disk.snapshot().into_keys();
+        files.filter(|path| path.starts_with("checkpoint/")).max()
+    };
+    // Nine mebibytes begin a turn, five more are saved beside it; an id is as long as its body.
+    grow(200).await;
+    let before = saved();
+    grow(110).await;
+    assert!(saved() > before, "{before:?}");
+    let hot = broker.incarnation().unwrap().storage().sizes().hot_messages;
+    assert_eq!(hot, 310, "the turn has not come to an end");
+    broker.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_disk_that_is_nearly_full_refuses_messages_and_takes_acknowledgements() {
     let disk = SimulatedDisk::new();
     let settings = Settings {
