@@ -21,6 +21,7 @@ use crate::plan::as_of::{self, Reading};
 use crate::plan::as_of_node;
 use crate::plan::chain::{Chain, Grouped, Origin, Walk, marks_of};
 use crate::plan::graph::build;
+use crate::plan::limited;
 use crate::plan::located::located;
 use crate::plan::named;
 use crate::plan::output::{columns_of, primary_key};
@@ -133,6 +134,7 @@ pub(super) async fn plan_as(
 ) -> Result<ContinuousPlan, SqlError> {
     let written = query;
     let mut query = query.clone();
+    limited::to_places(&mut query)?;
     let has_views = views::expand(&mut query, topics)?;
     star::expand(&mut query, topics)?;
     let (mut query, windows) = rewrite(&query)?;

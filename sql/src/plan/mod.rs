@@ -1,6 +1,6 @@
 //! Rewrites between the parsed statement and the query engine's plan, one a file.
 //!
-//! Reading order: [`views`] (plain views, written out), [`star`] (what `*` means), [`named`] (what columns are called), [`window`] after [`window_groups`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
+//! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means), [`named`] (what columns are called), [`window`] after [`window_groups`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
 //! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
 //! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
@@ -19,6 +19,7 @@ pub(crate) mod graph;
 pub(crate) mod grouping_sets;
 pub(crate) mod join_build;
 pub(crate) mod lanes;
+pub(crate) mod limited;
 pub(crate) mod located;
 pub(crate) mod named;
 pub(crate) mod output;

@@ -9,11 +9,11 @@ use crate::topic::TopicInfo;
 pub(crate) fn unsupported(plan: &LogicalPlan) -> SqlError {
     match plan {
         LogicalPlan::Sort(_) => refused(
-            "ORDER BY",
+            "ORDER BY without LIMIT",
             "leave it out, and sort where the view is read: SELECT … FROM view ORDER BY …",
         ),
         LogicalPlan::Limit(_) => refused(
-            "LIMIT",
+            "LIMIT but behind ORDER BY of columns that it answers, and without OFFSET",
             "leave it out, and limit where the view is read: SELECT … FROM view LIMIT …",
         ),
         LogicalPlan::Distinct(_) => refused(

@@ -10,7 +10,7 @@ use datafusion::common::{TableReference, not_impl_err};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{LogicalPlan, Volatility, create_udf};
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility, create_udf};
 use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
 use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
@@ -169,7 +169,10 @@ pub(crate) async fn analyse(
     sources: &[Source],
     windows: usize,
 ) -> Result<(LogicalPlan, SessionState), SqlError> {
-    let config = runtime::config(1).with_create_default_catalog_and_schema(true);
+    let mut config = runtime::config(1).with_create_default_catalog_and_schema(true);
+    // A subquery of one row is joined to each row, and so is what becomes of it when it changes.
+    let optimizer = &mut config.options_mut().optimizer;
+    optimizer.enable_physical_uncorrelated_scalar_subquery = false;
     let runtime = runtime::locked_runtime(limits::QUERY_MEMORY_BYTES)?;
     let context = SessionContext::new_with_state(runtime::session_state(config, runtime));
     for source in sources {
@@ -201,7 +204,31 @@ pub(crate) async fn analyse(
     let analysed = state
         .analyzer()
         .execute_and_check(plan, state.config_options(), |_, _| {})?;
+    check_subqueries(&analysed)?;
     Ok((analysed, state))
+}
+
+/// Refuses a subquery in the place of a value that may answer more than one: as a join it would answer all of them.
+fn check_subqueries(plan: &LogicalPlan) -> Result<(), SqlError> {
+    let mut is_open = false;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                if let Expr::ScalarSubquery(query) = expr {
+                    let plan = query.subquery.as_ref();
+                    is_open |= query.outer_ref_columns.is_empty() && plan.max_rows() != Some(1);
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    match is_open {
+        true => Err(refused(
+            "a subquery in the place of a value that may answer more than one row",
+            "aggregate in it, for example (SELECT max(x) FROM …), or join with it",
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Of all optimisations only this one: do not decode what the query does not read.

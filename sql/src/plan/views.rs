@@ -16,6 +16,7 @@ use datafusion::sql::sqlparser::ast::{
 use crate::batch::dependents::names_read;
 use crate::batch::view::{VIEWS_DEEP_MAX, View, view};
 use crate::error::SqlError;
+use crate::plan::named;
 use crate::statement::name_of;
 use crate::topic::Topics;
 
@@ -129,6 +130,7 @@ impl Views<'_> {
         }
         let mut query = view.query;
         expand_at(&mut query, self.topics, self.depth + 1)?;
+        named::as_written(&mut query);
         Ok(query)
     }
 }

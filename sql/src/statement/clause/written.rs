@@ -9,6 +9,7 @@
 //! - `n * INTERVAL '1 hour'` and `INTERVAL '1 02:30' DAY TO MINUTE` are intervals with their units, see [`super::length`].
 //! - `TUMBLE(DATA => TABLE t, TIMECOL => …, SIZE => …)` has its arguments by position.
 //! - `json_value(x, path RETURNING INT)` is cast; what is none is NULL.
+//! - `x = ANY (SELECT …)` is `IN`, `x <> ALL (SELECT …)` is `NOT IN`.
 //! - `~x` is `-1 # x`; `U&'…'` and `N'…'` are texts like others.
 //!
 //! **Invariant.** What is written could have stood in the statement. Stored texts keep what their author wrote.
@@ -166,6 +167,17 @@ impl VisitorMut for Written {
                 Some(escape) => escaped(pattern, &escape).map(|()| None),
                 None => return ControlFlow::Continue(()),
             },
+            Expr::AnyOp {
+                left,
+                compare_op: BinaryOperator::Eq,
+                right,
+                ..
+            } => Ok(among(left, right, false)),
+            Expr::AllOp {
+                left,
+                compare_op: BinaryOperator::NotEq,
+                right,
+            } => Ok(among(left, right, true)),
             Expr::UnaryOp {
                 op: UnaryOperator::BitwiseNot,
                 expr,
@@ -340,6 +352,18 @@ fn first_characters(cast: Expr, length: u64) -> Expr {
         special: true,
         shorthand: false,
     }
+}
+
+/// `x = ANY (SELECT …)` as `x IN (SELECT …)`, and `x <> ALL (SELECT …)` as `x NOT IN (SELECT …)`; a list stays as it is.
+fn among(value: &Expr, of: &Expr, negated: bool) -> Option<Expr> {
+    let Expr::Subquery(subquery) = of else {
+        return None;
+    };
+    Some(Expr::InSubquery {
+        expr: Box::new(value.clone()),
+        subquery: subquery.clone(),
+        negated,
+    })
 }
 
 /// The window functions, and the names of their arguments in order.
