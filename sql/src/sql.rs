@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::answer::Answer;
 use crate::batch::copy;
-use crate::batch::dependents::{check_not_running, check_unused};
+use crate::batch::dependents::{check_columns_named, check_not_running, check_unused};
 use crate::batch::index::KeyIndexes;
 use crate::batch::insert::Target;
 use crate::batch::notices::Notices;
@@ -496,6 +496,9 @@ impl Sql {
         }
         columns.extend(change.add_columns.iter().cloned());
         check_columns(&columns)?;
+        if !change.add_columns.is_empty() || !schema.add_columns.is_empty() {
+            check_columns_named(&topic.name, topics.as_ref())?;
+        }
         let queues = change.options.queues;
         if let Some(queues) = queues.filter(|queues| *queues < topic.queues) {
             return Err(SqlError::invalid(

@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArguments, Query, TableFactor, Visit, Visitor,
+    Expr, FunctionArguments, Query, Select, SelectItem, TableFactor, Visit, Visitor,
 };
 
 use crate::error::SqlError;
 use crate::plan::star::first_name;
+use crate::plan::views;
 use crate::statement::{Statement, name_of, parse};
 use crate::topic::Topics;
 
@@ -20,6 +21,7 @@ use crate::topic::Topics;
 struct Dependent {
     name: String,
     kind: Kind,
+    query: Query,
     reads: BTreeSet<String>,
     /// The topic that it writes into and does not own.
     writes: Option<String>,
@@ -66,6 +68,14 @@ impl Visitor for Names {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        self.factor(factor);
+        ControlFlow::Continue(())
+    }
+}
+
+impl Names {
+    /// Adds what one table of `FROM` names; not what a subquery there does.
+    fn factor(&mut self, factor: &TableFactor) {
         let name = match factor {
             TableFactor::Table {
                 name, args: None, ..
@@ -86,7 +96,6 @@ impl Visitor for Names {
             _ => None,
         };
         self.read.extend(name.as_ref().map(name_of));
-        ControlFlow::Continue(())
     }
 }
 
@@ -105,6 +114,7 @@ fn dependents(topics: &dyn Topics) -> Vec<Dependent> {
             name: spec.name,
             kind,
             reads: names_read(&query),
+            query,
             writes,
         })
     });
@@ -162,6 +172,66 @@ pub(crate) fn check_not_running(view: &str, topics: &dyn Topics) -> Result<(), S
         .map(|dependent| ("read", dependent))
         .collect();
     refuse("view", view, &uses)
+}
+
+/// Checks that no continuous query reads all columns of a topic by `*`: with one more it would be another query at its next start,
+/// which its saved state is none of.
+///
+/// # Errors
+/// As [`check_unused`].
+pub(crate) fn check_columns_named(topic: &str, topics: &dyn Topics) -> Result<(), SqlError> {
+    let mut by = Vec::new();
+    for mut dependent in dependents(topics) {
+        if dependent.kind == Kind::View {
+            continue;
+        }
+        views::expand(&mut dependent.query, topics)?;
+        let mut stars = Stars { topic };
+        if dependent.query.visit(&mut stars).is_break() {
+            by.push(dependent.name);
+        }
+    }
+    if by.is_empty() {
+        return Ok(());
+    }
+    let by = by.join(", ");
+    Err(SqlError::invalid(
+        format!(
+            "topic {topic} is read with * by {by}, which would be another query with one more column"
+        ),
+        "name the columns there: write ALTER MATERIALIZED VIEW name AS SELECT a, b …, or drop it and create it again",
+    ))
+}
+
+/// Finds a `*` over a topic.
+struct Stars<'a> {
+    topic: &'a str,
+}
+
+impl Visitor for Stars<'_> {
+    type Break = ();
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        let has_star = select.projection.iter().any(|item| {
+            matches!(
+                item,
+                SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)
+            )
+        });
+        let mut names = Names::default();
+        if has_star {
+            for from in &select.from {
+                let factors = from.joins.iter().map(|join| &join.relation);
+                for factor in std::iter::once(&from.relation).chain(factors) {
+                    names.factor(factor);
+                }
+            }
+        }
+        match names.read.contains(self.topic) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
 }
 
 fn refuse(what: &str, name: &str, uses: &[(&str, Dependent)]) -> Result<(), SqlError> {

@@ -51,3 +51,5 @@ mod tests;
 mod timed;
 #[cfg(test)]
 mod whole;
+#[cfg(test)]
+mod widened;
