@@ -240,6 +240,8 @@ impl Region {
         if steps.is_empty() {
             steps.push(StepFigures {
                 name: "",
+                reads: None,
+                takes: Vec::new(),
                 rows_in: read,
                 rows_out: self.counts.rows_out - self.written_before,
                 state_bytes: self.lanes.state_bytes() as u64,
@@ -252,6 +254,10 @@ impl Region {
             .explained
             .first()
             .map_or("compute", String::as_str);
+        let reads = figures.len();
+        let mut takes = vec![Vec::new(); reads];
+        takes.extend(steps.iter().map(|step| shares::taken(step, reads)));
+        takes.push(vec![figures.len() + steps.len() - 1]);
         figures.extend(steps.into_iter().map(|step| OperatorStatus {
             operator: if step.name.is_empty() { all } else { step.name }.to_owned(),
             rows_in: step.rows_in,
@@ -276,7 +282,7 @@ impl Region {
             busy: u64::from(pace.held_back),
             back_pressured: 0,
         });
-        shares::hold_back(&mut figures);
+        shares::hold_back(&mut figures, &takes);
         figures
     }
 

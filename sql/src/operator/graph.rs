@@ -502,8 +502,14 @@ impl Graph {
             .map(|(index, (planned, node))| {
                 let given = self.counts[index];
                 let taken = planned.inputs.iter().map(|input| self.counts[*input]);
+                let reads = match planned.kind {
+                    Kind::Scan { input, .. } => Some(input),
+                    _ => None,
+                };
                 StepFigures {
                     name: planned.kind.name(),
+                    reads,
+                    takes: planned.inputs.clone(),
                     rows_in: match planned.kind {
                         Kind::Scan { .. } => given,
                         _ => taken.sum(),

@@ -149,6 +149,10 @@ pub trait Operator: Send + fmt::Debug {
 pub struct StepFigures {
     /// What it does.
     pub name: &'static str,
+    /// The input of the query that it takes rows of, if it takes any by itself.
+    pub reads: Option<usize>,
+    /// The steps that it takes rows from.
+    pub takes: Vec<usize>,
     /// Rows, or changes of rows, that it took.
     pub rows_in: u64,
     /// Rows, or changes of rows, that it gave.
