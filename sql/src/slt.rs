@@ -19,6 +19,7 @@
 //! A query names the kind of each column (`I` integer, `R` number with a fraction, `T` text, `B` boolean,
 //! `P` timestamp, `D` date, `?` any other), `rowsort` when the order does not matter, and `streaming` when
 //! the same query, run as a materialized view over the same topics, must hold the same rows.
+//! `job failed NAME` waits until a continuous query has stopped and compares what it says; sizes in it are not compared.
 //! Values are separated by blanks; an empty text is written `(empty)`, a line break `\n`.
 //!
 //! The files lie in `tests/slt`. The tests of this crate run them over the broker in memory, the tests above
@@ -50,6 +51,8 @@ enum Expected {
     Done,
     Count(u64),
     Error(Vec<String>),
+    /// The continuous query of this name stops, and says why.
+    Failed(String, Vec<String>),
     Rows {
         kinds: String,
         sorted: bool,
@@ -116,6 +119,7 @@ fn read(name: &str, text: &str) -> Vec<Piece> {
             ["statement", "ok"] => Expected::Done,
             ["statement", "count", count] => Expected::Count(count.parse().unwrap()),
             ["statement" | "query", "error"] => Expected::Error(expected),
+            ["job", "failed", job] => Expected::Failed((*job).to_owned(), expected),
             ["query", kinds, how @ ..] => Expected::Rows {
                 kinds: (*kinds).to_owned(),
                 sorted: how.contains(&"rowsort"),
@@ -148,6 +152,23 @@ pub struct World {
 impl World {
     async fn run(&self, sql: &str) -> Result<Finished, SqlError> {
         self.sql.execute(sql).await?.finish().await
+    }
+
+    /// Why a continuous query stopped; that it goes on, if it does.
+    async fn stopped(&self, job: &str) -> String {
+        let stopped = async {
+            loop {
+                let status = self.jobs.describe(job);
+                match status.map(|status| (status.state, status.error)) {
+                    Some((JobState::Failed, error)) => break error.unwrap_or_default(),
+                    Some(_) => self.clock.sleep(Duration::from_millis(500)).await,
+                    None => break "there is none of that name".to_owned(),
+                }
+            }
+        };
+        let limit = Duration::from_millis(CATCH_UP_MS);
+        let said = within(self.clock.as_ref(), limit, stopped).await;
+        said.unwrap_or_else(|| "it did not fail".to_owned())
     }
 
     /// The rows of a query that was run as a view over the topics as they are now.
@@ -188,6 +209,22 @@ impl World {
         self.run(&format!("DROP MATERIALIZED VIEW {view}")).await?;
         Ok(rows_of(&read))
     }
+}
+
+/// A text with the number before each `bytes` left out: how large state is differs a little from build to build.
+fn masked(text: &str) -> String {
+    let words: Vec<&str> = text.split(' ').collect();
+    let size = |at: usize| {
+        let is_bytes = words
+            .get(at + 1)
+            .is_some_and(|next| next.starts_with("bytes"));
+        is_bytes && words[at].chars().all(|digit| digit.is_ascii_digit())
+    };
+    let masked = words
+        .iter()
+        .enumerate()
+        .map(|(at, word)| if size(at) { "…" } else { *word });
+    masked.collect::<Vec<_>>().join(" ")
 }
 
 /// A view has no order of its own.
@@ -270,6 +307,21 @@ pub async fn run_behind(world: &World, name: &str, text: &str, before: impl Asyn
         };
         before().await;
         outcome.statements += 1;
+        if let Expected::Failed(job, expected) = &record.expected {
+            let actual = world.stopped(job).await;
+            if masked(&squeezed(&expected.join(" "))) != masked(&squeezed(&actual)) {
+                let said = differing(expected, std::slice::from_ref(&actual));
+                outcome
+                    .failures
+                    .push(format!("{name}:{}: job {job}\n{said}", record.line));
+            }
+            for line in &record.head {
+                outcome.actual.push_str(line);
+                outcome.actual.push('\n');
+            }
+            let _ = writeln!(outcome.actual, "----\n{actual}");
+            continue;
+        }
         let answer = world.run(&record.sql).await;
         let below = check(world, name, &record, answer, &mut outcome).await;
         for line in &record.head {
@@ -370,7 +422,7 @@ async fn check(
             }
             Some(actual)
         }
-        Expected::Done | Expected::Error(_) => None,
+        Expected::Done | Expected::Error(_) | Expected::Failed(..) => None,
     }
 }
 
