@@ -1,6 +1,7 @@
 //! The binary `millpond`: parses arguments, starts tracing, and serves or does one command.
 
 use std::io::{BufWriter, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -26,7 +27,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let mut runtime = match &cli.command {
-        None | Some(Command::Serve(_) | Command::Bench(_)) => {
+        // The prompt waits for keys on this thread, and the connection is looked after meanwhile.
+        None | Some(Command::Serve(_) | Command::Bench(_) | Command::Sql(_)) => {
             tokio::runtime::Builder::new_multi_thread()
         }
         Some(_) => tokio::runtime::Builder::new_current_thread(),
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
 }
 
 async fn start(cli: Cli) -> ExitCode {
-    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut out = BufWriter::new(std::io::stdout());
     // Not locked: whatever is logged while a command runs goes there too, and would wait for it for ever.
     let mut err = std::io::stderr();
     let mut terminal = Terminal {
@@ -46,6 +48,8 @@ async fn start(cli: Cli) -> ExitCode {
         err: &mut err,
         input_is_terminal: std::io::stdin().is_terminal(),
         variables: store_variables(),
+        history: history_file(),
+        has_colours: std::env::var_os("NO_COLOR").is_none(),
     };
     let (args, demo) = match &cli.command {
         None => (ServeArgs::default(), Demo::WhenNew),
@@ -83,6 +87,14 @@ fn store_variables() -> Vec<(String, String)> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
         .collect()
+}
+
+/// Where statements that were typed are kept, as the XDG base directories say.
+fn history_file() -> Option<PathBuf> {
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
+    let folder = state.filter(|path| path.is_absolute()).or_else(home)?;
+    Some(folder.join("millpond").join("sql_history"))
 }
 
 /// Resolves at Ctrl-C or SIGTERM.

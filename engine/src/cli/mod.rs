@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`] over [`topic_args`] and [`body_args`], [`schema`],
 //! [`group`] and [`dlq`] over [`group_args`], [`msg`] over [`msg_args`], [`shelf`],
-//! [`job`], [`sql`], [`import`], [`export`], [`storage`], [`bench`] over [`bench_args`],
+//! [`job`], [`sql`] with `console` (its prompt), [`import`], [`export`], [`storage`], [`bench`] over [`bench_args`],
 //! and [`serve`] over [`serve_args`], which is the server itself.
 
 pub mod advice;
@@ -15,6 +15,7 @@ pub mod args;
 pub mod bench;
 pub mod bench_args;
 pub mod body_args;
+mod console;
 pub mod dlq;
 pub mod error;
 pub mod export;

@@ -22,6 +22,16 @@ pub enum Format {
     Json,
     /// Comma-separated values with a header.
     Csv,
+    /// For people: a line a column, for rows that are wider than a line.
+    Vertical,
+}
+
+impl Format {
+    /// Whether a person reads it, who is told what was done as well.
+    #[must_use]
+    pub fn is_for_people(self) -> bool {
+        matches!(self, Self::Table | Self::Vertical)
+    }
 }
 
 /// One value.
@@ -83,7 +93,9 @@ impl<T: Into<Cell>> From<Option<T>> for Cell {
 }
 
 impl Cell {
-    fn plain(&self) -> &str {
+    /// As it is printed for people.
+    #[must_use]
+    pub fn plain(&self) -> &str {
         match self {
             Self::Null => "",
             Self::Boolean(true) => "true",
@@ -155,7 +167,24 @@ impl Table {
             Format::Table => self.print_table(out),
             Format::Json => self.print_json(out),
             Format::Csv => self.print_csv(out),
+            Format::Vertical => self.print_vertical(out),
         }
+    }
+
+    fn print_vertical(&self, out: &mut dyn Write) -> io::Result<()> {
+        let widths = self.columns.iter().map(|name| name.chars().count());
+        let width = widths.max().unwrap_or(0);
+        for (number, row) in (1..).zip(&self.rows) {
+            writeln!(out, "-[ row {number} ]-")?;
+            for (name, cell) in self.columns.iter().zip(row) {
+                writeln!(
+                    out,
+                    "{}",
+                    format!("{name:width$}  {}", cell.plain()).trim_end()
+                )?;
+            }
+        }
+        Ok(())
     }
 
     fn print_table(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -301,6 +330,14 @@ mod tests {
         let text = printed(Format::Table);
         assert_eq!(text.lines().count(), 3, "{text}");
         assert!(text.starts_with(" name"), "{text}");
+    }
+
+    #[test]
+    fn vertically_each_column_has_a_line() {
+        assert_eq!(
+            printed(Format::Vertical),
+            "-[ row 1 ]-\nname  a, \"b\"\nn     7\nok    true\n-[ row 2 ]-\nname  c\nn\nok    false\n"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From parsed words to the verb that does them.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use millpond_proto::client::Client;
 
@@ -18,6 +19,10 @@ pub struct Terminal<'a> {
     pub input_is_terminal: bool,
     /// What the environment says of object stores.
     pub variables: Vec<(String, String)>,
+    /// Where the prompt keeps what was typed; none: nowhere.
+    pub history: Option<PathBuf>,
+    /// Whether the prompt shows colours.
+    pub has_colours: bool,
 }
 
 impl std::fmt::Debug for Terminal<'_> {

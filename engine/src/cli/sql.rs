@@ -1,6 +1,6 @@
 //! `millpond sql`: statements from `-c`, from standard input, or at a prompt.
 
-use std::io::{BufRead as _, Read as _};
+use std::io::Read as _;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
@@ -11,17 +11,10 @@ use millpond_proto::client::{Admin, Client};
 use millpond_proto::wire::admin::QuerySummary;
 
 use crate::cli::args::SqlArgs;
+use crate::cli::console;
 use crate::cli::error::CliError;
 use crate::cli::output::{Format, Table};
 use crate::cli::run::Terminal;
-
-const PROMPT: &str = "millpond> ";
-const PROMPT_MORE: &str = "     ...> ";
-const PROMPT_HELP: &str = "\
-End a statement with a semicolon. For example:
-  SHOW TOPICS;
-  SELECT count(*) FROM flights;
-\\q or Ctrl-D leaves.";
 
 /// A statement's rows as they arrive.
 #[derive(Debug)]
@@ -109,7 +102,9 @@ pub async fn run(
     let admin = Admin::new(client);
     let text = match &args.command {
         Some(command) => command.clone(),
-        None if terminal.input_is_terminal => return prompt(&admin, args.output, terminal).await,
+        None if terminal.input_is_terminal => {
+            return console::prompt(&admin, args.output, terminal).await;
+        }
         None => {
             let mut text = String::new();
             std::io::stdin()
@@ -119,8 +114,7 @@ pub async fn run(
             text
         }
     };
-    let (mut statements, rest) = split(&text);
-    statements.extend(Some(rest).filter(|rest| !is_blank(rest)));
+    let statements = statements_of(&text);
     if statements.is_empty() {
         return Err(CliError::Usage {
             what: "there is no statement to run".to_owned(),
@@ -133,7 +127,11 @@ pub async fn run(
     Ok(())
 }
 
-async fn execute(
+/// Runs one statement and prints what it answers.
+///
+/// # Errors
+/// [`CliError`].
+pub(super) async fn execute(
     admin: &Admin,
     statement: &str,
     format: Format,
@@ -151,7 +149,7 @@ async fn execute(
     for notice in &summary.notices {
         terminal.say(&format!("notice: {notice}"))?;
     }
-    if table.columns.is_empty() || format == Format::Table {
+    if table.columns.is_empty() || format.is_for_people() {
         terminal.say(&summary.command)?;
     }
     Ok(())
@@ -159,17 +157,15 @@ async fn execute(
 
 /// Whether rows come for as long as somebody reads them: `SUBSCRIBE …` and `SELECT … EMIT CHANGES`.
 fn is_subscription(statement: &str) -> bool {
-    let words: Vec<String> = statement
-        .split_whitespace()
-        .map(str::to_ascii_uppercase)
-        .collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        ["SUBSCRIBE", ..] => true,
-        ["CREATE" | "ALTER" | "EXPLAIN" | "INSERT", ..] => false,
-        [.., "EMIT", "CHANGES"] => true,
-        _ => false,
-    }
+    let words: Vec<&str> = statement.split_whitespace().collect();
+    let is =
+        |word: Option<&&str>, what: &str| word.is_some_and(|word| word.eq_ignore_ascii_case(what));
+    let makes_another = ["CREATE", "ALTER", "EXPLAIN", "INSERT"];
+    let emits = words.len() > 2
+        && is(words.get(words.len() - 2), "EMIT")
+        && is(words.last(), "CHANGES")
+        && !makes_another.iter().any(|word| is(words.first(), word));
+    emits || is(words.first(), "SUBSCRIBE")
 }
 
 /// Prints rows as they come, until the server or the user ends it.
@@ -191,53 +187,22 @@ async fn follow(
     Ok(())
 }
 
-/// Reads statements line by line; an error is shown and the prompt comes back.
-async fn prompt(
-    admin: &Admin,
-    format: Format,
-    terminal: &mut Terminal<'_>,
-) -> Result<(), CliError> {
-    terminal.say("Millpond SQL; help with \\?, leave with \\q")?;
-    let mut pending = String::new();
-    loop {
-        let ask = if is_blank(&pending) {
-            PROMPT
-        } else {
-            PROMPT_MORE
-        };
-        write!(terminal.out, "{ask}").map_err(CliError::output)?;
-        terminal.out.flush().map_err(CliError::output)?;
-        let mut line = String::new();
-        if std::io::stdin()
-            .lock()
-            .read_line(&mut line)
-            .map_err(CliError::input)?
-            == 0
-        {
-            return writeln!(terminal.out).map_err(CliError::output);
-        }
-        match line.trim() {
-            "\\q" | "exit" | "quit" => return Ok(()),
-            "\\?" | "help" => {
-                terminal.say(PROMPT_HELP)?;
-                continue;
-            }
-            _ => pending.push_str(&line),
-        }
-        let (statements, rest) = split(&pending);
-        pending = rest;
-        for statement in statements {
-            if let Err(error) = execute(admin, &statement, format, terminal).await {
-                error.report(terminal.err).map_err(CliError::output)?;
-            }
-        }
-    }
-}
-
 /// A name as SQL reads it back unchanged.
 #[must_use]
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The statements of a text; the last one needs no semicolon.
+pub(super) fn statements_of(text: &str) -> Vec<String> {
+    let (mut statements, rest) = split(text);
+    statements.extend(Some(rest).filter(|rest| !is_blank(rest)));
+    statements
+}
+
+/// Whether every statement that a text begins ends in it.
+pub(super) fn is_whole(text: &str) -> bool {
+    is_blank(&split(text).1)
 }
 
 /// Cuts text at semicolons that stand outside quotes and comments: whole statements, and what follows
@@ -303,6 +268,20 @@ mod tests {
     fn comments_alone_are_no_statement() {
         assert_eq!(split(";;  ; -- only; this").0, Vec::<String>::new());
         assert!(is_blank("-- only this\n  "));
+    }
+
+    #[test]
+    fn a_text_is_whole_when_its_last_statement_ends() {
+        for (text, whole) in [
+            ("SELECT 1;", true),
+            ("SELECT 1; SELECT", false),
+            ("SELECT ';", false),
+            ("SELECT 1; -- done", true),
+            ("  ", true),
+        ] {
+            assert_eq!(is_whole(text), whole, "{text}");
+        }
+        assert_eq!(statements_of("SELECT 1; SELECT 2").len(), 2);
     }
 
     #[test]
