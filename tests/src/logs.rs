@@ -55,6 +55,8 @@ const IN_FAMILY: [TopicId; 3] = [TopicId(9), TopicId(10), TopicId(11)];
 const FAMILY: TopicId = TopicId(1 << 62 | 9);
 /// A topic that is made anew has an id that is higher by this, and is as its forerunner was.
 const ANEW: u64 = 100;
+/// Of a hundred appends of a burst, those before which the log's writer has a turn.
+const BETWEEN_PERCENT: u64 = 30;
 /// Attempts to open before the run counts as stuck.
 const OPENS_MAX: usize = 40;
 
@@ -322,6 +324,10 @@ impl World {
     async fn burst(&mut self, life: &Life) -> Option<End> {
         let mut answers = Vec::new();
         for _ in 0..=self.chance.below(28) {
+            if self.chance.percent(BETWEEN_PERCENT) {
+                // A write starts with what is there, so that the next one is in flight beside it.
+                tokio::task::yield_now().await;
+            }
             let shard = usize::try_from(self.chance.below(u64::from(SHARDS))).unwrap();
             let records = self.decide(shard);
             let id = ShardId(u16::try_from(shard).unwrap());
