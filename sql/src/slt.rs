@@ -31,16 +31,18 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array as _, RecordBatch};
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use millpond_proto::time::{Clock, within};
 
 use crate::answer::Finished;
+use crate::catalog::is_system_column;
 use crate::continuous::{Continuous as _, JobState};
 use crate::error::SqlError;
 use crate::job::runtime::Jobs;
 use crate::sql::Sql;
+use crate::statement::quoted;
 
 /// How long a view may take to catch up, in simulated time.
 const CATCH_UP_MS: u64 = 60_000;
@@ -197,11 +199,15 @@ impl World {
             ));
         }
         let columns = self.run(&format!("DESCRIBE {view}")).await?;
-        let columns = rows_of(&columns).into_iter();
-        let columns: Vec<String> = columns
-            .map(|row| row.split_whitespace().next().unwrap().to_owned())
-            .filter(|name| !name.starts_with('_'))
-            .map(|name| format!("\"{name}\""))
+        // Names have blanks in them where a column was called as it was written.
+        let names = columns
+            .batches
+            .iter()
+            .map(|batch| batch.column(0).as_string::<i32>());
+        let columns: Vec<String> = names
+            .flat_map(|names| names.iter().flatten())
+            .filter(|name| !is_system_column(name))
+            .map(quoted)
             .collect();
         let read = self
             .run(&format!("SELECT {} FROM {view}", columns.join(", ")))

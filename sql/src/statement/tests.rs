@@ -67,7 +67,7 @@ fn emit_ends_a_view_and_is_never_an_alias() {
             );
         }
     }
-    assert!(refused("SELECT * FROM t EMIT CHANGES").contains("CREATE MATERIALIZED VIEW"));
+    assert!(refused("SELECT * FROM t EMIT ON WINDOW CLOSE").contains("CREATE MATERIALIZED VIEW"));
 }
 
 #[test]
