@@ -7,7 +7,9 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use crate::function::distance::GreatCircle;
 use crate::function::user::{self, UserAggregate, UserScalar};
 use crate::function::weighted::WeightedAvg;
-use crate::function::{digest, digits, json, json_made, json_path, queue, url, version};
+use crate::function::{
+    digest, digits, json, json_made, json_path, queue, url, version, written_time,
+};
 
 /// Functions of users from a row to a value: to add one, list it here.
 fn user_scalars() -> Vec<Arc<dyn UserScalar>> {
@@ -30,6 +32,7 @@ pub fn scalars() -> Vec<Arc<ScalarUDF>> {
     let ours = ours.chain(url::functions());
     let ours = ours.chain([queue::function(), version::function()]);
     let ours = ours.map(|function| Arc::new(function.into_udf()));
+    let ours = ours.chain([Arc::new(written_time::function())]);
     let users = user_scalars().into_iter();
     ours.chain(users.map(|function| Arc::new(user::scalar(function))))
         .collect()

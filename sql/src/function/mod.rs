@@ -6,7 +6,7 @@
 //! that change included.
 //!
 //! Reading order: [`user`] (the seam), [`distance`] (`great_circle_km`), [`weighted`] (`weighted_avg`), [`scalar`] (the shorter seam of
-//! our own), [`json`] (`json_get_str` and its kin, `->`, `->>`), [`json_path`] (`json_value` and its kin), [`json_made`] (`json_object` and its kin), [`digest`], [`digits`], [`url`], [`queue`], [`version`],
+//! our own), [`json`] (`json_get_str` and its kin, `->`, `->>`), [`json_path`] (`json_value` and its kin), [`json_made`] (`json_object` and its kin), [`digest`], [`digits`], [`url`], [`queue`], [`version`], [`written_time`] (`to_char`),
 //! [`pattern`] (formats of times). Functions that are others' names for what there is stand in `statement/spelling.rs`.
 
 pub mod all;
@@ -23,3 +23,4 @@ pub mod url;
 pub mod user;
 pub mod version;
 pub mod weighted;
+pub mod written_time;

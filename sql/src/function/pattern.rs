@@ -55,7 +55,8 @@ const FUNCTIONS: [(&str, &str, Language); 8] = [
 #[must_use]
 pub fn patterned(functions: &[Arc<ScalarUDF>]) -> Vec<Arc<ScalarUDF>> {
     let each = FUNCTIONS.iter().filter_map(|(name, inner, language)| {
-        let inner = functions.iter().find(|known| known.name() == *inner)?;
+        // Of two of one name the last one counts.
+        let inner = functions.iter().rfind(|known| known.name() == *inner)?;
         Some(Arc::new(ScalarUDF::from(Patterned {
             name,
             language: *language,
