@@ -523,6 +523,14 @@ impl Sql {
         done("ALTER TOPIC", &topic.name)
     }
 
+    /// Checks that no view or continuous query reads a topic or writes into it.
+    ///
+    /// # Errors
+    /// [`SqlError::Invalid`] that names what does, with the statements that end it.
+    pub fn check_unused(&self, topic: &str) -> Result<(), SqlError> {
+        check_unused("topic", topic, &[], self.parts.topics.as_ref())
+    }
+
     async fn drop_topic(&self, name: &str, if_exists: bool) -> Result<Answer, SqlError> {
         match self.parts.topics.topic(name) {
             None if if_exists => {}
@@ -537,7 +545,7 @@ impl Sql {
                 ));
             }
             Some(_) => {
-                check_unused("topic", name, &[], self.parts.topics.as_ref())?;
+                self.check_unused(name)?;
                 self.parts.topics.drop_topic(name).await?;
             }
         }

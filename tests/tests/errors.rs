@@ -40,6 +40,32 @@ fn assert_says(error: &ClientError, words: &[&str]) {
     assert_eq!(error.remedy(), Remedy::FixRequest, "{text}");
 }
 
+#[test]
+fn a_topic_that_a_view_reads_is_kept_and_told_what_to_drop_first() {
+    let folder = Folder::new();
+    let server = folder.serve();
+    let sql = |text: &str| server.try_millpond(&["sql", "-c", text]);
+    assert!(sql("CREATE TOPIC read (n BIGINT)").status.success());
+    assert!(
+        sql("CREATE MATERIALIZED VIEW sums AS SELECT sum(n) AS total FROM read")
+            .status
+            .success()
+    );
+    let refused = server.try_millpond(&["topic", "rm", "read"]);
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    for word in ["read by sums", "DROP MATERIALIZED VIEW sums"] {
+        assert!(said.contains(word), "{said}");
+    }
+    assert!(sql("DROP MATERIALIZED VIEW sums").status.success());
+    assert!(
+        server
+            .try_millpond(&["topic", "rm", "read"])
+            .status
+            .success()
+    );
+}
+
 #[tokio::test]
 async fn a_server_that_logs_goes_on_serving() {
     let folder = Folder::new();

@@ -96,6 +96,7 @@ impl Admin for Administration {
     ) -> Answered<pb::DeleteTopicResponse> {
         let name = &request.get_ref().name;
         let admitted = self.admit(&request, Action::Manage, Resource::Topic(name))?;
+        admitted.inside()?.sql.check_unused(name)?;
         let name = topic_name(name)?;
         let deleted = admitted.broker()?.delete_topic(&name).await;
         deleted.map_err(|e| grpc(&e))?;

@@ -74,6 +74,12 @@ pub trait Statements: Send + Sync + fmt::Debug {
     /// # Errors
     /// A status; `NOT_FOUND` when there is none of that name.
     async fn cancel(&self, name: &str) -> Result<(), Status>;
+
+    /// Checks that nothing which is remembered by its statement reads a topic or writes into it: it would fail without.
+    ///
+    /// # Errors
+    /// A status that names what does, and the statements that end it.
+    fn check_unused(&self, topic: &str) -> Result<(), Status>;
 }
 
 /// What the client reads.
@@ -213,6 +219,10 @@ mod tests {
 
         async fn cancel(&self, name: &str) -> Result<(), Status> {
             Err(Status::not_found(name))
+        }
+
+        fn check_unused(&self, _topic: &str) -> Result<(), Status> {
+            Ok(())
         }
     }
 

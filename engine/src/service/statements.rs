@@ -81,6 +81,10 @@ impl Statements for Database {
             .await
             .map_err(|e| status(&e))
     }
+
+    fn check_unused(&self, topic: &str) -> Result<(), Status> {
+        self.sql.check_unused(topic).map_err(|e| status(&e))
+    }
 }
 
 /// Starts the continuous query of a statement.
