@@ -184,6 +184,8 @@ impl Poll<'_> {
         }
         match refused {
             Some(error) if visit.leases.is_empty() => Err(error),
+            // A log that ends refuses shard after shard: a part of what an attempt has would pass for all of it.
+            Some(error @ BrokerError::Append(_)) => Err(error),
             _ => Ok(visit),
         }
     }
