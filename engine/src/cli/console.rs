@@ -1,6 +1,6 @@
 //! The prompt of `millpond sql`: statements over several lines, with history, completion and colours.
 //!
-//! A statement ends at its semicolon, wherever lines end. Ctrl-C lets go of what is typed, or of the statement that runs,
+//! A statement ends at its semicolon, wherever lines end. Ctrl-C cancels what is typed, or the statement that runs,
 //! which the server then ends as well; a subscription is left in the same way. What begins with a backslash is a command
 //! of the prompt itself ([`command`]). [`editor`] reads keys, on the thread that calls it: other threads look after the
 //! connection meanwhile. [`words`] knows what can be completed and what has a colour.
@@ -22,6 +22,9 @@ use crate::cli::error::CliError;
 use crate::cli::output::Format;
 use crate::cli::run::Terminal;
 use crate::cli::sql::{collect, execute, statements_of};
+
+/// Names of topics and of columns that can be completed, of each so many.
+const NAMES_MAX: usize = 10_000;
 
 /// How answers are shown.
 struct Shown {
@@ -89,7 +92,7 @@ pub(super) async fn prompt(
     }
 }
 
-/// Does statements until one fails or is let go of.
+/// Does statements until one fails or is cancelled.
 async fn do_all(
     admin: &Admin,
     text: &str,
@@ -102,7 +105,7 @@ async fn do_all(
             biased;
             done = execute(admin, &statement, shown.format, terminal) => done,
             _ = tokio::signal::ctrl_c() => {
-                return terminal.say("let go of");
+                return terminal.say("cancelled");
             }
         };
         if let Err(error) = done {
@@ -120,11 +123,9 @@ async fn do_all(
 /// Tells the words what names there are now; whoever types gets along without.
 async fn learn(admin: &Admin, words: &Words) {
     let mut names = Vec::new();
-    for query in [
-        "SELECT name FROM millpond.topics",
-        "SELECT DISTINCT column_name FROM millpond.columns",
-    ] {
-        if let Ok((table, _)) = collect(admin, query).await {
+    for table in ["topics", "columns"] {
+        let query = format!("SELECT DISTINCT name FROM millpond.{table} LIMIT {NAMES_MAX}");
+        if let Ok((table, _)) = collect(admin, &query).await {
             let firsts = table
                 .rows
                 .into_iter()

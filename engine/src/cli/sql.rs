@@ -157,15 +157,15 @@ pub(super) async fn execute(
 
 /// Whether rows come for as long as somebody reads them: `SUBSCRIBE …` and `SELECT … EMIT CHANGES`.
 fn is_subscription(statement: &str) -> bool {
-    let words: Vec<&str> = statement.split_whitespace().collect();
-    let is =
-        |word: Option<&&str>, what: &str| word.is_some_and(|word| word.eq_ignore_ascii_case(what));
-    let makes_another = ["CREATE", "ALTER", "EXPLAIN", "INSERT"];
-    let emits = words.len() > 2
-        && is(words.get(words.len() - 2), "EMIT")
-        && is(words.last(), "CHANGES")
-        && !makes_another.iter().any(|word| is(words.first(), word));
-    emits || is(words.first(), "SUBSCRIBE")
+    let words = statement.split_whitespace().map(str::to_ascii_uppercase);
+    let words: Vec<String> = words.collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["SUBSCRIBE", ..] => true,
+        ["CREATE" | "ALTER" | "EXPLAIN" | "INSERT", ..] => false,
+        [.., "EMIT", "CHANGES"] => true,
+        _ => false,
+    }
 }
 
 /// Prints rows as they come, until the server or the user ends it.

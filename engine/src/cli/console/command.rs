@@ -80,8 +80,8 @@ pub(super) fn is_command(text: &str) -> bool {
 
 /// What there is, a line a command.
 pub(super) fn help() -> String {
-    let mut text = "End a statement with a semicolon. Tab completes, Ctrl-R looks through what was typed, Ctrl-C lets go \
-                    of a statement.\n  SELECT count(*) FROM flights;\n  SELECT * FROM flights EMIT CHANGES;"
+    let mut text = "End a statement with a semicolon. Tab completes, Ctrl-R looks through what was typed, Ctrl-C cancels \
+                    a statement.\n  SELECT count(*) FROM flights;\n  SELECT * FROM flights EMIT CHANGES;"
         .to_owned();
     for (name, argument, what) in COMMANDS {
         let _ = write!(text, "\n  {:16}{what}", format!("{name} {argument}"));
