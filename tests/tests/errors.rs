@@ -98,6 +98,48 @@ async fn an_unknown_topic_is_named_with_the_command_that_makes_it() {
     assert!(said.contains("nowhere"), "{said}");
 }
 
+#[test]
+fn a_mistyped_topic_is_no_empty_one_and_a_change_is_refused_with_its_reason() {
+    let folder = Folder::new();
+    let server = folder.serve();
+    let refused = |arguments: &[&str]| {
+        let output = server.try_millpond(arguments);
+        assert!(!output.status.success(), "{arguments:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(
+        server
+            .try_millpond(&["topic", "create", "orders"])
+            .status
+            .success()
+    );
+    let said = refused(&["topic", "consume", "ordres", "--group", "billing"]);
+    assert!(said.contains("topic \"ordres\" does not exist"), "{said}");
+    let said = refused(&["topic", "alter", "orders", "--queues", "4"]);
+    assert!(said.contains("topic \"orders\" has 8 queues"), "{said}");
+}
+
+#[test]
+fn a_list_that_is_cut_off_says_so() {
+    let folder = Folder::new();
+    let server = folder.serve();
+    let told = |arguments: &[&str]| {
+        let output = server.try_millpond(arguments);
+        assert!(output.status.success(), "{arguments:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    told(&["topic", "create", "orders"]);
+    for body in ["one", "two"] {
+        told(&["topic", "produce", "orders", "--body", body]);
+    }
+    told(&[
+        "topic", "consume", "orders", "--group", "billing", "--no-ack",
+    ]);
+    let said = told(&["group", "inflight", "billing", "--limit", "1"]);
+    assert!(said.contains("the first 1; there may be more"), "{said}");
+    assert_eq!(told(&["group", "inflight", "billing", "--limit", "3"]), "");
+}
+
 #[tokio::test]
 async fn an_oversized_body_is_refused_with_the_limit_and_its_neighbours_are_kept() {
     let folder = Folder::new();

@@ -95,6 +95,14 @@ pub(super) fn complete(topic: &TopicRecord, message: &mut Envelope) {
     }
 }
 
+/// Why a column is not added.
+pub(super) fn column_exists(topic: &TopicRecord, column: &str) -> String {
+    format!(
+        "topic {:?} has a column {column:?} already; choose another name",
+        topic.name
+    )
+}
+
 /// Decides on a change of a topic's schema; changes nothing.
 pub(super) fn decide_change(topic: &Arc<TopicRecord>, change: ChangeSchema) -> Decision {
     let refused = |what: &str| Decision::reply(Reply::refused(Reason::BadChange, what));
@@ -109,7 +117,7 @@ pub(super) fn decide_change(topic: &Arc<TopicRecord>, change: ChangeSchema) -> D
     }
     for column in change.add_columns {
         if topic.columns.iter().any(|known| known.name == column.name) {
-            return refused("a column of that name exists");
+            return refused(&column_exists(&topic, &column.name));
         }
         topic.columns.push(column);
     }

@@ -619,6 +619,9 @@ pub enum BrokerError {
         /// Why not.
         why: String,
     },
+    /// A change that its shard's owner refused, and why.
+    #[error("{0}")]
+    ChangeRefused(String),
     /// An error of ours.
     #[error("a shard answered what it was not asked ({0}); please report this")]
     Confused(&'static str),
@@ -646,6 +649,7 @@ impl BrokerError {
             | Self::KeyMissing { .. }
             | Self::OutOfBounds { .. }
             | Self::BadChange { .. }
+            | Self::ChangeRefused(_)
             | Self::NotInFamily { .. }
             | Self::OffsetOutside { .. }
             | Self::InvalidRecallHandle { .. }

@@ -411,11 +411,7 @@ fn refusal(refused: Refused) -> BrokerError {
         Reason::LiteTopicGone => BrokerError::InvalidHandle {
             why: "its lite topic ended",
         },
-        Reason::BadChange => BrokerError::BadChange {
-            what: "the topic",
-            name,
-            why: "queues can only be added and new columns need new names".into(),
-        },
+        Reason::BadChange => BrokerError::ChangeRefused(name),
         Reason::AlreadyPlaced => BrokerError::TransactionDecided { how: "committed" },
         Reason::AlreadyWithdrawn => BrokerError::TransactionDecided { how: "rolled back" },
         Reason::TransactionGivenUp => BrokerError::TransactionDecided {

@@ -60,7 +60,10 @@ pub async fn run(
                     since.map(|at| at.to_string()).into(),
                 ]);
             }
-            table.print(*output, terminal.out).map_err(CliError::output)
+            table
+                .print(*output, terminal.out)
+                .map_err(CliError::output)?;
+            terminal.say_cut(table.rows.len(), *limit)
         }
         DlqCommand::Redrive(args) => settle(&admin, args, true, terminal).await,
         DlqCommand::Purge(args) => settle(&admin, args, false, terminal).await,

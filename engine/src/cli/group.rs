@@ -183,7 +183,10 @@ async fn in_flight(
             Cell::Boolean(one.renewed),
         ]);
     }
-    table.print(output, terminal.out).map_err(CliError::output)
+    table
+        .print(output, terminal.out)
+        .map_err(CliError::output)?;
+    terminal.say_cut(table.rows.len(), limit)
 }
 
 async fn pause(admin: &Admin, name: &str, paused: bool) -> Result<(), CliError> {

@@ -43,6 +43,19 @@ impl Terminal<'_> {
         writeln!(self.err, "{what}").map_err(CliError::output)
     }
 
+    /// Says that a list of so many rows may have been cut off, when it is as long as it may be.
+    ///
+    /// # Errors
+    /// [`CliError::Stream`].
+    pub fn say_cut(&mut self, rows: usize, limit: u32) -> Result<(), CliError> {
+        if u32::try_from(rows).is_ok_and(|rows| rows < limit) {
+            return Ok(());
+        }
+        self.say(&format!(
+            "the first {limit}; there may be more, see --limit"
+        ))
+    }
+
     /// Prints a line of the command's own result, at once: whoever started it may wait for it.
     ///
     /// # Errors

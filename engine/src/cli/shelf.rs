@@ -111,7 +111,8 @@ pub async fn delay(
             }
             table
                 .print(args.output, terminal.out)
-                .map_err(CliError::output)
+                .map_err(CliError::output)?;
+            terminal.say_cut(table.rows.len(), args.limit)
         }
         DelayCommand::Cancel { topic, handle } => {
             let request = CancelDelayedRequest {
@@ -168,7 +169,8 @@ pub async fn transaction(
             }
             table
                 .print(args.output, terminal.out)
-                .map_err(CliError::output)
+                .map_err(CliError::output)?;
+            terminal.say_cut(table.rows.len(), args.limit)
         }
         TransactionCommand::Commit(args) => end(&admin, args, true, terminal).await,
         TransactionCommand::Rollback(args) => end(&admin, args, false, terminal).await,

@@ -497,6 +497,9 @@ async fn receive(
         }
         messages.extend(received);
     }
+    if messages.is_empty() {
+        is_there(client, &args.name).await?;
+    }
     let mut table = messages_table(true);
     for message in &messages {
         let stored = message.stored_at.map(|time| prost_types::Timestamp {
@@ -535,6 +538,16 @@ async fn receive(
         "{} messages received and acknowledged by {group}",
         messages.len()
     ))
+}
+
+/// Refuses a topic that does not exist: a server that makes topics on their first message has a poll wait for that, and
+/// whoever mistyped a name would read that there is nothing.
+async fn is_there(client: &Client, topic: &str) -> Result<(), CliError> {
+    match Admin::new(client).describe_topic(topic).await {
+        Err(error) if error.is_not_found() => Err(error.into()),
+        // Whoever may receive may not be one who may look.
+        _ => Ok(()),
+    }
 }
 
 fn messages_table(delivered: bool) -> Table {

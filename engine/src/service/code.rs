@@ -97,7 +97,8 @@ impl From<BrokerError> for Refusal {
             | BrokerError::TooLateToRecall
             | BrokerError::TransactionDecided { .. }
             | BrokerError::NotInFamily { .. }
-            | BrokerError::BadChange { .. } => Code::BadRequest,
+            | BrokerError::BadChange { .. }
+            | BrokerError::ChangeRefused(_) => Code::BadRequest,
             BrokerError::NoParent { .. } | BrokerError::OtherParent { .. } => Code::IllegalTopic,
             BrokerError::NotLite { .. } => Code::IllegalConsumerGroup,
             BrokerError::LiteTopicNotFound { .. } => Code::NotFound,
@@ -172,6 +173,7 @@ pub fn grpc(error: &BrokerError) -> tonic::Status {
         | BrokerError::KeyMissing { .. }
         | BrokerError::StaleSequence { .. }
         | BrokerError::BadChange { .. }
+        | BrokerError::ChangeRefused(_)
         | BrokerError::NotInFamily { .. }
         | BrokerError::NoParent { .. }
         | BrokerError::OtherParent { .. }

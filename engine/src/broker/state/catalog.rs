@@ -123,7 +123,10 @@ impl Catalog {
                 }
                 let gone = renamed.map(|renamed| renamed.id);
                 if gone.into_iter().any(|id| self.topic_by_id(id).is_none()) {
-                    return refused(Reason::BadChange, "the topic of the new view is gone");
+                    return refused(
+                        Reason::BadChange,
+                        "the topic of the new view is gone; submit the view again",
+                    );
                 }
                 match (of(swapped.old), of(swapped.new)) {
                     (Some(_), Some(job)) => {
@@ -149,7 +152,11 @@ fn decide_alter(topic: &TopicRecord, change: AlterTopic) -> Decision {
     let mut topic = topic.clone();
     if change.queues != 0 {
         if change.queues < topic.queues {
-            return refused(Reason::BadChange, "queues can only be added");
+            let why = format!(
+                "topic {:?} has {} queues, and they can only become more; ask for at least as many, or make another topic",
+                topic.name, topic.queues
+            );
+            return refused(Reason::BadChange, &why);
         }
         topic.queues = change.queues;
     }
@@ -158,7 +165,8 @@ fn decide_alter(topic: &TopicRecord, change: AlterTopic) -> Decision {
     }
     for column in change.add_columns {
         if topic.columns.iter().any(|known| known.name == column.name) {
-            return refused(Reason::BadChange, "a column of that name exists");
+            let why = encoding::column_exists(&topic, &column.name);
+            return refused(Reason::BadChange, &why);
         }
         topic.columns.push(column);
     }
