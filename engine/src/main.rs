@@ -13,6 +13,7 @@ use millpond_engine::cli::serve::{Demo, serve};
 use millpond_engine::cli::serve_args::ServeArgs;
 use millpond_engine::cold::PREFIXES;
 use millpond_proto::client::Client;
+use millpond_proto::memory;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -21,6 +22,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
     };
+    if matches!(cli.command, None | Some(Command::Serve(_))) {
+        memory::give_back();
+    }
     let filter = EnvFilter::try_from_env("MILLPOND_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -4,7 +4,7 @@
 //! The feature `client` adds the Rust SDK; the feature `test-util` adds simulated time and chance.
 //!
 //! Reading order: [`message`] (ids and numbers), [`name`], [`limits`], [`time`], [`chance`],
-//! [`task`], [`property`], [`remedy`], [`wire`]
+//! [`task`], [`memory`], [`property`], [`remedy`], [`wire`]
 //! and [`codec`].
 
 pub mod chance;
@@ -12,6 +12,7 @@ pub mod chance;
 pub mod client;
 pub mod codec;
 pub mod limits;
+pub mod memory;
 pub mod message;
 pub mod name;
 pub mod property;

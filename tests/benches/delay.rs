@@ -83,10 +83,14 @@ async fn spread(server: &Server, count: u64, within: Duration, far: u64) {
     let lags = lags(server, "spread").await;
     say(&format!(
         "{far} messages due within a year and {count} within {within:?}, sent in {sent:.1?}: lag p50 {} ms, p99 {} ms, \
-         most {} ms; memory {before} MiB before, {held} MiB when all waited, {most} MiB when the near ones had left",
+         most {} ms; memory {before} MiB before, most of it the log's tail cache, {held} MiB when all waited ({} more), \
+         {most} MiB when the near ones had left ({} more, of which {} may be what was read ahead of its time)",
         lags[lags.len() / 2],
         lags[lags.len() * 99 / 100],
         lags[lags.len() - 1],
+        held.saturating_sub(before),
+        most.saturating_sub(before),
+        limits::FIRE_AHEAD_BYTES_MAX / (1024 * 1024),
     ));
 }
 
@@ -244,11 +248,12 @@ async fn p99_of_sends(server: &Server, time: Duration) -> Duration {
     took[took.len() * 99 / 100]
 }
 
+/// Memory of the server but for the pages of its binary, which the system lends and takes back.
 fn resident_mib(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
     let line = status
         .lines()
-        .find(|line| line.starts_with("VmRSS:"))
+        .find(|line| line.starts_with("RssAnon:"))
         .unwrap();
     let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     kib / 1024
