@@ -190,7 +190,7 @@ pub const DELAY_MS_MAX: i64 = 10 * 366 * 24 * 60 * 60 * 1000;
 /// Most messages of one shard that are due in the same hour.
 pub const DELAYED_PER_HOUR_MAX: usize = 1_000_000;
 /// Bytes of delayed messages that are read before their time, over all shards.
-pub const FIRE_AHEAD_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const FIRE_AHEAD_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Most open transactions of one shard.
 pub const TRANSACTIONS_OPEN_MAX: usize = 100_000;
 /// When a producer is first asked about an open transaction, unless the message says otherwise.

@@ -4,7 +4,7 @@
 //! may wait for a disk runs on the background lane. What has left the log is read in one go through its files, and
 //! what is due next with it ([`super::ahead`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array as _, AsArray as _, BooleanArray, RecordBatch};
@@ -249,8 +249,10 @@ impl Reader {
         let mut lot = None;
         if let Some(ahead) = due.ahead.take() {
             match self.look_into_files(&due, ahead).await {
-                Ok((found, read)) => {
-                    due.known.extend(found);
+                Ok(mut read) => {
+                    let (taken, seen) = read.take_due(&due.messages, FIRE_BYTES / 2);
+                    due.known.extend(taken);
+                    due.messages.truncate(seen);
                     lot = Some(read);
                 }
                 // One by one it is found out which.
@@ -281,12 +283,8 @@ impl Reader {
         Ok((firing.fire, lot))
     }
 
-    /// Reads what lies in files of what is due, and a lot of what is due next, in one go.
-    async fn look_into_files(
-        &self,
-        due: &Due,
-        ahead: Ahead,
-    ) -> Result<(BTreeMap<Spot, Envelope>, Lot), ReadError> {
+    /// Reads what lies in files of what is due, and of what is due next, in one go, as far as a lot has room for it.
+    async fn look_into_files(&self, due: &Due, ahead: Ahead) -> Result<Lot, ReadError> {
         // A burst needs lots for all shards at once, and all threads if it could: producers need some of them.
         let _alone = self.room.look().await;
         let Ahead { mut lot, next } = ahead;
@@ -296,8 +294,6 @@ impl Reader {
         for &(_, spot) in unknown.chain(&next) {
             wanted.entry(spot.bucket).or_default().push(spot.number);
         }
-        let now: BTreeSet<Spot> = due.messages.iter().map(|&(_, spot)| spot).collect();
-        let mut found = BTreeMap::new();
         for (bucket, mut numbers) in wanted {
             let extent = self.storage.extent(self.topic(), QueueId(bucket));
             let end = extent.map_or(0, |extent| extent.tiered.0);
@@ -322,15 +318,11 @@ impl Reader {
                         bucket,
                         number: message.offset,
                     };
-                    if now.contains(&spot) {
-                        found.insert(spot, message);
-                    } else {
-                        lot.add(spot, message);
-                    }
+                    lot.add(spot, message);
                 }
             }
         }
-        Ok((found, lot))
+        Ok(lot)
     }
 
     /// The messages at these spots; none for a damaged one, and nothing for one that is not durable or is

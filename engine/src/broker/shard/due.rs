@@ -3,6 +3,7 @@
 //! A slice is an append of its own, and others go first between two of them: however much is due at once, whoever
 //! else has work on this thread waits for a slice of it and not for all that was read.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use millpond_proto::time::{Sleep, Timestamp};
 use millpond_storage::error::AppendError;
 use tokio::sync::mpsc;
 
-use crate::broker::ahead::{LOT_MESSAGES, Lot, Turn};
+use crate::broker::ahead::{Lot, Reach, Turn};
 use crate::broker::errand::{self, Ahead, Due, Errand, Outcome, Reader};
 use crate::broker::request::Request;
 use crate::broker::shard::{Call, GROUPS_IN_FLIGHT, InFlight, Shard, own};
@@ -33,6 +34,8 @@ pub(super) struct Errands {
     pub(super) loading: Option<Errand>,
     /// What was read before its time.
     lot: Option<Lot>,
+    /// How far it is read ahead.
+    reach: Reach,
     /// When to look again, and the time that it was set for.
     pub(super) alarm: Option<(Timestamp, Sleep)>,
     /// A failed errand is not tried again before this time.
@@ -108,7 +111,7 @@ impl Shard {
         if wake_at <= now && errands.firing.is_none() {
             let messages = self.state.shelf_mut().take_due(now, errand::FIRE_MESSAGES);
             if !messages.is_empty() {
-                let due = self.due(messages, &mut errands.lot);
+                let due = self.due(messages, &mut errands.lot, errands.reach);
                 let catalog = Arc::clone(&self.catalog.borrow());
                 errands.firing = Some(self.reader().fire(due, catalog));
             }
@@ -123,25 +126,22 @@ impl Shard {
     }
 
     /// What is known of messages that are due, and what to read ahead when some of the others lie in files.
-    fn due(&self, messages: Vec<(Timestamp, Spot)>, lot: &mut Option<Lot>) -> Due {
-        let mut due = Due::default();
-        let mut bytes = 0;
-        let mut unknown = Vec::new();
-        for (at, spot) in messages {
-            let known = lot.as_mut().and_then(|lot| lot.take(at, spot));
-            match known {
-                Some(message) => {
-                    bytes += message.body.as_ref().map_or(0, bytes::Bytes::len);
-                    due.known.insert(spot, message);
-                }
-                None => unknown.push(spot),
-            }
-            due.messages.push((at, spot));
+    fn due(&self, messages: Vec<(Timestamp, Spot)>, lot: &mut Option<Lot>, reach: Reach) -> Due {
+        let mut messages = messages;
+        let mut known = BTreeMap::new();
+        if let Some(lot) = lot.as_mut() {
+            let (taken, seen) = lot.take_due(&messages, errand::FIRE_BYTES / 2);
             // The rest of the lot waits for the next turn.
-            if bytes >= errand::FIRE_BYTES / 2 {
-                break;
-            }
+            messages.truncate(seen);
+            known = taken;
         }
+        let spots = messages.iter().map(|&(_, spot)| spot);
+        let unknown: Vec<Spot> = spots.filter(|spot| !known.contains_key(spot)).collect();
+        let mut due = Due {
+            messages,
+            known,
+            ahead: None,
+        };
         // However late it is: a burst is worked off out of one lot after the other.
         if let Some(&(at, spot)) = due.messages.last() {
             lot.take_if(|lot| lot.is_over(at, spot));
@@ -156,7 +156,7 @@ impl Shard {
             let lot = lot.take().or_else(|| self.ahead.take());
             due.ahead = lot.map(|lot| {
                 let shelf = self.state.shelf();
-                let mut next = shelf.next_due(due.messages.len(), LOT_MESSAGES);
+                let mut next = shelf.next_due(due.messages.len(), reach.messages());
                 next.retain(|&(at, spot)| !lot.has(at, spot));
                 Ahead { lot, next }
             });
@@ -173,7 +173,10 @@ impl Shard {
         match outcome {
             Outcome::Fire(fire, lot, turn) => {
                 errands.firing = None;
-                errands.lot = lot.or(errands.lot.take());
+                if let Some(mut lot) = lot {
+                    errands.reach = errands.reach.after(&mut lot);
+                    errands.lot = Some(lot);
+                }
                 if fire.spots.is_empty() && fire.lost.is_empty() {
                     // Not to be had now, for whatever reason: not again at once.
                     errands.not_before = self.now() + ALARM_MAX;
