@@ -185,6 +185,8 @@ pub const JOB_KEY_GROUPS: u64 = 4096;
 pub const CLIENTS_MAX: usize = 100_000;
 /// A client without heartbeat for so long is gone.
 pub const CLIENT_EXPIRY_MS: i64 = 120_000;
+/// The same for a client whose stream of commands has ended, as that of a killed process does: all clients beat more often.
+pub const CLIENT_HUNG_UP_MS: i64 = 40_000;
 /// How far ahead a message's delivery time may lie: ten years.
 pub const DELAY_MS_MAX: i64 = 10 * 366 * 24 * 60 * 60 * 1000;
 /// Most messages of one shard that are due in the same hour.

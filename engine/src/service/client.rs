@@ -1,7 +1,8 @@
 //! Clients that the server knows: what they said in their settings, and when they were last heard.
 //!
 //! Bounded by [`limits::CLIENTS_MAX`]; a client without a call for [`limits::CLIENT_EXPIRY_MS`] is
-//! forgotten when room is needed or a while has passed. Forgetting is harmless: calls of a client
+//! forgotten when room is needed or a while has passed, one whose stream of commands has ended earlier, after
+//! [`limits::CLIENT_HUNG_UP_MS`]: that is what a process leaves that was killed. Forgetting is harmless: calls of a client
 //! without settings get defaults.
 
 use std::collections::BTreeMap;
@@ -47,8 +48,28 @@ pub struct Clients(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    clients: BTreeMap<String, (Client, Timestamp)>,
+    clients: BTreeMap<String, Seen>,
     swept_at: Timestamp,
+}
+
+/// A client, and when it was heard last.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    client: Client,
+    heard: Timestamp,
+    /// Whether its stream of commands has ended since.
+    hung_up: bool,
+}
+
+impl Seen {
+    fn lives(&self, now: Timestamp) -> bool {
+        let silent = if self.hung_up {
+            limits::CLIENT_HUNG_UP_MS
+        } else {
+            limits::CLIENT_EXPIRY_MS
+        };
+        now.since(self.heard) <= millis(silent)
+    }
 }
 
 impl Clients {
@@ -64,9 +85,7 @@ impl Clients {
         let full = known.clients.len() >= limits::CLIENTS_MAX;
         let expiry = millis(limits::CLIENT_EXPIRY_MS);
         if now.since(known.swept_at) > expiry || (full && now > known.swept_at) {
-            known
-                .clients
-                .retain(|_, (_, heard)| now.since(*heard) <= expiry);
+            known.clients.retain(|_, seen| seen.lives(now));
             known.swept_at = now;
         }
         if known.clients.len() >= limits::CLIENTS_MAX && !known.clients.contains_key(id) {
@@ -78,7 +97,12 @@ impl Clients {
                 ),
             ));
         }
-        known.clients.insert(id.to_owned(), (client, now));
+        let seen = Seen {
+            client,
+            heard: now,
+            hung_up: false,
+        };
+        known.clients.insert(id.to_owned(), seen);
         Ok(())
     }
 
@@ -88,9 +112,32 @@ impl Clients {
     /// When a holder of the lock has panicked, which is a bug here.
     pub fn heard(&self, id: &str, now: Timestamp) -> Option<Client> {
         let mut known = self.0.lock().expect("no holder panics");
-        let (client, heard) = known.clients.get_mut(id)?;
-        *heard = now;
-        Some(*client)
+        let seen = known.clients.get_mut(id)?;
+        (seen.heard, seen.hung_up) = (now, false);
+        Some(seen.client)
+    }
+
+    /// Notes that a client's stream of commands has ended; whatever is heard of it later says that it lives.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
+    pub fn hung_up(&self, id: &str) {
+        let mut known = self.0.lock().expect("no holder panics");
+        if let Some(seen) = known.clients.get_mut(id) {
+            seen.hung_up = true;
+        }
+    }
+
+    /// The clients that hung up and have been silent ever since; whoever asks lets go what they hold.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
+    #[must_use]
+    pub fn gone(&self, now: Timestamp) -> Vec<String> {
+        let known = self.0.lock().expect("no holder panics");
+        let clients = known.clients.iter();
+        let gone = clients.filter(|(_, seen)| seen.hung_up && !seen.lives(now));
+        gone.map(|(id, _)| id.clone()).collect()
     }
 
     /// Notes that a client called; one that has not sent its settings is known by its defaults from now
@@ -109,8 +156,7 @@ impl Clients {
     #[must_use]
     pub fn lives(&self, id: &str, now: Timestamp) -> bool {
         let known = self.0.lock().expect("no holder panics");
-        let heard = known.clients.get(id).map(|(_, heard)| *heard);
-        heard.is_some_and(|heard| now.since(heard) <= millis(limits::CLIENT_EXPIRY_MS))
+        known.clients.get(id).is_some_and(|seen| seen.lives(now))
     }
 
     /// Forgets a client.
@@ -181,6 +227,24 @@ mod tests {
         assert_eq!(clients.count(), 2);
         clients.forget("a");
         assert_eq!(clients.heard("a", at(201)), None);
+    }
+
+    #[test]
+    fn a_client_that_hangs_up_and_is_not_heard_again_is_gone_early() {
+        let clients = Clients::default();
+        let at = |ms: i64| Timestamp(1_700_000_000_000 + ms);
+        for id in ["dead", "moved", "quiet"] {
+            clients.remember(id, Client::default(), at(0)).unwrap();
+        }
+        clients.hung_up("dead");
+        clients.hung_up("moved");
+        clients.hung_up("never heard of");
+        clients.beat("moved", at(1));
+        let late = limits::CLIENT_HUNG_UP_MS;
+        assert!(clients.lives("dead", at(late)) && clients.gone(at(late)).is_empty());
+        assert!(!clients.lives("dead", at(late + 1)));
+        assert_eq!(clients.gone(at(late + 1)), ["dead"]);
+        assert!(clients.lives("moved", at(late + 2)) && clients.lives("quiet", at(late + 2)));
     }
 
     #[test]

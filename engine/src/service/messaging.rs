@@ -17,6 +17,7 @@ use crate::service::code::{self, Refusal};
 use crate::service::delivery::Desk;
 use crate::service::digest::Digests;
 use crate::service::gate::Gate;
+use crate::service::parting::Parting;
 use crate::service::producers::Producers;
 use crate::service::subscription::Subscriptions;
 use crate::service::{ack, delay, lite, pull, receive, renew, route, send, telemetry, transaction};
@@ -55,9 +56,9 @@ impl Messaging {
         &self.burden
     }
 
-    /// Renews the leases of its clients until the server stops.
+    /// Renews the leases of its clients, and parts with those that are gone, until the server stops.
     pub fn renewal(&self) -> impl Future<Output = ()> + Send + use<> {
-        renew::renewal(Arc::clone(&self.gate), Arc::clone(&self.clients))
+        renew::renewal(self.parting())
     }
 
     /// Asks producers about open transactions until the server stops.
@@ -66,17 +67,12 @@ impl Messaging {
         transaction::checks(gate, producers, Arc::clone(&self.desk))
     }
 
-    /// A client has said that it is gone.
-    async fn part(&self, id: &str) {
-        self.clients.forget(id);
-        self.subscriptions.forget(id);
-        let Some(open) = self.gate.opened() else {
-            return;
-        };
-        if let Err(error) = open.broker.release(id).await {
-            tracing::debug!(%error, "a client's messages come back when their time ends");
+    fn parting(&self) -> Parting {
+        Parting {
+            gate: Arc::clone(&self.gate),
+            clients: Arc::clone(&self.clients),
+            subscriptions: Arc::clone(&self.subscriptions),
         }
-        open.broker.listens_no_more(id);
     }
 
     /// Checks a call that is about the client itself.
@@ -271,7 +267,7 @@ impl MessagingService for Messaging {
             Ok(id) => id,
             Err(refusal) => return answer(Err(refusal)),
         };
-        self.part(&id).await;
+        self.parting().part(&id).await;
         answer(Ok(pb::NotifyClientTerminationResponse {
             status: Some(code::ok()),
         }))

@@ -6,7 +6,7 @@
 //! Reading order: [`front`] (which service a call is for), [`gate`] (who may pass, and the way to the broker), [`code`] (errors on the wire),
 //! [`time`] (deadlines and durations), [`first_use`] (what is made by using it), then the messaging service
 //! [`messaging`] with its calls ([`route`], [`telemetry`] over [`client`] and [`settings`], [`send`] with
-//! [`incoming`], [`burden`] and [`producer`], [`receive`] over [`subscription`], [`delivery`] and [`digest`], [`ack`], [`renew`],
+//! [`incoming`], [`burden`] and [`producer`], [`receive`] over [`subscription`], [`delivery`] and [`digest`], [`ack`], [`renew`] over [`parting`],
 //! [`pull`], [`delay`], [`transaction`] over [`producers`]), our own [`admin`] with `topics`, [`groups`],
 //! `messages`, [`shelf`], `upkeep` and [`query`] over [`statements`], and [`http`] with the catalog of tables, [`iceberg`].
 
@@ -31,6 +31,7 @@ mod messages;
 pub mod messaging;
 mod metrics;
 mod names;
+pub mod parting;
 pub mod producer;
 pub mod producers;
 pub mod pull;

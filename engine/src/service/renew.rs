@@ -3,16 +3,14 @@
 //! A push consumer leaves the invisible time to the server (`auto_renew`). What it gets is invisible for
 //! [`limits::INVISIBLE_MS_DEFAULT`] and renewed before that ends, for as long as the client is heard of:
 //! its heartbeats and calls count. The handle stays what it is. A client that falls silent keeps its
-//! messages until it counts as gone and the last renewal ends; one that says goodbye gives them back at
-//! once. Who is to be renewed stands in the log, so that a restart changes nothing.
+//! messages until it counts as gone and the last renewal ends; one that says goodbye, or hangs up and is silent,
+//! gives them back at once ([`Parting`]). Who is to be renewed stands in the log, so that a restart changes nothing.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use millpond_proto::limits;
 
-use crate::service::client::Clients;
-use crate::service::gate::Gate;
+use crate::service::parting::Parting;
 
 /// How often leases are looked at.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -20,18 +18,20 @@ const PAUSE: Duration = Duration::from_secs(5);
 const WITHIN_MS: i64 = 20_000;
 
 /// Renews until the server stops.
-pub async fn renewal(gate: Arc<Gate>, clients: Arc<Clients>) {
-    let stopping = std::pin::pin!(gate.stopping());
+pub async fn renewal(parting: Parting) {
+    let stopping = std::pin::pin!(parting.gate.stopping());
     let renewing = std::pin::pin!(async {
         loop {
-            gate.clock().sleep(PAUSE).await;
-            turn(&gate, &clients).await;
+            parting.gate.clock().sleep(PAUSE).await;
+            parting.sweep().await;
+            turn(&parting).await;
         }
     });
     futures::future::select(stopping, renewing).await;
 }
 
-async fn turn(gate: &Gate, clients: &Clients) {
+async fn turn(parting: &Parting) {
+    let Parting { gate, clients, .. } = parting;
     let Some(open) = gate.opened() else {
         return;
     };

@@ -48,6 +48,7 @@ struct Telemetry<S> {
 impl<S> Drop for Telemetry<S> {
     fn drop(&mut self) {
         self.producers.leave(self.number);
+        self.clients.hung_up(&self.client_id);
     }
 }
 
@@ -175,6 +176,7 @@ async fn inbound<S: Stream + Unpin>(inbound: &mut Option<S>) -> Option<S::Item> 
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
+    use millpond_proto::limits;
     use millpond_proto::time::{SimulatedClock, Timestamp};
     use tokio_stream::wrappers::ReceiverStream;
 
@@ -233,13 +235,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_half_closed_stream_ends_after_its_last_settings_and_the_settings_stay() {
-        let (_gate, clients, sender, mut commands) = begin();
+        let (gate, clients, sender, mut commands) = begin();
         sender.send(Ok(settings())).await.unwrap();
         drop(sender);
         assert!(commands.next().await.unwrap().is_ok());
         assert!(commands.next().await.unwrap().is_ok());
         assert!(commands.next().await.is_none());
         assert_eq!(clients.count(), 1);
+        let late = Timestamp(gate.clock().now().as_ms() + limits::CLIENT_HUNG_UP_MS + 1);
+        assert_eq!(clients.gone(late), ["host@1"], "it has hung up");
+        clients.beat("host@1", late);
+        assert!(clients.gone(late).is_empty(), "and was heard again");
     }
 
     #[tokio::test(start_paused = true)]
