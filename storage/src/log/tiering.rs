@@ -18,8 +18,8 @@ use crate::tier::cold::family::Moved;
 
 /// Bytes of bodies that one Parquet file takes at most, which a turn holds in memory.
 const FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Most messages of one Parquet file: while it is made each takes some 400 bytes besides its body, a hundred MiB in all.
-const FILE_MESSAGES_MAX: usize = 256 * 1024;
+/// Most messages of one Parquet file: while it is made each takes some 400 bytes besides its body, fifty MiB in all.
+const FILE_MESSAGES_MAX: usize = 128 * 1024;
 
 #[derive(Default)]
 struct Batch {
