@@ -5,6 +5,7 @@
 //! the same tables; each is asked by itself, so that it finds no columns that another has decoded. Rates count the events of
 //! all three streams, as is usual, whichever a query reads. The share is that of a query's time which reading and decoding
 //! the same columns of the bids takes alone, for queries that read nothing else.
+//! Each figure is the best of `NEXMARK_TURNS`, which is 1 unless it is said otherwise: what disturbs a run makes it dearer, never cheaper.
 //! Behind the table: how fast rows are read and decoded alone, how long a job takes to its first row, and how long a
 //! message takes through a filter into another topic, beside durable writes of the same run.
 //!
@@ -50,6 +51,8 @@ use events::{TOPICS, events};
 const EVENTS: usize = 500_000;
 /// Rows per append while the topics are filled.
 const ROWS: usize = 2000;
+/// How long a dropped query may take to let go of its state.
+const SETTLED: Duration = Duration::from_millis(300);
 /// Messages whose way through a filter is timed.
 const MESSAGES: usize = 200;
 
@@ -188,6 +191,8 @@ impl World {
         };
         let spent = cpu() - before;
         self.ask(&format!("DROP MATERIALIZED VIEW {name}")).await;
+        // A state that is let go of must not be counted for what runs next.
+        self.clock.sleep(SETTLED).await;
         failed.map_or(Ok(spent), Err)
     }
 
@@ -309,6 +314,7 @@ fn main() {
 async fn run() {
     let mut out = std::io::stdout();
     let count = std::env::var("NEXMARK_EVENTS").map_or(EVENTS, |count| count.parse().unwrap());
+    let turns: usize = std::env::var("NEXMARK_TURNS").map_or(1, |turns| turns.parse().unwrap());
     let wanted: Vec<usize> = std::env::var("NEXMARK_QUERIES").map_or(Vec::new(), |wanted| {
         wanted
             .split(',')
@@ -341,8 +347,14 @@ async fn run() {
             }
             let path = workspace().join(format!("tests/nexmark/q{number}.sql"));
             let query = std::fs::read_to_string(path).unwrap();
-            let continuous = world.continuous(&format!("q{number}"), &query).await;
-            let bounded = world.bounded(&query).await;
+            let (mut continuous, mut bounded) = (Err(String::new()), Err(String::new()));
+            for _ in 0..turns {
+                continuous = best(
+                    continuous,
+                    world.continuous(&format!("q{number}"), &query).await,
+                );
+                bounded = best(bounded, world.bounded(&query).await);
+            }
             for spent in [&continuous, &bounded] {
                 match spent {
                     Ok(spent) => {
@@ -356,7 +368,10 @@ async fn run() {
             }
             let share = match (COLUMNS[number], continuous) {
                 (Some(columns), Ok(spent)) => {
-                    let (_, alone) = world.decoded(Some(columns)).await;
+                    let mut alone = Duration::MAX;
+                    for _ in 0..turns {
+                        alone = alone.min(world.decoded(Some(columns)).await.1);
+                    }
                     format!("{:.0} %", 100.0 * alone.as_secs_f64() / spent.as_secs_f64())
                 }
                 _ => String::new(),
@@ -403,6 +418,18 @@ async fn run() {
     world.keeping.0.stop().await;
     world.discarding.0.stop().await;
     world.broker.close().await;
+}
+
+/// The lesser of two times; a turn that failed tells no more than that if another did not.
+fn best(
+    one: Result<Duration, String>,
+    other: Result<Duration, String>,
+) -> Result<Duration, String> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok(one.min(other)),
+        (Ok(one), Err(_)) | (Err(_), Ok(one)) => Ok(one),
+        (Err(_), Err(error)) => Err(error),
+    }
 }
 
 fn per_second(count: u64, spent: Duration) -> f64 {
