@@ -9,7 +9,7 @@
 //! [`beat`] (what leaves every so often), [`kernel`] (accumulators at rest) and [`quick`] (those that need none), [`key`] (groups as bytes), [`hash`] (how they are found), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`partial`] (rows added up apart), [`session`] (windows that rows make); then tables that
 //! change: [`delta`], [`moment`] (time within them), [`origin`] (which message a row is), [`latest`], [`aggregate`] with [`kept`] and [`ordered`], [`join`], [`as_of`], [`over`], [`top`], [`close`],
-//! the [`graph`] of these, [`slices`] (rows added up before windows repeat them), [`spread`] (which lane a row belongs to), and [`changes`] (how a change leaves for Debezium's readers).
+//! the [`graph`] of these, [`slices`] (rows added up before windows repeat them), [`spread`] (which lane a row belongs to), [`place`] (where it stands when it leaves), and [`changes`] (how a change leaves for Debezium's readers).
 
 pub(crate) mod aggregate;
 pub(crate) mod as_of;
@@ -31,6 +31,7 @@ pub(crate) mod ordered;
 pub(crate) mod origin;
 pub(crate) mod over;
 pub mod partial;
+pub(crate) mod place;
 pub mod project;
 pub(crate) mod quick;
 pub mod session;
@@ -51,6 +52,7 @@ use millpond_proto::time::Timestamp;
 
 use crate::operator::group::Groups;
 use crate::operator::partial::Partial;
+use crate::operator::place::Place;
 
 /// A step of a continuous query that turns rows into other rows.
 pub trait Operator: Send + fmt::Debug {
@@ -184,13 +186,10 @@ pub struct Emission {
     /// The message key of each row.
     pub keys: Keys,
     /// Where each row stands among those that other lanes emit at the same step; none: as they come.
-    pub places: Vec<Place>,
+    pub(crate) places: Vec<Place>,
     /// Message keys whose rows are no more.
     pub deleted: Vec<Bytes>,
 }
-
-/// Bytes that sort as rows leave.
-pub(crate) type Place = Arc<[u8]>;
 
 /// Where the message keys of emitted rows come from.
 #[derive(Debug)]

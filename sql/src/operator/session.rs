@@ -24,6 +24,7 @@ use crate::operator::beat::Beat;
 use crate::operator::group::{Emit, Grouping, Groups, Unit, group_bytes, known};
 use crate::operator::kernel::{State, accumulate, state_at, state_columns};
 use crate::operator::key::{Key, from_time, key_at, split_key};
+use crate::operator::place::Place;
 use crate::operator::{Emission, Keys, Late, LateTime, Operator, OperatorError, Output};
 
 /// The operator.
@@ -261,8 +262,11 @@ impl Session {
                 open.emitted.insert(message.clone());
                 messages.push(message);
                 places.push(match by_end {
-                    true => from_time(self.end_of(self.sessions[key].last_ms), &[key]),
-                    false => Arc::clone(key),
+                    true => {
+                        let end_ms = self.end_of(self.sessions[key].last_ms);
+                        Place::Own(from_time(end_ms, &[key]))
+                    }
+                    false => Place::Own(Arc::clone(key)),
                 });
             }
         }

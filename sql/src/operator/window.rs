@@ -27,6 +27,7 @@ use crate::operator::hash::Fixed;
 use crate::operator::kernel::{State, accumulate, state_at, state_columns};
 use crate::operator::key::{Key, from_time, key_at, split_key};
 use crate::operator::partial::Partial;
+use crate::operator::place::Place;
 use crate::operator::{Emission, Keys, Operator, OperatorError, Output};
 
 /// The operator.
@@ -236,8 +237,8 @@ impl Window {
             if passes {
                 keys.push(message);
                 places.push(match by_end {
-                    true => from_time(split_key(key).1, &[key]),
-                    false => Arc::clone(key),
+                    true => Place::Own(from_time(split_key(key).1, &[key])),
+                    false => Place::Own(Arc::clone(key)),
                 });
                 if takes_back {
                     self.emitted.insert(Arc::clone(key));

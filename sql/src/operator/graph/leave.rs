@@ -12,6 +12,7 @@ use crate::operator::delta::{Delta, Row, RowCodec, rows_at};
 use crate::operator::graph::{Given, Graph, Leaving, ROW_BYTES};
 use crate::operator::hash::Fixed;
 use crate::operator::key::{message_keys, message_keys_as};
+use crate::operator::place::{Place, beginning};
 use crate::operator::{Emission, Keys, OperatorError, Output};
 
 impl Graph {
@@ -59,11 +60,11 @@ impl Graph {
         if indices.is_empty() {
             return Ok(());
         }
-        let place = |row: &u32| places.get(*row as usize).cloned();
-        let mut places: Vec<Row> = indices.iter().filter_map(place).collect();
+        let place = |row: &u32| places.get(*row as usize).cloned().map(Place::Own);
+        let mut places: Vec<Place> = indices.iter().filter_map(place).collect();
         let rows = take_record_batch(&delta.rows, &UInt32Array::from(indices))?;
         if places.is_empty() && self.is_keyed() {
-            places = self.output.encode(&rows)?;
+            places = Place::all_of(self.output.encode_all(&rows)?, rows.num_rows());
         }
         let (rows, keys) = match &self.plan.leaving {
             Leaving::Keyed(key) => {
@@ -174,7 +175,7 @@ impl Graph {
         let keys: Vec<Bytes> = came_keys.iter().map(key).collect();
         out.emissions.push(Emission {
             rows: take_record_batch(&rows, &UInt32Array::from(came))?,
-            places: keys.iter().map(|key| Row::from(key.as_ref())).collect(),
+            places: vec![Place::Key; keys.len()],
             keys: Keys::Group(keys),
             deleted: went.iter().map(key).collect(),
         });
@@ -194,7 +195,7 @@ impl Graph {
             let was = self.there.get(&row).copied().unwrap_or(0);
             let now = was + weight;
             for number in was..now {
-                places.push(Arc::clone(&row));
+                places.push(Place::Own(Arc::clone(&row)));
                 indices.push(index);
                 row_keys.push(numbered(&key, number));
             }
@@ -242,15 +243,15 @@ struct Change<'a> {
 
 /// What changed by key, in the order of the keys.
 fn by_key<'a>(keys: &'a [Bytes], weights: &[i64]) -> Vec<Change<'a>> {
-    let mut rows: Vec<(&Bytes, u32, i64)> = keys
+    let mut rows: Vec<(u128, &Bytes, u32, i64)> = keys
         .iter()
         .zip(0..)
         .zip(weights)
-        .map(|((key, row), weight)| (key, row, *weight))
+        .map(|((key, row), weight)| (beginning(key), key, row, *weight))
         .collect();
     rows.sort_unstable();
     let mut changes: Vec<Change<'_>> = Vec::with_capacity(rows.len());
-    for (key, row, weight) in rows {
+    for (_, key, row, weight) in rows {
         if changes.last().is_none_or(|last| last.key != key) {
             let (went, came) = (None, None);
             changes.push(Change { key, went, came });
@@ -290,7 +291,7 @@ fn changed(
     let keys: Vec<Bytes> = changes.iter().map(|change| change.key.clone()).collect();
     out.emissions.push(Emission {
         rows: changes::changed(&before.0, &before.1, &after.0, &after.1)?,
-        places: keys.iter().map(|key| Row::from(key.as_ref())).collect(),
+        places: vec![Place::Key; keys.len()],
         keys: Keys::Group(keys),
         deleted: Vec::new(),
     });
