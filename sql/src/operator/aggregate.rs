@@ -12,7 +12,7 @@
 
 mod groups;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
@@ -24,6 +24,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use crate::operator::OperatorError;
 use crate::operator::aggregate::groups::Groups;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, other_state};
+use crate::operator::ends::Ends;
 use crate::operator::hash::Fixed;
 use crate::operator::kept::{Expressions, Keeper, Kept, Saved};
 use crate::operator::kernel::Kernel;
@@ -60,8 +61,8 @@ pub(crate) struct Aggregate {
     /// The aggregates' columns as bytes, to see whether a row changed.
     values: Keys,
     groups: Groups,
-    /// Groups that end, in the order in which they do.
-    ends: BTreeSet<(i64, Row)>,
+    /// Groups that end.
+    ends: Ends<Row>,
     state_bytes: usize,
 }
 
@@ -93,7 +94,7 @@ impl Aggregate {
             expressions,
             spec,
             groups: Groups::default(),
-            ends: BTreeSet::new(),
+            ends: Ends::default(),
             state_bytes: 0,
         })
     }
@@ -252,12 +253,18 @@ impl Aggregate {
 
     /// Forgets the groups that end before a time.
     fn forget(&mut self, before_ms: Option<i64>) {
-        let Some(before_ms) = before_ms else { return };
-        while self.ends.first().is_some_and(|(at, _)| *at < before_ms) {
-            let (_, key) = self.ends.pop_first().expect("it was just looked at");
-            if let Some(group) = self.groups.remove(&key) {
+        for (at_ms, key) in self.ends.take_before(before_ms) {
+            if let Some(mut group) = self.groups.remove_at(&key, at_ms) {
+                group.at_ms = None;
                 self.let_go(&key, &group);
             }
+        }
+        if self.ends.is_littered() {
+            let groups = &self.groups;
+            self.ends.sweep(|at_ms, key| {
+                let group = groups.find(key).map(|(_, slot)| groups.at(slot));
+                group.is_some_and(|group| group.at_ms == Some(at_ms))
+            });
         }
     }
 
@@ -357,12 +364,12 @@ impl Group {
 }
 
 /// Notes what a group ends by.
-fn note(ends: &mut BTreeSet<(i64, Row)>, key: &Row, before: Option<i64>, now: Option<i64>) {
-    if let Some(before) = before {
-        ends.remove(&(before, Arc::clone(key)));
+fn note(ends: &mut Ends<Row>, key: &Row, before: Option<i64>, now: Option<i64>) {
+    if before.is_some() {
+        ends.outdate();
     }
     if let Some(now) = now {
-        ends.insert((now, Arc::clone(key)));
+        ends.note(now, Arc::clone(key));
     }
 }
 
@@ -430,7 +437,7 @@ impl Node for Aggregate {
         let group = self.groups.at_mut(slot);
         if entry.part == END {
             group.at_ms = Some(entry.count);
-            self.ends.insert((entry.count, key));
+            self.ends.note(entry.count, key);
             return Ok(());
         }
         let part = usize::try_from(entry.part).map_err(|_| other_state())?;
@@ -463,7 +470,7 @@ impl Node for Aggregate {
 
     fn clear(&mut self) {
         self.groups = Groups::default();
-        self.ends = BTreeSet::new();
+        self.ends = Ends::default();
         self.state_bytes = 0;
     }
 }

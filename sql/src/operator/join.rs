@@ -28,6 +28,7 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
+use crate::operator::ends::Ends;
 use crate::operator::hash::Fixed;
 use crate::operator::join::rows::{Kept, OfKey};
 use crate::operator::key::Keys;
@@ -57,8 +58,8 @@ struct Side {
     codec: RowCodec,
     keys: Keys,
     rows: HashMap<Row, OfKey, Fixed>,
-    /// Rows that end, in the order in which they do: by [`Kept::at_ms`], key and row.
-    ends: BTreeSet<(i64, Row, Row)>,
+    /// Rows that end, by [`Kept::at_ms`]: key and row.
+    ends: Ends<(Row, Row)>,
 }
 
 /// A changed row that may match.
@@ -116,7 +117,7 @@ impl Join {
                 codec: RowCodec::new(&spec.inputs[index])?,
                 keys: Keys::new(types.iter())?,
                 rows: HashMap::default(),
-                ends: BTreeSet::new(),
+                ends: Ends::default(),
             })
         };
         Ok(Self {
@@ -257,14 +258,13 @@ impl Join {
         let Side {
             rows, ends: by_end, ..
         } = &mut self.sides[side];
-        let end = |at_ms: i64| (at_ms, Arc::clone(key), Arc::clone(row));
         // A row that was forgotten can not be taken back.
         if kept.count <= 0 {
             if let Some(of_key) = rows.get_mut(key) {
-                if let Some(before) = of_key.remove(row) {
+                if of_key.remove(row).is_some() {
                     self.state_bytes -= bytes;
                     if ends {
-                        by_end.remove(&end(before.at_ms));
+                        by_end.outdate();
                     }
                 }
                 if of_key.is_empty() {
@@ -279,26 +279,32 @@ impl Join {
             self.state_bytes += bytes;
         }
         if ends && before.is_none_or(|before| before.at_ms != kept.at_ms) {
-            if let Some(before) = before {
-                by_end.remove(&end(before.at_ms));
+            if before.is_some() {
+                by_end.outdate();
             }
-            by_end.insert(end(kept.at_ms));
+            by_end.note(kept.at_ms, (Arc::clone(key), Arc::clone(row)));
         }
     }
 
     /// Forgets the rows of a side that end before a time.
     fn forget(&mut self, side: usize, before_ms: Option<i64>) {
-        let Some(before_ms) = before_ms else { return };
         let Side { rows, ends, .. } = &mut self.sides[side];
-        while ends.first().is_some_and(|(at_ms, ..)| *at_ms < before_ms) {
-            let (_, key, row) = ends.pop_first().expect("it was just looked at");
-            self.state_bytes -= row_bytes(&key, &row, true);
-            if let Some(of_key) = rows.get_mut(&key) {
-                of_key.remove(&row);
+        for (at_ms, (key, row)) in ends.take_before(before_ms) {
+            let Some(of_key) = rows.get_mut(&key) else {
+                continue;
+            };
+            if of_key.remove_at(&row, at_ms) {
+                self.state_bytes -= row_bytes(&key, &row, true);
                 if of_key.is_empty() {
                     rows.remove(&key);
                 }
             }
+        }
+        if ends.is_littered() {
+            ends.sweep(|at_ms, (key, row)| {
+                let kept = rows.get(key).and_then(|of_key| of_key.get(row));
+                kept.is_some_and(|kept| kept.at_ms == at_ms)
+            });
         }
     }
 
@@ -468,12 +474,17 @@ impl Node for Join {
 
     fn save(&self, entries: &mut Entries) {
         for (part, side) in (0..).zip(&self.sides) {
+            let forgets = self.forgets(usize::from(part == 1));
+            let mut ends: Vec<(i64, &Row, &Row)> = Vec::new();
             let mut keys: Vec<(&Row, &OfKey)> = side.rows.iter().collect();
             keys.sort_unstable_by_key(|(key, _)| *key);
             for (key, rows) in keys {
                 let mut rows: Vec<(&Row, &Kept)> = rows.iter().collect();
                 rows.sort_unstable_by_key(|(row, _)| *row);
                 for (row, kept) in rows {
+                    if forgets {
+                        ends.push((kept.at_ms, key, row));
+                    }
                     entries.push(Entry {
                         part,
                         key,
@@ -483,12 +494,13 @@ impl Node for Join {
                     });
                 }
             }
-            for (at_ms, key, row) in &side.ends {
+            ends.sort_unstable();
+            for (at_ms, key, row) in ends {
                 entries.push(Entry {
                     part: part + ENDS,
                     key,
                     value: row,
-                    count: *at_ms,
+                    count: at_ms,
                     other: 0,
                 });
             }
@@ -497,26 +509,30 @@ impl Node for Join {
 
     fn restore(&mut self, entry: &Entry<'_>) -> Result<(), OperatorError> {
         let (key, row) = (Row::from(entry.key), Row::from(entry.value));
-        let (side, kept) = match entry.part {
-            0 | 1 => {
-                let kept = Kept {
-                    count: entry.count,
-                    matches: entry.other,
-                    ..Kept::default()
-                };
-                (usize::from(entry.part == 1), kept)
-            }
-            part => {
-                let side = usize::from(part == 1 + ENDS);
-                let mut kept = self.kept(side, &key, &row);
-                if kept.count == 0 {
-                    return Err(other_state());
-                }
-                kept.at_ms = entry.count;
-                (side, kept)
-            }
+        let side = match entry.part {
+            0 | ENDS => 0,
+            _ => 1,
         };
-        self.put(side, &key, &row, kept);
+        let forgets = self.forgets(side);
+        let Side { rows, ends, .. } = &mut self.sides[side];
+        if entry.part < ENDS {
+            let kept = Kept {
+                count: entry.count,
+                matches: entry.other,
+                ..Kept::default()
+            };
+            let of_key = rows.entry(Arc::clone(&key)).or_default();
+            if of_key.put(&row, kept).is_some() {
+                return Err(other_state());
+            }
+            self.state_bytes += row_bytes(&key, &row, forgets);
+            return Ok(());
+        }
+        let of_key = rows.get_mut(&key).ok_or_else(other_state)?;
+        let mut kept = of_key.get(&row).ok_or_else(other_state)?;
+        kept.at_ms = entry.count;
+        of_key.put(&row, kept);
+        ends.note(entry.count, (key, row));
         Ok(())
     }
 
@@ -535,7 +551,7 @@ impl Node for Join {
     fn clear(&mut self) {
         for side in &mut self.sides {
             side.rows = HashMap::default();
-            side.ends = BTreeSet::new();
+            side.ends = Ends::default();
         }
         self.state_bytes = 0;
     }

@@ -10,7 +10,7 @@
 
 mod partition;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array};
@@ -22,6 +22,7 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, other_state, rows_at};
+use crate::operator::ends::Ends;
 use crate::operator::hash::Fixed;
 use crate::operator::key::{Keys, milliseconds};
 use crate::operator::moment::{Ending, LateRow, Moment};
@@ -66,8 +67,8 @@ pub(crate) struct Top {
     order: Option<RowConverter>,
     rows: RowCodec,
     partitions: HashMap<Row, Partition, Fixed>,
-    /// Partitions that end, in the order in which they do.
-    ends: BTreeSet<(i64, Row)>,
+    /// Partitions that end.
+    ends: Ends<Row>,
     state_bytes: usize,
 }
 
@@ -99,7 +100,7 @@ impl Top {
             order,
             spec,
             partitions: HashMap::default(),
-            ends: BTreeSet::new(),
+            ends: Ends::default(),
             state_bytes: 0,
         })
     }
@@ -114,32 +115,35 @@ impl Top {
 
     /// Forgets the partitions that end before a time.
     fn forget(&mut self, before_ms: Option<i64>) {
-        let Some(before_ms) = before_ms else { return };
-        while self.ends.first().is_some_and(|(at, _)| *at < before_ms) {
-            let (_, key) = self.ends.pop_first().expect("it was just looked at");
-            let partition = self.partitions.remove(&key).unwrap_or_default();
-            for (place, _) in partition.rows() {
-                self.state_bytes -= row_bytes(&key, place);
+        let holds = |partition: Option<&Partition>, at_ms: i64| {
+            partition.is_some_and(|partition| partition.at_ms == Some(at_ms))
+        };
+        for (at_ms, key) in self.ends.take_before(before_ms) {
+            if holds(self.partitions.get(&key), at_ms) {
+                let partition = self.partitions.remove(&key).unwrap_or_default();
+                for (place, _) in partition.rows() {
+                    self.state_bytes -= row_bytes(&key, place);
+                }
             }
+        }
+        if self.ends.is_littered() {
+            let partitions = &self.partitions;
+            self.ends
+                .sweep(|at_ms, key| holds(partitions.get(key), at_ms));
         }
     }
 }
 
 /// Notes what a partition ends by.
-fn touch(
-    ends: &mut BTreeSet<(i64, Row)>,
-    key: &Row,
-    partition: &mut Partition,
-    at_ms: Option<i64>,
-) {
+fn touch(ends: &mut Ends<Row>, key: &[u8], partition: &mut Partition, at_ms: Option<i64>) {
     if partition.at_ms == at_ms {
         return;
     }
-    if let Some(before) = std::mem::replace(&mut partition.at_ms, at_ms) {
-        ends.remove(&(before, Arc::clone(key)));
+    if std::mem::replace(&mut partition.at_ms, at_ms).is_some() {
+        ends.outdate();
     }
     if let Some(at_ms) = at_ms {
-        ends.insert((at_ms, Arc::clone(key)));
+        ends.note(at_ms, Row::from(key));
     }
 }
 
@@ -317,12 +321,16 @@ impl Node for Top {
                 });
             }
         }
-        for (at_ms, key) in &self.ends {
+        let ends = self.partitions.iter();
+        let ends = ends.filter_map(|(key, partition)| Some((partition.at_ms?, key)));
+        let mut ends: Vec<(i64, &Row)> = ends.collect();
+        ends.sort_unstable();
+        for (at_ms, key) in ends {
             entries.push(Entry {
                 part: END,
                 key,
                 value: &[],
-                count: *at_ms,
+                count: at_ms,
                 other: 0,
             });
         }
@@ -371,7 +379,7 @@ impl Node for Top {
 
     fn clear(&mut self) {
         self.partitions = HashMap::default();
-        self.ends = BTreeSet::new();
+        self.ends = Ends::default();
         self.state_bytes = 0;
     }
 }

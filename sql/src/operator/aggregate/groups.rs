@@ -54,6 +54,15 @@ impl Groups {
         self.slots[slot].take()
     }
 
+    /// Takes a group away if it ends at that time.
+    pub(super) fn remove_at(&mut self, key: &[u8], at_ms: i64) -> Option<Group> {
+        let slot = *self.places.get(key)?;
+        match self.at(slot).at_ms == Some(at_ms) {
+            true => self.remove(key),
+            false => None,
+        }
+    }
+
     /// All of them, in no order that is told.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Row, &Group)> {
         let places = self.places.iter();

@@ -205,7 +205,7 @@ impl Join {
         };
         self.state_bytes += row_bytes(key_bytes, &row, forgets);
         if let Some(key) = key.filter(|_| forgets) {
-            ends.insert((kept.at_ms, key, row));
+            ends.note(kept.at_ms, (key, row));
         }
         true
     }
