@@ -204,6 +204,7 @@ impl Node for Top {
             let mut bytes = Vec::new();
             let mut places: HashMap<&[u8], usize, Fixed> = HashMap::default();
             let mut touched: Vec<Touched<'_>> = Vec::new();
+            let mut standing: Vec<Option<&Partition>> = Vec::new();
             // Rows that may be among those that count: of the others no more than the order is looked at.
             let mut candidates: Vec<u32> = Vec::new();
             for (index, row) in (0..count).zip(0_u32..) {
@@ -230,12 +231,12 @@ impl Node for Top {
                         at_ms,
                         candidates: Vec::new(),
                     });
+                    standing.push(self.partitions.get(key));
                     touched.len() - 1
                 });
                 touched[place].at_ms = at_ms;
-                let partition = self.partitions.get(key);
                 order_bytes(index, &mut bytes);
-                if partition.is_some_and(|partition| partition.passes_over(&bytes, most)) {
+                if standing[place].is_some_and(|known| known.passes_over(&bytes, most)) {
                     continue;
                 }
                 touched[place].candidates.push((index, candidates.len()));
@@ -245,18 +246,19 @@ impl Node for Top {
                 true => self.rows.encode_all(&delta.rows)?,
                 false => self.rows.encode_all(&rows_at(&delta.rows, candidates)?)?,
             };
+            let (mut before, mut after) = (Vec::new(), Vec::new());
             for touched in touched {
                 if touched.candidates.is_empty() && ending.is_none() {
                     continue;
                 }
-                let (key, mut partition) = match self.partitions.remove_entry(touched.key) {
-                    Some(known) => known,
-                    None => (Row::from(touched.key), Partition::default()),
-                };
-                let before = match touched.candidates.is_empty() {
-                    true => Vec::new(),
-                    false => partition.first(self.spec.count),
-                };
+                let key = touched.key;
+                let mut new = Partition::default();
+                let known = self.partitions.get_mut(key);
+                let is_new = known.is_none();
+                let partition = known.unwrap_or(&mut new);
+                if !touched.candidates.is_empty() {
+                    partition.first(self.spec.count, &mut before);
+                }
                 // What was forgotten can not be taken back.
                 let is_known = ending.is_none() || !partition.is_empty();
                 let mut takes = touched.candidates.is_empty();
@@ -272,18 +274,22 @@ impl Node for Top {
                         order: bytes.len(),
                     };
                     bytes.extend_from_slice(rows.row(*candidate));
-                    partition.put(&key, &bytes, ranked, most, &mut self.state_bytes);
+                    partition.put(key, &bytes, ranked, most, &mut self.state_bytes);
                 }
                 if !touched.candidates.is_empty() {
-                    differences(&before, &partition.first(self.spec.count), &mut changes);
+                    partition.first(self.spec.count, &mut after);
+                    differences(&before, &after, &mut changes);
                 }
                 if partition.is_empty() {
-                    touch(&mut self.ends, &key, &mut partition, None);
+                    touch(&mut self.ends, key, partition, None);
+                    self.partitions.remove(key);
                 } else {
                     if takes {
-                        touch(&mut self.ends, &key, &mut partition, touched.at_ms);
+                        touch(&mut self.ends, key, partition, touched.at_ms);
                     }
-                    self.partitions.insert(key, partition);
+                    if is_new {
+                        self.partitions.insert(Row::from(key), new);
+                    }
                 }
             }
         }

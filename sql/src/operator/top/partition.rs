@@ -123,16 +123,15 @@ impl Partition {
         self.rows.last().is_none()
     }
 
-    /// The first rows, in order.
-    pub(super) fn first(&self, count: u64) -> Vec<(Row, usize)> {
+    /// Puts the first rows, in order, into `first`, which is emptied before.
+    pub(super) fn first(&self, count: u64, first: &mut Vec<(Row, usize)>) {
+        first.clear();
         let each = self.rows.iter().flat_map(|(place, ranked)| {
             let count = usize::try_from(ranked.count).unwrap_or(0);
             std::iter::repeat_n((place, ranked.order), count)
         });
-        let first = each.take(usize::try_from(count).unwrap_or(usize::MAX));
-        first
-            .map(|(place, order)| (Row::clone(place), order))
-            .collect()
+        let each = each.take(usize::try_from(count).unwrap_or(usize::MAX));
+        first.extend(each.map(|(place, order)| (Row::clone(place), order)));
     }
 
     /// Whether a row that comes lies behind the first `most`, by its order alone.
