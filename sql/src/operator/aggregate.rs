@@ -15,8 +15,8 @@ mod groups;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::{concat_batches, take, take_record_batch};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, make_comparator};
+use arrow::compute::{SortOptions, interleave_record_batch, take, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
@@ -58,18 +58,18 @@ pub(crate) struct Aggregate {
     keepers: Vec<Keeper>,
     expressions: Expressions,
     keys: Keys,
-    /// The aggregates' columns as bytes, to see whether a row changed.
-    values: Keys,
     groups: Groups,
     /// Groups that end.
     ends: Ends<Row>,
     state_bytes: usize,
 }
 
-/// The groups of a tick's rows, in the order of their keys, and where in it each row's is.
+/// The groups of a tick's rows, in the order in which they came, and where in it each row's is.
 struct Touched {
     /// Each with its slot, if it is there.
     groups: Vec<(Row, Option<usize>)>,
+    /// The first row of each.
+    first: Vec<u32>,
     places: Vec<usize>,
 }
 
@@ -81,15 +81,11 @@ impl Aggregate {
         let keepers = spec.kernels.iter();
         let keepers = keepers
             .map(|kernel| Keeper::new(kernel, &spec.input, spec.is_append, &mut expressions));
-        let keepers = keepers.collect::<Result<_, _>>()?;
-        let types = |skip: usize, take: usize| {
-            let fields = spec.schema.fields().iter().skip(skip).take(take);
-            Keys::new(fields.map(|field| field.data_type()))
-        };
-        let width = spec.groups.len();
+        let keepers = keepers.collect::<Result<Vec<_>, _>>()?;
+        let groups = spec.schema.fields().iter().take(spec.groups.len());
+        let keys = Keys::new(groups.map(|field| field.data_type()))?;
         Ok(Self {
-            keys: types(0, width)?,
-            values: types(width, usize::MAX)?,
+            keys,
             keepers,
             expressions,
             spec,
@@ -107,36 +103,25 @@ impl Aggregate {
 
     /// Finds the groups of some rows.
     fn find(&self, encoded: &Encoded, count: usize) -> Touched {
-        let mut seen: HashMap<&[u8], usize, Fixed> = HashMap::default();
-        let mut keys: Vec<&[u8]> = Vec::new();
-        let mut places: Vec<usize> = Vec::with_capacity(count);
-        for row in 0..count {
+        let mut seen: HashMap<&[u8], usize, Fixed> =
+            HashMap::with_capacity_and_hasher(count / 4, Fixed::default());
+        let mut touched = Touched {
+            groups: Vec::new(),
+            first: Vec::new(),
+            places: Vec::with_capacity(count),
+        };
+        for (row, index) in (0..count).zip(0_u32..) {
             let key = encoded.row(row);
-            places.push(*seen.entry(key).or_insert_with(|| {
-                keys.push(key);
-                keys.len() - 1
+            touched.places.push(*seen.entry(key).or_insert_with(|| {
+                touched.groups.push(match self.groups.find(key) {
+                    Some((key, slot)) => (key, Some(slot)),
+                    None => (Row::from(key), None),
+                });
+                touched.first.push(index);
+                touched.first.len() - 1
             }));
         }
-        let mut order: Vec<usize> = (0..keys.len()).collect();
-        order.sort_unstable_by_key(|place| keys[*place]);
-        let mut ranks = vec![0; keys.len()];
-        for (rank, place) in order.iter().enumerate() {
-            ranks[*place] = rank;
-        }
-        for place in &mut places {
-            *place = ranks[*place];
-        }
-        let groups = order.into_iter().map(|place| {
-            let key = keys[place];
-            match self.groups.find(key) {
-                Some((key, slot)) => (key, Some(slot)),
-                None => (Row::from(key), None),
-            }
-        });
-        Touched {
-            groups: groups.collect(),
-            places,
-        }
+        touched
     }
 
     /// The rows of the groups that are there, and the place of each in `touched`; `keys` are the columns of all.
@@ -238,6 +223,7 @@ impl Aggregate {
             .insert(Arc::clone(&key), Group::new(&self.keepers));
         let touched = Touched {
             groups: vec![(key, Some(slot))],
+            first: Vec::new(),
             places: Vec::new(),
         };
         let (rows, _) = self.rows_of(&touched, &[])?;
@@ -278,34 +264,38 @@ impl Aggregate {
         };
         let encoded = self.keys.encode(&columns)?;
         let mut touched = self.find(&encoded, delta.rows.num_rows());
-        let keys = touched.groups.iter().map(|(key, _)| key.as_ref());
-        let keys = self.keys.decode(keys)?;
+        let first = UInt32Array::from(std::mem::take(&mut touched.first));
+        let keys = columns.iter().map(|column| take(column, &first, None));
+        let keys = keys.collect::<Result<Vec<ArrayRef>, _>>()?;
         let (before, was_at) = self.rows_of(&touched, &keys)?;
         self.apply(delta, &mut touched, &at_ms)?;
         let (after, is_at) = self.rows_of(&touched, &keys)?;
 
         // Rows that stay as they were are left out.
         let width = self.spec.groups.len();
-        let was = self.values.encode(&before.columns()[width..])?;
-        let is = self.values.encode(&after.columns()[width..])?;
+        let compared = before.columns()[width..]
+            .iter()
+            .zip(&after.columns()[width..]);
+        let compared = compared.map(|(was, is)| make_comparator(was, is, SortOptions::default()));
+        let compared = compared.collect::<Result<Vec<_>, _>>()?;
+        let is_same = |was: usize, is: usize| compared.iter().all(|cmp| cmp(was, is).is_eq());
         let mut stays = vec![false; before.num_rows()];
-        let mut came: Vec<u32> = Vec::new();
+        let mut came: Vec<(usize, usize)> = Vec::new();
         let mut old = was_at.iter().enumerate().peekable();
-        for ((number, place), row) in (0_u32..).zip(&is_at).zip(0..) {
+        for (row, place) in is_at.iter().enumerate() {
             while old.next_if(|(_, was)| *was < place).is_some() {}
             match old.next_if(|(_, was)| *was == place) {
-                Some((before, _)) if was.row(before) == is.row(row) => stays[before] = true,
-                _ => came.push(number),
+                Some((before, _)) if is_same(before, row) => stays[before] = true,
+                _ => came.push((1, row)),
             }
         }
-        let went = (0_u32..).zip(&stays).filter(|(_, stays)| !**stays);
-        let went: Vec<u32> = went.map(|(row, _)| row).collect();
-        let mut weights = vec![-1; went.len()];
-        weights.resize(went.len() + came.len(), 1);
-        let went = take_record_batch(&before, &UInt32Array::from(went))?;
-        let came = take_record_batch(&after, &UInt32Array::from(came))?;
+        let went = stays.iter().enumerate().filter(|(_, stays)| !**stays);
+        let mut rows: Vec<(usize, usize)> = went.map(|(row, _)| (0, row)).collect();
+        let mut weights = vec![-1; rows.len()];
+        weights.resize(rows.len() + came.len(), 1);
+        rows.append(&mut came);
         Ok(Delta {
-            rows: concat_batches(&self.spec.schema, [&went, &came])?,
+            rows: interleave_record_batch(&[&before, &after], &rows)?,
             weights,
         })
     }
@@ -441,13 +431,13 @@ impl Node for Aggregate {
             return Ok(());
         }
         let part = usize::try_from(entry.part).map_err(|_| other_state())?;
-        let place = group.kept.get_mut(part).zip(self.keepers.get(part));
-        let (kept, keeper) = place.ok_or_else(other_state)?;
         let saved = Saved {
             value: entry.value,
             count: entry.count,
             is_total: entry.other == 1,
         };
+        let place = group.kept.get_mut(part).zip(self.keepers.get(part));
+        let (kept, keeper) = place.ok_or_else(other_state)?;
         keeper.restore(kept, saved, &mut self.state_bytes)
     }
 
