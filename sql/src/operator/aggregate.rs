@@ -11,6 +11,7 @@
 //! gave stays; rows that come for it later make a new one, or are late.
 
 mod groups;
+mod shared;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
 use crate::operator::aggregate::groups::Groups;
+use crate::operator::aggregate::shared::{Numbers, Sharing};
 use crate::operator::delta::{Delta, Entries, Entry, Node, Row, other_state};
 use crate::operator::ends::Ends;
 use crate::operator::hash::Fixed;
@@ -48,6 +50,8 @@ pub(crate) struct AggregateSpec {
 struct Group {
     rows: i64,
     kept: Vec<Kept>,
+    /// What several aggregates keep together.
+    shared: Vec<Numbers>,
     /// What it ends by; `None` when it does not end.
     at_ms: Option<i64>,
 }
@@ -56,6 +60,7 @@ struct Group {
 pub(crate) struct Aggregate {
     spec: AggregateSpec,
     keepers: Vec<Keeper>,
+    sharing: Sharing,
     expressions: Expressions,
     keys: Keys,
     groups: Groups,
@@ -73,6 +78,13 @@ struct Touched {
     places: Vec<usize>,
 }
 
+/// A row of a tick that its group takes.
+struct Taken {
+    row: usize,
+    slot: usize,
+    weight: i64,
+}
+
 const GROUP_BYTES: usize = 200;
 
 impl Aggregate {
@@ -86,6 +98,7 @@ impl Aggregate {
         let keys = Keys::new(groups.map(|field| field.data_type()))?;
         Ok(Self {
             keys,
+            sharing: Sharing::of(&keepers, spec.is_append),
             keepers,
             expressions,
             spec,
@@ -182,8 +195,8 @@ impl Aggregate {
             let (key, slot) = &mut touched.groups[place];
             let slot = *slot.get_or_insert_with(|| {
                 self.state_bytes += GROUP_BYTES + key.len();
-                self.groups
-                    .insert(Arc::clone(key), Group::new(&self.keepers))
+                let group = Group::new(&self.keepers, &self.sharing);
+                self.groups.insert(Arc::clone(key), group)
             });
             let group = self.groups.at_mut(slot);
             group.rows += weight;
@@ -191,14 +204,18 @@ impl Aggregate {
                 let before = std::mem::replace(&mut group.at_ms, at_ms[row]);
                 note(&mut self.ends, key, before, at_ms[row]);
             }
-            taken.push((row, slot, weight));
+            taken.push(Taken { row, slot, weight });
         }
-        for (index, (keeper, arguments)) in self.keepers.iter().zip(&arguments).enumerate() {
-            for (row, slot, weight) in &taken {
+        let keepers = self.keepers.iter().zip(&arguments).enumerate();
+        for (index, (keeper, arguments)) in keepers.filter(|(at, _)| !self.sharing.shares(*at)) {
+            for Taken { row, slot, weight } in &taken {
                 let kept = &mut self.groups.at_mut(*slot).kept[index];
                 keeper.add(kept, arguments, *row, *weight, &mut self.state_bytes);
             }
         }
+        let bytes = &mut self.state_bytes;
+        self.sharing
+            .add(&mut self.groups, &taken, &arguments, bytes);
         let stays = self.is_one_group();
         for (key, slot) in &mut touched.groups {
             let gone = slot.take_if(|slot| self.groups.at(*slot).rows <= 0 && !stays);
@@ -220,7 +237,7 @@ impl Aggregate {
         self.state_bytes += GROUP_BYTES;
         let slot = self
             .groups
-            .insert(Arc::clone(&key), Group::new(&self.keepers));
+            .insert(Arc::clone(&key), Group::new(&self.keepers, &self.sharing));
         let touched = Touched {
             groups: vec![(key, Some(slot))],
             first: Vec::new(),
@@ -235,6 +252,7 @@ impl Aggregate {
         note(&mut self.ends, key, group.at_ms, None);
         self.state_bytes -= GROUP_BYTES + key.len();
         self.state_bytes -= group.kept.iter().map(Kept::bytes).sum::<usize>();
+        self.state_bytes -= group.shared.iter().map(Numbers::bytes).sum::<usize>();
     }
 
     /// Forgets the groups that end before a time.
@@ -344,10 +362,12 @@ impl Aggregate {
 
 impl Group {
     /// A group without rows.
-    fn new(keepers: &[Keeper]) -> Self {
+    fn new(keepers: &[Keeper], sharing: &Sharing) -> Self {
+        let (kept, shared) = sharing.fresh(keepers);
         Self {
             rows: 0,
-            kept: keepers.iter().map(Keeper::fresh).collect(),
+            kept,
+            shared,
             at_ms: None,
         }
     }
@@ -398,8 +418,8 @@ impl Node for Aggregate {
             if let Some(at_ms) = group.at_ms {
                 number(END, at_ms);
             }
-            for (part, kept) in (0..).zip(&group.kept) {
-                kept.save(|saved| {
+            for ((part, kept), index) in (0..).zip(&group.kept).zip(0..) {
+                let put = |saved: Saved<'_>| {
                     entries.push(Entry {
                         part,
                         key,
@@ -407,7 +427,11 @@ impl Node for Aggregate {
                         count: saved.count,
                         other: i64::from(saved.is_total),
                     });
-                });
+                };
+                match self.sharing.shares(index) {
+                    true => self.sharing.save(index, &group.shared, put),
+                    false => kept.save(put),
+                }
             }
         }
     }
@@ -418,7 +442,7 @@ impl Node for Aggregate {
                 return Err(other_state());
             }
             self.state_bytes += GROUP_BYTES + entry.key.len();
-            let mut group = Group::new(&self.keepers);
+            let mut group = Group::new(&self.keepers, &self.sharing);
             group.rows = entry.count;
             self.groups.insert(Row::from(entry.key), group);
             return Ok(());
@@ -436,7 +460,13 @@ impl Node for Aggregate {
             count: entry.count,
             is_total: entry.other == 1,
         };
-        let place = group.kept.get_mut(part).zip(self.keepers.get(part));
+        let bytes = &mut self.state_bytes;
+        let Group { kept, shared, .. } = group;
+        if self.sharing.shares(part) {
+            let is_one = self.sharing.restore(part, kept, shared, saved, bytes);
+            return is_one.then_some(()).ok_or_else(other_state);
+        }
+        let place = kept.get_mut(part).zip(self.keepers.get(part));
         let (kept, keeper) = place.ok_or_else(other_state)?;
         keeper.restore(kept, saved, &mut self.state_bytes)
     }

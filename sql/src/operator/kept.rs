@@ -6,7 +6,7 @@
 //! | Function | Kept | Cost of a row |
 //! |---|---|---|
 //! | `count`, `sum` and `avg` of whole numbers | the exact total and how many | constant |
-//! | `count(DISTINCT x)` | each value and how often | constant |
+//! | `count(DISTINCT x)` | each value and how often, or which of several aggregates count it ([`crate::operator::aggregate`]) | constant |
 //! | `min`, `max` of rows that only come | the one that counts | constant |
 //! | `min`, `max` | the values in order | logarithm |
 //! | any other | the values in order; its accumulator takes them all, from the smallest up | the group |
@@ -41,7 +41,7 @@ use crate::operator::ordered::{depends_on_order, without_order};
 /// What a value that is kept takes besides its bytes, about.
 const ENTRY_BYTES: usize = 80;
 /// What a whole number and how often it is there take, about.
-const NUMBER_BYTES: usize = 32;
+pub(crate) const NUMBER_BYTES: usize = 32;
 
 /// How an aggregate keeps its groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +135,18 @@ pub(crate) struct Arguments {
     encoded: Option<Encoded>,
 }
 
+impl Arguments {
+    /// The rows that count; `None`: all.
+    pub(crate) fn counts(&self) -> Option<&BooleanBuffer> {
+        self.counts.as_ref()
+    }
+
+    /// The whole numbers that they are, if they are.
+    pub(crate) fn numbers(&self) -> Option<&Int64Array> {
+        self.numbers.as_ref()
+    }
+}
+
 impl Keeper {
     /// The way to keep `kernel`, over rows of `input`, which only come if `is_append`.
     ///
@@ -215,6 +227,14 @@ impl Keeper {
                 .map(|filter| expressions.place(filter)),
             keys: Keys::of(fields)?,
         })
+    }
+
+    /// Which of the expressions it counts the distinct whole numbers of, if it does.
+    pub(crate) fn distinct_numbers(&self) -> Option<usize> {
+        match (self.way, self.arguments.as_slice()) {
+            (Way::DistinctNumbers, [argument]) => Some(*argument),
+            _ => None,
+        }
     }
 
     /// What is kept of a group that has no row yet.
@@ -394,6 +414,7 @@ impl Keeper {
             Way::DistinctNumbers | Way::Distinct => {
                 let counts = kept.map(|kept| match kept {
                     Kept::Numbers(numbers) => numbers.len() as i64,
+                    Kept::Total { count, .. } => *count,
                     Kept::Set(values) => values.len() as i64,
                     _ => 0,
                 });
@@ -484,6 +505,13 @@ impl Keeper {
 }
 
 impl Kept {
+    /// Counts one more argument in a total.
+    pub(crate) fn count_one(&mut self) {
+        if let Self::Total { count, .. } = self {
+            *count += 1;
+        }
+    }
+
     /// Gives each entry of the state to `put`, in an order that follows from the values alone.
     pub(crate) fn save(&self, mut put: impl FnMut(Saved<'_>)) {
         fn value(value: &[u8], count: i64) -> Saved<'_> {
