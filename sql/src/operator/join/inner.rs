@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{concat_batches, filter_record_batch, take};
 use datafusion::common::cast::as_boolean_array;
 
 use crate::operator::OperatorError;
-use crate::operator::delta::{Delta, Row, rows_at};
+use crate::operator::delta::{Delta, Row, RowCodec, rows_at};
 use crate::operator::hash::Fixed;
 use crate::operator::join::came::Came;
 use crate::operator::join::rows::{Kept, OfKey};
@@ -124,8 +124,7 @@ impl Join {
     fn give(&self, coming: &Coming<'_>, pairs: Pairs<'_>) -> Result<Delta, OperatorError> {
         let options = RecordBatchOptions::new().with_row_count(Some(pairs.came.len()));
         let came = rows_at(&coming.delta.rows, pairs.came)?;
-        let met = &self.sides[1 - coming.side].codec;
-        let met = met.columns(pairs.met.into_iter())?;
+        let met = columns_of(&self.sides[1 - coming.side].codec, &pairs.met)?;
         let came = came.columns().to_vec();
         let (mut columns, right) = match coming.side {
             0 => (came, met),
@@ -160,7 +159,11 @@ impl Join {
         for (row, change) in &coming.changes {
             let row = *row as usize;
             let (key, row) = (coming.keys.row(row), coming.rows.row(row));
-            if change.weight > 0 && self.push(coming.side, key, row, change, forgets) {
+            let is_done = match change.weight > 0 {
+                true => self.push(coming.side, key, row, change, forgets),
+                false => self.pull(coming.side, key, row, change, forgets),
+            };
+            if is_done {
                 continue;
             }
             let known = self.sides[coming.side].rows.get_key_value(key);
@@ -209,6 +212,57 @@ impl Join {
         }
         true
     }
+
+    /// Takes a row back that goes for good, as most that go do; answers whether it was so. What was forgotten is not there to go.
+    fn pull(
+        &mut self,
+        side: usize,
+        key: &[u8],
+        row: &[u8],
+        change: &Change,
+        forgets: bool,
+    ) -> bool {
+        let Side { rows, ends, .. } = &mut self.sides[side];
+        let Some(of_key) = rows.get_mut(key) else {
+            return true;
+        };
+        let goes = |kept: &Kept| kept.count + change.weight <= 0;
+        if of_key.remove_if(row, goes).is_none() {
+            return false;
+        }
+        if of_key.is_empty() {
+            rows.remove(key);
+        }
+        self.state_bytes -= row_bytes(key, row, forgets);
+        if forgets {
+            ends.outdate();
+        }
+        true
+    }
+}
+
+/// The columns of rows that are met, each made of its bytes once, however many meet it.
+fn columns_of(codec: &RowCodec, met: &[&[u8]]) -> Result<Vec<ArrayRef>, OperatorError> {
+    let mut places: HashMap<*const u8, u32, Fixed> = HashMap::default();
+    let mut rows: Vec<&[u8]> = Vec::new();
+    let mut of_pairs: Vec<u32> = Vec::with_capacity(met.len());
+    let mut next = 0;
+    for row in met {
+        // Where a row lies in the state tells it from all others.
+        let place = places.entry(row.as_ptr()).or_insert_with(|| {
+            rows.push(row);
+            next += 1;
+            next - 1
+        });
+        of_pairs.push(*place);
+    }
+    if rows.len() > met.len() / 2 {
+        return codec.columns(met.iter().copied());
+    }
+    let columns = codec.columns(rows.into_iter())?;
+    let of_pairs = UInt32Array::from(of_pairs);
+    let taken = columns.iter().map(|column| take(column, &of_pairs, None));
+    Ok(taken.collect::<Result<_, _>>()?)
 }
 
 /// Changes of equal rows as one: what goes before it comes would find nothing to go.
