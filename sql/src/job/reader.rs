@@ -7,9 +7,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
-use arrow::array::{Int64Array, RecordBatch, UInt64Array};
+use arrow::array::{Array as _, Int64Array, RecordBatch, UInt64Array};
+use arrow::buffer::ScalarBuffer;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, UInt64Type};
+use arrow::datatypes::{DataType, Int64Type, UInt64Type};
 use futures::StreamExt;
 use millpond_proto::message::{Offset, QueueId, TopicId};
 
@@ -252,6 +253,14 @@ pub(crate) fn offsets(batch: &RecordBatch) -> Result<UInt64Array, JobError> {
     let column = batch
         .column_by_name("offset")
         .ok_or_else(|| missing("offset"))?;
+    if let Some(signed) = column.as_primitive_opt::<Int64Type>()
+        && signed.null_count() == 0
+        && signed.values().iter().fold(0, |all, offset| all | *offset) >= 0
+    {
+        // None is negative, so the bytes are the same, and nothing need be copied.
+        let same = ScalarBuffer::from(signed.values().inner().clone());
+        return Ok(UInt64Array::new(same, None));
+    }
     let column = cast(column, &DataType::UInt64)?;
     Ok(column.as_primitive::<UInt64Type>().clone())
 }
