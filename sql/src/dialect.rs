@@ -1,5 +1,5 @@
 //! The words of our SQL below the statement level: PostgreSQL's, plus `TABLE t` as an argument of a
-//! window function and `EMIT` as a word that is never an alias.
+//! window function, `EMIT` as a word that is never an alias, and `IS DISTINCT FROM` bound as in PostgreSQL.
 //!
 //! Whole statements are parsed in [`crate::statement`]; this file only answers the parser's questions.
 
@@ -150,6 +150,33 @@ impl Dialect for MillpondDialect {
         }
         parser.advance_token();
         Some(table_argument(parser))
+    }
+
+    /// `a IS [NOT] DISTINCT FROM b AND c`: the parser takes `b AND c` for what `a` is compared with. It binds as tightly as the other tests with `IS`.
+    fn parse_infix(
+        &self,
+        parser: &mut Parser,
+        expr: &Expr,
+        _precedence: u8,
+    ) -> Option<Result<Expr, ParserError>> {
+        let is_equal = if parser.parse_keywords(&[Keyword::IS, Keyword::DISTINCT, Keyword::FROM]) {
+            false
+        } else if parser.parse_keywords(&[
+            Keyword::IS,
+            Keyword::NOT,
+            Keyword::DISTINCT,
+            Keyword::FROM,
+        ]) {
+            true
+        } else {
+            return None;
+        };
+        let left = Box::new(expr.clone());
+        let right = parser.parse_subexpr(self.prec_value(Precedence::Is));
+        Some(right.map(|right| match is_equal {
+            true => Expr::IsNotDistinctFrom(left, Box::new(right)),
+            false => Expr::IsDistinctFrom(left, Box::new(right)),
+        }))
     }
 }
 
