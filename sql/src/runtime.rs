@@ -13,6 +13,7 @@ use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::optimizer::Optimizer;
 use datafusion::prelude::SessionConfig;
 use millpond_proto::limits;
 use object_store::ObjectStore;
@@ -83,6 +84,9 @@ pub fn config(partitions: usize) -> SessionConfig {
     config
 }
 
+/// A rule of the engine that makes one group of all rows of groups by a constant: over no rows the one has a row and the others have none.
+const WRONG_OVER_NO_ROWS: &str = "eliminate_group_by_constant";
+
 /// A fresh session: all functions over values, the engine's and ours, none over files.
 #[must_use]
 pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
@@ -94,9 +98,12 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
     functions.extend(patterned(&functions));
     let mut of_groups = SessionStateDefaults::default_aggregate_functions();
     of_groups.extend(aggregates());
+    let mut rules = Optimizer::new().rules;
+    rules.retain(|rule| rule.name() != WRONG_OVER_NO_ROWS);
     SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
+        .with_optimizer_rules(rules)
         .with_expr_planners(planners)
         .with_scalar_functions(functions)
         .with_aggregate_functions(of_groups)

@@ -32,6 +32,7 @@ use crate::catalog::timestamp;
 use crate::continuous::{Continuous, JobStatus};
 use crate::error::SqlError;
 use crate::plan::as_of::{self, Reading};
+use crate::plan::constant::bound;
 use crate::plan::located::located;
 use crate::plan::named;
 use crate::plan::star;
@@ -115,7 +116,7 @@ impl Sessions {
             true => as_of::plain(plan, topics)?,
             false => plan,
         };
-        Ok((state, plan))
+        Ok((state, bound(plan)?))
     }
 
     fn state(&self, notices: &Notices, depth: usize, has_as_of: bool) -> SessionState {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 
 use crate::error::SqlError;
 use crate::operator::aggregate::AggregateSpec;
@@ -16,7 +15,7 @@ use crate::plan::bounds::{Time, time_of};
 use crate::plan::chain::{depends_on_order, lower};
 use crate::plan::continuous::lateness_ms;
 use crate::plan::graph::{Builder, Edge, nullable, told};
-use crate::plan::grouping_sets::Sets;
+use crate::plan::grouping_sets::{Sets, distinct};
 use crate::plan::refuse::refused;
 
 impl Builder<'_> {
@@ -27,29 +26,38 @@ impl Builder<'_> {
         aggr_expr: &[Expr],
         schema: &DFSchema,
     ) -> Result<Edge, SqlError> {
-        let mut below = self.relation(input)?;
-        let sets = Sets::of(group_expr)?;
-        let group_expr = sets.as_ref().map_or(group_expr, |sets| &sets.exprs);
-        let width = self.nodes[below.node].schema.fields().len();
-        if let Some(sets) = &sets {
-            let id = schema.field(group_expr.len()).data_type();
-            below.node = self.expand(below.node, sets, input.schema(), id)?;
+        let below = self.relation(input)?;
+        if let Some(sets) = Sets::of(group_expr)? {
+            return self.aggregate_by_sets(below, &sets, input.schema(), aggr_expr, schema);
         }
+        let group_expr = distinct(group_expr)?;
+        let mut groups = Vec::new();
+        for (expr, field) in group_expr.iter().zip(schema.fields()) {
+            groups.push((field.name().clone(), self.physical(expr, input.schema())?));
+        }
+        let times = passed_times(&group_expr, input.schema(), &below.times);
+        self.aggregate_node(&below, groups, times, aggr_expr, input.schema())
+    }
+
+    /// One node that groups by these expressions under these names, of which `times` move on. `input` names the first columns of the rows below.
+    pub(super) fn aggregate_node(
+        &mut self,
+        below: &Edge,
+        named_groups: Vec<(String, Arc<dyn PhysicalExpr>)>,
+        times: Vec<Time>,
+        aggr_expr: &[Expr],
+        input: &DFSchema,
+    ) -> Result<Edge, SqlError> {
         let rows = Arc::clone(&self.nodes[below.node].schema);
-        let mut groups: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
+        let mut groups = Vec::new();
         let mut fields = Vec::new();
-        let count = group_expr.len() + usize::from(sets.is_some());
-        for (index, field) in schema.fields().iter().take(count).enumerate() {
-            let group = match sets {
-                Some(_) => Arc::new(PhysicalColumn::new(field.name(), width + index)),
-                None => self.physical(&group_expr[index], input.schema())?,
-            };
-            fields.push((field.name().clone(), group.data_type(&rows)?));
+        for (name, group) in named_groups {
+            fields.push((name, group.data_type(&rows)?));
             groups.push(group);
         }
         let mut kernels = Vec::new();
         for expr in aggr_expr {
-            let kernel = lower(expr, input.schema(), &rows)?;
+            let kernel = lower(expr, input, &rows)?;
             if let Some(name) = depends_on_order(&kernel) {
                 return Err(refused(
                     &format!(
@@ -66,7 +74,6 @@ impl Builder<'_> {
         }
         let schema = nullable(fields);
         let is_distinct = kernels.is_empty() && below.mode == Mode::Append;
-        let times = passed_times(group_expr, input.schema(), &below.times);
         let (ending, times) = match groups.is_empty() {
             // One group is no more state than none, and its row would be wrong once it was forgotten.
             true => (None, times),

@@ -18,6 +18,8 @@ use crate::operator::assign::Windows;
 use crate::operator::kernel::Kernel;
 use crate::operator::ordered;
 use crate::operator::project::{Step, Transform};
+use crate::plan::grouping_sets::distinct;
+use crate::plan::output::key_places;
 use crate::plan::refuse::{refused, unsupported};
 use crate::plan::window::{Window, end_mark, marked_window, start_mark};
 
@@ -33,7 +35,7 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    fn is_window(self) -> bool {
+    pub(crate) fn is_window(self) -> bool {
         matches!(self, Self::WindowStart | Self::WindowEnd)
     }
 }
@@ -60,6 +62,16 @@ pub(crate) struct Grouped {
     pub(crate) schema: SchemaRef,
     /// Windows, if groups have them: how rows come to the aggregate.
     pub(crate) windows: Option<Windows>,
+}
+
+impl Chain {
+    /// Whether what leaves tells the groups of its aggregate apart, if it has one.
+    pub(crate) fn tells_groups(&self) -> bool {
+        let Some(grouped) = &self.aggregate else {
+            return true;
+        };
+        key_places(grouped, &self.origins).is_ok()
+    }
 }
 
 pub(crate) struct Walk<'a> {
@@ -182,7 +194,7 @@ impl Walk<'_> {
         let mut names = Vec::new();
         let mut origins = Vec::new();
         let mut fields = Vec::new();
-        for (expr, field) in group_expr.iter().zip(schema.fields()) {
+        for (expr, field) in distinct(group_expr)?.iter().zip(schema.fields()) {
             if matches!(expr, Expr::GroupingSet(_)) {
                 return Err(SqlError::Bug {
                     cause: "GROUPING SETS are planned as a graph".to_owned(),

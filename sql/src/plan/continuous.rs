@@ -157,7 +157,7 @@ pub(super) async fn plan_as(
         && (!windows.is_empty() || (options.state_ttl_ms.is_none() && emit != Emit::OnWindowClose))
         && !as_graph
     {
-        let logical = for_chain(analysed, &state)?;
+        let logical = for_chain(analysed.clone(), &state)?;
         check_marks(&logical, &windows)?;
         let walk = Walk {
             source_schema: &source.schema,
@@ -165,12 +165,15 @@ pub(super) async fn plan_as(
             properties: ExecutionProps::new(),
         };
         let chain = walk.chain(&logical)?;
-        if let Some((side, _)) = options.side_ttls_ms.first() {
-            return Err(unknown_side(side, &[]));
+        // Rows of groups whose key does not leave are told apart by all that they are, and a graph counts them.
+        if !windows.is_empty() || chain.tells_groups() || !leaves_changed(emit) {
+            if let Some((side, _)) = options.side_ttls_ms.first() {
+                return Err(unknown_side(side, &[]));
+            }
+            let topic = timed(&source.topic, windows.first());
+            let input = Input::of(&topic, &source.schema, &logical)?;
+            return finish(chain, emit, &options, windows.first(), input);
         }
-        let topic = timed(&source.topic, windows.first());
-        let input = Input::of(&topic, &source.schema, &logical)?;
-        return finish(chain, emit, &options, windows.first(), input);
     }
     let mut options = options;
     if emit == Emit::OnWindowClose && options.late == Some(LateRows::Update) {
@@ -335,14 +338,7 @@ fn finish(
         if declared.is_none_or(|declared| declared.column != window.time_column) {
             return Err(without_watermark(&input.source, window));
         }
-    } else if !matches!(
-        emit,
-        Emit::Changes
-            | Emit::Every {
-                on_close: false,
-                ..
-            }
-    ) {
+    } else if !leaves_changed(emit) {
         return Err(without_window());
     }
     let leaves = leaving_of(emit, options);
@@ -382,6 +378,18 @@ pub(crate) fn lateness_ms(options: &QueryOptions, usual_ms: i64) -> i64 {
     let strict = matches!(options.late, Some(LateRows::Drop | LateRows::Topic));
     let usual_ms = if strict { 0 } else { usual_ms };
     options.allowed_lateness_ms.unwrap_or(usual_ms)
+}
+
+/// Whether rows leave because they changed, and not because a window closes.
+fn leaves_changed(emit: Emit) -> bool {
+    matches!(
+        emit,
+        Emit::Changes
+            | Emit::Every {
+                on_close: false,
+                ..
+            }
+    )
 }
 
 /// When the groups of a chain leave.

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means), [`named`] (what columns are called), [`window`] after [`window_groups`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
-//! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
+//! (when state ends), [`constant`] (conditions that read nothing), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
 //! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
 //! [`fingerprint`] (what saved state must be of), [`store_time`], [`refuse`], [`located`] (where a name stands that is not there).
 
@@ -13,6 +13,7 @@ pub(crate) mod as_of_node;
 pub(crate) mod bounds;
 pub(crate) mod chain;
 pub(crate) mod close_build;
+pub(crate) mod constant;
 pub mod continuous;
 pub mod fingerprint;
 pub(crate) mod graph;

@@ -8,39 +8,41 @@ use crate::error::SqlError;
 use crate::plan::chain::{Grouped, Origin};
 use crate::topic::ColumnSpec;
 
+/// Where in the output the columns stand that tell the groups apart; the group of which there is none, if one lacks.
+pub(crate) fn key_places(grouped: &Grouped, outputs: &[Origin]) -> Result<Vec<usize>, usize> {
+    let is_window = |group: usize| grouped.origins[group].is_window();
+    let output_of = |group: usize| outputs.iter().position(|o| *o == Origin::Group(group));
+    let window_is_out =
+        (0..grouped.groups.len()).any(|group| is_window(group) && output_of(group).is_some());
+    let mut places = Vec::new();
+    for group in 0..grouped.groups.len() {
+        match output_of(group) {
+            Some(index) => places.push(index),
+            // Start and end of a window say the same, so one of them is enough.
+            None if is_window(group) && window_is_out => {}
+            None => return Err(group),
+        }
+    }
+    Ok(places)
+}
+
 /// The output columns that tell the groups apart.
 pub(crate) fn primary_key(
     grouped: &Grouped,
     outputs: &[Origin],
     columns: &[ColumnSpec],
 ) -> Result<Vec<String>, SqlError> {
-    let is_window = |group: usize| {
-        matches!(
-            grouped.origins[group],
-            Origin::WindowStart | Origin::WindowEnd
+    let places = key_places(grouped, outputs).map_err(|group| {
+        let name = &grouped.names[group];
+        SqlError::invalid(
+            format!(
+                "the select list lacks the group column {name}, so rows of a group could not be told apart"
+            ),
+            format!("add {name} to the select list"),
         )
-    };
-    let output_of = |group: usize| outputs.iter().position(|o| *o == Origin::Group(group));
-    let window_is_out =
-        (0..grouped.groups.len()).any(|group| is_window(group) && output_of(group).is_some());
-    let mut key = Vec::new();
-    for group in 0..grouped.groups.len() {
-        match output_of(group) {
-            Some(index) => key.push(columns[index].name.clone()),
-            // Start and end of a window say the same, so one of them is enough.
-            None if is_window(group) && window_is_out => {}
-            None => {
-                let name = &grouped.names[group];
-                return Err(SqlError::invalid(
-                    format!(
-                        "the select list lacks the group column {name}, so rows of a group could not be told apart"
-                    ),
-                    format!("add {name} to the select list"),
-                ));
-            }
-        }
-    }
-    Ok(key)
+    })?;
+    let names = places.into_iter().map(|place| columns[place].name.clone());
+    Ok(names.collect())
 }
 
 /// Output columns as a topic declares them.

@@ -86,7 +86,7 @@ fn depends_on_rows(predicate: &Expr, window: &Window) -> bool {
 }
 
 fn moved(aggregate: &Aggregate, filter: &Filter) -> Result<LogicalPlan, DataFusionError> {
-    let groups = aggregate.group_expr.len();
+    let groups = aggregate.schema.fields().len() - aggregate.aggr_expr.len();
     let mut aggregates = Vec::new();
     for expr in &aggregate.aggr_expr {
         aggregates.push(filtered(expr, &filter.predicate));

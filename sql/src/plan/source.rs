@@ -27,6 +27,7 @@ use crate::batch::view::view;
 use crate::catalog;
 use crate::error::SqlError;
 use crate::plan::as_of;
+use crate::plan::constant::bound;
 use crate::plan::refuse::refused;
 use crate::plan::window::{end_mark, start_mark};
 use crate::runtime;
@@ -247,5 +248,5 @@ pub(crate) fn for_graph(plan: LogicalPlan, state: &SessionState) -> Result<Logic
         Arc::new(PushDownFilter::new()),
         Arc::new(OptimizeProjections::new()),
     ]);
-    Ok(optimizer.optimize(plan, state, |_, _| {})?)
+    Ok(optimizer.optimize(bound(plan)?, state, |_, _| {})?)
 }
