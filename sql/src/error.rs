@@ -317,6 +317,14 @@ fn classify(error: Arc<DataFusionError>) -> SqlError {
                 field,
                 valid_fields,
             } => unknown_column(field, valid_fields),
+            SchemaError::DuplicateUnqualifiedField { name } => SqlError::Invalid(Refusal {
+                position: None,
+                cause: format!("the query computes {name} of two types"),
+                suggestion: Some(
+                    "cast in a subquery, for example SELECT max(n), max(t) FROM (SELECT n, CAST(n AS VARCHAR) AS t FROM topic)"
+                        .to_owned(),
+                ),
+            }),
             other => SqlError::Invalid(Refusal {
                 position: None,
                 cause: first_line(&other.to_string()),
