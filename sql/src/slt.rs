@@ -198,6 +198,13 @@ impl World {
                 "",
             ));
         }
+        let rows = self.held(view).await?;
+        self.run(&format!("DROP MATERIALIZED VIEW {view}")).await?;
+        Ok(rows)
+    }
+
+    /// What a view holds, in the order of its query's columns.
+    async fn held(&self, view: &str) -> Result<Vec<String>, SqlError> {
         let columns = self.run(&format!("DESCRIBE {view}")).await?;
         // Names have blanks in them where a column was called as it was written.
         let names = columns
@@ -212,7 +219,6 @@ impl World {
         let read = self
             .run(&format!("SELECT {} FROM {view}", columns.join(", ")))
             .await?;
-        self.run(&format!("DROP MATERIALIZED VIEW {view}")).await?;
         Ok(rows_of(&read))
     }
 }
@@ -446,3 +452,6 @@ fn differing(expected: &[String], actual: &[String]) -> String {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod questions;

@@ -22,23 +22,40 @@ const BROKER_ONLY: &str = "broker_";
 /// As many statements as this are run both ways at least.
 const STREAMED_MIN: usize = 500;
 
-fn world() -> World {
-    let clock: Arc<dyn Clock> = Arc::new(SimulatedClock::starting_at(NEW_YEAR));
+/// What outlives the queries of a [`World`].
+pub(super) struct Remains {
+    clock: Arc<dyn Clock>,
+    topics: Arc<dyn Topics>,
+    state: Arc<dyn ObjectStore>,
+}
+
+impl Remains {
+    pub(super) fn new() -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SimulatedClock::starting_at(NEW_YEAR));
+        Self {
+            topics: MemoryTopics::new(Arc::clone(&clock)),
+            clock,
+            state: Arc::new(InMemory::new()),
+        }
+    }
+}
+
+/// A world of its own over what is there.
+pub(super) fn world_over(remains: &Remains) -> World {
+    let clock = Arc::clone(&remains.clock);
     let spawn: Arc<dyn Spawn> = Arc::new(Runtimes::single());
-    let topics = MemoryTopics::new(Arc::clone(&clock)) as Arc<dyn Topics>;
-    let state: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let jobs = Jobs::start(JobParts {
-        topics: Arc::clone(&topics),
+        topics: Arc::clone(&remains.topics),
         clock: Arc::clone(&clock),
         spawn: Arc::clone(&spawn),
-        state: Arc::clone(&state),
+        state: Arc::clone(&remains.state),
     });
     let sql = Sql::new(SqlParts {
-        topics,
+        topics: Arc::clone(&remains.topics),
         clock: Arc::clone(&clock),
         spawn,
         export: Arc::new(InMemory::new()),
-        state,
+        state: Arc::clone(&remains.state),
         jobs: Arc::clone(&jobs) as Arc<dyn Continuous>,
     })
     .unwrap();
@@ -68,7 +85,8 @@ fn every_file_answers_as_written_over_a_broker_in_memory() {
             .start_paused(true)
             .build()
             .unwrap();
-        let outcome = runtime.block_on(async { run(&world(), &name, &text).await });
+        let outcome =
+            runtime.block_on(async { run(&world_over(&Remains::new()), &name, &text).await });
         failures.extend(outcome.failures);
         streamed += outcome.streamed;
         if writes {

@@ -1,0 +1,455 @@
+//! Questions made by chance, over tables whose columns are known.
+//!
+//! Everything that is made has one answer: no order decides what is chosen (ranks end in a unique column), and no sum depends on the
+//! order of what is added (numbers with a fraction are quarters). Ties, NULLs, empty groups and rows without a partner are what it
+//! is for, so values are few.
+
+use std::fmt::Write as _;
+
+use millpond_proto::chance::Seeded;
+
+/// The topics that questions are about: rows that stay, rows that stay and have no time, and rows that are replaced.
+pub(super) const TOPICS: [&str; 3] = [
+    "CREATE TOPIC a (id BIGINT, k BIGINT, s VARCHAR, x BIGINT, y DOUBLE, at TIMESTAMP, WATERMARK FOR at AS at - INTERVAL '1 minute') WITH (queues = 3)",
+    "CREATE TOPIC b (id BIGINT, k BIGINT, s VARCHAR, x BIGINT, ok BOOLEAN) WITH (queues = 2)",
+    "CREATE TOPIC c (id BIGINT, k BIGINT, s VARCHAR, x BIGINT, y DOUBLE, PRIMARY KEY (id)) WITH (queues = 2)",
+];
+
+/// How deep relations may be nested in each other.
+const DEPTH: u32 = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Whole,
+    Fraction,
+    Text,
+    Flag,
+    Time,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Column {
+    /// As it is written where it is used, with the name of its relation.
+    pub(super) name: String,
+    pub(super) kind: Kind,
+}
+
+/// What may stand behind `FROM`.
+#[derive(Clone, Debug)]
+struct Relation {
+    sql: String,
+    columns: Vec<Column>,
+    /// The columns that no two rows agree in, if there are such.
+    unique: Vec<String>,
+}
+
+/// A question and what comes of it.
+#[derive(Clone, Debug)]
+struct Question {
+    sql: String,
+    kinds: Vec<Kind>,
+}
+
+/// Makes questions.
+#[derive(Debug)]
+pub(super) struct Asker<'a> {
+    pub(super) chance: &'a Seeded,
+    relations: u32,
+}
+
+impl<'a> Asker<'a> {
+    /// One that follows `chance`.
+    #[must_use]
+    pub(super) fn new(chance: &'a Seeded) -> Self {
+        Self {
+            chance,
+            relations: 0,
+        }
+    }
+
+    /// One statement.
+    pub(super) fn ask(&mut self) -> String {
+        let question = self.question(DEPTH);
+        if !self.chance.percent(10) {
+            return question.sql;
+        }
+        let places: Vec<String> = (1..=question.kinds.len())
+            .map(|place| format!("c{place}"))
+            .collect();
+        let places = places.join(", ");
+        let many = 1 + self.chance.below(6);
+        format!(
+            "SELECT {places} FROM ({}) AS l ORDER BY {places} LIMIT {many}",
+            question.sql
+        )
+    }
+
+    fn name(&mut self) -> String {
+        self.relations += 1;
+        format!("r{}", self.relations)
+    }
+
+    fn question(&mut self, depth: u32) -> Question {
+        match self.chance.below(if depth == DEPTH { 20 } else { 16 }) {
+            0..5 => self.plain(depth),
+            5..10 => self.grouped(depth),
+            10 => self.whole(depth),
+            11 => self.distinct(depth),
+            12 => self.both(depth),
+            13..15 => self.ranked(),
+            15 => self.chosen(depth),
+            16 => self.sets(depth),
+            _ => self.windowed(),
+        }
+    }
+
+    /// `SELECT … FROM … WHERE …`.
+    fn plain(&mut self, depth: u32) -> Question {
+        let relation = self.relation(depth);
+        let filter = self.filter(&relation, depth);
+        self.projected(&relation, &filter)
+    }
+
+    fn projected(&mut self, relation: &Relation, rest: &str) -> Question {
+        let mut kinds = Vec::new();
+        let mut items = Vec::new();
+        for at in 1..=1 + self.pick(4) {
+            let (text, kind) = self.any(&relation.columns, 2);
+            items.push(format!("{text} AS c{at}"));
+            kinds.push(kind);
+        }
+        let sql = format!("SELECT {} FROM {}{rest}", items.join(", "), relation.sql);
+        Question { sql, kinds }
+    }
+
+    fn distinct(&mut self, depth: u32) -> Question {
+        let mut question = self.plain(depth);
+        question.sql.insert_str("SELECT".len(), " DISTINCT");
+        question
+    }
+
+    /// Two questions of the same columns, one below the other.
+    fn both(&mut self, depth: u32) -> Question {
+        let (left, right) = (self.relation(depth), self.relation(depth));
+        let kinds = [Kind::Whole, Kind::Text];
+        let mut halves = Vec::new();
+        for relation in [&left, &right] {
+            let filter = self.filter(relation, 0);
+            let items: Vec<String> = (1..)
+                .zip(kinds)
+                .map(|(at, kind)| {
+                    format!("{} AS c{at}", self.expression(kind, &relation.columns, 1))
+                })
+                .collect();
+            halves.push(format!(
+                "SELECT {} FROM {}{filter}",
+                items.join(", "),
+                relation.sql
+            ));
+        }
+        let word = self.one_of(&[" UNION ALL ", " UNION ", " INTERSECT ", " EXCEPT "]);
+        Question {
+            sql: halves.join(&word),
+            kinds: kinds.to_vec(),
+        }
+    }
+
+    fn grouped(&mut self, depth: u32) -> Question {
+        let relation = self.relation(depth);
+        let filter = self.filter(&relation, 0);
+        let keys: Vec<(String, Kind)> = (0..1 + self.pick(2))
+            .map(|_| {
+                let deep = u32::from(self.chance.percent(25));
+                self.any(&relation.columns, deep)
+            })
+            .collect();
+        let having = if self.chance.percent(20) {
+            let aggregate = self.aggregate(Kind::Whole, &relation.columns);
+            let how = self.one_of(&[" > ", " <= ", " <> "]);
+            format!(" HAVING {aggregate}{how}{}", self.literal(Kind::Whole))
+        } else {
+            String::new()
+        };
+        let places: Vec<String> = keys.iter().map(|(key, _)| key.clone()).collect();
+        self.aggregated(
+            &relation,
+            keys,
+            &format!("{filter} GROUP BY {}{having}", places.join(", ")),
+        )
+    }
+
+    fn aggregated(
+        &mut self,
+        relation: &Relation,
+        keys: Vec<(String, Kind)>,
+        rest: &str,
+    ) -> Question {
+        let (mut items, mut kinds) = (Vec::new(), Vec::new());
+        for (key, kind) in keys {
+            items.push(key);
+            kinds.push(kind);
+        }
+        for _ in 0..1 + self.pick(3) {
+            let kind = [Kind::Whole, Kind::Whole, Kind::Fraction, Kind::Text][self.pick(4)];
+            let item = self.aggregate(kind, &relation.columns);
+            // Two orders in one list are more than bounded questions take.
+            if !(item.contains(" ORDER BY ")
+                && items.iter().any(|other| other.contains(" ORDER BY ")))
+            {
+                items.push(item);
+                kinds.push(kind);
+            }
+        }
+        let items: Vec<String> = (1..)
+            .zip(items)
+            .map(|(at, item): (usize, _)| format!("{item} AS c{at}"))
+            .collect();
+        let sql = format!("SELECT {} FROM {}{rest}", items.join(", "), relation.sql);
+        Question { sql, kinds }
+    }
+
+    /// Aggregates of all rows.
+    fn whole(&mut self, depth: u32) -> Question {
+        let relation = self.relation(depth);
+        let filter = self.filter(&relation, 0);
+        self.aggregated(&relation, Vec::new(), &filter)
+    }
+
+    fn sets(&mut self, depth: u32) -> Question {
+        let relation = self.relation(depth);
+        let keys: Vec<Column> = [
+            self.pick(relation.columns.len()),
+            self.pick(relation.columns.len()),
+        ]
+        .iter()
+        .map(|at| relation.columns[*at].clone())
+        .collect();
+        let sets = match self.pick(3) {
+            0 => format!("ROLLUP ({}, {})", keys[0].name, keys[1].name),
+            1 => format!("CUBE ({}, {})", keys[0].name, keys[1].name),
+            _ => format!(
+                "GROUPING SETS (({0}, {1}), ({1}), ())",
+                keys[0].name, keys[1].name
+            ),
+        };
+        let keys = if keys[0].name == keys[1].name {
+            return self.whole(depth);
+        } else {
+            keys
+        };
+        let keys = keys.into_iter().map(|key| (key.name, key.kind)).collect();
+        self.aggregated(&relation, keys, &format!(" GROUP BY {sets}"))
+    }
+
+    /// The first rows of each group by a total order.
+    fn ranked(&mut self) -> Question {
+        let relation = self.table();
+        let unique = relation.unique.join(", ");
+        let (part, by) = (
+            self.any(&relation.columns, 0).0,
+            self.any(&relation.columns, 1).0,
+        );
+        let way = self.one_of(&["", " DESC", " DESC NULLS LAST", " ASC NULLS FIRST"]);
+        let filter = self.filter(&relation, 0);
+        let inner = self.name();
+        let columns: Vec<String> = (1..)
+            .zip(&relation.columns)
+            .map(|(at, column): (usize, _)| format!("{} AS n{at}", column.name))
+            .collect();
+        let sql = format!(
+            "(SELECT {}, row_number() OVER (PARTITION BY {part} ORDER BY {by}{way}, {unique}) AS rn FROM {}{filter}) AS {inner}",
+            columns.join(", "),
+            relation.sql
+        );
+        let ranked = Relation {
+            columns: (1..)
+                .zip(&relation.columns)
+                .map(|(at, column): (usize, _)| Column {
+                    name: format!("{inner}.n{at}"),
+                    kind: column.kind,
+                })
+                .collect(),
+            sql,
+            unique: Vec::new(),
+        };
+        let many = 1 + self.pick(3);
+        let mut question = self.projected(&ranked, &format!(" WHERE {inner}.rn <= {many}"));
+        if self.chance.percent(40) {
+            let at = question.kinds.len() + 1;
+            question
+                .sql
+                .insert_str("SELECT ".len(), &format!("{inner}.rn AS c{at}, "));
+            question.kinds.push(Kind::Whole);
+            // The columns are found by their names, so their order is no matter here.
+        }
+        question
+    }
+
+    /// Rows for which another relation has some, none, or such a value.
+    fn chosen(&mut self, depth: u32) -> Question {
+        let relation = self.relation(depth.saturating_sub(1));
+        let other = self.table();
+        let kind = [Kind::Whole, Kind::Text][self.pick(2)];
+        let (mine, theirs) = (
+            self.column(kind, &relation.columns),
+            self.column(kind, &other.columns),
+        );
+        let condition = self.expression(Kind::Flag, &other.columns, 1);
+        let choice = match self.pick(4) {
+            0 => format!(
+                "EXISTS (SELECT 1 FROM {} WHERE {theirs} = {mine} AND {condition})",
+                other.sql
+            ),
+            1 => format!(
+                "NOT EXISTS (SELECT 1 FROM {} WHERE {theirs} = {mine} AND {condition})",
+                other.sql
+            ),
+            2 => format!(
+                "{mine} IN (SELECT {theirs} FROM {} WHERE {condition})",
+                other.sql
+            ),
+            _ => {
+                let how = self.one_of(&["max", "min", "sum", "count"]);
+                let number = self.column(Kind::Whole, &other.columns);
+                let mine = self.column(Kind::Whole, &relation.columns);
+                format!(
+                    "{mine} < (SELECT {how}({number}) FROM {} WHERE {condition})",
+                    other.sql
+                )
+            }
+        };
+        self.projected(&relation, &format!(" WHERE {choice}"))
+    }
+
+    fn windowed(&mut self) -> Question {
+        let name = self.name();
+        let call = match self.pick(4) {
+            0 | 1 => format!(
+                "TUMBLE(TABLE a, DESCRIPTOR(at), INTERVAL '{} minutes')",
+                5 + self.pick(20)
+            ),
+            2 => "HOP(TABLE a, DESCRIPTOR(at), INTERVAL '5 minutes', INTERVAL '15 minutes')"
+                .to_owned(),
+            _ => "CUMULATE(TABLE a, DESCRIPTOR(at), INTERVAL '10 minutes', INTERVAL '30 minutes')"
+                .to_owned(),
+        };
+        let relation = Relation {
+            sql: format!("{call} AS {name}"),
+            columns: columns_of("a", &name),
+            unique: Vec::new(),
+        };
+        let mut keys = vec![(format!("{name}.window_end"), Kind::Time)];
+        let mut rest = format!(" GROUP BY {name}.window_start, {name}.window_end");
+        for _ in 0..self.pick(2) {
+            let (key, kind) = self.any(&relation.columns, 0);
+            let _ = write!(rest, ", {key}");
+            keys.push((key, kind));
+        }
+        let filter = self.filter(&relation, 0);
+        self.aggregated(&relation, keys, &format!("{filter}{rest}"))
+    }
+
+    fn filter(&mut self, relation: &Relation, depth: u32) -> String {
+        if self.chance.percent(45) {
+            let deep = 1 + depth.min(1);
+            format!(
+                " WHERE {}",
+                self.expression(Kind::Flag, &relation.columns, deep)
+            )
+        } else {
+            String::new()
+        }
+    }
+
+    fn relation(&mut self, depth: u32) -> Relation {
+        if depth == 0 {
+            return self.table();
+        }
+        match self.chance.below(10) {
+            0..4 => self.table(),
+            4..6 => self.nested(depth),
+            _ => self.joined(depth),
+        }
+    }
+
+    fn table(&mut self) -> Relation {
+        let name = self.name();
+        let table = self.one_of(&["a", "a", "b", "c", "c"]);
+        Relation {
+            sql: format!("{table} AS {name}"),
+            columns: columns_of(&table, &name),
+            unique: vec![format!("{name}.id")],
+        }
+    }
+
+    fn nested(&mut self, depth: u32) -> Relation {
+        let question = self.question(depth - 1);
+        let name = self.name();
+        Relation {
+            columns: (1..)
+                .zip(&question.kinds)
+                .map(|(at, kind): (usize, _)| Column {
+                    name: format!("{name}.c{at}"),
+                    kind: *kind,
+                })
+                .collect(),
+            sql: format!("({}) AS {name}", question.sql),
+            unique: Vec::new(),
+        }
+    }
+
+    fn joined(&mut self, depth: u32) -> Relation {
+        let left = self.relation(depth - 1);
+        let right = if self.chance.percent(70) {
+            self.table()
+        } else {
+            self.nested(depth)
+        };
+        let kind = [Kind::Whole, Kind::Whole, Kind::Text][self.pick(3)];
+        let keys = (
+            self.column(kind, &left.columns),
+            self.column(kind, &right.columns),
+        );
+        let way = self.one_of(&[
+            "JOIN",
+            "JOIN",
+            "LEFT JOIN",
+            "LEFT JOIN",
+            "RIGHT JOIN",
+            "FULL JOIN",
+        ]);
+        let mut on = format!("{} = {}", keys.0, keys.1);
+        let columns: Vec<Column> = left.columns.into_iter().chain(right.columns).collect();
+        if self.chance.percent(30) {
+            let more = self.expression(Kind::Flag, &columns, 1);
+            let _ = write!(on, " AND {more}");
+        }
+        Relation {
+            sql: format!("{} {way} {} ON {on}", left.sql, right.sql),
+            columns,
+            unique: left.unique.into_iter().chain(right.unique).collect(),
+        }
+    }
+}
+
+/// The columns of a topic, as those of a relation of that name.
+fn columns_of(topic: &str, name: &str) -> Vec<Column> {
+    let mut columns = vec![
+        ("id", Kind::Whole),
+        ("k", Kind::Whole),
+        ("s", Kind::Text),
+        ("x", Kind::Whole),
+    ];
+    match topic {
+        "a" => columns.extend([("y", Kind::Fraction), ("at", Kind::Time)]),
+        "b" => columns.push(("ok", Kind::Flag)),
+        _ => columns.push(("y", Kind::Fraction)),
+    }
+    columns
+        .into_iter()
+        .map(|(column, kind)| Column {
+            name: format!("{name}.{column}"),
+            kind,
+        })
+        .collect()
+}
