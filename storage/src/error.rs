@@ -85,6 +85,14 @@ pub enum OpenError {
         /// The store that was used before.
         known: String,
     },
+    /// What has left the log is not where it was.
+    #[error(
+        "{asked} is not any more what it was when this data folder was last opened: what has left the log is not there; mount or restore it, then start again"
+    )]
+    ColdMissing {
+        /// The store asked for.
+        asked: String,
+    },
     /// The object store belongs to another data folder.
     #[error(
         "{asked} is the cold tier of another data folder; name an empty place with --cold, such as another prefix"
@@ -108,6 +116,7 @@ impl OpenError {
             | Self::OtherCold { .. }
             | Self::ColdTaken { .. } => Remedy::FixRequest,
             Self::InUse { .. }
+            | Self::ColdMissing { .. }
             | Self::NewerFormat { .. }
             | Self::Damaged { .. }
             | Self::Disk { .. }

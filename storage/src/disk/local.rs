@@ -2,10 +2,13 @@
 //!
 //! Writes are buffered by the system and made durable by `fdatasync`, or go past its cache with `O_DIRECT`
 //! and `O_DSYNC`; entries of folders are made durable by `fsync` of the folder. The lock is the system's own and ends with the process, so a crash leaves none behind.
+//!
+//! **Invariant.** Names are looked up in the folder that was opened, or not at all. When it is moved away or its file
+//! system unmounted, another one may lie under its name: what were written there would be gone once the first is back.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, DiskFile, Way};
@@ -24,6 +27,8 @@ const ZEROS_BYTES: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct LocalDisk {
     root: PathBuf,
+    /// The file system and the number in it of the folder that was opened.
+    identity: (u64, u64),
     // Held, not used: the lock ends when the file is closed.
     _lock: File,
 }
@@ -54,8 +59,13 @@ impl LocalDisk {
             .write(true)
             .open(root.join(LOCK_FILE))
             .map_err(failed("make the lock file of"))?;
+        let identity = identity_of(&root).map_err(failed("read the data folder"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { root, _lock: lock }),
+            Ok(()) => Ok(Self {
+                root,
+                identity,
+                _lock: lock,
+            }),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse {
                 folder: root.display().to_string(),
             }),
@@ -69,9 +79,22 @@ impl LocalDisk {
         &self.root
     }
 
-    fn path(&self, path: &str) -> PathBuf {
-        self.root.join(path)
+    /// Where a path lies, as long as the folder that was opened is there.
+    fn path(&self, path: &str) -> io::Result<PathBuf> {
+        match identity_of(&self.root) {
+            Ok(identity) if identity == self.identity => Ok(self.root.join(path)),
+            // Not as "not found": of a file that would be damage.
+            _ => Err(io::Error::other(format!(
+                "the folder {} is not the one that was opened: it was moved or unmounted; bring it back, or restart",
+                self.root.display()
+            ))),
+        }
     }
+}
+
+fn identity_of(folder: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::metadata(folder)?;
+    Ok((found.dev(), found.ino()))
 }
 
 impl Disk for LocalDisk {
@@ -80,7 +103,7 @@ impl Disk for LocalDisk {
             .read(true)
             .write(true)
             .create_new(true)
-            .open(self.path(path))?;
+            .open(self.path(path)?)?;
         Ok(Box::new(LocalFile(file)))
     }
 
@@ -88,14 +111,14 @@ impl Disk for LocalDisk {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .open(self.path(path))?;
+            .open(self.path(path)?)?;
         Ok(Box::new(LocalFile(file)))
     }
 
     fn open_durable(&self, path: &str, way: Way) -> io::Result<Box<dyn DiskFile>> {
         match way {
             Way::Buffered => self.open(path),
-            Way::Direct => open_direct(&self.path(path)),
+            Way::Direct => open_direct(&self.path(path)?),
         }
     }
 
@@ -104,7 +127,7 @@ impl Disk for LocalDisk {
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(self.path(folder)) {
+        let entries = match fs::read_dir(self.path(folder)?) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
@@ -118,15 +141,15 @@ impl Disk for LocalDisk {
     }
 
     fn create_folder(&self, folder: &str) -> io::Result<()> {
-        fs::create_dir_all(self.path(folder))
+        fs::create_dir_all(self.path(folder)?)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path(from), self.path(to))
+        fs::rename(self.path(from)?, self.path(to)?)
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        fs::remove_file(self.path(path))
+        fs::remove_file(self.path(path)?)
     }
 
     fn free_bytes(&self) -> io::Result<Option<u64>> {
@@ -135,7 +158,7 @@ impl Disk for LocalDisk {
     }
 
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
-        File::open(self.path(folder))?.sync_all()
+        File::open(self.path(folder)?)?.sync_all()
     }
 }
 
@@ -306,6 +329,36 @@ mod tests {
             Err(OpenError::NotOurs { .. })
         ));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn nothing_is_looked_up_in_a_folder_that_took_the_place_of_the_one_that_was_opened() {
+        let above = tempfile::tempdir().unwrap();
+        let (root, away) = (above.path().join("cold"), above.path().join("away"));
+        let disk = LocalDisk::open(&root).unwrap();
+        disk.create("one").unwrap();
+        fs::rename(&root, &away).unwrap();
+        for is_replaced in [false, true] {
+            if is_replaced {
+                fs::create_dir(&root).unwrap();
+            }
+            for error in [
+                disk.open("one").unwrap_err(),
+                disk.create("two").unwrap_err(),
+                disk.list("").unwrap_err(),
+                disk.create_folder("a").unwrap_err(),
+                disk.remove("one").unwrap_err(),
+                disk.sync_folder("").unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), io::ErrorKind::Other, "{error}");
+                assert!(error.to_string().contains("bring it back"), "{error}");
+            }
+            assert_eq!(root.exists(), is_replaced, "nothing was made in its place");
+        }
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+        fs::remove_dir(&root).unwrap();
+        fs::rename(&away, &root).unwrap();
+        assert!(disk.open("one").is_ok());
     }
 
     #[test]

@@ -100,7 +100,7 @@ fn id_in(bytes: &[u8]) -> Option<String> {
 /// Makes sure that the store, called `name`, is this folder's own, and makes it so if it is nobody's.
 ///
 /// # Errors
-/// [`OpenError::OtherCold`], [`OpenError::ColdTaken`]; [`OpenError::Objects`] when the store does not answer.
+/// [`OpenError::OtherCold`], [`OpenError::ColdMissing`], [`OpenError::ColdTaken`]; [`OpenError::Objects`] when the store does not answer.
 pub(crate) async fn claim(
     objects: &Arc<dyn ObjectStore>,
     meta: &dyn MetaStore,
@@ -119,9 +119,13 @@ pub(crate) async fn claim(
             name: name.to_owned(),
         },
     };
-    let other = || OpenError::OtherCold {
-        asked: name.to_owned(),
-        known: ours.name.clone(),
+    let other = || {
+        let (asked, known) = (name.to_owned(), ours.name.clone());
+        if asked == known {
+            OpenError::ColdMissing { asked }
+        } else {
+            OpenError::OtherCold { asked, known }
+        }
     };
     let found = match read(objects, name).await {
         // It was ours when it was last asked, and whatever is put there has a name of its own.
@@ -258,7 +262,10 @@ mod tests {
         claimed(&foreign, &folder(), 5, "s3://c").await.unwrap();
         let error = claimed(&foreign, &meta, 6, "s3://c").await.unwrap_err();
         assert!(matches!(error, OpenError::OtherCold { .. }), "{error}");
-        claimed(&other, &meta, 7, "s3://b").await.unwrap();
+        // An empty place under the name of the last time, such as a folder whose disk is not mounted.
+        let error = claimed(&store(), &meta, 7, "s3://b").await.unwrap_err();
+        assert!(matches!(error, OpenError::ColdMissing { .. }), "{error}");
+        claimed(&other, &meta, 8, "s3://b").await.unwrap();
     }
 
     #[tokio::test]
