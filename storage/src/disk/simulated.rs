@@ -12,9 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millpond_proto::chance::Seeded;
 
+use crate::disk::simulated::change::{Change, EntryChange};
 use crate::disk::{Disk, DiskFile};
 
-const SECTOR_BYTES: usize = 512;
+mod change;
+
 /// Most turns that a durable write waits for others.
 const TURNS_MAX: u64 = 8;
 
@@ -51,28 +53,6 @@ struct Contents {
     seen: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Change>,
-}
-
-#[derive(Clone, Debug)]
-enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
-    Length(usize),
-}
-
-#[derive(Clone, Debug)]
-enum EntryChange {
-    Create {
-        path: String,
-        file: usize,
-    },
-    Rename {
-        from: String,
-        to: String,
-        file: usize,
-    },
-    Remove {
-        path: String,
-    },
 }
 
 impl Default for SimulatedDisk {
@@ -268,68 +248,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-impl EntryChange {
-    fn apply(&self, entries: &mut BTreeMap<String, usize>) {
-        match self {
-            Self::Create { path, file } => {
-                entries.insert(path.clone(), *file);
-            }
-            Self::Rename { from, to, file } => {
-                entries.remove(from);
-                entries.insert(to.clone(), *file);
-            }
-            Self::Remove { path } => {
-                entries.remove(path);
-            }
-        }
-    }
-
-    fn is_in(&self, folder: &str) -> bool {
-        match self {
-            Self::Create { path, .. } | Self::Remove { path } => folder_of(path) == folder,
-            Self::Rename { from, to, .. } => folder_of(from) == folder || folder_of(to) == folder,
-        }
-    }
-}
-
-impl Change {
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        match self {
-            Self::Write {
-                offset,
-                bytes: written,
-            } => put(bytes, *offset, written),
-            Self::Length(length) => bytes.resize(*length, 0),
-        }
-    }
-
-    fn survive(&self, durable: &mut Vec<u8>, chance: &Seeded) {
-        match (chance.below(3), self) {
-            (0, _) => {}
-            (1, _) | (_, Self::Length(_)) => self.apply(durable),
-            (_, Self::Write { offset, bytes }) => {
-                let mut done = 0;
-                while done < bytes.len() {
-                    let at = offset + done;
-                    let end = (done + SECTOR_BYTES - at % SECTOR_BYTES).min(bytes.len());
-                    if chance.percent(50) {
-                        put(durable, at, &bytes[done..end]);
-                    }
-                    done = end;
-                }
-            }
-        }
-    }
-}
-
-fn put(bytes: &mut Vec<u8>, offset: usize, written: &[u8]) {
-    let end = offset + written.len();
-    if bytes.len() < end {
-        bytes.resize(end, 0);
-    }
-    bytes[offset..end].copy_from_slice(written);
 }
 
 impl Disk for SimulatedDisk {
@@ -532,73 +450,4 @@ impl DiskFile for SimulatedFile {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn durable_file(disk: &SimulatedDisk) -> Box<dyn DiskFile> {
-        disk.create_folder("a").unwrap();
-        let file = disk.create("a/f").unwrap();
-        file.write_at(&[1; 2048], 0).unwrap();
-        file.sync().unwrap();
-        disk.sync_folder("a").unwrap();
-        file
-    }
-
-    #[test]
-    fn what_was_synced_survives_every_crash() {
-        for seed in 0..50 {
-            let disk = SimulatedDisk::new();
-            let file = durable_file(&disk);
-            file.write_at(&[2; 2048], 2048).unwrap();
-            let disk = disk.crash(&Seeded::new(seed));
-            let after = disk.snapshot();
-            assert_eq!(&after["a/f"][..2048], [1; 2048], "seed {seed}");
-            assert!(file.sync().is_err(), "an old handle works no more");
-        }
-    }
-
-    #[test]
-    fn what_was_not_synced_is_kept_lost_or_torn() {
-        let (mut kept, mut lost, mut torn) = (0, 0, 0);
-        for seed in 0..50 {
-            let disk = SimulatedDisk::new();
-            durable_file(&disk).write_at(&[2; 2048], 0).unwrap();
-            let after = disk.crash(&Seeded::new(seed)).snapshot();
-            match after["a/f"].iter().filter(|&&byte| byte == 2).count() {
-                0 => lost += 1,
-                2048 => kept += 1,
-                _ => torn += 1,
-            }
-        }
-        assert!(kept > 0 && lost > 0 && torn > 0, "{kept} {lost} {torn}");
-    }
-
-    #[test]
-    fn a_file_that_moved_to_a_synced_folder_is_there_for_certain() {
-        for seed in 0..20 {
-            let disk = SimulatedDisk::new();
-            disk.create_folder("new").unwrap();
-            disk.create_folder("a").unwrap();
-            disk.create("new/f").unwrap();
-            disk.rename("new/f", "a/f").unwrap();
-            disk.sync_folder("a").unwrap();
-            let disk = disk.crash(&Seeded::new(seed));
-            assert_eq!(disk.list("a").unwrap(), ["f"]);
-            assert!(disk.list("new").unwrap().is_empty());
-        }
-    }
-
-    #[test]
-    fn an_entry_that_was_not_synced_may_vanish_but_a_rename_never_loses_both_names() {
-        let mut names = BTreeSet::new();
-        for seed in 0..50 {
-            let disk = SimulatedDisk::new();
-            drop(durable_file(&disk));
-            disk.rename("a/f", "a/g").unwrap();
-            disk.create("a/h").unwrap();
-            names.insert(disk.crash(&Seeded::new(seed)).list("a").unwrap());
-        }
-        let expected = [vec!["f"], vec!["g"], vec!["g", "h"]];
-        assert_eq!(names.into_iter().collect::<Vec<_>>(), expected);
-    }
-}
+mod tests;

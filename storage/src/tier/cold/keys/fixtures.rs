@@ -5,6 +5,9 @@
 
 use bytes::Bytes;
 use millpond_proto::message::{Offset, QueueId};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 
 use super::*;
 use crate::disk::simulated::SimulatedDisk;

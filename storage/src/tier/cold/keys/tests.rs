@@ -1,3 +1,4 @@
+use futures::StreamExt as _;
 use millpond_proto::chance::Seeded;
 use millpond_proto::message::{Offset, QueueId};
 use proptest::prelude::*;
@@ -10,6 +11,7 @@ use crate::log::ReadLimit;
 use crate::tier::cold::compaction::Compaction;
 use crate::tier::cold::lookup::Lookup;
 use crate::tier::cold::tests::{Handle, open, paths, term};
+use crate::tier::parquet as file;
 
 const TOPIC: TopicId = TopicId(7);
 const ALL: ReadLimit = ReadLimit {
