@@ -11,6 +11,7 @@ use crate::error::{OpenError, TierError};
 use crate::format::checkpoint::{self, Saved};
 use crate::log::identity::{read_file, replace_file};
 use crate::log::{ShardSnapshot, Storage};
+use crate::queue::view::Wal;
 
 /// Folder of the checkpoints.
 pub(crate) const FOLDER: &str = "checkpoint";
@@ -138,10 +139,8 @@ impl Storage {
             .map_err(failed("write a checkpoint"))?;
         checkpoints.last = shards;
         remove_older(disk, sequence).map_err(failed("remove the checkpoint before"))?;
-        for wal in 0..self.settings.wals {
-            self.trim(wal, &checkpoints.last)
-                .map_err(failed("let go of segments that are no longer needed"))?;
-        }
+        self.trim(&checkpoints.last)
+            .map_err(failed("let go of segments that are no longer needed"))?;
         let wals = self.view.wals().iter();
         let (durable, begins): (Vec<u64>, Vec<u64>) = wals
             .map(|wal| {
@@ -154,19 +153,22 @@ impl Storage {
     }
 
     /// Lets go of the segments that neither a shard's state nor a hot message needs.
-    fn trim(&self, wal: u16, saved: &BTreeMap<ShardId, Saved>) -> io::Result<()> {
-        let shards = (wal..self.settings.shards).step_by(usize::from(self.settings.wals));
-        let positions = shards.map(|shard| saved.get(&ShardId(shard)).map_or(0, |s| s.position));
-        let view = self.view.wal(wal);
-        // First the durable tail, then the index: a message that comes between lies above it.
-        let durable = view.durable();
-        let hot = self.view.index().lowest_position(wal);
-        let keep_from = positions.chain(hot).min().unwrap_or(0).min(durable);
-        let segments = view.segments.take_below(keep_from);
-        if segments.is_empty() {
-            return Ok(());
+    fn trim(&self, saved: &BTreeMap<ShardId, Saved>) -> io::Result<()> {
+        // First the durable tails, then the index: a message that comes between lies above them.
+        let durable: Vec<u64> = self.view.wals().iter().map(Wal::durable).collect();
+        let hot = self.view.index().lowest_positions(durable.len());
+        for (wal, (durable, hot)) in (0..).zip(durable.into_iter().zip(hot)) {
+            let shards = (wal..self.settings.shards).step_by(usize::from(self.settings.wals));
+            let positions =
+                shards.map(|shard| saved.get(&ShardId(shard)).map_or(0, |s| s.position));
+            let keep_from = positions.chain(hot).min().unwrap_or(0).min(durable);
+            let view = self.view.wal(wal);
+            let segments = view.segments.take_below(keep_from);
+            if !segments.is_empty() {
+                view.spares.keep(segments)?;
+            }
         }
-        view.spares.keep(segments)
+        Ok(())
     }
 }
 

@@ -256,10 +256,16 @@ impl Index {
         topics
     }
 
-    /// The lowest position in `wal` that a hot message still needs.
-    pub(crate) fn lowest_position(&self, wal: u16) -> Option<u64> {
-        let rows = self.rows.values().filter(|row| row.wal == wal);
-        rows.map(|row| row.places.front().position).min()
+    /// By WAL, the lowest position that a hot message still needs. It looks at every queue once.
+    pub(crate) fn lowest_positions(&self, wals: usize) -> Vec<Option<u64>> {
+        let mut lowest: Vec<Option<u64>> = vec![None; wals];
+        for row in self.rows.values() {
+            let position = row.places.front().position;
+            if let Some(known) = lowest.get_mut(usize::from(row.wal)) {
+                *known = Some(known.map_or(position, |known| known.min(position)));
+            }
+        }
+        lowest
     }
 
     /// Number of hot messages.
@@ -306,7 +312,7 @@ mod tests {
         assert_eq!(look_up(6, 9, 20), [600, 700]);
         assert_eq!(look_up(6, 9, 1), [600]);
         assert_eq!(look_up(10, 9, 999), Vec::<u64>::new());
-        assert_eq!(index.lowest_position(0), Some(500));
+        assert_eq!(index.lowest_positions(2), [Some(500), None]);
     }
 
     #[test]
