@@ -360,7 +360,7 @@ impl Cold {
             return Ok(0);
         }
         let (current, expected) = self.current(topic).await?;
-        let glance = Glance::of(messages, topic, &current);
+        let glance = Glance::of(messages, &current);
         let kept: Vec<Envelope>;
         let messages = if glance.is_cold {
             let cold = |m: &Envelope| current.extent(m.queue).is_some_and(|e| m.offset < e.end);

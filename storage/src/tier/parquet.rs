@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn only_the_tag_has_a_dictionary_and_bodies_have_no_statistics() {
         let messages: Vec<_> = (0..1000).map(|offset| message(0, offset, 1000)).collect();
-        let made = make("a".to_owned(), TopicId(7), &messages, None).unwrap();
+        let made = make("a".to_owned(), TopicId(0), &messages, None).unwrap();
         let read = ParquetMetaDataReader::new()
             .with_page_index_policy(PageIndexPolicy::Required)
             .parse_and_finish(&made.bytes)

@@ -1,40 +1,37 @@
 //! Messages by the day of their store time: a file holds one day where that can be, because the table is partitioned by it.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-
-use millpond_proto::message::TopicId;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::format::envelope::Envelope;
 use crate::format::manifest::{Index, day_of};
 
-/// What one look at messages tells: looking again costs as much as writing a column of them.
+/// What the first and the last message of each queue tell of all: looking at each of them costs as much as writing a
+/// column, because none is in the processor's cache yet.
 pub(super) struct Glance {
     /// Whether some are cold already.
     pub(super) is_cold: bool,
+    /// Whether all are of one day, if store times of a queue never fall; where they do, a file holds more than a day.
     pub(super) is_one_day: bool,
 }
 
 impl Glance {
-    /// # Panics
-    /// When a message is of another topic.
-    pub(super) fn of(messages: &[Envelope], topic: TopicId, current: &Index) -> Self {
-        let (mut is_cold, mut queue) = (false, None);
-        let (mut first, mut last) = (i64::MAX, i64::MIN);
-        for message in messages {
-            assert!(message.topic == topic.0, "a file belongs to one topic");
-            // They are sorted, so the first of a queue tells.
-            if queue != Some(message.queue) {
-                queue = Some(message.queue);
-                let extent = current.extent(message.queue);
-                is_cold |= extent.is_some_and(|extent| message.offset < extent.end);
-            }
-            first = first.min(message.stored_at_ms);
-            last = last.max(message.stored_at_ms);
+    /// Of messages that are sorted by queue and offset.
+    pub(super) fn of(messages: &[Envelope], current: &Index) -> Self {
+        let (mut is_cold, mut days) = (false, BTreeSet::new());
+        let mut rest = messages;
+        while let Some(first) = rest.first() {
+            let count = rest.partition_point(|message| message.queue <= first.queue);
+            let (queue, others) = rest.split_at(count.max(1));
+            let extent = current.extent(first.queue);
+            is_cold |= extent.is_some_and(|extent| first.offset < extent.end);
+            days.extend(queue.first().map(|message| day_of(message.stored_at_ms)));
+            days.extend(queue.last().map(|message| day_of(message.stored_at_ms)));
+            rest = others;
         }
         Self {
             is_cold,
-            is_one_day: first > last || day_of(first) == day_of(last),
+            is_one_day: days.len() <= 1,
         }
     }
 }

@@ -1,13 +1,13 @@
 //! A file that is made of messages that leave the log.
 //!
-//! **Invariants.** Each message is looked at once, right before its part becomes columns, while it is in the processor's
-//! cache. A part belongs to one row group.
+//! **Invariants.** Each message is looked at once, right before it becomes columns, while it is in the processor's
+//! cache. A part, which is written at once, belongs to one row group.
 
 use bytes::Bytes;
 use millpond_proto::message::TopicId;
 use parquet::errors::ParquetError;
 
-use crate::format::columns::to_batch;
+use crate::format::columns::gather::{AT_ONCE, Gather};
 use crate::format::envelope::{Envelope, Property, PropertyValue};
 use crate::format::manifest::Run;
 use crate::tier::columns::{Columns, with_typed};
@@ -36,16 +36,16 @@ pub(crate) fn make(
     messages: &[Envelope],
     typed: Option<&dyn Columns>,
 ) -> Result<Made, ParquetError> {
-    let columns = column_names();
+    let mut columns = Gather::new(&column_names());
     let mut writer = writer(topic, typed, write_batch(messages))?;
-    let mut seen = Seen::default();
+    let mut seen = Seen::of(topic);
     let mut rest = messages;
     while !rest.is_empty() {
-        let part = seen.take(&mut rest);
+        seen.take(&mut rest, |some| columns.add(some));
         if seen.begins_group {
             writer.flush()?;
         }
-        let batch = to_batch(part, &columns);
+        let batch = columns.finish();
         match typed {
             Some(typed) => writer.write(&with_typed(&batch, typed)?)?,
             None => writer.write(&batch)?,
@@ -63,8 +63,8 @@ pub(crate) fn make(
 
 /// What is known of the messages that went into a file. They are looked at once, part by part, right before they
 /// become columns: walking over all of them costs as much as a column does.
-#[derive(Default)]
 struct Seen {
+    topic: TopicId,
     runs: Vec<Run>,
     rows: u64,
     /// Least and greatest store time.
@@ -78,12 +78,27 @@ struct Seen {
 }
 
 impl Seen {
-    /// Takes off the messages that become columns next: at least one, and all of one row group.
+    fn of(topic: TopicId) -> Self {
+        Self {
+            topic,
+            runs: Vec::new(),
+            rows: 0,
+            stored: None,
+            bodiless: 0,
+            group_rows: 0,
+            group_bytes: 0,
+            begins_group: false,
+        }
+    }
+
+    /// Takes off the messages that are written next, at least one and all of one row group, and hands them on, some at a
+    /// time; answers how many they are.
     ///
     /// # Panics
-    /// When they are not sorted by queue and offset: the manifest would then point to other rows.
-    fn take<'a>(&mut self, rest: &mut &'a [Envelope]) -> &'a [Envelope] {
-        let (mut count, mut bytes) = (0, 0);
+    /// When they are not sorted by queue and offset, since the manifest would then point to other rows, or are of
+    /// another topic.
+    fn take(&mut self, rest: &mut &[Envelope], mut take: impl FnMut(&[Envelope])) -> usize {
+        let (mut count, mut bytes, mut taken) = (0, 0, 0);
         for message in rest.iter().take(BATCH_ROWS_MAX) {
             let size = size_of(message);
             let is_full = self.group_bytes + bytes + size > GROUP_BYTES_MAX
@@ -99,15 +114,20 @@ impl Seen {
             count += 1;
             bytes += size;
             self.add(message);
+            if count - taken == AT_ONCE {
+                take(rest.get(taken..count).unwrap_or_default());
+                taken = count;
+            }
         }
+        take(rest.get(taken..count).unwrap_or_default());
         self.group_rows += count;
         self.group_bytes += bytes;
-        let (part, left) = rest.split_at(count);
-        *rest = left;
-        part
+        *rest = rest.get(count..).unwrap_or_default();
+        count
     }
 
     fn add(&mut self, message: &Envelope) {
+        assert!(message.topic == self.topic.0, "a file belongs to one topic");
         let at = message.stored_at_ms;
         let (first, last) = self.stored.unwrap_or((at, at));
         self.stored = Some((first.min(at), last.max(at)));
@@ -184,14 +204,16 @@ mod tests {
 
     /// Rows of each row group, and what is known after the last.
     fn groups(messages: &[Envelope]) -> (Vec<usize>, Seen) {
-        let (mut seen, mut rest, mut groups) = (Seen::default(), messages, vec![0]);
+        let (mut seen, mut rest, mut groups) = (Seen::of(TopicId(0)), messages, vec![0]);
+        let mut all = 0;
         while !rest.is_empty() {
-            let part = seen.take(&mut rest).len();
+            let part = seen.take(&mut rest, |some| all += some.len());
             if seen.begins_group {
                 groups.push(0);
             }
             *groups.last_mut().unwrap() += part;
         }
+        assert_eq!(all, messages.len(), "each is handed on");
         (groups, seen)
     }
 
