@@ -147,8 +147,8 @@ impl CheckedFile {
             usize::try_from(span.start / self.block_bytes).map_err(|_| damage("too long"))?;
         let expected = self.blocks.iter().skip(first);
         let mut chunks = bytes.chunks(block);
-        let checked = chunks.by_ref().zip(expected);
-        for (chunk, expected) in checked {
+        // The checksums first: of two iterators the first one loses an item when the second one ends.
+        for (expected, chunk) in expected.zip(chunks.by_ref()) {
             if crc32c(&[chunk]) != *expected {
                 return Err(damage("a checksum differs"));
             }
@@ -189,5 +189,44 @@ impl AsyncFileReader for CheckedFile {
             Ok(Arc::new(reader.load_and_finish(self, bytes).await?))
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millpond_proto::message::TopicId;
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::format::envelope::Envelope;
+    use crate::tier::parquet::make;
+
+    #[tokio::test]
+    async fn bytes_are_handed_on_only_when_each_of_their_checksums_is_there_and_holds() {
+        let body = Some(vec![7; 100].into());
+        let message = Envelope {
+            body,
+            ..Envelope::default()
+        };
+        let made = make("a".to_owned(), TopicId(0), &[message], None).unwrap();
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        store
+            .put(&Path::from("a"), made.bytes.clone().into())
+            .await
+            .unwrap();
+        let mut file = made.file;
+        assert_eq!(
+            CheckedFile::new(&store, &file).all().await.unwrap(),
+            made.bytes
+        );
+        let right = std::mem::take(&mut file.blocks);
+        for blocks in [vec![], right.iter().map(|sum| sum ^ 1).collect()] {
+            file.blocks = blocks;
+            let read = CheckedFile::new(&store, &file).all().await;
+            assert!(is_damage(&read.unwrap_err()));
+        }
+        file.blocks = right;
+        file.bytes += 1;
+        assert!(CheckedFile::new(&store, &file).all().await.is_err());
     }
 }
