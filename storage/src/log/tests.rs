@@ -15,6 +15,7 @@ use crate::tier::objects::DiskObjectStore;
 use crate::wal::recovery::{self, Found};
 
 mod apart;
+mod behind;
 mod counts;
 mod damage;
 mod late;
@@ -210,19 +211,21 @@ async fn nothing_is_answered_ok_after_a_failed_sync_and_what_was_acknowledged_is
 
 #[tokio::test]
 async fn what_was_read_after_a_failed_sync_is_written_again_before_anybody_sees_it() {
-    let disk = SimulatedDisk::new();
-    let (storage, _) = open(&disk).await;
-    send(&storage, 0, 0).await.unwrap();
-    disk.fail_next_sync();
-    assert!(send(&storage, 0, 1).await.is_err());
-    storage.close().await;
-    // Opened as it is: the system still reads what it could not write, and thinks that it is clean.
-    let (storage, _) = open(&disk).await;
-    let seen = offsets(&storage, 0, 0).await;
-    storage.close().await;
-    let (storage, recovered) = open(&disk.crash(&Seeded::new(1))).await;
-    assert_eq!(recovered.damage, Vec::<String>::new());
-    assert_eq!(offsets(&storage, 0, 0).await, seen, "what was seen stays");
+    for seed in 0..12 {
+        let disk = SimulatedDisk::new();
+        let (storage, _) = open(&disk).await;
+        send(&storage, 0, 0).await.unwrap();
+        disk.fail_next_sync();
+        assert!(send(&storage, 0, 1).await.is_err());
+        storage.close().await;
+        // Opened as it is: the system still reads what it could not write, and thinks that it is clean.
+        let (storage, _) = open(&disk).await;
+        let seen = offsets(&storage, 0, 0).await;
+        storage.close().await;
+        let (storage, recovered) = open(&disk.crash(&Seeded::new(seed))).await;
+        assert_eq!(recovered.damage, Vec::<String>::new());
+        assert_eq!(offsets(&storage, 0, 0).await, seen, "what was seen stays");
+    }
 }
 
 #[tokio::test]

@@ -454,3 +454,6 @@ fn next_copy(
         at += 1;
     }
 }
+
+#[cfg(test)]
+mod tests;

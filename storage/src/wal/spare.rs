@@ -250,6 +250,8 @@ impl Spares {
 
 #[cfg(test)]
 mod tests {
+    use millpond_proto::chance::Seeded;
+
     use super::*;
     use crate::disk::simulated::SimulatedDisk;
     use crate::wal::segment::{Header, Room};
@@ -286,6 +288,26 @@ mod tests {
         assert_eq!(&next.read(None).unwrap()[5000..5003], b"old");
         let head = Header::decode(&next.read(Some(4096)).unwrap());
         assert_eq!(head, Ok(Some(header(4096))));
+    }
+
+    #[test]
+    fn a_file_is_offered_only_once_no_crash_brings_back_its_old_name() {
+        for (seed, is_made) in (0..20).flat_map(|seed| [(seed, false), (seed, true)]) {
+            let disk = SimulatedDisk::new();
+            disk.create_folder("wal/0").unwrap();
+            let spares = Spares::open(Arc::new(disk.clone()), 0, 16384, SPARES_MAX).unwrap();
+            if is_made {
+                spares.make(8192).unwrap();
+            } else {
+                let old = Segment::create(&disk, &header(0), Room::Fresh(8192)).unwrap();
+                spares.keep(vec![old]).unwrap();
+            }
+            let offered = spares.take(8192).unwrap().path;
+            let disk = disk.crash(&Seeded::new(seed));
+            let found = names(&disk);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(format!("wal/0/{}", found[0]), offered);
+        }
     }
 
     #[test]

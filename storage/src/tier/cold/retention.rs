@@ -129,7 +129,7 @@ impl Cold {
     }
 
     /// Lets go of the first `files` files, and of everything below `firsts`, offsets by queue, also where
-    /// it was never cold. Doing it again changes nothing.
+    /// it was never cold. The files are counted anew each time; without any, doing it again changes nothing.
     ///
     /// # Errors
     /// [`TierError`]; then it is done or not, which the next call finds out.

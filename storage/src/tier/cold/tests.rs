@@ -1,17 +1,13 @@
-use std::fmt;
+//! The cold tier of one topic on a disk that crashes: writing, reading, scanning, damage.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use async_trait::async_trait;
 use futures::TryStreamExt as _;
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::StreamExt as _;
 use millpond_proto::chance::{Chance as _, Seeded};
 use millpond_proto::time::{Clock, SimulatedClock, Timestamp};
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult,
-};
 use proptest::prelude::*;
 
 use super::*;
@@ -26,6 +22,12 @@ use crate::meta::embedded::EmbeddedMeta;
 use crate::tier::cold::compaction::Compaction;
 use crate::tier::objects::DiskObjectStore;
 use crate::tier::simulated::SimulatedStore;
+
+mod crashes;
+mod dying;
+mod merging;
+
+pub(crate) use crate::tier::cold::tests::dying::Handle;
 
 pub(crate) const TOPIC: TopicId = TopicId(7);
 pub(crate) const ALL: ReadLimit = ReadLimit {
@@ -239,208 +241,6 @@ async fn forgetting_leaves_nothing_and_may_be_repeated() {
     assert_eq!(kept, [other]);
 }
 
-/// Dies at one of its calls: that one does nothing, or happens without being answered.
-#[derive(Debug)]
-pub(crate) struct Dying {
-    objects: DiskObjectStore,
-    meta: EmbeddedMeta,
-    calls: AtomicUsize,
-    dies_at: usize,
-    happens: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Handle(Arc<Dying>);
-
-impl Handle {
-    /// Both stores on a disk, which die at a call.
-    pub(crate) fn over(disk: &Arc<SimulatedDisk>, dies_at: usize, happens: bool) -> Self {
-        let shared = Arc::clone(disk) as Arc<dyn Disk>;
-        Self(Arc::new(Dying {
-            objects: DiskObjectStore::new(Arc::clone(&shared), "cold"),
-            meta: EmbeddedMeta::open(shared, "facts").unwrap(),
-            calls: AtomicUsize::new(0),
-            dies_at,
-            happens,
-        }))
-    }
-}
-
-impl fmt::Display for Handle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Dying")
-    }
-}
-
-impl Dying {
-    /// Whether this call takes place, and whether it is answered.
-    fn call(&self) -> (bool, bool) {
-        let number = self.calls.fetch_add(1, Ordering::Relaxed);
-        match number.cmp(&self.dies_at) {
-            std::cmp::Ordering::Less => (true, true),
-            std::cmp::Ordering::Equal => (self.happens, false),
-            std::cmp::Ordering::Greater => (false, false),
-        }
-    }
-}
-
-fn died<T>() -> object_store::Result<T> {
-    Err(object_store::Error::Generic {
-        store: "Dying",
-        source: "died".into(),
-    })
-}
-
-#[async_trait]
-impl ObjectStore for Handle {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        options: PutOptions,
-    ) -> object_store::Result<PutResult> {
-        let (happens, answers) = self.0.call();
-        if happens {
-            let result = self.0.objects.put_opts(location, payload, options).await;
-            if answers {
-                return result;
-            }
-        }
-        died()
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        _: &Path,
-        _: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        died()
-    }
-
-    async fn get_opts(
-        &self,
-        location: &Path,
-        options: GetOptions,
-    ) -> object_store::Result<GetResult> {
-        self.0.objects.get_opts(location, options).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        match self.0.call() {
-            (true, _) => self.0.objects.delete_stream(locations),
-            (false, _) => stream::once(async { died() }).boxed(),
-        }
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.0.objects.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.0.objects.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> object_store::Result<()> {
-        died()
-    }
-}
-
-impl MetaStore for Handle {
-    fn close(&self) {
-        self.0.meta.close();
-    }
-
-    fn get(&self, key: &str) -> Result<Option<Versioned>, MetaError> {
-        self.0.meta.get(key)
-    }
-
-    fn compare_and_swap(
-        &self,
-        key: &str,
-        expected: Option<u64>,
-        value: Option<&[u8]>,
-    ) -> Result<bool, MetaError> {
-        let (happens, answers) = self.0.call();
-        let result = if happens {
-            self.0.meta.compare_and_swap(key, expected, value)
-        } else {
-            Ok(false)
-        };
-        if answers {
-            return result;
-        }
-        Err(MetaError {
-            detail: "died".to_owned(),
-        })
-    }
-
-    fn keys(&self, prefix: &str) -> Result<Vec<String>, MetaError> {
-        self.0.meta.keys(prefix)
-    }
-}
-
-#[tokio::test]
-async fn a_crash_anywhere_in_a_write_leaves_the_old_state_or_the_new_one() {
-    let cases = (0..5).flat_map(|at| [(at, false), (at, true)]);
-    let seeds = 0..8;
-    for (seed, (dies_at, happens)) in seeds.flat_map(|seed| cases.clone().map(move |c| (seed, c))) {
-        let disk = Arc::new(SimulatedDisk::default());
-        let cold = open(&disk).await;
-        cold.write(TOPIC, &messages(0, 0..10), &[]).await.unwrap();
-        drop(cold);
-
-        let dying = Handle::over(&disk, dies_at, happens);
-        let cold = Cold::open(Arc::new(dying.clone()), Arc::new(dying.clone()), term())
-            .await
-            .unwrap();
-        let written = cold.write(TOPIC, &messages(0, 10..20), &[]).await.is_ok();
-        let disk = Arc::new(disk.crash(&Seeded::new(seed)));
-        drop(cold);
-        drop(dying);
-
-        let cold = open(&disk).await;
-        let end = cold.extent(TOPIC, QueueId(0)).unwrap().end.0;
-        assert!(
-            end == 20 || (end == 10 && !written),
-            "seed {seed}, died at {dies_at}, {happens}"
-        );
-        assert_eq!(read(&cold, 0, 0, ALL).await.unwrap(), messages(0, 0..end));
-        // The log still has them and moves them again.
-        cold.write(TOPIC, &messages(0, 10..20), &[]).await.unwrap();
-        cold.write(TOPIC, &messages(0, 20..30), &[]).await.unwrap();
-        assert_eq!(read(&cold, 0, 0, ALL).await.unwrap(), messages(0, 0..30));
-    }
-}
-
-#[tokio::test]
-async fn a_swap_without_an_answer_is_found_out_by_the_next_write() {
-    let disk = Arc::new(SimulatedDisk::default());
-    let shared = Arc::clone(&disk) as Arc<dyn Disk>;
-    let dying = Handle(Arc::new(Dying {
-        objects: DiskObjectStore::new(Arc::clone(&shared), "cold"),
-        meta: EmbeddedMeta::open(Arc::clone(&shared), "facts").unwrap(),
-        calls: AtomicUsize::new(0),
-        dies_at: 2,
-        happens: true,
-    }));
-    // Only the metadata store dies; the objects are asked apart.
-    let objects = Arc::new(DiskObjectStore::new(shared, "cold"));
-    dying.0.calls.store(2, Ordering::Relaxed);
-    let cold = Cold::open(objects, Arc::new(dying), term()).await.unwrap();
-    cold.write(TOPIC, &messages(0, 0..10), &[])
-        .await
-        .unwrap_err();
-    assert_eq!(cold.extent(TOPIC, QueueId(0)), None);
-    assert_eq!(
-        cold.write(TOPIC, &messages(0, 0..10), &[]).await.unwrap(),
-        0
-    );
-    assert_eq!(read(&cold, 0, 0, ALL).await.unwrap(), messages(0, 0..10));
-}
-
 #[tokio::test]
 async fn damage_in_one_block_spares_messages_of_others() {
     let disk = Arc::new(SimulatedDisk::default());
@@ -514,160 +314,6 @@ async fn whole(cold: &Cold, queue: u32, from: u64) -> Vec<Envelope> {
         at = last.offset + 1;
         found.extend(read);
     }
-}
-
-#[tokio::test]
-async fn small_files_become_one_and_readers_in_flight_read_on() {
-    let disk = Arc::new(SimulatedDisk::default());
-    let cold = open(&disk).await;
-    for file in 0..12_u64 {
-        let two = [
-            messages(0, file * 10..file * 10 + 10),
-            messages(5, file..file + 1),
-        ];
-        cold.write(TOPIC, &two.concat(), &[]).await.unwrap();
-    }
-    let columns = ["offset", "body"];
-    let range = Offset(0)..Offset(120);
-    let mut scan = cold.scan(TOPIC, QueueId(0), range, &columns);
-    let first = scan.next().await.unwrap().unwrap();
-    let few = Compaction {
-        files_min: 13,
-        ..Compaction::default()
-    };
-    assert_eq!(cold.compact(TOPIC, few).await.unwrap().files_made, 0);
-    let done = cold.compact(TOPIC, Compaction::default()).await.unwrap();
-    assert_eq!((done.files_merged, done.files_made), (12, 1));
-    assert_eq!(
-        paths(&disk, "cold/topics/7/data").len(),
-        13,
-        "a reader holds the old ones"
-    );
-    let mut rows = first.num_rows();
-    while let Some(batch) = scan.next().await {
-        rows += batch.unwrap().num_rows();
-    }
-    assert_eq!(rows, 120);
-    drop(scan);
-    cold.remove_garbage().await;
-    assert_eq!(paths(&disk, "cold/topics/7/data").len(), 1);
-    assert_eq!(paths(&disk, "cold/topics/7/manifest").len(), 1);
-    assert_eq!(whole(&cold, 0, 0).await, messages(0, 0..120));
-    drop(cold);
-    let cold = open(&disk).await;
-    assert_eq!(whole(&cold, 0, 0).await, messages(0, 0..120));
-    assert_eq!(whole(&cold, 5, 0).await, messages(5, 0..12));
-}
-
-#[test]
-fn compaction_changes_no_offset_and_no_byte() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    // Files of messages; each message goes to a queue and may be preceded by a gap.
-    let file = proptest::collection::vec((envelope(), 0..3_u32, 0..3_u64), 1..12);
-    let files = proptest::collection::vec(file, 2..6);
-    proptest!(ProptestConfig::with_cases(48), |(files in files, dropped in 0..4_u64)| {
-        runtime.block_on(async {
-            let disk = Arc::new(SimulatedDisk::default());
-            let cold = open(&disk).await;
-            let mut next = [100_u64; 3];
-            let mut all = Vec::new();
-            for file in files {
-                let mut messages = Vec::new();
-                for (mut message, queue, gap) in file {
-                    let at = &mut next[queue as usize];
-                    *at += gap;
-                    (message.topic, message.queue, message.offset) = (TOPIC.0, queue, *at);
-                    *at += 1;
-                    messages.push(message);
-                }
-                messages.sort_by_key(|m| (m.queue, m.offset));
-                cold.write(TOPIC, &messages, &[]).await.unwrap();
-                all.extend(messages);
-            }
-            let firsts = [(0, 100 + dropped)].into();
-            cold.trim(TOPIC, 0, &firsts).await.unwrap();
-            let before = cold.queues();
-            let done = cold.compact(TOPIC, Compaction::default()).await.unwrap();
-            let days = all.iter().map(|m| day_of(m.stored_at_ms)).collect::<BTreeSet<_>>();
-            assert!(days.len() > 1 || done.files_made <= 1);
-            let again = cold.compact(TOPIC, Compaction::default()).await.unwrap();
-            assert_eq!(again.files_made, 0);
-            let cold = open(&disk).await;
-            assert_eq!(cold.queues(), before);
-            for message in &all {
-                let (queue, offset) = (message.queue, message.offset);
-                let one = ReadLimit { messages: 1, ..ALL };
-                match read(&cold, queue, offset, one).await {
-                    Ok(found) => assert_eq!(&found[..], std::slice::from_ref(message)),
-                    Err(ReadError::Trimmed { .. }) => {
-                        assert!(queue == 0 && offset < 100 + dropped);
-                    }
-                    Err(error) => panic!("{error}"),
-                }
-            }
-        });
-    });
-}
-
-#[tokio::test]
-async fn a_crash_anywhere_in_a_change_leaves_what_is_kept_readable_and_no_orphan_after_a_sweep() {
-    for trims in [false, true] {
-        for (dies_at, happens) in (0..8).flat_map(|at| [(at, false), (at, true)]) {
-            let disk = Arc::new(SimulatedDisk::default());
-            let cold = open(&disk).await;
-            for file in 0..4 {
-                cold.write(TOPIC, &messages(0, file * 10..file * 10 + 10), &[])
-                    .await
-                    .unwrap();
-            }
-            drop(cold);
-            let dying = Handle::over(&disk, dies_at, happens);
-            let cold = Cold::open(Arc::new(dying.clone()), Arc::new(dying.clone()), term())
-                .await
-                .unwrap();
-            let answered = if trims {
-                cold.trim(TOPIC, 2, &[(0, 25)].into()).await.is_ok()
-            } else {
-                cold.compact(TOPIC, Compaction::default()).await.is_ok()
-            };
-            let disk = Arc::new(disk.crash(&Seeded::new(dies_at as u64)));
-            drop(cold);
-            drop(dying);
-            let cold = open(&disk).await;
-            let first = cold.extent(TOPIC, QueueId(0)).unwrap().start.0;
-            if trims {
-                assert!(first == 25 || (first == 0 && !answered));
-            }
-            assert_eq!(whole(&cold, 0, first).await, messages(0, first..40));
-            cold.sweep().await.unwrap();
-            let files = cold.ages(TOPIC).len();
-            assert_eq!(paths(&disk, "cold/topics/").len(), files + 1);
-            assert_eq!(whole(&cold, 0, first).await, messages(0, first..40));
-            // What was begun can be done again.
-            cold.compact(TOPIC, Compaction::default()).await.unwrap();
-            assert_eq!(whole(&cold, 0, first).await, messages(0, first..40));
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_damaged_file_is_left_out_of_a_merge() {
-    let disk = Arc::new(SimulatedDisk::default());
-    let cold = open(&disk).await;
-    for file in 0..5 {
-        cold.write(TOPIC, &messages(0, file * 10..file * 10 + 10), &[])
-            .await
-            .unwrap();
-    }
-    let path = paths(&disk, "cold/topics/7/data").remove(2);
-    disk.flip_bit(&path, 999);
-    let done = cold.compact(TOPIC, Compaction::default()).await.unwrap();
-    assert_eq!((done.files_merged, done.files_made), (4, 2));
-    assert_eq!(read(&cold, 0, 0, ALL).await.unwrap(), messages(0, 0..20));
-    assert!(read(&cold, 0, 20, ALL).await.is_err());
-    assert_eq!(whole(&cold, 0, 30).await, messages(0, 30..50));
 }
 
 #[tokio::test(start_paused = true)]
