@@ -1,5 +1,6 @@
 //! A log that may not grow: an object store that is down for an hour, a bound, a full disk.
 
+use millpond_proto::remedy::Remedy;
 use millpond_storage::error::AppendError;
 use millpond_storage::log::ReadLimit;
 use millpond_storage::log::room::Shortage;
