@@ -22,16 +22,15 @@ use tokio::sync::mpsc;
 
 use crate::answer::Answer;
 use crate::batch::copy;
-use crate::batch::dependents::{check_columns_named, check_not_running, check_unused};
+use crate::batch::dependents::{check_not_running, check_unused};
 use crate::batch::index::KeyIndexes;
 use crate::batch::insert::Target;
 use crate::batch::notices::Notices;
 use crate::batch::session::{Sessions, jobs_batch};
 use crate::batch::tail::Tail;
 use crate::batch::view;
-use crate::catalog::{self, check_columns, table_schema, timestamp};
+use crate::catalog::{self, table_schema};
 use crate::continuous::Continuous;
-use crate::encoding;
 use crate::error::SqlError;
 use crate::job::alter::{altered, next_of};
 use crate::job::crew::usual_lanes;
@@ -39,10 +38,10 @@ use crate::job::subscribe::Subscriptions;
 use crate::plan::continuous::plan_with;
 use crate::plan::target::plan_into;
 use crate::runtime::locked_runtime;
-use crate::statement::{
-    AlterTopic, CreateTopic, SavepointChange, Shown, Statement, parse, parse_query,
-};
-use crate::topic::{Keep, NewSchema, NewTopic, TopicInfo, Topics};
+use crate::statement::{SavepointChange, Shown, Statement, parse, parse_query};
+use crate::topic::{TopicInfo, Topics};
+
+mod topics;
 
 /// What SQL is made of.
 #[derive(Clone, Debug)]
@@ -418,138 +417,6 @@ impl Sql {
             answer.batches = Box::pin(futures::stream::iter(batches.into_iter().map(Ok)));
         }
         Ok(answer)
-    }
-
-    async fn create_topic(&self, topic: CreateTopic) -> Result<Answer, SqlError> {
-        let declared = encoding::declare(&topic)?;
-        let schema = check_columns(&declared.columns)?;
-        if let Some(watermark) = &topic.watermark {
-            let field = schema.field_with_name(&watermark.column).map_err(|_| {
-                SqlError::unknown("column", &watermark.column, None, [] as [&str; 0])
-            })?;
-            if *field.data_type() != timestamp() {
-                return Err(SqlError::invalid(
-                    format!("the watermark column {} is no TIMESTAMP", watermark.column),
-                    format!(
-                        "declare it so, or add a computed column: event_time AS (to_timestamp_millis({}))",
-                        watermark.column
-                    ),
-                ));
-            }
-        }
-        if view::view(self.parts.topics.as_ref(), &topic.name).is_some() {
-            return Err(SqlError::invalid(
-                format!("a view {} exists already", topic.name),
-                "choose another name, or drop that view",
-            ));
-        }
-        if topic.if_not_exists && self.parts.topics.topic(&topic.name).is_some() {
-            let answer = done("CREATE TOPIC", &topic.name)?;
-            answer.notices.add(format!(
-                "topic {} exists already and was left as it is",
-                topic.name
-            ));
-            return Ok(answer);
-        }
-        self.parts
-            .topics
-            .create_topic(NewTopic {
-                name: topic.name.clone(),
-                queues: topic.options.queues,
-                columns: declared.columns,
-                watermark: topic.watermark,
-                primary_key: topic.primary_key,
-                written_by: None,
-                encoding: declared.encoding,
-                changelog: declared.changelog,
-                keep: topic.options.keep,
-                family: topic.options.family,
-            })
-            .await?;
-        done("CREATE TOPIC", &topic.name)
-    }
-
-    async fn alter_topic(&self, change: AlterTopic) -> Result<Answer, SqlError> {
-        let topics = &self.parts.topics;
-        let topic = topics.topic(&change.name);
-        let topic = topic.ok_or_else(|| self.unknown_topic(&change.name))?;
-        let keep = change.options.keep;
-        // What a query writes is the query's, how long it is kept is not.
-        let mut rest = change.clone();
-        rest.options.keep = Keep::default();
-        let changes_more = rest != AlterTopic::nothing(&change.name);
-        if let Some(job) = topic.written_by.as_ref().filter(|_| changes_more) {
-            return Err(SqlError::invalid(
-                format!("topic {} is what {job} makes of it", topic.name),
-                "change that query instead",
-            ));
-        }
-        let schema = encoding::change(&topic, &change)?;
-        let mut columns = topic.columns;
-        for column in &change.add_columns {
-            if columns.iter().any(|known| known.name == column.name) {
-                return Err(SqlError::invalid(
-                    format!("topic {} has a column {} already", topic.name, column.name),
-                    "choose another name",
-                ));
-            }
-        }
-        columns.extend(change.add_columns.iter().cloned());
-        check_columns(&columns)?;
-        if !change.add_columns.is_empty() || !schema.add_columns.is_empty() {
-            check_columns_named(&topic.name, topics.as_ref())?;
-        }
-        let queues = change.options.queues;
-        if let Some(queues) = queues.filter(|queues| *queues < topic.queues) {
-            return Err(SqlError::invalid(
-                format!(
-                    "topic {} has {} queues, more than {queues}",
-                    topic.name, topic.queues
-                ),
-                "queues can only be added",
-            ));
-        }
-        if schema != NewSchema::default() {
-            topics.change_schema(&topic.name, schema).await?;
-        }
-        if queues.is_some() || !change.add_columns.is_empty() {
-            topics
-                .alter_topic(&topic.name, queues, change.add_columns)
-                .await?;
-        }
-        if keep != Keep::default() {
-            topics.set_keep(&topic.name, keep).await?;
-        }
-        done("ALTER TOPIC", &topic.name)
-    }
-
-    /// Checks that no view or continuous query reads a topic or writes into it.
-    ///
-    /// # Errors
-    /// [`SqlError::Invalid`] that names what does, with the statements that end it.
-    pub fn check_unused(&self, topic: &str) -> Result<(), SqlError> {
-        check_unused("topic", topic, &[], self.parts.topics.as_ref())
-    }
-
-    async fn drop_topic(&self, name: &str, if_exists: bool) -> Result<Answer, SqlError> {
-        match self.parts.topics.topic(name) {
-            None if if_exists => {}
-            None => return Err(self.unknown_topic(name)),
-            Some(TopicInfo {
-                written_by: Some(job),
-                ..
-            }) => {
-                return Err(SqlError::invalid(
-                    format!("topic {name} is written by {job}"),
-                    format!("write DROP MATERIALIZED VIEW {job} or DROP JOB {job} first"),
-                ));
-            }
-            Some(_) => {
-                self.check_unused(name)?;
-                self.parts.topics.drop_topic(name).await?;
-            }
-        }
-        done("DROP TOPIC", name)
     }
 
     async fn drop_job(&self, name: &str) -> Result<(), SqlError> {

@@ -66,7 +66,8 @@ impl Admin for Administration {
     async fn alter_topic(&self, request: Request<pb::AlterTopicRequest>) -> Answered<pb::Topic> {
         let resource = Resource::Topic(&request.get_ref().name);
         let admitted = self.admit(&request, Action::Manage, resource)?;
-        let altered = topics::alter(admitted.broker()?, request.into_inner()).await?;
+        let sql = admitted.inside()?.sql.as_ref();
+        let altered = topics::alter(admitted.broker()?, sql, request.into_inner()).await?;
         Ok(Response::new(altered))
     }
 

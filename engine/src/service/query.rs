@@ -20,6 +20,7 @@ use millpond_proto::limits;
 use millpond_proto::task::{Lane, Spawn, Task};
 use millpond_proto::wire::admin as pb;
 use millpond_proto::wire::admin::query_response::Content;
+use millpond_sql::topic::ColumnSpec;
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -80,6 +81,12 @@ pub trait Statements: Send + Sync + fmt::Debug {
     /// # Errors
     /// A status that names what does, and the statements that end it.
     fn check_unused(&self, topic: &str) -> Result<(), Status>;
+
+    /// Checks that a topic may have these columns as well, as `ALTER TOPIC` does.
+    ///
+    /// # Errors
+    /// A status that names what is in the way, and what to do about it.
+    fn check_columns_to_add(&self, topic: &str, columns: &[ColumnSpec]) -> Result<(), Status>;
 }
 
 /// What the client reads.
@@ -222,6 +229,14 @@ mod tests {
         }
 
         fn check_unused(&self, _topic: &str) -> Result<(), Status> {
+            Ok(())
+        }
+
+        fn check_columns_to_add(
+            &self,
+            _topic: &str,
+            _columns: &[ColumnSpec],
+        ) -> Result<(), Status> {
             Ok(())
         }
     }

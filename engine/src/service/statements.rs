@@ -10,6 +10,7 @@ use millpond_sql::continuous::{Continuous, JobStatus};
 use millpond_sql::error::SqlError;
 use millpond_sql::sql::Sql;
 use millpond_sql::statement::{Statement, parse};
+use millpond_sql::topic::ColumnSpec;
 use tonic::{Code, Status};
 
 use crate::service::code::{explain, of_remedy};
@@ -84,6 +85,11 @@ impl Statements for Database {
 
     fn check_unused(&self, topic: &str) -> Result<(), Status> {
         self.sql.check_unused(topic).map_err(|e| status(&e))
+    }
+
+    fn check_columns_to_add(&self, topic: &str, columns: &[ColumnSpec]) -> Result<(), Status> {
+        let checked = self.sql.check_columns_to_add(topic, columns);
+        checked.map_err(|e| status(&e))
     }
 }
 

@@ -9,6 +9,7 @@ use tonic::Status;
 use crate::broker::{Bodies, Broker, NewRetention, NewTopic, Retention, Topic, TopicType};
 use crate::service::code::grpc;
 use crate::service::names::topic_name;
+use crate::service::query::Statements;
 use crate::service::upkeep;
 
 /// Makes a topic.
@@ -45,11 +46,15 @@ pub(super) async fn create(
 /// Gives a topic more queues, more columns or another retention.
 pub(super) async fn alter(
     broker: &Broker,
+    sql: &dyn Statements,
     request: pb::AlterTopicRequest,
 ) -> Result<pb::Topic, Status> {
     let name = topic_name(&request.name)?;
     let queues = Some(request.queues).filter(|queues| *queues != 0);
-    let columns = request.add_columns.into_iter().map(column).collect();
+    let columns: Vec<ColumnSpec> = request.add_columns.into_iter().map(column).collect();
+    if !columns.is_empty() {
+        sql.check_columns_to_add(&request.name, &columns)?;
+    }
     let retention = NewRetention {
         ms: some_retention_ms(request.retention_ms)?,
         bytes: request.retention_bytes,

@@ -12,7 +12,7 @@ use super::*;
 use crate::answer::Finished;
 use crate::continuous::NoJobs;
 use crate::testing::MemoryTopics;
-use crate::topic::ColumnSpec;
+use crate::topic::{ColumnSpec, NewTopic};
 
 struct World {
     sql: Sql,
@@ -532,4 +532,28 @@ async fn a_statement_ends_when_its_time_is_over() {
         }
     };
     assert!(error.to_string().contains("QUERY_MS_MAX"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn columns_are_added_by_nobody_where_that_would_make_a_query_another() {
+    let world = world();
+    world.run("CREATE TOPIC read (n BIGINT)").await;
+    let column = |name: &str, sql_type: &str| ColumnSpec {
+        name: name.to_owned(),
+        sql_type: sql_type.to_owned(),
+        expression: None,
+    };
+    let check = |column: ColumnSpec| world.sql.check_columns_to_add("read", &[column]);
+    check(column("m", "BIGINT")).unwrap();
+    for (column, told) in [
+        (column("n", "BIGINT"), "has a column n already"),
+        (column("m", "BIGINTT"), "BIGINTT"),
+    ] {
+        let error = check(column).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+    let job = "CREATE MATERIALIZED VIEW copy AS SELECT * FROM read";
+    world.topics.create_job("copy", job, &[]).await.unwrap();
+    let error = check(column("m", "BIGINT")).unwrap_err().to_string();
+    assert!(error.contains("read with * by copy"), "{error}");
 }
