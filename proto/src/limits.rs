@@ -152,6 +152,8 @@ pub const TAIL_COLUMNS_BYTES: usize = 256 * 1024 * 1024;
 pub const KEY_INDEX_BYTES: usize = 256 * 1024 * 1024;
 /// So many rows before the end of a queue are worth keeping decoded.
 pub const TAIL_COLUMNS_ROWS: u64 = 256 * 1024;
+/// Most rows that the lists of one row may become in a continuous query.
+pub const UNNEST_ELEMENTS_MAX: usize = 64 * 1024;
 /// Memory for the state of one continuous query.
 pub const JOB_STATE_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// What that may be set to for one query: less would not hold a window, more no checkpoint.

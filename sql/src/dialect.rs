@@ -138,13 +138,16 @@ impl Dialect for MillpondDialect {
         explicit || (!RESERVED_FOR_TABLE_ALIAS.contains(keyword) && !at_emit(parser))
     }
 
-    /// `TABLE t` where a value may stand: the argument of a window function. It reads as the bare name,
-    /// and with `PARTITION BY k` or `PARTITION BY (k, l)` as the tuple of all names.
+    /// `TABLE t` or `TABLE (SELECT …)` where a value may stand: the argument of a window function. It reads as the bare name or
+    /// the subquery, and with `PARTITION BY k` or `PARTITION BY (k, l)` as the tuple of it and all names.
     fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
         let is_table = matches!(
             &parser.peek_token_ref().token,
             Token::Word(word) if word.keyword == Keyword::TABLE && word.quote_style.is_none()
-        ) && matches!(&parser.peek_nth_token_ref(1).token, Token::Word(_));
+        ) && matches!(
+            &parser.peek_nth_token_ref(1).token,
+            Token::Word(_) | Token::LParen
+        );
         if !is_table {
             return None;
         }
@@ -181,9 +184,15 @@ impl Dialect for MillpondDialect {
 }
 
 fn table_argument(parser: &mut Parser) -> Result<Expr, ParserError> {
-    let table = parser.parse_identifier()?;
+    let table = if parser.consume_token(&Token::LParen) {
+        let query = parser.parse_query()?;
+        parser.expect_token(&Token::RParen)?;
+        Expr::Subquery(query)
+    } else {
+        Expr::Identifier(parser.parse_identifier()?)
+    };
     if !parser.parse_keywords(&[Keyword::PARTITION, Keyword::BY]) {
-        return Ok(Expr::Identifier(table));
+        return Ok(table);
     }
     let keys = if parser.consume_token(&Token::LParen) {
         let keys = parser.parse_comma_separated(Parser::parse_identifier)?;
@@ -192,8 +201,8 @@ fn table_argument(parser: &mut Parser) -> Result<Expr, ParserError> {
     } else {
         vec![parser.parse_identifier()?]
     };
-    let names = std::iter::once(table).chain(keys);
-    Ok(Expr::Tuple(names.map(Expr::Identifier).collect()))
+    let keys = keys.into_iter().map(Expr::Identifier);
+    Ok(Expr::Tuple(std::iter::once(table).chain(keys).collect()))
 }
 
 /// Whether the word just read is `EMIT` and begins our clause rather than naming something.

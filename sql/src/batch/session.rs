@@ -36,6 +36,8 @@ use crate::plan::constant::bound;
 use crate::plan::located::located;
 use crate::plan::named;
 use crate::plan::star;
+use crate::plan::unnest;
+use crate::plan::unnest_written::named_lists;
 use crate::plan::window;
 use crate::runtime::{self, CATALOG, SYSTEM_SCHEMA, TOPICS_SCHEMA};
 use crate::topic::Topics;
@@ -94,8 +96,9 @@ impl Sessions {
         check_relations(query)?;
         let topics = self.topics.as_ref();
         let mut expanded = query.clone();
+        named_lists(&mut expanded)?;
         star::expand(&mut expanded, topics)?;
-        let (mut rewritten, windows) = window::rewrite_bounded(&expanded)?;
+        let (mut rewritten, windows) = window::rewrite_bounded(&expanded, topics)?;
         let has_as_of = as_of::rewrite(&mut rewritten, topics, Reading::Bounded)?;
         named::as_written(&mut rewritten);
         let state = self.state(notices, depth, has_as_of);
@@ -112,6 +115,7 @@ impl Sessions {
                 };
                 located(error, query)
             })?;
+        let plan = unnest::beside(plan)?;
         let plan = match has_as_of {
             true => as_of::plain(plan, topics)?,
             false => plan,

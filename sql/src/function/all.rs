@@ -8,7 +8,7 @@ use crate::function::distance::GreatCircle;
 use crate::function::user::{self, UserAggregate, UserScalar};
 use crate::function::weighted::WeightedAvg;
 use crate::function::{
-    digest, digits, json, json_made, json_path, queue, url, version, written_time,
+    digest, digits, json, json_items, json_made, json_path, queue, url, version, written_time,
 };
 
 /// Functions of users from a row to a value: to add one, list it here.
@@ -27,7 +27,8 @@ pub fn scalars() -> Vec<Arc<ScalarUDF>> {
     let ours = json::functions().into_iter();
     let ours = ours
         .chain(json_path::functions())
-        .chain(json_made::functions());
+        .chain(json_made::functions())
+        .chain(json_items::functions());
     let ours = ours.chain(digest::functions()).chain(digits::functions());
     let ours = ours.chain(url::functions());
     let ours = ours.chain([queue::function(), version::function()]);

@@ -5,7 +5,7 @@
 //! a tick, so what it computes is a function of the log alone: the same whatever the epochs were.
 //! DataFusion's expressions and accumulators are kernels inside.
 //!
-//! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows),
+//! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows), [`unnest`] (lists into rows),
 //! [`beat`] (what leaves every so often), [`kernel`] (accumulators at rest) and [`quick`] (those that need none), [`key`] (groups as bytes), [`hash`] (how they are found), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`partial`] (rows added up apart), [`session`] (windows that rows make); then tables that
 //! change: [`delta`], [`moment`] (time within them) and [`ends`] (what it forgets), [`origin`] (which message a row is), [`latest`], [`aggregate`] with [`kept`] and [`ordered`], [`join`], [`as_of`], [`over`], [`top`], [`close`],
@@ -39,6 +39,7 @@ pub mod session;
 pub(crate) mod slices;
 pub(crate) mod spread;
 pub(crate) mod top;
+pub mod unnest;
 pub mod window;
 
 use std::fmt;

@@ -15,6 +15,7 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::assign::Windows;
 use crate::operator::key::{milliseconds, times};
+use crate::operator::unnest::Lists;
 
 /// One filter or projection.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +42,8 @@ pub enum Step {
         /// The columns of the input, then start and end.
         schema: SchemaRef,
     },
+    /// Repeats each row for each element of its lists.
+    Unnest(Lists),
 }
 
 /// A chain of steps.
@@ -62,7 +65,10 @@ impl Transform {
 
     /// Adds a step at the end.
     pub fn push(&mut self, step: Step) {
-        if let Step::Project { schema, .. } | Step::Windows { schema, .. } = &step {
+        if let Step::Project { schema, .. }
+        | Step::Windows { schema, .. }
+        | Step::Unnest(Lists { schema, .. }) = &step
+        {
             self.schema = Arc::clone(schema);
         }
         self.steps.push(step);
@@ -173,6 +179,12 @@ pub(crate) fn run_steps(
                 schema,
             } => {
                 let (rows, origin) = windows(&batch, time, *kind, *slices, schema)?;
+                batch = rows;
+                let repeated = take(&kept, &origin, None)?;
+                kept = UInt32Array::from(repeated.to_data());
+            }
+            Step::Unnest(lists) => {
+                let (rows, origin) = lists.rows(&batch)?;
                 batch = rows;
                 let repeated = take(&kept, &origin, None)?;
                 kept = UInt32Array::from(repeated.to_data());

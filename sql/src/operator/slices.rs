@@ -76,6 +76,7 @@ fn read_of(steps: &[Step]) -> Option<BTreeSet<usize>> {
     for step in steps {
         match step {
             Step::Windows { .. } => {}
+            Step::Unnest(_) => return None,
             Step::Filter(predicate) => add(predicate),
             Step::Project { expressions, .. } => {
                 expressions.iter().for_each(&mut add);

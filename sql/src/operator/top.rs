@@ -1,14 +1,15 @@
-//! The first rows of each partition in some order: `ROW_NUMBER() OVER (…) <= n`.
+//! The first rows of each partition in some order: `ROW_NUMBER() OVER (…) <= n`, and so `RANK()` and `DENSE_RANK()`.
 //!
 //! Input: any rows with weights. Output: the input's columns, then the row number as BIGINT unsigned; at
 //! a tick, what left the first `n` goes and what entered comes, with a row whose number changed doing
 //! both. Rows that the order does not tell apart come in the order of their columns, so that the answer
-//! does not depend on when they came. Of an input whose rows stay no more than those first rows are kept.
+//! does not depend on when they came; ranks give them one number. Of an input whose rows stay no more than those first rows are kept.
 //!
 //! A partition may end ([`Ending`]), by a time that is one of its columns or after resting too long. What
 //! it gave stays.
 
 mod partition;
+mod ranks;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ use crate::operator::key::{Keys, milliseconds};
 use crate::operator::moment::{Ending, LateRow, Moment};
 use crate::operator::top::partition::{Partition, Ranked, row_bytes};
 
+pub(crate) use ranks::Numbers;
+
 /// A partition that rows came for.
 struct Touched<'a> {
     key: &'a [u8],
@@ -42,7 +45,9 @@ struct Touched<'a> {
 pub(crate) struct TopSpec {
     pub(crate) partition: Vec<Arc<dyn PhysicalExpr>>,
     pub(crate) order: Vec<(Arc<dyn PhysicalExpr>, SortOptions)>,
+    /// The greatest number that a row may have.
     pub(crate) count: u64,
+    pub(crate) numbers: Numbers,
     /// Whether rows only come; then those behind the first ones never matter.
     pub(crate) is_append: bool,
     pub(crate) input: SchemaRef,
@@ -105,11 +110,22 @@ impl Top {
         })
     }
 
-    /// How many rows of a partition are worth keeping.
+    /// How many rows of a partition are worth keeping, if that follows from their number alone.
     fn most(&self) -> i64 {
-        match self.spec.is_append {
-            true => i64::try_from(self.spec.count).unwrap_or(i64::MAX),
-            false => i64::MAX,
+        match self.spec.numbers {
+            Numbers::Rows => self.rows_until_passed_over(),
+            Numbers::Rank | Numbers::DenseRank => i64::MAX,
+        }
+    }
+
+    /// How many rows there must be for one that lies behind them not to count.
+    fn rows_until_passed_over(&self) -> i64 {
+        match (self.spec.is_append, self.spec.numbers) {
+            (true, Numbers::Rows | Numbers::Rank) => {
+                i64::try_from(self.spec.count).unwrap_or(i64::MAX)
+            }
+            // Any number of rows may have one dense rank.
+            (true, Numbers::DenseRank) | (false, _) => i64::MAX,
         }
     }
 
@@ -200,7 +216,7 @@ impl Node for Top {
                 bytes
                     .extend_from_slice(order(index).as_ref().map_or(&[][..], |order| order.data()));
             };
-            let most = self.most();
+            let (most, enough) = (self.most(), self.rows_until_passed_over());
             let mut bytes = Vec::new();
             let mut places: HashMap<&[u8], usize, Fixed> = HashMap::default();
             let mut touched: Vec<Touched<'_>> = Vec::new();
@@ -236,7 +252,7 @@ impl Node for Top {
                 });
                 touched[place].at_ms = at_ms;
                 order_bytes(index, &mut bytes);
-                if standing[place].is_some_and(|known| known.passes_over(&bytes, most)) {
+                if standing[place].is_some_and(|known| known.passes_over(&bytes, enough)) {
                     continue;
                 }
                 touched[place].candidates.push((index, candidates.len()));
@@ -256,9 +272,14 @@ impl Node for Top {
                 let known = self.partitions.get_mut(key);
                 let is_new = known.is_none();
                 let partition = known.unwrap_or(&mut new);
-                if !touched.candidates.is_empty() {
-                    partition.first(self.spec.count, &mut before);
-                }
+                let ranks_before = match (self.spec.numbers, touched.candidates.is_empty()) {
+                    (_, true) => None,
+                    (Numbers::Rows, false) => {
+                        partition.first(self.spec.count, &mut before);
+                        None
+                    }
+                    (ranks, false) => Some(ranks::first(partition, ranks, self.spec.count)),
+                };
                 // What was forgotten can not be taken back.
                 let is_known = ending.is_none() || !partition.is_empty();
                 let mut takes = touched.candidates.is_empty();
@@ -276,7 +297,13 @@ impl Node for Top {
                     bytes.extend_from_slice(rows.row(*candidate));
                     partition.put(key, &bytes, ranked, most, &mut self.state_bytes);
                 }
-                if !touched.candidates.is_empty() {
+                if let Some(before) = ranks_before {
+                    let after = ranks::first(partition, self.spec.numbers, self.spec.count);
+                    ranks::differences(&before, &after, &mut changes);
+                    if self.spec.is_append {
+                        partition.keep(after.len(), key, &mut self.state_bytes);
+                    }
+                } else if !touched.candidates.is_empty() {
                     partition.first(self.spec.count, &mut after);
                     differences(&before, &after, &mut changes);
                 }

@@ -21,6 +21,7 @@ use crate::operator::project::{Step, Transform};
 use crate::plan::grouping_sets::distinct;
 use crate::plan::output::key_places;
 use crate::plan::refuse::{refused, unsupported};
+use crate::plan::unnest::lists_of;
 use crate::plan::window::{Window, end_mark, marked_window, start_mark};
 
 /// Where a column comes from, as far as the query only passes it on.
@@ -47,6 +48,9 @@ pub(crate) struct Chain {
     pub(crate) origins: Vec<Origin>,
     /// Whether rows were given their windows.
     pub(crate) has_windows: bool,
+    /// The time that these are of, and the columns that each have sessions of their own.
+    pub(crate) window_time: Origin,
+    pub(crate) window_keys: Vec<Origin>,
     /// Whether something was computed of a window's bounds, so that slices can not stand for them.
     pub(crate) computes_with_bounds: bool,
     pub(crate) aggregate: Option<Grouped>,
@@ -98,6 +102,8 @@ impl Walk<'_> {
                     origins: columns.into_iter().map(Origin::Column).collect(),
                     transform: Transform::over(schema),
                     has_windows: false,
+                    window_time: Origin::Computed,
+                    window_keys: Vec::new(),
                     computes_with_bounds: false,
                     aggregate: None,
                 })
@@ -112,6 +118,18 @@ impl Walk<'_> {
                 Ok(chain)
             }
             LogicalPlan::Projection(projection) => self.project(projection),
+            LogicalPlan::Unnest(unnest) => {
+                let mut chain = self.chain(&unnest.input)?;
+                let lists = lists_of(unnest, &chain.transform.schema())?;
+                let origins = chain.origins.iter().enumerate();
+                let origins = origins.map(|(at, origin)| match lists.columns.contains(&at) {
+                    true => Origin::Computed,
+                    false => *origin,
+                });
+                chain.origins = origins.collect();
+                chain.transform.push(Step::Unnest(lists));
+                Ok(chain)
+            }
             LogicalPlan::Distinct(Distinct::All(input)) => {
                 let groups: Vec<Expr> = input
                     .schema()
@@ -134,6 +152,15 @@ impl Walk<'_> {
         let mut chain = self.chain(&projection.input)?;
         let mut input = projection.input.schema().as_ref().clone();
         let mut exprs = projection.expr.clone();
+        if let Some((_, time)) = exprs.iter().find_map(marked_time) {
+            chain.window_time = origin(&time, &input, &chain)?;
+            for key in self.window.iter().flat_map(|window| &window.keys) {
+                let column = Column::new_unqualified(key);
+                chain
+                    .window_keys
+                    .push(origin(&Expr::Column(column), &input, &chain)?);
+            }
+        }
         if give_windows(
             &mut chain.transform,
             &mut input,
@@ -228,6 +255,8 @@ impl Walk<'_> {
             transform: Transform::over(Arc::clone(&schema)),
             origins: passed.chain(computed).collect(),
             has_windows: chain.has_windows,
+            window_time: chain.window_time,
+            window_keys: chain.window_keys,
             computes_with_bounds: false,
             aggregate: Some(Grouped {
                 input: chain.transform,
@@ -296,12 +325,10 @@ impl Walk<'_> {
         chain: &Chain,
         origins: &[Origin],
     ) -> Result<(), SqlError> {
-        let mut keys = Vec::new();
-        for key in &window.keys {
-            keys.push(Origin::Column(self.source_schema.index_of(key)?));
-        }
+        let keys = &chain.window_keys;
         let plain = origins.iter().filter(|origin| !origin.is_window());
-        let is_exact = plain.clone().all(|origin| keys.contains(origin))
+        let is_exact = !keys.contains(&Origin::Computed)
+            && plain.clone().all(|origin| keys.contains(origin))
             && keys.iter().all(|key| origins.contains(key))
             && origins.iter().any(|origin| origin.is_window());
         if !is_exact || chain.computes_with_bounds {

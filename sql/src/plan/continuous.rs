@@ -19,19 +19,21 @@ use crate::operator::group::{self, Bound, Fire, Grouping, WindowKey};
 use crate::operator::project::Transform;
 use crate::plan::as_of::{self, Reading};
 use crate::plan::as_of_node;
-use crate::plan::chain::{Chain, Grouped, Origin, Walk, marks_of};
+use crate::plan::chain::{Chain, Grouped, Origin, Walk, marked_time, marks_of};
 use crate::plan::graph::build;
 use crate::plan::limited;
 use crate::plan::located::located;
 use crate::plan::named;
 use crate::plan::output::{columns_of, primary_key};
 use crate::plan::refuse::{
-    every_of_rows, nothing_late, refused, unknown_side, without_watermark, without_window,
+    every_of_rows, nothing_late, of_computed_time, refused, unknown_side, without_watermark,
+    without_window,
 };
 use crate::plan::session_filter;
 use crate::plan::source::{Input, analyse, for_chain, for_graph, sources_of};
 use crate::plan::star;
 use crate::plan::store_time::timed;
+use crate::plan::unnest_written::named_lists;
 use crate::plan::views;
 use crate::plan::window::{Window, rewrite};
 use crate::statement::{Emit, LateRows, QueryOptions};
@@ -136,8 +138,9 @@ pub(super) async fn plan_as(
     let mut query = query.clone();
     limited::to_places(&mut query)?;
     let has_views = views::expand(&mut query, topics)?;
+    named_lists(&mut query)?;
     star::expand(&mut query, topics)?;
-    let (mut query, windows) = rewrite(&query)?;
+    let (mut query, windows) = rewrite(&query, topics)?;
     as_of::rewrite(&mut query, topics, Reading::Continuous)?;
     if !options.names_of_old {
         named::as_written(&mut query);
@@ -151,7 +154,7 @@ pub(super) async fn plan_as(
     })?;
     let analysed = as_of_node::nodes(analysed, &sources)?;
     let analysed = session_filter::into_aggregates(analysed, &windows)?;
-    if let ([source], true) = (sources.as_slice(), is_chain(&analysed, !windows.is_empty())?)
+    if let ([source], true) = (sources.as_slice(), is_chain(&analysed, windows.len())?)
         && source.topic.primary_key.is_empty()
         // Groups that end otherwise than with their windows are those of a graph.
         && (!windows.is_empty() || (options.state_ttl_ms.is_none() && emit != Emit::OnWindowClose))
@@ -170,9 +173,14 @@ pub(super) async fn plan_as(
             if let Some((side, _)) = options.side_ttls_ms.first() {
                 return Err(unknown_side(side, &[]));
             }
-            let topic = timed(&source.topic, windows.first());
+            let time_column = match chain.window_time {
+                Origin::Column(column) => Some(source.schema.field(column).name().as_str()),
+                _ => windows.first().map(|window| window.time_column.as_str()),
+            };
+            let topic = timed(&source.topic, time_column);
             let input = Input::of(&topic, &source.schema, &logical)?;
-            return finish(chain, emit, &options, windows.first(), input);
+            let window = windows.first().zip(time_column);
+            return finish(chain, emit, &options, window, input);
         }
     }
     let mut options = options;
@@ -236,7 +244,7 @@ fn check_marks(plan: &LogicalPlan, windows: &[Window]) -> Result<(), SqlError> {
 }
 
 /// Whether a plan is one topic with filters and projections and at most one aggregate.
-fn is_chain(plan: &LogicalPlan, has_windows: bool) -> Result<bool, SqlError> {
+fn is_chain(plan: &LogicalPlan, windows: usize) -> Result<bool, SqlError> {
     let (mut scans, mut aggregates, mut others) = (0, 0, 0);
     plan.apply_with_subqueries(|node| {
         match node {
@@ -247,7 +255,7 @@ fn is_chain(plan: &LogicalPlan, has_windows: bool) -> Result<bool, SqlError> {
                 let sets = aggregate.group_expr.first();
                 // A chain lets its groups rest as the accumulators' states: of DISTINCT all values, taken
                 // up again at every tick. A graph adds to them; windows are few and go.
-                let is_distinct = !has_windows
+                let is_distinct = windows == 0
                     && aggregate.aggr_expr.iter().any(|expr| {
                         let expr = expr.clone().unalias();
                         matches!(&expr, Expr::AggregateFunction(of) if of.params.distinct)
@@ -272,14 +280,33 @@ fn is_chain(plan: &LogicalPlan, has_windows: bool) -> Result<bool, SqlError> {
         }
         Ok::<_, DataFusionError>(TreeNodeRecursion::Continue)
     })?;
-    Ok(scans == 1 && aggregates <= 1 && others == 0)
+    Ok(scans == 1 && aggregates <= 1 && others == 0 && windows <= 1 && !windows_of_groups(plan)?)
+}
+
+/// Whether windows are given to what an aggregate answers.
+fn windows_of_groups(plan: &LogicalPlan) -> Result<bool, SqlError> {
+    let mut is_found = false;
+    plan.apply_with_subqueries(|node| {
+        if node
+            .expressions()
+            .iter()
+            .any(|expr| marked_time(expr).is_some())
+        {
+            node.apply_with_subqueries(|below| {
+                is_found |= matches!(below, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_));
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+        }
+        Ok::<_, DataFusionError>(TreeNodeRecursion::Continue)
+    })?;
+    Ok(is_found)
 }
 
 fn finish(
     chain: Chain,
     emit: Emit,
     options: &QueryOptions,
-    window: Option<&Window>,
+    window: Option<(&Window, &str)>,
     input: Input,
 ) -> Result<ContinuousPlan, SqlError> {
     let columns = columns_of(&chain.transform.schema())?;
@@ -298,7 +325,7 @@ fn finish(
             }
             Emit::Every { .. } => return Err(every_of_rows()),
         }
-        if let Some(window) = window
+        if let Some((window, _)) = window
             && matches!(window.kind, Windows::Session { .. })
         {
             return Err(refused(
@@ -333,10 +360,13 @@ fn finish(
             })
             .collect(),
     });
-    if let (Some(window), Some(_)) = (window, &key) {
+    if let (Some((_, time_column)), Some(_)) = (window, &key) {
         let declared = input.source.watermark.as_ref();
-        if declared.is_none_or(|declared| declared.column != window.time_column) {
-            return Err(without_watermark(&input.source, window));
+        if declared.is_none_or(|declared| declared.column != time_column) {
+            return Err(match chain.window_time {
+                Origin::Column(_) => without_watermark(&input.source, time_column),
+                _ => of_computed_time(&input.source, time_column),
+            });
         }
     } else if !leaves_changed(emit) {
         return Err(without_window());

@@ -23,7 +23,7 @@ use crate::plan::aggregate_build::passed_times;
 use crate::plan::as_of_node::AsOfNode;
 use crate::plan::bounds::{Time, time_of};
 use crate::plan::chain::{deterministic, give_windows, marked_time, simplified};
-use crate::plan::over_build::is_row_number;
+use crate::plan::over_build::numbers_of;
 use crate::plan::refuse::{every_of_rows, refused, unsupported};
 use crate::plan::scan_build::inputs_of;
 use crate::plan::source::{Input, Source};
@@ -200,7 +200,8 @@ impl Builder<'_> {
                 self.filter(&filter.predicate, &filter.input)
             }
             LogicalPlan::Window(window)
-                if is_row_number(window) && self.most.contains_key(&std::ptr::from_ref(window)) =>
+                if numbers_of(window).is_some()
+                    && self.most.contains_key(&std::ptr::from_ref(window)) =>
             {
                 self.top(window)
             }
@@ -210,6 +211,7 @@ impl Builder<'_> {
                 &projection.input,
                 projection.schema.as_ref(),
             ),
+            LogicalPlan::Unnest(unnest) => self.unnest(unnest),
             LogicalPlan::Aggregate(aggregate) => self.aggregate(
                 &aggregate.input,
                 &aggregate.group_expr,

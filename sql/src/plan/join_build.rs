@@ -24,12 +24,6 @@ impl Builder<'_> {
                 "write the subquery as a condition of its own, or as a join",
             ));
         }
-        if join.null_aware {
-            return Err(refused(
-                "NOT IN with a subquery",
-                "write NOT EXISTS (SELECT 1 FROM … WHERE …)",
-            ));
-        }
         let left = self.relation(&join.left)?;
         let right = self.relation(&join.right)?;
         let inputs = [left.node, right.node].map(|node| Arc::clone(&self.nodes[node].schema));

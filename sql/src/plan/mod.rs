@@ -1,6 +1,6 @@
 //! Rewrites between the parsed statement and the query engine's plan, one a file.
 //!
-//! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means), [`named`] (what columns are called), [`window`] after [`window_groups`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
+//! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means), [`named`] (what columns are called), [`unnest`] after [`unnest_written`] (lists as rows), [`not_in`] (and NULL), [`distinct_on`], [`window`] after [`window_groups`] with [`window_bounds`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
 //! (when state ends), [`constant`] (conditions that read nothing), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
 //! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
@@ -15,6 +15,7 @@ pub(crate) mod chain;
 pub(crate) mod close_build;
 pub(crate) mod constant;
 pub mod continuous;
+pub(crate) mod distinct_on;
 pub mod fingerprint;
 pub(crate) mod graph;
 pub(crate) mod grouping_sets;
@@ -23,6 +24,7 @@ pub(crate) mod lanes;
 pub(crate) mod limited;
 pub(crate) mod located;
 pub(crate) mod named;
+pub(crate) mod not_in;
 pub(crate) mod output;
 pub(crate) mod over_build;
 pub(crate) mod refuse;
@@ -33,6 +35,9 @@ pub(crate) mod star;
 pub(crate) mod store_time;
 pub mod target;
 pub(crate) mod top_build;
+pub(crate) mod unnest;
+pub(crate) mod unnest_written;
 pub(crate) mod views;
 pub mod window;
+pub(crate) mod window_bounds;
 pub(crate) mod window_groups;

@@ -65,6 +65,22 @@ pub(crate) fn columns_of(schema: &Schema) -> Result<Vec<ColumnSpec>, SqlError> {
     Ok(columns)
 }
 
+/// What to write for a type that no topic declares.
+fn instead_of(kind: &DataType, name: &str) -> String {
+    match kind {
+        DataType::Duration(_) | DataType::Interval(_) => format!(
+            "tell it in seconds, date_part('epoch', …) AS {name}, or as a text, CAST(… AS VARCHAR)"
+        ),
+        DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => format!(
+            "write it as JSON, json_string(…) AS {name}, which UNNEST(json_items({name})) reads, or as a text, array_to_string(…, ',')"
+        ),
+        DataType::Struct(_) | DataType::Map(..) => {
+            format!("write it as JSON, json_string(…) AS {name}, or take its members apart")
+        }
+        _ => "cast it, for example to VARCHAR".to_owned(),
+    }
+}
+
 pub(crate) fn sql_type(field: &Field) -> Result<String, SqlError> {
     Ok(match field.data_type() {
         DataType::Boolean => "BOOLEAN".to_owned(),
@@ -85,7 +101,7 @@ pub(crate) fn sql_type(field: &Field) -> Result<String, SqlError> {
                     "output column {} has type {other}, which no topic declares",
                     field.name()
                 ),
-                "cast it, for example to VARCHAR",
+                instead_of(other, field.name()),
             ));
         }
     })

@@ -15,6 +15,7 @@ use datafusion::logical_expr::{
 use crate::error::SqlError;
 use crate::operator::graph::{Kind, Mode};
 use crate::operator::over::{Frame, Function, OverSpec};
+use crate::operator::top::Numbers;
 use crate::plan::bounds::{Time, interval_ms, time_of};
 use crate::plan::chain::lower;
 use crate::plan::graph::{Builder, Edge, named, nullable};
@@ -29,17 +30,20 @@ pub(super) fn window_function(expr: &Expr) -> Option<&WindowFunction> {
     }
 }
 
-/// Whether a window of the plan is `ROW_NUMBER()` and nothing else.
-pub(super) fn is_row_number(window: &Window) -> bool {
+/// How a window of the plan numbers rows, if it does so and nothing else.
+pub(super) fn numbers_of(window: &Window) -> Option<Numbers> {
     let [function] = window.window_expr.as_slice() else {
-        return false;
+        return None;
     };
-    window_function(function).is_some_and(|function| {
-        matches!(
-            &function.fun,
-            WindowFunctionDefinition::WindowUDF(udf) if udf.name() == "row_number"
-        )
-    })
+    let WindowFunctionDefinition::WindowUDF(udf) = &window_function(function)?.fun else {
+        return None;
+    };
+    match udf.name() {
+        "row_number" => Some(Numbers::Rows),
+        "rank" => Some(Numbers::Rank),
+        "dense_rank" => Some(Numbers::DenseRank),
+        _ => None,
+    }
 }
 
 impl Builder<'_> {
@@ -47,7 +51,7 @@ impl Builder<'_> {
         let below = self.relation(&window.input)?;
         if below.mode == Mode::Retract {
             return Err(refused(
-                "OVER a table that changes, unless it is ROW_NUMBER() OVER (…) with a condition that it is at most a number",
+                "OVER a table that changes, unless it is ROW_NUMBER(), RANK() or DENSE_RANK() OVER (…) with a condition that it is at most a number",
                 "compute it where the view is read",
             ));
         }

@@ -3,7 +3,6 @@
 use datafusion::logical_expr::LogicalPlan;
 
 use crate::error::SqlError;
-use crate::plan::window::Window;
 use crate::topic::TopicInfo;
 
 pub(crate) fn unsupported(plan: &LogicalPlan) -> SqlError {
@@ -16,15 +15,10 @@ pub(crate) fn unsupported(plan: &LogicalPlan) -> SqlError {
             "LIMIT but behind ORDER BY of columns that it answers, and without OFFSET",
             "leave it out, and limit where the view is read: SELECT … FROM view LIMIT …",
         ),
-        LogicalPlan::Distinct(_) => refused(
-            "DISTINCT ON",
-            "group by the columns, with first_value(…) for the others",
-        ),
         LogicalPlan::Window(_) => refused(
             "OVER",
             "keep the first rows of ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) with WHERE, or compute it where the view is read",
         ),
-        LogicalPlan::Unnest(_) => refused("UNNEST", "compute it where the view is read"),
         LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => refused(
             "a query without a topic",
             "read a topic: SELECT … FROM topic",
@@ -77,8 +71,19 @@ pub(crate) fn unknown_side(side: &str, known: &[String]) -> SqlError {
     )
 }
 
-pub(crate) fn without_watermark(source: &TopicInfo, window: &Window) -> SqlError {
-    let (topic, column) = (&source.name, &window.time_column);
+pub(crate) fn of_computed_time(source: &TopicInfo, column: &str) -> SqlError {
+    let time = match &source.watermark {
+        Some(declared) => declared.column.as_str(),
+        None => "_stored_at",
+    };
+    refused(
+        &format!("a window over {column}, which is computed below the window"),
+        &format!("pass {time} on as it is, and put the window over that"),
+    )
+}
+
+pub(crate) fn without_watermark(source: &TopicInfo, column: &str) -> SqlError {
+    let topic = &source.name;
     let declared = match &source.watermark {
         Some(declared) => format!("its watermark is for {}", declared.column),
         None => "it declares no watermark".to_owned(),
@@ -87,8 +92,13 @@ pub(crate) fn without_watermark(source: &TopicInfo, window: &Window) -> SqlError
         format!(
             "a window over {column} needs to know how late rows of topic {topic} may come, and {declared}"
         ),
-        format!(
-            "make the topic with CREATE TOPIC {topic} (…, WATERMARK FOR {column} AS {column} - INTERVAL '5 minutes')"
-        ),
+        match source.written_by.as_deref() {
+            Some(job) if job == topic => format!(
+                "write {topic} as a plain view (CREATE VIEW), whose times are those of its topics, or let it EMIT CHANGES"
+            ),
+            _ => format!(
+                "make the topic with CREATE TOPIC {topic} (…, WATERMARK FOR {column} AS {column} - INTERVAL '5 minutes')"
+            ),
+        },
     )
 }

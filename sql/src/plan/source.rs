@@ -12,6 +12,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility, create_udf};
 use datafusion::optimizer::Optimizer;
+use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
 use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
 use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
@@ -28,7 +29,10 @@ use crate::catalog;
 use crate::error::SqlError;
 use crate::plan::as_of;
 use crate::plan::constant::bound;
+use crate::plan::distinct_on;
+use crate::plan::not_in;
 use crate::plan::refuse::refused;
+use crate::plan::unnest;
 use crate::plan::window::{end_mark, start_mark};
 use crate::runtime;
 use crate::topic::{TopicInfo, Topics};
@@ -136,8 +140,8 @@ pub(crate) fn sources_of(query: &Query, topics: &dyn Topics) -> Result<Vec<Sourc
         let topic = topics.topic(name).ok_or_else(|| {
             if view(topics, name).is_some() {
                 return refused(
-                    &format!("a window or versions of rows of view {name}"),
-                    "write the window, or FOR SYSTEM_TIME AS OF, over the topic, within the view if you like",
+                    &format!("versions of rows of view {name}"),
+                    "write FOR SYSTEM_TIME AS OF over the topic, within the view if you like",
                 );
             }
             let known = topics.topics().into_iter().map(|topic| topic.name);
@@ -201,12 +205,12 @@ pub(crate) async fn analyse(
     }
     let state = context.state();
     let statement = EngineStatement::Statement(Box::new(SyntaxTree::Query(Box::new(query))));
-    let plan = state.statement_to_plan(statement).await?;
+    let plan = unnest::beside(state.statement_to_plan(statement).await?)?;
     let analysed = state
         .analyzer()
         .execute_and_check(plan, state.config_options(), |_, _| {})?;
     check_subqueries(&analysed)?;
-    Ok((analysed, state))
+    Ok((distinct_on::plain(analysed)?, state))
 }
 
 /// Refuses a subquery in the place of a value that may answer more than one: as a join it would answer all of them.
@@ -240,9 +244,13 @@ pub(crate) fn for_chain(plan: LogicalPlan, state: &SessionState) -> Result<Logic
 
 /// Subqueries become joins, joins get their keys, filters come before what they filter.
 pub(crate) fn for_graph(plan: LogicalPlan, state: &SessionState) -> Result<LogicalPlan, SqlError> {
-    let optimizer = Optimizer::with_rules(vec![
+    let joined = Optimizer::with_rules(vec![
         Arc::new(DecorrelatePredicateSubquery::new()),
         Arc::new(ScalarSubqueryToJoin::new()),
+        Arc::new(DecorrelateLateralJoin::new()),
+    ]);
+    let plan = not_in::plain(joined.optimize(plan, state, |_, _| {})?)?;
+    let optimizer = Optimizer::with_rules(vec![
         Arc::new(ExtractEquijoinPredicate::new()),
         Arc::new(EliminateCrossJoin::new()),
         Arc::new(PushDownFilter::new()),

@@ -148,7 +148,9 @@ impl Stars<'_> {
             TableFactor::NestedJoin {
                 table_with_joins, ..
             } => return self.relations(table_with_joins, into),
-            TableFactor::Derived { alias, .. } => (None, alias, false),
+            TableFactor::Derived { alias, .. } | TableFactor::UNNEST { alias, .. } => {
+                (None, alias, false)
+            }
             _ => (None, &None, false),
         };
         let alias = alias.as_ref().map(|alias| alias.name.clone());

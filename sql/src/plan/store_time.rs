@@ -5,16 +5,15 @@
 //! is read as if it had been declared. A topic's own watermark is left out for such a query: one input
 //! has one time.
 
-use crate::plan::window::Window;
 use crate::topic::{TopicInfo, WatermarkSpec};
 
 /// The system column that holds it.
 const STORED_AT: &str = "_stored_at";
 
-/// The topic as a query with this window reads it.
-pub(crate) fn timed(topic: &TopicInfo, window: Option<&Window>) -> TopicInfo {
+/// The topic as a query with windows over this column reads it.
+pub(crate) fn timed(topic: &TopicInfo, time_column: Option<&str>) -> TopicInfo {
     let mut topic = topic.clone();
-    if window.is_some_and(|window| window.time_column == STORED_AT) {
+    if time_column == Some(STORED_AT) {
         topic.watermark = Some(WatermarkSpec {
             column: STORED_AT.to_owned(),
             delay_ms: 0,

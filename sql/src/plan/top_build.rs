@@ -9,11 +9,11 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Operator as Sign};
 
 use crate::error::SqlError;
 use crate::operator::graph::{Kind, Mode};
-use crate::operator::top::TopSpec;
+use crate::operator::top::{Numbers, TopSpec};
 use crate::plan::aggregate_build::passed_times;
 use crate::plan::bounds::Time;
 use crate::plan::graph::{Builder, Edge, named, nullable, passed, told};
-use crate::plan::over_build::window_function;
+use crate::plan::over_build::{numbers_of, window_function};
 
 impl Builder<'_> {
     /// Notes that a condition holds a row number to its first values.
@@ -27,16 +27,15 @@ impl Builder<'_> {
         }
     }
 
-    /// `ROW_NUMBER() OVER (…)` that a condition above holds to its first values.
+    /// `ROW_NUMBER()`, `RANK()` or `DENSE_RANK() OVER (…)` that a condition above holds to its first values.
     pub(super) fn top(
         &mut self,
         window: &datafusion::logical_expr::Window,
     ) -> Result<Edge, SqlError> {
         let function = window.window_expr.first().and_then(window_function);
         let most = self.most.get(&std::ptr::from_ref(window));
-        let (function, count) = function.zip(most.copied()).ok_or_else(|| SqlError::Bug {
-            cause: "a row number without a bound".to_owned(),
-        })?;
+        let (function, count) = function.zip(most.copied()).ok_or_else(unbounded)?;
+        let numbers = numbers_of(window).ok_or_else(unbounded)?;
         let number = window.schema.field(window.schema.fields().len() - 1).name();
         let below = self.relation(&window.input)?;
         let input = Arc::clone(&self.nodes[below.node].schema);
@@ -62,6 +61,8 @@ impl Builder<'_> {
         let schema = nullable(named(&input).into_iter().chain([numbered]));
         let at = input.fields().len();
         let unique = match (partition_columns, below.unique) {
+            // Any number of rows may have one rank.
+            (_, unique) if numbers != Numbers::Rows => unique,
             (Some(columns), _) if count == 1 => Some(columns),
             (_, Some(columns)) => Some(columns),
             (Some(columns), None) => Some(columns.into_iter().chain([at]).collect()),
@@ -81,6 +82,7 @@ impl Builder<'_> {
             partition,
             order,
             count,
+            numbers,
             is_append: below.mode == Mode::Append,
             input,
             schema: Arc::clone(&schema),
@@ -92,8 +94,18 @@ impl Builder<'_> {
             unique,
             times,
         };
-        self.tell(&format!("first {count} of each group{told}"), &edge);
+        let what = match numbers {
+            Numbers::Rows => "",
+            Numbers::Rank | Numbers::DenseRank => " ranks",
+        };
+        self.tell(&format!("first {count}{what} of each group{told}"), &edge);
         Ok(edge)
+    }
+}
+
+fn unbounded() -> SqlError {
+    SqlError::Bug {
+        cause: "a row number without a bound".to_owned(),
     }
 }
 

@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Ident, ObjectName, Query, TableAlias, TableFactor, VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, TableAlias,
+    TableFactor, VisitMut, VisitorMut,
 };
 
 use crate::batch::dependents::names_read;
@@ -62,15 +63,27 @@ impl VisitorMut for Views<'_> {
 
     // Behind the children, so that what is written out is not looked at again.
     fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
-        let TableFactor::Table {
-            name,
-            alias,
-            args: None,
-            version: None,
-            ..
-        } = factor
-        else {
-            return ControlFlow::Continue(());
+        let (name, alias) = match factor {
+            TableFactor::Table {
+                name,
+                alias,
+                args: None,
+                version: None,
+                ..
+            } => (name, alias),
+            TableFactor::Table {
+                alias,
+                args: Some(args),
+                ..
+            } => return self.window(args.args.first_mut(), alias),
+            TableFactor::TableFunction {
+                expr: Expr::Function(function),
+                alias,
+            } => match &mut function.args {
+                FunctionArguments::List(list) => return self.window(list.args.first_mut(), alias),
+                _ => return ControlFlow::Continue(()),
+            },
+            _ => return ControlFlow::Continue(()),
         };
         let Some(found) = self.view(name) else {
             return ControlFlow::Continue(());
@@ -78,12 +91,7 @@ impl VisitorMut for Views<'_> {
         let called = Ident::with_quote('"', &found.name);
         match self.written_out(found) {
             Ok(query) => {
-                let alias = alias.take().unwrap_or(TableAlias {
-                    explicit: true,
-                    name: called,
-                    columns: Vec::new(),
-                    at: None,
-                });
+                let alias = alias.take().unwrap_or_else(|| named_as(called));
                 *factor = TableFactor::Derived {
                     lateral: false,
                     subquery: Box::new(query),
@@ -98,7 +106,50 @@ impl VisitorMut for Views<'_> {
     }
 }
 
+fn named_as(name: Ident) -> TableAlias {
+    TableAlias {
+        explicit: true,
+        name,
+        columns: Vec::new(),
+        at: None,
+    }
+}
+
 impl Views<'_> {
+    /// Writes out the view that a window is over.
+    fn window(
+        &mut self,
+        arg: Option<&mut FunctionArg>,
+        alias: &mut Option<TableAlias>,
+    ) -> ControlFlow<Box<SqlError>> {
+        let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))) = arg else {
+            return ControlFlow::Continue(());
+        };
+        let rows = match arg {
+            Expr::Tuple(parts) => match parts.first_mut() {
+                Some(rows) => rows,
+                None => return ControlFlow::Continue(()),
+            },
+            rows => rows,
+        };
+        let Expr::Identifier(name) = rows else {
+            return ControlFlow::Continue(());
+        };
+        let Some(found) = self.view(&ObjectName::from(vec![name.clone()])) else {
+            return ControlFlow::Continue(());
+        };
+        let called = Ident::with_quote('"', &found.name);
+        match self.written_out(found) {
+            Ok(query) => {
+                *rows = Expr::Subquery(Box::new(query));
+                alias.get_or_insert_with(|| named_as(called));
+                self.found = true;
+                ControlFlow::Continue(())
+            }
+            Err(error) => ControlFlow::Break(Box::new(error)),
+        }
+    }
+
     fn view(&self, name: &ObjectName) -> Option<View> {
         let [part] = name.0.as_slice() else {
             return None;

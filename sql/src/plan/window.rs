@@ -3,13 +3,15 @@
 //! `TUMBLE(TABLE t, DESCRIPTOR(c), size)`, `HOP(TABLE t, DESCRIPTOR(c), slide, size)`,
 //! `CUMULATE(TABLE t, DESCRIPTOR(c), step, size)` and
 //! `SESSION(TABLE t PARTITION BY k, DESCRIPTOR(c), gap)`, bare or within `TABLE(…)`; group functions have become these
-//! before (`window_groups.rs`). Windows are half
+//! before (`window_groups.rs`). Instead of a topic there may stand a view or a query in parentheses; bounds that its rows have
+//! already (`window_bounds.rs`), because they are those of smaller windows, give way to the new ones. Windows are half
 //! open and aligned to 1970-01-01 00:00; a session goes on while its next row comes at most the gap
 //! later, and ends the gap after its last row. Bounded and continuous queries share the meaning: a
 //! bounded one gets plain SQL, a continuous one gets marks ([`start_mark`]), which the planner takes for
 //! what they stand for. A row without event time belongs to no window: a bounded query leaves it out with a
 //! `WHERE`, a continuous one counts it.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
@@ -19,9 +21,13 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::error::{SqlError, nearest};
 use crate::operator::assign::Windows;
+use crate::plan::window_bounds::bounds_of;
 use crate::plan::window_groups;
 use crate::statement::{interval_ms, name_of, parse_query, quoted};
+use crate::topic::Topics;
 
+/// What the rows of a query go by that has no name.
+const ROWS: &str = "__rows";
 const START: &str = "millpond_window_start";
 const END: &str = "millpond_window_end";
 
@@ -46,11 +52,13 @@ pub fn marked_window(function: &str) -> Option<usize> {
     numbers.next()?.parse().ok()
 }
 
-/// A window over a topic, found in a query.
+/// A window over a topic or the rows of a query, found in a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// The topic.
+    /// The topic, or what the rows go by.
     pub topic: String,
+    /// Where the rows come from, if that is no topic.
+    pub rows: Option<Box<Query>>,
     /// Its column that says when a row happened.
     pub time_column: String,
     /// Which windows a row belongs to.
@@ -75,25 +83,31 @@ enum WithoutTime {
 /// # Errors
 /// [`SqlError::Invalid`] for arguments that are not a table, a column and a constant interval;
 /// [`SqlError::NotAllowed`] for other table functions.
-pub fn rewrite(query: &Query) -> Result<(Query, Vec<Window>), SqlError> {
-    rewrite_with(query, WithoutTime::Stay)
+pub fn rewrite(query: &Query, topics: &dyn Topics) -> Result<(Query, Vec<Window>), SqlError> {
+    rewrite_with(query, topics, WithoutTime::Stay)
 }
 
 /// As [`rewrite`], and rows without event time are left out.
 ///
 /// # Errors
 /// As [`rewrite`].
-pub fn rewrite_bounded(query: &Query) -> Result<(Query, Vec<Window>), SqlError> {
-    rewrite_with(query, WithoutTime::Leave)
+pub fn rewrite_bounded(
+    query: &Query,
+    topics: &dyn Topics,
+) -> Result<(Query, Vec<Window>), SqlError> {
+    rewrite_with(query, topics, WithoutTime::Leave)
 }
 
 fn rewrite_with(
     query: &Query,
+    topics: &dyn Topics,
     without_time: WithoutTime,
 ) -> Result<(Query, Vec<Window>), SqlError> {
     let mut query = query.clone();
     window_groups::to_table_functions(&mut query)?;
     let mut rewriter = Rewriter {
+        topics,
+        parts: BTreeMap::new(),
         windows: Vec::new(),
         without_time,
     };
@@ -103,13 +117,24 @@ fn rewrite_with(
     }
 }
 
-struct Rewriter {
+struct Rewriter<'a> {
+    topics: &'a dyn Topics,
+    /// Queries that `WITH` names.
+    parts: BTreeMap<String, Query>,
     windows: Vec<Window>,
     without_time: WithoutTime,
 }
 
-impl VisitorMut for Rewriter {
+impl VisitorMut for Rewriter<'_> {
     type Break = Box<SqlError>;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        for part in query.with.iter().flat_map(|with| &with.cte_tables) {
+            let query = part.query.as_ref().clone();
+            self.parts.insert(name_of(&part.alias.name), query);
+        }
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
         let replaced = match factor {
@@ -166,7 +191,7 @@ const FORMS: [(&str, &str); 4] = [
 /// Most windows that one row may belong to.
 pub const WINDOWS_PER_ROW_MAX: i64 = 1000;
 
-impl Rewriter {
+impl Rewriter<'_> {
     fn replace(
         &mut self,
         name: &ObjectName,
@@ -188,9 +213,11 @@ impl Rewriter {
         if lengths.len() != wanted {
             return Err(wrong_count(function, args.len(), form));
         }
-        let (topic, keys) = table_arg(table).ok_or_else(|| {
+        let (rows, keys) = table_arg(table).ok_or_else(|| {
             SqlError::invalid(
-                format!("the first argument of {function} is a topic, not {table}"),
+                format!(
+                    "the first argument of {function} is a topic, a view or a query, not {table}"
+                ),
                 form,
             )
         })?;
@@ -220,13 +247,30 @@ impl Rewriter {
             }
             lengths_ms.push(length_ms);
         }
+        let (topic, rows) = match rows {
+            Expr::Subquery(query) => {
+                let called = alias.as_ref().map(|alias| name_of(&alias.name));
+                (called.unwrap_or_else(|| ROWS.to_owned()), Some(query))
+            }
+            Expr::Identifier(topic) => (name_of(&topic), None),
+            other => return Err(SqlError::invalid(format!("{other} has no rows"), form)),
+        };
         let window = Window {
-            topic: name_of(&topic),
+            topic,
+            rows,
             time_column: name_of(&time_column),
             kind: windows_of(function, &lengths_ms, form)?,
             keys: keys.iter().map(name_of).collect(),
         };
-        let derived = derive(&window, self.windows.len(), self.without_time, alias)?;
+        let rows = window.rows.as_deref().or(self.parts.get(&window.topic));
+        let hidden = bounds_of(&window.topic, rows, self.topics);
+        let derived = derive(
+            &window,
+            self.windows.len(),
+            self.without_time,
+            &hidden,
+            alias,
+        )?;
         self.windows.push(window);
         Ok(derived)
     }
@@ -275,22 +319,21 @@ fn derive(
     window: &Window,
     index: usize,
     without_time: WithoutTime,
+    hidden: &[&str],
     alias: Option<TableAlias>,
 ) -> Result<TableFactor, SqlError> {
     let subquery = match without_time {
-        WithoutTime::Stay => marked(window, index),
-        WithoutTime::Leave => plain(window),
+        WithoutTime::Stay => marked(window, index, hidden),
+        WithoutTime::Leave => plain(window, hidden),
     };
-    let subquery = parse_query(&subquery)?;
+    let mut subquery = parse_query(&subquery)?;
     debug_assert!(matches!(subquery.body.as_ref(), SetExpr::Select(_)));
+    if let Some(rows) = &window.rows {
+        read_rows(&mut subquery, &window.topic, rows);
+    }
     // Without an alias of its own the derived table goes by the topic's name, so that
     // `flights.carrier` still means the column.
-    let alias = alias.unwrap_or_else(|| TableAlias {
-        explicit: true,
-        name: Ident::with_quote('"', window.topic.clone()),
-        columns: Vec::new(),
-        at: None,
-    });
+    let alias = alias.unwrap_or_else(|| called(&window.topic));
     Ok(TableFactor::Derived {
         lateral: false,
         subquery,
@@ -299,18 +342,59 @@ fn derive(
     })
 }
 
+/// Puts the query in the place of the name that its rows go by.
+fn read_rows(within: &mut Query, name: &str, rows: &Query) {
+    struct Reader<'a>(&'a str, &'a Query);
+    impl VisitorMut for Reader<'_> {
+        type Break = ();
+        fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+            if let TableFactor::Table { name, alias, .. } = factor
+                && alias.is_none()
+                && name.to_string() == quoted(self.0)
+            {
+                *factor = TableFactor::Derived {
+                    lateral: false,
+                    subquery: Box::new(self.1.clone()),
+                    alias: Some(called(self.0)),
+                    sample: None,
+                };
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let _: ControlFlow<()> = within.visit(&mut Reader(name, rows));
+}
+
+fn called(name: &str) -> TableAlias {
+    TableAlias {
+        explicit: true,
+        name: Ident::with_quote('"', name),
+        columns: Vec::new(),
+        at: None,
+    }
+}
+
 /// What the planner of continuous queries takes for the window.
-fn marked(window: &Window, index: usize) -> String {
+fn marked(window: &Window, index: usize, hidden: &[&str]) -> String {
     let column = quoted(&window.time_column);
     let topic = quoted(&window.topic);
     let (start, end) = (start_mark(index), end_mark(index));
+    let except = except(hidden);
     format!(
-        "SELECT *, {start}({column}) AS window_start, {end}({column}) AS window_end FROM {topic}"
+        "SELECT *{except}, {start}({column}) AS window_start, {end}({column}) AS window_end FROM {topic}"
     )
 }
 
+fn except(hidden: &[&str]) -> String {
+    match hidden {
+        [] => String::new(),
+        hidden => format!(" EXCEPT ({})", hidden.join(", ")),
+    }
+}
+
 /// The windows in plain SQL.
-fn plain(window: &Window) -> String {
+fn plain(window: &Window, hidden: &[&str]) -> String {
+    let except = except(hidden);
     let interval = |ms: i64| format!("INTERVAL '{ms} milliseconds'");
     let topic = quoted(&window.topic);
     let column = quoted(&window.time_column);
@@ -325,7 +409,7 @@ fn plain(window: &Window) -> String {
         Windows::Tumble { size_ms } => {
             let size = interval(size_ms);
             format!(
-                "SELECT *, date_bin({size}, {column}) AS window_start, \
+                "SELECT *{except}, date_bin({size}, {column}) AS window_start, \
                  date_bin({size}, {column}) + {size} AS window_end FROM {topic} \
                  WHERE {column} IS NOT NULL"
             )
@@ -334,7 +418,7 @@ fn plain(window: &Window) -> String {
             let (slide, size) = (interval(slide_ms), interval(size_ms));
             let shifts = steps(0, slide_ms, size_ms / slide_ms);
             format!(
-                "SELECT {topic}.*, date_bin({slide}, {at}) - __window.shift AS window_start, \
+                "SELECT {topic}.*{except}, date_bin({slide}, {at}) - __window.shift AS window_start, \
                  date_bin({slide}, {at}) - __window.shift + {size} AS window_end \
                  FROM {topic} CROSS JOIN {shifts} WHERE {at} IS NOT NULL"
             )
@@ -343,7 +427,7 @@ fn plain(window: &Window) -> String {
             let size = interval(size_ms);
             let shifts = steps(step_ms, step_ms, size_ms / step_ms);
             format!(
-                "SELECT {topic}.*, date_bin({size}, {at}) AS window_start, \
+                "SELECT {topic}.*{except}, date_bin({size}, {at}) AS window_start, \
                  date_bin({size}, {at}) + __window.shift AS window_end \
                  FROM {topic} CROSS JOIN {shifts} \
                  WHERE {at} IS NOT NULL AND {at} < date_bin({size}, {at}) + __window.shift"
@@ -360,9 +444,10 @@ fn plain(window: &Window) -> String {
                 [] => "PARTITION BY __session".to_owned(),
                 keys => format!("PARTITION BY {}, __session", keys.join(", ")),
             };
+            let hidden: String = hidden.iter().map(|name| format!("{name}, ")).collect();
             // Rows of equal time are peers in both sorts, so they end up in one session.
             format!(
-                "SELECT * EXCEPT (__first, __session), min({column}) OVER ({within}) AS window_start, \
+                "SELECT * EXCEPT ({hidden}__first, __session), min({column}) OVER ({within}) AS window_start, \
                  max({column}) OVER ({within}) + {gap} AS window_end FROM (\
                  SELECT *, sum(__first) OVER ({by}ORDER BY {column}) AS __session FROM (\
                  SELECT *, CASE WHEN {column} <= lag({column}) OVER ({by}ORDER BY {column}) + {gap} \
@@ -372,19 +457,21 @@ fn plain(window: &Window) -> String {
     }
 }
 
-/// A topic, with the columns after `PARTITION BY` if there are any.
-fn table_arg(arg: &FunctionArg) -> Option<(Ident, Vec<Ident>)> {
-    match arg {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Tuple(parts))) => {
-            let mut idents = parts.iter().map(|part| match part {
-                Expr::Identifier(ident) => Some(ident.clone()),
-                _ => None,
-            });
-            let topic = idents.next()??;
-            Some((topic, idents.collect::<Option<Vec<_>>>()?))
-        }
-        other => Some((ident_arg(other)?, Vec::new())),
-    }
+/// A topic or a query, with the columns after `PARTITION BY` if there are any.
+fn table_arg(arg: &FunctionArg) -> Option<(Expr, Vec<Ident>)> {
+    let FunctionArg::Unnamed(FunctionArgExpr::Expr(arg)) = arg else {
+        return None;
+    };
+    let (rows, keys) = match arg {
+        Expr::Tuple(parts) => parts.split_first()?,
+        rows => (rows, &[][..]),
+    };
+    let keys = keys.iter().map(|key| match key {
+        Expr::Identifier(ident) => Some(ident.clone()),
+        _ => None,
+    });
+    let keys = keys.collect::<Option<Vec<_>>>()?;
+    matches!(rows, Expr::Identifier(_) | Expr::Subquery(_)).then(|| (rows.clone(), keys))
 }
 
 fn ident_arg(arg: &FunctionArg) -> Option<Ident> {
@@ -425,94 +512,4 @@ fn not_a_window(name: &ObjectName) -> SqlError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DAY_MS: i64 = 86_400_000;
-
-    #[test]
-    fn both_spellings_of_tumble_become_the_same_derived_table() {
-        let bare = "SELECT carrier FROM TUMBLE(TABLE flights, DESCRIPTOR(departure), INTERVAL '1 day') GROUP BY carrier";
-        let nested = "SELECT carrier FROM TABLE(TUMBLE(TABLE flights, DESCRIPTOR(departure), INTERVAL '1' DAY)) GROUP BY carrier";
-        let (bare, windows) = rewrite(&parse_query(bare).unwrap()).unwrap();
-        let (nested, _) = rewrite(&parse_query(nested).unwrap()).unwrap();
-        assert_eq!(bare.to_string(), nested.to_string());
-        assert_eq!(
-            windows,
-            vec![Window {
-                topic: "flights".to_owned(),
-                time_column: "departure".to_owned(),
-                kind: Windows::Tumble { size_ms: DAY_MS },
-                keys: Vec::new(),
-            }]
-        );
-        assert!(bare.to_string().contains("AS window_start"), "{bare}");
-    }
-
-    #[test]
-    fn a_bounded_window_leaves_out_rows_without_time() {
-        let query =
-            parse_query("SELECT 1 FROM TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '1 hour') AS w")
-                .unwrap();
-        assert!(
-            rewrite_bounded(&query)
-                .unwrap()
-                .0
-                .to_string()
-                .contains("IS NOT NULL")
-        );
-        assert!(
-            !rewrite(&query)
-                .unwrap()
-                .0
-                .to_string()
-                .contains("IS NOT NULL")
-        );
-    }
-
-    #[test]
-    fn other_table_functions_and_odd_sizes_are_refused() {
-        for (sql, expected) in [
-            (
-                "SELECT 1 FROM read_csv('/etc/passwd')",
-                "the table functions are TUMBLE",
-            ),
-            (
-                "SELECT 1 FROM TABLE(generate_series(1, 9))",
-                "the table functions are TUMBLE",
-            ),
-            (
-                "SELECT 1 FROM TUMBEL(TABLE t, DESCRIPTOR(c), INTERVAL '1 hour')",
-                "did you mean TUMBLE?",
-            ),
-            (
-                "SELECT 1 FROM TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '1 month')",
-                "no fixed length",
-            ),
-            (
-                "SELECT 1 FROM TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '0 hours')",
-                "longer than nothing",
-            ),
-            ("SELECT 1 FROM TUMBLE(TABLE t)", "1 arguments"),
-            (
-                "SELECT 1 FROM HOP(TABLE t, DESCRIPTOR(c), INTERVAL '2 hours', INTERVAL '3 hours')",
-                "not a multiple",
-            ),
-            (
-                "SELECT 1 FROM CUMULATE(TABLE t, DESCRIPTOR(c), INTERVAL '1 second', INTERVAL '1 day')",
-                "86400 windows",
-            ),
-            (
-                "SELECT 1 FROM HOP(TABLE t, DESCRIPTOR(c), INTERVAL '1 hour')",
-                "3 arguments",
-            ),
-            (
-                "SELECT 1 FROM TUMBLE(TABLE t PARTITION BY k, DESCRIPTOR(c), INTERVAL '1 hour')",
-                "takes no PARTITION BY",
-            ),
-        ] {
-            let error = rewrite(&parse_query(sql).unwrap()).unwrap_err();
-            assert!(error.to_string().contains(expected), "{sql}: {error}");
-        }
-    }
-}
+mod tests;

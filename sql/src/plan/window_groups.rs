@@ -149,7 +149,7 @@ fn rewrite(select: &mut Select) -> Result<Option<GroupWindow>, SqlError> {
     let one_topic = || {
         SqlError::invalid(
             format!(
-                "{name} in GROUP BY takes one topic in FROM, and no other table function or join"
+                "{name} in GROUP BY takes one topic, view or query in FROM, and no other table function or join"
             ),
             format!(
                 "write FROM {name}(TABLE topic, DESCRIPTOR(time_column), …) GROUP BY window_start, window_end"
@@ -159,14 +159,20 @@ fn rewrite(select: &mut Select) -> Result<Option<GroupWindow>, SqlError> {
     let [from] = select.from.as_mut_slice() else {
         return Err(one_topic());
     };
-    let TableFactor::Table {
-        name: topic,
-        alias,
-        args: None,
-        ..
-    } = &mut from.relation
-    else {
-        return Err(one_topic());
+    let (topic, alias) = match &mut from.relation {
+        TableFactor::Table {
+            name,
+            alias,
+            args: None,
+            ..
+        } => (name.to_string(), alias),
+        TableFactor::Derived {
+            lateral: false,
+            subquery,
+            alias,
+            ..
+        } => (format!("({subquery})"), alias),
+        _ => return Err(one_topic()),
     };
     if !from.joins.is_empty() {
         return Err(one_topic());
@@ -190,7 +196,7 @@ fn rewrite(select: &mut Select) -> Result<Option<GroupWindow>, SqlError> {
     let alias = alias.take();
     let mut written = parse_query(&text).map_err(|_| {
         SqlError::invalid(
-            format!("{function} does not read as a window over {topic}"),
+            format!("{function} does not read as a window over what stands in FROM"),
             format!("group by columns as they are and {name}(time_column, INTERVAL '1 hour')"),
         )
     })?;

@@ -65,7 +65,7 @@ const RENAMED: [(&str, &str); 39] = [
 ];
 
 /// Functions by their number of arguments, and what they mean; `$1` is the first argument.
-const WRITTEN: [(&str, usize, &str); 42] = [
+const WRITTEN: [(&str, usize, &str); 46] = [
     ("collect_set", 1, "array_agg(DISTINCT $1)"),
     (
         "convert_tz",
@@ -93,6 +93,14 @@ const WRITTEN: [(&str, usize, &str); 42] = [
         "coalesce($1 ~ '^[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)$', false)",
     ),
     ("is_digit", 1, "coalesce($1 ~ '^[0-9]+$', false)"),
+    ("json_array_elements", 1, "unnest(json_items($1))"),
+    ("json_array_elements_text", 1, "unnest(json_items_text($1))"),
+    ("jsonb_array_elements", 1, "unnest(json_items($1))"),
+    (
+        "jsonb_array_elements_text",
+        1,
+        "unnest(json_items_text($1))",
+    ),
     ("localtimestamp", 0, "CAST(now() AS TIMESTAMP(3))"),
     ("locate", 2, "strpos($2, $1)"),
     (

@@ -134,6 +134,21 @@ impl Partition {
         first.extend(each.map(|(place, order)| (Row::clone(place), order)));
     }
 
+    /// Lets go of all rows (equal ones counted once) behind the first so many.
+    pub(super) fn keep(&mut self, count: usize, key: &[u8], bytes: &mut usize) {
+        let behind: Vec<(Row, i64)> = self
+            .rows
+            .iter()
+            .skip(count)
+            .map(|(place, ranked)| (Row::clone(place), ranked.count))
+            .collect();
+        for (place, count) in behind {
+            self.rows.remove(&place);
+            self.total -= count;
+            *bytes -= row_bytes(key, &place);
+        }
+    }
+
     /// Whether a row that comes lies behind the first `most`, by its order alone.
     pub(super) fn passes_over(&self, order: &[u8], most: i64) -> bool {
         self.total >= most

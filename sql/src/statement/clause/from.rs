@@ -93,7 +93,11 @@ pub(super) fn of_factor(factor: &TableFactor) -> Checked {
             alias.as_ref().map_or(Ok(()), of_alias)?;
             none_of([
                 (!with_hints.is_empty(), "WITH", OTHER_DIALECT),
-                (*with_ordinality, "WITH ORDINALITY", ROW_NUMBER),
+                (
+                    *with_ordinality && args.is_none(),
+                    "WITH ORDINALITY",
+                    ROW_NUMBER,
+                ),
                 (
                     !partitions.is_empty(),
                     "PARTITION",
@@ -126,23 +130,21 @@ pub(super) fn of_factor(factor: &TableFactor) -> Checked {
             lateral: _,
             name: _,
             args: _,
-            with_ordinality,
+            with_ordinality: _,
             alias,
-        } => {
-            none_of([(*with_ordinality, "WITH ORDINALITY", ROW_NUMBER)])?;
-            alias.as_ref().map_or(Ok(()), of_alias)
-        }
+        } => alias.as_ref().map_or(Ok(()), of_alias),
         TableFactor::UNNEST {
             alias,
             array_exprs: _,
             with_offset,
             with_offset_alias: _,
-            with_ordinality,
+            with_ordinality: _,
         } => {
-            none_of([
-                (*with_offset, "WITH OFFSET", ROW_NUMBER),
-                (*with_ordinality, "WITH ORDINALITY", ROW_NUMBER),
-            ])?;
+            none_of([(
+                *with_offset,
+                "WITH OFFSET",
+                "write WITH ORDINALITY, which counts from 1",
+            )])?;
             alias.as_ref().map_or(Ok(()), of_alias)
         }
         TableFactor::NestedJoin {
