@@ -93,6 +93,11 @@ fn what_is_stored_can_be_listed_merged_checked_and_printed() {
         dumped.contains("offset 1") && dumped.contains("body of 6 bytes \"second\""),
         "{dumped}"
     );
+    let behind = said(&server.try_millpond(&["storage", "dump", "o", "0", "99"]));
+    assert!(
+        behind.contains("no message at or behind offset 99"),
+        "{behind}"
+    );
     let checked = told(&server, &["storage", "verify"]);
     assert!(checked.contains("1 files with 2 messages"), "{checked}");
 
@@ -109,6 +114,8 @@ fn what_is_stored_can_be_listed_merged_checked_and_printed() {
     let whole = without_a_server(&["verify", "--data", at]);
     assert!(whole.status.success(), "{}", said(&whole));
     let dumped = said(&without_a_server(&["dump", "o", "--data", at]));
+    let elsewhere = said(&without_a_server(&["dump", "o", "9", "--data", at]));
+    assert!(elsewhere.contains("in queue 9 of o"), "{elsewhere}");
     let bodies: Vec<bool> = ["first", "second", "third"]
         .map(|b| dumped.contains(b))
         .into();

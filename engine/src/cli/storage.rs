@@ -235,7 +235,23 @@ async fn dump(
         }
         from = answer.next;
     }
-    Ok(())
+    tell_nothing(topic, place, left, terminal)
+}
+
+/// Says that there is no message where a dump was to begin, if none was written and so all of `left` is left.
+fn tell_nothing(
+    topic: &str,
+    place: &Place,
+    left: usize,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    if left < place.most || left == 0 {
+        return Ok(());
+    }
+    let Place { queue, from, .. } = place;
+    terminal.say(&format!(
+        "no message at or behind offset {from} in queue {queue} of {topic}; millpond topic info {topic} tells its queues and offsets"
+    ))
 }
 
 /// A folder at rest, with the cold tier that it remembers; its lock is held as long as it is looked at.
@@ -291,7 +307,7 @@ async fn dump_folder(
             writeln!(terminal.out, "{}", in_words(message)).map_err(CliError::output)?;
         }
     }
-    Ok(())
+    tell_nothing(what, place, left, terminal)
 }
 
 fn dump_segment(
