@@ -452,6 +452,3 @@ fn differing(expected: &[String], actual: &[String]) -> String {
 
 #[cfg(test)]
 mod tests;
-
-#[cfg(test)]
-mod questions;

@@ -15,6 +15,8 @@ use crate::sql::SqlParts;
 use crate::testing::MemoryTopics;
 use crate::topic::Topics;
 
+mod questions;
+
 /// 2013-01-01T00:00:00Z.
 const NEW_YEAR: Timestamp = Timestamp(1_356_998_400_000);
 /// Files that begin so are for the real broker alone.
@@ -23,14 +25,14 @@ const BROKER_ONLY: &str = "broker_";
 const STREAMED_MIN: usize = 500;
 
 /// What outlives the queries of a [`World`].
-pub(super) struct Remains {
+struct Remains {
     clock: Arc<dyn Clock>,
     topics: Arc<dyn Topics>,
     state: Arc<dyn ObjectStore>,
 }
 
 impl Remains {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SimulatedClock::starting_at(NEW_YEAR));
         Self {
             topics: MemoryTopics::new(Arc::clone(&clock)),
@@ -41,7 +43,7 @@ impl Remains {
 }
 
 /// A world of its own over what is there.
-pub(super) fn world_over(remains: &Remains) -> World {
+fn world_over(remains: &Remains) -> World {
     let clock = Arc::clone(&remains.clock);
     let spawn: Arc<dyn Spawn> = Arc::new(Runtimes::single());
     let jobs = Jobs::start(JobParts {

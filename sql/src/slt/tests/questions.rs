@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use millpond_proto::chance::Seeded;
 
-use super::tests::{Remains, world_over};
 use super::*;
 use grammar::{Asker, TOPICS};
 
