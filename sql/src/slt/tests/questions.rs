@@ -11,6 +11,7 @@ use super::*;
 use grammar::{Asker, TOPICS};
 
 mod grammar;
+mod relations;
 mod values;
 
 const SEEDS_DEFAULT: u64 = 40;

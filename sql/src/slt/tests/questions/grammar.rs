@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 
 use millpond_proto::chance::Seeded;
 
+use super::relations::{Column, Relation, columns_of, within};
+
 /// The topics that questions are about: rows that stay, rows that stay and have no time, and rows that are replaced.
 pub(super) const TOPICS: [&str; 3] = [
     "CREATE TOPIC a (id BIGINT, k BIGINT, s VARCHAR, x BIGINT, y DOUBLE, at TIMESTAMP, WATERMARK FOR at AS at - INTERVAL '1 minute') WITH (queues = 3)",
@@ -27,26 +29,10 @@ pub(super) enum Kind {
     Time,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Column {
-    /// As it is written where it is used, with the name of its relation.
-    pub(super) name: String,
-    pub(super) kind: Kind,
-}
-
-/// What may stand behind `FROM`.
-#[derive(Clone, Debug)]
-struct Relation {
-    sql: String,
-    columns: Vec<Column>,
-    /// The columns that no two rows agree in, if there are such.
-    unique: Vec<String>,
-}
-
 /// A question and what comes of it.
 #[derive(Clone, Debug)]
-struct Question {
-    sql: String,
+pub(super) struct Question {
+    pub(super) sql: String,
     kinds: Vec<Kind>,
 }
 
@@ -84,12 +70,12 @@ impl<'a> Asker<'a> {
         )
     }
 
-    fn name(&mut self) -> String {
+    pub(super) fn name(&mut self) -> String {
         self.relations += 1;
         format!("r{}", self.relations)
     }
 
-    fn question(&mut self, depth: u32) -> Question {
+    pub(super) fn question(&mut self, depth: u32) -> Question {
         match self.chance.below(if depth == DEPTH { 20 } else { 16 }) {
             0..5 => self.plain(depth),
             5..10 => self.grouped(depth),
@@ -244,7 +230,12 @@ impl<'a> Asker<'a> {
     /// The first rows of each group by a total order.
     fn ranked(&mut self) -> Question {
         let relation = self.table();
-        let unique = relation.unique.join(", ");
+        // Ranks are equal where the order tells no two rows apart, so they need none that does.
+        let (numbers, unique) = match self.pick(5) {
+            0 => ("rank", String::new()),
+            1 => ("dense_rank", String::new()),
+            _ => ("row_number", format!(", {}", relation.unique.join(", "))),
+        };
         let (part, by) = (
             self.any(&relation.columns, 0).0,
             self.any(&relation.columns, 1).0,
@@ -257,18 +248,18 @@ impl<'a> Asker<'a> {
             .map(|(at, column): (usize, _)| format!("{} AS n{at}", column.name))
             .collect();
         let sql = format!(
-            "(SELECT {}, row_number() OVER (PARTITION BY {part} ORDER BY {by}{way}, {unique}) AS rn FROM {}{filter}) AS {inner}",
+            "(SELECT {}, {numbers}() OVER (PARTITION BY {part} ORDER BY {by}{way}{unique}) AS rn FROM {}{filter}) AS {inner}",
             columns.join(", "),
             relation.sql
         );
+        let columns = (1..)
+            .zip(&relation.columns)
+            .map(|(at, column): (usize, _)| Column {
+                name: format!("{inner}.n{at}"),
+                kind: column.kind,
+            });
         let ranked = Relation {
-            columns: (1..)
-                .zip(&relation.columns)
-                .map(|(at, column): (usize, _)| Column {
-                    name: format!("{inner}.n{at}"),
-                    kind: column.kind,
-                })
-                .collect(),
+            columns: columns.collect(),
             sql,
             unique: Vec::new(),
         };
@@ -295,13 +286,17 @@ impl<'a> Asker<'a> {
             self.column(kind, &other.columns),
         );
         let condition = self.expression(Kind::Flag, &other.columns, 1);
-        let choice = match self.pick(4) {
+        let choice = match self.pick(5) {
             0 => format!(
                 "EXISTS (SELECT 1 FROM {} WHERE {theirs} = {mine} AND {condition})",
                 other.sql
             ),
             1 => format!(
                 "NOT EXISTS (SELECT 1 FROM {} WHERE {theirs} = {mine} AND {condition})",
+                other.sql
+            ),
+            4 => format!(
+                "{mine} NOT IN (SELECT {theirs} FROM {} WHERE {condition})",
                 other.sql
             ),
             2 => format!(
@@ -321,21 +316,47 @@ impl<'a> Asker<'a> {
         self.projected(&relation, &format!(" WHERE {choice}"))
     }
 
+    /// Groups of windows over the topic with a time, over a question that passes it on, or over windows.
     fn windowed(&mut self) -> Question {
+        let (over, columns, time) = match self.pick(4) {
+            0 | 1 => ("TABLE a".to_owned(), columns_of("a", ""), "at"),
+            2 => {
+                let relation = self.table_of("a");
+                let filter = self.filter(&relation, 0);
+                let mut question = self.projected(&relation, &filter);
+                let at = format!("SELECT {}.at AS at, ", relation.name());
+                question.sql = question.sql.replacen("SELECT ", &at, 1);
+                (format!("({})", question.sql), question.columns(), "at")
+            }
+            _ => {
+                let question = self.windows_over("TABLE a", &columns_of("a", ""), "at");
+                let bounds = "SELECT window_start, window_end, ";
+                let sql = question.sql.replacen("SELECT ", bounds, 1);
+                (format!("({sql})"), question.columns(), "window_start")
+            }
+        };
+        self.windows_over(&over, &columns, time)
+    }
+
+    fn windows_over(&mut self, over: &str, columns: &[Column], time: &str) -> Question {
         let name = self.name();
-        let call = match self.pick(4) {
-            0 | 1 => format!(
-                "TUMBLE(TABLE a, DESCRIPTOR(at), INTERVAL '{} minutes')",
-                5 + self.pick(20)
+        let (function, sizes) = match self.pick(4) {
+            0 | 1 => (
+                "TUMBLE",
+                format!("INTERVAL '{} minutes'", 5 + self.pick(20)),
             ),
-            2 => "HOP(TABLE a, DESCRIPTOR(at), INTERVAL '5 minutes', INTERVAL '15 minutes')"
-                .to_owned(),
-            _ => "CUMULATE(TABLE a, DESCRIPTOR(at), INTERVAL '10 minutes', INTERVAL '30 minutes')"
-                .to_owned(),
+            2 => (
+                "HOP",
+                "INTERVAL '5 minutes', INTERVAL '15 minutes'".to_owned(),
+            ),
+            _ => (
+                "CUMULATE",
+                "INTERVAL '10 minutes', INTERVAL '30 minutes'".to_owned(),
+            ),
         };
         let relation = Relation {
-            sql: format!("{call} AS {name}"),
-            columns: columns_of("a", &name),
+            sql: format!("{function}({over}, DESCRIPTOR({time}), {sizes}) AS {name}"),
+            columns: within(&name, columns),
             unique: Vec::new(),
         };
         let mut keys = vec![(format!("{name}.window_end"), Kind::Time)];
@@ -360,96 +381,15 @@ impl<'a> Asker<'a> {
             String::new()
         }
     }
-
-    fn relation(&mut self, depth: u32) -> Relation {
-        if depth == 0 {
-            return self.table();
-        }
-        match self.chance.below(10) {
-            0..4 => self.table(),
-            4..6 => self.nested(depth),
-            _ => self.joined(depth),
-        }
-    }
-
-    fn table(&mut self) -> Relation {
-        let name = self.name();
-        let table = self.one_of(&["a", "a", "b", "c", "c"]);
-        Relation {
-            sql: format!("{table} AS {name}"),
-            columns: columns_of(&table, &name),
-            unique: vec![format!("{name}.id")],
-        }
-    }
-
-    fn nested(&mut self, depth: u32) -> Relation {
-        let question = self.question(depth - 1);
-        let name = self.name();
-        Relation {
-            columns: (1..)
-                .zip(&question.kinds)
-                .map(|(at, kind): (usize, _)| Column {
-                    name: format!("{name}.c{at}"),
-                    kind: *kind,
-                })
-                .collect(),
-            sql: format!("({}) AS {name}", question.sql),
-            unique: Vec::new(),
-        }
-    }
-
-    fn joined(&mut self, depth: u32) -> Relation {
-        let left = self.relation(depth - 1);
-        let right = if self.chance.percent(70) {
-            self.table()
-        } else {
-            self.nested(depth)
-        };
-        let kind = [Kind::Whole, Kind::Whole, Kind::Text][self.pick(3)];
-        let keys = (
-            self.column(kind, &left.columns),
-            self.column(kind, &right.columns),
-        );
-        let way = self.one_of(&[
-            "JOIN",
-            "JOIN",
-            "LEFT JOIN",
-            "LEFT JOIN",
-            "RIGHT JOIN",
-            "FULL JOIN",
-        ]);
-        let mut on = format!("{} = {}", keys.0, keys.1);
-        let columns: Vec<Column> = left.columns.into_iter().chain(right.columns).collect();
-        if self.chance.percent(30) {
-            let more = self.expression(Kind::Flag, &columns, 1);
-            let _ = write!(on, " AND {more}");
-        }
-        Relation {
-            sql: format!("{} {way} {} ON {on}", left.sql, right.sql),
-            columns,
-            unique: left.unique.into_iter().chain(right.unique).collect(),
-        }
-    }
 }
 
-/// The columns of a topic, as those of a relation of that name.
-fn columns_of(topic: &str, name: &str) -> Vec<Column> {
-    let mut columns = vec![
-        ("id", Kind::Whole),
-        ("k", Kind::Whole),
-        ("s", Kind::Text),
-        ("x", Kind::Whole),
-    ];
-    match topic {
-        "a" => columns.extend([("y", Kind::Fraction), ("at", Kind::Time)]),
-        "b" => columns.push(("ok", Kind::Flag)),
-        _ => columns.push(("y", Kind::Fraction)),
+impl Question {
+    /// What it answers, by the names that its columns have.
+    pub(super) fn columns(&self) -> Vec<Column> {
+        let named = (1..).zip(&self.kinds).map(|(at, kind): (usize, _)| Column {
+            name: format!("c{at}"),
+            kind: *kind,
+        });
+        named.collect()
     }
-    columns
-        .into_iter()
-        .map(|(column, kind)| Column {
-            name: format!("{name}.{column}"),
-            kind,
-        })
-        .collect()
 }

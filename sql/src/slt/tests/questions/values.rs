@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::grammar::{Asker, Column, Kind};
+use super::grammar::{Asker, Kind};
+use super::relations::Column;
 
 impl Asker<'_> {
     /// Rows for a topic, as an INSERT; `from` is the number of the first of them.
