@@ -12,6 +12,7 @@
 pub(crate) mod column;
 mod instant;
 pub(crate) mod scan;
+pub mod wordless;
 mod write;
 
 use std::collections::HashMap;

@@ -11,14 +11,15 @@ use arrow::array::{
     Array as _, ArrayRef, AsArray as _, BinaryArray, MapArray, RecordBatch, RecordBatchOptions,
     StringArray,
 };
-use arrow::compute::{CastOptions, cast, cast_with_options};
-use arrow::datatypes::{DataType, Field, Float64Type, Schema};
-use arrow::json::writer::{EncoderOptions, make_encoder};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::json::writer::make_encoder;
 use bytes::Bytes;
 use datafusion::prelude::DataFrame;
 use datafusion::sql::sqlparser::ast::Query;
 use futures::StreamExt as _;
-use millpond_connectors::format::body::{BodyEncoder, Format};
+use millpond_connectors::format::body::BodyEncoder;
+use millpond_connectors::format::json::wordless;
 
 use crate::batch::literals;
 use crate::catalog::table_schema;
@@ -204,9 +205,6 @@ impl Target {
             {
                 Some(at) => system[at] = Some(value),
                 None => {
-                    if self.topic.encoding.format == Format::Json {
-                        check_numbers(field, &value)?;
-                    }
                     kept.push(field.clone().with_nullable(true));
                     columns.push(value);
                 }
@@ -257,7 +255,7 @@ impl Target {
         {
             return Ok(texts_of(texts));
         }
-        let options = EncoderOptions::default();
+        let options = wordless::options();
         let mut encoders = columns
             .iter()
             .map(|(field, column)| Ok(make_encoder(field, column.as_ref(), &options)?))
@@ -274,25 +272,6 @@ impl Target {
             Some(Bytes::from(text))
         });
         Ok(keys.collect())
-    }
-}
-
-/// Refuses numbers that JSON has no word for, which would be NULL once they were written.
-fn check_numbers(field: &Field, values: &ArrayRef) -> Result<(), SqlError> {
-    if !matches!(values.data_type(), DataType::Float32 | DataType::Float64) {
-        return Ok(());
-    }
-    let values = cast(values, &DataType::Float64)?;
-    let mut values = values.as_primitive::<Float64Type>().iter().flatten();
-    match values.find(|value| !value.is_finite()) {
-        None => Ok(()),
-        Some(value) => Err(SqlError::invalid(
-            format!(
-                "column {} would be {value}, for which JSON has no word",
-                field.name()
-            ),
-            "insert NULL, or choose another format for the bodies of the topic: WITH (format = 'avro', …)",
-        )),
     }
 }
 

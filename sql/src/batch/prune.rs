@@ -139,6 +139,8 @@ impl PruningStatistics for RowGroups<'_> {
 
     fn max_values(&self, column: &Column) -> Option<ArrayRef> {
         let greatest = self.of(column, |of| of.row_group_maxes(self.groups()));
+        // NaN is greater than all, and no footer tells of it.
+        let greatest = greatest.filter(|values| !values.data_type().is_floating());
         self.typed(column, greatest)
     }
 

@@ -186,7 +186,7 @@ pub(crate) fn message_keys_as(
 /// # Errors
 /// What Arrow says when a column can not be written as JSON.
 pub(crate) fn message_keys(groups: &RecordBatch) -> Result<Vec<Bytes>, OperatorError> {
-    let options = arrow::json::writer::EncoderOptions::default();
+    let options = millpond_connectors::format::json::wordless::options();
     let fields: Vec<Arc<Field>> = groups.schema().fields().iter().map(Arc::clone).collect();
     let mut columns = fields
         .iter()

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | VARCHAR | text |
 //! | integers | numbers and texts without a fraction that fit; `2.0` and `1e3` have none |
-//! | DOUBLE, FLOAT | numbers, texts of numbers |
+//! | DOUBLE, FLOAT | numbers, texts of numbers, also `"NaN"`, `"Infinity"` and `"-Infinity"` |
 //! | DECIMAL | numbers, texts of numbers; digits behind the scale are rounded |
 //! | BOOLEAN | `true`, `false` |
 //! | TIMESTAMP | ISO 8601 text; whole numbers of milliseconds since 1970 |

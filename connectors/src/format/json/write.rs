@@ -14,9 +14,10 @@ use arrow::datatypes::{
     TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use arrow::error::ArrowError;
-use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
+use arrow::json::writer::{NullableEncoder, make_encoder};
 
 use super::instant::{Instants, TIMES_MS};
+use super::wordless;
 
 /// How one column is written.
 enum Column<'a> {
@@ -31,7 +32,7 @@ enum Column<'a> {
 
 /// Writes each row as an object without its NULLs; answers the bytes of all, and where each row lies.
 pub(super) fn objects(batch: &RecordBatch) -> Result<(Vec<u8>, Vec<Range<usize>>), ArrowError> {
-    let options = EncoderOptions::default()
+    let options = wordless::options()
         .with_explicit_nulls(false)
         .with_timestamp_format("%Y-%m-%dT%H:%M:%S%.3fZ".to_owned());
     let schema = batch.schema();
