@@ -1,7 +1,7 @@
 //! Questions made by chance, asked once and kept as views while rows come: the two must agree whenever the views have caught up.
 //!
 //! Half of the views are there before the first row and the others begin with history; in the middle all are stopped and go on from
-//! their saved states, in other numbers of lanes. `MILLPOND_SEED=4711` looks at one seed and tells what is refused, `MILLPOND_SEEDS=2000` at more.
+//! their saved states, in other numbers of lanes. `MILLPOND_SEED=4711` looks at one seed and tells its rows and what is refused, `MILLPOND_SEEDS=2000` at more.
 
 use std::collections::BTreeMap;
 
@@ -109,7 +109,11 @@ async fn look(seed: u64, told: &mut Told) {
         }
         for _ in 0..2 {
             for topic in ["a", "b", "c"] {
-                world.run(&asker.rows(topic, rows)).await.unwrap();
+                let insert = asker.rows(topic, rows);
+                if number("MILLPOND_SEED").is_some() {
+                    println!("{insert};");
+                }
+                world.run(&insert).await.unwrap();
                 rows += 9;
             }
             world
