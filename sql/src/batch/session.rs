@@ -33,6 +33,7 @@ use crate::continuous::{Continuous, JobStatus};
 use crate::error::SqlError;
 use crate::plan::as_of::{self, Reading};
 use crate::plan::constant::bound;
+use crate::plan::in_lists::apart;
 use crate::plan::located::located;
 use crate::plan::named;
 use crate::plan::star;
@@ -120,7 +121,7 @@ impl Sessions {
             true => as_of::plain(plan, topics)?,
             false => plan,
         };
-        Ok((state, bound(plan)?))
+        Ok((state, apart(bound(plan)?)?))
     }
 
     fn state(&self, notices: &Notices, depth: usize, has_as_of: bool) -> SessionState {

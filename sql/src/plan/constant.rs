@@ -4,16 +4,12 @@
 //! none. Below an aggregate of all rows it would be lost: that one has its row when no row comes. Here such a condition is made to read
 //! a column, in a way that no rule sees through, so that it stays where it was written. Both for questions that end and for those that go on.
 
-use std::sync::LazyLock;
-
-use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DataFusionError};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
-use datafusion::logical_expr::{
-    ColumnarValue, Expr, Filter, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
-    Signature, Volatility,
-};
+use datafusion::logical_expr::{Expr, Filter, LogicalPlan};
+
+use crate::plan::unseen::unseen;
 
 /// Makes them read a column, in all of a plan.
 pub(crate) fn bound(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
@@ -67,40 +63,9 @@ fn read(predicate: Expr, column: Option<&Column>) -> Expr {
     let conditions = conditions.into_iter().map(|condition| {
         let reads_none = condition.column_refs().is_empty() && !condition.contains_outer();
         match reads_none {
-            true => FIRST.call(vec![condition, Expr::Column(column.clone())]),
+            true => unseen(vec![condition, Expr::Column(column.clone())]),
             false => condition,
         }
     });
     conjunction(conditions).unwrap_or(predicate)
-}
-
-static FIRST: LazyLock<ScalarUDF> = LazyLock::new(|| {
-    ScalarUDF::new_from_impl(First {
-        signature: Signature::any(2, Volatility::Immutable),
-    })
-});
-
-/// Answers its first argument, a condition, whatever the second is.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct First {
-    signature: Signature,
-}
-
-impl ScalarUDFImpl for First {
-    fn name(&self) -> &'static str {
-        "first_of"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _arg_types: &[DataType]) -> Result<DataType, DataFusionError> {
-        Ok(DataType::Boolean)
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue, DataFusionError> {
-        let first = args.args.into_iter().next();
-        first.ok_or_else(|| DataFusionError::Internal("a condition is missing".to_owned()))
-    }
 }

@@ -2,9 +2,9 @@
 //!
 //! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means), [`named`] (what columns are called), [`unnest`] after [`unnest_written`] (lists as rows), [`not_in`] (and NULL), [`distinct_on`], [`window`] after [`window_groups`] with [`window_bounds`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
-//! (when state ends), [`constant`] (conditions that read nothing), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
+//! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
 //! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
-//! [`fingerprint`] (what saved state must be of), [`store_time`], [`refuse`], [`located`] (where a name stands that is not there).
+//! [`fingerprint`] (what saved state must be of), [`store_time`], [`refuse`], [`located`] (where a name stands that is not there); what the engine's rules would make wrong: [`constant`], [`in_lists`], both by [`unseen`].
 
 pub(crate) mod aggregate_build;
 pub(crate) mod as_of;
@@ -19,6 +19,7 @@ pub(crate) mod distinct_on;
 pub mod fingerprint;
 pub(crate) mod graph;
 pub(crate) mod grouping_sets;
+pub(crate) mod in_lists;
 pub(crate) mod join_build;
 pub(crate) mod lanes;
 pub(crate) mod limited;
@@ -37,6 +38,7 @@ pub mod target;
 pub(crate) mod top_build;
 pub(crate) mod unnest;
 pub(crate) mod unnest_written;
+pub(crate) mod unseen;
 pub(crate) mod views;
 pub mod window;
 pub(crate) mod window_bounds;
