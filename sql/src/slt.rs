@@ -20,6 +20,7 @@
 //! `P` timestamp, `D` date, `?` any other), `rowsort` when the order does not matter, and `streaming` when
 //! the same query, run as a materialized view over the same topics, must hold the same rows.
 //! `job failed NAME` waits until a continuous query has stopped and compares what it says; sizes in it are not compared.
+//! `job current NAME` waits until one has read all that was sent before, so that its rows can be asked for.
 //! Values are separated by blanks; an empty text is written `(empty)`, a line break `\n`.
 //!
 //! The files lie in `tests/slt`. The tests of this crate run them over the broker in memory, the tests above
@@ -38,7 +39,7 @@ use millpond_proto::time::{Clock, within};
 
 use crate::answer::Finished;
 use crate::catalog::is_system_column;
-use crate::continuous::{Continuous as _, JobState};
+use crate::continuous::{Continuous as _, JobState, JobStatus};
 use crate::error::SqlError;
 use crate::job::runtime::Jobs;
 use crate::sql::Sql;
@@ -55,6 +56,8 @@ enum Expected {
     Error(Vec<String>),
     /// The continuous query of this name stops, and says why.
     Failed(String, Vec<String>),
+    /// The continuous query of this name comes to have read everything.
+    Current(String),
     Rows {
         kinds: String,
         sorted: bool,
@@ -122,6 +125,7 @@ fn read(name: &str, text: &str) -> Vec<Piece> {
             ["statement", "count", count] => Expected::Count(count.parse().unwrap()),
             ["statement" | "query", "error"] => Expected::Error(expected),
             ["job", "failed", job] => Expected::Failed((*job).to_owned(), expected),
+            ["job", "current", job] => Expected::Current((*job).to_owned()),
             ["query", kinds, how @ ..] => Expected::Rows {
                 kinds: (*kinds).to_owned(),
                 sorted: how.contains(&"rowsort"),
@@ -177,18 +181,8 @@ impl World {
     async fn streamed(&self, view: &str, sql: &str) -> Result<Vec<String>, SqlError> {
         let create = format!("CREATE MATERIALIZED VIEW {view} AS {}", without_order(sql));
         self.run(&create).await?;
-        let caught_up = async {
-            loop {
-                // A committed epoch shows up after its tick is over.
-                self.clock.sleep(Duration::from_millis(500)).await;
-                let status = self.jobs.describe(view).unwrap();
-                if status.lag == 0 || status.state != JobState::Running {
-                    break status;
-                }
-            }
-        };
-        let limit = Duration::from_millis(CATCH_UP_MS);
-        let status = within(self.clock.as_ref(), limit, caught_up)
+        let status = self
+            .current(view)
             .await
             .unwrap_or_else(|| panic!("view {view} did not catch up: {sql}"));
         if status.state != JobState::Running {
@@ -201,6 +195,22 @@ impl World {
         let rows = self.held(view).await?;
         self.run(&format!("DROP MATERIALIZED VIEW {view}")).await?;
         Ok(rows)
+    }
+
+    /// How a continuous query stands once it has read everything, or stopped; `None` when that takes too long.
+    async fn current(&self, job: &str) -> Option<JobStatus> {
+        let current = async {
+            loop {
+                // A committed epoch shows up after its tick is over.
+                self.clock.sleep(Duration::from_millis(500)).await;
+                let status = self.jobs.describe(job)?;
+                if status.lag == 0 || status.state != JobState::Running {
+                    return Some(status);
+                }
+            }
+        };
+        let limit = Duration::from_millis(CATCH_UP_MS);
+        within(self.clock.as_ref(), limit, current).await.flatten()
     }
 
     /// What a view holds, in the order of its query's columns.
@@ -334,6 +344,20 @@ pub async fn run_behind(world: &World, name: &str, text: &str, before: impl Asyn
             let _ = writeln!(outcome.actual, "----\n{actual}");
             continue;
         }
+        if let Expected::Current(job) = &record.expected {
+            let status = world.current(job).await;
+            if status.is_none_or(|status| status.state != JobState::Running) {
+                let line = record.line;
+                let failure =
+                    format!("{name}:{line}: job {job} does not come to have read everything");
+                outcome.failures.push(failure);
+            }
+            for line in &record.head {
+                outcome.actual.push_str(line);
+                outcome.actual.push('\n');
+            }
+            continue;
+        }
         let answer = world.run(&record.sql).await;
         let below = check(world, name, &record, answer, &mut outcome).await;
         for line in &record.head {
@@ -434,7 +458,7 @@ async fn check(
             }
             Some(actual)
         }
-        Expected::Done | Expected::Error(_) | Expected::Failed(..) => None,
+        Expected::Done | Expected::Error(_) | Expected::Failed(..) | Expected::Current(_) => None,
     }
 }
 

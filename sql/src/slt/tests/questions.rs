@@ -37,23 +37,13 @@ struct Told {
 
 async fn all_caught_up(world: &World, views: &[(String, String)]) -> Option<String> {
     for (view, sql) in views {
-        let caught_up = async {
-            loop {
-                world.clock.sleep(Duration::from_millis(500)).await;
-                let status = world.jobs.describe(view).unwrap();
-                if status.state != JobState::Running {
-                    return Some(status.error.unwrap_or_default());
-                }
-                if status.lag == 0 {
-                    return None;
-                }
-            }
-        };
-        let limit = Duration::from_millis(CATCH_UP_MS);
-        match within(world.clock.as_ref(), limit, caught_up).await {
-            Some(None) => {}
-            Some(Some(error)) => return Some(format!("{sql}\nstopped: {error}")),
+        match world.current(view).await {
             None => return Some(format!("{sql}\ndoes not catch up")),
+            Some(status) if status.state == JobState::Running => {}
+            Some(status) => {
+                let error = status.error.unwrap_or_default();
+                return Some(format!("{sql}\nstopped: {error}"));
+            }
         }
     }
     None
