@@ -25,7 +25,7 @@ use millpond_proto::limits;
 use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId, queue_of};
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::{Clock, Timestamp};
-use millpond_storage::tier::cold::typed::Typed;
+use millpond_storage::tier::cold::typed::Reads;
 use millpond_storage::tier::columns::Columns as _;
 use tokio::sync::watch;
 
@@ -241,18 +241,11 @@ impl Topics for MemoryTopics {
             .collect()
     }
 
-    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, columns: &[&str]) -> Scan {
-        self.batches(topic, queue, range, |rows, _| rows(columns))
-    }
-
-    fn scan_typed(
-        &self,
-        topic: TopicId,
-        queue: QueueId,
-        range: Range<Offset>,
-        columns: &[&str],
-        typed: Typed,
-    ) -> Scan {
+    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, reads: &Reads) -> Scan {
+        let columns: Vec<&str> = reads.envelope.iter().map(String::as_str).collect();
+        let Some(typed) = &reads.typed else {
+            return self.batches(topic, queue, range, |rows, _| rows(&columns));
+        };
         let state = self.state();
         let mut topics = state.topics.values();
         let info = topics.find(|info| info.id == topic).cloned();
@@ -265,9 +258,9 @@ impl Topics for MemoryTopics {
                 if !names.contains(&"body") {
                     names.push("body");
                 }
-                as_in_a_file(&rows(&names), stored, &typed)
+                as_in_a_file(&rows(&names), stored, typed)
             }
-            _ => rows(columns),
+            _ => rows(&columns),
         })
     }
 

@@ -16,7 +16,7 @@ use millpond_connectors::format::body::{Compatibility, Encoding, SchemaVersion};
 use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId};
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
-use millpond_storage::tier::cold::typed::Typed;
+use millpond_storage::tier::cold::typed::Reads;
 use serde::{Deserialize, Serialize};
 
 use crate::savepoint::Savepoint;
@@ -287,7 +287,7 @@ impl TopicsError {
     }
 }
 
-/// Batches in envelope columns, in offset order.
+/// Batches in offset order.
 pub type Scan = BoxStream<'static, Result<RecordBatch, TopicsError>>;
 
 /// The broker, as SQL sees it.
@@ -302,24 +302,9 @@ pub trait Topics: Send + Sync + fmt::Debug {
     /// Durable offsets of every queue of a topic that holds or held messages, by queue.
     fn extents(&self, topic: TopicId) -> Vec<QueueExtent>;
 
-    /// Reads durable messages of a queue as envelope columns, cold, WAL and tail as one.
-    ///
-    /// `columns` are names of [`millpond_storage::format::envelope::schema`], answered in that order.
-    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, columns: &[&str]) -> Scan;
-
-    /// As [`Topics::scan`], with the typed columns of `typed` instead of `columns` where files have them: a batch has
-    /// the one or the other.
-    fn scan_typed(
-        &self,
-        topic: TopicId,
-        queue: QueueId,
-        range: Range<Offset>,
-        columns: &[&str],
-        typed: Typed,
-    ) -> Scan {
-        let _ = typed;
-        self.scan(topic, queue, range, columns)
-    }
+    /// Reads durable messages of a queue, cold, WAL and tail as one: a batch has the columns of the envelope, or where a
+    /// file has them the typed ones.
+    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, reads: &Reads) -> Scan;
 
     /// Closes all ticks before `tick`: when it returns, every row of these topics that is or ever will be
     /// stored with a store time before `tick` is durable and visible to [`Topics::scan`].

@@ -26,6 +26,7 @@ use futures::StreamExt as _;
 use millpond_proto::chance::Seeded;
 use millpond_proto::message::{Offset, QueueId, TopicId, shard_of};
 use millpond_storage::log::{ReadLimit, Record, Storage};
+use millpond_storage::tier::cold::typed::Reads;
 use tokio::runtime::Handle;
 
 const ROUNDS: u32 = 3;
@@ -95,7 +96,12 @@ async fn catch_up(storage: Arc<Storage>, queue: u32, stop: Arc<AtomicBool>, read
 async fn scan(storage: Arc<Storage>, queue: u32, stop: Arc<AtomicBool>, read: Arc<AtomicU64>) {
     while !stop.load(Ordering::Relaxed) {
         let range = Offset(0)..Offset(COLD_MESSAGES);
-        let mut batches = storage.scan(COLD, QueueId(queue), range, &["offset", "tag", "body"]);
+        let mut batches = storage.scan(
+            COLD,
+            QueueId(queue),
+            range,
+            &Reads::of(&["offset", "tag", "body"]),
+        );
         while let Some(batch) = batches.next().await
             && !stop.load(Ordering::Relaxed)
         {

@@ -24,6 +24,7 @@ use millpond_storage::format::columns::schema;
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::meta::embedded::EmbeddedMeta;
 use millpond_storage::tier::cold::Cold;
+use millpond_storage::tier::cold::typed::Reads;
 use millpond_storage::tier::objects::DiskObjectStore;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -165,7 +166,7 @@ fn main() {
     let (catch_up, rows) = fastest(|| {
         runtime.block_on(async {
             let range = Offset(0)..Offset(MESSAGES);
-            let mut scan = cold.scan(TOPIC, QueueId(0), range, &names);
+            let mut scan = cold.scan(TOPIC, QueueId(0), range, &Reads::of(&names));
             let mut rows = 0;
             while let Some(batch) = scan.next().await {
                 rows += batch.expect("reads").num_rows();

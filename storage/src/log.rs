@@ -30,7 +30,7 @@ use crate::tier::cold::Cold;
 use crate::tier::cold::TableMetadata;
 use crate::tier::cold::compaction::{Compacted, Compaction};
 use crate::tier::cold::erasure::{Erased, Rest};
-use crate::tier::cold::typed::Typed;
+use crate::tier::cold::typed::Reads;
 use crate::tier::columns::Tables;
 use crate::wal::intake::{APPEND_SHARE_MIN, Append, Door};
 
@@ -217,8 +217,7 @@ impl Storage {
         self.read_merged(topic, queue, from, limit).await
     }
 
-    /// Columns of the messages in `range`, in offset order, each batch with the schema of
-    /// [`crate::format::envelope::schema`] cut down to `columns` (names, in that order).
+    /// Columns of the messages in `range`, in offset order.
     ///
     /// The range is cut to what is kept. A damaged message ends the stream with an error.
     pub fn scan(
@@ -226,22 +225,9 @@ impl Storage {
         topic: TopicId,
         queue: QueueId,
         range: Range<Offset>,
-        columns: &[&str],
+        reads: &Reads,
     ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
-        self.scan_merged(topic, queue, range, columns, None)
-    }
-
-    /// As [`Storage::scan`], with the typed columns that `typed` names instead of `columns` where cold files have
-    /// them, so that bodies need not be read; see [`crate::tier::cold::typed`].
-    pub fn scan_typed(
-        self: &Arc<Self>,
-        topic: TopicId,
-        queue: QueueId,
-        range: Range<Offset>,
-        columns: &[&str],
-        typed: Typed,
-    ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
-        self.scan_merged(topic, queue, range, columns, Some(typed))
+        self.scan_merged(topic, queue, range, reads)
     }
 
     /// Says what the topics are called and which columns they have: from now on files get typed columns, and

@@ -41,6 +41,7 @@ use millpond_sql::topic::{OutputRow, Topics};
 use millpond_storage::disk::Disk;
 use millpond_storage::disk::local::LocalDisk;
 use millpond_storage::log::{Parts, Settings};
+use millpond_storage::tier::cold::typed::Reads;
 use millpond_storage::tier::objects::DiskObjectStore;
 use millpond_tests::harness::{Folder, workspace};
 use object_store::ObjectStore;
@@ -228,13 +229,8 @@ impl World {
                 Some(_) => decoder.envelope_columns(),
                 None => vec!["body"],
             };
-            let mut scan = Topics::scan(
-                self.broker.as_ref(),
-                bids.id,
-                extent.queue,
-                range,
-                &envelope,
-            );
+            let reads = Reads::of(&envelope);
+            let mut scan = Topics::scan(self.broker.as_ref(), bids.id, extent.queue, range, &reads);
             while let Some(batch) = scan.next().await {
                 let batch = batch.unwrap();
                 rows += batch.num_rows() as u64;

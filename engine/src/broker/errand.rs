@@ -18,6 +18,7 @@ use millpond_proto::time::Timestamp;
 use millpond_storage::error::ReadError;
 use millpond_storage::format::envelope::{self, Envelope};
 use millpond_storage::log::{ReadLimit, Storage};
+use millpond_storage::tier::cold::typed::Reads;
 use tokio::sync::oneshot;
 
 use crate::broker::ahead::{Lot, Room, Turn};
@@ -305,9 +306,9 @@ impl Reader {
             let schema = envelope::schema();
             let columns: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
             let range = Offset(first)..Offset(last + 1);
-            let mut rows = self
-                .storage
-                .scan(self.topic(), QueueId(bucket), range, &columns);
+            let mut rows =
+                self.storage
+                    .scan(self.topic(), QueueId(bucket), range, &Reads::of(&columns));
             while let Some(batch) = rows.next().await {
                 let batch = wanted_rows(&batch?, &numbers);
                 let messages = envelope::from_batch(&batch, self.topic());
@@ -395,9 +396,9 @@ impl Reader {
         while next < count {
             let range = Offset(next)..Offset(count);
             let columns = ["offset", "due_at"];
-            let mut rows = self
-                .storage
-                .scan(self.topic(), QueueId(bucket), range, &columns);
+            let mut rows =
+                self.storage
+                    .scan(self.topic(), QueueId(bucket), range, &Reads::of(&columns));
             let (mut seen, mut is_damaged) = (false, false);
             while let Some(batch) = rows.next().await {
                 let batch = match batch {

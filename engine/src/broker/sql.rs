@@ -24,7 +24,7 @@ use millpond_sql::topic::{
     TRANSACTIONS, TopicInfo, Topics, TopicsError, ViewSwap,
 };
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
-use millpond_storage::tier::cold::typed::Typed;
+use millpond_storage::tier::cold::typed::Reads;
 
 use crate::broker::arrivals;
 use crate::broker::encoding::bodies_of;
@@ -69,35 +69,17 @@ impl Topics for Broker {
         extents.collect()
     }
 
-    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, columns: &[&str]) -> Scan {
+    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, reads: &Reads) -> Scan {
         match self.incarnation() {
             Ok(incarnation) => incarnation
                 .storage()
-                .scan(topic, queue, range, columns)
+                .scan(topic, queue, range, reads)
                 .map(|batch| batch.map_err(|error| BrokerError::from(error).into()))
                 .boxed(),
             Err(error) => {
                 let error = TopicsError::from(BrokerError::from(error));
                 futures::stream::once(async move { Err(error) }).boxed()
             }
-        }
-    }
-
-    fn scan_typed(
-        &self,
-        topic: TopicId,
-        queue: QueueId,
-        range: Range<Offset>,
-        columns: &[&str],
-        typed: Typed,
-    ) -> Scan {
-        match self.incarnation() {
-            Ok(incarnation) => incarnation
-                .storage()
-                .scan_typed(topic, queue, range, columns, typed)
-                .map(|batch| batch.map_err(|error| BrokerError::from(error).into()))
-                .boxed(),
-            Err(_) => self.scan(topic, queue, range, columns),
         }
     }
 

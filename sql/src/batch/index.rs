@@ -23,6 +23,7 @@ use crate::batch::latest;
 use crate::decode::TopicDecoder;
 use crate::error::SqlError;
 use crate::topic::{QueueExtent, TopicInfo, Topics};
+use millpond_storage::tier::cold::typed::Reads;
 
 /// Memory of one row of an index beside its key's bytes, which it holds twice, and the message's.
 const ENTRY_BYTES: usize = 160;
@@ -154,7 +155,7 @@ impl KeyIndexes {
         }
         let range = Offset(from)..extent.next;
         let (topics, topic) = (filler.topics, filler.topic);
-        let mut scan = topics.scan(topic, extent.queue, range, &columns);
+        let mut scan = topics.scan(topic, extent.queue, range, &Reads::of(&columns));
         while let Some(batch) = scan.try_next().await? {
             let before = queue.bytes;
             filler.take(&batch, queue)?;

@@ -29,7 +29,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 use millpond_proto::message::{Offset, QueueId};
-use millpond_storage::tier::cold::typed::Typed;
+use millpond_storage::tier::cold::typed::{Reads, Typed};
 
 use crate::batch::comparison::comparison;
 use crate::batch::index::KeyIndexes;
@@ -397,24 +397,25 @@ impl Reader {
             }
             let memory = MemoryConsumer::new(format!("last rows of {}", self.topic.name))
                 .register(self.context.memory_pool());
-            let keys = self
-                .topics
-                .scan(topic, queue, offsets.clone(), &["key", "offset"]);
+            let keys = self.topics.scan(
+                topic,
+                queue,
+                offsets.clone(),
+                &Reads::of(&["key", "offset"]),
+            );
             latest = Some(Latest::read(keys, memory).await?);
         }
-        let scan = match self.typed.clone() {
+        let mut reads = Reads::of(&columns);
+        reads.typed = self.typed.clone().map(|mut typed| {
             // Of a topic with a key the body says whether a row deletes, and is read whatever is asked for.
-            Some(mut typed) => {
-                let is_read = |name: &&str| *name != "body" || latest.is_some();
-                let known = typed.envelope.clone();
-                let more = columns.iter().copied().filter(is_read);
-                let more = more.filter(|name| !known.iter().any(|known| known == name));
-                typed.envelope.extend(more.map(str::to_owned));
-                self.topics
-                    .scan_typed(topic, queue, offsets, &columns, typed)
-            }
-            None => self.topics.scan(topic, queue, offsets, &columns),
-        };
+            let is_read = |name: &&str| *name != "body" || latest.is_some();
+            let known = typed.envelope.clone();
+            let more = columns.iter().copied().filter(is_read);
+            let more = more.filter(|name| !known.iter().any(|known| known == name));
+            typed.envelope.extend(more.map(str::to_owned));
+            typed
+        });
+        let scan = self.topics.scan(topic, queue, offsets, &reads);
         Ok(Current {
             queue,
             scan,

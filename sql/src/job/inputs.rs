@@ -7,9 +7,9 @@ use millpond_proto::message::{QueueId, TopicId};
 
 use crate::job::error::JobError;
 use crate::job::reader::{QueueReader, Room};
-use crate::job::reads::Reads;
 use crate::job::region::Arrived;
 use crate::topic::Topics;
+use millpond_storage::tier::cold::typed::Reads;
 
 /// Offsets by input and queue.
 pub type Offsets = BTreeMap<(usize, u32), u64>;

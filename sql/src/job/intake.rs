@@ -19,13 +19,13 @@ use crate::decode::TopicDecoder;
 use crate::error::SqlError;
 use crate::job::error::JobError;
 use crate::job::reader::{missing, offsets};
-use crate::job::reads::Reads;
 use crate::operator::key::milliseconds;
 use crate::operator::project::Transform;
 use crate::operator::spread::Router;
 use crate::plan::source::Input;
 use crate::progress::tick_of;
 use crate::topic::OutputRow;
+use millpond_storage::tier::cold::typed::Reads;
 
 /// Envelope columns that a region needs whatever the query reads.
 const ALWAYS: &[&str] = &["offset", "stored_at"];

@@ -19,7 +19,6 @@ pub(crate) mod nodes;
 pub mod pace;
 pub(crate) mod parts;
 pub mod reader;
-pub mod reads;
 pub mod region;
 pub(crate) mod restart;
 pub mod runner;

@@ -16,10 +16,10 @@ use millpond_proto::message::{Offset, QueueId, TopicId};
 
 use crate::error::SqlError;
 use crate::job::error::JobError;
-use crate::job::reads::Reads;
 use crate::operator::key::milliseconds;
 use crate::progress::tick_of;
 use crate::topic::{Scan, Topics};
+use millpond_storage::tier::cold::typed::Reads;
 
 /// Rows of one queue that were read and not yet computed.
 pub struct QueueReader {
@@ -125,7 +125,7 @@ impl QueueReader {
                 Some((scan, scan_end)) => (scan, *scan_end),
                 None => {
                     let range = Offset(self.next)..Offset(end);
-                    let scan = self.reads.scan(topics, self.topic, self.queue, range);
+                    let scan = topics.scan(self.topic, self.queue, range, &self.reads);
                     (&mut self.scan.insert((scan, end)).0, end)
                 }
             };
@@ -237,7 +237,7 @@ pub async fn read_range(
     reads: &Reads,
 ) -> Result<Vec<RecordBatch>, JobError> {
     let range = Offset(range.start)..Offset(range.end);
-    let mut scan = reads.scan(topics, topic, queue, range);
+    let mut scan = topics.scan(topic, queue, range, reads);
     let mut batches = Vec::new();
     while let Some(batch) = scan.next().await {
         batches.push(batch?);

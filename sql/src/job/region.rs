@@ -26,7 +26,6 @@ use crate::job::intake::{Intake, Intakes, Taken};
 use crate::job::lanes::{Lanes, Tick};
 use crate::job::pace::Pace;
 use crate::job::parts::Parts;
-use crate::job::reads::Reads;
 use crate::job::shares;
 use crate::job::written::{Left, deletion};
 use crate::operator::{OperatorError, StepFigures};
@@ -36,6 +35,7 @@ use crate::progress::Watermark;
 use crate::state::cells::Cell;
 use crate::state::checkpoint::Counts;
 use crate::topic::{OutputRow, TICK_MS};
+use millpond_storage::tier::cold::typed::Reads;
 
 /// What an epoch leads to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId};
 use millpond_proto::time::Timestamp;
-use millpond_storage::tier::cold::typed::Typed;
+use millpond_storage::tier::cold::typed::Reads;
 
 use crate::topic::{
     EpochCut, JobProgress, JobSettings, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo,
@@ -34,18 +34,8 @@ impl Topics for Discarding {
     fn extents(&self, topic: TopicId) -> Vec<QueueExtent> {
         self.inner.extents(topic)
     }
-    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, columns: &[&str]) -> Scan {
-        self.inner.scan(topic, queue, range, columns)
-    }
-    fn scan_typed(
-        &self,
-        topic: TopicId,
-        queue: QueueId,
-        range: Range<Offset>,
-        columns: &[&str],
-        typed: Typed,
-    ) -> Scan {
-        self.inner.scan_typed(topic, queue, range, columns, typed)
+    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, reads: &Reads) -> Scan {
+        self.inner.scan(topic, queue, range, reads)
     }
     async fn close_ticks(&self, topics: &[TopicId], tick: Timestamp) -> Result<(), TopicsError> {
         self.inner.close_ticks(topics, tick).await

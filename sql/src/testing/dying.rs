@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId};
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
-use millpond_storage::tier::cold::typed::Typed;
+use millpond_storage::tier::cold::typed::Reads;
 
 use crate::savepoint::Savepoint;
 use crate::testing::MemoryTopics;
@@ -91,18 +91,8 @@ impl Topics for Dying {
     fn extents(&self, topic: TopicId) -> Vec<QueueExtent> {
         self.inner.extents(topic)
     }
-    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, columns: &[&str]) -> Scan {
-        self.inner.scan(topic, queue, range, columns)
-    }
-    fn scan_typed(
-        &self,
-        topic: TopicId,
-        queue: QueueId,
-        range: Range<Offset>,
-        columns: &[&str],
-        typed: Typed,
-    ) -> Scan {
-        self.inner.scan_typed(topic, queue, range, columns, typed)
+    fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, reads: &Reads) -> Scan {
+        self.inner.scan(topic, queue, range, reads)
     }
     async fn close_ticks(&self, topics: &[TopicId], tick: Timestamp) -> Result<(), TopicsError> {
         self.inner.close_ticks(topics, tick).await

@@ -17,7 +17,7 @@ use crate::error::ReadError;
 use crate::format::envelope::{self, Envelope};
 use crate::log::{Extent, ReadLimit, Storage};
 use crate::queue::index::{Looked, Place};
-use crate::tier::cold::typed::Typed;
+use crate::tier::cold::typed::Reads;
 use crate::wal::reader::{self, Unread};
 
 /// Most rows of a batch that a scan hands out.
@@ -215,8 +215,7 @@ impl Storage {
         topic: TopicId,
         queue: QueueId,
         range: Range<Offset>,
-        columns: &[&str],
-        typed: Option<Typed>,
+        reads: &Reads,
     ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
         let Some(extent) = self.extent_of(topic, queue) else {
             return stream::empty().boxed();
@@ -224,12 +223,11 @@ impl Storage {
         let range = range.start.max(extent.kept)..range.end.min(extent.next);
         let cold = range.start..range.end.min(extent.tiered);
         let hot = range.start.max(extent.tiered)..range.end;
-        let cold = match typed {
-            _ if cold.start >= cold.end => stream::empty().boxed(),
-            Some(typed) => self.cold.scan_typed(topic, queue, cold, columns, typed),
-            None => self.cold.scan(topic, queue, cold, columns),
+        let cold = match cold.start < cold.end {
+            true => self.cold.scan(topic, queue, cold, reads),
+            false => stream::empty().boxed(),
         };
-        let columns: Vec<String> = columns.iter().map(|&column| column.to_owned()).collect();
+        let columns = reads.envelope.clone();
         let storage = Arc::clone(self);
         let hot = stream::unfold(Some(hot), move |left| {
             let (storage, columns) = (Arc::clone(&storage), columns.clone());

@@ -11,6 +11,7 @@ use millpond_proto::time::SystemClock;
 use super::*;
 use crate::disk::Disk;
 use crate::disk::simulated::SimulatedDisk;
+use crate::tier::cold::typed::Reads;
 use crate::tier::objects::DiskObjectStore;
 use crate::wal::recovery::{self, Found};
 
@@ -441,7 +442,7 @@ async fn reading_gives_the_same_messages_from_every_tier() {
     assert_eq!(offsets(&storage, 1, 45).await, [45, 46, 47, 48, 49]);
     let range = Offset(10)..Offset(90);
     let rows: usize = storage
-        .scan(TOPIC, QueueId(1), range, &["offset", "body"])
+        .scan(TOPIC, QueueId(1), range, &Reads::of(&["offset", "body"]))
         .map(|batch| batch.unwrap().num_rows())
         .collect::<Vec<usize>>()
         .await

@@ -7,6 +7,7 @@ use millpond_proto::message::Offset;
 use millpond_storage::error::ReadError;
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::ReadLimit;
+use millpond_storage::tier::cold::typed::Reads;
 
 use crate::logs::model::{Queue, key};
 use crate::logs::{End, Life, World};
@@ -115,9 +116,12 @@ impl World {
         let known = &self.queues[queue];
         let next = known.nonces.len() as u64;
         let range = Offset(from)..Offset(next);
-        let mut rows = life
-            .storage
-            .scan(known.topic, known.id, range, &["offset", "body"]);
+        let mut rows = life.storage.scan(
+            known.topic,
+            known.id,
+            range,
+            &Reads::of(&["offset", "body"]),
+        );
         let mut expected = from.max(known.kept);
         while let Some(batch) = rows.next().await {
             let batch = match batch {

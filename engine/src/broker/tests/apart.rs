@@ -1,6 +1,7 @@
 //! A log and its table that are kept for different times: who sees what.
 
 use futures::StreamExt as _;
+use millpond_storage::tier::cold::typed::Reads;
 
 use super::*;
 use crate::broker::filter::Filter;
@@ -29,7 +30,13 @@ async fn sent_on_three_days(broker: &Broker, retention: Retention) -> Topic {
 async fn rows(broker: &Broker, topic: &Topic) -> usize {
     let extent = Topics::extents(broker, topic.id)[0];
     let range = extent.first..extent.next;
-    let scanned = Topics::scan(broker, topic.id, extent.queue, range, &["offset"]);
+    let scanned = Topics::scan(
+        broker,
+        topic.id,
+        extent.queue,
+        range,
+        &Reads::of(&["offset"]),
+    );
     let rows = scanned.map(|batch| batch.unwrap().num_rows());
     rows.fold(0, |sum, rows| async move { sum + rows }).await
 }

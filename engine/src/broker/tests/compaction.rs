@@ -1,6 +1,7 @@
 //! Topics that keep the last message of each key: what groups, readers and queries see of them.
 
 use futures::StreamExt as _;
+use millpond_storage::tier::cold::typed::Reads;
 
 use super::*;
 use crate::broker::filter::Filter;
@@ -95,7 +96,7 @@ async fn groups_and_readers_pass_over_what_was_superseded() {
         made.id,
         QueueId(0),
         Offset(2)..Offset(10),
-        &["key"],
+        &Reads::of(&["key"]),
     );
     let rows = scanned.map(|batch| batch.unwrap().num_rows());
     assert_eq!(rows.fold(0, |sum, rows| async move { sum + rows }).await, 4);

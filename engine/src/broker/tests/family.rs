@@ -1,6 +1,7 @@
 //! Topics that share the files of a family: what they are told apart by, and what each keeps for itself.
 
 use futures::StreamExt as _;
+use millpond_storage::tier::cold::typed::Reads;
 
 use super::*;
 use crate::broker::request::Request;
@@ -32,7 +33,13 @@ async fn send_to(broker: &Broker, topic: &Topic, body: &str) {
 async fn rows(broker: &Broker, topic: &Topic) -> usize {
     let extent = Topics::extents(broker, topic.id)[0];
     let range = extent.first..extent.next;
-    let scanned = Topics::scan(broker, topic.id, extent.queue, range, &["offset"]);
+    let scanned = Topics::scan(
+        broker,
+        topic.id,
+        extent.queue,
+        range,
+        &Reads::of(&["offset"]),
+    );
     let rows = scanned.map(|batch| batch.unwrap().num_rows());
     rows.fold(0, |sum, rows| async move { sum + rows }).await
 }

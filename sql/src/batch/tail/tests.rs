@@ -14,6 +14,7 @@ use crate::continuous::NoJobs;
 use crate::sql::{Sql, SqlParts};
 use crate::testing::{MemoryTopics, StoredMessage};
 use crate::topic::Topics;
+use millpond_storage::tier::cold::typed::Reads;
 
 async fn ask(sql: &Sql, query: &str) -> Vec<String> {
     let finished = sql.execute(query).await.unwrap().finish().await.unwrap();
@@ -114,7 +115,12 @@ async fn whole_chunks_without_bad_bodies_are_kept_and_the_rest_is_read() {
         [Piece::Log(range.clone(), 1)]
     );
     let mut filler = Filler::new(&tail, &topic, &decoder, QueueId(0), 1);
-    let mut scan = topics.scan(topic.id, QueueId(0), Offset(10)..next, &["body", "offset"]);
+    let mut scan = topics.scan(
+        topic.id,
+        QueueId(0),
+        Offset(10)..next,
+        &Reads::of(&["body", "offset"]),
+    );
     while let Some(envelopes) = futures::StreamExt::next(&mut scan).await {
         let envelopes = envelopes.unwrap();
         let decoded = decoder.decode(&envelopes).unwrap();

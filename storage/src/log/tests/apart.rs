@@ -4,6 +4,7 @@ use arrow::array::AsArray as _;
 use arrow::datatypes::Int64Type;
 
 use super::*;
+use crate::tier::cold::typed::Reads;
 
 fn extent_of(storage: &Storage) -> [u64; 4] {
     let extent = storage.extent(TOPIC, QueueId(1)).unwrap();
@@ -13,7 +14,7 @@ fn extent_of(storage: &Storage) -> [u64; 4] {
 /// Offsets that a scan sees.
 async fn scanned(storage: &Arc<Storage>) -> Vec<i64> {
     let all = Offset(0)..Offset(1000);
-    let mut rows = storage.scan(TOPIC, QueueId(1), all, &["offset"]);
+    let mut rows = storage.scan(TOPIC, QueueId(1), all, &Reads::of(&["offset"]));
     let mut offsets = Vec::new();
     while let Some(batch) = rows.next().await {
         let batch = batch.unwrap();

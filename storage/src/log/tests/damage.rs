@@ -1,6 +1,7 @@
 //! What damage costs: the record it hit, or a shard that says so, and never a wrong answer.
 
 use super::*;
+use crate::tier::cold::typed::Reads;
 
 /// A WAL with messages and state changes of two shards, closed in order.
 async fn small_log() -> SimulatedDisk {
@@ -95,7 +96,12 @@ async fn a_damaged_message_is_lost_alone_and_its_place_stays_taken() {
     assert_eq!(offsets(&storage, 0, 0).await, [0, 1]);
     send(&storage, 2, 2).await.unwrap();
     let rows: Vec<_> = storage
-        .scan(TOPIC, QueueId(2), Offset(0)..Offset(9), &["offset"])
+        .scan(
+            TOPIC,
+            QueueId(2),
+            Offset(0)..Offset(9),
+            &Reads::of(&["offset"]),
+        )
         .collect()
         .await;
     assert!(rows.len() == 1 && rows[0].is_err());

@@ -22,7 +22,7 @@ use crate::log::ReadLimit;
 use crate::meta::MetaStore;
 use crate::meta::embedded::EmbeddedMeta;
 use crate::tier::cold::tests::term;
-use crate::tier::cold::typed::Typed;
+use crate::tier::cold::typed::{Reads, Typed};
 use crate::tier::cold::{Cold, manifest_path, pointer_key};
 use crate::tier::columns::ERROR;
 
@@ -80,7 +80,9 @@ async fn a_released_file_is_read_by_bodies_and_by_typed_columns() {
         skip: None,
     };
     let range = Offset(0)..Offset(9);
-    let batches = cold.scan_typed(TOPIC, QueueId(0), range, &["offset", "body"], typed);
+    let mut reads = Reads::of(&["offset", "body"]);
+    reads.typed = Some(typed);
+    let batches = cold.scan(TOPIC, QueueId(0), range, &reads);
     let batches: Vec<_> = batches.try_collect().await.unwrap();
     let [batch] = batches.as_slice() else {
         panic!("five rows come at once");

@@ -13,6 +13,7 @@ use crate::disk::Disk as _;
 use crate::disk::simulated::SimulatedDisk;
 use crate::error::ReadError;
 use crate::log::ReadLimit;
+use crate::tier::cold::typed::Reads;
 
 fn is_damage(error: &ReadError) -> bool {
     matches!(
@@ -50,7 +51,12 @@ async fn every_flipped_bit_of_a_file_is_damage_and_never_data() {
             cold.footers().insert(&key, footer.clone());
             let error = read(&cold, 0, 2, first).await.unwrap_err();
             assert!(is_damage(&error), "bit {bit}: {error}");
-            let mut scan = cold.scan(TOPIC, QueueId(0), Offset(2)..Offset(5), &["body"]);
+            let mut scan = cold.scan(
+                TOPIC,
+                QueueId(0),
+                Offset(2)..Offset(5),
+                &Reads::of(&["body"]),
+            );
             let error = scan.next().await.unwrap().unwrap_err();
             assert!(is_damage(&error), "bit {bit}: {error}");
             assert!(scan.next().await.is_none());

@@ -18,12 +18,11 @@ use crate::format::manifest::{File, Index, Run};
 use crate::tier::cold::Cold;
 use crate::tier::cold::family::Shelf;
 use crate::tier::cold::reading::Place;
-use crate::tier::cold::typed::Typed;
+use crate::tier::cold::typed::{Reads, Typed};
 use crate::tier::parquet::{self as file, CheckedFile};
 
 impl Cold {
-    /// Columns of the cold messages in `range`, in offset order; `columns` are names of
-    /// [`crate::format::envelope::schema`], and the batches have them in that order.
+    /// Columns of the cold messages in `range`, in offset order.
     ///
     /// The range is cut to what is cold. A damaged message ends the stream with an error.
     pub fn scan(
@@ -31,31 +30,7 @@ impl Cold {
         topic: TopicId,
         queue: QueueId,
         range: Range<Offset>,
-        columns: &[&str],
-    ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
-        self.scan_either(topic, queue, range, columns, None)
-    }
-
-    /// As [`Cold::scan`], with typed columns instead of `columns` where files have them.
-    pub fn scan_typed(
-        self: &Arc<Self>,
-        topic: TopicId,
-        queue: QueueId,
-        range: Range<Offset>,
-        columns: &[&str],
-        typed: Typed,
-    ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
-        let names = typed.names();
-        self.scan_either(topic, queue, range, columns, Some((typed, names)))
-    }
-
-    fn scan_either(
-        self: &Arc<Self>,
-        topic: TopicId,
-        queue: QueueId,
-        range: Range<Offset>,
-        columns: &[&str],
-        typed: Option<(Typed, Vec<String>)>,
+        reads: &Reads,
     ) -> BoxStream<'static, Result<RecordBatch, ReadError>> {
         let shelf = self.shelf(topic, queue);
         let extent = shelf
@@ -74,8 +49,7 @@ impl Cold {
                 at: range.start.0.max(extent.start),
             },
             end: range.end.0.min(extent.end),
-            columns: columns.iter().map(|&name| name.to_owned()).collect(),
-            typed,
+            reads: reads.clone(),
             open: None,
         };
         stream::try_unfold(scan, |mut scan| async move {
@@ -92,9 +66,7 @@ struct Scan {
     manifest: Arc<Index>,
     place: Place,
     end: u64,
-    columns: Vec<String>,
-    /// What is read of a typed file instead, and the names of its columns there.
-    typed: Option<(Typed, Vec<String>)>,
+    reads: Reads,
     open: Option<Open>,
 }
 
@@ -102,7 +74,8 @@ struct Scan {
 struct Open {
     batches: ParquetRecordBatchStream<CheckedFile>,
     file: File,
-    is_typed: bool,
+    /// The columns that are answered, in that order.
+    names: Vec<String>,
     /// Whether rows of it are passed over.
     has_skipped: bool,
     /// Rows still to come.
@@ -134,12 +107,8 @@ impl Scan {
                 self.open = None;
                 continue;
             };
-            let names = match &self.typed {
-                Some((_, names)) if open.is_typed => names,
-                _ => &self.columns,
-            };
             let batch = batch
-                .and_then(|batch| file::arrange(&batch, names))
+                .and_then(|batch| file::arrange(&batch, &open.names))
                 .map_err(|error| self.place.unreadable(&open.file, error))?;
             let rows = batch.num_rows() as u64;
             open.left = open
@@ -163,19 +132,18 @@ impl Scan {
             return Ok(None);
         }
         let footer = self.cold.footer(file, place).await?;
-        let typed = self.typed.as_ref();
-        let typed = typed.filter(|(typed, _)| typed.declaration == file.columns);
-        let skipped = typed.map_or_else(Vec::new, |(typed, _)| typed.skipped(&footer));
-        let names = typed.map_or(&self.columns, |(_, names)| names);
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let typed = self.reads.typed_of(file.columns);
+        let skipped = typed.map_or_else(Vec::new, |typed| typed.skipped(&footer));
+        let names = typed.map_or_else(|| self.reads.envelope.clone(), Typed::names);
+        let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
         let checked = CheckedFile::new(&self.cold.objects, file);
         let is_kept = |group: usize| !skipped.get(group).copied().unwrap_or(false);
-        let opened = file::batches_of(checked, footer, rows, &names, is_kept)
+        let opened = file::batches_of(checked, footer, rows, &wanted, is_kept)
             .map_err(|error| place.unreadable(file, error))?;
         Ok(opened.map(|(batches, left)| Open {
             batches,
             file: file.clone(),
-            is_typed: typed.is_some(),
+            names,
             has_skipped: skipped.contains(&true),
             left,
             until,

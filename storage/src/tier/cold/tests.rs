@@ -20,6 +20,7 @@ use crate::format::manifest::day_of;
 use crate::log::ReadLimit;
 use crate::meta::embedded::EmbeddedMeta;
 use crate::tier::cold::compaction::Compaction;
+use crate::tier::cold::typed::Reads;
 use crate::tier::objects::DiskObjectStore;
 use crate::tier::simulated::SimulatedStore;
 
@@ -164,7 +165,7 @@ async fn a_scan_gives_the_columns_asked_for_in_their_order() {
     for columns in [&["body", "offset"][..], &[], &["properties", "keys"], &all] {
         let range = Offset(90)..Offset(1000);
         let batches: Vec<_> = cold
-            .scan(TOPIC, QueueId(0), range, columns)
+            .scan(TOPIC, QueueId(0), range, &Reads::of(columns))
             .try_collect()
             .await
             .unwrap();
@@ -177,7 +178,12 @@ async fn a_scan_gives_the_columns_asked_for_in_their_order() {
             assert_eq!(together, to_batch(&messages(0, 90..150), columns));
         }
     }
-    let nothing = cold.scan(TOPIC, QueueId(9), Offset(0)..Offset(9), &["body"]);
+    let nothing = cold.scan(
+        TOPIC,
+        QueueId(9),
+        Offset(0)..Offset(9),
+        &Reads::of(&["body"]),
+    );
     assert_eq!(nothing.count().await, 0);
 }
 

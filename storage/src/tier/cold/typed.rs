@@ -13,6 +13,15 @@ use parquet::file::statistics::Statistics;
 
 use crate::tier::columns::{ERROR, stored_name};
 
+/// How much a scan reads of each row: columns of the envelope, or the declared columns where files have them.
+#[derive(Clone, Debug)]
+pub struct Reads {
+    /// Names of columns of [`crate::format::envelope::schema`], in the order of the answer.
+    pub envelope: Vec<String>,
+    /// What is read of files that have the declared columns; `None`: the same.
+    pub typed: Option<Typed>,
+}
+
 /// What is read of files that have typed columns.
 #[derive(Clone, Debug)]
 pub struct Typed {
@@ -30,6 +39,23 @@ pub struct Typed {
 pub trait Skip: fmt::Debug + Send + Sync {
     /// One answer per row group of the file: whether it may be passed over.
     fn skipped(&self, footer: &ArrowReaderMetadata) -> Vec<bool>;
+}
+
+impl Reads {
+    /// Reads columns of the envelope, of any file.
+    #[must_use]
+    pub fn of(envelope: &[&str]) -> Self {
+        Self {
+            envelope: envelope.iter().map(|&name| name.to_owned()).collect(),
+            typed: None,
+        }
+    }
+
+    /// What is read of a file whose columns have this declaration, if it is read by them.
+    pub(super) fn typed_of(&self, declaration: u64) -> Option<&Typed> {
+        let typed = self.typed.as_ref();
+        typed.filter(|typed| typed.declaration == declaration)
+    }
 }
 
 impl Typed {

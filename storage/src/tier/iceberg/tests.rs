@@ -23,7 +23,7 @@ use crate::meta::embedded::EmbeddedMeta;
 use crate::tier::cold::Cold;
 use crate::tier::cold::compaction::Compaction;
 use crate::tier::cold::tests::{Handle, term};
-use crate::tier::cold::typed::{Skip, Typed};
+use crate::tier::cold::typed::{Reads, Skip, Typed};
 use crate::tier::columns::{Column, Columns, ERROR, Projected, Table, Tables};
 use crate::tier::iceberg::{SNAPSHOTS_MAX, metadata_path};
 use crate::tier::objects::DiskObjectStore;
@@ -256,7 +256,9 @@ async fn typed_rows(
         skip,
     };
     let range = Offset(0)..Offset(u64::MAX);
-    let batches = cold.scan_typed(TOPIC, QueueId(0), range, &["offset", "body"], typed);
+    let mut reads = Reads::of(&["offset", "body"]);
+    reads.typed = Some(typed);
+    let batches = cold.scan(TOPIC, QueueId(0), range, &reads);
     let batches: Vec<_> = batches.try_collect().await.unwrap();
     let mut rows = Vec::new();
     for batch in batches {

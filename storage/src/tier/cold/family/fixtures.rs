@@ -13,6 +13,7 @@ use crate::format::manifest::MAGIC_FAMILY;
 use crate::meta::MetaStore;
 use crate::meta::embedded::EmbeddedMeta;
 use crate::tier::cold::tests::{ALL, term};
+use crate::tier::cold::typed::Reads;
 use crate::tier::cold::{manifest_path, pointer_key};
 
 const FAMILY: TopicId = TopicId(1 << 62 | 5);
@@ -63,7 +64,7 @@ async fn a_released_family_is_read_topic_by_topic() {
     assert_eq!(cold.queues_of(TopicId(5)), [QueueId(0), QueueId(1)]);
     assert_eq!(cold.sizes(TopicId(5)).messages, 5);
     let all = Offset(0)..Offset(9);
-    let rows = cold.scan(TopicId(6), QueueId(0), all, &["offset", "body"]);
+    let rows = cold.scan(TopicId(6), QueueId(0), all, &Reads::of(&["offset", "body"]));
     let rows: Vec<_> = rows.try_collect().await.unwrap();
     assert_eq!(rows.iter().map(|rows| rows.num_rows()).sum::<usize>(), 3);
 }

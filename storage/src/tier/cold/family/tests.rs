@@ -15,6 +15,7 @@ use crate::tier::cold::compaction::Compaction;
 use crate::tier::cold::erasure::emptied;
 use crate::tier::cold::lookup::Lookup;
 use crate::tier::cold::tests::{ALL, Handle, open, paths, term};
+use crate::tier::cold::typed::Reads;
 use crate::tier::cold::verify::verify;
 use crate::tier::columns::{Table, Tables};
 use crate::tier::objects::DiskObjectStore;
@@ -117,12 +118,8 @@ async fn two_hundred_topics_make_one_file_a_round_and_each_reads_its_own() {
         }
         assert_eq!(read(&cold, 7, 1, 11).await, messages(7, 1, 11..12));
         assert_eq!(read(&cold, 8, 1, 0).await, []);
-        let scan = cold.scan(
-            TopicId(9),
-            QueueId(0),
-            Offset(3)..Offset(10),
-            &["offset", "body"],
-        );
+        let reads = Reads::of(&["offset", "body"]);
+        let scan = cold.scan(TopicId(9), QueueId(0), Offset(3)..Offset(10), &reads);
         let rows: Vec<_> = scan.try_collect().await.unwrap();
         assert_eq!(
             rows.iter()

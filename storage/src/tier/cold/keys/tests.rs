@@ -11,6 +11,7 @@ use crate::log::ReadLimit;
 use crate::tier::cold::compaction::Compaction;
 use crate::tier::cold::lookup::Lookup;
 use crate::tier::cold::tests::{Handle, open, paths, term};
+use crate::tier::cold::typed::Reads;
 use crate::tier::parquet as file;
 
 const TOPIC: TopicId = TopicId(7);
@@ -381,7 +382,7 @@ async fn check(cold: &Arc<Cold>, naive: &Naive) {
         }
         let middle = first + (next - first) / 2;
         let range = Offset(middle)..Offset(next);
-        let mut scan = cold.scan(TOPIC, QueueId(queue), range, &["offset"]);
+        let mut scan = cold.scan(TOPIC, QueueId(queue), range, &Reads::of(&["offset"]));
         let mut scanned = Vec::new();
         while let Some(batch) = scan.next().await {
             scanned.extend(file::offsets_of(&batch.unwrap()).unwrap());

@@ -1,6 +1,7 @@
 //! Small files that become large ones.
 
 use super::*;
+use crate::tier::cold::typed::Reads;
 
 #[tokio::test]
 async fn small_files_become_one_and_readers_in_flight_read_on() {
@@ -15,7 +16,7 @@ async fn small_files_become_one_and_readers_in_flight_read_on() {
     }
     let columns = ["offset", "body"];
     let range = Offset(0)..Offset(120);
-    let mut scan = cold.scan(TOPIC, QueueId(0), range, &columns);
+    let mut scan = cold.scan(TOPIC, QueueId(0), range, &Reads::of(&columns));
     let first = scan.next().await.unwrap().unwrap();
     let few = Compaction {
         files_min: 13,
