@@ -3,7 +3,7 @@
 //! Shard owners and the network share one runtime; tiering and continuous queries have one of their own; so have
 //! those who read what is old, statements and consumers that catch up, and its threads stand back when others
 //! want the CPU ([`stand_back`]): a heavy query never delays a send, and tiering keeps up beside it. The log's writer
-//! has a thread to itself because it waits for the disk. In the simulation all are the same single thread.
+//! has threads to itself because it waits for the disk, and they are let in soon after they wake. In the simulation all are the same single thread.
 
 use std::fmt;
 use std::future::Future;
@@ -129,7 +129,12 @@ impl Spawn for Runtimes {
             // dedicated work ends by itself when its channel closes.
             Lane::Dedicated => {
                 let handle = self.service.clone();
-                self.service.spawn_blocking(move || handle.block_on(work))
+                self.service.spawn_blocking(move || {
+                    work_in_moments(true);
+                    handle.block_on(work);
+                    // The thread may be given other work later.
+                    work_in_moments(false);
+                })
             }
         })
     }
@@ -151,6 +156,10 @@ const STANDS_BACK: i32 = 10;
 /// planned for longer than itself (most plan for 3 ms); otherwise it would wait until the other's time is up.
 #[cfg(target_os = "linux")]
 const STRETCH_NS: u64 = 20_000_000;
+/// How long a thread of [`Lane::Dedicated`] plans for: it works for moments between two waits for the disk. Planned like the
+/// others it would often wait until one of them has had its time, which is longer than a disk takes for a write.
+#[cfg(target_os = "linux")]
+const MOMENT_NS: u64 = 200_000;
 
 /// Lets all other threads go first that want the CPU which the calling one is on: for the threads of [`Lane::Reading`].
 ///
@@ -164,8 +173,22 @@ pub fn stand_back() {
         unsafe {
             libc::setpriority(libc::PRIO_PROCESS, 0, STANDS_BACK);
         }
-        plan_for(STRETCH_NS);
+        plan_for(STRETCH_NS, STANDS_BACK);
     }
+}
+
+/// Whether the calling thread only ever runs for moments and is let in soon after it wakes: for [`Lane::Dedicated`].
+fn work_in_moments(is_so: bool) {
+    #[cfg(target_os = "linux")]
+    {
+        #[expect(unsafe_code, reason = "the standard library knows no priorities")]
+        // SAFETY: the call takes two numbers and touches no memory; 0 is the calling thread.
+        let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+        // 0 is as long as any other.
+        plan_for(if is_so { MOMENT_NS } else { 0 }, nice);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = is_so;
 }
 
 /// `struct sched_attr` of sched_setattr(2), as it was first.
@@ -182,15 +205,15 @@ struct Plan {
     period: u64,
 }
 
-/// Has the scheduler plan the calling thread for so long at a stretch. Linux before 6.12 knows no such plan and
+/// Has the scheduler plan the calling thread, as nice as it is, for so long at a stretch. Linux before 6.12 knows no such plan and
 /// leaves it as it is, and whoever forbids the call loses nothing else.
 #[cfg(target_os = "linux")]
-fn plan_for(runtime: u64) {
+fn plan_for(runtime: u64, nice: i32) {
     let plan = Plan {
         size: u32::try_from(size_of::<Plan>()).expect("it is small"),
         policy: u32::try_from(libc::SCHED_OTHER).expect("it is 0"),
         flags: 0,
-        nice: STANDS_BACK,
+        nice,
         priority: 0,
         runtime,
         deadline: 0,
@@ -240,5 +263,20 @@ mod tests {
         // An old kernel keeps what it had.
         assert!([before.runtime, STRETCH_NS].contains(&standing.runtime));
         assert_eq!(known().nice, before.nice);
+    }
+
+    #[test]
+    fn a_thread_that_works_in_moments_is_no_nicer_and_may_stop_doing_so() {
+        let before = known();
+        let working = std::thread::spawn(|| {
+            work_in_moments(true);
+            let plan = known();
+            work_in_moments(false);
+            (plan, known())
+        });
+        let (in_moments, after) = working.join().unwrap();
+        assert_eq!((in_moments.policy, in_moments.nice), (0, before.nice));
+        assert!([before.runtime, MOMENT_NS].contains(&in_moments.runtime));
+        assert_eq!((after.runtime, after.nice), (before.runtime, before.nice));
     }
 }
