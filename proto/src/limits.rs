@@ -217,6 +217,9 @@ pub const COMPACTION_DIRTY_PERCENT: u64 = 50;
 /// How long a tombstone of a compacted topic is kept, ms, unless the topic says otherwise.
 pub const TOMBSTONES_MS_DEFAULT: i64 = 24 * 60 * 60 * 1000;
 
+/// Memory of the log's newest blocks is taken and given back in slabs of this size: what a reader that holds a single message
+/// for long keeps from being used again. The tail cache's bound counts them.
+pub const LOG_SLAB_BYTES: usize = 4 * 1024 * 1024;
 /// Most bytes that one read of the cold tier answers with; one message comes even above it.
 pub const COLD_READ_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Most bytes that all reads of the cold tier on their way may answer with; further ones wait.

@@ -23,7 +23,6 @@ use crate::error::{AppendError, OpenError, ReadError, ShardDamaged, TierError};
 use crate::format::block;
 use crate::format::envelope::Envelope;
 use crate::log::checkpoint::Checkpoints;
-use crate::log::record::encode;
 use crate::meta::MetaStore;
 use crate::queue::view::View;
 use crate::tier::cold::Cold;
@@ -32,7 +31,7 @@ use crate::tier::cold::compaction::{Compacted, Compaction};
 use crate::tier::cold::erasure::{Erased, Rest};
 use crate::tier::cold::typed::Reads;
 use crate::tier::columns::Tables;
-use crate::wal::intake::{APPEND_SHARE_MIN, Append, Door};
+use crate::wal::intake::{Append, Door};
 
 pub(crate) mod catch_up;
 mod checkpoint;
@@ -154,8 +153,8 @@ impl Storage {
         shard: ShardId,
         records: Vec<Record>,
     ) -> Result<Durable, AppendError> {
-        let (entries, payload) = encode(shard, &records)?;
-        let size = Append::block_bytes(entries.len(), payload.len());
+        let payload_bytes: usize = records.iter().map(Record::payload_bytes).sum();
+        let size = Append::block_bytes(records.len(), payload_bytes);
         if size > block::APPEND_BYTES_MAX {
             return Err(AppendError::TooLarge {
                 size_bytes: size as u64,
@@ -165,7 +164,8 @@ impl Storage {
         if let Some(error) = self.view.failure() {
             return Err(error);
         }
-        let permits = u32::try_from(size.max(APPEND_SHARE_MIN)).unwrap_or(u32::MAX);
+        let share = Append::share(records.len(), payload_bytes);
+        let permits = u32::try_from(share).unwrap_or(u32::MAX);
         let budget = Arc::clone(&self.budget);
         let Ok(share) = budget.acquire_many_owned(permits).await else {
             return Err(AppendError::Closed);
@@ -173,8 +173,10 @@ impl Storage {
         self.count_growth(size as u64);
         let (reply, durable) = oneshot::channel();
         let append = Append {
-            entries,
-            payload,
+            shard,
+            count: records.len(),
+            records,
+            payload_bytes,
             reply,
             _share: share,
         };

@@ -33,10 +33,10 @@ pub(crate) async fn produce(
 ) -> Load {
     // Of its own, so that offsets begin at 0 again.
     topic.fetch_add(1, Ordering::Relaxed);
-    let body = Bytes::from(vec![7; BODY_BYTES]);
     let start = Instant::now();
     let producer = |queue: u32| {
-        let body = &body;
+        // Its own, as that of a request: one for all would measure how cores fight for its count.
+        let body = Bytes::from(vec![7; BODY_BYTES]);
         async move {
             let mut latencies = Vec::new();
             let mut at = (0, 0);
@@ -44,7 +44,7 @@ pub(crate) async fn produce(
                 let topic = topic.load(Ordering::Relaxed);
                 at = if at.0 == topic { at } else { (topic, 0) };
                 let shard = shard_of(TopicId(topic), QueueId(queue), SHARDS);
-                let records = messages(topic, queue, at.1, shape.batch, body);
+                let records = messages(topic, queue, at.1, shape.batch, &body);
                 let began = Instant::now();
                 let durable = storage
                     .append(shard, records)

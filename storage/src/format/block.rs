@@ -182,6 +182,30 @@ impl Head {
     }
 }
 
+impl Head {
+    fn encode(&self) -> BytesMut {
+        let mut out = BytesMut::with_capacity(self.bytes());
+        out.put_slice(&MAGIC);
+        out.put_u16_le(VERSION);
+        out.put_u16_le(self.header.wal);
+        out.put_u64_le(self.header.term);
+        out.put_u64_le(self.header.sequence);
+        out.put_u64_le(self.header.position);
+        out.put_u64_le(self.header.durable);
+        out.put_u32_le(self.body_bytes);
+        out.put_u32_le(u32::try_from(self.entries.len()).expect("far below 4 billion records"));
+        out.put_u32_le(0);
+        let mut directory = out.split_off(HEADER_BYTES);
+        for entry in &self.entries {
+            entry.encode(&mut directory);
+        }
+        let checksum = crc32c(&[&out, &directory]);
+        out.put_u32_le(checksum);
+        out.unsplit(directory);
+        out
+    }
+}
+
 impl Entry {
     fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.topic);
@@ -214,57 +238,60 @@ impl Entry {
     }
 }
 
-/// Makes a block of appends, each with its entries and their payloads in a row. Its bytes begin at a
-/// multiple of [`ALIGN_BYTES`] in memory, as writing past the system's cache asks for.
-///
-/// # Panics
-/// When the payloads are not as long as the entries say, or above 4 GiB.
-pub fn encode<'a>(
+/// A block that is built where it stays: records are encoded once, in the memory that is written to the disk.
+#[derive(Debug)]
+pub(crate) struct Builder {
     header: Header,
-    appends: impl Iterator<Item = (&'a [Entry], &'a [u8])> + Clone,
-) -> (Head, Bytes) {
-    let records = appends.clone().map(|(entries, _)| entries.len()).sum();
-    let mut entries = Vec::with_capacity(records);
-    for (part, _) in appends.clone() {
-        entries.extend_from_slice(part);
+    head_bytes: usize,
+    entries: Vec<Entry>,
+    out: BytesMut,
+}
+
+impl Builder {
+    /// A block of so many records in `room`, which is empty and has room for all of it.
+    pub(crate) fn new(header: Header, records: usize, mut room: BytesMut) -> Self {
+        let head_bytes = head_bytes(records);
+        room.put_bytes(0, head_bytes);
+        Self {
+            header,
+            head_bytes,
+            entries: Vec::with_capacity(records),
+            out: room,
+        }
     }
-    let body: usize = appends.clone().map(|(_, payload)| payload.len()).sum();
-    let said: usize = entries.iter().map(|entry| entry.length as usize).sum();
-    assert_eq!(said, body, "the directory describes the payloads");
-    let head = Head {
-        header,
-        entries,
-        body_bytes: u32::try_from(body).expect("an append is far below 4 GiB"),
-    };
-    let mut out = BytesMut::with_capacity(head.block_bytes() + ALIGN_BYTES);
-    // Bytes move no more once there is room for all of them, so what is aligned now stays so.
-    let skipped = out.as_ptr().align_offset(ALIGN_BYTES).min(ALIGN_BYTES);
-    out.put_bytes(0, skipped);
-    let mut out = out.split_off(skipped);
-    out.put_slice(&MAGIC);
-    out.put_u16_le(VERSION);
-    out.put_u16_le(header.wal);
-    out.put_u64_le(header.term);
-    out.put_u64_le(header.sequence);
-    out.put_u64_le(header.position);
-    out.put_u64_le(header.durable);
-    out.put_u32_le(head.body_bytes);
-    out.put_u32_le(u32::try_from(head.entries.len()).expect("far below 4 billion records"));
-    out.put_u32_le(0);
-    let mut directory = BytesMut::with_capacity(head.entries.len() * ENTRY_BYTES);
-    for entry in &head.entries {
-        entry.encode(&mut directory);
+
+    /// Adds a record: what `write` appends is its payload, whose length and checksum go into the entry.
+    pub(crate) fn push(&mut self, entry: Entry, write: impl FnOnce(&mut BytesMut)) {
+        let from = self.out.len();
+        write(&mut self.out);
+        let payload = self.out.get(from..).unwrap_or_default();
+        self.entries.push(Entry {
+            length: u32::try_from(payload.len()).expect("an append is far below 4 GiB"),
+            checksum: crc32c(&[payload]),
+            ..entry
+        });
     }
-    let checksum = crc32c(&[&out, &directory]);
-    out.put_u32_le(checksum);
-    out.put_slice(&directory);
-    let copy = out.clone();
-    for (_, payload) in appends {
-        out.put_slice(payload);
+
+    /// The block, filled up, now that all of its records are there.
+    ///
+    /// # Panics
+    /// When they are not as many as were said.
+    pub(crate) fn finish(self) -> (Head, Bytes) {
+        let (header, mut out) = (self.header, self.out);
+        let body_bytes = out.len() - self.head_bytes;
+        let head = Head {
+            header,
+            entries: self.entries,
+            body_bytes: u32::try_from(body_bytes).expect("an append is far below 4 GiB"),
+        };
+        let bytes = head.encode();
+        let front = out.get_mut(..self.head_bytes).unwrap_or_default();
+        assert_eq!(front.len(), bytes.len(), "all records came");
+        front.copy_from_slice(&bytes);
+        out.put_slice(&bytes);
+        out.put_bytes(0, head.block_bytes() - out.len());
+        (head, out.freeze())
     }
-    out.put_slice(&copy);
-    out.put_bytes(0, head.block_bytes() - out.len());
-    (head, out.freeze())
 }
 
 /// Takes little-endian numbers off the front of untrusted bytes.
@@ -326,16 +353,26 @@ mod tests {
         }
     }
 
+    fn encode<'a>(
+        header: Header,
+        records: impl ExactSizeIterator<Item = (Entry, &'a [u8])>,
+    ) -> (Head, Bytes) {
+        let mut builder = Builder::new(header, records.len(), BytesMut::new());
+        for (entry, payload) in records {
+            builder.push(entry, |out| out.put_slice(payload));
+        }
+        builder.finish()
+    }
+
     #[test]
     fn the_head_stands_at_both_ends() {
-        let entries = [
-            entry(1, true, b"pond", (1, 2, 3)),
-            entry(1, false, b"", (0, 0, 0)),
+        let records = [
+            (entry(1, true, b"pond", (1, 2, 3)), &b"pond"[..]),
+            (entry(1, false, b"", (0, 0, 0)), b""),
         ];
-        let (head, bytes) = encode(header(), std::iter::once((&entries[..], &b"pond"[..])));
+        let (head, bytes) = encode(header(), records.into_iter());
         assert_eq!(bytes.len(), head.block_bytes());
         assert_eq!(bytes.len() % ALIGN_BYTES, 0);
-        assert_eq!(bytes.as_ptr().align_offset(ALIGN_BYTES), 0);
         assert_eq!(Head::decode(&bytes), Some(head.clone()));
         assert_eq!(Head::decode(&bytes[head.copy_at()..]), Some(head.clone()));
         let places: Vec<usize> = head.payloads().map(|(_, at)| at).collect();
@@ -353,8 +390,8 @@ mod tests {
             position: 0,
             durable: 0,
         };
-        let entries = [entry(2, false, b"hi", (0, 0, 0))];
-        let (_, bytes) = encode(header, std::iter::once((&entries[..], &b"hi"[..])));
+        let records = [(entry(2, false, b"hi", (0, 0, 0)), &b"hi"[..])];
+        let (_, bytes) = encode(header, records.into_iter());
         let document = include_str!("../../FORMAT.md");
         let example = document.split("### Example").nth(1).unwrap();
         let lines = example.split("```").nth(1).unwrap().lines().skip(1).take(4);
@@ -376,12 +413,10 @@ mod tests {
                 0..12,
             ),
         ) {
-            let entries: Vec<Entry> = records
-                .iter()
-                .map(|(shard, is_message, payload, place)| entry(*shard, *is_message, payload, *place))
-                .collect();
-            let body: Vec<u8> = records.iter().flat_map(|record| record.2.clone()).collect();
-            let (head, bytes) = encode(header(), std::iter::once((&entries[..], &body[..])));
+            let written = records.iter().map(|(shard, is_message, payload, place)| {
+                (entry(*shard, *is_message, payload, *place), &payload[..])
+            });
+            let (head, bytes) = encode(header(), written);
             let read = Head::decode(&bytes).unwrap();
             prop_assert_eq!(&read, &head);
             for ((entry, at), record) in read.payloads().zip(&records) {
@@ -400,8 +435,8 @@ mod tests {
 
         #[test]
         fn a_flipped_bit_in_the_head_is_found(bit in 0..(HEADER_BYTES + ENTRY_BYTES) * 8) {
-            let entries = [entry(1, true, b"pond", (1, 2, 3))];
-            let (_, bytes) = encode(header(), std::iter::once((&entries[..], &b"pond"[..])));
+            let records = [(entry(1, true, b"pond", (1, 2, 3)), &b"pond"[..])];
+            let (_, bytes) = encode(header(), records.into_iter());
             let mut bytes = bytes.to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert_eq!(Head::decode(&bytes), None);

@@ -1,12 +1,11 @@
 //! The entries of the log: handed down, encoded, and handed up again by recovery.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes};
 use millpond_proto::message::{Offset, QueueId, ShardId, TopicId};
 use prost::Message as _;
 
-use crate::error::{AppendError, ShardDamaged};
-use crate::format::block::{self, Entry, Kind};
-use crate::format::checksum::crc32c;
+use crate::error::ShardDamaged;
+use crate::format::block::{Builder, Entry, Kind};
 use crate::format::envelope::Envelope;
 
 /// One entry of the log, as a shard's owner hands it down.
@@ -62,53 +61,33 @@ pub trait Projection: Sized + Send {
     fn apply(&mut self, record: &Replayed) -> Result<(), ShardDamaged>;
 }
 
-/// Encodes records on the caller's thread, so that the writer only copies.
-pub(super) fn encode(
-    shard: ShardId,
-    records: &[Record],
-) -> Result<(Vec<Entry>, Bytes), AppendError> {
-    let length = |record: &Record| match record {
-        Record::Message(envelope) => envelope.encoded_len(),
-        Record::State(bytes) => bytes.len(),
-    };
-    let size: usize = records.iter().map(length).sum();
-    if size > block::APPEND_BYTES_MAX {
-        return Err(AppendError::TooLarge {
-            size_bytes: size as u64,
-            limit_bytes: block::APPEND_BYTES_MAX as u64,
-        });
+impl Record {
+    /// Bytes of its payload.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Message(envelope) => envelope.encoded_len(),
+            Self::State(bytes) => bytes.len(),
+        }
     }
-    let mut payload = BytesMut::with_capacity(size);
-    let mut entries = Vec::with_capacity(records.len());
-    for record in records {
-        let from = payload.len();
-        let (kind, topic, queue, offset) = match record {
-            Record::Message(envelope) => {
-                envelope
-                    .encode(&mut payload)
-                    .expect("a growing buffer has room");
-                let Envelope {
-                    topic,
-                    queue,
-                    offset,
-                    ..
-                } = *envelope;
-                (Kind::Message, topic, queue, offset)
-            }
-            Record::State(bytes) => {
-                payload.put_slice(bytes);
-                (Kind::State, 0, 0, 0)
-            }
+
+    /// Adds it to a block.
+    pub(crate) fn write(&self, shard: ShardId, block: &mut Builder) {
+        let (kind, topic, queue, offset) = match self {
+            Self::Message(of) => (Kind::Message, of.topic, of.queue, of.offset),
+            Self::State(_) => (Kind::State, 0, 0, 0),
         };
-        entries.push(Entry {
+        let entry = Entry {
             shard: shard.0,
             kind,
-            length: u32::try_from(payload.len() - from).expect("bounded above"),
-            checksum: crc32c(&[&payload[from..]]),
+            length: 0,
+            checksum: 0,
             topic,
             queue,
             offset,
+        };
+        block.push(entry, |out| match self {
+            Self::Message(envelope) => envelope.encode(out).expect("a growing buffer has room"),
+            Self::State(bytes) => out.put_slice(bytes),
         });
     }
-    Ok((entries, payload.freeze()))
 }

@@ -59,6 +59,12 @@ impl Wal {
         self.durable.load(Ordering::Acquire)
     }
 
+    /// Memory that the tail cache may take.
+    pub(crate) fn cache_bytes(&self) -> usize {
+        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.bytes_max()
+    }
+
     /// Each payload that the tail cache still has.
     pub(crate) fn cached(&self, places: &[Place]) -> Vec<Option<Bytes>> {
         let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,11 +114,12 @@ impl View {
     }
 
     /// Shows a block that has become durable.
-    pub(crate) fn publish(&self, head: &Head, block: Bytes) {
+    /// `counts` is what its memory counts for in the tail cache.
+    pub(crate) fn publish(&self, head: &Head, block: Bytes, counts: usize) {
         let wal = self.wal(head.header.wal);
         {
             let mut cache = wal.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            cache.push(head.header.position, block);
+            cache.push(head.header.position, block, counts);
         }
         let messages = head
             .payloads()

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use millpond_proto::message::ShardId;
 
 use crate::disk::Disk;
@@ -123,10 +123,11 @@ fn write(segment: &Segment, sequence: u64, durable: u64, records: &[(Entry, Stri
         position: sequence * BLOCK,
         durable,
     };
-    let entries: Vec<Entry> = records.iter().map(|record| record.0).collect();
-    let body: String = records.iter().map(|record| &record.1[..]).collect();
-    let appends = std::iter::once((&entries[..], body.as_bytes()));
-    let (_, bytes) = block::encode(header, appends);
+    let mut block = block::Builder::new(header, records.len(), BytesMut::new());
+    for (entry, payload) in records {
+        block.push(*entry, |out| out.put_slice(payload.as_bytes()));
+    }
+    let (_, bytes) = block.finish();
     assert_eq!(bytes.len() as u64, BLOCK);
     let at = segment.file_offset(header.position);
     segment.file.write_durable(&bytes, at).unwrap();

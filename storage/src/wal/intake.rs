@@ -17,12 +17,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
+use millpond_proto::message::ShardId;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use crate::error::AppendError;
-use crate::format::block::{self, Entry};
-use crate::log::Position;
+use crate::format::block;
+use crate::log::{Position, Record};
 
 /// Bytes of appends that may be on their way through the writers.
 pub(crate) const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -36,8 +36,13 @@ const _: () = assert!(block::APPEND_BYTES_MAX <= QUEUE_BYTES_MAX);
 /// Records that become durable together.
 #[derive(Debug)]
 pub(crate) struct Append {
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) payload: Bytes,
+    pub(crate) shard: ShardId,
+    /// Let go of once they are encoded.
+    pub(crate) records: Vec<Record>,
+    /// How many they are.
+    pub(crate) count: usize,
+    /// Of all of them.
+    pub(crate) payload_bytes: usize,
     pub(crate) reply: oneshot::Sender<Result<Position, AppendError>>,
     /// Its share of [`QUEUE_BYTES_MAX`], given back when it is dropped.
     pub(crate) _share: OwnedSemaphorePermit,
@@ -45,12 +50,18 @@ pub(crate) struct Append {
 
 impl Append {
     /// Bytes that it adds to a block.
-    pub(crate) fn block_bytes(entries: usize, payload: usize) -> usize {
-        2 * entries * block::ENTRY_BYTES + payload
+    pub(crate) fn block_bytes(records: usize, payload_bytes: usize) -> usize {
+        2 * records * block::ENTRY_BYTES + payload_bytes
+    }
+
+    /// What it counts for in [`QUEUE_BYTES_MAX`]: records take memory of their own until they are encoded.
+    pub(crate) fn share(records: usize, payload_bytes: usize) -> usize {
+        let least = (records * size_of::<Record>()).clamp(APPEND_SHARE_MIN, QUEUE_BYTES_MAX);
+        Self::block_bytes(records, payload_bytes).max(least)
     }
 
     fn bytes(&self) -> usize {
-        Self::block_bytes(self.entries.len(), self.payload.len())
+        Self::block_bytes(self.count, self.payload_bytes)
     }
 }
 
@@ -394,8 +405,10 @@ mod tests {
     fn append(bytes: usize) -> Append {
         let budget = Arc::new(Semaphore::new(1));
         Append {
-            entries: Vec::new(),
-            payload: Bytes::from(vec![0; bytes]),
+            shard: ShardId(0),
+            records: Vec::new(),
+            count: 0,
+            payload_bytes: bytes,
             reply: oneshot::channel().0,
             _share: budget.try_acquire_owned().unwrap(),
         }

@@ -1,7 +1,8 @@
 //! The write-ahead log: segment files, the writer with its writes in flight, and what a restart makes of them.
 //!
-//! Reading order: [`segment`], [`spare`], `intake`, [`writer`], `fuse`, `probe`, `reader`, `recovery`.
+//! Reading order: [`segment`], [`spare`], `intake`, `buffers`, [`writer`], `fuse`, `probe`, `reader`, `recovery`.
 
+mod buffers;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]

@@ -19,9 +19,10 @@ use tokio::sync::mpsc;
 
 use crate::disk::{Disk, DiskFile, Way};
 use crate::error::AppendError;
-use crate::format::block::{self, Head};
+use crate::format::block::{self, Builder, Head};
 use crate::log::Position;
 use crate::queue::view::View;
+use crate::wal::buffers::{Buffer, Buffers};
 use crate::wal::fuse::Fuse;
 use crate::wal::intake::{self, Append, Ending, Intake, Turn};
 use crate::wal::segment::{self, HEADER_BYTES, Room, Segment};
@@ -91,6 +92,7 @@ pub(crate) struct Writer {
 #[derive(Debug)]
 struct Place {
     segment: Segment,
+    buffers: Buffers,
     next: u64,
     sequence: u64,
     /// Number of the next flight.
@@ -101,8 +103,8 @@ struct Place {
 #[derive(Debug)]
 struct Flight {
     ticket: u64,
-    /// Nothing to write without.
-    block: Option<block::Header>,
+    /// What begins the block, its records and the memory for it. Nothing to write without.
+    block: Option<(block::Header, usize, Buffer)>,
     segment: Segment,
     group: Vec<Append>,
     /// What the intake counts for it.
@@ -113,8 +115,10 @@ struct Flight {
     is_closing_mark: bool,
 }
 
-/// The block that a flight wrote; none when it had nothing to write.
-type Written = io::Result<Option<(Head, Bytes)>>;
+/// The block that a flight wrote, and what its memory counts for; none when it had nothing to write.
+type Written = io::Result<Option<Block>>;
+
+type Block = (Head, Bytes, usize);
 
 #[derive(Debug, Default)]
 struct Landing {
@@ -138,18 +142,20 @@ impl Writer {
         intake: Arc<Intake>,
         wanted: mpsc::Sender<u64>,
     ) -> Self {
+        let place = Mutex::new(Place {
+            segment: segment.clone(),
+            buffers: Buffers::new(view.wal(start.wal).cache_bytes()),
+            next: start.position,
+            sequence: start.sequence,
+            ticket: 0,
+        });
         let writer = Self {
             disk,
             view,
             start,
             wanted,
             intake,
-            place: Mutex::new(Place {
-                segment: segment.clone(),
-                next: start.position,
-                sequence: start.sequence,
-                ticket: 0,
-            }),
+            place,
             landing: Mutex::default(),
         };
         writer.want_next(segment.file_bytes);
@@ -160,8 +166,8 @@ impl Writer {
     pub(crate) async fn run(self: Arc<Self>, lane: usize) {
         let _fuse = Fuse::new(Arc::clone(&self));
         let mut handle = None;
-        while let Some(flight) = self.next_flight(lane).await {
-            let written = self.write(&flight, &mut handle).await;
+        while let Some(mut flight) = self.next_flight(lane).await {
+            let written = self.write(&mut flight, &mut handle).await;
             self.land(flight, written);
         }
     }
@@ -211,23 +217,24 @@ impl Writer {
         group: Vec<Append>,
         is_closing_mark: bool,
     ) -> Result<Flight, (Vec<Append>, io::Error)> {
-        let records = group.iter().map(|append| append.entries.len()).sum();
-        let body = group.iter().map(|append| append.payload.len()).sum();
+        let records = group.iter().map(|append| append.count).sum();
+        let body = group.iter().map(|append| append.payload_bytes).sum();
         let position = place.next;
         let mut block = None;
         if records > 0 || is_closing_mark {
-            let block_bytes = block::block_bytes(records, body) as u64;
-            if let Err(error) = self.make_room(place, block_bytes) {
+            let block_bytes = block::block_bytes(records, body);
+            if let Err(error) = self.make_room(place, block_bytes as u64) {
                 return Err((group, error));
             }
-            block = Some(block::Header {
+            let header = block::Header {
                 wal: self.start.wal,
                 term: self.start.term,
                 sequence: place.sequence,
                 position,
                 durable: self.view.wal(self.start.wal).durable(),
-            });
-            place.next += block_bytes;
+            };
+            block = Some((header, records, place.buffers.take(block_bytes)));
+            place.next += block_bytes as u64;
             place.sequence += 1;
         }
         place.ticket += 1;
@@ -285,17 +292,19 @@ impl Writer {
         }
     }
 
-    async fn write(
-        &self,
-        flight: &Flight,
-        handle: &mut Handle,
-    ) -> io::Result<Option<(Head, Bytes)>> {
-        let Some(header) = flight.block else {
+    async fn write(&self, flight: &mut Flight, handle: &mut Handle) -> Written {
+        let Some((header, records, buffer)) = flight.block.take() else {
             return Ok(None);
         };
-        let appends = flight.group.iter();
-        let appends = appends.map(|append| (&append.entries[..], &append.payload[..]));
-        let (head, block) = block::encode(header, appends);
+        let block_bytes = buffer.room.capacity();
+        let mut block = Builder::new(header, records, buffer.room);
+        for append in &mut flight.group {
+            for record in std::mem::take(&mut append.records) {
+                record.write(append.shard, &mut block);
+            }
+        }
+        let (head, block) = block.finish();
+        assert_eq!(block.len(), block_bytes, "records are as long as they said");
         let segment = &flight.segment;
         // Blocks share no page, so a segment may be written both ways, and what was measured counts at once.
         let way = self.view.way();
@@ -310,7 +319,7 @@ impl Writer {
             tokio::task::yield_now().await;
         }
         file.write_durable(&block, segment.file_offset(header.position))?;
-        Ok(Some((head, block)))
+        Ok(Some((head, block, buffer.counts)))
     }
 
     /// Shows and answers what has landed, as far as all before it has landed too.
@@ -369,17 +378,17 @@ impl Writer {
         self.fall(&error);
     }
 
-    fn answer(&self, flight: Flight, written: Option<(Head, Bytes)>) {
+    fn answer(&self, flight: Flight, written: Option<Block>) {
         if let Some(error) = self.view.failure() {
             return answer_all(flight.group, &error);
         }
         let has_block = written.is_some();
-        if let Some((head, block)) = written {
-            self.view.publish(&head, block);
+        if let Some((head, block, counts)) = written {
+            self.view.publish(&head, block, counts);
         }
         let mut records = 0;
         for append in flight.group {
-            records += append.entries.len();
+            records += append.count;
             let bytes = if has_block {
                 block::head_bytes(records)
             } else {
