@@ -20,7 +20,7 @@ pub const HEADER_BYTES: usize = 56;
 pub const ENTRY_BYTES: usize = 32;
 /// A block takes no further append once it has this size: large enough that a disk is busy with it,
 /// small enough that several are under way at once.
-pub const TARGET_BYTES: usize = 1024 * 1024;
+pub const TARGET_BYTES: usize = 2 * 1024 * 1024;
 /// Blocks begin at multiples of this in their file and are filled up with zeros: what a disk and the
 /// system's cache write at once never holds bytes of two blocks.
 pub const ALIGN_BYTES: usize = 4096;

@@ -8,6 +8,7 @@ use millpond_proto::time::Clock;
 use object_store::ObjectStore;
 
 use crate::disk::Disk;
+use crate::format::block;
 use crate::wal::spare;
 
 /// The outside world, passed in.
@@ -80,7 +81,7 @@ impl Default for Settings {
             wals: 1,
             segment_bytes: 64 * 1024 * 1024,
             writes_in_flight: 4,
-            overlap_bytes: 256 * 1024,
+            overlap_bytes: block::TARGET_BYTES,
             wal_io: WalIo::Auto,
             cache_bytes: 128 * 1024 * 1024,
             log_bytes_max: None,

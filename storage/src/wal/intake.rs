@@ -28,8 +28,10 @@ use crate::log::{Position, Record};
 pub(crate) const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What an append counts for at least in [`QUEUE_BYTES_MAX`], so that their number has a bound as well.
 pub(crate) const APPEND_SHARE_MIN: usize = 1024;
-/// Bytes that are worth a write beside one that is in flight, however small the crowd is.
-const OVERLAP_BYTES_MIN: usize = 8 * 1024;
+/// Bytes that are worth a write beside one that is in flight, however small the crowd is: the least that is written.
+const OVERLAP_BYTES_MIN: usize = block::ALIGN_BYTES;
+/// Bytes that a write takes if they are there, however small a share is: splitting fewer costs more than it gains.
+const SHARE_BYTES_MIN: usize = 256 * 1024;
 
 const _: () = assert!(block::APPEND_BYTES_MAX <= QUEUE_BYTES_MAX);
 
@@ -177,8 +179,8 @@ impl Crowd {
 
     /// What is worth a write beside others.
     fn share(self, rules: &Rules) -> usize {
-        // One share more than there are writes: some are always on their way back.
-        let share = self.0 / (rules.flights_max + 1);
+        // As many shares as there are writes: with one more, one would always wait for a write to land.
+        let share = self.0 / rules.flights_max;
         share.max(OVERLAP_BYTES_MIN).min(rules.overlap_bytes)
     }
 }
@@ -243,13 +245,16 @@ impl Inner {
         self.is_over || (self.ending.is_some() && self.appends.is_empty() && self.unanswered == 0)
     }
 
-    /// The appends that came first, up to the size of a block; at least one.
-    fn take(&mut self) -> Vec<Append> {
+    /// The appends that came first, up to the size of a block or a share of the crowd; at least one. When all come back
+    /// at once, several lanes so encode side by side, where one would have all others wait for it.
+    fn take(&mut self, rules: &Rules) -> Vec<Append> {
         self.crowd.see(self.bytes + self.flight_bytes);
+        let share = self.crowd.share(rules).max(SHARE_BYTES_MIN);
+        let bytes_max = share.min(block::TARGET_BYTES);
         let mut bytes = 0;
         let fitting = self.appends.iter().take_while(|append| {
             bytes += append.bytes();
-            bytes <= block::TARGET_BYTES
+            bytes <= bytes_max
         });
         let count = fitting.count().max(1).min(self.appends.len());
         let group: Vec<Append> = self.appends.drain(..count).collect();
@@ -317,7 +322,7 @@ impl Intake {
             return Turn::Over;
         }
         if is_due {
-            let group = inner.take();
+            let group = inner.take(&self.rules);
             // What is left may be enough for one more.
             self.call(inner);
             return Turn::Write(group);
@@ -461,7 +466,7 @@ mod tests {
                 !is_asleep(&intake.turn(1, false))
             })
         };
-        assert_eq!(enough(usize::MAX, 3 * 65536), Some(65536 - 1024));
+        assert_eq!(enough(usize::MAX, 2 * 65536), Some(65536 - 1024));
         assert_eq!(enough(32768, 3 * 65536), Some(32768 - 1024));
         assert_eq!(enough(0, 3 * 65536), Some(0));
     }
@@ -487,6 +492,23 @@ mod tests {
         intake.landed(block::TARGET_BYTES);
         intake.landed(block::TARGET_BYTES + 1);
         assert_eq!(sizes(intake.turn(0, false)), [1]);
+    }
+
+    #[test]
+    fn what_waits_for_the_first_write_is_shared_among_all() {
+        let (intake, door) = intake(RULES);
+        for _ in 0..4 {
+            door.send(append(SHARE_BYTES_MIN)).unwrap();
+        }
+        for lane in 0..RULES.flights_max {
+            assert_eq!(sizes(intake.turn(lane, false)), [SHARE_BYTES_MIN; 2]);
+        }
+        intake.landed(2 * SHARE_BYTES_MIN);
+        intake.landed(2 * SHARE_BYTES_MIN);
+        for _ in 0..4 {
+            door.send(append(SHARE_BYTES_MIN / 4)).unwrap();
+        }
+        assert_eq!(sizes(intake.turn(2, false)), [SHARE_BYTES_MIN / 4; 4]);
     }
 
     #[test]
