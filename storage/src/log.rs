@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
@@ -75,7 +76,16 @@ impl Future for Durable {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0)
             .poll(cx)
-            .map(|r| r.unwrap_or(Err(AppendError::Closed)))
+            .map(|answer| answer.unwrap_or_else(|_| Err(unanswered())))
+    }
+}
+
+/// What an append is told when its writer ends before it answers: it may have been written.
+fn unanswered() -> AppendError {
+    AppendError::Failed {
+        cause: Arc::new(io::Error::other(
+            "the log's writer ended before it answered",
+        )),
     }
 }
 

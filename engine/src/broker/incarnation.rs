@@ -3,6 +3,7 @@
 //! It ends when a write or sync fails or a shard's owner panics; what was not durable was never
 //! answered, and the next incarnation is rebuilt from what is on disk.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -36,6 +37,14 @@ const FORGET_LIMIT: Duration = Duration::from_secs(5);
 
 /// A shard's door, or why it stays closed.
 type Door = Result<mpsc::Sender<Call>, String>;
+
+/// What whoever asked is told when the shard's owner ends before it answers: it may have handed the records down,
+/// and then they may be found on disk.
+pub(super) fn unanswered() -> AppendError {
+    AppendError::Failed {
+        cause: Arc::new(io::Error::other("the shard ended before it answered")),
+    }
+}
 
 /// One run of the broker.
 #[derive(Debug)]
@@ -217,10 +226,10 @@ impl Incarnation {
     /// Asks a shard and waits for the durable answer.
     ///
     /// # Errors
-    /// [`AppendError`] when the log failed or closed: whether it was done is unknown.
+    /// [`AppendError::Failed`] when the log failed: whether it was done is unknown. With any other nothing was done.
     pub async fn ask(&self, shard: ShardId, request: Request) -> Result<Reply, AppendError> {
         let answer = self.call(shard, request).await?;
-        answer.await.map_err(|_| AppendError::Closed)?
+        answer.await.unwrap_or_else(|_| Err(unanswered()))
     }
 
     /// Asks a shard; the durable answer comes over the channel.

@@ -23,6 +23,7 @@ mod crowd;
 mod elsewhere;
 mod erasure;
 mod family;
+mod fates;
 mod groups;
 mod later;
 mod messages;

@@ -14,7 +14,7 @@ use millpond_proto::message::ShardId;
 use millpond_storage::error::AppendError;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::broker::incarnation::Incarnation;
+use crate::broker::incarnation::{Incarnation, unanswered};
 use crate::broker::request::{Handle, Lease, Reply, Request, Return};
 use crate::broker::{Broker, Delivery};
 
@@ -117,7 +117,7 @@ impl Future for Answer {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.asked)
             .poll(cx)
-            .map(|answer| answer.unwrap_or(Err(AppendError::Closed)))
+            .map(|answer| answer.unwrap_or_else(|_| Err(unanswered())))
     }
 }
 
