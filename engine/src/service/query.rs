@@ -2,9 +2,10 @@
 //!
 //! What SQL is asked for is the trait [`Statements`]; the server puts the real thing behind it. A
 //! statement runs on the reading lane, so that a heavy query never delays a send; a client that
-//! goes away ends it.
+//! goes away ends it. An answer is whole when its summary has arrived: whatever ends without one has failed.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,6 +16,7 @@ use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::stream::{BoxStream, Stream, StreamExt as _};
 use millpond_proto::limits;
 use millpond_proto::task::{Lane, Spawn, Task};
@@ -124,7 +126,15 @@ pub fn check_length(sql: &str) -> Result<(), Status> {
 pub fn run(statements: Arc<dyn Statements>, spawn: &dyn Spawn, sql: String) -> Frames {
     let (sender, frames) = mpsc::channel(FRAMES_AHEAD);
     let work = async move {
-        if let Err(status) = answer(statements.as_ref(), &sql, &sender).await {
+        let answered = AssertUnwindSafe(answer(statements.as_ref(), &sql, &sender));
+        // A stream that just ended would look like an answer without rows.
+        let answered = answered.catch_unwind().await.unwrap_or_else(|_| {
+            tracing::error!(sql, "a statement panicked");
+            Err(Status::internal(
+                "the statement panicked; see the server's log, and please report it",
+            ))
+        });
+        if let Err(status) = answered {
             let _ = sender.send(Err(status)).await;
         }
     };
@@ -278,6 +288,56 @@ mod tests {
         let frames: Vec<_> = frames.collect().await;
         let last = frames.last().unwrap().as_ref().unwrap_err();
         assert_eq!(last.code(), tonic::Code::DataLoss);
+    }
+
+    /// Answers with a row, then panics.
+    #[derive(Debug)]
+    struct Panicking;
+
+    #[async_trait]
+    impl Statements for Panicking {
+        async fn execute(&self, _sql: &str) -> Result<Answer, Status> {
+            let first = batch("y", 1);
+            let schema = first.schema();
+            let panics = futures::stream::poll_fn(|_| panic!("as this test wants"));
+            Ok(Answer {
+                schema,
+                rows: futures::stream::iter([Ok(first)]).chain(panics).boxed(),
+                summary: Box::new(pb::QuerySummary::default),
+            })
+        }
+
+        async fn submit(&self, _sql: &str) -> Result<pb::Job, Status> {
+            panic!("as this test wants")
+        }
+
+        fn jobs(&self) -> Vec<pb::Job> {
+            Vec::new()
+        }
+
+        async fn cancel(&self, name: &str) -> Result<(), Status> {
+            Err(Status::not_found(name))
+        }
+
+        fn check_unused(&self, _topic: &str) -> Result<(), Status> {
+            Ok(())
+        }
+
+        fn check_columns_to_add(&self, _: &str, _: &[ColumnSpec]) -> Result<(), Status> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_panics_fails() {
+        let runtimes = Runtimes::single();
+        let frames = run(Arc::new(Panicking), &runtimes, String::new());
+        let frames: Vec<_> = frames.collect().await;
+        let (last, before) = frames.split_last().unwrap();
+        assert!(!before.is_empty() && before.iter().all(Result::is_ok));
+        let status = last.as_ref().unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Internal);
+        assert!(status.message().contains("panicked"), "{status}");
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Admin {
 pub struct QueryAnswer {
     client: Client,
     frames: Streaming<QueryResponse>,
+    /// Whether the summary has arrived, without which an answer is not whole.
+    is_whole: bool,
 }
 
 /// A piece of an answer.
@@ -59,7 +61,8 @@ impl QueryAnswer {
     /// The next piece; `None` at the end.
     ///
     /// # Errors
-    /// Any [`ClientError`]: the statement failed, or the connection broke.
+    /// Any [`ClientError`]: the statement failed, or the connection broke. [`ClientError::Incomplete`] when the answer
+    /// ends without its summary: rows may be missing.
     pub async fn next(&mut self) -> Result<Option<Frame>, ClientError> {
         while let Some(frame) = self
             .frames
@@ -69,9 +72,15 @@ impl QueryAnswer {
         {
             match frame.content {
                 Some(Content::ArrowIpc(bytes)) => return Ok(Some(Frame::ArrowIpc(bytes))),
-                Some(Content::Summary(summary)) => return Ok(Some(Frame::Summary(summary))),
+                Some(Content::Summary(summary)) => {
+                    self.is_whole = true;
+                    return Ok(Some(Frame::Summary(summary)));
+                }
                 None => {}
             }
+        }
+        if !self.is_whole {
+            return Err(self.client.incomplete("the summary of a statement"));
         }
         Ok(None)
     }
@@ -541,6 +550,7 @@ impl Admin {
         Ok(QueryAnswer {
             client: self.client.clone(),
             frames,
+            is_whole: false,
         })
     }
 }
