@@ -1,9 +1,9 @@
 //! Clients that the server knows: what they said in their settings, and when they were last heard.
 //!
 //! Bounded by [`limits::CLIENTS_MAX`]; a client without a call for [`limits::CLIENT_EXPIRY_MS`] is
-//! forgotten when room is needed or a while has passed, one whose stream of commands has ended earlier, after
-//! [`limits::CLIENT_HUNG_UP_MS`]: that is what a process leaves that was killed. Forgetting is harmless: calls of a client
-//! without settings get defaults.
+//! forgotten when room is needed or a while has passed. One whose stream of commands has ended is gone earlier, after
+//! [`limits::CLIENT_HUNG_UP_MS`]: that is what a process leaves that was killed; it is kept until it is parted with.
+//! Forgetting is harmless: calls of a client without settings get defaults.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -70,6 +70,10 @@ impl Seen {
         };
         now.since(self.heard) <= millis(silent)
     }
+
+    fn is_gone(&self, now: Timestamp) -> bool {
+        self.hung_up && !self.lives(now)
+    }
 }
 
 impl Clients {
@@ -85,7 +89,10 @@ impl Clients {
         let full = known.clients.len() >= limits::CLIENTS_MAX;
         let expiry = millis(limits::CLIENT_EXPIRY_MS);
         if now.since(known.swept_at) > expiry || (full && now > known.swept_at) {
-            known.clients.retain(|_, seen| seen.lives(now));
+            // Who hung up is kept until it is parted with: its messages would wait for their time otherwise.
+            known
+                .clients
+                .retain(|_, seen| seen.hung_up || seen.lives(now));
             known.swept_at = now;
         }
         if known.clients.len() >= limits::CLIENTS_MAX && !known.clients.contains_key(id) {
@@ -136,8 +143,18 @@ impl Clients {
     pub fn gone(&self, now: Timestamp) -> Vec<String> {
         let known = self.0.lock().expect("no holder panics");
         let clients = known.clients.iter();
-        let gone = clients.filter(|(_, seen)| seen.hung_up && !seen.lives(now));
+        let gone = clients.filter(|(_, seen)| seen.is_gone(now));
         gone.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Whether a client is one of [`Clients::gone`] still.
+    ///
+    /// # Panics
+    /// When a holder of the lock has panicked, which is a bug here.
+    #[must_use]
+    pub fn is_gone(&self, id: &str, now: Timestamp) -> bool {
+        let known = self.0.lock().expect("no holder panics");
+        known.clients.get(id).is_some_and(|seen| seen.is_gone(now))
     }
 
     /// Notes that a client called; one that has not sent its settings is known by its defaults from now
@@ -245,6 +262,21 @@ mod tests {
         assert!(!clients.lives("dead", at(late + 1)));
         assert_eq!(clients.gone(at(late + 1)), ["dead"]);
         assert!(clients.lives("moved", at(late + 2)) && clients.lives("quiet", at(late + 2)));
+    }
+
+    #[test]
+    fn a_client_that_hung_up_is_kept_until_it_is_parted_with() {
+        let clients = Clients::default();
+        let at = |s: i64| Timestamp(1_700_000_000_000 + s * 1000);
+        clients.remember("dead", Client::default(), at(0)).unwrap();
+        clients.hung_up("dead");
+        clients
+            .remember("other", Client::default(), at(121))
+            .unwrap();
+        assert_eq!(clients.gone(at(121)), ["dead"]);
+        // One that calls between is none of them any more.
+        clients.beat("dead", at(122));
+        assert!(!clients.is_gone("dead", at(122)));
     }
 
     #[test]

@@ -38,7 +38,12 @@ impl Parting {
 
     /// Parts with those that hung up and are silent.
     pub async fn sweep(&self) {
-        for id in self.clients.gone(self.gate.clock().now()) {
+        let clock = self.gate.clock();
+        for id in self.clients.gone(clock.now()) {
+            // Parting with those before took its time, and this one may be back.
+            if !self.clients.is_gone(&id, clock.now()) {
+                continue;
+            }
             tracing::debug!(
                 client = id,
                 "it hung up and is silent; what it held goes to others"
