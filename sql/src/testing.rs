@@ -32,8 +32,8 @@ use tokio::sync::watch;
 use crate::savepoint::Savepoint;
 use crate::testing::rows::{as_in_a_file, envelopes};
 use crate::topic::{
-    ColumnSpec, EpochCut, JOB_DEFAULTS, JobProgress, JobSettings, JobSpec, Keep, NewSchema,
-    NewTopic, OutputRow, QueueExtent, Scan, TopicInfo, Topics, TopicsError, ViewSwap,
+    EpochCut, JOB_DEFAULTS, JobProgress, JobSettings, JobSpec, NewTopic, OutputRow, QueueExtent,
+    Scan, TopicChange, TopicInfo, Topics, TopicsError, ViewSwap,
 };
 use crate::typed::TypedColumns;
 
@@ -307,42 +307,22 @@ impl Topics for MemoryTopics {
         Ok(info)
     }
 
-    async fn alter_topic(
-        &self,
-        name: &str,
-        queues: Option<u32>,
-        add_columns: Vec<ColumnSpec>,
-    ) -> Result<TopicInfo, TopicsError> {
+    async fn alter_topic(&self, name: &str, change: TopicChange) -> Result<TopicInfo, TopicsError> {
         let mut state = self.state();
         let Some(info) = state.topics.get_mut(name) else {
             return Err(refuse(format!("there is no topic {name}")));
         };
-        if queues.is_some_and(|queues| queues < info.queues) {
+        if change.queues.is_some_and(|queues| queues < info.queues) {
             return Err(refuse("queues can only be added".to_owned()));
         }
-        info.queues = queues.unwrap_or(info.queues);
-        info.columns.extend(add_columns);
-        Ok(info.clone())
-    }
-
-    async fn change_schema(&self, name: &str, change: NewSchema) -> Result<TopicInfo, TopicsError> {
-        let mut state = self.state();
-        let Some(info) = state.topics.get_mut(name) else {
-            return Err(refuse(format!("there is no topic {name}")));
-        };
-        info.encoding.schemas.extend(change.schema);
+        info.queues = change.queues.unwrap_or(info.queues);
+        info.encoding.schemas.extend(change.schema.schema);
+        info.columns.extend(change.schema.add_columns);
         info.columns.extend(change.add_columns);
-        if let Some(rule) = change.compatibility {
+        if let Some(rule) = change.schema.compatibility {
             info.encoding.compatibility = rule;
         }
         Ok(info.clone())
-    }
-
-    async fn set_keep(&self, name: &str, _keep: Keep) -> Result<(), TopicsError> {
-        match self.state().topics.contains_key(name) {
-            true => Ok(()),
-            false => Err(refuse(format!("there is no topic {name}"))),
-        }
     }
 
     async fn drop_topic(&self, name: &str) -> Result<(), TopicsError> {

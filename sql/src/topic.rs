@@ -131,6 +131,19 @@ pub struct Keep {
     pub table_as_log: bool,
 }
 
+/// A change of a topic; what is not said stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicChange {
+    /// Number of queues, at least as many as there are.
+    pub queues: Option<u32>,
+    /// Columns behind those that there are, and behind those that a schema brings.
+    pub add_columns: Vec<ColumnSpec>,
+    /// How bodies are written from now on.
+    pub schema: NewSchema,
+    /// How long and how much is kept.
+    pub keep: Keep,
+}
+
 /// A topic to be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewTopic {
@@ -323,36 +336,11 @@ pub trait Topics: Send + Sync + fmt::Debug {
     /// Makes a topic.
     async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError>;
 
-    /// Adds columns behind the declared ones, and queues (`None`: as many as there are).
-    async fn alter_topic(
-        &self,
-        name: &str,
-        queues: Option<u32>,
-        add_columns: Vec<ColumnSpec>,
-    ) -> Result<TopicInfo, TopicsError> {
-        let _ = (queues, add_columns);
-        Err(TopicsError {
-            message: format!("topic {name} can not be changed here; make another one"),
-            remedy: Remedy::FixRequest,
-        })
-    }
-
-    /// Adds a version to the schema of a topic's bodies, or changes what later versions must be able to do.
-    async fn change_schema(&self, name: &str, change: NewSchema) -> Result<TopicInfo, TopicsError> {
+    /// Changes a topic, as a whole or not at all.
+    async fn alter_topic(&self, name: &str, change: TopicChange) -> Result<TopicInfo, TopicsError> {
         let _ = change;
         Err(TopicsError {
-            message: format!(
-                "the schema of topic {name} can not be changed here; make another topic"
-            ),
-            remedy: Remedy::FixRequest,
-        })
-    }
-
-    /// Changes how long and how much of a topic is kept.
-    async fn set_keep(&self, name: &str, keep: Keep) -> Result<(), TopicsError> {
-        let _ = keep;
-        Err(TopicsError {
-            message: format!("what is kept of topic {name} can not be changed here"),
+            message: format!("topic {name} can not be changed here; make another one"),
             remedy: Remedy::FixRequest,
         })
     }

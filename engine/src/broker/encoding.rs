@@ -1,17 +1,11 @@
 //! How a topic's bodies are written, as the catalog remembers it: numbers that are fixed for ever, and versions that only grow.
 
-use std::sync::Arc;
-
 use millpond_connectors::format::body::{Compatibility, Encoding, Format, SchemaVersion};
-use millpond_proto::name::TopicName;
-use millpond_sql::topic::{Changelog, NewSchema};
+use millpond_sql::topic::Changelog;
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 
-use crate::broker::record::{Change, SchemaRecord, TopicRecord};
-use crate::broker::request::{ChangeSchema, Reason, Reply, Request};
-use crate::broker::state::Decision;
-use crate::broker::topic::column_record;
-use crate::broker::{Bodies, Broker, BrokerError, Topic};
+use crate::broker::Bodies;
+use crate::broker::record::{SchemaRecord, TopicRecord};
 
 pub(super) fn format_number(format: Format) -> u32 {
     match format {
@@ -71,7 +65,7 @@ pub(super) fn schema_records(schemas: &[SchemaVersion]) -> Vec<SchemaRecord> {
     schemas.iter().map(schema_record).collect()
 }
 
-fn schema_record(schema: &SchemaVersion) -> SchemaRecord {
+pub(super) fn schema_record(schema: &SchemaVersion) -> SchemaRecord {
     SchemaRecord {
         version: schema.version,
         text: schema.text.clone(),
@@ -103,93 +97,20 @@ pub(super) fn column_exists(topic: &TopicRecord, column: &str) -> String {
     )
 }
 
-/// Decides on a change of a topic's schema; changes nothing.
-pub(super) fn decide_change(topic: &Arc<TopicRecord>, change: ChangeSchema) -> Decision {
-    let refused = |what: &str| Decision::reply(Reply::refused(Reason::BadChange, what));
-    let mut topic = TopicRecord::clone(topic);
-    if let Some(schema) = change.schema {
-        let last = topic.schemas.last().map_or(0, |last| last.version);
-        // Whoever checked it checked it against the last version that there was then.
-        if schema.version != last + 1 {
-            return refused("another version of the schema was added meanwhile; try again");
-        }
-        topic.schemas.push(schema);
-    }
-    for column in change.add_columns {
-        if topic.columns.iter().any(|known| known.name == column.name) {
-            return refused(&column_exists(&topic, &column.name));
-        }
-        topic.columns.push(column);
-    }
-    if let Some(rule) = change.compatibility {
-        topic.compatibility = rule;
-    }
-    Decision::change(&Change::TopicSet(topic.clone()), Reply::Topic(topic))
-}
-
-impl Broker {
-    /// Adds a version to the schema of a topic's bodies, or changes what later versions must be able to do.
-    ///
-    /// # Errors
-    /// [`BrokerError`] when there is no such topic, or another version took the number meanwhile.
-    pub async fn change_schema(
-        &self,
-        name: &TopicName,
-        change: NewSchema,
-    ) -> Result<Topic, BrokerError> {
-        let request = ChangeSchema {
-            name: name.to_string(),
-            schema: change.schema.as_ref().map(schema_record),
-            add_columns: change.add_columns.iter().map(column_record).collect(),
-            compatibility: change.compatibility.map(compatibility_number),
-        };
-        match self.ask_catalog(Request::ChangeSchema(request)).await? {
-            Reply::Topic(record) => Ok(Topic::of(&record)),
-            _ => Err(BrokerError::Confused("change schema")),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
     use super::*;
 
-    fn topic(versions: u32) -> Arc<TopicRecord> {
-        Arc::new(TopicRecord {
-            schemas: (1..=versions)
-                .map(|version| SchemaRecord {
-                    version,
-                    text: Bytes::new(),
-                })
-                .collect(),
+    fn topic(versions: u32) -> TopicRecord {
+        let version = |version| SchemaRecord {
+            version,
+            text: Bytes::new(),
+        };
+        TopicRecord {
+            schemas: (1..=versions).map(version).collect(),
             ..TopicRecord::default()
-        })
-    }
-
-    fn add(version: u32) -> ChangeSchema {
-        ChangeSchema {
-            schema: Some(SchemaRecord {
-                version,
-                text: Bytes::from_static(b"{}"),
-            }),
-            ..ChangeSchema::default()
-        }
-    }
-
-    #[test]
-    fn a_version_follows_the_last_one_or_is_refused() {
-        assert!(matches!(
-            decide_change(&topic(1), add(2)).reply,
-            Reply::Topic(topic) if topic.schemas.len() == 2
-        ));
-        for version in [1, 3] {
-            let decision = decide_change(&topic(1), add(version));
-            assert!(
-                matches!(decision.reply, Reply::Refused(_)),
-                "version {version}"
-            );
         }
     }
 

@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`vocabulary`] (what it takes and gives), [`error`] (the refusals), [`message`] (send, ack), [`poll`], `visit`, [`hints`], [`scan`],
 //! [`undelivered`] (receive), [`filter`] (which messages a consumer wants), [`transfer`] (dead
-//! letters), [`pull`] (streams by offset), [`find`] and [`trace`] (messages that people ask about), [`topic`] (topics and groups), [`standing`] (where groups
+//! letters), [`pull`] (streams by offset), [`find`] and [`trace`] (messages that people ask about), [`topic`] and [`alter`] (topics and groups), [`standing`] (where groups
 //! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
 //! groups have consumed, and a group's cursor), [`producer`] (what was sent before), [`catalog`], `savepoint`, [`encoding`] (how bodies
@@ -19,6 +19,7 @@
 //! [`shelf`] (where they lie), [`timer`] and [`transaction`] (what is due, what is open), [`fates`], [`errand`], [`ahead`].
 
 pub mod ahead;
+pub mod alter;
 pub(crate) mod arrivals;
 pub mod awaited;
 pub mod care;
@@ -80,6 +81,7 @@ use crate::broker::lite::listeners::Listeners;
 use crate::broker::parking::Parking;
 use crate::broker::request::Return;
 
+pub use crate::broker::alter::{GroupChange, TopicChange};
 pub use crate::broker::error::BrokerError;
 pub use crate::broker::vocabulary::{
     Bodies, Delivery, DeliveryPolicy, Group, GroupProgress, GroupStart, InFlightMessage,

@@ -3,6 +3,7 @@
 //! In one process they travel through a channel as they are. A broker that does not own a shard sends
 //! the same values, encoded, to the one that does; that is why they hold numbers and bytes only.
 
+mod alter;
 mod consume;
 mod reply;
 
@@ -10,14 +11,15 @@ use millpond_storage::format::envelope::Envelope;
 
 use crate::broker::lite::{EndLites, ListLites, PopLite, StartLite};
 use crate::broker::record::{
-    ColumnRecord, CutRecord, Erasure, GroupOffset, GroupRecord, JobRecord, Saved, SavepointRecord,
-    SchemaRecord, TopicRecord, Trimmed, ViewSwapped,
+    CutRecord, Erasure, GroupOffset, GroupRecord, JobRecord, Saved, SavepointRecord, TopicRecord,
+    Trimmed, ViewSwapped,
 };
 use crate::broker::shelf::Checked;
 use crate::broker::state::shelving::{
     Buckets, DelayedFrom, EndHalf, Fire, Recall, Shelve, TransactionsOf,
 };
 
+pub use alter::{AlterGroup, AlterTopic, BackoffChange, StartAt};
 pub use consume::{
     Ack, Bury, CloneGroup, EndTransfers, FatesOf, Handle, InFlight, Look, Move, Outstanding, Place,
     Pop, Renew, Reopen, Reset, Return, Scan, Settle,
@@ -53,61 +55,6 @@ pub struct Effect {
     /// Rows; queue is set.
     #[prost(message, repeated, tag = "5")]
     pub messages: Vec<Envelope>,
-}
-
-/// A change of a topic: the number of queues (0: as it is) and new columns.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct AlterTopic {
-    /// Topic.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// New number of queues.
-    #[prost(uint32, tag = "2")]
-    pub queues: u32,
-    /// Columns to add.
-    #[prost(message, repeated, tag = "3")]
-    pub add_columns: Vec<ColumnRecord>,
-    /// New time to keep messages; 0: for ever; none: as it is.
-    #[prost(int64, optional, tag = "9")]
-    pub retention_ms: Option<i64>,
-    /// New number of bytes to keep; 0: no bound; none: as it is.
-    #[prost(uint64, optional, tag = "10")]
-    pub retention_bytes: Option<u64>,
-    /// Whether only the last message of each key is kept from now on; none: as it is.
-    #[prost(bool, optional, tag = "45")]
-    pub compacts: Option<bool>,
-    /// New time to keep tombstones; 0: the default; none: as it is.
-    #[prost(int64, optional, tag = "46")]
-    pub tombstones_ms: Option<i64>,
-    /// New time to keep the table; 0: for ever; none: as it is.
-    #[prost(int64, optional, tag = "47")]
-    pub table_ms: Option<i64>,
-    /// New number of bytes that the table keeps; 0: no bound; none: as it is.
-    #[prost(uint64, optional, tag = "48")]
-    pub table_bytes: Option<u64>,
-    /// Whether the table is kept as the log is from now on.
-    #[prost(bool, tag = "49")]
-    pub table_as_log: bool,
-    /// New time after which a lite topic ends; 0: the default; none: as it is.
-    #[prost(int64, optional, tag = "40")]
-    pub lite_expiry_ms: Option<i64>,
-}
-
-/// A change of how a topic's bodies are written from now on.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ChangeSchema {
-    /// Topic.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// The next version of the schema.
-    #[prost(message, optional, tag = "2")]
-    pub schema: Option<SchemaRecord>,
-    /// Columns that it brings.
-    #[prost(message, repeated, tag = "3")]
-    pub add_columns: Vec<ColumnRecord>,
-    /// What later versions must be able to do.
-    #[prost(uint32, optional, tag = "4")]
-    pub compatibility: Option<u32>,
 }
 
 /// Another text for a remembered statement.
@@ -191,9 +138,6 @@ pub enum Request {
     /// Answers [`Reply::Topic`].
     #[prost(message, tag = "21")]
     AlterTopic(AlterTopic),
-    /// Answers [`Reply::Topic`].
-    #[prost(message, tag = "160")]
-    ChangeSchema(ChangeSchema),
     /// Answers [`Reply::Done`].
     #[prost(message, tag = "161")]
     ReplaceJob(ReplaceJob),
@@ -218,9 +162,9 @@ pub enum Request {
     /// Id is the shard's to give. Answers [`Reply::Group`].
     #[prost(message, tag = "24")]
     CreateGroup(GroupRecord),
-    /// By name. Answers [`Reply::Group`].
-    #[prost(message, tag = "25")]
-    AlterGroup(GroupRecord),
+    /// Answers [`Reply::Group`].
+    #[prost(message, tag = "265")]
+    AlterGroup(AlterGroup),
     /// By name. Answers [`Reply::Group`] with what it was.
     #[prost(string, tag = "26")]
     DropGroup(String),

@@ -19,9 +19,9 @@ use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
 use millpond_sql::savepoint::Savepoint;
 use millpond_sql::topic::{
-    ColumnSpec, DEAD_LETTERS, DELAYED, EpochCut, GROUP_PROGRESS, IN_FLIGHT, JOB_DEFAULTS,
-    JobProgress, JobSettings, JobSpec, Keep, NewSchema, NewTopic, OutputRow, QueueExtent, Scan,
-    TRANSACTIONS, TopicInfo, Topics, TopicsError, ViewSwap,
+    DEAD_LETTERS, DELAYED, EpochCut, GROUP_PROGRESS, IN_FLIGHT, JOB_DEFAULTS, JobProgress,
+    JobSettings, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TRANSACTIONS, TopicChange,
+    TopicInfo, Topics, TopicsError, ViewSwap,
 };
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 use millpond_storage::tier::cold::typed::Reads;
@@ -140,27 +140,22 @@ impl Topics for Broker {
         Ok(made.await?.into())
     }
 
-    async fn alter_topic(
-        &self,
-        name: &str,
-        queues: Option<u32>,
-        add_columns: Vec<ColumnSpec>,
-    ) -> Result<TopicInfo, TopicsError> {
+    async fn alter_topic(&self, name: &str, change: TopicChange) -> Result<TopicInfo, TopicsError> {
         let name = TopicName::new(name).map_err(BrokerError::from)?;
-        Ok(Self::alter_topic(self, &name, queues, add_columns)
-            .await?
-            .into())
-    }
-
-    async fn change_schema(&self, name: &str, change: NewSchema) -> Result<TopicInfo, TopicsError> {
-        let name = TopicName::new(name).map_err(BrokerError::from)?;
-        Ok(Self::change_schema(self, &name, change).await?.into())
-    }
-
-    async fn set_keep(&self, name: &str, keep: Keep) -> Result<(), TopicsError> {
-        let name = TopicName::new(name).map_err(BrokerError::from)?;
-        self.set_retention(&name, NewRetention::of(&keep)).await?;
-        Ok(())
+        let TopicChange {
+            queues,
+            add_columns,
+            schema,
+            keep,
+        } = change;
+        let change = crate::broker::TopicChange {
+            queues,
+            add_columns: [schema.add_columns, add_columns].concat(),
+            schema: schema.schema,
+            compatibility: schema.compatibility,
+            retention: NewRetention::of(&keep),
+        };
+        Ok(Self::alter_topic(self, &name, change).await?.into())
     }
 
     async fn drop_topic(&self, name: &str) -> Result<(), TopicsError> {

@@ -28,6 +28,7 @@ use crate::broker::request::{
 };
 use crate::broker::shelf::{Shelf, is_shelf};
 
+mod alter;
 mod catalog;
 mod forget;
 pub mod shelving;

@@ -17,6 +17,7 @@ use millpond_storage::tier::objects::DiskObjectStore;
 
 use super::*;
 
+mod alter;
 mod apart;
 mod compaction;
 mod crowd;
@@ -312,7 +313,7 @@ async fn retention_skips_what_is_gone_for_every_group_and_after_a_restart() {
         ms: Some(0),
         ..NewRetention::default()
     };
-    let altered = broker.set_retention(&topic(), forever).await.unwrap();
+    let altered = broker.alter_topic(&topic(), forever.into()).await.unwrap();
     assert_eq!(altered.retention, Retention::default());
     broker.parts.clock.sleep(Duration::from_secs(10_000)).await;
     assert_eq!(extent(&broker).first, Offset(3));
@@ -320,7 +321,8 @@ async fn retention_skips_what_is_gone_for_every_group_and_after_a_restart() {
         ms: Some(1),
         ..NewRetention::default()
     };
-    assert!(broker.set_retention(&topic(), short).await.is_err());
+    let refused = broker.alter_topic(&topic(), short.into()).await;
+    assert!(refused.is_err());
 }
 
 #[tokio::test(start_paused = true)]

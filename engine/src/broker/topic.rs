@@ -1,4 +1,4 @@
-//! Topics and groups: making, altering, listing, deleting.
+//! Topics and groups: making, listing, deleting; [`crate::broker::alter`] changes them.
 //!
 //! The catalog shard decides; everybody else reads the catalog as it was last made durable.
 
@@ -13,13 +13,11 @@ use millpond_storage::log::Extent;
 
 use crate::broker::catalog::Catalog;
 use crate::broker::encoding;
-use crate::broker::family;
 use crate::broker::record::{ColumnRecord, GroupRecord, TopicRecord};
-use crate::broker::request::{AlterTopic, Reason, Refused, Reply, Request};
+use crate::broker::request::{Reason, Refused, Reply, Request};
 use crate::broker::state::CATALOG_SHARD;
 use crate::broker::{
-    Bodies, Broker, BrokerError, Group, GroupStart, NewRetention, NewTopic, Retention, Topic,
-    TopicType,
+    Bodies, Broker, BrokerError, Group, GroupStart, NewTopic, Retention, Topic, TopicType,
 };
 
 impl Broker {
@@ -131,80 +129,6 @@ impl Broker {
         }
     }
 
-    /// Grows the number of queues (`None`: as it is) and adds columns.
-    ///
-    /// # Errors
-    /// [`BrokerError`] when there is no such topic or the change is not possible.
-    pub async fn alter_topic(
-        &self,
-        name: &TopicName,
-        queues: Option<u32>,
-        add_columns: Vec<ColumnSpec>,
-    ) -> Result<Topic, BrokerError> {
-        if let Some(queues) = queues {
-            check_queues(queues)?;
-        }
-        let known = self.topic(name)?;
-        check_columns(known.columns.len() + add_columns.len())?;
-        if known.kind == TopicType::Lite && queues.is_some_and(|queues| queues != known.queues) {
-            return Err(BrokerError::BadChange {
-                what: "the number of queues",
-                name: name.to_string(),
-                why: "lite topics lie where their names say; make another parent".to_owned(),
-            });
-        }
-        let change = AlterTopic {
-            name: name.to_string(),
-            queues: queues.unwrap_or(0),
-            add_columns: add_columns.iter().map(column_record).collect(),
-            ..AlterTopic::default()
-        };
-        match self.ask_catalog(Request::AlterTopic(change)).await? {
-            Reply::Topic(record) => Ok(Topic::of(&record)),
-            _ => Err(BrokerError::Confused("alter topic")),
-        }
-    }
-
-    /// Changes how long and how much of a topic is kept, and whether only the last message of each key.
-    ///
-    /// # Errors
-    /// [`BrokerError`] when there is no such topic or a number is out of bounds.
-    pub async fn set_retention(
-        &self,
-        name: &TopicName,
-        retention: NewRetention,
-    ) -> Result<Topic, BrokerError> {
-        check_retention(retention.ms.filter(|ms| *ms != 0))?;
-        check_retention(retention.tombstones_ms.filter(|ms| *ms != 0))?;
-        check_retention(retention.table_ms.filter(|ms| *ms != 0))?;
-        let known = self.topic(name)?;
-        let is_apart = retention.table_ms.is_some() || retention.table_bytes.is_some();
-        let compacts = retention.compacts == Some(true);
-        family::check(known.family.as_deref(), compacts, is_apart)?;
-        if let Some(ms) = retention.lite_ms {
-            check_expiry(Some(ms).filter(|ms| *ms != 0), known.kind, name)?;
-        }
-        if retention.compacts == Some(true) {
-            check_compaction(true, self.topic(name)?.kind, name)?;
-        }
-        let change = AlterTopic {
-            name: name.to_string(),
-            retention_ms: retention.ms,
-            retention_bytes: retention.bytes,
-            compacts: retention.compacts,
-            tombstones_ms: retention.tombstones_ms,
-            table_ms: retention.table_ms,
-            table_bytes: retention.table_bytes,
-            table_as_log: retention.table_as_log,
-            lite_expiry_ms: retention.lite_ms,
-            ..AlterTopic::default()
-        };
-        match self.ask_catalog(Request::AlterTopic(change)).await? {
-            Reply::Topic(record) => Ok(Topic::of(&record)),
-            _ => Err(BrokerError::Confused("alter topic")),
-        }
-    }
-
     /// Deletes a topic with its messages and every group's place in it.
     ///
     /// # Errors
@@ -284,25 +208,6 @@ impl Broker {
         {
             Reply::Group(record) => Group::of(&record),
             _ => Err(BrokerError::Confused("create group")),
-        }
-    }
-
-    /// Replaces a group's settings. Where it starts concerns queues that it has not read yet only.
-    ///
-    /// # Errors
-    /// [`BrokerError::GroupNotFound`].
-    pub async fn alter_group(&self, group: Group) -> Result<Group, BrokerError> {
-        group.check()?;
-        match self
-            .ask_catalog(Request::AlterGroup(group.record()))
-            .await?
-        {
-            Reply::Group(record) => {
-                // Polls that wait must learn that the group goes on.
-                self.incarnation()?.wake_all();
-                Group::of(&record)
-            }
-            _ => Err(BrokerError::Confused("alter group")),
         }
     }
 
@@ -439,7 +344,7 @@ fn refusal(refused: Refused) -> BrokerError {
     }
 }
 
-fn check_queues(queues: u32) -> Result<(), BrokerError> {
+pub(super) fn check_queues(queues: u32) -> Result<(), BrokerError> {
     if (1..=limits::QUEUES_MAX).contains(&queues) {
         return Ok(());
     }
@@ -450,7 +355,7 @@ fn check_queues(queues: u32) -> Result<(), BrokerError> {
     })
 }
 
-fn check_retention(ms: Option<i64>) -> Result<(), BrokerError> {
+pub(super) fn check_retention(ms: Option<i64>) -> Result<(), BrokerError> {
     let allowed = limits::RETENTION_MS_MIN..=limits::RETENTION_MS_MAX;
     match ms.filter(|ms| !allowed.contains(ms)) {
         None => Ok(()),
@@ -462,7 +367,11 @@ fn check_retention(ms: Option<i64>) -> Result<(), BrokerError> {
     }
 }
 
-fn check_expiry(ms: Option<i64>, kind: TopicType, name: &TopicName) -> Result<(), BrokerError> {
+pub(super) fn check_expiry(
+    ms: Option<i64>,
+    kind: TopicType,
+    name: &TopicName,
+) -> Result<(), BrokerError> {
     let Some(ms) = ms else { return Ok(()) };
     if kind != TopicType::Lite {
         return Err(BrokerError::NoParent {
@@ -481,7 +390,11 @@ fn check_expiry(ms: Option<i64>, kind: TopicType, name: &TopicName) -> Result<()
 }
 
 /// A lite topic counts its messages by where they lie, so none of them is taken out of the middle.
-fn check_compaction(compacts: bool, kind: TopicType, name: &TopicName) -> Result<(), BrokerError> {
+pub(super) fn check_compaction(
+    compacts: bool,
+    kind: TopicType,
+    name: &TopicName,
+) -> Result<(), BrokerError> {
     if !compacts || kind != TopicType::Lite {
         return Ok(());
     }
@@ -490,7 +403,7 @@ fn check_compaction(compacts: bool, kind: TopicType, name: &TopicName) -> Result
     })
 }
 
-fn check_columns(columns: usize) -> Result<(), BrokerError> {
+pub(super) fn check_columns(columns: usize) -> Result<(), BrokerError> {
     if columns <= limits::COLUMNS_MAX {
         return Ok(());
     }
@@ -582,7 +495,7 @@ impl Group {
         }
     }
 
-    fn check(&self) -> Result<(), BrokerError> {
+    pub(super) fn check(&self) -> Result<(), BrokerError> {
         let out = |what, found: String, allowed: String| {
             Err(BrokerError::OutOfBounds {
                 what,

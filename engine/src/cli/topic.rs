@@ -71,7 +71,15 @@ pub async fn run(
                     admin.create_topic(request).await?;
                 }
                 Some(columns) => {
+                    if keep.lite_expiry.is_some() {
+                        return Err(CliError::Usage {
+                            what: "--lite-expiry is for topics of type lite, which have no --schema or --format"
+                                .to_owned(),
+                            help: format!("millpond topic create {name} --type lite"),
+                        });
+                    }
                     let mut options = bodies.options()?;
+                    options.extend(keep.options());
                     let family = family.as_ref();
                     options.extend(
                         family.map(|name| format!("family = '{}'", name.replace('\'', "''"))),
@@ -79,9 +87,6 @@ pub async fn run(
                     let watermark = watermark.as_deref();
                     let statement = create(name, *r#type, *queues, columns, watermark, options)?;
                     sql::collect(&admin, &statement).await?;
-                    if keep.is_set() {
-                        admin.alter_topic(altered(name, None, *keep)).await?;
-                    }
                 }
             }
             terminal.say(&format!("created topic {name}"))
@@ -593,6 +598,19 @@ mod tests {
             statement.unwrap(),
             "CREATE TOPIC \"t\" (at TIMESTAMP, WATERMARK FOR at AS at - INTERVAL '5 minutes') \
              WITH (queues = 4)"
+        );
+        let keep = KeepArgs {
+            retention: Some(90_000),
+            retention_bytes: Some(0),
+            cleanup: Some(Cleanup::Compact),
+            table_retention: Some(TableTime::AsLog),
+            ..KeepArgs::default()
+        };
+        let statement = create("t", TopicType::Normal, None, columns, None, keep.options());
+        assert_eq!(
+            statement.unwrap(),
+            "CREATE TOPIC \"t\" (at TIMESTAMP) WITH (retention = '90000 milliseconds', \
+             retention_bytes = 'none', cleanup = 'compact', table_retention = 'log')"
         );
         assert!(create("t", TopicType::Fifo, None, "a INT", None, Vec::new()).is_err());
         let options = vec!["format = 'avro'".to_owned()];

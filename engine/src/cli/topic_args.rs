@@ -181,16 +181,36 @@ pub struct KeepArgs {
 }
 
 impl KeepArgs {
-    /// Whether anything is said.
+    /// What is said, as options of `CREATE TOPIC … WITH`; it has none for the expiry of lite topics.
     #[must_use]
-    pub fn is_set(&self) -> bool {
-        self.retention.is_some()
-            || self.retention_bytes.is_some()
-            || self.cleanup.is_some()
-            || self.tombstone_retention.is_some()
-            || self.table_retention.is_some()
-            || self.table_retention_bytes.is_some()
-            || self.lite_expiry.is_some()
+    pub fn options(&self) -> Vec<String> {
+        let time = |name: &str, ms: u64| match ms {
+            0 => format!("{name} = 'none'"),
+            ms => format!("{name} = '{ms} milliseconds'"),
+        };
+        let bytes = |name: &str, bytes: u64| match bytes {
+            0 => format!("{name} = 'none'"),
+            bytes => format!("{name} = {bytes}"),
+        };
+        let cleanup = self.cleanup.map(|cleanup| match cleanup {
+            Cleanup::Delete => "cleanup = 'delete'".to_owned(),
+            Cleanup::Compact => "cleanup = 'compact'".to_owned(),
+        });
+        let table = self.table_retention.map(|kept| match kept {
+            TableTime::AsLog => "table_retention = 'log'".to_owned(),
+            TableTime::For(ms) => time("table_retention", ms),
+        });
+        let options = [
+            self.retention.map(|ms| time("retention", ms)),
+            self.retention_bytes.map(|n| bytes("retention_bytes", n)),
+            cleanup,
+            self.tombstone_retention
+                .map(|ms| time("tombstone_retention", ms)),
+            table,
+            self.table_retention_bytes
+                .map(|n| bytes("table_retention_bytes", n)),
+        ];
+        options.into_iter().flatten().collect()
     }
 }
 

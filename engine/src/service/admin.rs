@@ -181,10 +181,10 @@ impl Admin for Administration {
         let resource = Resource::Group(&request.get_ref().name);
         let admitted = self.admit(&request, Action::Manage, resource)?;
         let broker = admitted.broker()?;
-        let request = request.get_ref();
-        let known = broker.group(&group_name(&request.name)?);
-        let group = groups::altered(known.map_err(|e| grpc(&e))?, request)?;
-        let altered = broker.alter_group(group).await.map_err(|e| grpc(&e))?;
+        let request = request.into_inner();
+        let name = group_name(&request.name)?;
+        let altered = broker.alter_group(&name, groups::change(request)?).await;
+        let altered = altered.map_err(|e| grpc(&e))?;
         Ok(Response::new(groups::group_to_wire(&altered)))
     }
 

@@ -14,7 +14,7 @@ use crate::broker::lite::LiteGroup;
 use crate::broker::record::Backoff;
 use crate::broker::standing::ResetTo;
 use crate::broker::transfer::{Letters, Outcome, Selection, property, text};
-use crate::broker::{Broker, BrokerError, Group, GroupProgress, GroupStart};
+use crate::broker::{Broker, BrokerError, Group, GroupChange, GroupProgress, GroupStart};
 use crate::service::code::grpc;
 use crate::service::messages::stored;
 use crate::service::names::{group_name, topic_name};
@@ -36,24 +36,15 @@ pub(super) fn new(request: pb::CreateGroupRequest) -> Result<Group, Status> {
     })
 }
 
-/// A group with what a request sets.
-pub(super) fn altered(group: Group, request: &pb::AlterGroupRequest) -> Result<Group, Status> {
-    let start = start(&request.start, request.start_at.as_ref())?;
-    let attempts = request.attempts_max;
-    Ok(Group {
-        start: start.unwrap_or(group.start),
-        attempts_max: attempts.map_or(group.attempts_max, |n| Some(n).filter(|n| *n > 0)),
-        backoff: match &request.backoff {
-            Some(set) => backoff(set.clone()),
-            None => group.backoff,
-        },
-        fifo: request.fifo.unwrap_or(group.fifo),
-        paused: request.paused.unwrap_or(group.paused),
-        lite: group.lite.map(|lite| LiteGroup {
-            exclusive: request.lite_exclusive.unwrap_or(lite.exclusive),
-            ..lite
-        }),
-        name: group.name,
+/// What a request sets.
+pub(super) fn change(request: pb::AlterGroupRequest) -> Result<GroupChange, Status> {
+    Ok(GroupChange {
+        start: start(&request.start, request.start_at.as_ref())?,
+        attempts_max: request.attempts_max,
+        backoff: request.backoff.map(backoff),
+        fifo: request.fifo,
+        paused: request.paused,
+        exclusive: request.lite_exclusive,
     })
 }
 
@@ -291,23 +282,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_does_not_name_stays() {
-        let known = Group {
-            attempts_max: Some(3),
-            fifo: true,
-            ..Group::new(group_name("g").unwrap())
-        };
+    fn what_a_request_does_not_name_is_no_change() {
         let nothing = pb::AlterGroupRequest::default();
-        assert_eq!(altered(known.clone(), &nothing).unwrap(), known);
+        assert_eq!(change(nothing).unwrap(), GroupChange::default());
         let request = pb::AlterGroupRequest {
             attempts_max: Some(0),
+            backoff: Some(pb::Backoff::default()),
             paused: Some(true),
             ..pb::AlterGroupRequest::default()
         };
-        let changed = altered(known, &request).unwrap();
-        assert_eq!(
-            (changed.attempts_max, changed.paused, changed.fifo),
-            (None, true, true)
-        );
+        let expected = GroupChange {
+            attempts_max: Some(0),
+            backoff: Some(None),
+            paused: Some(true),
+            ..GroupChange::default()
+        };
+        assert_eq!(change(request).unwrap(), expected);
     }
 }

@@ -6,7 +6,9 @@ use millpond_proto::wire::admin as pb;
 use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
 use tonic::Status;
 
-use crate::broker::{Bodies, Broker, NewRetention, NewTopic, Retention, Topic, TopicType};
+use crate::broker::{
+    Bodies, Broker, NewRetention, NewTopic, Retention, Topic, TopicChange, TopicType,
+};
 use crate::service::code::grpc;
 use crate::service::names::topic_name;
 use crate::service::query::Statements;
@@ -43,7 +45,7 @@ pub(super) async fn create(
     Ok(to_wire(made))
 }
 
-/// Gives a topic more queues, more columns or another retention.
+/// Gives a topic more queues, more columns or another retention; all that the request says, or nothing.
 pub(super) async fn alter(
     broker: &Broker,
     sql: &dyn Statements,
@@ -65,13 +67,14 @@ pub(super) async fn alter(
         table_as_log: request.table_as_log,
         lite_ms: some_retention_ms(request.lite_expiry_ms)?,
     };
-    let altered = broker.alter_topic(&name, queues, columns).await;
-    let mut altered = altered.map_err(|e| grpc(&e))?;
-    if retention != NewRetention::default() {
-        let changed = broker.set_retention(&name, retention).await;
-        altered = changed.map_err(|e| grpc(&e))?;
-    }
-    Ok(to_wire(altered))
+    let change = TopicChange {
+        queues,
+        add_columns: columns,
+        retention,
+        ..TopicChange::default()
+    };
+    let altered = broker.alter_topic(&name, change).await;
+    Ok(to_wire(altered.map_err(|e| grpc(&e))?))
 }
 
 /// A topic, how large it is and where each of its queues stands.

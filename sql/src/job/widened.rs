@@ -3,7 +3,7 @@
 
 use super::tests::{World, create, status};
 use crate::continuous::JobState;
-use crate::topic::{ColumnSpec, Topics};
+use crate::topic::{ColumnSpec, TopicChange, Topics};
 
 async fn widen(world: &World) {
     let column = ColumnSpec {
@@ -11,12 +11,11 @@ async fn widen(world: &World) {
         sql_type: "BIGINT".to_owned(),
         expression: None,
     };
-    let add = vec![column];
-    world
-        .topics
-        .alter_topic("flights", None, add)
-        .await
-        .unwrap();
+    let change = TopicChange {
+        add_columns: vec![column],
+        ..TopicChange::default()
+    };
+    world.topics.alter_topic("flights", change).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use crate::encoding;
 use crate::error::SqlError;
 use crate::sql::{Sql, done};
 use crate::statement::{AlterTopic, CreateTopic};
-use crate::topic::{ColumnSpec, Keep, NewSchema, NewTopic, TopicInfo};
+use crate::topic::{ColumnSpec, Keep, NewTopic, TopicChange, TopicInfo};
 
 impl Sql {
     pub(super) async fn create_topic(&self, topic: CreateTopic) -> Result<Answer, SqlError> {
@@ -89,17 +89,13 @@ impl Sql {
                 "queues can only be added",
             ));
         }
-        if schema != NewSchema::default() {
-            topics.change_schema(&topic.name, schema).await?;
-        }
-        if queues.is_some() || !change.add_columns.is_empty() {
-            topics
-                .alter_topic(&topic.name, queues, change.add_columns)
-                .await?;
-        }
-        if keep != Keep::default() {
-            topics.set_keep(&topic.name, keep).await?;
-        }
+        let altered = TopicChange {
+            queues,
+            add_columns: change.add_columns,
+            schema,
+            keep,
+        };
+        topics.alter_topic(&topic.name, altered).await?;
         done("ALTER TOPIC", &topic.name)
     }
 

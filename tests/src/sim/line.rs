@@ -257,7 +257,7 @@ impl Client {
                     ..NewRetention::default()
                 };
                 self.broker
-                    .set_retention(&topic_name(line.topic), retention)
+                    .alter_topic(&topic_name(line.topic), retention.into())
                     .await
             }
             Err(error) => Err(error),

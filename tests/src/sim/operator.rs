@@ -3,7 +3,7 @@
 
 use millpond_engine::broker::standing::ResetTo;
 use millpond_engine::broker::transfer::Selection;
-use millpond_engine::broker::{Group as BrokerGroup, GroupStart};
+use millpond_engine::broker::{GroupChange, GroupStart};
 use millpond_proto::message::Offset;
 use millpond_proto::time::Timestamp;
 
@@ -120,17 +120,20 @@ impl Client {
     }
 
     async fn rest(&self) {
-        let settings = |paused| BrokerGroup {
-            paused,
-            ..BrokerGroup::new(group_name(WANDERERS))
+        let group = group_name(WANDERERS);
+        let change = |paused| GroupChange {
+            paused: Some(paused),
+            ..GroupChange::default()
         };
-        let paused = self.call(self.broker.alter_group(settings(true))).await;
+        let paused = self.broker.alter_group(&group, change(true));
+        let paused = self.call(paused).await;
         if matches!(paused, Some(Ok(_))) {
             self.note(Event::Paused { group: WANDERERS });
         }
         self.pause(20_000).await;
         self.note(Event::ResumeCalled { group: WANDERERS });
-        let resumed = self.call(self.broker.alter_group(settings(false))).await;
+        let resumed = self.broker.alter_group(&group, change(false));
+        let resumed = self.call(resumed).await;
         self.note(Event::Note(format!("resumed: {resumed:?}")));
     }
 
@@ -159,11 +162,12 @@ impl Client {
         self.note(Event::ResumeCalled { group: WANDERERS });
         self.note(Event::MoveCalled { group: WANDERERS });
         let (group, topic) = (group_name(WANDERERS), topic_name(LINES[0].topic));
-        let fresh = BrokerGroup {
-            start: GroupStart::Earliest,
-            ..BrokerGroup::new(group.clone())
+        let fresh = GroupChange {
+            start: Some(GroupStart::Earliest),
+            paused: Some(false),
+            ..GroupChange::default()
         };
-        let resumed = self.broker.alter_group(fresh).await;
+        let resumed = self.broker.alter_group(&group, fresh).await;
         let moved = self
             .broker
             .reset_group(&group, &topic, None, ResetTo::Earliest);

@@ -6,10 +6,10 @@
 use millpond_proto::limits;
 
 use crate::broker::catalog::Catalog;
-use crate::broker::record::{Change, JobRecord, TopicRecord};
-use crate::broker::request::{AlterTopic, Reason, Reply, Request};
-use crate::broker::state::Decision;
-use crate::broker::{encoding, family, savepoint};
+use crate::broker::record::{Change, JobRecord};
+use crate::broker::request::{Reason, Reply, Request};
+use crate::broker::state::{Decision, alter};
+use crate::broker::{family, savepoint};
 
 impl Catalog {
     /// Decides on a request of the catalog shard; changes nothing.
@@ -34,11 +34,7 @@ impl Catalog {
                 Decision::change(&Change::TopicSet(topic.clone()), Reply::Topic(topic))
             }
             Request::AlterTopic(change) => match self.topic(&change.name) {
-                Some(topic) => decide_alter(topic, change),
-                None => refused(Reason::TopicNotFound, &change.name),
-            },
-            Request::ChangeSchema(change) => match self.topic(&change.name) {
-                Some(topic) => encoding::decide_change(topic, change),
+                Some(topic) => alter::decide_topic(self, topic, change),
                 None => refused(Reason::TopicNotFound, &change.name),
             },
             Request::DropTopic(name) => match self.topic(&name) {
@@ -59,12 +55,9 @@ impl Catalog {
                 group.id = self.next_id();
                 Decision::change(&Change::GroupSet(group.clone()), Reply::Group(group))
             }
-            Request::AlterGroup(mut group) => match self.group(&group.name) {
-                Some(known) => {
-                    group.id = known.id;
-                    Decision::change(&Change::GroupSet(group.clone()), Reply::Group(group))
-                }
-                None => refused(Reason::GroupNotFound, &group.name),
+            Request::AlterGroup(change) => match self.group(&change.name) {
+                Some(group) => alter::decide_group(group, change),
+                None => refused(Reason::GroupNotFound, &change.name),
             },
             Request::DropGroup(name) => match self.group(&name) {
                 Some(group) => Decision::change(
@@ -144,46 +137,4 @@ impl Catalog {
             _ => refused(Reason::Malformed, "not a request of the catalog"),
         }
     }
-}
-
-/// Decides on a change of a topic: what is not named stays as it is.
-fn decide_alter(topic: &TopicRecord, change: AlterTopic) -> Decision {
-    let refused = |reason, what: &str| Decision::reply(Reply::refused(reason, what));
-    let mut topic = topic.clone();
-    if change.queues != 0 {
-        if change.queues < topic.queues {
-            let why = format!(
-                "topic {:?} has {} queues, and they can only become more; ask for at least as many, or make another topic",
-                topic.name, topic.queues
-            );
-            return refused(Reason::BadChange, &why);
-        }
-        topic.queues = change.queues;
-    }
-    if let Some(ms) = change.lite_expiry_ms {
-        topic.lite_expiry_ms = Some(ms).filter(|ms| *ms > 0);
-    }
-    for column in change.add_columns {
-        if topic.columns.iter().any(|known| known.name == column.name) {
-            let why = encoding::column_exists(&topic, &column.name);
-            return refused(Reason::BadChange, &why);
-        }
-        topic.columns.push(column);
-    }
-    if let Some(ms) = change.retention_ms {
-        topic.retention_ms = Some(ms).filter(|ms| *ms > 0);
-    }
-    if let Some(bytes) = change.retention_bytes {
-        topic.retention_bytes = Some(bytes).filter(|bytes| *bytes > 0);
-    }
-    topic.compacts = change.compacts.unwrap_or(topic.compacts);
-    if let Some(ms) = change.tombstones_ms {
-        topic.tombstones_ms = Some(ms).filter(|ms| *ms > 0);
-    }
-    if change.table_as_log {
-        (topic.table_ms, topic.table_bytes) = (None, None);
-    }
-    topic.table_ms = change.table_ms.or(topic.table_ms);
-    topic.table_bytes = change.table_bytes.or(topic.table_bytes);
-    Decision::change(&Change::TopicSet(topic.clone()), Reply::Topic(topic))
 }

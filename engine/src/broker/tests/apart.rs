@@ -119,6 +119,6 @@ async fn a_log_outlives_its_table_and_is_read_to_its_beginning() {
         table_as_log: true,
         ..NewRetention::default()
     };
-    let altered = broker.set_retention(&topic(), as_log).await.unwrap();
+    let altered = broker.alter_topic(&topic(), as_log.into()).await.unwrap();
     assert_eq!(altered.retention, Retention::default());
 }

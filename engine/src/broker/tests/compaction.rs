@@ -137,7 +137,7 @@ async fn a_message_without_a_key_is_refused_and_told_why() {
         compacts: Some(false),
         ..NewRetention::default()
     };
-    broker.set_retention(&topic(), delete).await.unwrap();
+    broker.alter_topic(&topic(), delete.into()).await.unwrap();
     assert!(broker.send(&topic(), vec![keyless]).await.is_ok());
 }
 

@@ -76,7 +76,7 @@ async fn a_message_that_is_gone_is_absent_and_its_neighbour_is_not_taken_for_it(
         ms: Some(3_600_000),
         ..NewRetention::default()
     };
-    broker.set_retention(&topic(), hour).await.unwrap();
+    broker.alter_topic(&topic(), hour.into()).await.unwrap();
     sleep(&broker, 4000).await;
     send(&broker, &["c"]).await;
     broker.care().await;

@@ -156,7 +156,10 @@ async fn what_a_family_can_not_hold_is_refused_with_the_reason() {
         ..NewRetention::default()
     };
     let name = TopicName::new("a").unwrap();
-    refused(broker.set_retention(&name, change).await, "compacts by key");
+    refused(
+        broker.alter_topic(&name, change.into()).await,
+        "compacts by key",
+    );
     // The catalog itself keeps names apart, for two that come at once.
     let mut record = Broker::record_of(named("meters"), Retention::default(), Bodies::default());
     let asked = broker.ask_catalog(Request::CreateTopic(record.clone().unwrap()));

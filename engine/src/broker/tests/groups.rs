@@ -440,19 +440,15 @@ async fn a_group_is_paused_reset_skipped_and_cloned() {
         "handles of before are void"
     );
 
-    let paused = Group {
-        paused: true,
-        ..broker.group(&group()).unwrap()
+    let paused = |paused| GroupChange {
+        paused: Some(paused),
+        ..GroupChange::default()
     };
-    broker.alter_group(paused.clone()).await.unwrap();
+    broker.alter_group(&group(), paused(true)).await.unwrap();
     let consumer = all();
     let (found, ()) = tokio::join!(poll(&broker, 9, 20, &consumer), async {
         sleep(&broker, 5).await;
-        let resumed = Group {
-            paused: false,
-            ..paused
-        };
-        broker.alter_group(resumed).await.unwrap();
+        broker.alter_group(&group(), paused(false)).await.unwrap();
     });
     assert_eq!(offsets(found), [3]);
     assert!(broker.now().since(noon) < Duration::from_secs(6));
