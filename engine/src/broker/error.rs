@@ -118,6 +118,16 @@ pub enum BrokerError {
         /// The bound.
         limit: usize,
     },
+    /// The server has as many as it may have.
+    #[error("there are {limit} {what}, which is the limit; {advice}")]
+    Full {
+        /// Of what.
+        what: &'static str,
+        /// The bound.
+        limit: u64,
+        /// What to do.
+        advice: &'static str,
+    },
     /// A number of an idempotent producer that is too old to be known.
     #[error(
         "message {sequence} of producer {producer:?} is older than the latest {} that are remembered, so \
@@ -258,6 +268,7 @@ impl BrokerError {
             | Self::NotLite { .. }
             | Self::LiteCompaction { .. }
             | Self::LiteTopicNotFound { .. }
+            | Self::Full { .. }
             | Self::InvalidHandle { .. } => Remedy::FixRequest,
             Self::Confused(_) => Remedy::Bug,
             Self::TooMany { .. } | Self::LiteTopicsFull { .. } | Self::LiteSubscriptions { .. } => {

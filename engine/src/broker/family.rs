@@ -49,7 +49,7 @@ pub(super) fn is_taken(catalog: &Catalog, topic: &TopicRecord) -> bool {
         || catalog.topics().any(|other| other.family == topic.name)
 }
 
-/// Whether a family has no room for the queues of another topic.
+/// Whether a family has no room for the queues of a topic beside those of its others.
 pub(super) fn is_full(catalog: &Catalog, topic: &TopicRecord) -> bool {
     let same = |other: &&Arc<TopicRecord>| {
         !topic.family.is_empty() && other.family == topic.family && other.name != topic.name
@@ -60,6 +60,14 @@ pub(super) fn is_full(catalog: &Catalog, topic: &TopicRecord) -> bool {
         .map(|other| u64::from(other.queues))
         .sum();
     !topic.family.is_empty() && queues + u64::from(topic.queues) > limits::FAMILY_QUEUES_MAX
+}
+
+/// Why a family takes no more queues.
+pub(super) fn full() -> String {
+    format!(
+        "its topics have {} queues at most; use another family, or fewer queues",
+        limits::FAMILY_QUEUES_MAX
+    )
 }
 
 /// Refuses what a topic of a family can not have.
@@ -191,11 +199,7 @@ impl Broker {
                 ));
             }
             if is_full(&catalog, &record) {
-                let why = format!(
-                    "its topics have {} queues at most; use another family, or fewer queues",
-                    limits::FAMILY_QUEUES_MAX
-                );
-                return Err(refused(family, &why));
+                return Err(refused(family, &full()));
             }
         }
         if self

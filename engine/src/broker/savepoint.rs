@@ -20,7 +20,7 @@ use crate::broker::state::Decision;
 pub(super) fn decide_create(catalog: &Catalog, mut savepoint: SavepointRecord) -> Decision {
     let mut known = catalog.savepoints();
     if known.len() >= limits::SAVEPOINTS_MAX {
-        return Decision::reply(Reply::refused(Reason::TooMany, "savepoints"));
+        return Decision::reply(Reply::refused(Reason::SavepointsFull, ""));
     }
     if known.any(|known| known.name == savepoint.name) {
         let taken = "a savepoint of that name exists";

@@ -13,6 +13,7 @@ use millpond_storage::log::Extent;
 
 use crate::broker::catalog::Catalog;
 use crate::broker::encoding;
+use crate::broker::family;
 use crate::broker::record::{ColumnRecord, GroupRecord, TopicRecord};
 use crate::broker::request::{Reason, Refused, Reply, Request};
 use crate::broker::state::CATALOG_SHARD;
@@ -293,9 +294,29 @@ fn refusal(refused: Refused) -> BrokerError {
         Reason::HandleAcknowledged => BrokerError::InvalidHandle {
             why: "the message is acknowledged",
         },
-        Reason::TooMany => BrokerError::TooMany {
-            what: "there are too many topics, groups or continuous queries",
-            limit: limits::TOPICS_MAX,
+        Reason::TopicsFull => BrokerError::Full {
+            what: "topics",
+            limit: limits::TOPICS_MAX as u64,
+            advice: "delete some, or use keys or lite topics within one",
+        },
+        Reason::GroupsFull => BrokerError::Full {
+            what: "consumer groups",
+            limit: limits::GROUPS_MAX as u64,
+            advice: "delete some with: millpond group rm",
+        },
+        Reason::JobsFull => BrokerError::Full {
+            what: "continuous queries",
+            limit: limits::JOBS_MAX as u64,
+            advice: "drop some, SHOW JOBS lists them",
+        },
+        Reason::SavepointsFull => BrokerError::Full {
+            what: "savepoints",
+            limit: limits::SAVEPOINTS_MAX as u64,
+            advice: "drop some, SHOW SAVEPOINTS lists them",
+        },
+        Reason::FamilyFull => BrokerError::NotInFamily {
+            family: name,
+            why: family::full(),
         },
         Reason::ManyProducers => BrokerError::TooMany {
             what: "too many idempotent producers send to this shard",

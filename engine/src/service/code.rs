@@ -111,7 +111,7 @@ impl From<BrokerError> for Refusal {
                 Code::InvalidReceiptHandle
             }
             BrokerError::OffsetOutside { .. } => Code::IllegalOffset,
-            BrokerError::TooMany { .. } => Code::TooManyRequests,
+            BrokerError::TooMany { .. } | BrokerError::Full { .. } => Code::TooManyRequests,
             BrokerError::ShardDamaged(_) | BrokerError::Confused(_) => Code::InternalServerError,
             BrokerError::Append(append) => match append {
                 AppendError::TooLarge { .. } => Code::MessageBodyTooLarge,
@@ -184,6 +184,7 @@ pub fn grpc(error: &BrokerError) -> tonic::Status {
         BrokerError::OffsetOutside { .. } => tonic::Code::OutOfRange,
         BrokerError::Confused(_) => tonic::Code::Internal,
         BrokerError::TooMany { .. }
+        | BrokerError::Full { .. }
         | BrokerError::LiteTopicsFull { .. }
         | BrokerError::LiteSubscriptions { .. } => tonic::Code::ResourceExhausted,
         BrokerError::ShardDamaged(_) => tonic::Code::DataLoss,

@@ -229,8 +229,8 @@ pub enum Reason {
     HandleExpired = 6,
     /// The message is acknowledged.
     HandleAcknowledged = 7,
-    /// Too many topics, groups or jobs.
-    TooMany = 8,
+    /// Too many topics.
+    TopicsFull = 8,
     /// Queues can only be added, columns must be new.
     BadChange = 9,
     /// An epoch out of order.
@@ -253,6 +253,14 @@ pub enum Reason {
     TransactionsFull = 45,
     /// Too many idempotent producers.
     ManyProducers = 50,
+    /// Too many groups.
+    GroupsFull = 86,
+    /// Too many continuous queries.
+    JobsFull = 87,
+    /// Too many savepoints.
+    SavepointsFull = 88,
+    /// Too many queues of the topics of a family.
+    FamilyFull = 89,
     /// Too many lite topics in a queue.
     LiteTopicsFull = 80,
     /// Too many messages of a lite topic that somebody has not worked off.

@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use crate::broker::catalog::Catalog;
-use crate::broker::encoding;
 use crate::broker::record::{Change, GroupRecord, TopicRecord};
 use crate::broker::request::{AlterGroup, AlterTopic, Reason, Reply};
 use crate::broker::state::Decision;
+use crate::broker::{encoding, family};
 
 /// Decides on a change of a topic.
 pub(super) fn decide_topic(
@@ -66,6 +66,9 @@ pub(super) fn decide_topic(
     if topic == **known {
         return Decision::reply(Reply::Topic(topic));
     }
+    if topic.queues != known.queues && family::is_full(catalog, &topic) {
+        return refused(Reason::FamilyFull, &topic.family);
+    }
     Decision::change(&Change::TopicSet(topic.clone()), Reply::Topic(topic))
 }
 
@@ -94,6 +97,7 @@ pub(super) fn decide_group(known: &Arc<GroupRecord>, change: AlterGroup) -> Deci
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use millpond_proto::limits;
 
     use super::*;
     use crate::broker::record::SchemaRecord;
@@ -139,6 +143,32 @@ mod tests {
                 "version {version}"
             );
         }
+    }
+
+    #[test]
+    fn queues_beyond_those_of_a_family_are_refused() {
+        let of_family = |id, queues| TopicRecord {
+            id,
+            name: format!("t{id}"),
+            queues,
+            family: "meters".to_owned(),
+            ..TopicRecord::default()
+        };
+        let most = u32::try_from(limits::FAMILY_QUEUES_MAX).unwrap();
+        let mut catalog = Catalog::default();
+        catalog.apply(&Change::TopicSet(of_family(1, most - 2)));
+        let small = Arc::new(of_family(2, 1));
+        catalog.apply(&Change::TopicSet(of_family(2, 1)));
+        let grown = |queues| AlterTopic {
+            queues,
+            ..AlterTopic::default()
+        };
+        let decided = |queues| decide_topic(&catalog, &small, grown(queues)).reply;
+        assert!(matches!(decided(2), Reply::Topic(_)));
+        assert!(matches!(
+            decided(3),
+            Reply::Refused(refused) if refused.reason() == Reason::FamilyFull
+        ));
     }
 
     #[test]

@@ -23,10 +23,10 @@ impl Catalog {
                 refused(Reason::TopicExists, &topic.name)
             }
             Request::CreateTopic(topic) if family::is_full(self, &topic) => {
-                refused(Reason::TooMany, "queues of a family")
+                refused(Reason::FamilyFull, &topic.family)
             }
             Request::CreateTopic(_) if self.topics().len() >= limits::TOPICS_MAX => {
-                refused(Reason::TooMany, "topics")
+                refused(Reason::TopicsFull, "")
             }
             Request::CreateTopic(mut topic) => {
                 topic.id = self.next_id();
@@ -49,7 +49,7 @@ impl Catalog {
                 refused(Reason::GroupExists, &group.name)
             }
             Request::CreateGroup(_) if self.groups().len() >= limits::GROUPS_MAX => {
-                refused(Reason::TooMany, "consumer groups")
+                refused(Reason::GroupsFull, "")
             }
             Request::CreateGroup(mut group) => {
                 group.id = self.next_id();
@@ -71,7 +71,7 @@ impl Catalog {
                 refused(Reason::JobExists, &job.name)
             }
             Request::CreateJob(_) if self.jobs().len() >= limits::JOBS_MAX => {
-                refused(Reason::TooMany, "continuous queries")
+                refused(Reason::JobsFull, "")
             }
             Request::CreateJob(mut job) => {
                 job.id = self.next_id();

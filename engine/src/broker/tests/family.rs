@@ -168,5 +168,9 @@ async fn what_a_family_can_not_hold_is_refused_with_the_reason() {
     record.as_mut().unwrap().family = "meters".to_owned();
     record.as_mut().unwrap().queues = 100_000;
     let asked = broker.ask_catalog(Request::CreateTopic(record.unwrap()));
-    assert!(asked.await.is_err());
+    let full = asked.await.unwrap_err().to_string();
+    assert!(
+        full.contains("\"meters\"") && full.contains("100000 queues"),
+        "{full}"
+    );
 }
