@@ -31,6 +31,7 @@ use crate::broker::spread::Spreads;
 use crate::broker::state::{CATALOG_SHARD, ShardState};
 use crate::broker::tables::CatalogTables;
 use crate::broker::waiting::Waiting;
+use crate::broker::way::Way;
 
 /// How long a deletion waits for an object store; the rest is done in the background.
 const FORGET_LIMIT: Duration = Duration::from_secs(5);
@@ -59,6 +60,7 @@ pub struct Incarnation {
     owners: Mutex<FuturesUnordered<Task>>,
     care: Care,
     clock: Arc<dyn Clock>,
+    way: Way,
     /// When a producer is to be asked about a transaction of each shard next, ms.
     checks: Vec<(ShardId, Arc<AtomicI64>)>,
 }
@@ -151,6 +153,7 @@ impl Incarnation {
             owners,
             care: Care::default(),
             clock: Arc::clone(&parts.clock),
+            way: Way::default(),
             checks,
         }))
     }
@@ -248,17 +251,26 @@ impl Incarnation {
             Need::Nothing => {}
         }
         let (reply, answer) = oneshot::channel();
+        let held = match self.way.take(&request) {
+            Ok(held) => held,
+            Err(refused) => {
+                let _ = reply.send(Ok(Reply::Refused(refused)));
+                return Ok(answer);
+            }
+        };
+        let call = Call {
+            request,
+            reply,
+            held,
+        };
         match self.doors.get(usize::from(shard.0)) {
-            Some(Ok(door)) => door
-                .send(Call { request, reply })
-                .await
-                .map_err(|_| AppendError::Closed)?,
+            Some(Ok(door)) => door.send(call).await.map_err(|_| AppendError::Closed)?,
             Some(Err(why)) => {
                 let refused = Refused {
                     reason: Reason::Damaged.into(),
                     what: why.clone(),
                 };
-                let _ = reply.send(Ok(Reply::Refused(refused)));
+                let _ = call.reply.send(Ok(Reply::Refused(refused)));
             }
             None => return Err(AppendError::Closed),
         }
@@ -382,6 +394,12 @@ impl Incarnation {
         let tiered = self.storage.tier().await?;
         self.checkpoint().await?;
         Ok(tiered)
+    }
+
+    /// What is on its way to the log.
+    #[cfg(test)]
+    pub(super) fn way(&self) -> &Way {
+        &self.way
     }
 
     /// What the last turns of retention did.

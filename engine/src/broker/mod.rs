@@ -10,7 +10,7 @@
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
 //! groups have consumed, and a group's cursor), [`producer`] (what was sent before), [`catalog`], `savepoint`, [`encoding`] (how bodies
 //! are written), [`record`] (what goes to the log), [`care`] (retention and the merging of files), [`compaction`] (keeping the last message of each key), `erasure` (what was sent under a key), [`tables`] (topics as
-//! outsiders see them), `room` (what is refused when the log is full), [`waiting`] and [`parking`] (polls that wait),
+//! outsiders see them), `room` (what is refused when the log is full), [`way`] (what is on its way to it), [`waiting`] and [`parking`] (polls that wait),
 //! [`awaited`] (topics to come), [`arrivals`] (parked continuous queries), [`sql`] and `facts` (the broker as SQL sees it).
 //!
 //! Small queues by name: [`lite`].
@@ -68,6 +68,7 @@ pub mod undelivered;
 mod visit;
 pub mod vocabulary;
 pub mod waiting;
+pub mod way;
 
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};

@@ -37,11 +37,15 @@ use crate::broker::request::{Reply, Request, Return};
 use crate::broker::shard::due::{Errands, next_outcome, woken};
 use crate::broker::state::{CATALOG_SHARD, Moment, ShardState};
 use crate::broker::waiting::Waiting;
+use crate::broker::way::Held;
 
 /// Bytes of messages after which a group of requests is handed down.
 const GROUP_BYTES: usize = 1024 * 1024;
 /// Groups handed down and not yet durable.
 const GROUPS_IN_FLIGHT: usize = 8;
+
+/// Where an answer goes.
+pub type Asker = oneshot::Sender<Result<Reply, AppendError>>;
 
 /// A request and where its answer goes.
 #[derive(Debug)]
@@ -49,7 +53,9 @@ pub struct Call {
     /// What is asked.
     pub request: Request,
     /// Where the answer goes; the asker may have left.
-    pub reply: oneshot::Sender<Result<Reply, AppendError>>,
+    pub reply: Asker,
+    /// The room that its messages take until it is answered.
+    pub held: Option<Held>,
 }
 
 /// The owner of one shard.
@@ -98,7 +104,11 @@ enum Event {
 /// A request of the owner's own, whose answer nobody waits for.
 fn own(request: Request) -> Call {
     let (reply, _nobody) = oneshot::channel();
-    Call { request, reply }
+    Call {
+        request,
+        reply,
+        held: None,
+    }
 }
 
 /// Lets tasks that are ready run before the caller goes on.
@@ -117,7 +127,7 @@ async fn others_first() {
 
 /// What is done once a group is durable.
 struct Settled {
-    replies: Vec<(Reply, oneshot::Sender<Result<Reply, AppendError>>)>,
+    replies: Vec<(Reply, Asker, Option<Held>)>,
     topics: Vec<u64>,
     /// Lite topics that may have something now: parent, group if it is for one alone, name.
     lites: Vec<(u64, Option<u64>, String)>,
@@ -251,7 +261,12 @@ impl Shard {
         let mut bytes = 0;
         let mut polled = Vec::new();
         let mut next = Some(first);
-        while let Some(Call { request, reply }) = next.take() {
+        while let Some(call) = next.take() {
+            let Call {
+                request,
+                reply,
+                held,
+            } = call;
             if let Request::CloseTick(tick_ms) = request {
                 self.floor = self.floor.max(Timestamp(tick_ms));
                 self.hints.raise(self.floor);
@@ -298,7 +313,7 @@ impl Shard {
             // A snapshot ends its group: replay begins behind the group's append, and must not pass over anything
             // that was decided after the snapshot.
             settled.wants_position = matches!(decision.reply, Reply::Snapshot(_));
-            settled.replies.push((decision.reply, reply));
+            settled.replies.push((decision.reply, reply, held));
             if !settled.wants_position
                 && bytes < GROUP_BYTES
                 && settled.replies.len() < limits::SHARD_QUEUE_MAX
@@ -332,7 +347,7 @@ impl Shard {
                 self.listeners.arrived(topic, group, &name);
             }
         }
-        for (reply, asker) in settled.replies {
+        for (reply, asker, _held) in settled.replies {
             let answer = match (&durable, reply) {
                 (Ok(position), Reply::Snapshot(mut snapshot)) => {
                     snapshot.position = position.0;

@@ -318,6 +318,10 @@ fn refusal(refused: Refused) -> BrokerError {
             family: name,
             why: family::full(),
         },
+        Reason::WayFull => BrokerError::TooMany {
+            what: "too many bytes of messages are on their way to the log",
+            limit: limits::SENDING_BYTES_MAX,
+        },
         Reason::ManyProducers => BrokerError::TooMany {
             what: "too many idempotent producers send to this shard",
             limit: limits::PRODUCERS_PER_SHARD_MAX,

@@ -2,7 +2,8 @@
 //!
 //! A log that is slower than its producers would otherwise fill the memory with what waits. Over the bound a
 //! send is refused before anything is stored, with the code on which producers back off; what is on its
-//! way already is finished.
+//! way already is finished. It is given back when a call ends, also by its client: what was handed to the broker by then
+//! is counted there until it is stored (`broker/way.rs`), under the same bound.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -261,6 +261,8 @@ pub enum Reason {
     SavepointsFull = 88,
     /// Too many queues of the topics of a family.
     FamilyFull = 89,
+    /// Too many bytes of messages are on their way to the log.
+    WayFull = 265,
     /// Too many lite topics in a queue.
     LiteTopicsFull = 80,
     /// Too many messages of a lite topic that somebody has not worked off.
