@@ -1,5 +1,6 @@
 //! Why a command failed, what to do next, and the exit code.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,10 +33,12 @@ pub enum CliError {
     #[error(transparent)]
     Import(#[from] ImportError),
     /// An import ended early.
-    #[error("{cause}\n       {sent} rows were sent before; the rows after them were not")]
+    #[error("{cause}\n       {sent} rows were sent before; {}", Rest(*.batch))]
     Stopped {
-        /// Rows that are durable.
+        /// Rows at the front that are durable.
         sent: u64,
+        /// What became of those behind them that were sent together; none: nothing behind them was sent.
+        batch: Option<Batch>,
         /// Why.
         #[source]
         cause: Box<CliError>,
@@ -91,6 +94,46 @@ pub enum CliError {
     /// The rows can not be written as Parquet.
     #[error("the rows can not be written as Parquet: {0}")]
     Parquet(#[from] ParquetError),
+}
+
+/// Rows that were sent together, of which not all were stored. Queues of several shards take them, so those that were
+/// stored need not be the first ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// How many.
+    pub rows: u64,
+    /// How many are stored for sure.
+    pub stored: u64,
+    /// Whether some of the others may be stored as well.
+    pub is_unknown: bool,
+}
+
+/// What became of the rows that were not sent for sure.
+struct Rest(Option<Batch>);
+
+impl fmt::Display for Rest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(batch) = self.0 else {
+            return f.write_str("the rows after them were not");
+        };
+        let Batch { rows, stored, .. } = batch;
+        match (batch.is_unknown, stored) {
+            (true, 0) => write!(
+                f,
+                "which of the {rows} rows after them are stored is not known"
+            )?,
+            (true, _) => write!(
+                f,
+                "of the {rows} rows after them {stored} are stored, and which of the others is not known"
+            )?,
+            (false, 0) => return f.write_str("the rows after them were not"),
+            (false, _) => write!(
+                f,
+                "of the {rows} rows after them {stored} are stored and the others are not"
+            )?,
+        }
+        f.write_str("; none behind those was sent")
+    }
 }
 
 impl CliError {
@@ -215,17 +258,43 @@ mod tests {
 
     #[test]
     fn an_import_that_stops_says_how_many_rows_were_sent() {
-        let error = CliError::Stopped {
+        let stopped = |batch| CliError::Stopped {
             sent: 512,
+            batch,
             cause: Box::new(CliError::Usage {
                 what: "no".to_owned(),
                 help: "yes".to_owned(),
             }),
         };
-        let text = reported(&error);
-        assert!(
-            text.contains("512 rows were sent") && text.contains("help: yes"),
-            "{text}"
-        );
+        let batch = |stored, is_unknown| {
+            Some(Batch {
+                rows: 256,
+                stored,
+                is_unknown,
+            })
+        };
+        for (batch, said) in [
+            (None, "the rows after them were not\n"),
+            (batch(0, false), "the rows after them were not\n"),
+            (
+                batch(7, false),
+                "of the 256 rows after them 7 are stored and the others are not; none",
+            ),
+            (
+                batch(0, true),
+                "which of the 256 rows after them are stored is not known; none",
+            ),
+            (
+                batch(7, true),
+                "7 are stored, and which of the others is not known; none",
+            ),
+        ] {
+            let text = reported(&stopped(batch));
+            assert!(
+                text.contains("512 rows were sent before") && text.contains("help: yes"),
+                "{text}"
+            );
+            assert!(text.contains(said), "{text}");
+        }
     }
 }

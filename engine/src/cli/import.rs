@@ -1,7 +1,7 @@
 //! `millpond import`: a file becomes messages, one per row, in the order of the file.
 //!
 //! Batches go one after another, each durable before the next is sent: so the order within a key is that
-//! of the file, and what was sent before an error is known exactly.
+//! of the file, and an error leaves no more than one batch of which something is not known.
 
 use std::path::Path;
 
@@ -146,6 +146,7 @@ impl Importer {
     fn stopped(&self, cause: CliError) -> CliError {
         CliError::Stopped {
             sent: self.sent,
+            batch: None,
             cause: Box::new(cause),
         }
     }

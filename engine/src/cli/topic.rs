@@ -5,14 +5,16 @@ use std::io::BufRead as _;
 use std::time::Duration;
 
 use millpond_proto::client::consumer::ReceivedMessage;
-use millpond_proto::client::{Admin, Client, OutgoingMessage, Producer, SimpleConsumer};
+use millpond_proto::client::{
+    Admin, Client, ClientError, OutgoingMessage, Producer, SimpleConsumer,
+};
 use millpond_proto::limits;
 use millpond_proto::property::TOMBSTONE;
 use millpond_proto::wire::admin::{
     AlterTopicRequest, CreateTopicRequest, DescribeTopicResponse, ReadRequest, Topic,
 };
 
-use crate::cli::error::CliError;
+use crate::cli::error::{Batch, CliError};
 use crate::cli::keep::{self, TableTime};
 use crate::cli::output::{Cell, Format, Table};
 use crate::cli::run::Terminal;
@@ -396,27 +398,32 @@ fn properties_to_send(args: &ProduceArgs) -> BTreeMap<String, String> {
     args.properties.iter().cloned().chain(tombstone).collect()
 }
 
-/// Sends a batch; when a message fails, says how many were sent before it.
+/// Sends a batch; when a message fails, says how many were sent before the batch and what is known of it.
 pub(crate) async fn send(
     producer: &Producer,
     topic: &str,
     batch: Vec<OutgoingMessage>,
     sent_before: u64,
 ) -> Result<u64, CliError> {
-    let stopped = |sent: u64, cause| CliError::Stopped {
-        sent: sent_before + sent,
+    let rows = batch.len() as u64;
+    let stopped = |stored, is_unknown, cause| CliError::Stopped {
+        sent: sent_before,
+        batch: Some(Batch {
+            rows,
+            stored,
+            is_unknown,
+        }),
         cause: Box::new(CliError::Client(cause)),
     };
-    let results = producer
-        .send_batch(topic, batch)
-        .await
-        .map_err(|cause| stopped(0, cause))?;
-    let total = results.len() as u64;
-    let sent = results.iter().filter(|result| result.is_ok()).count() as u64;
-    match results.into_iter().find_map(Result::err) {
-        Some(cause) => Err(stopped(sent, cause)),
-        None => Ok(total),
+    let results = producer.send_batch(topic, batch).await;
+    let results = results.map_err(|cause| stopped(0, cause.leaves_unknown(), cause))?;
+    let stored = results.iter().filter(|result| result.is_ok()).count() as u64;
+    let mut failed: Vec<ClientError> = results.into_iter().filter_map(Result::err).collect();
+    let is_unknown = failed.iter().any(ClientError::leaves_unknown);
+    if failed.is_empty() {
+        return Ok(rows);
     }
+    Err(stopped(stored, is_unknown, failed.swap_remove(0)))
 }
 
 async fn consume(

@@ -82,6 +82,35 @@ impl ClientError {
         }
     }
 
+    /// Whether what was asked may have been done all the same: the connection broke before the answer, or the server
+    /// could not tell.
+    #[must_use]
+    pub fn leaves_unknown(&self) -> bool {
+        use rocketmq::Code as Wire;
+        match self {
+            Self::Address { .. } => false,
+            Self::Unreachable { .. } | Self::Incomplete { .. } => true,
+            Self::Refused { code, .. } => matches!(
+                code,
+                Wire::RequestTimeout
+                    | Wire::ProxyTimeout
+                    | Wire::MasterPersistenceTimeout
+                    | Wire::SlavePersistenceTimeout
+                    | Wire::InternalError
+                    | Wire::InternalServerError
+            ),
+            Self::Status { code, .. } => matches!(
+                code,
+                Code::Unavailable
+                    | Code::DeadlineExceeded
+                    | Code::Cancelled
+                    | Code::Aborted
+                    | Code::Internal
+                    | Code::Unknown
+            ),
+        }
+    }
+
     /// Whether the named thing does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
