@@ -7,7 +7,7 @@
 
 mod command;
 mod editor;
-mod words;
+pub(super) mod words;
 
 use std::path::Path;
 use std::sync::Arc;

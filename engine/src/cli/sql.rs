@@ -12,6 +12,7 @@ use millpond_proto::wire::admin::QuerySummary;
 
 use crate::cli::args::SqlArgs;
 use crate::cli::console;
+use crate::cli::console::words::without_comments;
 use crate::cli::error::CliError;
 use crate::cli::output::{Format, Table};
 use crate::cli::run::Terminal;
@@ -157,6 +158,7 @@ pub(super) async fn execute(
 
 /// Whether rows come for as long as somebody reads them: `SUBSCRIBE …` and `SELECT … EMIT CHANGES`.
 fn is_subscription(statement: &str) -> bool {
+    let statement = without_comments(statement);
     let words = statement.split_whitespace().map(str::to_ascii_uppercase);
     let words: Vec<String> = words.collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -239,11 +241,9 @@ fn split(text: &str) -> (Vec<String>, String) {
     (statements, current)
 }
 
-/// Whether there is nothing but space and line comments.
+/// Whether there is nothing but space and comments.
 fn is_blank(text: &str) -> bool {
-    text.lines()
-        .map(str::trim)
-        .all(|line| line.is_empty() || line.starts_with("--"))
+    without_comments(text).trim().is_empty()
 }
 
 #[cfg(test)]
@@ -268,6 +268,8 @@ mod tests {
     fn comments_alone_are_no_statement() {
         assert_eq!(split(";;  ; -- only; this").0, Vec::<String>::new());
         assert!(is_blank("-- only this\n  "));
+        assert_eq!(statements_of("SELECT 1; /* end */ "), ["SELECT 1"]);
+        assert!(!is_blank("/* a */ '--'"));
     }
 
     #[test]
@@ -277,6 +279,8 @@ mod tests {
             ("SELECT 1; SELECT", false),
             ("SELECT ';", false),
             ("SELECT 1; -- done", true),
+            ("SELECT 1; /* all\nof it */", true),
+            ("SELECT 1; /* not", false),
             ("  ", true),
         ] {
             assert_eq!(is_whole(text), whole, "{text}");
@@ -288,6 +292,11 @@ mod tests {
     fn what_emits_changes_is_followed_and_what_makes_a_view_is_not() {
         assert!(is_subscription("SUBSCRIBE v"));
         assert!(is_subscription("select * from t emit\n changes"));
+        assert!(is_subscription("-- watch\nSUBSCRIBE v"));
+        assert!(is_subscription(
+            "SELECT * FROM t EMIT /* its */ CHANGES -- all"
+        ));
+        assert!(!is_subscription("SELECT 1 -- EMIT CHANGES"));
         assert!(!is_subscription(
             "CREATE MATERIALIZED VIEW v AS SELECT * FROM t EMIT CHANGES"
         ));

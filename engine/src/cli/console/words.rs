@@ -111,6 +111,19 @@ enum Kind {
     Other,
 }
 
+/// A text with a space in the place of each comment; one that has not ended stays.
+pub(in crate::cli) fn without_comments(text: &str) -> String {
+    let has_ended = |comment: &str| {
+        comment.starts_with("--") || (comment.len() >= 4 && comment.ends_with("*/"))
+    };
+    let pieces = pieces(text).into_iter();
+    let kept = pieces.map(|(kind, piece)| match kind {
+        Kind::Comment if has_ended(piece) => " ",
+        _ => piece,
+    });
+    kept.collect()
+}
+
 /// A text in pieces of one kind, which together are the text.
 fn pieces(text: &str) -> Vec<(Kind, &str)> {
     let mut pieces = Vec::new();
