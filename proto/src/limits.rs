@@ -183,6 +183,8 @@ pub const JOB_STRETCHES_MAX: usize = 256;
 pub const JOB_SAVEPOINT_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Groups that the keys of a continuous query fall into; a lane owns a stretch of them. Part of the format: never changes.
 pub const JOB_KEY_GROUPS: u64 = 4096;
+/// Most topics that all clients together say they publish to, each counted once for every client.
+pub const PUBLISHED_TOPICS_MAX: usize = 262_144;
 /// Client settings that the server remembers.
 pub const CLIENTS_MAX: usize = 100_000;
 /// A client without heartbeat for so long is gone.

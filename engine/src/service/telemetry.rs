@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{BoxStream, Stream, StreamExt as _};
+use millpond_proto::name::TopicName;
 use millpond_proto::time::Sleep;
 use millpond_proto::wire::rocketmq as pb;
 use millpond_proto::wire::rocketmq::settings::PubSub;
@@ -63,7 +64,13 @@ pub fn stream<S>(
 where
     S: Stream<Item = Result<pb::TelemetryCommand, Status>> + Send + Unpin + 'static,
 {
-    let (number, commands) = producers.enter(&client_id);
+    let (number, commands) = match producers.enter(&client_id) {
+        Ok(entered) => entered,
+        Err(refusal) => {
+            let refused = Err(refusal.into_grpc());
+            return futures::stream::once(std::future::ready(refused)).boxed();
+        }
+    };
     let telemetry = Telemetry {
         gate,
         clients,
@@ -132,8 +139,13 @@ where
         let (merged, client) = merge(settings, policy).map_err(code::Refusal::into_grpc)?;
         let now = self.gate.clock().now();
         if let Some(PubSub::Publishing(publishing)) = &merged.pub_sub {
-            let topics = publishing.topics.iter().map(|topic| topic.name.clone());
-            self.producers.publishes(self.number, topics.collect());
+            let names = publishing.topics.iter().map(|topic| &topic.name);
+            // There is no topic of another name to ask about.
+            let names = names.filter(|name| TopicName::new(name.as_str()).is_ok());
+            let published = self
+                .producers
+                .publishes(self.number, names.cloned().collect());
+            published.map_err(code::Refusal::into_grpc)?;
         }
         self.clients
             .remember(&self.client_id, client, now)
