@@ -1,6 +1,6 @@
-//! What the operating system says of this process: CPU time and memory.
+//! What the operating system says of this process: CPU time, memory, how many files it may have open.
 //!
-//! For figures that operators and `millpond bench` print; nothing is decided by them. Where the system
+//! For figures that operators and `millpond bench` print, and for how many connections are served. Where the system
 //! does not tell (it is asked through `/proc`), a figure is `None`, never a guess.
 
 use std::time::Duration;
@@ -18,6 +18,22 @@ pub fn cpu_time() -> Option<Duration> {
 #[must_use]
 pub fn memory_bytes() -> Option<u64> {
     parse_memory(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// How many files it may have open at once, connections included.
+#[must_use]
+pub fn files_max() -> Option<u64> {
+    parse_files(&std::fs::read_to_string("/proc/self/limits").ok()?)
+}
+
+fn parse_files(limits: &str) -> Option<u64> {
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(u64::MAX),
+        soft => soft.parse().ok(),
+    }
 }
 
 fn parse_cpu_time(stat: &str) -> Option<Duration> {
@@ -48,6 +64,17 @@ mod tests {
         let stat = "7 (mill) pond) S 1 7 7 0 -1 4 10 0 0 0 250 150 0 0 20 0 9 0 5 6 7";
         assert_eq!(parse_cpu_time(stat), Some(Duration::from_secs(4)));
         assert_eq!(parse_cpu_time("7 (millpond"), None);
+    }
+
+    #[test]
+    fn the_limit_of_open_files_is_the_one_that_holds_now() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
+                      Max processes             63204                63204                processes\n\
+                      Max open files            1024                 524288               files\n";
+        assert_eq!(parse_files(limits), Some(1024));
+        let unlimited = limits.replace("1024  ", "unlimited");
+        assert_eq!(parse_files(&unlimited), Some(u64::MAX));
+        assert_eq!(parse_files("Max processes 1 1 processes\n"), None);
     }
 
     #[test]

@@ -42,6 +42,7 @@ use crate::broker::Broker;
 use crate::config::{Checked, Config, ConfigError};
 use crate::net::{Listener, Network};
 use crate::parts::Parts;
+use crate::process;
 use crate::service::admin::Administration;
 use crate::service::front::Front;
 use crate::service::gate::{Gate, Open};
@@ -56,8 +57,10 @@ const STATE: &str = "state";
 const EXPORT: &str = "export";
 /// How long calls may take to finish once the server stops.
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
-/// Calls at once on one connection: clients put all their polls on one.
-const STREAMS_PER_CONNECTION: u32 = 4096;
+/// Of how many parts of the open files that there may be for connections the ports get how many.
+const SHARES: u64 = 4;
+const GRPC_SHARE: u64 = 3;
+const HTTP_SHARE: u64 = 1;
 /// Calls that a client may give up before they are looked at; the default of 20 breaks off clients that
 /// cancel a burst of polls.
 const PENDING_RESETS_MAX: usize = 1024;
@@ -348,7 +351,10 @@ impl Listening {
         let (health, front) = grpc_front(&gate, Arc::clone(&spawn), messaging).await?;
         let names = vec!["localhost".to_owned(), grpc_addr.ip().to_string()];
         let tls = self_signed(names)?;
-        let door = Door::new(bound.grpc, Some(tls), Arc::clone(&clock), cut.clone());
+        let files_max = process::files_max();
+        let connections = |share| connections_max(files_max, share);
+        let door = Door::http2(bound.grpc, Some(tls), Arc::clone(&clock), cut.clone())
+            .at_most(connections(GRPC_SHARE));
         let grpc = serve_grpc(front, door, stopped.clone());
 
         let pages = Pages {
@@ -357,7 +363,8 @@ impl Listening {
             http: http_addr,
             metrics,
         };
-        let door = Door::new(bound.http, None, Arc::clone(&clock), cut.clone());
+        let door = Door::http1(bound.http, Arc::clone(&clock), cut.clone())
+            .at_most(connections(HTTP_SHARE));
         let http = serve_http(pages, door, stopped);
 
         Ok(Self {
@@ -432,7 +439,7 @@ fn serve_grpc(front: GrpcFront, door: Door, stopped: Stopped) -> BoxFuture<'stat
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX));
@@ -461,6 +468,19 @@ fn serve_http(pages: Pages, door: Door, stopped: Stopped) -> BoxFuture<'static, 
         }
     }
     .boxed()
+}
+
+/// How many connections a port serves at once: its share of the files that may be open, less those of the log, without
+/// which the server would stop.
+fn connections_max(files_max: Option<u64>, share: u64) -> usize {
+    let Some(files_max) = files_max else {
+        return limits::CONNECTIONS_MAX;
+    };
+    let left = files_max.saturating_sub(limits::FILES_RESERVED);
+    let connections = (left / SHARES).max(1).saturating_mul(share);
+    usize::try_from(connections)
+        .unwrap_or(usize::MAX)
+        .min(limits::CONNECTIONS_MAX)
 }
 
 async fn grpc_front(

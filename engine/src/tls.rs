@@ -2,8 +2,14 @@
 //!
 //! A TLS connection begins with a handshake record (0x16), an HTTP/2 one in the clear with `PRI`. The
 //! certificate is self-signed and lives in memory only: clients that verify nothing (Java, Go, C# and
-//! C++ by default) connect, and nothing is kept that could leak. Silent connections are let go after a
-//! while and never keep others from being accepted.
+//! C++ by default) connect, and nothing is kept that could leak.
+//!
+//! Silent connections are let go after a while and never keep others from being accepted: at first by the time that the
+//! first bytes may take ([`opening`]), later by HTTP/2's own pings, or by the time that the other port's may be idle.
+//! As many are served as the system lets this process have open files, less those that the log needs.
+
+mod idle;
+mod opening;
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,26 +22,26 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
 use futures::task::AtomicWaker;
+use millpond_proto::limits;
 use millpond_proto::time::{Clock, within};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::Connected;
 
 use crate::net::{Accepted, Duplex, Listener};
+use crate::tls::idle::Idle;
+use crate::tls::opening::{Opening, open};
 
-/// Longest time from the accepted connection to the end of its TLS handshake (or first byte).
+/// Longest time from the accepted connection to its first words, behind a TLS handshake if there is one.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Connections that may be in their handshake at once.
 const HANDSHAKES_MAX: usize = 1024;
-/// Connections served at once on one port; more wait to be accepted.
-pub const CONNECTIONS_MAX: usize = 16 * 1024;
+/// How long a connection of HTTP/1 may be silent: longer than anybody waits between two looks at the metrics.
+const IDLE_LIMIT: Duration = Duration::from_secs(300);
 /// Pause after an accept that failed, for example because files ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// First byte of a TLS handshake record.
-const TLS_HANDSHAKE: u8 = 0x16;
-
 /// Why TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -122,6 +128,7 @@ pub struct Connection {
     peer: Peer,
     cut: Cut,
     reader: Arc<AtomicWaker>,
+    idle: Option<Idle>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -169,7 +176,18 @@ impl AsyncRead for Connection {
         if self.cut.is_done() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut self.io).poll_read(cx, buffer)
+        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
+        match (&mut self.idle, &read) {
+            (Some(idle), Poll::Pending) => {
+                ready!(idle.poll_over(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            (Some(idle), Poll::Ready(_)) => {
+                idle.stirred();
+                read
+            }
+            (None, _) => read,
+        }
     }
 }
 
@@ -180,6 +198,9 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(self.gather(cx));
+        if let Some(idle) = &mut self.idle {
+            idle.stirred();
+        }
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
@@ -198,6 +219,9 @@ impl AsyncWrite for Connection {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.gather(cx));
+        if let Some(idle) = &mut self.idle {
+            idle.stirred();
+        }
         Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
     }
 
@@ -209,10 +233,11 @@ impl AsyncWrite for Connection {
 /// Accepts connections and takes them through their first bytes, many at a time.
 pub struct Door {
     listener: Box<dyn Listener>,
-    /// `None`: plaintext only, and no byte is awaited.
-    tls: Option<TlsAcceptor>,
+    opening: Opening,
     clock: Arc<dyn Clock>,
     permits: Arc<Semaphore>,
+    /// Whether it was told that there are as many connections as there may be.
+    full_told: bool,
     cut: Cut,
     handshakes: FuturesUnordered<BoxFuture<'static, Option<Connection>>>,
 }
@@ -226,22 +251,42 @@ impl std::fmt::Debug for Door {
 }
 
 impl Door {
-    /// Serves TLS and plaintext with `tls`, plaintext alone without.
+    /// Serves HTTP/2 over TLS and in the clear with `tls`, in the clear alone without.
     #[must_use]
-    pub fn new(
+    pub fn http2(
         listener: Box<dyn Listener>,
         tls: Option<Arc<rustls::ServerConfig>>,
         clock: Arc<dyn Clock>,
         cut: Cut,
     ) -> Self {
+        let opening = Opening::Http2(tls.map(TlsAcceptor::from));
+        Self::new(listener, opening, clock, cut)
+    }
+
+    /// Serves HTTP/1 in the clear.
+    #[must_use]
+    pub fn http1(listener: Box<dyn Listener>, clock: Arc<dyn Clock>, cut: Cut) -> Self {
+        Self::new(listener, Opening::Http1, clock, cut)
+    }
+
+    fn new(listener: Box<dyn Listener>, opening: Opening, clock: Arc<dyn Clock>, cut: Cut) -> Self {
         Self {
             listener,
-            tls: tls.map(TlsAcceptor::from),
+            opening,
             clock,
-            permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            permits: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
+            full_told: false,
             cut,
             handshakes: FuturesUnordered::new(),
         }
+    }
+
+    /// Serves no more than so many connections at once; more wait to be accepted.
+    #[must_use]
+    pub fn at_most(mut self, connections: usize) -> Self {
+        let connections = connections.min(limits::CONNECTIONS_MAX);
+        self.permits = Arc::new(Semaphore::new(connections));
+        self
     }
 
     /// The address it stands at.
@@ -254,6 +299,13 @@ impl Door {
     pub async fn next(&mut self) -> Connection {
         loop {
             let room = self.handshakes.len() < HANDSHAKES_MAX;
+            if room && self.permits.available_permits() == 0 && !self.full_told {
+                self.full_told = true;
+                tracing::warn!(
+                    address = %self.address(),
+                    "as many connections are open as the limit of open files allows, more wait; raise it with ulimit -n"
+                );
+            }
             tokio::select! {
                 biased;
                 Some(ready) = self.handshakes.next() => {
@@ -281,10 +333,12 @@ impl Door {
     }
 
     fn begin(&self, accepted: Accepted, permit: OwnedSemaphorePermit) {
-        let (tls, clock, cut) = (self.tls.clone(), Arc::clone(&self.clock), self.cut.clone());
+        let (opening, cut) = (self.opening.clone(), self.cut.clone());
+        let clock = Arc::clone(&self.clock);
+        let idles = matches!(opening, Opening::Http1);
         self.handshakes.push(Box::pin(async move {
             let address = accepted.peer;
-            let opened = within(clock.as_ref(), HANDSHAKE_LIMIT, open(accepted, tls)).await;
+            let opened = within(clock.as_ref(), HANDSHAKE_LIMIT, open(accepted, opening)).await;
             match opened {
                 Some(Ok((io, peer))) => Some(Connection {
                     io,
@@ -292,6 +346,7 @@ impl Door {
                     peer,
                     reader: cut.reader(),
                     cut,
+                    idle: idles.then(|| Idle::new(clock, IDLE_LIMIT)),
                     _permit: permit,
                 }),
                 Some(Err(error)) => {
@@ -316,81 +371,6 @@ async fn arrival(
         .await
         .expect("nobody closes the semaphore");
     Ok((listener.accept().await?, permit))
-}
-
-async fn open(accepted: Accepted, tls: Option<TlsAcceptor>) -> io::Result<(Box<dyn Duplex>, Peer)> {
-    let Accepted { mut io, peer } = accepted;
-    let plain = Peer {
-        address: peer,
-        tls: false,
-    };
-    let Some(tls) = tls else {
-        return Ok((io, plain));
-    };
-    let mut first = [0; 1];
-    io.read_exact(&mut first).await?;
-    let io = Peeked {
-        first: Some(first[0]),
-        io,
-    };
-    if first[0] != TLS_HANDSHAKE {
-        return Ok((Box::new(io), plain));
-    }
-    let io = tls.accept(io).await?;
-    let peer = Peer { tls: true, ..plain };
-    Ok((Box::new(io), peer))
-}
-
-/// A stream whose first byte was looked at and is given again.
-struct Peeked {
-    first: Option<u8>,
-    io: Box<dyn Duplex>,
-}
-
-impl AsyncRead for Peeked {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if buffer.remaining() > 0
-            && let Some(first) = self.first.take()
-        {
-            buffer.put_slice(&[first]);
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Peeked {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
 }
 
 /// HTTP's way of accepting: the same door, without TLS.
@@ -421,18 +401,17 @@ impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Door
 #[cfg(test)]
 mod tests {
     use millpond_proto::time::{SimulatedClock, Timestamp};
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
     use crate::net::{MemoryNetwork, Network as _};
-
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    use crate::tls::opening::PREFACE;
 
     async fn door(network: &MemoryNetwork) -> Door {
         let listener = network.bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let clock = Arc::new(SimulatedClock::starting_at(Timestamp(0)));
         let tls = self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        Door::new(listener, Some(tls), clock, Cut::default())
+        Door::http2(listener, Some(tls), clock, Cut::default())
     }
 
     #[tokio::test(start_paused = true)]
@@ -451,7 +430,7 @@ mod tests {
         assert_eq!(theirs.peer(), plain);
         let mut read = vec![0; PREFACE.len()];
         theirs.read_exact(&mut read).await.unwrap();
-        assert_eq!(read, PREFACE, "the byte that was looked at is given again");
+        assert_eq!(read, PREFACE, "what was looked at is given again");
         let mut byte = [0; 1];
         tokio::select! {
             connection = door.next() => panic!("nobody else came: {connection:?}"),
@@ -465,12 +444,64 @@ mod tests {
         let mut door = door(&network).await;
         let peer = "10.0.0.1:1".parse().unwrap();
         let mut ours = network.connect(door.address(), peer).unwrap();
-        ours.write_all(b"P").await.unwrap();
+        ours.write_all(PREFACE).await.unwrap();
         let mut theirs = door.next().await;
         let cut = door.cut.clone();
-        let mut bytes = [0; 2];
-        theirs.read_exact(&mut bytes[..1]).await.unwrap();
+        let mut bytes = [0; PREFACE.len()];
+        theirs.read_exact(&mut bytes).await.unwrap();
         let (read, ()) = tokio::join!(theirs.read(&mut bytes), async { cut.now() });
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_in_the_middle_of_the_first_words_is_let_go() {
+        let network = MemoryNetwork::default();
+        let mut door = door(&network).await;
+        let mut half = network
+            .connect(door.address(), "10.0.0.1:1".parse().unwrap())
+            .unwrap();
+        half.write_all(&PREFACE[..5]).await.unwrap();
+        let mut byte = [0; 1];
+        tokio::select! {
+            connection = door.next() => panic!("it has not said what it speaks: {connection:?}"),
+            end = half.read(&mut byte) => assert_eq!(end.unwrap(), 0),
+        }
+        // Whoever speaks something else is passed on, to be refused by those who know.
+        let mut other = network
+            .connect(door.address(), "10.0.0.1:2".parse().unwrap())
+            .unwrap();
+        other.write_all(b"GET /").await.unwrap();
+        let mut read = [0; 5];
+        door.next().await.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"GET /");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn http_connections_that_say_nothing_are_let_go_at_once_or_later() {
+        let network = MemoryNetwork::default();
+        let listener = network.bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let clock = Arc::new(SimulatedClock::starting_at(Timestamp(0)));
+        let mut door = Door::http1(
+            listener,
+            Arc::clone(&clock) as Arc<dyn Clock>,
+            Cut::default(),
+        );
+        let connect = |port: u16| {
+            let peer = SocketAddr::from(([10, 0, 0, 1], port));
+            network.connect(door.address(), peer).unwrap()
+        };
+        let (mut silent, mut ours) = (connect(1), connect(2));
+        ours.write_all(b"G").await.unwrap();
+        let mut theirs = door.next().await;
+        let mut byte = [0; 1];
+        tokio::select! {
+            connection = door.next() => panic!("nobody else came: {connection:?}"),
+            end = silent.read(&mut byte) => assert_eq!(end.unwrap(), 0),
+        }
+        theirs.read_exact(&mut byte).await.unwrap();
+        let began = clock.now();
+        let error = theirs.read_exact(&mut byte).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(clock.now().since(began), IDLE_LIMIT);
     }
 }

@@ -183,6 +183,13 @@ pub const JOB_STRETCHES_MAX: usize = 256;
 pub const JOB_SAVEPOINT_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Groups that the keys of a continuous query fall into; a lane owns a stretch of them. Part of the format: never changes.
 pub const JOB_KEY_GROUPS: u64 = 4096;
+/// Connections served at once on one port; more wait to be accepted.
+pub const CONNECTIONS_MAX: usize = 16 * 1024;
+/// Calls at once on one connection: clients put all their polls on one.
+pub const STREAMS_PER_CONNECTION: u32 = 4096;
+/// Open files that are no connections: the log's, the cold tier's, those of queries. Where fewer may be open than all
+/// connections take, fewer connections are served.
+pub const FILES_RESERVED: u64 = 384;
 /// Most topics that all clients together say they publish to, each counted once for every client.
 pub const PUBLISHED_TOPICS_MAX: usize = 262_144;
 /// Client settings that the server remembers.

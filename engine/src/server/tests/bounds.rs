@@ -16,7 +16,7 @@ async fn a_server_with_its_hands_full_tells_every_producer_to_come_again_and_ser
     let listener = TcpNetwork.bind(any).await.unwrap();
     let address = listener.address();
     let front = grpc_front(&gate, Arc::clone(&spawn), messaging.clone()).await;
-    let door = Door::new(listener, None, Arc::new(SystemClock), Cut::default());
+    let door = Door::http2(listener, None, Arc::new(SystemClock), Cut::default());
     let never = futures::future::pending().boxed().shared();
     let _served = spawn.spawn(Lane::Service, serve_grpc(front.unwrap().1, door, never));
     let channel = Channel::from_shared(format!("http://{address}")).unwrap();
@@ -61,4 +61,18 @@ async fn a_server_with_its_hands_full_tells_every_producer_to_come_again_and_ser
         "what was refused is not there"
     );
     world.server.stop().await;
+}
+
+#[test]
+fn connections_leave_files_to_the_log() {
+    let ports = |files| [GRPC_SHARE, HTTP_SHARE].map(|share| connections_max(files, share));
+    assert_eq!(ports(Some(1024)), [480, 160]);
+    assert_eq!(
+        ports(Some(10)),
+        [3, 1],
+        "one at least can ask what is wrong"
+    );
+    for enough in [Some(u64::MAX), None] {
+        assert_eq!(ports(enough), [limits::CONNECTIONS_MAX; 2]);
+    }
 }

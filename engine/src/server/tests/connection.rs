@@ -54,7 +54,7 @@ async fn pings_without_calls_are_answered_however_often_they_come() {
             streams = Some(value);
         }
     }
-    assert_eq!(streams, Some(STREAMS_PER_CONNECTION));
+    assert_eq!(streams, Some(limits::STREAMS_PER_CONNECTION));
     // C++ pings each minute and Java each five, with no call open; gRPC's own rule would end them.
     for n in 0..200_u64 {
         raw.write(PING, 0, &n.to_be_bytes()).await;
