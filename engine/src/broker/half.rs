@@ -141,8 +141,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Open transactions of one topic or of all, and those that were rolled back because nobody decided;
-    /// at most `limit` of each shard.
+    /// At most `limit` transactions of one topic or of all: the open ones, the oldest first, then those that were rolled
+    /// back because nobody decided, the newest first.
     ///
     /// # Errors
     /// [`BrokerError`] when there is no such topic or the log failed.
@@ -157,20 +157,25 @@ impl Broker {
         let request = Request::Transactions(TransactionsOf {
             due: false,
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
+            topic: topic.map_or(0, |topic| topic.id),
         });
-        let mut found = Vec::new();
+        let (mut open, mut given_up) = (Vec::new(), Vec::new());
         for (_, reply) in incarnation.ask_all(request).await? {
             // A damaged shard shows nothing.
             let Reply::OpenTransactions(here) = reply else {
                 continue;
             };
-            let open = here.open.into_iter().map(|one| (one, true));
-            let given_up = here.given_up.into_iter().map(|one| (one, false));
-            for (one, is_open) in open.chain(given_up) {
-                if topic.as_ref().is_none_or(|topic| topic.id == one.topic) && found.len() < limit {
-                    found.push(self.transaction(&one, is_open).await);
-                }
-            }
+            open.extend(here.open);
+            given_up.extend(here.given_up);
+        }
+        // Of all shards together: each has its own oldest and newest ones.
+        open.sort_by_key(|one| one.stored_at_ms);
+        given_up.sort_by_key(|one| std::cmp::Reverse(one.stored_at_ms));
+        let open = open.into_iter().map(|one| (one, true));
+        let given_up = given_up.into_iter().map(|one| (one, false));
+        let mut found = Vec::new();
+        for (one, is_open) in open.chain(given_up).take(limit) {
+            found.push(self.transaction(&one, is_open).await);
         }
         Ok(found)
     }
@@ -187,6 +192,7 @@ impl Broker {
             let request = Request::Transactions(TransactionsOf {
                 due: true,
                 limit: CHECKS_AT_ONCE,
+                topic: 0,
             });
             let Reply::OpenTransactions(here) = incarnation.ask(shard, request).await? else {
                 continue;

@@ -62,7 +62,7 @@ impl Transactions {
     }
 
     /// Those given up last, the oldest first.
-    pub fn given_up(&self) -> impl Iterator<Item = &OpenTransaction> {
+    pub fn given_up(&self) -> impl DoubleEndedIterator<Item = &OpenTransaction> {
         self.given_up.iter()
     }
 

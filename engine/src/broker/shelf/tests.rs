@@ -209,6 +209,7 @@ impl World {
         let of = TransactionsOf {
             due: true,
             limit: 100,
+            topic: 0,
         };
         let Reply::OpenTransactions(found) = self.ask(Request::Transactions(of)) else {
             panic!("no transactions");
@@ -396,6 +397,7 @@ fn a_transaction_is_asked_about_so_often_and_then_kept_to_be_looked_at() {
         let of = TransactionsOf {
             due: true,
             limit: 9,
+            topic: 0,
         };
         let Reply::OpenTransactions(found) = world.ask(Request::Transactions(of)) else {
             panic!("no transactions");

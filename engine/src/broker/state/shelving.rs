@@ -150,6 +150,9 @@ pub struct TransactionsOf {
     /// Most of them.
     #[prost(uint32, tag = "2")]
     pub limit: u32,
+    /// Of this topic; 0: of all.
+    #[prost(fixed64, tag = "3")]
+    pub topic: u64,
 }
 
 /// Some transactions of a shard.
@@ -353,15 +356,21 @@ impl ShardState {
     pub(super) fn transactions(&self, of: &TransactionsOf, now: Timestamp) -> Reply {
         let transactions = self.shelf.transactions();
         let limit = of.limit as usize;
-        let open = if of.due {
-            transactions.due(now, limit).cloned().collect()
-        } else {
-            transactions.open().take(limit).cloned().collect()
-        };
-        let given_up = transactions.given_up().filter(|_| !of.due);
+        if of.due {
+            return Reply::OpenTransactions(OpenTransactions {
+                open: transactions.due(now, limit).cloned().collect(),
+                given_up: Vec::new(),
+            });
+        }
+        let is_asked = |one: &&OpenTransaction| of.topic == 0 || one.topic == of.topic;
+        let open = transactions.open().filter(is_asked).take(limit);
+        // The newest of them, which is what an operator looks for; the newest last.
+        let given_up = transactions.given_up().rev().filter(is_asked).take(limit);
+        let mut given_up: Vec<_> = given_up.cloned().collect();
+        given_up.reverse();
         Reply::OpenTransactions(OpenTransactions {
-            open,
-            given_up: given_up.take(limit).cloned().collect(),
+            open: open.cloned().collect(),
+            given_up,
         })
     }
 

@@ -303,6 +303,24 @@ async fn a_half_message_that_can_not_be_read_keeps_no_other_from_being_asked_abo
     broker.close().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_transactions_of_a_topic_are_found_behind_those_of_others() {
+    let world = World::new();
+    let broker = world.open(&SimulatedDisk::new()).await;
+    make(&broker, HALF, TopicType::Transaction).await;
+    make(&broker, "others", TopicType::Transaction).await;
+    for number in 0..40 {
+        half(&broker, &format!("{number}")).await;
+    }
+    let others = name("others");
+    let last = vec![(named("mine", None), limits::TRANSACTION_CHECK_FIRST_MS)];
+    broker.send_half(&others, last).await.unwrap();
+    let found = broker.transactions(Some(&others), 1).await.unwrap();
+    let ids: Vec<_> = found.iter().map(|one| one.topic.as_str()).collect();
+    assert_eq!(ids, ["others"]);
+    broker.close().await;
+}
+
 /// Number 33: the first decision stands, whoever took it.
 #[tokio::test(start_paused = true)]
 async fn what_was_rolled_back_is_never_committed_and_what_was_committed_never_rolled_back() {
