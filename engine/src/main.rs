@@ -66,11 +66,7 @@ async fn start(cli: Cli) -> ExitCode {
             return reported(done, &mut terminal);
         }
     };
-    let shutdown = match stop_signal() {
-        Ok(shutdown) => shutdown,
-        Err(error) => return failed(&format!("signals can not be listened for: {error}")),
-    };
-    let served = serve(&args, demo, &program(), &mut terminal, shutdown).await;
+    let served = serve(&args, demo, &program(), &mut terminal, stop_signal()).await;
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -101,17 +97,22 @@ fn history_file() -> Option<PathBuf> {
     Some(folder.join("millpond").join("sql_history"))
 }
 
-/// Resolves at Ctrl-C or SIGTERM.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
+/// Resolves at Ctrl-C or SIGTERM. Listens from when it is first awaited: before that, while a log is recovered or an
+/// object store is waited for, they end the process at once, which loses nothing.
+async fn stop_signal() {
+    let listening = signal(SignalKind::interrupt())
+        .and_then(|interrupt| Ok((interrupt, signal(SignalKind::terminate())?)));
+    match listening {
+        Ok((mut interrupt, mut terminate)) => tokio::select! {
             biased;
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+        },
+        Err(error) => {
+            tracing::error!(%error, "signals can not be listened for; they end the server at once");
+            std::future::pending().await
         }
-    })
+    }
 }
 
 fn reported(done: Result<(), CliError>, terminal: &mut Terminal<'_>) -> ExitCode {
