@@ -151,7 +151,12 @@ Examples:
   millpond sql -o csv < report.sql > report.csv")]
 pub struct SqlArgs {
     /// Statements, separated by semicolons.
-    #[arg(short = 'c', long = "command", value_name = "SQL")]
+    #[arg(
+        short = 'c',
+        long = "command",
+        value_name = "SQL",
+        allow_hyphen_values = true
+    )]
     pub command: Option<String>,
     /// How to print.
     #[arg(short, long, value_enum, default_value = "table")]
@@ -271,6 +276,34 @@ mod tests {
             panic!("{cli:?}");
         };
         assert_eq!(r#type, TopicType::Fifo);
+    }
+
+    #[test]
+    fn texts_may_begin_with_a_dash() {
+        let comment = "-- a note\nSELECT 1";
+        let cli = Cli::try_parse_from(["millpond", "sql", "-c", comment]).unwrap();
+        let Some(Command::Sql(args)) = cli.command else {
+            panic!("{cli:?}");
+        };
+        assert_eq!(args.command.as_deref(), Some(comment));
+        let cli = parse("millpond topic produce t --body -5 --key -k --tag -").unwrap();
+        let Some(Command::Topic(TopicCommand::Produce(args))) = cli.command else {
+            panic!("{cli:?}");
+        };
+        let texts = [args.body, args.key, args.tag];
+        assert_eq!(texts.map(Option::unwrap), ["-5", "-k", "-"]);
+    }
+
+    #[test]
+    fn lists_that_come_in_one_answer_are_no_longer_than_that() {
+        for line in [
+            "millpond group inflight g --limit",
+            "millpond dlq ls g --limit",
+            "millpond tx ls --limit",
+        ] {
+            assert!(parse(&format!("{line} 1024")).is_ok(), "{line}");
+            assert!(parse(&format!("{line} 1025")).is_err(), "{line}");
+        }
     }
 
     #[test]

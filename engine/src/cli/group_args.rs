@@ -72,7 +72,7 @@ pub enum GroupCommand {
         /// Name of the group.
         name: String,
         /// Most messages.
-        #[arg(long, default_value_t = 32)]
+        #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
         limit: u32,
         /// How to print.
         #[arg(short, long, value_enum, default_value = "table")]
@@ -145,7 +145,7 @@ pub enum DlqCommand {
         /// Name of the group.
         group: String,
         /// Most letters.
-        #[arg(long, default_value_t = 32)]
+        #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
         limit: u32,
         /// How to print.
         #[arg(short, long, value_enum, default_value = "table")]

@@ -229,10 +229,10 @@ pub struct ProduceArgs {
     /// Name of the topic.
     pub name: String,
     /// The body of one message.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub body: Option<String>,
     /// Equal keys share a queue and keep their order.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub key: Option<String>,
     /// Send one message without a body: it says that its key is no more.
     #[arg(long, requires = "key", conflicts_with = "body")]
@@ -253,7 +253,7 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub at: Option<Timestamp>,
     /// Tag for filters.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub tag: Option<String>,
     /// A property; may be repeated.
     #[arg(long = "property", value_name = "KEY=VALUE", value_parser = property)]

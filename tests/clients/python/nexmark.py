@@ -169,9 +169,7 @@ def answers(db):
 
 
 def written(name):
-    """A file of statements without its comments: the command line takes a leading dash for an option."""
-    lines = (QUERIES / f"{name}.sql").read_text().splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith("--"))
+    return (QUERIES / f"{name}.sql").read_text()
 
 
 def compare(db, server):
