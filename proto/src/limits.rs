@@ -192,7 +192,7 @@ pub const STREAMS_PER_CONNECTION: u32 = 4096;
 pub const FILES_RESERVED: u64 = 384;
 /// Most topics that all clients together say they publish to, each counted once for every client.
 pub const PUBLISHED_TOPICS_MAX: usize = 262_144;
-/// Client settings that the server remembers.
+/// Client settings that the server remembers; and streams of commands, and consumers with a filter.
 pub const CLIENTS_MAX: usize = 100_000;
 /// A client without heartbeat for so long is gone.
 pub const CLIENT_EXPIRY_MS: i64 = 120_000;

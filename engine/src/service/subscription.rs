@@ -2,7 +2,8 @@
 //!
 //! What a filter does not accept counts as acknowledged by the group, so that two consumers of one group
 //! with different filters would lose each other's messages. The second one is refused while a consumer
-//! with the first lives. Kept in memory, bounded by the number of clients.
+//! with the first lives. Kept in memory: at most [`limits::CLIENTS_MAX`] consumers of all groups and topics together, each as
+//! often as it polls different ones. Those that do not live any more are let go.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -28,7 +29,15 @@ struct Used {
 
 /// The filters in use, by group and topic.
 #[derive(Debug, Default)]
-pub struct Subscriptions(Mutex<BTreeMap<Key, Used>>);
+pub struct Subscriptions(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    used: BTreeMap<Key, Used>,
+    /// Consumers of all of them.
+    consumers: usize,
+    swept_at: Timestamp,
+}
 
 impl Subscriptions {
     /// Notes that a consumer polls with a filter.
@@ -48,27 +57,26 @@ impl Subscriptions {
         now: Timestamp,
     ) -> Result<(), Refusal> {
         let fingerprint = filter.fingerprint();
-        let lives = |at: &Timestamp| now.since(*at) <= millis(limits::CLIENT_EXPIRY_MS);
         let mut known = self.0.lock().expect("no holder panics");
         let key = (group.clone(), topic.clone());
-        if known.len() >= limits::CLIENTS_MAX && !known.contains_key(&key) {
-            known.retain(|_, used| used.consumers.values().any(lives));
-            if known.len() >= limits::CLIENTS_MAX {
-                return Err(too_many("groups and topics"));
-            }
+        let used = known.used.get(&key);
+        let is_new = used.is_none_or(|used| !used.consumers.contains_key(consumer));
+        if is_new {
+            known.make_room(now)?;
         }
-        let used = known.entry(key).or_insert_with(|| Used {
+        let Known {
+            used, consumers, ..
+        } = &mut *known;
+        let used = used.entry(key).or_insert_with(|| Used {
             filter: Arc::clone(filter),
             fingerprint,
             consumers: BTreeMap::new(),
         });
-        if used.fingerprint != fingerprint || used.consumers.len() >= limits::CLIENTS_MAX {
-            used.consumers.retain(|id, at| id != consumer && lives(at));
-            if used.consumers.len() >= limits::CLIENTS_MAX {
-                return Err(too_many("consumers of one group"));
-            }
-        }
         if used.fingerprint != fingerprint {
+            let before = used.consumers.len();
+            used.consumers
+                .retain(|id, at| id != consumer && lives(*at, now));
+            *consumers -= before - used.consumers.len();
             if let Some(other) = used.consumers.keys().next() {
                 let text = format!(
                     "group {group} filters topic {topic} by {:?} (client {other}), and this client asks \
@@ -82,7 +90,9 @@ impl Subscriptions {
             used.filter = Arc::clone(filter);
             used.fingerprint = fingerprint;
         }
-        used.consumers.insert(consumer.to_owned(), now);
+        if used.consumers.insert(consumer.to_owned(), now).is_none() {
+            *consumers += 1;
+        }
         Ok(())
     }
 
@@ -92,19 +102,42 @@ impl Subscriptions {
     /// When a holder of the lock has panicked, which is a bug here.
     pub fn forget(&self, consumer: &str) {
         let mut known = self.0.lock().expect("no holder panics");
-        known.retain(|_, used| {
-            used.consumers.remove(consumer);
+        let Known {
+            used, consumers, ..
+        } = &mut *known;
+        used.retain(|_, used| {
+            *consumers -= usize::from(used.consumers.remove(consumer).is_some());
             !used.consumers.is_empty()
         });
     }
 }
 
-fn too_many(what: &str) -> Refusal {
-    let text = format!(
-        "too many {what} poll here, limit {}; try again a little later",
-        limits::CLIENTS_MAX
-    );
-    Refusal::new(Code::TooManyRequests, text)
+impl Known {
+    /// Lets those go that do not live any more, once in a while and when there is no room for one more.
+    fn make_room(&mut self, now: Timestamp) -> Result<(), Refusal> {
+        let is_full = self.consumers >= limits::CLIENTS_MAX;
+        let is_late = now.since(self.swept_at) > millis(limits::CLIENT_EXPIRY_MS);
+        if is_late || (is_full && now > self.swept_at) {
+            self.swept_at = now;
+            self.used.retain(|_, used| {
+                used.consumers.retain(|_, at| lives(*at, now));
+                !used.consumers.is_empty()
+            });
+            self.consumers = self.used.values().map(|used| used.consumers.len()).sum();
+        }
+        if self.consumers >= limits::CLIENTS_MAX {
+            let text = format!(
+                "{} consumers poll here, which is the limit; stop some or try again a little later",
+                limits::CLIENTS_MAX
+            );
+            return Err(Refusal::new(Code::TooManyRequests, text));
+        }
+        Ok(())
+    }
+}
+
+fn lives(at: Timestamp, now: Timestamp) -> bool {
+    now.since(at) <= millis(limits::CLIENT_EXPIRY_MS)
 }
 
 #[cfg(test)]
@@ -130,5 +163,26 @@ mod tests {
         polls("c", "z", 122).unwrap();
         // Alone, a consumer may change its mind.
         polls("c", "*", 123).unwrap();
+    }
+
+    #[test]
+    fn consumers_of_all_groups_are_bounded_and_the_dead_are_let_go() {
+        let subscriptions = Subscriptions::default();
+        let topic = TopicName::new("t").unwrap();
+        let all = Arc::new(Filter::parse(FilterKind::Tag, "*").unwrap());
+        let polls = |group: usize, who: &str, s: i64| {
+            let group = GroupName::new(&format!("g{group}")).unwrap();
+            subscriptions.polls(&group, &topic, who, &all, Timestamp(s * 1000))
+        };
+        for number in 0..limits::CLIENTS_MAX {
+            polls(number % 100, &number.to_string(), 1).unwrap();
+        }
+        let refused = polls(0, "one more", 2).unwrap_err();
+        assert_eq!(refused.code, Code::TooManyRequests);
+        polls(0, "0", 100).unwrap();
+        polls(0, "one more", 122).unwrap();
+        assert_eq!(subscriptions.0.lock().unwrap().consumers, 2);
+        subscriptions.forget("0");
+        assert_eq!(subscriptions.0.lock().unwrap().consumers, 1);
     }
 }
