@@ -6,7 +6,7 @@
 //! topic, the same after its restart); the number grows with every message. Bounds:
 //! [`limits::PRODUCER_WINDOW`](crate::limits::PRODUCER_WINDOW) latest messages per queue,
 //! [`limits::PRODUCER_EXPIRY_MS`](crate::limits::PRODUCER_EXPIRY_MS) of silence. Delayed and transactional
-//! messages can not be numbered; one that is, is refused.
+//! messages can be numbered too: sent again, they are answered with the same recall handle or transaction id.
 //!
 //! **Tombstones.** A message with [`TOMBSTONE`] is stored without its body: it says that its key is no more. Clients of RocketMQ
 //! can not send an empty body, so whatever they send there is left out.

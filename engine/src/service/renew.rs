@@ -2,7 +2,7 @@
 //!
 //! A push consumer leaves the invisible time to the server (`auto_renew`). What it gets is invisible for
 //! [`limits::INVISIBLE_MS_DEFAULT`] and renewed before that ends, for as long as the client is heard of:
-//! its heartbeats and calls count. The handle stays what it is. A client that falls silent keeps its
+//! its heartbeats, polls, pulls, settings and changes of invisible times count, its sends and acks do not. The handle stays what it is. A client that falls silent keeps its
 //! messages until it counts as gone and the last renewal ends; one that says goodbye, or hangs up and is silent,
 //! gives them back at once ([`Parting`]). Who is to be renewed stands in the log, so that a restart changes nothing.
 

@@ -127,7 +127,7 @@ impl Checks {
         Ok(())
     }
 
-    /// Several messages in one send, all in one queue and in order.
+    /// Several messages in one send; those without a key take turns over the queues, so their order is their queue's.
     async fn batch(&self) -> Checked {
         let (producer, consumer) = (self.producer().await?, self.consumer(5).await?);
         let bodies: Vec<String> = (0..MESSAGES).map(|i| format!("body-{i}")).collect();
