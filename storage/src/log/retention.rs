@@ -36,13 +36,14 @@ impl Storage {
         if let Some(table) = keep.table {
             // What one of both keeps stays; the other one begins behind it.
             let table_files = beyond(&ages, table);
-            let mut log_firsts = self.cold.ends_of(topic, files);
+            let (hidden, logged) = (oldest(&ages, table_files), oldest(&ages, files));
+            let mut log_firsts = self.cold.ends_of(topic, logged);
             log_firsts.append(&mut firsts);
-            self.cold.set_apart(topic, table_files, &log_firsts).await?;
+            self.cold.set_apart(topic, hidden, &log_firsts).await?;
             files = files.min(table_files);
         }
         if files > 0 || !firsts.is_empty() {
-            self.cold.trim(topic, files, &firsts).await?;
+            self.cold.trim(topic, oldest(&ages, files), &firsts).await?;
             let mut index = self.view.index_mut();
             for (&queue, &first) in &firsts {
                 index.drop_below((topic, QueueId(queue)), first);
@@ -71,7 +72,7 @@ impl Storage {
                 files,
                 firsts,
             } = self.choose(topic, keep).await?;
-            let mut below = self.cold.ends_of(topic, files);
+            let mut below = self.cold.ends_of(topic, oldest(&ages, files));
             raise(&mut below, &firsts);
             if below.is_empty() {
                 continue;
@@ -162,7 +163,7 @@ impl Storage {
     ) -> Result<(), TierError> {
         let _not_while_tiering = self.tiering.lock().await;
         let by_queue = firsts.iter().map(|(queue, first)| (queue.0, first.0));
-        self.cold.trim(topic, 0, &by_queue.collect()).await?;
+        self.cold.trim(topic, &[], &by_queue.collect()).await?;
         let mut index = self.view.index_mut();
         for (&queue, first) in firsts {
             index.drop_below((topic, queue), first.0);
@@ -254,6 +255,11 @@ struct Chosen {
     ages: Vec<FileAge>,
     files: usize,
     firsts: BTreeMap<u32, u64>,
+}
+
+/// So many of the oldest files.
+fn oldest(ages: &[FileAge], files: usize) -> &[FileAge] {
+    ages.get(..files).unwrap_or(ages)
 }
 
 /// How many of the oldest files leave a table.

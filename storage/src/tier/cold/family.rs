@@ -28,7 +28,7 @@ use crate::format::family::{Lane, Lanes, settle};
 use crate::format::manifest::{File, Index, Manifest, Run, day_of};
 use crate::meta::MetaError;
 use crate::tier::cold::compaction::MergeError;
-use crate::tier::cold::retention::{ColdSizes, FileAge};
+use crate::tier::cold::retention::{ColdSizes, FileAge, keys_of};
 use crate::tier::cold::{Cold, by_day, file_key, objects_failed, parquet_failed, took};
 use crate::tier::family::{Names, Rows, Writer};
 use crate::tier::parquet::{self as file, CheckedFile, Made};
@@ -321,6 +321,7 @@ impl Cold {
         let age = |(place, part): (usize, Part)| {
             let file: &File = files.get(place)?;
             Some(FileAge {
+                key: file.key.clone(),
                 bytes: part_of(file, part.rows),
                 stored_last_ms: file.stored_last_ms,
             })
@@ -350,10 +351,17 @@ impl Cold {
         &self,
         index: &Index,
         topic: TopicId,
-        files: usize,
+        files: &[FileAge],
     ) -> BTreeMap<u32, u64> {
-        let parts = self.share(index, topic).files.into_values().take(files);
-        parts.flat_map(|part| part.ends).collect()
+        let keys = keys_of(files);
+        let named = &index.manifest().files;
+        let is_chosen = |place: usize| {
+            let file = named.get(place);
+            file.is_some_and(|file| keys.contains(file.key.as_str()))
+        };
+        let parts = self.share(index, topic).files.into_iter();
+        let parts = parts.filter(|(place, _)| is_chosen(*place));
+        parts.flat_map(|(_, part)| part.ends).collect()
     }
 
     /// A copy of a file in memory, checked.

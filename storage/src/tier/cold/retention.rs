@@ -1,18 +1,22 @@
 //! Letting go of the oldest messages of a topic: whole files at the front, and what was hot below an offset.
 //!
 //! **Invariants.** The first offset of a queue only rises, and what lies below it is never answered again,
-//! whatever files still hold it. The manifest says so first; objects are removed after.
+//! whatever files still hold it. The manifest says so first; objects are removed after. Files are chosen without the turn and
+//! let go of by name: others may have been taken out between, by a key compaction for example.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use millpond_proto::message::{QueueId, TopicId};
 
 use crate::error::TierError;
+use crate::format::manifest::{File, Run};
 use crate::tier::cold::Cold;
 
 /// What lies in the cold tier of a topic, for choosing what to let go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileAge {
+    /// Its name: what is chosen by it is let go of under this name alone, whatever became of its neighbours meanwhile.
+    pub key: String,
     /// Its bytes.
     pub bytes: u64,
     /// Greatest store time of its messages, when it is known.
@@ -45,6 +49,7 @@ impl Cold {
         let files = manifest.iter().flat_map(|m| &m.manifest().files);
         files
             .map(|file| FileAge {
+                key: file.key.clone(),
                 bytes: file.bytes,
                 stored_last_ms: file.stored_last_ms,
             })
@@ -87,15 +92,15 @@ impl Cold {
         })
     }
 
-    /// Lets the table begin behind the first `hidden` files, and the log at `log_firsts`, offsets by queue, where both are
-    /// kept for another time. Doing it again changes nothing. In a family they are not apart.
+    /// Lets the table begin behind the last of the files `hidden`, and the log at `log_firsts`, offsets by queue, where both
+    /// are kept for another time. Doing it again changes nothing. In a family they are not apart.
     ///
     /// # Errors
     /// [`TierError`]; then it is done or not, which the next call finds out.
     pub async fn set_apart(
         &self,
         topic: TopicId,
-        hidden: usize,
+        hidden: &[FileAge],
         log_firsts: &BTreeMap<u32, u64>,
     ) -> Result<(), TierError> {
         let _turn = self.turn.lock().await;
@@ -104,7 +109,14 @@ impl Cold {
         }
         let (current, expected) = self.current(topic).await?;
         let mut next = current.manifest().clone();
-        for file in next.files.iter_mut().take(hidden) {
+        let keys = keys_of(hidden);
+        let is_chosen = |file: &File| keys.contains(file.key.as_str());
+        let behind = next
+            .files
+            .iter()
+            .rposition(is_chosen)
+            .map_or(0, |at| at + 1);
+        for file in next.files.iter_mut().take(behind) {
             file.hidden = true;
         }
         next.raise_log_firsts(log_firsts);
@@ -114,29 +126,30 @@ impl Cold {
         self.swap(topic, current, expected, next).await
     }
 
-    /// One past the last offset of each queue in the first `files` files.
+    /// One past the last offset of each queue in those of `files` that the topic still has.
     #[must_use]
-    pub fn ends_of(&self, topic: TopicId, files: usize) -> BTreeMap<u32, u64> {
+    pub fn ends_of(&self, topic: TopicId, files: &[FileAge]) -> BTreeMap<u32, u64> {
         if let Some(family) = self.family_index(topic) {
             return self.ends_in(&family, topic, files);
         }
+        let keys = keys_of(files);
         let manifest = self.manifest(topic);
-        let files = manifest
-            .iter()
-            .flat_map(|m| m.manifest().files.iter().take(files));
+        let files = manifest.iter().flat_map(|m| &m.manifest().files);
+        let files = files.filter(|file| keys.contains(file.key.as_str()));
         let runs = files.flat_map(|file| &file.runs);
         runs.map(|run| (run.queue, run.offsets().end)).collect()
     }
 
-    /// Lets go of the first `files` files, and of everything below `firsts`, offsets by queue, also where
-    /// it was never cold. The files are counted anew each time; without any, doing it again changes nothing.
+    /// Lets go of `files`, the oldest ones, and of everything below `firsts`, offsets by queue, also where it was never
+    /// cold. A file that was written anew since it was chosen has another name and stays, unless one behind it goes.
+    /// Doing it again changes nothing.
     ///
     /// # Errors
     /// [`TierError`]; then it is done or not, which the next call finds out.
     pub async fn trim(
         &self,
         topic: TopicId,
-        files: usize,
+        files: &[FileAge],
         firsts: &BTreeMap<u32, u64>,
     ) -> Result<(), TierError> {
         if let Some(family) = self.family_of(topic) {
@@ -153,11 +166,10 @@ impl Cold {
         let (current, expected) = self.current(topic).await?;
         let mut next = current.manifest().clone();
         let mut extents = next.extents();
-        for run in next
-            .files
-            .drain(..files.min(next.files.len()))
-            .flat_map(|f| f.runs)
-        {
+        let keys = keys_of(files);
+        let is_chosen = |file: &mut File| keys.contains(file.key.as_str());
+        let gone = next.files.extract_if(.., is_chosen);
+        for run in gone.flat_map(|file| file.runs) {
             if let Some(extent) = extents.get_mut(&run.queue) {
                 extent.start = extent.start.max(run.offsets().end);
             }
@@ -167,7 +179,7 @@ impl Cold {
             extent.start = extent.start.max(first);
             extent.end = extent.end.max(first);
         }
-        let is_kept = |run: &crate::format::manifest::Run| {
+        let is_kept = |run: &Run| {
             extents
                 .get(&run.queue)
                 .is_some_and(|e| run.offsets().end > e.start)
@@ -179,6 +191,11 @@ impl Cold {
         }
         self.swap(topic, current, expected, next).await
     }
+}
+
+/// The names of files.
+pub(super) fn keys_of(files: &[FileAge]) -> HashSet<&str> {
+    files.iter().map(|file| file.key.as_str()).collect()
 }
 
 /// Raises first offsets, by queue, to at least `firsts`.

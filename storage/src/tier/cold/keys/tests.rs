@@ -457,7 +457,7 @@ fn any_run_of_compactions_agrees_with_a_list_of_messages() {
                             let first = naive.firsts.entry(queue).or_default();
                             *first = (*first + more).min(next);
                             let firsts = [(queue, *first)].into();
-                            cold.trim(TOPIC, 0, &firsts).await.unwrap();
+                            cold.trim(TOPIC, &[], &firsts).await.unwrap();
                         }
                     }
                     Step::Reopen => {
@@ -472,6 +472,27 @@ fn any_run_of_compactions_agrees_with_a_list_of_messages() {
 }
 
 #[tokio::test]
+async fn files_chosen_before_a_compaction_do_not_take_what_came_behind_them() {
+    let disk = Arc::new(SimulatedDisk::default());
+    let cold = open(&disk).await;
+    write_turns(&cold, 4).await;
+    let chosen = cold.ages(TOPIC);
+    cold.compact_keys(TOPIC, &KeyCompaction::default())
+        .await
+        .unwrap();
+    // The first three were emptied, and the fourth has another name now.
+    let oldest = &chosen[..2];
+    assert_eq!(cold.ends_of(TOPIC, oldest), BTreeMap::new());
+    let nothing = BTreeMap::new();
+    cold.set_apart(TOPIC, oldest, &nothing).await.unwrap();
+    cold.trim(TOPIC, oldest, &nothing).await.unwrap();
+    assert_eq!(offsets(&whole(&cold, 0, 0).await), [37, 38, 39]);
+    let is_hidden = |file: &File| file.hidden;
+    let manifest = cold.manifest(TOPIC).unwrap();
+    assert!(!manifest.manifest().files.iter().any(is_hidden));
+}
+
+#[tokio::test]
 async fn what_is_below_the_first_offset_kept_is_told_as_before() {
     let disk = Arc::new(SimulatedDisk::default());
     let cold = open(&disk).await;
@@ -479,7 +500,7 @@ async fn what_is_below_the_first_offset_kept_is_told_as_before() {
     cold.compact_keys(TOPIC, &KeyCompaction::default())
         .await
         .unwrap();
-    cold.trim(TOPIC, 0, &[(0, 38)].into()).await.unwrap();
+    cold.trim(TOPIC, &[], &[(0, 38)].into()).await.unwrap();
     let below = cold.read(TOPIC, QueueId(0), Offset(37), ALL).await;
     assert!(matches!(
         below,
