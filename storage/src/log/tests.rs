@@ -19,6 +19,7 @@ mod apart;
 mod behind;
 mod counts;
 mod damage;
+mod holes;
 mod late;
 mod retention;
 mod rot;
