@@ -3,7 +3,8 @@
 //! **Invariants.** An erased message keeps its place, its times and its id and nothing else: no body, keys, properties,
 //! group or typed columns, so offsets stay as they are and readers go on. The files that held it are written anew and swapped in
 //! at once; a crash leaves all of the old files or all of the new ones. Doing it again changes nothing. Outside readers
-//! get no time for the old ones, nor for what waits for them already: it may hold what is erased.
+//! get no time for the old ones, nor for what waits for them already: it may hold what is erased. That nothing is held is said
+//! only when no file is there but those of the manifest.
 //!
 //! It does not know what a message of its own kind must keep to be of use: who calls says what is left of each. It does not
 //! reach the log: what is to be erased is moved to the cold tier first, and the segments that held it are removed after
@@ -25,7 +26,7 @@ use crate::format::envelope::Envelope;
 use crate::format::manifest::{File, Index, Run};
 use crate::tier::cold::compaction::MergeError;
 use crate::tier::cold::sparse::Walk;
-use crate::tier::cold::waiting::{self, Parting};
+use crate::tier::cold::waiting::Parting;
 use crate::tier::cold::{Cold, file_key, objects_failed, parquet_failed};
 use crate::tier::columns::with_typed;
 use crate::tier::family::{Rows, Writer, with_topics_of};
@@ -63,7 +64,8 @@ pub struct Erased {
     pub messages: u64,
     /// Files that were written anew.
     pub files: u64,
-    /// Old files that a reader still holds: they go when it is done.
+    /// Files that the topic, or its family, no longer consists of and that are still there, whichever change replaced
+    /// them: a reader holds them, and they go when it is done.
     pub held: u64,
     /// Bytes of the log that may still hold what was erased; see [`crate::log::shred`].
     pub log_bytes: u64,
@@ -84,7 +86,8 @@ impl Cold {
     /// those that have it among their look-up keys. `rest` says what is left of each, for example [`emptied`].
     ///
     /// # Errors
-    /// [`TierError`]; then nothing was erased, for example because a file is damaged.
+    /// [`TierError`]; then nothing was erased, for example because a file is damaged, or it was and old files may be left,
+    /// because the store does not answer: the next call finds out.
     pub async fn erase(
         &self,
         topic: TopicId,
@@ -100,9 +103,6 @@ impl Cold {
         }
         let (current, expected) = self.current(owner).await?;
         let mut next = current.manifest().clone();
-        let mut replaced: Vec<Path> = waiting::paths(owner, &next)
-            .filter(|path| path.extension() == Some("parquet"))
-            .collect();
         for at in 0..next.files.len() {
             let Some(source) = next.files.get(at).cloned() else {
                 break;
@@ -118,24 +118,21 @@ impl Cold {
             let file = self.put_file(owner, &mut next.next_file, made).await?;
             erased.messages += count;
             erased.files += 1;
-            replaced.push(Path::from(source.key.as_str()));
             if let Some(place) = next.files.get_mut(at) {
                 *place = file;
             }
         }
         // What waits for outside readers may hold the key too, and goes in any case.
-        if erased.files == 0 && next.waiting.is_empty() {
-            return Ok(erased);
+        if erased.files > 0 || !next.waiting.is_empty() {
+            self.swap_parting(owner, current, expected, next, Parting::AtOnce)
+                .await?;
+        } else {
+            // Who has it is a reader too.
+            drop(current);
+            self.remove_garbage().await;
         }
-        self.swap_parting(owner, current, expected, next, Parting::AtOnce)
-            .await?;
-        for path in replaced {
-            match self.objects.head(&path).await {
-                Err(object_store::Error::NotFound { .. }) => {}
-                Ok(_) => erased.held += 1,
-                Err(source) => return Err(objects_failed(format!("look for {path}"))(source)),
-            }
-        }
+        // Not only what this call replaced: an earlier one, or a merge, may have left a file with the key.
+        erased.held = self.remove_unnamed(owner).await?;
         Ok(erased)
     }
 
@@ -314,7 +311,8 @@ mod tests {
     use crate::disk::simulated::SimulatedDisk;
     use crate::log::ReadLimit;
     use crate::meta::embedded::EmbeddedMeta;
-    use crate::tier::cold::tests::term;
+    use crate::tier::cold::tests::{open, paths, term};
+    use crate::tier::cold::typed::Reads;
     use crate::tier::objects::DiskObjectStore;
 
     const TOPIC: TopicId = TopicId(7);
@@ -391,5 +389,39 @@ mod tests {
             .into_keys()
             .filter(|path| path.ends_with("parquet"));
         assert_eq!(left.count(), 2, "the old files are gone");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_a_reader_holds_is_told_each_time_until_the_reader_is_done() {
+        let disk = Arc::new(SimulatedDisk::default());
+        let cold = open(&disk).await;
+        let messages: Vec<Envelope> = (0..10).map(message).collect();
+        cold.write(TOPIC, &messages, &[]).await.unwrap();
+        let range = Offset(0)..Offset(10);
+        let reader = cold.scan(TOPIC, QueueId(0), range, &Reads::of(&["body"]));
+        let erased = erase(&cold).await.unwrap();
+        assert_eq!((erased.files, erased.held), (1, 1));
+        // The second call finds nothing to write anew.
+        let erased = erase(&cold).await.unwrap();
+        assert_eq!((erased.files, erased.held), (0, 1));
+        drop(reader);
+        assert_eq!(erase(&cold).await.unwrap(), Erased::default());
+        assert_eq!(paths(&disk, "cold/topics/7/data").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_a_broken_off_change_left_is_removed_too() {
+        let disk = Arc::new(SimulatedDisk::default());
+        let cold = open(&disk).await;
+        let messages: Vec<Envelope> = (0..10).map(message).collect();
+        cold.write(TOPIC, &messages, &[]).await.unwrap();
+        let [file] = &paths(&disk, "cold/topics/7/data")[..] else {
+            panic!("one file");
+        };
+        let bytes = disk.snapshot()[file].clone();
+        let orphan = Path::from("topics/7/data/00000000000000000009-0000000001-000001.parquet");
+        cold.objects.put(&orphan, bytes.into()).await.unwrap();
+        assert_eq!(erase(&cold).await.unwrap().held, 0);
+        assert_eq!(paths(&disk, "cold/topics/7/data").len(), 1);
     }
 }

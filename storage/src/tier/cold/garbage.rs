@@ -16,11 +16,17 @@ use crate::error::TierError;
 use crate::format::manifest::Index;
 use crate::tier::cold::{Cold, named, objects_failed, pointer_key, topic_folder};
 
+/// Removals of one call that may fail before it gives up: the store does not answer then.
+const FAILURES_MAX: u32 = 8;
+/// How often it is tried to remove what a change has retired; no more than [`FAILURES_MAX`], so that it can not pile up in
+/// memory where nothing may be removed.
+const TRIES_MAX: u32 = 8;
+
 /// What waits to be removed, and who keeps it.
 #[derive(Debug, Default)]
 pub(super) struct Garbage {
     /// Every manifest that some reader may hold.
-    manifests: HashMap<TopicId, Vec<Weak<Index>>>,
+    pub(super) manifests: HashMap<TopicId, Vec<Weak<Index>>>,
     retired: Vec<Retired>,
     gone: HashSet<TopicId>,
 }
@@ -30,6 +36,14 @@ pub(super) struct Garbage {
 struct Retired {
     topic: TopicId,
     version: u64,
+    objects: Vec<Path>,
+    /// How often it was tried in vain to remove them.
+    tries: u32,
+}
+
+/// Objects that nobody reads by any more, and the change that has retired them: its topic and version.
+struct Unread {
+    change: (TopicId, u64),
     objects: Vec<Path>,
 }
 
@@ -46,6 +60,7 @@ impl Garbage {
                 topic,
                 version,
                 objects,
+                tries: 0,
             });
         }
     }
@@ -54,22 +69,76 @@ impl Garbage {
         self.gone.insert(topic);
     }
 
-    /// Takes out what nobody reads by any more.
-    fn take_unread(&mut self) -> Vec<Path> {
-        let manifests = &self.manifests;
-        let is_read = |retired: &Retired| {
-            let held = manifests.get(&retired.topic).into_iter().flatten();
+    /// What nobody reads by any more.
+    fn unread(&self) -> Vec<Unread> {
+        let is_read = |retired: &&Retired| {
+            let held = self.manifests.get(&retired.topic).into_iter().flatten();
             held.filter_map(Weak::upgrade)
                 .any(|manifest| manifest.manifest().version < retired.version)
         };
-        let (kept, unread) = std::mem::take(&mut self.retired)
-            .into_iter()
-            .partition(is_read);
-        self.retired = kept;
-        unread
-            .into_iter()
-            .flat_map(|retired| retired.objects)
-            .collect()
+        let unread = self.retired.iter().filter(|retired| !is_read(retired));
+        let unread = unread.map(|retired| Unread {
+            change: (retired.topic, retired.version),
+            objects: retired.objects.clone(),
+        });
+        unread.collect()
+    }
+
+    fn place(&self, change: (TopicId, u64)) -> Option<usize> {
+        let is_its = |retired: &Retired| (retired.topic, retired.version) == change;
+        self.retired.iter().position(is_its)
+    }
+
+    /// Notes that an object that a change has retired is removed.
+    fn removed(&mut self, change: (TopicId, u64), removed: &Path) {
+        if let Some(at) = self.place(change)
+            && let Some(retired) = self.retired.get_mut(at)
+        {
+            retired.objects.retain(|path| path != removed);
+            if retired.objects.is_empty() {
+                self.retired.remove(at);
+            }
+        }
+    }
+
+    /// Lets what a change has retired wait behind the others, because an object could not be removed; or leaves it to the
+    /// next start.
+    fn put_off(&mut self, change: (TopicId, u64)) {
+        let Some(at) = self.place(change) else {
+            return;
+        };
+        let mut retired = self.retired.remove(at);
+        retired.tries += 1;
+        if retired.tries < TRIES_MAX {
+            self.retired.push(retired);
+        } else {
+            let (topic, count) = (retired.topic, retired.objects.len());
+            tracing::warn!(%topic, count, "replaced objects can not be removed; the next start tries again");
+        }
+    }
+
+    /// Objects of a topic that were let go of and may still be there, and those that readers may still ask for: after a
+    /// swap without an answer nobody has noted what it let go of.
+    fn waiting(&self, topic: TopicId) -> HashSet<Path> {
+        let retired = self.retired.iter().filter(|retired| retired.topic == topic);
+        let objects = retired.flat_map(|retired| &retired.objects);
+        let mut objects: HashSet<Path> = objects.cloned().collect();
+        let held = self.manifests.get(&topic).into_iter().flatten();
+        for manifest in held.filter_map(Weak::upgrade) {
+            objects.extend(named(topic, manifest.manifest()));
+        }
+        objects
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.retired.is_empty()
+    }
+
+    /// Drops what is known of a topic of which no object is left; that it is gone stays known.
+    fn clear(&mut self, topic: TopicId) {
+        self.manifests.remove(&topic);
+        self.retired.retain(|retired| retired.topic != topic);
     }
 }
 
@@ -100,17 +169,62 @@ impl Cold {
         self.garbage().gone.contains(&topic)
     }
 
-    /// Removes the objects that were replaced and that no reader needs any more. What can not be removed
-    /// now is an orphan, which the sweep at the next start finds.
+    /// Removes the objects that were replaced and that no reader needs any more. What can not be removed now is tried
+    /// again by later calls; it is forgotten only once it is gone, since whoever calls may be stopped meanwhile.
     pub async fn remove_garbage(&self) {
-        let unread = self.garbage().take_unread();
-        for path in unread {
+        let mut failed = 0;
+        let unread = self.garbage().unread();
+        for Unread { change, objects } in unread {
+            for path in objects {
+                self.forget_file(path.as_ref());
+                match self.objects.delete(&path).await {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {
+                        self.garbage().removed(change, &path);
+                    }
+                    Err(error) => {
+                        tracing::debug!(%path, %error, "a replaced object stays for now");
+                        self.garbage().put_off(change);
+                        failed += 1;
+                        break;
+                    }
+                }
+            }
+            if failed == FAILURES_MAX {
+                return;
+            }
+        }
+    }
+
+    /// Removes what lies in the folder of a topic or a family and its manifest does not name, and answers how many files
+    /// of messages stay all the same: a reader holds them, or they could not be removed. Whoever calls has the turn.
+    pub(super) async fn remove_unnamed(&self, owner: TopicId) -> Result<u64, TierError> {
+        let listed: Vec<_> = self
+            .objects
+            .list(Some(&topic_folder(owner)))
+            .try_collect()
+            .await
+            .map_err(objects_failed(format!("list the files of topic {owner}")))?;
+        let (manifest, pointer) = self.current(owner).await?;
+        let mut named = named(owner, manifest.manifest());
+        named.extend(pointer.map(|pointer| pointer.path(owner)));
+        let waiting = self.garbage().waiting(owner);
+        let mut held = 0;
+        for object in listed {
+            let path = object.location;
+            if named.contains(&path) {
+                continue;
+            }
+            if waiting.contains(&path) {
+                held += u64::from(path.extension() == Some("parquet"));
+                continue;
+            }
             self.forget_file(path.as_ref());
             match self.objects.delete(&path).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => tracing::debug!(%path, %error, "a replaced object stays"),
+                Err(source) => return Err(objects_failed(format!("remove {path}"))(source)),
             }
         }
+        Ok(held)
     }
 
     /// Removes objects below the topics' folders that no valid manifest names, and answers how many. They
@@ -202,6 +316,8 @@ impl Cold {
                 Err(source) => return Err(objects_failed(what())(source)),
             }
         }
+        self.garbage().clear(topic);
+        self.forget_hint(topic);
         Ok(())
     }
 

@@ -172,6 +172,14 @@ impl Cold {
         }
     }
 
+    /// Drops what is known of the hint of a topic that is gone.
+    pub(super) fn forget_hint(&self, topic: TopicId) {
+        if let Some(shown) = self.tables.get() {
+            let mut hints = shown.hints.lock().unwrap_or_else(PoisonError::into_inner);
+            hints.remove(&topic);
+        }
+    }
+
     /// Brings every table up to date that is not: because columns were declared, the object store lies
     /// elsewhere now, a crash came in between, or files have waited long enough for outside readers. Cheap when nothing
     /// has changed.

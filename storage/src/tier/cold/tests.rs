@@ -27,6 +27,7 @@ use crate::tier::simulated::SimulatedStore;
 mod crashes;
 mod dying;
 mod merging;
+mod removing;
 
 pub(crate) use crate::tier::cold::tests::dying::Handle;
 
