@@ -25,7 +25,7 @@ pub struct Extent {
 pub struct ReadLimit {
     /// Most messages.
     pub messages: usize,
-    /// Most bytes of bodies; one message is returned even above it.
+    /// Most bytes of messages; one message is returned even above it.
     pub bytes: usize,
 }
 

@@ -22,7 +22,7 @@ use crate::wal::reader::{self, Unread};
 
 /// Most rows of a batch that a scan hands out.
 pub(crate) const SCAN_ROWS_MAX: usize = 8192;
-/// Most bytes of bodies in it; one message comes even above it.
+/// Most bytes of messages in it; one message comes even above it.
 pub(crate) const SCAN_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What the log itself has at an offset.

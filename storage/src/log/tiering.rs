@@ -15,21 +15,29 @@ use crate::format::envelope::Envelope;
 use crate::log::read::Hot;
 use crate::log::{ReadLimit, Storage, Tiered};
 use crate::tier::cold::family::Moved;
+use crate::tier::parquet::size_of;
 
-/// Bytes of bodies that one Parquet file takes at most, which a turn holds in memory.
+/// Bytes of messages that one Parquet file takes at most, which a turn holds in memory.
 const FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Most messages of one Parquet file: while it is made each takes some 400 bytes besides its body, fifty MiB in all.
+/// Most messages of one Parquet file: while it is made each takes some 400 bytes besides its own, fifty MiB in all.
 const FILE_MESSAGES_MAX: usize = 128 * 1024;
 
 #[derive(Default)]
 struct Batch {
     messages: Vec<Envelope>,
-    /// Bytes of their bodies.
+    /// Bytes of them, with their properties and keys: whoever sends decides where the bytes are.
     bytes: usize,
     /// Offsets taken over, damaged ones included.
     moved: Vec<Moved>,
     damaged: u64,
     is_full: bool,
+}
+
+impl Batch {
+    fn add(&mut self, messages: Vec<Envelope>) {
+        self.bytes += messages.iter().map(size_of).sum::<usize>();
+        self.messages.extend(messages);
+    }
 }
 
 impl Storage {
@@ -142,8 +150,7 @@ impl Storage {
                     break;
                 };
                 next = last.at().next();
-                batch.bytes += messages.iter().map(body_bytes).sum::<usize>();
-                batch.messages.extend(messages);
+                batch.add(messages);
             }
             if next.0 > offsets.start {
                 batch.moved.push((topic, queue, offsets.start..next.0));
@@ -153,6 +160,25 @@ impl Storage {
     }
 }
 
-fn body_bytes(message: &Envelope) -> usize {
-    message.body.as_ref().map_or(0, bytes::Bytes::len)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::envelope::{Property, PropertyValue};
+
+    #[test]
+    fn a_batch_counts_what_a_message_has_besides_its_body() {
+        let text = "x".repeat(100_000);
+        let bodiless = Envelope {
+            topic: TopicId(7).0,
+            properties: vec![Property {
+                key: "k".to_owned(),
+                value: Some(PropertyValue::Text(text)),
+            }],
+            ..Envelope::default()
+        };
+        let mut batch = Batch::default();
+        batch.add(vec![bodiless.clone(), bodiless]);
+        assert_eq!(batch.messages.len(), 2);
+        assert!((200_000..201_000).contains(&batch.bytes), "{}", batch.bytes);
+    }
 }

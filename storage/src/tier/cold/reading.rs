@@ -9,7 +9,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use bytes::Bytes;
 use futures::StreamExt as _;
 use millpond_proto::message::{Offset, QueueId, TopicId};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
@@ -121,7 +120,7 @@ impl Cold {
                 Err(_) => return Ok(answer),
             };
             for message in messages {
-                bytes = bytes.saturating_add(message.body.as_ref().map_or(0, Bytes::len));
+                bytes = bytes.saturating_add(file::size_of(&message));
                 if bytes > limit.bytes && !answer.is_empty() {
                     return Ok(answer);
                 }
