@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use bytes::Bytes;
 use millpond_proto::message::{Offset, QueueId, Term, TopicId};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _};
+use object_store::{GetOptions, ObjectStore};
 use parquet::errors::ParquetError;
 
 use crate::error::{OpenError, TierError};
@@ -188,11 +188,13 @@ async fn load(
     objects: &dyn ObjectStore,
     topic: TopicId,
     pointer: &Versioned,
+    options: GetOptions,
 ) -> Result<Manifest, LoadError> {
     let pointer = Pointer::of(pointer).ok_or_else(|| LoadError::Pointer(pointer_key(topic)))?;
     let (version, path) = (pointer.version, pointer.path(topic));
     let read = async || -> Result<Result<Manifest, ManifestError>, LoadError> {
-        let read = async { objects.get(&path).await?.bytes().await };
+        let found = objects.get_opts(&path, options.clone());
+        let read = async { found.await?.bytes().await };
         let bytes: Bytes = read
             .await
             .map_err(|source| LoadError::Objects(path.to_string(), source))?;
@@ -281,7 +283,9 @@ impl Cold {
     }
 
     async fn load(&self, topic: TopicId, pointer: &Versioned) -> Result<Arc<Index>, LoadError> {
-        Ok(Arc::new(load(&*self.objects, topic, pointer).await?.into()))
+        let options = GetOptions::default();
+        let manifest = load(&*self.objects, topic, pointer, options).await?;
+        Ok(Arc::new(manifest.into()))
     }
 
     /// Offsets of a queue that are cold; `None` when there are none.

@@ -3,7 +3,7 @@
 //! A wrapper around an object store elsewhere: whatever is a manifest is also kept on the local disk, where reading
 //! it is tried first. That is sound because a name of a manifest is used once (`cold/put.rs`), so a copy is never
 //! out of date. **Invariant.** The store elsewhere decides: a put or a removal has happened when it has happened there,
-//! and a copy that can not be made or read costs a round trip and nothing else.
+//! and a copy that can not be made or read, or is damaged, costs a round trip and nothing else.
 //!
 //! Files of messages are not kept: while the bucket is down, what has left the log can not be read.
 
@@ -22,10 +22,22 @@ use object_store::{
 };
 
 use crate::disk::Disk;
+use crate::format::manifest::Manifest;
 use crate::tier::objects::DiskObjectStore;
 
 /// Folder of the copies, below the data folder.
 const FOLDER: &str = "mirror";
+
+/// Says of a read that it is to be answered by the store elsewhere, whatever copy there is here.
+#[derive(Clone, Copy)]
+struct AskThere;
+
+/// Options of a read that no copy answers: what is checked is what the store itself holds. Other stores take no notice.
+pub(crate) fn without_copies() -> GetOptions {
+    let mut options = GetOptions::default();
+    options.extensions.insert(AskThere);
+    options
+}
 
 /// A store elsewhere, and copies of its manifests here.
 #[derive(Clone, Debug)]
@@ -54,6 +66,22 @@ fn is_manifest(location: &Path) -> bool {
     let mut parts = location.parts();
     parts.next().is_some_and(|part| part.as_ref() == "topics")
         && parts.nth(1).is_some_and(|part| part.as_ref() == "manifest")
+}
+
+/// An answer with its bytes in memory, and the bytes.
+async fn taken_in(answer: GetResult) -> Result<(Bytes, GetResult)> {
+    let (meta, range) = (answer.meta.clone(), answer.range.clone());
+    let attributes = answer.attributes.clone();
+    let bytes = answer.bytes().await?;
+    let copy = bytes.clone();
+    let payload = futures::stream::once(async { Ok(copy) }).boxed();
+    let taken = GetResult {
+        payload: GetResultPayload::Stream(payload),
+        meta,
+        range,
+        attributes,
+    };
+    Ok((bytes, taken))
 }
 
 impl fmt::Display for Mirrored {
@@ -90,27 +118,25 @@ impl ObjectStore for Mirrored {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let is_whole = !options.head && options.range.is_none();
-        if !is_manifest(location) || !is_whole {
+        let is_asked_there = options.extensions.get::<AskThere>().is_some();
+        if !is_manifest(location) || !is_whole || is_asked_there {
             return self.there.get_opts(location, options).await;
         }
-        if let Ok(copy) = self.here.get_opts(location, options.clone()).await {
-            return Ok(copy);
+        if let Ok(copy) = self.here.get_opts(location, options.clone()).await
+            && let Ok((bytes, copy)) = taken_in(copy).await
+        {
+            match Manifest::decode(&bytes) {
+                Ok(_) => return Ok(copy),
+                Err(error) => tracing::warn!(
+                    %location, %error,
+                    "the copy of a manifest can not be used; it is read from the store and kept anew"
+                ),
+            }
         }
         let found = self.there.get_opts(location, options).await?;
-        let (meta, range, attributes) = (
-            found.meta.clone(),
-            found.range.clone(),
-            found.attributes.clone(),
-        );
-        let bytes = found.bytes().await?;
-        self.keep(location, bytes.clone()).await;
-        let payload = futures::stream::once(async { Ok(bytes) }).boxed();
-        Ok(GetResult {
-            payload: GetResultPayload::Stream(payload),
-            meta,
-            range,
-            attributes,
-        })
+        let (bytes, found) = taken_in(found).await?;
+        self.keep(location, bytes).await;
+        Ok(found)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
@@ -161,24 +187,73 @@ mod tests {
         Path::from(format!("topics/7/manifest/{number:020}-0000000001-000000"))
     }
 
+    fn bytes_of(version: u64) -> Bytes {
+        let manifest = Manifest {
+            topic: 7,
+            version,
+            ..Manifest::default()
+        };
+        manifest.encode()
+    }
+
+    #[tokio::test]
+    async fn a_damaged_copy_is_no_answer_and_is_made_anew() {
+        let (there, disk) = (SimulatedStore::new(1), Arc::new(SimulatedDisk::new()));
+        let mirrored = Mirrored::new(Arc::new(there.clone()), Arc::clone(&disk) as _);
+        let read = async || mirrored.get(&manifest(1)).await?.bytes().await;
+        mirrored
+            .put(&manifest(1), bytes_of(1).into())
+            .await
+            .unwrap();
+        let copy = format!("{FOLDER}/{}", manifest(1));
+        for bit in [0, 60, 70, 130] {
+            disk.flip_bit(&copy, bit);
+            assert_eq!(read().await.unwrap(), bytes_of(1), "bit {bit}");
+            there.set_down(true);
+            assert_eq!(read().await.unwrap(), bytes_of(1), "it was kept anew");
+            there.set_down(false);
+        }
+        disk.flip_bit(&copy, 70);
+        there.set_down(true);
+        assert!(read().await.is_err(), "never what is damaged");
+    }
+
+    #[tokio::test]
+    async fn a_check_reads_what_the_store_itself_holds() {
+        let (there, disk) = (SimulatedStore::new(1), Arc::new(SimulatedDisk::new()));
+        let mirrored = Mirrored::new(Arc::new(there.clone()), disk);
+        mirrored
+            .put(&manifest(1), bytes_of(1).into())
+            .await
+            .unwrap();
+        there.put(&manifest(1), "rotten".into()).await.unwrap();
+        let checked = mirrored.get_opts(&manifest(1), without_copies()).await;
+        assert_eq!(checked.unwrap().bytes().await.unwrap(), "rotten");
+        let read = mirrored.get(&manifest(1)).await.unwrap();
+        assert_eq!(read.bytes().await.unwrap(), bytes_of(1));
+    }
+
     #[tokio::test]
     async fn manifests_are_read_here_while_the_store_is_down_and_files_are_not() {
         let (there, disk) = (SimulatedStore::new(1), Arc::new(SimulatedDisk::new()));
         let file = Path::from("topics/7/data/1.parquet");
         let mirrored = Mirrored::new(Arc::new(there.clone()), Arc::clone(&disk) as _);
-        mirrored.put(&manifest(1), "one".into()).await.unwrap();
+        mirrored
+            .put(&manifest(1), bytes_of(1).into())
+            .await
+            .unwrap();
         mirrored.put(&file, "rows".into()).await.unwrap();
         // One that somebody else has put, or an earlier version: it is kept once it was read.
-        there.put(&manifest(2), "two".into()).await.unwrap();
+        there.put(&manifest(2), bytes_of(2).into()).await.unwrap();
         let read = async |path: &Path| mirrored.get(path).await?.bytes().await;
-        assert_eq!(read(&manifest(2)).await.unwrap(), "two");
+        assert_eq!(read(&manifest(2)).await.unwrap(), bytes_of(2));
         there.set_down(true);
-        assert_eq!(read(&manifest(1)).await.unwrap(), "one");
-        assert_eq!(read(&manifest(2)).await.unwrap(), "two");
+        assert_eq!(read(&manifest(1)).await.unwrap(), bytes_of(1));
+        assert_eq!(read(&manifest(2)).await.unwrap(), bytes_of(2));
         assert!(read(&file).await.is_err());
         assert!(mirrored.put(&manifest(3), "x".into()).await.is_err());
         assert!(mirrored.delete(&manifest(1)).await.is_err());
-        assert_eq!(read(&manifest(1)).await.unwrap(), "one");
+        assert_eq!(read(&manifest(1)).await.unwrap(), bytes_of(1));
         there.set_down(false);
         assert!(read(&manifest(3)).await.is_err());
         mirrored.delete(&manifest(1)).await.unwrap();

@@ -24,6 +24,7 @@ use crate::tier::cold::sparse::Walk;
 use crate::tier::cold::{LoadError, Pointer, load, named, topic_of_pointer};
 use crate::tier::family::Rows;
 use crate::tier::iceberg;
+use crate::tier::mirror;
 use crate::tier::parquet::{self as file, CheckedFile, Merge};
 
 /// Checks all topics.
@@ -47,7 +48,8 @@ pub(crate) async fn verify(
             continue;
         };
         topics += 1;
-        let manifest = match load(&**objects, topic, &pointer).await {
+        let loaded = load(&**objects, topic, &pointer, mirror::without_copies());
+        let manifest = match loaded.await {
             Ok(manifest) => manifest,
             Err(LoadError::Objects(place, source))
                 if !matches!(source, object_store::Error::NotFound { .. }) =>
