@@ -126,11 +126,29 @@ impl Storage {
                 from = extent.tiered;
                 continue;
             }
-            // Elsewhere: it was moved to the cold tier meanwhile, so the next extent says so.
             if let Hot::Messages(messages) = self.read_hot(topic, queue, from, limit).await? {
                 return Ok(messages);
             }
+            if self.is_between(topic, queue, from) {
+                return Err(ReadError::Damaged {
+                    topic,
+                    queue,
+                    offset: from,
+                    place: "the log, which lost the end of the queue".to_owned(),
+                });
+            }
+            // It was moved to the cold tier meanwhile, so the next extent says so.
         }
+    }
+
+    /// Whether an offset lies behind what is cold and before what is hot: the log lost all that it had of the queue, as a gap,
+    /// and what came later has begun behind that.
+    fn is_between(&self, topic: TopicId, queue: QueueId, offset: Offset) -> bool {
+        // The log first: what leaves it is in the cold tier already.
+        let hot = self.view.index().hot((topic, queue));
+        let cold = self.cold.extent(topic, queue);
+        let is_before = hot.is_some_and(|hot| offset.0 < hot.start);
+        is_before && cold.is_some_and(|cold| offset >= cold.end)
     }
 
     /// Reads from the tail cache, or else from segments on a thread that may wait for the disk.

@@ -231,6 +231,46 @@ async fn a_damaged_message_becomes_a_gap_and_its_queue_is_tiered_on() {
 }
 
 #[tokio::test]
+async fn a_queue_whose_hot_end_was_lost_with_a_gap_answers_damage_before_what_came_later() {
+    let disk = SimulatedDisk::new();
+    let (storage, _) = open(&disk).await;
+    for offset in 0..5 {
+        if offset == 3 {
+            storage.tier().await.unwrap();
+        }
+        send(&storage, 0, offset).await.unwrap();
+    }
+    // Its state was saved behind what is lost, so the shard stays open and its queue goes on.
+    let snapshot = ShardSnapshot {
+        shard: ShardId(0),
+        position: state(&storage, 0, "behind").await,
+        state: Bytes::from_static(b"saved"),
+    };
+    storage.checkpoint(vec![snapshot]).await.unwrap();
+    storage.close().await;
+    let path = wal_of_the_small_log(&disk);
+    let bytes = &wal_files(&disk)[&path];
+    let heads: Vec<usize> = (0..bytes.len() - 4)
+        .filter(|&at| bytes[at..at + 4] == block::MAGIC)
+        .collect();
+    // The heads of the blocks of offsets 3 and 4, and their copies.
+    for &head in &heads[6..10] {
+        disk.flip_bit(&path, head * 8);
+    }
+    let (storage, recovered) = open(&disk).await;
+    assert!(!recovered.damage.is_empty());
+    assert!(recovered.shards[0].is_ok());
+    send(&storage, 0, 5).await.unwrap();
+    assert_eq!(offsets(&storage, 0, 5).await, [5]);
+    assert!(is_damaged(&one(&storage, 0, 3).await, 3));
+    assert!(is_damaged(&one(&storage, 0, 4).await, 4));
+    assert_eq!(one(&storage, 0, 2).await.unwrap(), message(0, 2));
+    storage.tier().await.unwrap();
+    assert!(is_damaged(&one(&storage, 0, 3).await, 3));
+    assert_eq!(one(&storage, 0, 5).await.unwrap(), message(0, 5));
+}
+
+#[tokio::test]
 async fn a_check_says_what_is_whole_and_what_is_damaged_with_and_without_a_server() {
     let disk = SimulatedDisk::new();
     let (storage, _) = open(&disk).await;
