@@ -9,7 +9,7 @@ use millpond_proto::message::ShardId;
 use crate::disk::Disk;
 use crate::error::{OpenError, TierError};
 use crate::format::checkpoint::{self, Saved};
-use crate::log::identity::{read_file, replace_file};
+use crate::log::identity::{UNFINISHED, read_file, replace_file};
 use crate::log::{ShardSnapshot, Storage};
 use crate::queue::view::Wal;
 
@@ -172,7 +172,13 @@ impl Storage {
     }
 }
 
+/// Removes the checkpoints before the newest one, and what a crash left of one that was not finished.
 fn remove_older(disk: &dyn Disk, newest: u64) -> io::Result<()> {
+    for name in disk.list(FOLDER)? {
+        if name.ends_with(UNFINISHED) {
+            disk.remove(&format!("{FOLDER}/{name}"))?;
+        }
+    }
     for sequence in sequences(disk)? {
         if sequence < newest {
             disk.remove(&path(sequence))?;

@@ -13,6 +13,8 @@ use crate::log::Settings;
 /// Version of the folder as a whole.
 pub(crate) const FORMAT: u32 = 1;
 
+/// How the name of a file ends that is not in its place yet.
+pub(crate) const UNFINISHED: &str = ".new";
 const NEW_IDENTITY_FILE: &str = "MILLPOND.new";
 
 fn disk_error(what: &str) -> impl FnOnce(io::Error) -> OpenError {
@@ -39,23 +41,32 @@ pub(crate) fn read_file(disk: &dyn Disk, path: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Puts a small file in its place at once: readers find the old one or the new one, whole.
+/// Puts a small file in its place at once: readers find the old one or the new one, whole. A failure leaves nothing behind;
+/// a crash may leave the new one under its name with `.new`.
 pub(crate) fn replace_file(
     disk: &dyn Disk,
     folder: &str,
     path: &str,
     bytes: &[u8],
 ) -> io::Result<()> {
-    let new_path = format!("{path}.new");
+    let new_path = format!("{path}{UNFINISHED}");
     match disk.remove(&new_path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let file = disk.create(&new_path)?;
-    file.write_at(bytes, 0)?;
-    file.sync()?;
-    disk.rename(&new_path, path)?;
+    let replaced = write_synced(disk, &new_path, bytes).and_then(|()| disk.rename(&new_path, path));
+    if let Err(error) = replaced {
+        // What was written so far takes room, which may be the very thing that is missing.
+        let _ = disk.remove(&new_path);
+        return Err(error);
+    }
     disk.sync_folder(folder)
+}
+
+fn write_synced(disk: &dyn Disk, path: &str, bytes: &[u8]) -> io::Result<()> {
+    let file = disk.create(path)?;
+    file.write_at(bytes, 0)?;
+    file.sync()
 }
 
 fn make(disk: &dyn Disk, settings: &Settings) -> Result<(), OpenError> {

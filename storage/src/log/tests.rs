@@ -17,6 +17,7 @@ use crate::wal::recovery::{self, Found};
 
 mod apart;
 mod behind;
+mod checkpoints;
 mod counts;
 mod damage;
 mod holes;
