@@ -157,6 +157,18 @@ impl Head {
         })
     }
 
+    /// Where in its block the copy of a head would stand by what the beginning of one says, unchecked as in
+    /// [`Header::peek`].
+    #[must_use]
+    pub fn peek_copy_at(bytes: &[u8]) -> Option<usize> {
+        let mut reader = Reader(bytes.get(LENGTHS_AT..HEADER_BYTES)?);
+        let (body_bytes, count) = (reader.u32()? as usize, reader.u32()? as usize);
+        let directory_bytes = count.checked_mul(ENTRY_BYTES)?;
+        HEADER_BYTES
+            .checked_add(directory_bytes)?
+            .checked_add(body_bytes)
+    }
+
     /// Reads a head at the beginning of `bytes`; `None` when there is no whole, valid one.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
@@ -374,6 +386,7 @@ mod tests {
         assert_eq!(bytes.len(), head.block_bytes());
         assert_eq!(bytes.len() % ALIGN_BYTES, 0);
         assert_eq!(Head::decode(&bytes), Some(head.clone()));
+        assert_eq!(Head::peek_copy_at(&bytes), Some(head.copy_at()));
         assert_eq!(Head::decode(&bytes[head.copy_at()..]), Some(head.clone()));
         let places: Vec<usize> = head.payloads().map(|(_, at)| at).collect();
         assert_eq!(places, [head.bytes(), head.bytes() + 4]);

@@ -411,17 +411,23 @@ fn stretches(body: &Bytes, wal: u16, segment: &Segment) -> Vec<Stretch> {
 
 /// A valid head that stands where it says.
 fn head_at(body: &[u8], at: usize, wal: u16, segment: &Segment) -> Option<Head> {
-    let head = head_near(body, at, wal, segment)?;
-    (segment.file_offset(head.header.position) == at as u64).then_some(head)
+    let bytes = body.get(at..)?;
+    let says_so = place_said(bytes, wal, segment)? == at as u64;
+    if says_so { Head::decode(bytes) } else { None }
 }
 
-/// A valid head of this segment, in this life of its file.
-fn head_near(body: &[u8], at: usize, wal: u16, segment: &Segment) -> Option<Head> {
-    let bytes = body.get(at..)?;
+/// Where in its file a block stands by what looks like its head, of this segment in this life of its file.
+///
+/// Nothing is checked yet. What is left from a life before, and what a message brought along that looks like a head, is
+/// passed over by it without looking at all of it: a checksum of each would cost whoever opens the log hours.
+fn place_said(bytes: &[u8], wal: u16, segment: &Segment) -> Option<u64> {
     let seen = Header::peek(bytes)?;
-    let is_ours = seen.wal == wal && seen.term == segment.term && seen.position >= segment.first;
-    // What is left from a life before is passed over without looking at all of it.
-    if is_ours { Head::decode(bytes) } else { None }
+    let is_ours = seen.wal == wal && seen.term == segment.term;
+    let within = seen
+        .position
+        .checked_sub(segment.first)
+        .filter(|_| is_ours)?;
+    within.checked_add(segment::HEADER_BYTES as u64)
 }
 
 /// The next block behind damage: by its own head, or by the copy behind its payloads.
@@ -445,14 +451,20 @@ fn next_copy(
     loop {
         let rest = body.get(at..until)?;
         at += rest.windows(4).position(|window| window == block::MAGIC)?;
-        if let Some(head) = head_near(body, at, wal, segment) {
-            let from = usize::try_from(segment.file_offset(head.header.position)).ok()?;
-            if from >= damaged && from + head.copy_at() == at {
-                return Some((head, from));
-            }
+        if let Some(found) = copy_at(body, at, wal, segment).filter(|(_, from)| *from >= damaged) {
+            return Some(found);
         }
         at += 1;
     }
+}
+
+/// A valid copy of a head that stands where it says, and where its block begins.
+fn copy_at(body: &[u8], at: usize, wal: u16, segment: &Segment) -> Option<(Head, usize)> {
+    let bytes = body.get(at..)?;
+    let from = usize::try_from(place_said(bytes, wal, segment)?).ok()?;
+    let says_so = from.checked_add(Head::peek_copy_at(bytes)?) == Some(at);
+    let head = if says_so { Head::decode(bytes) } else { None };
+    head.map(|head| (head, from))
 }
 
 #[cfg(test)]
