@@ -3,6 +3,10 @@
 //! **Invariants.** A change is durable when its call returns. Versions come from one counter of the
 //! store and are never used twice, so a key that was removed and made anew has a higher version.
 //!
+//! redb does nothing more once the disk has said no, not even when it would say yes again. So the store is then opened anew
+//! from what is on disk, as at a start: in a copy that is written and synced whole, because what a failed sync left in the
+//! system's memory is not durable whatever a later one says.
+//!
 //! Bytes: `storage/FORMAT.md`, Metadata keys.
 
 use std::fmt;
@@ -32,9 +36,28 @@ const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Facts in a redb file.
 pub struct EmbeddedMeta {
-    /// None once closed.
-    database: RwLock<Option<Database>>,
+    opened: RwLock<Opened>,
+    /// Where it is opened again; none for a copy in memory.
+    disk: Option<Arc<dyn Disk>>,
     path: String,
+}
+
+/// The database, and how often it was opened.
+struct Opened {
+    /// None once closed, and while it can not be opened again.
+    database: Option<Database>,
+    count: u64,
+    is_closed: bool,
+}
+
+impl From<Database> for Opened {
+    fn from(database: Database) -> Self {
+        Self {
+            database: Some(database),
+            count: 0,
+            is_closed: false,
+        }
+    }
 }
 
 impl fmt::Debug for EmbeddedMeta {
@@ -55,15 +78,10 @@ impl EmbeddedMeta {
     /// # Errors
     /// [`MetaError`] when the file can not be made or read, or is not one of ours.
     pub fn open(disk: Arc<dyn Disk>, path: &str) -> Result<Self, MetaError> {
-        let explained = |error: io::Error| MetaError {
-            detail: format!("{path}: {error}"),
-        };
-        prepare(disk.as_ref(), path)?;
-        let file = disk.open(path).map_err(explained)?;
-        let database = database(file)?;
-        contained(|| add_checksums(&database).map_err(failed))?;
+        let database = opened(&*disk, path)?;
         Ok(Self {
-            database: RwLock::new(Some(database)),
+            opened: RwLock::new(database.into()),
+            disk: Some(disk),
             path: path.to_owned(),
         })
     }
@@ -96,24 +114,66 @@ impl EmbeddedMeta {
         })?;
         contained(|| add_checksums(&database).map_err(failed))?;
         Ok(Self {
-            database: RwLock::new(Some(database)),
+            opened: RwLock::new(database.into()),
+            disk: None,
             path: path.to_owned(),
         })
     }
 
-    /// Does something with the open database.
-    fn with<T>(
-        &self,
-        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
-    ) -> Result<T, MetaError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        match database.as_ref() {
+    /// Does something with the open database; again if it turns out to have stopped after an earlier failure.
+    fn with<T>(&self, work: impl Fn(&Database) -> Result<T, redb::Error>) -> Result<T, MetaError> {
+        let stopped = {
+            let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
+            match &opened.database {
+                Some(database) => match contained(|| Ok(work(database)))? {
+                    // Nothing was done.
+                    Err(redb::Error::PreviousIo) => opened.count,
+                    done => return done.map_err(failed),
+                },
+                None => opened.count,
+            }
+        };
+        self.open_again(stopped)?;
+        let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
+        match &opened.database {
             Some(database) => contained(|| work(database).map_err(failed)),
-            None => Err(MetaError {
-                detail: format!("{} was closed", self.path),
-            }),
+            None => Err(self.closed()),
         }
     }
+
+    /// Opens the store anew from what is on disk, unless somebody else has done so since it was opened for the `stopped`th
+    /// time, or it was closed.
+    fn open_again(&self, stopped: u64) -> Result<(), MetaError> {
+        let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(disk) = self.disk.as_ref().filter(|_| !opened.is_closed) else {
+            return Err(self.closed());
+        };
+        if opened.count != stopped {
+            return Ok(());
+        }
+        // Whatever it still writes comes before the copy is made.
+        drop(opened.database.take());
+        opened.database = Some(self::opened(&**disk, &self.path)?);
+        opened.count += 1;
+        tracing::warn!(path = %self.path, "the metadata store failed and was opened again");
+        Ok(())
+    }
+
+    fn closed(&self) -> MetaError {
+        MetaError {
+            detail: format!("{} was closed", self.path),
+        }
+    }
+}
+
+fn opened(disk: &dyn Disk, path: &str) -> Result<Database, MetaError> {
+    prepare(disk, path)?;
+    let file = disk.open(path).map_err(|error| MetaError {
+        detail: format!("{path}: {error}"),
+    })?;
+    let database = database(file)?;
+    contained(|| add_checksums(&database).map_err(failed))?;
+    Ok(database)
 }
 
 fn change(
@@ -321,11 +381,9 @@ impl MetaStore for EmbeddedMeta {
 
     fn close(&self) {
         // Dropping it writes what redb keeps for the next start.
-        let mut database = self
-            .database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        drop(database.take());
+        let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        opened.is_closed = true;
+        drop(opened.database.take());
     }
 }
 
@@ -403,6 +461,34 @@ mod tests {
             let mut flipped = whole.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(split("a", &flipped).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_fails_once_costs_one_call_and_no_fact() {
+        for fails_at_sync in [true, false] {
+            let disk = Arc::new(SimulatedDisk::new());
+            let shared = Arc::clone(&disk) as Arc<dyn Disk>;
+            let meta = EmbeddedMeta::open(Arc::clone(&shared), "meta/facts").unwrap();
+            assert!(meta.compare_and_swap("a", None, Some(b"1")).unwrap());
+            let first = meta.get("a").unwrap().unwrap().version;
+            if fails_at_sync {
+                disk.fail_next_sync();
+            } else {
+                disk.fail_next_write();
+            }
+            meta.compare_and_swap("a", Some(first), Some(b"2"))
+                .unwrap_err();
+            // Whether it happened is unknown: it is read back.
+            let found = meta.get("a").unwrap().unwrap();
+            assert!([&b"1"[..], b"2"].contains(&&found.value[..]));
+            let swapped = meta.compare_and_swap("a", Some(found.version), Some(b"3"));
+            assert!(swapped.unwrap());
+            let disk = disk.crash(&Seeded::new(1));
+            let again = EmbeddedMeta::open(Arc::new(disk), "meta/facts").unwrap();
+            assert_eq!(again.get("a").unwrap().unwrap().value, "3");
+            meta.close();
+            assert!(meta.get("a").is_err(), "closed stays closed");
         }
     }
 
