@@ -13,8 +13,8 @@ use crate::disk::Disk;
 use crate::error::{OpenError, ReadError, ShardDamaged};
 use crate::format::block::{Entry, Kind};
 use crate::format::envelope::Envelope;
-use crate::log::verify::{Findings, verify_log};
-use crate::log::{Projection, ReadLimit, Replayed, checkpoint, identity, open};
+use crate::log::verify::{AT_REST, Findings, verify_log};
+use crate::log::{Projection, ReadLimit, checkpoint, identity, open};
 use crate::meta::MetaStore;
 use crate::meta::embedded::EmbeddedMeta;
 use crate::tier::cold::{self, Cold};
@@ -76,8 +76,9 @@ impl Folder {
     /// [`OpenError`] when something can not be read; damage is a finding.
     pub async fn verify(&self) -> Result<Findings, OpenError> {
         let mut findings = Findings::default();
-        verify_log(&*self.disk, self.wals, &mut findings)?;
-        cold::verify::verify(&self.objects, &*self.meta, &mut findings).await?;
+        let settled = vec![AT_REST; usize::from(self.wals)];
+        verify_log(&*self.disk, &settled, &mut findings)?;
+        cold::verify::verify(&self.objects, &*self.meta, None, &mut findings).await?;
         Ok(findings)
     }
 

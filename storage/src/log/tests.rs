@@ -24,6 +24,7 @@ mod holes;
 mod late;
 mod retention;
 mod rot;
+mod verified;
 
 const TOPIC: TopicId = TopicId(7);
 const ALL: ReadLimit = ReadLimit {

@@ -51,6 +51,8 @@ pub(crate) struct Recovery {
     /// Bytes of blocks that were begun, but are behind the end.
     pub(crate) torn_bytes: u64,
     pub(crate) damage: Vec<String>,
+    /// What no mark counts above.
+    settled: u64,
 }
 
 /// A stretch of a segment.
@@ -83,6 +85,22 @@ enum End {
 pub(crate) fn recover(
     disk: &dyn Disk,
     wal: u16,
+    found: impl FnMut(Found<'_>),
+) -> Result<Recovery, OpenError> {
+    recover_settled(disk, wal, u64::MAX, found)
+}
+
+/// As [`recover`], of a WAL that is being written: everything below `settled` was durable before the reading began.
+///
+/// Whatever was read from there on may not have been written yet when it was, also where a block that was read later says
+/// that it is durable now; so it ends the log and is no damage.
+///
+/// # Errors
+/// As of [`recover`].
+pub(crate) fn recover_settled(
+    disk: &dyn Disk,
+    wal: u16,
+    settled: u64,
     mut found: impl FnMut(Found<'_>),
 ) -> Result<Recovery, OpenError> {
     let listed = Segment::list(disk, wal)
@@ -96,6 +114,7 @@ pub(crate) fn recover(
         damage: Vec::new(),
         segments: Vec::new(),
         unused,
+        settled,
     };
     let mut mark = 0;
     let mut kept = segments.len();
@@ -103,6 +122,7 @@ pub(crate) fn recover(
         let later = segments.get(number + 1..).unwrap_or_default();
         let scan = Scan::read(segment, wal, later.first())?;
         mark = mark.max(scan.mark()).max(next_term_begins(segment, later));
+        mark = mark.min(settled);
         if recovery.read_segment(segment, &scan, &mut mark, later, &mut found)? == End::Cut {
             kept = number + 1;
             break;
@@ -227,6 +247,10 @@ impl Recovery {
         found: &mut impl FnMut(Found<'_>),
     ) -> Result<End, OpenError> {
         let next = later.first();
+        if scan.header.is_none() && segment.first >= self.settled {
+            // It is being made just now.
+            return Ok(End::Cut);
+        }
         match scan.header {
             Some(header) => self.sequence = self.sequence.max(header.sequence),
             None => self.damage.push(format!(
@@ -259,7 +283,7 @@ impl Recovery {
             let position = |at: usize| segment.first + (at - segment::HEADER_BYTES) as u64;
             if position(from) >= *mark {
                 let beyond = Beyond::read(scan.wal, segment, later, position(from))?;
-                *mark = (*mark).max(beyond.mark);
+                *mark = (*mark).max(beyond.mark.min(self.settled));
                 if position(from) >= *mark {
                     let rest = scan.stretches.get(number..).unwrap_or_default();
                     let begun = rest.iter().map(|stretch| match stretch {

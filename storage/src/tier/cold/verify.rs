@@ -1,6 +1,9 @@
 //! Checking the cold tier: every manifest, every byte of every file, every gap.
 //!
 //! Believes only the metadata store's pointers. Changes nothing, and goes on behind whatever it finds.
+//!
+//! Beside a running server it is a reader like others: it holds the manifest that is valid when it comes to a topic, so what
+//! that names stays, whatever replaces it meanwhile. Only deleting the topic waits for nobody.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,21 +24,31 @@ use crate::format::manifest::{File, Manifest};
 use crate::log::Findings;
 use crate::meta::MetaStore;
 use crate::tier::cold::sparse::Walk;
-use crate::tier::cold::{LoadError, Pointer, load, named, topic_of_pointer};
+use crate::tier::cold::{Cold, LoadError, Pointer, load, named, topic_of_pointer};
 use crate::tier::family::Rows;
 use crate::tier::iceberg;
 use crate::tier::mirror;
 use crate::tier::parquet::{self as file, CheckedFile, Merge};
 
-/// Checks all topics.
+/// Checks all topics; `running` is the cold tier of the server that has them open, if one does.
 ///
 /// # Errors
 /// [`OpenError`] when a store does not answer; damage is a finding.
 pub(crate) async fn verify(
     objects: &Arc<dyn ObjectStore>,
     meta: &dyn MetaStore,
+    running: Option<&Cold>,
     findings: &mut Findings,
 ) -> Result<(), OpenError> {
+    // Before the manifests, so that what is put from now on is no orphan.
+    let listed: Vec<_> = objects
+        .list(Some(&Path::from("topics")))
+        .try_collect()
+        .await
+        .map_err(|source| OpenError::Objects {
+            what: "list the files of topics".to_owned(),
+            source,
+        })?;
     let mut needed: HashSet<Path> = HashSet::new();
     let (mut files, mut bytes, mut messages) = (0_u64, 0_u64, 0_u64);
     let (mut topics, mut tables) = (0_u64, 0_u64);
@@ -44,9 +57,12 @@ pub(crate) async fn verify(
         let Some(topic) = topic_of_pointer(&key) else {
             continue;
         };
+        // First this, then the pointer: what a later manifest names is not removed before this is let go of either.
+        let _held = running.and_then(|cold| cold.manifest(topic));
         let Some(pointer) = meta.get(&key)? else {
             continue;
         };
+        let damage_before = findings.damage.len();
         topics += 1;
         let loaded = load(&**objects, topic, &pointer, mirror::without_copies());
         let manifest = match loaded.await {
@@ -58,8 +74,10 @@ pub(crate) async fn verify(
             }
             Err(error) => {
                 let error = OpenError::from(error);
-                findings.damage.push(format!("topic {topic}: {error}"));
-                is_known = false;
+                if !is_deleted(running, topic) {
+                    findings.damage.push(format!("topic {topic}: {error}"));
+                    is_known = false;
+                }
                 continue;
             }
         };
@@ -85,26 +103,26 @@ pub(crate) async fn verify(
             }
         }
         report_gaps(topic, &manifest, lanes.as_ref(), findings);
+        if is_deleted(running, topic) {
+            // Its files went while they were looked at.
+            findings.damage.truncate(damage_before);
+        }
     }
     findings.whole.push(format!(
         "cold tier: {topics} topics, {files} files with {messages} messages and {bytes} bytes, {tables} shown as Iceberg tables"
     ));
-    let listed: Vec<_> = objects
-        .list(Some(&Path::from("topics")))
-        .try_collect()
-        .await
-        .map_err(|source| OpenError::Objects {
-            what: "list the files of topics".to_owned(),
-            source,
-        })?;
     let orphans = listed.iter().filter(|o| !needed.contains(&o.location));
     let count = orphans.count();
     if is_known && count > 0 {
         findings.notes.push(format!(
-            "{count} objects belong to no topic: a reader still holds them, or the next start removes them"
+            "{count} objects belong to no topic: a reader still holds them, a change is on its way, or the next start removes them"
         ));
     }
     Ok(())
+}
+
+fn is_deleted(running: Option<&Cold>, topic: TopicId) -> bool {
+    running.is_some_and(|cold| cold.is_gone(topic))
 }
 
 /// Whether what shows a topic as a table is there and can be read; what it names is checked with the manifest.

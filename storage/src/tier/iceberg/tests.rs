@@ -579,7 +579,7 @@ async fn damage_anywhere_in_a_released_table_is_found_and_does_not_last() {
         drop(cold);
         let mut findings = crate::log::Findings::default();
         let meta = EmbeddedMeta::open(Arc::clone(&disk) as _, "facts").unwrap();
-        crate::tier::cold::verify::verify(&objects(&disk), &meta, &mut findings)
+        crate::tier::cold::verify::verify(&objects(&disk), &meta, None, &mut findings)
             .await
             .unwrap();
         drop(meta);

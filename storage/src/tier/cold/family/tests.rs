@@ -78,7 +78,7 @@ async fn findings(disk: &Arc<SimulatedDisk>) -> Findings {
     let objects: Arc<dyn ObjectStore> = Arc::new(DiskObjectStore::new(Arc::clone(&shared), "cold"));
     let meta = EmbeddedMeta::open(shared, "facts").unwrap();
     let mut findings = Findings::default();
-    verify(&objects, &meta, &mut findings).await.unwrap();
+    verify(&objects, &meta, None, &mut findings).await.unwrap();
     findings
 }
 
