@@ -281,20 +281,7 @@ async fn dump_folder(
     if what.ends_with(".log") {
         return dump_segment(folder, what, place.most, terminal);
     }
-    let catalog = folder.project::<ShardState>(CATALOG_SHARD)?;
-    let catalog = catalog.map_err(|damaged| OpenError::Damaged {
-        what: "the catalog".to_owned(),
-        detail: damaged.to_string(),
-    })?;
-    let topic = catalog.catalog().topic(what).map(|topic| TopicId(topic.id));
-    let Some(topic) = topic else {
-        let names = catalog.catalog().topics().map(|topic| topic.name.clone());
-        let names: Vec<String> = names.collect();
-        return Err(CliError::Usage {
-            what: format!("topic {what:?} is not in this folder"),
-            help: format!("topics are: {}", names.join(", ")),
-        });
-    };
+    let topic = topic_of(folder, what)?;
     let (mut from, mut left) = (Offset(place.from), place.most);
     while left > 0 {
         let messages = folder
@@ -308,6 +295,33 @@ async fn dump_folder(
         }
     }
     tell_nothing(what, place, left, terminal)
+}
+
+/// The topic of a name; or of an id, when the names are lost.
+fn topic_of(folder: &Folder, what: &str) -> Result<TopicId, CliError> {
+    let catalog = match folder.project::<ShardState>(CATALOG_SHARD)? {
+        Ok(catalog) => catalog,
+        Err(damaged) => {
+            return what.parse().map(TopicId).map_err(|_| {
+                let error = OpenError::Damaged {
+                    what: "the catalog, which knows the names of topics,".to_owned(),
+                    detail: format!(
+                        "{damaged}; name the topic by its id, which its folder below topics/ in the cold tier is called"
+                    ),
+                };
+                error.into()
+            });
+        }
+    };
+    if let Some(topic) = catalog.catalog().topic(what) {
+        return Ok(TopicId(topic.id));
+    }
+    let names = catalog.catalog().topics().map(|topic| topic.name.clone());
+    let names: Vec<String> = names.collect();
+    Err(CliError::Usage {
+        what: format!("topic {what:?} is not in this folder"),
+        help: format!("topics are: {}", names.join(", ")),
+    })
 }
 
 fn dump_segment(

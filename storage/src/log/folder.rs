@@ -8,10 +8,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millpond_proto::message::{Offset, QueueId, ShardId, Term, TopicId};
 use object_store::ObjectStore;
+use prost::Message as _;
 
 use crate::disk::Disk;
 use crate::error::{OpenError, ReadError, ShardDamaged};
 use crate::format::block::{Entry, Kind};
+use crate::format::checkpoint::Saved;
 use crate::format::envelope::Envelope;
 use crate::log::verify::{AT_REST, Findings, verify_log};
 use crate::log::{Projection, ReadLimit, checkpoint, identity, open};
@@ -113,7 +115,8 @@ impl Folder {
     /// Messages of a queue from `from` on: those of the cold tier, or those of the log.
     ///
     /// # Errors
-    /// [`OpenError`] when the folder can not be read; the inner error is the message's own.
+    /// [`OpenError`] when the folder can not be read; the inner error is the first message's own, [`ReadError::Damaged`] for
+    /// example (a later damaged one ends the answer before it).
     pub async fn read(
         &self,
         topic: TopicId,
@@ -132,45 +135,119 @@ impl Folder {
                 messages: limit,
                 bytes: usize::MAX,
             };
-            return Ok(cold.read(topic, queue, from, limit).await);
-        }
-        let mut messages = Vec::new();
-        self.records(|record| {
-            let is_asked = record
-                .message
-                .is_some_and(|(t, q, offset)| (t, q) == (topic, queue) && offset >= from);
-            if is_asked
-                && messages.len() < limit
-                && let Some(message) = record.payload.and_then(|p| prost::Message::decode(p).ok())
-            {
-                messages.push(message);
+            let read = cold.read(topic, queue, from, limit).await;
+            // Only holes up to the cold end: what comes behind is in the log.
+            if !matches!(&read, Ok(messages) if messages.is_empty()) {
+                return Ok(read);
             }
-        })?;
-        Ok(Ok(messages))
+        }
+        let mut row = Row {
+            messages: Vec::new(),
+            limit,
+            place: (topic, queue, from),
+            next: cold.extent(topic, queue).map(|extent| extent.end),
+            damaged: None,
+        };
+        self.records(|record| row.take(record))?;
+        Ok(match row.damaged {
+            // A damaged one behind others ends the answer before it.
+            Some(damaged) if row.messages.is_empty() => Err(damaged),
+            _ => Ok(row.messages),
+        })
     }
 
-    /// What the log makes of a shard: its state in the checkpoint and every record behind it.
+    /// What the log makes of a shard: its state in the checkpoint and every record behind it, by the rules of an opening.
     ///
     /// # Errors
-    /// [`OpenError`] when the folder can not be read; the inner error is the shard's own.
+    /// [`OpenError`] when the folder can not be read; the inner error is the shard's own: a server would not open it.
     pub fn project<P: Projection>(
         &self,
         shard: ShardId,
     ) -> Result<Result<P, ShardDamaged>, OpenError> {
-        let saved = checkpoint::load(&*self.disk)?.shards.remove(&shard);
-        let from = saved.as_ref().map_or(0, |saved| saved.position);
-        let mut state = P::restore(shard, saved.as_ref().map(|saved| &saved.state[..]));
-        self.records(|record| {
-            if record.shard == shard
-                && record.position >= from
-                && let Ok(projection) = &mut state
-                && let Some(replayed) = replayed(&record)
-                && let Err(damaged) = projection.apply(&replayed)
-            {
+        let checkpoint = checkpoint::load(&*self.disk)?;
+        let wal = shard.0 % self.wals;
+        let saved = checkpoint.shards.get(&shard);
+        let from = saved.map_or(0, |saved| saved.position);
+        let mut state: Result<P, ShardDamaged> = open::restored(shard, saved);
+        let recovery = recovery::recover(&*self.disk, wal, |found| {
+            let Ok(projection) = &mut state else {
+                return;
+            };
+            let applied = match found {
+                Found::Gap { range, path } if from < range.end => {
+                    Err(open::unreadable(shard, &range, path))
+                }
+                Found::Record {
+                    position,
+                    entry,
+                    payload,
+                    path,
+                    ..
+                } if entry.shard == shard.0 && position >= from => {
+                    open::apply_record(projection, (entry, payload), (path, position))
+                }
+                Found::Gap { .. } | Found::Record { .. } => Ok(()),
+            };
+            if let Err(damaged) = applied {
                 state = Err(damaged);
             }
         })?;
+        let first = recovery.segments.first().map_or(0, |segment| segment.first);
+        let is_of_wal = |saved: &&Saved| saved.shard.0 % self.wals == wal;
+        let neighbours = checkpoint.shards.values().filter(is_of_wal);
+        let highest = neighbours.map(|saved| saved.position).max();
+        if state.is_ok() && (from < first || (checkpoint.is_missing && !recovery.reaches_back())) {
+            state = Err(open::begins_behind(shard, wal, first));
+        } else if state.is_ok() && highest.is_some_and(|highest| highest > recovery.tail) {
+            state = Err(open::ends_before(shard, wal));
+        }
         Ok(state)
+    }
+}
+
+/// The messages of a queue that are read from the log, which has them without holes.
+struct Row {
+    messages: Vec<Envelope>,
+    limit: usize,
+    /// Topic, queue, and the offset asked for.
+    place: (TopicId, QueueId, Offset),
+    /// The offset that comes next; none before the first one.
+    next: Option<Offset>,
+    damaged: Option<ReadError>,
+}
+
+impl Row {
+    fn take(&mut self, record: LogRecord) {
+        let (topic, queue, from) = self.place;
+        let Some((_, _, offset)) = record
+            .message
+            .filter(|(t, q, _)| (*t, *q) == (topic, queue))
+        else {
+            return;
+        };
+        let expected = self.next.unwrap_or(offset);
+        let is_over = self.damaged.is_some() || self.messages.len() >= self.limit;
+        if is_over || offset < expected {
+            return;
+        }
+        self.next = Some(offset.next());
+        if offset < from {
+            return;
+        }
+        // Records between were lost with the blocks that held them.
+        let lost = expected.max(from);
+        let payload = record.payload.filter(|_| lost == offset);
+        match payload.and_then(|payload| Envelope::decode(payload).ok()) {
+            Some(message) => self.messages.push(message),
+            None => {
+                self.damaged = Some(ReadError::Damaged {
+                    topic,
+                    queue,
+                    offset: lost,
+                    place: format!("{} near position {}", record.path, record.position),
+                });
+            }
+        }
     }
 }
 
@@ -181,21 +258,4 @@ fn place(entry: &Entry) -> Option<(TopicId, QueueId, Offset)> {
         Offset(entry.offset),
     );
     (entry.kind == Kind::Message).then_some(place)
-}
-
-fn replayed(record: &LogRecord) -> Option<Replayed> {
-    match record.message {
-        None => record.payload.clone().map(Replayed::State),
-        Some((topic, queue, offset)) => {
-            let message = record.payload.clone();
-            Some(match message.and_then(|p| prost::Message::decode(p).ok()) {
-                Some(envelope) => Replayed::Message(envelope),
-                None => Replayed::Lost {
-                    topic,
-                    queue,
-                    offset,
-                },
-            })
-        }
-    }
 }

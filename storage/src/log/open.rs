@@ -267,21 +267,73 @@ fn next_term(meta: &dyn MetaStore) -> Result<Term, OpenError> {
 fn restore_all<P: Projection>(shards: u16, saved: &BTreeMap<ShardId, Saved>) -> Vec<Slot<P>> {
     let restore = |shard| {
         let saved = saved.get(&shard);
-        let state = match saved {
-            Some(saved) if !saved.is_whole() => Err(ShardDamaged {
-                shard,
-                detail: "its state in the checkpoint is damaged".to_owned(),
-            }),
-            Some(saved) => P::restore(shard, Some(&saved.state)),
-            None => P::restore(shard, None),
-        };
         Slot {
-            state,
+            state: restored(shard, saved),
             position: saved.map_or(0, |saved| saved.position),
             saved: saved.cloned(),
         }
     };
     (0..shards).map(ShardId).map(restore).collect()
+}
+
+/// The state of a shard as its checkpoint has it.
+pub(crate) fn restored<P: Projection>(
+    shard: ShardId,
+    saved: Option<&Saved>,
+) -> Result<P, ShardDamaged> {
+    match saved {
+        Some(saved) if !saved.is_whole() => Err(ShardDamaged {
+            shard,
+            detail: "its state in the checkpoint is damaged".to_owned(),
+        }),
+        Some(saved) => P::restore(shard, Some(&saved.state)),
+        None => P::restore(shard, None),
+    }
+}
+
+/// Applies a record of the log to the state of its shard; a damaged message is told as lost.
+///
+/// # Errors
+/// [`ShardDamaged`] when it is a change of state and damaged: what follows can not be applied.
+pub(crate) fn apply_record<P: Projection>(
+    state: &mut P,
+    (entry, payload): (&Entry, Option<Bytes>),
+    (path, position): (&str, u64),
+) -> Result<(), ShardDamaged> {
+    match replayed(entry, payload) {
+        Some(record) => state.apply(&record),
+        None => Err(ShardDamaged {
+            shard: ShardId(entry.shard),
+            detail: format!("a state change in {path} at position {position} is damaged"),
+        }),
+    }
+}
+
+/// That records which a shard may need can not be found.
+pub(crate) fn unreadable(shard: ShardId, range: &Range<u64>, path: &str) -> ShardDamaged {
+    let Range { start, end } = range;
+    ShardDamaged {
+        shard,
+        detail: format!("positions {start} to {end} near {path} can not be read"),
+    }
+}
+
+/// That the log begins behind the state of a shard.
+pub(crate) fn begins_behind(shard: ShardId, wal: u16, first: u64) -> ShardDamaged {
+    let folder = segment::folder(wal);
+    ShardDamaged {
+        shard,
+        detail: format!("{folder} begins at position {first}, behind its state"),
+    }
+}
+
+/// That the log ends before a state that was made from it.
+pub(crate) fn ends_before(shard: ShardId, wal: u16) -> ShardDamaged {
+    let folder = segment::folder(wal);
+    ShardDamaged {
+        shard,
+        detail: format!("{folder} ends before the checkpoint"),
+    }
 }
 
 impl<P: Projection> Rebuild<'_, P> {
@@ -307,15 +359,7 @@ impl<P: Projection> Rebuild<'_, P> {
                 let Ok(state) = &mut slot.state else {
                     return;
                 };
-                let applied = match replayed(entry, payload) {
-                    Some(record) => state.apply(&record),
-                    None => Err(ShardDamaged {
-                        shard: ShardId(entry.shard),
-                        detail: format!(
-                            "a state change in {path} at position {position} is damaged"
-                        ),
-                    }),
-                };
+                let applied = apply_record(state, (entry, payload), (path, position));
                 if let Err(damaged) = applied {
                     slot.state = Err(damaged);
                 }
@@ -344,13 +388,7 @@ impl<P: Projection> Rebuild<'_, P> {
         let wals = self.wals;
         for (shard, slot) in (0..).map(ShardId).zip(&mut self.slots) {
             if shard.0 % wals == wal && slot.position < range.end && slot.state.is_ok() {
-                slot.state = Err(ShardDamaged {
-                    shard,
-                    detail: format!(
-                        "positions {} to {} near {path} can not be read",
-                        range.start, range.end
-                    ),
-                });
+                slot.state = Err(unreadable(shard, range, path));
             }
         }
     }
@@ -379,10 +417,7 @@ impl<P: Projection> Rebuild<'_, P> {
             ));
             for (shard, slot) in (0..).map(ShardId).zip(&mut self.slots) {
                 if shard.0 % wals == wal && slot.position < first && slot.state.is_ok() {
-                    slot.state = Err(ShardDamaged {
-                        shard,
-                        detail: format!("{folder} begins at position {first}, behind its state"),
-                    });
+                    slot.state = Err(begins_behind(shard, wal, first));
                 }
             }
         }
@@ -395,10 +430,7 @@ impl<P: Projection> Rebuild<'_, P> {
             ));
             for (shard, slot) in (0..).map(ShardId).zip(&mut self.slots) {
                 if shard.0 % wals == wal && slot.state.is_ok() {
-                    slot.state = Err(ShardDamaged {
-                        shard,
-                        detail: format!("{folder} ends before the checkpoint"),
-                    });
+                    slot.state = Err(ends_before(shard, wal));
                 }
             }
             recovery.tail = highest;
@@ -408,7 +440,7 @@ impl<P: Projection> Rebuild<'_, P> {
 }
 
 impl Recovery {
-    fn reaches_back(&self) -> bool {
+    pub(crate) fn reaches_back(&self) -> bool {
         self.segments
             .first()
             .is_none_or(|segment| segment.first == 0)

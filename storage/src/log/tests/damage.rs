@@ -1,10 +1,11 @@
 //! What damage costs: the record it hit, or a shard that says so, and never a wrong answer.
 
+use super::resting::at_rest;
 use super::*;
 use crate::tier::cold::typed::Reads;
 
 /// A WAL with messages and state changes of two shards, closed in order.
-async fn small_log() -> SimulatedDisk {
+pub(super) async fn small_log() -> SimulatedDisk {
     let disk = SimulatedDisk::new();
     let (storage, _) = open(&disk).await;
     for offset in 0..2 {
@@ -17,7 +18,7 @@ async fn small_log() -> SimulatedDisk {
     disk
 }
 
-fn wal_of_the_small_log(disk: &SimulatedDisk) -> String {
+pub(super) fn wal_of_the_small_log(disk: &SimulatedDisk) -> String {
     let files = wal_files(disk);
     let in_wal_0 = |path: &&String| path.starts_with("wal/0/");
     files.keys().find(in_wal_0).unwrap().clone()
@@ -69,7 +70,7 @@ async fn any_flipped_bit_costs_one_record_at_most_and_is_reported() {
 }
 
 /// The bit where the payload that holds `text` begins to differ.
-fn bit_of(bytes: &[u8], text: &str) -> usize {
+pub(super) fn bit_of(bytes: &[u8], text: &str) -> usize {
     let window = |window: &[u8]| window == text.as_bytes();
     bytes.windows(text.len()).position(window).unwrap() * 8
 }
@@ -286,23 +287,18 @@ async fn a_check_says_what_is_whole_and_what_is_damaged_with_and_without_a_serve
         found.whole
     );
     storage.close().await;
-    let folder = |disk: &SimulatedDisk| {
-        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-        let objects = Arc::new(DiskObjectStore::new(Arc::clone(&disk), "objects"));
-        folder::Folder::open(disk, objects).unwrap()
-    };
     let before = disk.snapshot();
-    let at_rest = folder(&disk).verify().await.unwrap();
-    assert_eq!(at_rest.whole[3], found.whole[3]);
-    assert!(at_rest.damage.is_empty());
+    let resting = at_rest(&disk).verify().await.unwrap();
+    assert_eq!(resting.whole[3], found.whole[3]);
+    assert!(resting.damage.is_empty());
     for (from, expected) in [(3, 3..10), (12, 12..20)] {
-        let read = folder(&disk)
+        let read = at_rest(&disk)
             .read(TOPIC, QueueId(1), Offset(from), 99)
             .await;
         let offsets: Vec<u64> = read.unwrap().unwrap().iter().map(|m| m.offset).collect();
         assert_eq!(offsets, expected.collect::<Vec<u64>>());
     }
-    let seen = folder(&disk).project::<Seen>(ShardId(1)).unwrap().unwrap();
+    let seen = at_rest(&disk).project::<Seen>(ShardId(1)).unwrap().unwrap();
     assert_eq!(seen.0.len(), 20);
     assert!(before == disk.snapshot(), "looking changes nothing");
 
@@ -315,7 +311,7 @@ async fn a_check_says_what_is_whole_and_what_is_damaged_with_and_without_a_serve
             .clone()
     };
     disk.flip_bit(&file("/data/"), 800);
-    let found = folder(&disk).verify().await.unwrap();
+    let found = at_rest(&disk).verify().await.unwrap();
     assert_eq!(found.damage.len(), 1, "{:?}", found.damage);
     assert!(
         found.damage[0].contains("offsets 0 to 9 of queue 1"),
@@ -329,6 +325,6 @@ async fn a_check_says_what_is_whole_and_what_is_damaged_with_and_without_a_serve
     });
     let path = path.unwrap();
     disk.flip_bit(&path, bit_of(&wal_files(&disk)[&path], "body 1 15"));
-    let found = folder(&disk).verify().await.unwrap();
+    let found = at_rest(&disk).verify().await.unwrap();
     assert_eq!(found.damage.len(), 2, "{:?}", found.damage);
 }
