@@ -149,7 +149,7 @@ impl Run {
 
 /// Checksums of the blocks of a file.
 #[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "a block is 256 KiB")]
+#[expect(clippy::cast_possible_truncation, reason = "a block is 128 KiB")]
 pub fn block_checksums(file: &[u8]) -> Vec<u32> {
     file.chunks(BLOCK_BYTES as usize)
         .map(|block| crc32c(&[block]))
