@@ -15,6 +15,7 @@
 mod asked;
 pub(super) mod kept;
 mod lite;
+mod parts;
 pub mod ready;
 mod snapshot;
 mod transfers;
@@ -35,8 +36,7 @@ use crate::broker::record::{
     Trimmed,
 };
 use crate::broker::request::{
-    Ack, Acks, CloneGroup, Handle, Lease, Leases, Move, Pop, Reason, Renew, Reply, Reset, Return,
-    Scan,
+    Ack, Acks, Handle, Lease, Leases, Move, Pop, Reason, Renew, Reply, Reset, Return, Scan,
 };
 use crate::broker::state::{Decision, Moment};
 
@@ -300,28 +300,6 @@ impl Consumed {
         }
     }
 
-    /// Decides on the end of a consumer.
-    pub fn decide_release(&self, consumer: &str, now: Timestamp) -> Decision {
-        let mut records = Vec::new();
-        for ((group, topic, queue), cursor) in self.holders() {
-            for (lease, offsets) in cursor.held_by(consumer) {
-                records.push(state(&Change::Returned(Returned {
-                    group,
-                    topic,
-                    queue,
-                    lease,
-                    offsets,
-                    at_ms: now.as_ms(),
-                    unseen: false,
-                })));
-            }
-        }
-        Decision {
-            records,
-            reply: Reply::done(),
-        }
-    }
-
     /// Decides where a group stands from now on.
     pub fn decide_reset(&self, reset: &Reset, now: Timestamp) -> Decision {
         let key = (reset.group, reset.topic, reset.queue);
@@ -336,32 +314,6 @@ impl Consumed {
             at_ms: now.as_ms(),
         };
         Decision::change(&Change::Started(started), Reply::done())
-    }
-
-    /// Decides that a group stands where another one does; what that one holds is visible to it.
-    pub fn decide_clone(&self, clone: &CloneGroup, now: Timestamp) -> Decision {
-        let records = self
-            .of_group(clone.from)
-            .map(|(&(_, topic, queue), cursor)| {
-                let copied = cursor.copied_at(now);
-                state(&Change::CursorSet(copied.snapshot(clone.to, topic, queue)))
-            });
-        let resting = self
-            .resting
-            .range((clone.from, 0, 0)..(clone.from + 1, 0, 0));
-        let resting = resting.map(|(&(_, topic, queue), &next)| {
-            state(&Change::Started(Started {
-                group: clone.to,
-                topic,
-                queue,
-                next,
-                at_ms: now.as_ms(),
-            }))
-        });
-        Decision {
-            records: records.chain(resting).collect(),
-            reply: Reply::done(),
-        }
     }
 
     /// Keeps what is new of it, of queues that this shard has messages of.

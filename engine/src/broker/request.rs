@@ -26,7 +26,8 @@ pub use consume::{
 };
 pub use reply::{
     Acks, Fate, FateKind, Fates, HeldMessage, HeldMessages, Lease, Leases, NotedOffset, Progress,
-    QueueProgress, Reason, Refused, Reply, ShardReply, Snapshot, Stand, Stands, Stored, Transfers,
+    QueuePlace, QueueProgress, Reason, Refused, Reply, ShardReply, Snapshot, Stand, Stands, Stored,
+    Transfers,
 };
 
 /// Messages to store; topic and queue are set, offset and store time are the shard's to give.

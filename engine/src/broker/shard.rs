@@ -3,12 +3,14 @@
 //! It takes all that waits, decides on each request in order, applies what it decided at once, so that
 //! the next decision sees it, and hands the records of the whole group down as one append. Replies leave
 //! in order, when the log says that the append is durable. If the append fails, nothing is answered:
-//! the incarnation ends and every shard is rebuilt from what is on disk.
+//! the incarnation ends and every shard is rebuilt from what is on disk. So what the log can not take is never handed
+//! down ([`handed`]): a decision that is too large changes nothing, and its asker alone is told.
 //!
 //! It wakes by itself for what waits on its shelf ([`due`]): messages that are due are read by an
 //! [`errand`](crate::broker::errand) and come back as requests, which take turns with those of others.
 
 mod due;
+mod handed;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -23,7 +25,6 @@ use millpond_proto::message::ShardId;
 use millpond_proto::task::Spawn;
 use millpond_proto::time::{Clock, Timestamp};
 use millpond_storage::error::AppendError;
-use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::{Position, Record, Storage};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -35,12 +36,11 @@ use crate::broker::lite;
 use crate::broker::lite::listeners::Listeners;
 use crate::broker::request::{Reply, Request, Return};
 use crate::broker::shard::due::{Errands, next_outcome, woken};
+use crate::broker::shard::handed::{Handed, check_size};
 use crate::broker::state::{CATALOG_SHARD, Moment, ShardState};
 use crate::broker::waiting::Waiting;
 use crate::broker::way::Held;
 
-/// Bytes of messages after which a group of requests is handed down.
-const GROUP_BYTES: usize = 1024 * 1024;
 /// Groups handed down and not yet durable.
 const GROUPS_IN_FLIGHT: usize = 8;
 
@@ -219,16 +219,16 @@ impl Shard {
         in_flight: &mut InFlight,
     ) -> Result<(), AppendError> {
         others_first().await;
-        let (records, mut settled) = self.decide_group(call, calls);
+        let (handed, mut settled) = self.decide_group(call, calls);
         settled.turn = turn;
-        if records.is_empty() && !settled.wants_position {
+        if handed.is_empty() && !settled.wants_position {
             // What the answers rest on is durable once all before them is: they wait for that and need no
             // way through the log.
             let durable = std::future::ready((settled, Ok(Position::default())));
             in_flight.push_back(durable.boxed());
             return Ok(());
         }
-        match self.storage.append(self.id, records).await {
+        match handed.append(&self.storage, self.id).await {
             Ok(durable) => {
                 in_flight.push_back(durable.map(|at| (settled, at)).boxed());
                 Ok(())
@@ -242,14 +242,10 @@ impl Shard {
     }
 
     /// Decides on and applies the call and those that wait behind it.
-    fn decide_group(
-        &mut self,
-        first: Call,
-        calls: &mut mpsc::Receiver<Call>,
-    ) -> (Vec<Record>, Settled) {
+    fn decide_group(&mut self, first: Call, calls: &mut mpsc::Receiver<Call>) -> (Handed, Settled) {
         // A record and a reply for each of those that wait, most often.
         let expected = 1 + calls.len().min(limits::SHARD_QUEUE_MAX);
-        let mut records: Vec<Record> = Vec::new();
+        let mut handed = Handed::expecting(expected);
         let mut settled = Settled {
             replies: Vec::with_capacity(expected),
             topics: Vec::new(),
@@ -258,7 +254,6 @@ impl Shard {
             wants_position: false,
             turn: None,
         };
-        let mut bytes = 0;
         let mut polled = Vec::new();
         let mut next = Some(first);
         while let Some(call) = next.take() {
@@ -283,10 +278,18 @@ impl Shard {
             let touched = lite::touched(&request);
             polled.extend(hints::polled(&request));
             let decision = self.state.decide(request, moment);
+            let size = match check_size(&decision.records) {
+                Ok(size) => size,
+                Err(error) => {
+                    // The asker may have left.
+                    let _ = reply.send(Err(error));
+                    next = calls.try_recv().ok();
+                    continue;
+                }
+            };
             for record in &decision.records {
                 self.state.apply_record(record);
                 if let Record::Message(message) = record {
-                    bytes += size_of(message);
                     if settled.topics.last() != Some(&message.topic) {
                         settled.topics.push(message.topic);
                     }
@@ -301,21 +304,13 @@ impl Shard {
                     settled.lites.push(ring);
                 }
             }
-            if records.is_empty() && calls.is_empty() {
-                // A batch that comes alone stays where it is.
-                records = decision.records;
-            } else {
-                if records.is_empty() {
-                    records.reserve(expected);
-                }
-                records.extend(decision.records);
-            }
+            handed.add(decision.records, size, calls.is_empty());
             // A snapshot ends its group: replay begins behind the group's append, and must not pass over anything
             // that was decided after the snapshot.
             settled.wants_position = matches!(decision.reply, Reply::Snapshot(_));
             settled.replies.push((decision.reply, reply, held));
             if !settled.wants_position
-                && bytes < GROUP_BYTES
+                && !handed.is_full()
                 && settled.replies.len() < limits::SHARD_QUEUE_MAX
             {
                 next = calls.try_recv().ok();
@@ -326,7 +321,7 @@ impl Shard {
         if self.id == CATALOG_SHARD && shown != self.state.catalog().revision() {
             settled.catalog = Some(Arc::new(self.state.catalog().clone()));
         }
-        (records, settled)
+        (handed, settled)
     }
 
     /// Sends the replies of a group whose fate is known.
@@ -370,8 +365,4 @@ impl Shard {
         }
         durable.map(|_| ())
     }
-}
-
-fn size_of(message: &Envelope) -> usize {
-    message.body.as_ref().map_or(0, bytes::Bytes::len) + 128
 }

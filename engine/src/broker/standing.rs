@@ -1,7 +1,7 @@
 //! Where groups stand, and putting them elsewhere: progress, what is in flight, reset, clone, leases.
 
 use millpond_proto::limits;
-use millpond_proto::message::{Offset, QueueId, TopicId};
+use millpond_proto::message::{Offset, QueueId, ShardId, TopicId};
 use millpond_proto::name::{GroupName, TopicName};
 use millpond_proto::time::Timestamp;
 use millpond_storage::log::ReadLimit;
@@ -217,11 +217,13 @@ impl Broker {
         let clone = CloneGroup {
             from: from.id,
             to: to.id,
+            behind: None,
         };
         let incarnation = self.incarnation()?;
-        for (_, reply) in incarnation.ask_all(Request::CloneGroup(clone)).await? {
-            accepted(reply)?;
-        }
+        let cloned = incarnation
+            .shards()
+            .map(|shard| clone_in(&incarnation, shard, clone.clone()));
+        futures::future::try_join_all(cloned).await?;
         incarnation.wake_all();
         Ok(())
     }
@@ -294,8 +296,9 @@ impl Broker {
     /// [`BrokerError`] when the log failed.
     pub async fn release(&self, consumer: &str) -> Result<(), BrokerError> {
         let incarnation = self.incarnation()?;
-        let released = Request::Release(consumer.to_owned());
-        incarnation.ask_all(released).await?;
+        let shards = incarnation.shards();
+        let released = shards.map(|shard| release_in(&incarnation, shard, consumer));
+        futures::future::try_join_all(released).await?;
         incarnation.ring_all();
         Ok(())
     }
@@ -316,6 +319,36 @@ impl Broker {
         let mut queues = progress.queues.iter();
         let known = queues.find(|one| one.topic == topic && one.queue == queue);
         Ok(Offset(known.map_or(0, |one| one.ack_floor)))
+    }
+}
+
+/// Clones a group in one shard, part by part.
+async fn clone_in(
+    incarnation: &Incarnation,
+    shard: ShardId,
+    mut clone: CloneGroup,
+) -> Result<(), BrokerError> {
+    loop {
+        let asked = Request::CloneGroup(clone.clone());
+        match accepted(incarnation.ask(shard, asked).await?)? {
+            Reply::More(place) => clone.behind = Some(place),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Releases what a consumer holds in one shard, part by part.
+async fn release_in(
+    incarnation: &Incarnation,
+    shard: ShardId,
+    consumer: &str,
+) -> Result<(), BrokerError> {
+    loop {
+        let asked = Request::Release(consumer.to_owned());
+        // A damaged shard does not keep the others from releasing.
+        if !matches!(incarnation.ask(shard, asked).await?, Reply::More(_)) {
+            return Ok(());
+        }
     }
 }
 

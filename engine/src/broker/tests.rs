@@ -26,6 +26,7 @@ mod erasure;
 mod family;
 mod fates;
 mod groups;
+mod large;
 mod later;
 mod messages;
 mod producers;

@@ -7,6 +7,7 @@ use prost::Message as _;
 use crate::error::ShardDamaged;
 use crate::format::block::{Builder, Entry, Kind};
 use crate::format::envelope::Envelope;
+use crate::wal::intake::Append;
 
 /// One entry of the log, as a shard's owner hands it down.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +63,12 @@ pub trait Projection: Sized + Send {
 }
 
 impl Record {
+    /// Bytes that it adds to an append, of which one may have [`crate::format::block::APPEND_BYTES_MAX`].
+    #[must_use]
+    pub fn append_bytes(&self) -> usize {
+        Append::block_bytes(1, self.payload_bytes())
+    }
+
     /// Bytes of its payload.
     pub(crate) fn payload_bytes(&self) -> usize {
         match self {

@@ -3,6 +3,7 @@
 use millpond_storage::format::envelope::Envelope;
 
 use crate::broker::record::{Backoff, Fact, Holder};
+use crate::broker::request::QueuePlace;
 
 /// A poll of some queues of one topic.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -259,6 +260,9 @@ pub struct CloneGroup {
     /// The one that is set.
     #[prost(fixed64, tag = "2")]
     pub to: u64,
+    /// Where the part before ended; none: at the beginning.
+    #[prost(message, optional, tag = "3")]
+    pub behind: Option<QueuePlace>,
 }
 
 /// What a group holds.

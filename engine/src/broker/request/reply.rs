@@ -187,6 +187,17 @@ pub struct NotedOffset {
     pub offset: Option<u64>,
 }
 
+/// A queue behind which there is more to do.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct QueuePlace {
+    /// Topic.
+    #[prost(fixed64, tag = "1")]
+    pub topic: u64,
+    /// Queue.
+    #[prost(uint32, tag = "2")]
+    pub queue: u32,
+}
+
 /// A shard's state.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Snapshot {
@@ -340,6 +351,9 @@ pub enum Reply {
     /// See [`LitePage`].
     #[prost(message, tag = "180")]
     LitePage(LitePage),
+    /// A part of it is done: to be asked again for the rest, from this place on where a place is asked for.
+    #[prost(message, tag = "270")]
+    More(QueuePlace),
 }
 
 /// A reply on the wire.
@@ -348,7 +362,7 @@ pub struct ShardReply {
     /// The reply.
     #[prost(
         oneof = "Reply",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 41, 55, 100, 101, 102, 103, 180"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 41, 55, 100, 101, 102, 103, 180, 270"
     )]
     pub reply: Option<Reply>,
 }
