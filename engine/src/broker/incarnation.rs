@@ -11,11 +11,11 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use millpond_proto::limits;
-use millpond_proto::message::{JobId, Offset, QueueId, ShardId, TopicId, shard_of};
+use millpond_proto::message::{JobId, QueueId, ShardId, TopicId, shard_of};
 use millpond_proto::task::{Lane, Task};
 use millpond_proto::time::{Clock, Timestamp, within};
-use millpond_storage::error::{AppendError, OpenError, ReadError, TierError};
-use millpond_storage::log::{Parts, Position, ReadLimit, Settings, ShardSnapshot, Storage, Tiered};
+use millpond_storage::error::{AppendError, OpenError, TierError};
+use millpond_storage::log::{Parts, Position, Settings, ShardSnapshot, Storage, Tiered};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use crate::broker::ahead::Room;
@@ -275,42 +275,6 @@ impl Incarnation {
             None => return Err(AppendError::Closed),
         }
         Ok(answer)
-    }
-
-    /// The first offset of a queue stored at or after a time; its end when there is none.
-    ///
-    /// Store times grow with offsets, so that halving finds it.
-    ///
-    /// # Errors
-    /// [`ReadError`] when the log can not be read there.
-    pub(super) async fn first_at(
-        &self,
-        topic: u64,
-        queue: u32,
-        at: Timestamp,
-    ) -> Result<Offset, ReadError> {
-        let (topic, queue) = (TopicId(topic), QueueId(queue));
-        let extent = self.storage.extent(topic, queue).unwrap_or_default();
-        let (mut low, mut high) = (extent.first.0, extent.next.0);
-        let one = ReadLimit {
-            messages: 1,
-            bytes: 1,
-        };
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.storage.read(topic, queue, Offset(middle), one).await {
-                Ok(read) => match read.first() {
-                    Some(found) if found.stored_at() >= at => high = middle,
-                    Some(found) => low = found.offset.max(middle) + 1,
-                    None => high = middle,
-                },
-                Err(ReadError::Trimmed { first, .. }) => low = first.0.max(low + 1),
-                // It can not tell; its neighbour behind can.
-                Err(ReadError::Damaged { .. }) => low = middle + 1,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Offset(low))
     }
 
     /// Asks every open shard the same.

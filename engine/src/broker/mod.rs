@@ -6,7 +6,7 @@
 //! Reading order: [`vocabulary`] (what it takes and gives), [`error`] (the refusals), [`message`] (send, ack), [`poll`], `visit`, [`hints`], [`scan`],
 //! [`undelivered`] (receive), [`filter`] (which messages a consumer wants), [`transfer`] (dead
 //! letters), [`pull`] (streams by offset), [`find`] and [`trace`] (messages that people ask about), [`topic`] and [`alter`] (topics and groups), [`standing`] (where groups
-//! stand), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
+//! stand), `since` (where a time lies in a queue), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
 //! groups have consumed, and a group's cursor), [`producer`] (what was sent before), [`catalog`], `savepoint`, [`encoding`] (how bodies
 //! are written), [`record`] (what goes to the log), [`care`] (retention and the merging of files), [`compaction`] (keeping the last message of each key), `erasure` (what was sent under a key), [`tables`] (topics as
@@ -53,6 +53,7 @@ mod savepoint;
 pub mod scan;
 pub mod shard;
 pub mod shelf;
+mod since;
 mod spread;
 pub mod sql;
 pub mod standing;

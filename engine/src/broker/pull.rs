@@ -13,7 +13,6 @@ use millpond_proto::limits;
 use millpond_proto::message::{Offset, QueueId, TopicId};
 use millpond_proto::name::{GroupName, TopicName};
 use millpond_proto::time::Timestamp;
-use millpond_storage::error::ReadError;
 use millpond_storage::format::envelope::Envelope;
 use millpond_storage::log::{Extent, ReadLimit};
 
@@ -130,46 +129,8 @@ impl Broker {
             Place::End => return Ok(extent.next),
             Place::StoredAt(time) => time,
         };
-        // Store times of a queue never decrease, so a search by halves finds the first.
-        let (mut low, mut high) = (extent.first, extent.next);
-        while low < high {
-            let middle = Offset(low.0 + (high.0 - low.0) / 2);
-            match self.stored_from(&topic, queue, middle, high).await? {
-                Some((at, time)) if time < wanted => low = at.next(),
-                Some(_) | None => high = middle,
-            }
-        }
-        Ok(low)
-    }
-
-    /// The first readable message in `from..end`: its offset and store time.
-    async fn stored_from(
-        &self,
-        topic: &TopicRecord,
-        queue: QueueId,
-        from: Offset,
-        end: Offset,
-    ) -> Result<Option<(Offset, Timestamp)>, BrokerError> {
         let incarnation = self.incarnation()?;
-        let one = ReadLimit {
-            messages: 1,
-            bytes: limits::RECEIVE_BYTES_MAX,
-        };
-        let mut at = from;
-        while at < end {
-            let read = incarnation
-                .storage()
-                .read(TopicId(topic.id), queue, at, one);
-            match read.await {
-                Ok(messages) => {
-                    return Ok(messages.first().map(|one| (one.at(), one.stored_at())));
-                }
-                // A damaged message has lost its time; its neighbour tells enough.
-                Err(ReadError::Damaged { .. }) => at = at.next(),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(None)
+        Ok(incarnation.first_at(topic.id, queue.0, wanted).await?)
     }
 
     /// The offset that a group's reader has noted for a queue; `None` when it noted none.

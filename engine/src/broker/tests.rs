@@ -31,6 +31,7 @@ mod later;
 mod messages;
 mod producers;
 mod room;
+mod rot;
 mod sparse;
 mod turns;
 
