@@ -5,6 +5,7 @@
 //! what is due next with it ([`super::ahead`]).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array as _, AsArray as _, BooleanArray, RecordBatch};
@@ -392,44 +393,89 @@ impl Reader {
     ) -> Result<(Vec<(Timestamp, u64)>, Vec<u64>), ReadError> {
         self.settle().await?;
         let (mut messages, mut lost) = (Vec::new(), Vec::new());
-        let mut next = 0;
+        let (mut next, mut is_damaged) = (0, false);
         while next < count {
-            let range = Offset(next)..Offset(count);
-            let columns = ["offset", "due_at"];
-            let mut rows =
-                self.storage
-                    .scan(self.topic(), QueueId(bucket), range, &Reads::of(&columns));
-            let (mut seen, mut is_damaged) = (false, false);
-            while let Some(batch) = rows.next().await {
-                let batch = match batch {
-                    Ok(batch) => batch,
-                    Err(ReadError::Damaged { .. }) => {
-                        is_damaged = true;
-                        break;
-                    }
-                    Err(error) => return Err(error),
-                };
-                let numbers = batch.column(0).as_primitive::<Int64Type>();
-                let dues = batch.column(1).as_primitive::<TimestampMillisecondType>();
-                for (row, number) in numbers.values().iter().enumerate() {
-                    let number = number.unsigned_abs();
-                    next = number + 1;
-                    seen = true;
-                    if dues.is_valid(row) {
-                        messages.push((Timestamp(dues.value(row)), number));
-                    }
-                }
+            if !is_damaged {
+                let scanned = self.scan_bucket(bucket, next..count, &mut messages);
+                (next, is_damaged) = scanned.await?;
+                continue;
             }
-            if is_damaged {
-                lost.push(next);
-                next += 1;
-            } else if !seen && next < count {
-                return Err(ReadError::Disk {
-                    place: format!("hour {bucket} of the delayed messages of {}", self.shard),
-                    source: Arc::new(std::io::Error::other("its end is not there yet")),
-                });
+            // A scan of files gives up a whole row group for one page; a read tells which messages are lost. The
+            // neighbour of a lost one is asked for alone: it most likely is too.
+            let is_neighbour = lost.last().is_some_and(|last| last + 1 == next);
+            let end = if is_neighbour { next + 1 } else { count };
+            match self.read_to_damage(bucket, next..end).await? {
+                Some(read) => {
+                    next = read.last().map_or(next, |last| last.offset + 1);
+                    let dues = read.iter().map(|one| (one.due_at_ms, one.offset));
+                    messages.extend(dues.filter_map(|(due, at)| Some((Timestamp(due?), at))));
+                    is_damaged = false;
+                }
+                None => {
+                    lost.push(next);
+                    next += 1;
+                }
             }
         }
         Ok((messages, lost))
+    }
+
+    /// Adds times and numbers of a range as far as a scan gives them: where it ended, and whether damage ended it.
+    async fn scan_bucket(
+        &self,
+        bucket: u32,
+        range: Range<u64>,
+        messages: &mut Vec<(Timestamp, u64)>,
+    ) -> Result<(u64, bool), ReadError> {
+        let (queue, offsets) = (QueueId(bucket), Offset(range.start)..Offset(range.end));
+        let reads = Reads::of(&["offset", "due_at"]);
+        let mut rows = self.storage.scan(self.topic(), queue, offsets, &reads);
+        let mut next = range.start;
+        while let Some(batch) = rows.next().await {
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(ReadError::Damaged { .. }) => return Ok((next, true)),
+                Err(error) => return Err(error),
+            };
+            let numbers = batch.column(0).as_primitive::<Int64Type>();
+            let dues = batch.column(1).as_primitive::<TimestampMillisecondType>();
+            for (row, number) in numbers.values().iter().enumerate() {
+                let number = number.unsigned_abs();
+                next = number + 1;
+                if dues.is_valid(row) {
+                    messages.push((Timestamp(dues.value(row)), number));
+                }
+            }
+        }
+        if next == range.start {
+            return Err(self.not_there_yet(bucket));
+        }
+        Ok((next, false))
+    }
+
+    /// Reads the first messages of a range up to one that is damaged; none: the first one is.
+    async fn read_to_damage(
+        &self,
+        bucket: u32,
+        range: Range<u64>,
+    ) -> Result<Option<Vec<Envelope>>, ReadError> {
+        let limit = ReadLimit {
+            messages: usize::try_from(range.end - range.start).unwrap_or(usize::MAX),
+            bytes: FIRE_BYTES,
+        };
+        let (queue, from) = (QueueId(bucket), Offset(range.start));
+        match self.storage.read(self.topic(), queue, from, limit).await {
+            Ok(read) if read.is_empty() => Err(self.not_there_yet(bucket)),
+            Ok(read) => Ok(Some(read)),
+            Err(ReadError::Damaged { .. } | ReadError::Trimmed { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn not_there_yet(&self, bucket: u32) -> ReadError {
+        ReadError::Disk {
+            place: format!("hour {bucket} of the delayed messages of {}", self.shard),
+            source: Arc::new(std::io::Error::other("its end is not there yet")),
+        }
     }
 }
