@@ -283,6 +283,10 @@ impl Poll<'_> {
         if by_priority {
             deliveries.sort_by_key(|d| std::cmp::Reverse(d.envelope.priority.unwrap_or(0)));
         }
+        if deliveries.len() < undelivered.count() {
+            // Given back at once, what can not be read would be leased again at once.
+            undelivered.keep_only(&deliveries);
+        }
         Ok(Batch::new(deliveries, undelivered))
     }
 

@@ -5,7 +5,7 @@
 //! it puts them on a queue that the broker works off. The queue is bounded: what finds no place there
 //! comes back when its invisible time ends, as does everything when the server dies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -51,6 +51,21 @@ impl Undelivered {
     /// Takes over what another one holds.
     pub fn absorb(&mut self, other: &mut Self) {
         self.back.handles.append(&mut other.back.handles);
+    }
+
+    /// Lets go of what is not among the deliveries: it comes back when its invisible time ends.
+    pub fn keep_only(&mut self, deliveries: &[Delivery]) {
+        let places: BTreeSet<(u32, u64)> = deliveries
+            .iter()
+            .map(|delivery| (delivery.handle.queue, delivery.handle.offset))
+            .collect();
+        let handles = &mut self.back.handles;
+        handles.retain(|handle| places.contains(&(handle.queue, handle.offset)));
+    }
+
+    /// How many leases it holds.
+    pub fn count(&self) -> usize {
+        self.back.handles.len()
     }
 
     /// The consumer may have seen them from now on.

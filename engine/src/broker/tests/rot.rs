@@ -71,3 +71,19 @@ async fn a_search_by_time_skips_no_message_for_one_that_can_not_be_read() {
     }
     broker.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_can_not_be_read_comes_back_when_its_time_ends_and_not_before() {
+    let broker = with_rot(&["rotten", "second"], "rotten").await;
+    let deliveries = receive(&broker, 30, 0).await;
+    assert_eq!(bodies(&deliveries), ["second"]);
+    ack(&broker, &deliveries).await;
+    let held = broker.group_in_flight(&group(), 9).await.unwrap();
+    assert_eq!((held.len(), held[0].attempts), (1, 1));
+    broker.parts.clock.sleep(Duration::from_secs(31)).await;
+    assert!(receive(&broker, 30, 0).await.is_empty());
+    broker.parts.clock.sleep(Duration::from_secs(1)).await;
+    let held = broker.group_in_flight(&group(), 9).await.unwrap();
+    assert_eq!((held.len(), held[0].attempts), (1, 2), "leased once more");
+    broker.close().await;
+}
