@@ -4,7 +4,7 @@
 //! appends, applies and replies. Nothing here knows the wire.
 //!
 //! Reading order: [`vocabulary`] (what it takes and gives), [`error`] (the refusals), [`message`] (send, ack), [`poll`], `visit`, [`hints`], [`scan`],
-//! [`undelivered`] (receive), [`filter`] (which messages a consumer wants), [`transfer`] (dead
+//! [`undelivered`] (receive), [`filter`] (which messages a consumer wants), [`transfer`], `carry` (dead
 //! letters), [`pull`] (streams by offset), [`find`] and [`trace`] (messages that people ask about), [`topic`] and [`alter`] (topics and groups), [`standing`] (where groups
 //! stand), `since` (where a time lies in a queue), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
@@ -23,6 +23,7 @@ pub mod alter;
 pub(crate) mod arrivals;
 pub mod awaited;
 pub mod care;
+mod carry;
 pub mod catalog;
 pub mod compaction;
 pub mod consume;

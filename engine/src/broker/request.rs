@@ -22,7 +22,7 @@ use crate::broker::state::shelving::{
 pub use alter::{AlterGroup, AlterTopic, BackoffChange, StartAt};
 pub use consume::{
     Ack, Bury, CloneGroup, EndTransfers, FatesOf, Handle, InFlight, Look, Move, Outstanding, Place,
-    Pop, Renew, Reopen, Reset, Return, Scan, Settle,
+    Pop, Renew, Reopen, Reset, Return, Scan, Settle, TransfersOf,
 };
 pub use reply::{
     Acks, Fate, FateKind, Fates, HeldMessage, HeldMessages, Lease, Leases, NotedOffset, Progress,
@@ -208,9 +208,9 @@ pub enum Request {
     /// Answers [`Reply::Done`].
     #[prost(message, tag = "34")]
     Bury(Bury),
-    /// The oldest transfers under way, so many. Answers [`Reply::Transfers`].
-    #[prost(uint32, tag = "35")]
-    Transfers(u32),
+    /// The oldest transfers under way behind one. Answers [`Reply::Transfers`].
+    #[prost(message, tag = "270")]
+    Transfers(TransfersOf),
     /// Answers [`Reply::Done`].
     #[prost(message, tag = "36")]
     Place(Place),
@@ -296,7 +296,7 @@ pub struct ShardRequest {
     /// The request.
     #[prost(
         oneof = "Request",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 55, 60, 70, 80, 81, 100, 101, 102, 103, 104, 105, 106, 107, 160, 161, 162, 180, 181, 182, 183, 190, 210, 250, 251"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 36, 37, 38, 39, 40, 41, 42, 43, 44, 55, 60, 70, 80, 81, 100, 101, 102, 103, 104, 105, 106, 107, 160, 161, 162, 180, 181, 182, 183, 190, 210, 250, 251, 270"
     )]
     pub request: Option<Request>,
 }

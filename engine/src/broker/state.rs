@@ -157,7 +157,7 @@ impl ShardState {
                 Decision::reply(self.consumed.in_flight(&asked, moment.now))
             }
             Request::Bury(bury) => self.consumed.decide_bury(&bury, moment.now),
-            Request::Transfers(limit) => Decision::reply(self.consumed.transfers(limit)),
+            Request::Transfers(of) => Decision::reply(self.consumed.transfers(of)),
             Request::Place(place) => self.decide_place(place, moment.now),
             Request::Reopen(reopen) => self.decide_reopen(reopen, moment.now),
             Request::EndTransfers(end) => self.consumed.decide_end(end, moment.now),

@@ -19,6 +19,7 @@ use super::*;
 
 mod alter;
 mod apart;
+mod carry;
 mod compaction;
 mod crowd;
 mod elsewhere;

@@ -4,7 +4,7 @@
 //! in its own shard ([`Transfer`]) and arrives in the group's dead letter topic by an effect in that
 //! topic's shard, keyed by the intent. The other way, a redrive, leaves the dead letters by an intent
 //! and is an effect where the message lies still: it is delivered to that group once more, in place, and
-//! to no other. Whoever finds an intent may carry it out; doing it twice adds nothing.
+//! to no other. Whoever finds an intent may carry it out (`carry.rs`); doing it twice adds nothing.
 //!
 //! A group's dead letters are the messages of `%DLQ%group` that the group itself is not done with. The
 //! topic is an ordinary one: any group may read it.
@@ -22,15 +22,13 @@ use crate::broker::consume::origin;
 use crate::broker::incarnation::Incarnation;
 use crate::broker::lite::topics::find;
 use crate::broker::lite::{ORDER, is_lite, real};
-use crate::broker::record::{Fact, TopicKind, TopicRecord, Transfer, TransferKind};
+use crate::broker::record::{Fact, GroupRecord, TopicKind, TopicRecord, Transfer};
 use crate::broker::request::{
-    Bury, EndTransfers, Handle, Outstanding, Place, Reason, Reopen, Reply, Request, Settle,
+    Bury, Handle, Outstanding, Place, Reason, Reopen, Reply, Request, Reset, Settle,
 };
 use crate::broker::topic::accepted;
 use crate::broker::{Broker, BrokerError, NewTopic, ReceiptHandle, TopicType};
 
-/// Transfers that are carried out together.
-const TRANSFERS_AT_ONCE: u32 = 64;
 /// Bytes of bodies in one effect.
 const EFFECT_BYTES: usize = 4 * 1024 * 1024;
 const PREFIX: &str = "%DLQ%";
@@ -125,7 +123,8 @@ impl Broker {
         };
         accepted(incarnation.ask(shard, Request::Bury(bury)).await?)?;
         // The intent is durable: what goes wrong from here on is done again.
-        if let Err(error) = self.carry_out(&incarnation, shard).await {
+        let carried = self.carry_out(&incarnation, shard).await;
+        if let Err(error) = carried.and_then(|carried| carried.of_group(group.id)) {
             tracing::warn!(%error, "a dead letter waits for the next turn");
         }
         incarnation.waiting().wake(topic.id);
@@ -241,7 +240,9 @@ impl Broker {
             let shard = incarnation.shard(first.topic, first.queue);
             accepted(incarnation.ask(shard, Request::Settle(settle)).await?)?;
             let failed = if redrive {
-                self.carry_out(&incarnation, shard).await?
+                let carried = self.carry_out(&incarnation, shard).await?;
+                // What keeps other groups' letters from leaving is none of this one's business.
+                carried.of_group(group.id)?
             } else {
                 Vec::new()
             };
@@ -260,62 +261,8 @@ impl Broker {
         })
     }
 
-    /// Carries out the transfers of every shard; those of an earlier run included.
-    pub(super) async fn finish_transfers(
-        &self,
-        incarnation: &Incarnation,
-    ) -> Result<(), BrokerError> {
-        let shards = incarnation.shards();
-        let carried = shards.map(|shard| self.carry_out(incarnation, shard));
-        futures::future::try_join_all(carried).await?;
-        Ok(())
-    }
-
-    /// Carries out the transfers that a shard has begun; answers those that could not be had, with why.
-    async fn carry_out(
-        &self,
-        incarnation: &Incarnation,
-        shard: ShardId,
-    ) -> Result<Vec<((u64, u32, u64), String)>, BrokerError> {
-        let mut failed = Vec::new();
-        loop {
-            let request = Request::Transfers(TRANSFERS_AT_ONCE);
-            let transfers = match incarnation.ask(shard, request).await? {
-                Reply::Transfers(found) => found.transfers,
-                // A damaged shard keeps its intents until it is mended.
-                Reply::Refused(_) => return Ok(failed),
-                _ => return Err(BrokerError::Confused("transfers")),
-            };
-            let Some(first) = transfers.first().cloned() else {
-                return Ok(failed);
-            };
-            // The effects of one group are done in order, so that its last number tells which are done.
-            let same = |one: &&Transfer| (one.group, one.kind) == (first.group, first.kind);
-            let run: Vec<Transfer> = transfers.iter().take_while(same).cloned().collect();
-            let back = match first.kind() {
-                TransferKind::Bury => {
-                    self.bury(incarnation, shard, &run).await?;
-                    Vec::new()
-                }
-                TransferKind::Redrive => self.reopen(incarnation, shard, &run).await?,
-            };
-            let done = run.iter().map(|one| one.sequence);
-            let done = done.filter(|s| {
-                back.iter()
-                    .all(|(one, _): &(Transfer, _)| one.sequence != *s)
-            });
-            end(incarnation, shard, done.collect(), false).await?;
-            let again = back.iter().map(|(one, _)| one.sequence).collect();
-            end(incarnation, shard, again, true).await?;
-            failed.extend(
-                back.into_iter()
-                    .map(|(one, why)| ((one.topic, one.queue, one.offset), why)),
-            );
-        }
-    }
-
     /// Copies messages to their group's dead letter topic.
-    async fn bury(
+    pub(super) async fn bury(
         &self,
         incarnation: &Incarnation,
         shard: ShardId,
@@ -364,7 +311,7 @@ impl Broker {
     }
 
     /// Delivers dead letters once more where they came from; answers those for which that place is gone.
-    async fn reopen(
+    pub(super) async fn reopen(
         &self,
         incarnation: &Incarnation,
         shard: ShardId,
@@ -603,20 +550,6 @@ async fn place_letters(
     }
     let target = incarnation.shard(place.topic, queue);
     accepted(incarnation.ask(target, Request::Place(place)).await?)?;
-    Ok(())
-}
-
-async fn end(
-    incarnation: &Incarnation,
-    shard: ShardId,
-    sequences: Vec<u64>,
-    back: bool,
-) -> Result<(), BrokerError> {
-    if sequences.is_empty() {
-        return Ok(());
-    }
-    let request = Request::EndTransfers(EndTransfers { sequences, back });
-    accepted(incarnation.ask(shard, request).await?)?;
     Ok(())
 }
 

@@ -9,7 +9,9 @@ use crate::broker::group::{Choice, Cursor, Held};
 use crate::broker::record::{
     Acked, Change, Fact, Scanned, Transfer, TransferKind, TransfersBegun, TransfersEnded,
 };
-use crate::broker::request::{Bury, EndTransfers, Pop, Reason, Reply, Settle, Transfers};
+use crate::broker::request::{
+    Bury, EndTransfers, Pop, Reason, Reply, Settle, Transfers, TransfersOf,
+};
 use crate::broker::state::Decision;
 
 impl Consumed {
@@ -42,9 +44,11 @@ impl Consumed {
         }
     }
 
-    /// The oldest transfers under way.
-    pub fn transfers(&self, limit: u32) -> Reply {
-        let transfers = self.transfers.values().take(limit as usize).cloned();
+    /// The oldest transfers under way behind one.
+    pub fn transfers(&self, of: TransfersOf) -> Reply {
+        let behind = self.transfers.range(of.after.saturating_add(1)..);
+        let transfers = behind.map(|(_, transfer)| transfer.clone());
+        let transfers = transfers.take(of.limit as usize);
         Reply::Transfers(Transfers {
             transfers: transfers.collect(),
         })

@@ -180,6 +180,17 @@ pub struct Reopen {
     pub fact: Fact,
 }
 
+/// Which transfers are asked for.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct TransfersOf {
+    /// Those with a greater number.
+    #[prost(uint64, tag = "1")]
+    pub after: u64,
+    /// Most.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+
 /// Transfers whose effects are durable, or can not be had.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct EndTransfers {
