@@ -11,7 +11,7 @@
 //! groups have consumed, and a group's cursor), [`producer`] (what was sent before), [`catalog`], `savepoint`, [`encoding`] (how bodies
 //! are written), [`record`] (what goes to the log), [`care`] (retention and the merging of files), [`compaction`] (keeping the last message of each key), `erasure` (what was sent under a key), [`tables`] (topics as
 //! outsiders see them), `room` (what is refused when the log is full), [`way`] (what is on its way to it), [`waiting`] and [`parking`] (polls that wait),
-//! [`awaited`] (topics to come), [`arrivals`] (parked continuous queries), [`sql`] and `facts` (the broker as SQL sees it).
+//! [`awaited`] (topics to come), [`arrivals`] (parked continuous queries), [`sql`], `effect` and `facts` (the broker as SQL sees it).
 //!
 //! Small queues by name: [`lite`].
 //!
@@ -28,6 +28,7 @@ pub mod catalog;
 pub mod compaction;
 pub mod consume;
 pub mod delay;
+mod effect;
 pub mod encoding;
 mod erasure;
 pub mod errand;

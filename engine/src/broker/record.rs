@@ -46,6 +46,30 @@ pub struct CutRecord {
     /// One past the last offset read, per queue.
     #[prost(message, repeated, tag = "4")]
     pub offsets: Vec<QueueOffset>,
+    /// How many queues each output has when it is recorded: the rows are placed by it, also when they are appended again
+    /// after queues were added. None in cuts of early versions.
+    #[prost(message, repeated, tag = "67")]
+    pub outputs: Vec<OutputQueues>,
+}
+
+impl CutRecord {
+    /// Whether it is the same cut, whenever it was recorded.
+    #[must_use]
+    pub fn is_again(&self, other: &Self) -> bool {
+        let at = |cut: &Self| (cut.job, cut.epoch, cut.tick_ms);
+        at(self) == at(other) && self.offsets == other.offsets
+    }
+}
+
+/// How many queues an output has.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct OutputQueues {
+    /// Topic.
+    #[prost(fixed64, tag = "1")]
+    pub topic: u64,
+    /// Queues.
+    #[prost(uint32, tag = "2")]
+    pub queues: u32,
 }
 
 /// A place in an input queue.

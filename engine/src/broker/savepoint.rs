@@ -74,6 +74,7 @@ pub(super) fn record_of(savepoint: Savepoint) -> SavepointRecord {
                     offset,
                 })
                 .collect(),
+            outputs: Vec::new(),
         }),
         key: savepoint.key,
         size_bytes: savepoint.size_bytes,

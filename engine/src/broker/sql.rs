@@ -4,7 +4,6 @@
 //! output is the effect of a recorded cut: each shard remembers the last epoch and part that it
 //! appended per job and topic, so that an effect that is asked again adds nothing.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
-use millpond_proto::message::{Epoch, JobId, Offset, QueueId, ShardId, TopicId, queue_of};
+use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId};
 use millpond_proto::name::TopicName;
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
@@ -23,23 +22,20 @@ use millpond_sql::topic::{
     JobSettings, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TRANSACTIONS, TopicChange,
     TopicInfo, Topics, TopicsError, ViewSwap,
 };
-use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 use millpond_storage::tier::cold::typed::Reads;
 
 use crate::broker::arrivals;
+use crate::broker::effect::{check_output, message_of};
 use crate::broker::encoding::bodies_of;
 use crate::broker::record::{
-    CutRecord, JobRecord, QueueOffset, Saved, TopicRecord, TopicRenamed, ViewSwapped,
+    CutRecord, GroupRecord, JobRecord, QueueOffset, Saved, TopicRenamed, ViewSwapped,
 };
-use crate::broker::request::{Effect, JobPause, ReplaceJob, Reply, Request};
+use crate::broker::request::{JobPause, ReplaceJob, Reply, Request};
 use crate::broker::savepoint::{record_of, savepoint_of};
 use crate::broker::topic::accepted;
 use crate::broker::{
     Bodies, Broker, BrokerError, GroupProgress, NewRetention, Retention, Topic, TopicType,
 };
-
-/// Bytes of rows in one part of an effect: well below the largest append.
-const PART_BYTES: usize = 4 * 1024 * 1024;
 
 #[async_trait]
 impl Topics for Broker {
@@ -287,6 +283,7 @@ impl Topics for Broker {
                     offset,
                 })
                 .collect(),
+            outputs: self.outputs_of(job),
         };
         self.ask_home(job, Request::Commit(record)).await?;
         Ok(())
@@ -299,38 +296,13 @@ impl Topics for Broker {
         epoch: Epoch,
         rows: Vec<OutputRow>,
     ) -> Result<(), TopicsError> {
-        let incarnation = self.incarnation().map_err(BrokerError::from)?;
-        let Some(record) = incarnation.catalog().topic_by_id(topic.0).map(Arc::clone) else {
+        let Some(record) = self.catalog().topic_by_id(topic.0).map(Arc::clone) else {
             return Err(TopicsError {
                 message: format!("the output topic of job {job} was deleted; drop the job"),
                 remedy: Remedy::FixRequest,
             });
         };
-        let now_ms = self.now().as_ms();
-        let mut by_shard: BTreeMap<ShardId, Vec<Envelope>> = BTreeMap::new();
-        for (turn, row) in rows.into_iter().enumerate() {
-            let message = message_of(&record, turn, row, now_ms, &format!("{job}-{epoch}-{turn}"));
-            let shard = incarnation.shard(topic.0, message.queue);
-            by_shard.entry(shard).or_default().push(message);
-        }
-        let effects = by_shard.into_iter().map(|(shard, messages)| {
-            let incarnation = &incarnation;
-            async move {
-                for (part, messages) in parts(messages).into_iter().enumerate() {
-                    let effect = Effect {
-                        job: job.0,
-                        topic: topic.0,
-                        epoch: epoch.0,
-                        part: u32::try_from(part).expect("an epoch is bounded"),
-                        messages,
-                    };
-                    accepted(incarnation.ask(shard, Request::Effect(effect)).await?)?;
-                }
-                Ok::<_, BrokerError>(())
-            }
-        });
-        futures::future::try_join_all(effects).await?;
-        Ok(())
+        Ok(self.append_output(job, &record, epoch, rows).await?)
     }
 
     async fn checkpointed(&self, job: JobId, epoch: Epoch, key: &str) -> Result<(), TopicsError> {
@@ -355,7 +327,8 @@ impl Topics for Broker {
         let random = self.parts.chance.next_u64();
         let messages = rows.into_iter().enumerate();
         let messages = messages.map(|(turn, row)| {
-            message_of(record, turn, row, now_ms, &format!("{random:016X}-{turn}"))
+            let id = format!("{random:016X}-{turn}");
+            message_of(record, record.queues, turn, row, now_ms, &id)
         });
         let stored = self.store(record, messages.collect()).await?;
         let count = stored.len() as u64;
@@ -570,60 +543,6 @@ pub(super) fn cut(record: CutRecord) -> EpochCut {
         tick_ms: record.tick_ms,
         offsets: offsets.collect(),
     }
-}
-
-/// The message of an output row. Its queue depends on the row and its turn alone, so that an effect
-/// that is asked again asks the same shards.
-fn message_of(
-    topic: &TopicRecord,
-    turn: usize,
-    row: OutputRow,
-    now_ms: i64,
-    message_id: &str,
-) -> Envelope {
-    let queue = match &row.key {
-        Some(key) => queue_of(key, topic.queues),
-        None => queue_of(&turn.to_le_bytes(), topic.queues),
-    };
-    let keys = row
-        .key
-        .as_ref()
-        .and_then(|key| String::from_utf8(key.to_vec()).ok());
-    let properties = row.properties.into_iter().map(|(key, value)| Property {
-        key,
-        value: Some(PropertyValue::Text(value)),
-    });
-    Envelope {
-        topic: topic.id,
-        queue: queue.0,
-        born_at_ms: now_ms,
-        message_id: message_id.to_owned(),
-        keys: keys.into_iter().collect(),
-        key: row.key,
-        properties: properties.collect(),
-        body: row.body,
-        schema_id: topic.schemas.last().map(|schema| schema.version),
-        ..Envelope::default()
-    }
-}
-
-/// Cuts messages into parts; where the cuts fall depends on the messages alone.
-fn parts(messages: Vec<Envelope>) -> Vec<Vec<Envelope>> {
-    let mut parts = vec![Vec::new()];
-    let mut bytes = 0;
-    for message in messages {
-        let size = message.body.as_ref().map_or(0, bytes::Bytes::len) + 256;
-        if bytes + size > PART_BYTES && bytes > 0 {
-            parts.push(Vec::new());
-            bytes = 0;
-        }
-        bytes += size;
-        parts
-            .last_mut()
-            .expect("there is always a part")
-            .push(message);
-    }
-    parts
 }
 
 impl From<Topic> for TopicInfo {

@@ -394,7 +394,7 @@ impl ShardState {
         let job = self.job(cut.job);
         let last = job.cuts.last();
         // A commit whose answer was lost is asked again: the same cut is the same intent.
-        if last == Some(&cut) {
+        if last.is_some_and(|last| last.is_again(&cut)) {
             return Decision::reply(Reply::done());
         }
         let saved = job.saved.as_ref().map_or(0, |saved| saved.epoch);

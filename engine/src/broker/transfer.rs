@@ -276,8 +276,8 @@ impl Broker {
             return Ok(()); // The group was deleted meanwhile.
         };
         let target = self.dead_letters_of(&GroupName::new(&record.name)?).await?;
-        // One queue per shard of origin, so that what is done can be told by the last number.
-        let queue = u32::from(shard.0) % target.queues;
+        // Always the same one: what is done is told by the last number in its shard, whatever queues are added.
+        let queue = 0;
         let mut place = Place {
             origin: origin(group, shard),
             topic: target.id,

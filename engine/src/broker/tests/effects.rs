@@ -1,0 +1,104 @@
+//! What jobs commit and append: once, in order, and never before a tick that is closed.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_asked_twice_adds_nothing_and_epochs_come_in_order() {
+    let disk = SimulatedDisk::new();
+    let broker = open(&disk).await;
+    let output = broker.create_topic(new_topic()).await.unwrap();
+    let sql: &dyn Topics = &*broker;
+    let job = JobId(
+        sql.create_job("j", "SELECT 1", &[output.id])
+            .await
+            .unwrap()
+            .id,
+    );
+    let cut = |epoch| EpochCut {
+        epoch,
+        tick_ms: 100,
+        offsets: vec![(1, 0, epoch)],
+    };
+    let rows: Vec<OutputRow> = (0..10)
+        .map(|n| OutputRow {
+            key: Some(Bytes::from(format!("k{n}"))),
+            body: Some(Bytes::from(format!("v{n}"))),
+            properties: Vec::new(),
+        })
+        .collect();
+    sql.commit(job, cut(1)).await.unwrap();
+    sql.commit(job, cut(1)).await.unwrap();
+    assert!(sql.commit(job, cut(3)).await.is_err());
+    for _ in 0..2 {
+        sql.append(job, output.id, Epoch(1), rows.clone())
+            .await
+            .unwrap();
+    }
+    for _ in 0..2 {
+        sql.pause_job(job, true).await.unwrap();
+    }
+    assert!(sql.pause_job(JobId(job.0 + 1), true).await.is_err());
+    let settings = JobSettings {
+        parallelism: Some(3),
+        state_bytes_max: Some(1 << 30),
+        restarts_max: None,
+    };
+    sql.set_job(job, settings).await.unwrap();
+    assert!(sql.set_job(JobId(job.0 + 1), settings).await.is_err());
+    drop(broker);
+    let disk = disk.crash(&Seeded::new(9));
+    let broker = open(&disk).await;
+    let sql: &dyn Topics = &*broker;
+    assert!(sql.jobs()[0].paused, "a job rests over a crash");
+    assert_eq!(
+        sql.jobs()[0].settings,
+        settings,
+        "and is run as it was told"
+    );
+    sql.pause_job(job, false).await.unwrap();
+    assert!(!sql.jobs()[0].paused);
+    // Queues that were added meanwhile change nothing of what the epoch has.
+    let more = millpond_sql::topic::TopicChange {
+        queues: Some(8),
+        ..Default::default()
+    };
+    sql.alter_topic(topic().as_str(), more).await.unwrap();
+    sql.append(job, output.id, Epoch(1), rows).await.unwrap();
+    let stored: u64 = Topics::extents(&*broker, output.id)
+        .iter()
+        .map(|e| e.next.0)
+        .sum();
+    assert_eq!(stored, 10);
+    assert_eq!(sql.progress(job).await.unwrap().cuts, [cut(1)]);
+    sql.checkpointed(job, Epoch(1), "jobs/1").await.unwrap();
+    let progress = sql.progress(job).await.unwrap();
+    assert_eq!(
+        (progress.checkpoint, progress.cuts),
+        (Some((1, "jobs/1".to_owned())), vec![])
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_row_is_stored_before_a_closed_tick_even_when_the_clock_was_set_back() {
+    let disk = SimulatedDisk::new();
+    let broker = open(&disk).await;
+    let made = broker.create_topic(new_topic()).await.unwrap();
+    let future = Timestamp(broker.now().as_ms() + 3_600_000);
+    broker.close_ticks(&[made.id], future).await.unwrap();
+    send(&broker, &["a"]).await;
+    let (read, next) = {
+        let mut found = (Vec::new(), Offset(0));
+        for queue in 0..4 {
+            let (read, next) = broker
+                .read(&topic(), QueueId(queue), Offset(0), 10)
+                .await
+                .unwrap();
+            if !read.is_empty() {
+                found = (read, next);
+            }
+        }
+        found
+    };
+    assert_eq!(next, Offset(1));
+    assert!(read[0].stored_at() >= future);
+}
