@@ -97,13 +97,13 @@ impl ShardState {
         self.stored_at
     }
 
-    /// The greatest tick that a job at home here has recorded.
+    /// The greatest tick that a job at home here has recorded, whether or not its state was saved since.
     #[must_use]
     pub fn last_tick(&self) -> Timestamp {
         let ticks = self
             .jobs
             .values()
-            .flat_map(|job| &job.cuts)
+            .flat_map(|job| job.since.iter().chain(&job.cuts))
             .map(|cut| cut.tick_ms);
         Timestamp(ticks.max().unwrap_or(0))
     }

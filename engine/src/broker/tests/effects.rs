@@ -102,3 +102,30 @@ async fn no_row_is_stored_before_a_closed_tick_even_when_the_clock_was_set_back(
     assert_eq!(next, Offset(1));
     assert!(read[0].stored_at() >= future);
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_row_is_stored_before_the_tick_of_the_epoch_that_was_saved_last() {
+    let disk = SimulatedDisk::new();
+    let broker = open(&disk).await;
+    broker.create_topic(new_topic()).await.unwrap();
+    let sql: &dyn Topics = &*broker;
+    let job = JobId(sql.create_job("view", "SELECT 1", &[]).await.unwrap().id);
+    let tick = Timestamp(broker.now().as_ms() + 3_600_000);
+    let cut = EpochCut {
+        epoch: 1,
+        tick_ms: tick.as_ms(),
+        offsets: Vec::new(),
+    };
+    sql.commit(job, cut).await.unwrap();
+    sql.checkpointed(job, Epoch(1), "jobs/1").await.unwrap();
+    broker.close().await;
+    let broker = open(&disk).await;
+    assert!(broker.now() < tick, "the clock was set back");
+    let sent = send(&broker, &["a"]).await[0];
+    let read = broker
+        .read(&topic(), sent.queue, sent.offset, 1)
+        .await
+        .unwrap();
+    assert!(read.0[0].stored_at() >= tick);
+    broker.close().await;
+}
