@@ -100,6 +100,7 @@ fn ack_all(consumed: &mut Consumed, batches: Vec<Vec<Handle>>, now: Timestamp) -
             group: GROUP,
             topic: TOPIC,
             handles,
+            frees: false,
         })
         .collect();
     let count: usize = asked.iter().map(|ack| ack.handles.len()).sum();

@@ -91,6 +91,7 @@ fn consume(state: &mut ShardState) -> f64 {
             group: GROUP,
             topic: TOPIC,
             handles,
+            frees: false,
         };
         ask(state, Request::Ack(ack), 1);
     }

@@ -169,6 +169,7 @@ impl Broker {
                 group: group.id,
                 topic: topic.id,
                 handles,
+                frees: topic.kind() == TopicKind::Fifo,
             };
             let incarnation = &incarnation;
             async move { (indices, incarnation.ask(shard, Request::Ack(ack)).await) }
@@ -186,10 +187,6 @@ impl Broker {
                     Err(error) => Err(error.clone()),
                 };
             }
-        }
-        if topic.kind() == TopicKind::Fifo {
-            // The next ones of their message groups may go.
-            incarnation.waiting().wake(topic.id);
         }
         Ok(results)
     }
@@ -270,11 +267,7 @@ impl Broker {
         };
         let shard = incarnation.shard(topic.id, handle.queue);
         match accepted(incarnation.ask(shard, Request::Move(change)).await?)? {
-            Reply::Moved(lease) => {
-                // A waiting poll must learn that the message comes back at another time.
-                incarnation.waiting().wake(topic.id);
-                Ok(ReceiptHandle { lease, ..handle })
-            }
+            Reply::Moved(lease) => Ok(ReceiptHandle { lease, ..handle }),
             _ => Err(BrokerError::Confused("change invisible time")),
         }
     }

@@ -402,6 +402,7 @@ impl Poll<'_> {
             group: self.group.id,
             topic: self.topic.id,
             handles: vec![lease.handle.clone()],
+            frees: self.topic.kind() == TopicKind::Fifo,
         }
     }
 

@@ -38,7 +38,7 @@ use crate::broker::request::{Reply, Request, Return};
 use crate::broker::shard::due::{Errands, next_outcome, woken};
 use crate::broker::shard::handed::{Handed, check_size};
 use crate::broker::state::{CATALOG_SHARD, Moment, ShardState};
-use crate::broker::waiting::Waiting;
+use crate::broker::waiting::{self, Waiting};
 use crate::broker::way::Held;
 
 /// Groups handed down and not yet durable.
@@ -266,9 +266,8 @@ impl Shard {
                 self.floor = self.floor.max(Timestamp(tick_ms));
                 self.hints.raise(self.floor);
             }
-            if let Request::Return(back) = &request {
-                settled.topics.push(back.topic);
-            }
+            let rung = waiting::rung(&request).filter(|topic| settled.topics.last() != Some(topic));
+            settled.topics.extend(rung);
             self.reads_anew |= matches!(request, Request::NoteErasure(_));
             let now = self.clock.now().max(self.floor);
             let moment = Moment {

@@ -178,7 +178,6 @@ impl Broker {
             accepted(incarnation.ask(shard, Request::Reset(reset)).await?)?;
             placed.push((QueueId(queue), next));
         }
-        incarnation.waiting().wake(topic.id);
         Ok(placed)
     }
 

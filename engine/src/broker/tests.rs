@@ -28,6 +28,7 @@ mod erasure;
 mod family;
 mod fates;
 mod groups;
+mod hangup;
 mod large;
 mod later;
 mod messages;

@@ -127,7 +127,6 @@ impl Broker {
         if let Err(error) = carried.and_then(|carried| carried.of_group(group.id)) {
             tracing::warn!(%error, "a dead letter waits for the next turn");
         }
-        incarnation.waiting().wake(topic.id);
         Ok(())
     }
 
@@ -385,7 +384,6 @@ impl Broker {
                 continue;
             }
             accepted(reply)?;
-            incarnation.waiting().wake(from.topic);
         }
         Ok(back)
     }

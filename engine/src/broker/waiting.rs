@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::broker::request::Request;
+
 /// The bells.
 #[derive(Debug, Default)]
 pub struct Waiting {
@@ -49,6 +51,22 @@ impl Drop for Bell {
         if !self.stays {
             self.pass_on();
         }
+    }
+}
+
+/// The topic of which a group may have something once a request is durable, besides what it stores. The shard's owner
+/// rings for it and not whoever asked: that one may have left.
+pub(super) fn rung(request: &Request) -> Option<u64> {
+    match request {
+        Request::Return(back) => Some(back.topic),
+        // A message comes back at another time, or a waiting poll must learn when it does.
+        Request::Move(change) => Some(change.topic),
+        Request::Reopen(reopen) => Some(reopen.topic),
+        Request::Reset(reset) => Some(reset.topic),
+        // The next one of a message group may go.
+        Request::Bury(bury) => Some(bury.topic),
+        Request::Ack(ack) => ack.frees.then_some(ack.topic),
+        _ => None,
     }
 }
 

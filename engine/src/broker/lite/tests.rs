@@ -86,6 +86,7 @@ impl Shard {
             group,
             topic: TOPIC,
             handles: vec![handle],
+            frees: false,
         };
         match self.ask(Request::Ack(ack)) {
             Reply::Acks(acks) => acks.acknowledged[0],

@@ -327,6 +327,9 @@ pub struct Ack {
     /// Deliveries.
     #[prost(message, repeated, tag = "3")]
     pub handles: Vec<Handle>,
+    /// Whether others may be waiting behind them.
+    #[prost(bool, tag = "4")]
+    pub frees: bool,
 }
 
 /// A change of invisible time.

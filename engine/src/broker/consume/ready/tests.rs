@@ -145,6 +145,7 @@ impl World {
                     group,
                     topic: TOPIC,
                     handles: vec![handle],
+                    frees: false,
                 };
                 let decision = self.consumed.decide_ack(&ack, Timestamp(self.now_ms));
                 self.apply(decision);
