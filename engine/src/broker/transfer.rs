@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use millpond_proto::limits;
 use millpond_proto::message::{Offset, QueueId, ShardId, TopicId};
 use millpond_proto::name::{GroupName, TopicName};
+use millpond_proto::time::Timestamp;
 use millpond_storage::error::ReadError;
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 use millpond_storage::log::ReadLimit;
@@ -317,6 +318,9 @@ impl Broker {
         run: &[Transfer],
     ) -> Result<Vec<(Transfer, String)>, BrokerError> {
         let mut back = Vec::new();
+        let known = incarnation.catalog();
+        let group = run.first().map_or(0, |one| one.group);
+        let group = known.groups().find(|known| known.id == group);
         for one in run {
             let letter = read_one(incarnation, one.topic, one.queue, one.offset).await?;
             let from = match letter.as_ref().map(Origin::of) {
@@ -357,6 +361,9 @@ impl Broker {
                     continue;
                 };
                 queue = found.queue;
+            }
+            if let Some(group) = group.filter(|_| !is_lite(queue)) {
+                meet(incarnation, group, from.topic, queue).await?;
             }
             let target = incarnation.shard(from.topic, queue);
             let reopen = Reopen {
@@ -428,6 +435,34 @@ impl Broker {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Lets a group begin in a queue as its first poll there would, if it has not been there: a message that is delivered
+/// once more must not bring it all that was stored before its start.
+async fn meet(
+    incarnation: &Incarnation,
+    group: &GroupRecord,
+    topic: u64,
+    queue: u32,
+) -> Result<(), BrokerError> {
+    let next = match (group.from_latest, group.start_at_ms) {
+        (true, _) => {
+            let extent = incarnation.storage().extent(TopicId(topic), QueueId(queue));
+            extent.unwrap_or_default().next
+        }
+        (false, Some(at)) => incarnation.first_at(topic, queue, Timestamp(at)).await?,
+        (false, None) => return Ok(()),
+    };
+    let reset = Reset {
+        group: group.id,
+        topic,
+        queue,
+        next: next.0,
+        only_new: true,
+    };
+    let shard = incarnation.shard(topic, queue);
+    accepted(incarnation.ask(shard, Request::Reset(reset)).await?)?;
+    Ok(())
 }
 
 /// Where a dead letter came from.

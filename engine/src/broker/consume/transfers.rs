@@ -72,7 +72,7 @@ impl Consumed {
     /// Decides on messages that a group is done with.
     pub fn decide_settle(&self, settle: &Settle, now: Timestamp) -> Decision {
         let key = (settle.group, settle.topic, settle.queue);
-        let new = Cursor::default();
+        let new = Cursor::starting_at(self.first(settle.topic, settle.queue));
         let cursor = self.cursors.get(&key).unwrap_or(&new);
         let next = cursor.next().0;
         let to = settle
@@ -185,4 +185,34 @@ pub(super) fn bury_dead(
         at_ms: now.as_ms(),
     };
     Some(state(&Change::TransfersBegun(begun)))
+}
+
+#[cfg(test)]
+mod tests {
+    use millpond_proto::limits;
+
+    use super::*;
+    use crate::broker::record::{QueueOffset, Trimmed};
+
+    #[test]
+    fn a_letter_behind_a_beginning_that_is_gone_is_settled_by_a_group_that_was_never_there() {
+        let first = limits::PARKED_MESSAGES_MAX as u64 + 7;
+        let ends = Ends::from([((7, 0), first + 1)]);
+        let mut consumed = Consumed::default();
+        let firsts = vec![QueueOffset {
+            topic: 7,
+            queue: 0,
+            offset: first,
+        }];
+        consumed.apply(Change::Trimmed(Trimmed { firsts }), &ends);
+        let settle = Settle {
+            group: 1,
+            topic: 7,
+            queue: 0,
+            offsets: vec![first],
+            redrive: false,
+        };
+        let decision = consumed.decide_settle(&settle, Timestamp(1));
+        assert_eq!(decision.reply, Reply::done());
+    }
 }

@@ -61,3 +61,35 @@ async fn letters_that_can_not_be_placed_keep_no_other_group_waiting() {
     assert_eq!(bodies(&receive(&broker, 30, 0).await), ["a"]);
     broker.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_redrive_brings_a_group_that_starts_late_nothing_from_before_its_start() {
+    let broker = open(&SimulatedDisk::new()).await;
+    let made = NewTopic {
+        queues: Some(1),
+        ..new_topic()
+    };
+    broker.create_topic(made).await.unwrap();
+    send(&broker, &["a"]).await;
+    let handle = take_one(&broker, &group()).await;
+    broker
+        .forward_to_dead_letters(&group(), &topic(), handle)
+        .await
+        .unwrap();
+    // The group is made anew and has not been there; its letters are there still.
+    broker.delete_group(&group()).await.unwrap();
+    send(&broker, &["b", "c"]).await;
+    let late = Group {
+        start: GroupStart::Latest,
+        ..Group::new(group())
+    };
+    broker.create_group(late).await.unwrap();
+    let everything = Selection {
+        limit: 100,
+        ..Selection::default()
+    };
+    let outcomes = broker.redrive(&group(), &everything).await.unwrap().letters;
+    assert_eq!(outcomes.len(), 1);
+    assert_eq!(bodies(&receive(&broker, 30, 0).await), ["a"]);
+    broker.close().await;
+}
