@@ -6,7 +6,6 @@
 //! nothing to do with what the group popped and acknowledged.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use millpond_proto::limits;
@@ -68,15 +67,12 @@ impl Broker {
         let clock = &self.parts.clock;
         let deadline = clock.now() + pull.poll;
         let (mut next, mut scanned) = (pull.from, 0);
-        // A bell of its own: every reader wants to know, not one of each group. Group ids count up.
-        let reader = u64::MAX - u64::from(self.turn.fetch_add(1, Ordering::Relaxed));
         loop {
             let topic = self.topic_record(&pull.topic)?;
             let incarnation = self.incarnation()?;
             // Take hold of the bell first: what arrives after the look rings it.
-            let bell = incarnation.waiting().bell(topic.id, reader);
-            let notify = bell.notify();
-            let rung = notify.notified();
+            let readers = incarnation.waiting().readers(topic.id);
+            let rung = readers.notified();
             tokio::pin!(rung);
             rung.as_mut().enable();
 
@@ -108,7 +104,6 @@ impl Broker {
                 () = &mut rung => {}
                 () = clock.sleep(deadline.since(now)) => {}
             }
-            bell.stay();
         }
     }
 

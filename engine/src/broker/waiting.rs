@@ -3,10 +3,11 @@
 //! A waiter costs nothing while it waits. It must take hold of the bell *before* it looks for messages,
 //! so that one that arrives between the look and the wait is not missed. A ring wakes one waiter of each
 //! group, not all of them: whoever was woken and found something, or leaves, rings for the next
-//! ([`Bell`] does so when it is dropped), so that ten thousand idle consumers cost one look per message.
+//! ([`Bell`] does so when it is dropped), so that ten thousand idle consumers cost one look per message. Those who read
+//! by offset share nothing with each other: a ring wakes all of them, and they share one bell.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -14,9 +15,14 @@ use crate::broker::request::Request;
 
 /// The bells.
 #[derive(Debug, Default)]
-pub struct Waiting {
+pub struct Waiting(Mutex<Bells>);
+
+#[derive(Debug, Default)]
+struct Bells {
     /// By topic and group.
-    bells: Mutex<BTreeMap<(u64, u64), Arc<Notify>>>,
+    groups: BTreeMap<(u64, u64), Arc<Notify>>,
+    /// By topic, for those who read it and are no group: each of them wants to know.
+    readers: BTreeMap<u64, Arc<Notify>>,
 }
 
 /// One waiter's hold on the bell of a topic and group; dropping it rings for the next waiter.
@@ -74,17 +80,23 @@ impl Waiting {
     /// The bell of a topic for a group.
     #[must_use]
     pub fn bell(&self, topic: u64, group: u64) -> Bell {
-        let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        let notify = Arc::clone(bells.entry((topic, group)).or_default());
+        let mut bells = self.lock();
+        let notify = Arc::clone(bells.groups.entry((topic, group)).or_default());
         let stays = false;
         Bell { notify, stays }
     }
 
-    /// Rings for one waiter of each group of a topic.
+    /// What is rung for all who read a topic and are no group.
+    #[must_use]
+    pub fn readers(&self, topic: u64) -> Arc<Notify> {
+        Arc::clone(self.lock().readers.entry(topic).or_default())
+    }
+
+    /// Rings for one waiter of each group of a topic, and for everyone who reads it.
     pub fn wake(&self, topic: u64) {
-        let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bells = self.lock();
         let mut unused = Vec::new();
-        for (key, bell) in bells.range((topic, 0)..=(topic, u64::MAX)) {
+        for (key, bell) in bells.groups.range((topic, 0)..=(topic, u64::MAX)) {
             if Arc::strong_count(bell) == 1 {
                 unused.push(*key);
             } else {
@@ -92,35 +104,47 @@ impl Waiting {
             }
         }
         for key in unused {
-            bells.remove(&key);
+            bells.groups.remove(&key);
+        }
+        if let Some(readers) = bells.readers.get(&topic) {
+            readers.notify_waiters();
+            if Arc::strong_count(readers) == 1 {
+                bells.readers.remove(&topic);
+            }
         }
     }
 
     /// Rings for one waiter of every topic and group.
     pub fn ring_all(&self) {
-        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        for bell in bells.values() {
+        for bell in self.lock().groups.values() {
             bell.notify_one();
         }
     }
 
     /// Rings every bell for every waiter: the incarnation ends, or a group was changed.
     pub fn wake_all(&self) {
-        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        for bell in bells.values() {
+        let bells = self.lock();
+        for bell in bells.groups.values().chain(bells.readers.values()) {
             bell.notify_waiters();
         }
     }
 
     /// Takes away the bells of a deleted topic.
     pub fn forget(&self, topic: u64) {
-        let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        bells.retain(|&(t, _), bell| {
+        let mut bells = self.lock();
+        bells.groups.retain(|&(t, _), bell| {
             if t == topic {
                 bell.notify_waiters();
             }
             t != topic
         });
+        if let Some(readers) = bells.readers.remove(&topic) {
+            readers.notify_waiters();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Bells> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -147,5 +171,35 @@ mod tests {
         assert!(rung[2].as_mut().now_or_never().is_some());
         drop(held);
         assert!(rung[1].as_mut().now_or_never().is_some());
+    }
+
+    #[test]
+    fn everyone_who_reads_a_topic_is_rung_for_and_leaves_nothing_behind() {
+        let waiting = Waiting::default();
+        let held = [7, 7, 8].map(|topic| waiting.readers(topic));
+        let mut rung: Vec<_> = held.iter().map(|n| Box::pin(n.notified())).collect();
+        for one in &mut rung {
+            one.as_mut().enable();
+        }
+        waiting.wake(7);
+        let heard: Vec<bool> = rung
+            .iter_mut()
+            .map(|one| one.as_mut().now_or_never().is_some())
+            .collect();
+        assert_eq!(heard, [true, true, false]);
+        for _ in 0..9 {
+            drop(waiting.readers(8));
+        }
+        assert_eq!(
+            waiting.lock().readers.len(),
+            2,
+            "one a topic, however many read it"
+        );
+        waiting.forget(8);
+        assert!(rung[2].as_mut().now_or_never().is_some());
+        drop(rung);
+        drop(held);
+        waiting.wake(7);
+        assert!(waiting.lock().readers.is_empty());
     }
 }
