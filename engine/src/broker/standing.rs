@@ -1,5 +1,6 @@
 //! Where groups stand, and putting them elsewhere: progress, what is in flight, reset, clone, leases.
 
+use futures::StreamExt as _;
 use millpond_proto::limits;
 use millpond_proto::message::{Offset, QueueId, ShardId, TopicId};
 use millpond_proto::name::{GroupName, TopicName};
@@ -9,11 +10,12 @@ use millpond_storage::log::ReadLimit;
 use crate::broker::incarnation::Incarnation;
 use crate::broker::lite::real;
 use crate::broker::record::{GroupRecord, TopicKind};
-use crate::broker::request::{
-    CloneGroup, HeldMessage, InFlight, QueueProgress, Renew, Reply, Request, Reset,
-};
+use crate::broker::request::{CloneGroup, InFlight, QueueProgress, Renew, Reply, Request, Reset};
 use crate::broker::topic::accepted;
 use crate::broker::{Broker, BrokerError, DeliveryPolicy, Group, GroupProgress, InFlightMessage};
+
+/// Leases that are renewed at once.
+const RENEWALS_AT_ONCE: usize = 256;
 
 /// Where a group is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,7 +252,7 @@ impl Broker {
     /// on a message has lost its way.
     ///
     /// # Errors
-    /// [`BrokerError`] when the log failed.
+    /// [`BrokerError`] of the first lease that could not be renewed; all others were.
     pub async fn renew_leases(
         &self,
         within_ms: i64,
@@ -260,33 +262,38 @@ impl Broker {
         let incarnation = self.incarnation()?;
         let now = self.parts.clock.now();
         let replies = incarnation.ask_all(Request::Renewable(within_ms)).await?;
-        for (shard, reply) in replies {
-            let Reply::Held(held) = reply else {
-                continue;
+        let held = replies.into_iter().flat_map(|(shard, reply)| {
+            let messages = match reply {
+                Reply::Held(held) => held.messages,
+                _ => Vec::new(),
             };
-            for HeldMessage {
-                group,
-                topic,
-                handle,
-                holder,
-                ..
-            } in held.messages
-            {
-                let holder = holder.unwrap_or_default();
-                let held_ms = now.as_ms().saturating_sub(holder.since_ms);
-                if held_ms < limits::RENEWAL_MS_MAX && lives(&holder.consumer) {
-                    let renew = Renew {
-                        group,
-                        topic,
-                        queue: handle.queue,
-                        lease: handle.lease,
-                        invisible_ms,
-                    };
-                    accepted(incarnation.ask(shard, Request::Renew(renew)).await?)?;
-                }
-            }
+            messages.into_iter().map(move |message| (shard, message))
+        });
+        let due = held.filter_map(|(shard, message)| {
+            let holder = message.holder.unwrap_or_default();
+            let held_ms = now.as_ms().saturating_sub(holder.since_ms);
+            let renew = Renew {
+                group: message.group,
+                topic: message.topic,
+                queue: message.handle.queue,
+                lease: message.handle.lease,
+                invisible_ms,
+            };
+            let is_due = held_ms < limits::RENEWAL_MS_MAX && lives(&holder.consumer);
+            is_due.then_some((shard, renew))
+        });
+        // Many at once: one after the other, each with its wait for the disk, the last ones would end meanwhile.
+        let due: Vec<(ShardId, Renew)> = due.collect();
+        let incarnation = &incarnation;
+        let renewed = due.into_iter().map(|(shard, renew)| async move {
+            accepted(incarnation.ask(shard, Request::Renew(renew)).await?)
+        });
+        let mut renewed = futures::stream::iter(renewed).buffer_unordered(RENEWALS_AT_ONCE);
+        let mut refused = None;
+        while let Some(reply) = renewed.next().await {
+            refused = refused.or(reply.err());
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     /// Gives back what a consumer held under renewed leases: it has said that it is gone.
