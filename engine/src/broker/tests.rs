@@ -31,6 +31,7 @@ mod groups;
 mod hangup;
 mod large;
 mod later;
+mod lites;
 mod messages;
 mod producers;
 mod room;

@@ -7,12 +7,16 @@
 //!
 //! **Exclusive** groups give a lite topic to the last consumer that asked; the one before is told.
 
+mod weigh;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use millpond_proto::limits;
 use millpond_proto::time::Timestamp;
 use tokio::sync::Notify;
+
+use crate::broker::lite::listeners::weigh::Change;
 
 /// What a consumer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,52 +115,24 @@ impl Listeners {
         said: (Action, &[String], Option<i64>),
         now: Timestamp,
     ) -> Result<Heard, OverQuota> {
-        let (action, names, version) = said;
+        let (.., version) = said;
         let mut known = self.lock();
-        known.sweep(now);
-        let listener = known.listener(who, topic, now).ok_or(OverQuota::Server)?;
-        if version.is_some() && version < listener.version {
+        let Some(Change { new, gone }) = known.weigh(who, topic, said, now)? else {
             return Ok(Heard::default());
-        }
-        let given: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-        let is_known = |name: &&str| listener.names.contains_key(*name);
-        let adds = matches!(action, Action::Add | Action::Set);
-        let new: Vec<&str> = given
-            .iter()
-            .copied()
-            .filter(|name| adds && !is_known(name))
-            .collect();
-        let gone: Vec<Arc<str>> = listener
-            .names
-            .keys()
-            .filter(|name| match action {
-                Action::Add => false,
-                Action::Remove => given.contains(&***name),
-                Action::Set => !given.contains(&***name),
-                Action::Clear => true,
-            })
-            .map(Arc::clone)
-            .collect();
-        let count = listener.names.len() - gone.len() + new.len();
-        if adds && count > limits::LITE_SUBSCRIPTIONS_MAX {
-            return Err(OverQuota::Consumer);
-        }
-        if known.subscriptions + new.len() > limits::LITE_SUBSCRIPTIONS_ALL_MAX + gone.len() {
-            return Err(OverQuota::Server);
-        }
+        };
         for name in &gone {
             known.part(who, name);
         }
         let mut heard = Heard::default();
         for name in new {
             if exclusive {
-                for other in known.others(who, topic, name) {
-                    known.part(&other, name);
-                    heard.taken.push((other.consumer.clone(), name.to_owned()));
+                for other in known.others(who, topic, &name) {
+                    known.part(&other, &name);
+                    heard.taken.push((other.consumer.clone(), name.clone()));
                 }
             }
-            known.join(who, name);
-            heard.new.push(name.to_owned());
+            known.join(who, &name);
+            heard.new.push(name);
         }
         if let Some(listener) = known.listeners.get_mut(who) {
             listener.version = version.or(listener.version);
@@ -165,6 +141,21 @@ impl Listeners {
             }
         }
         Ok(heard)
+    }
+
+    /// Whether [`Listeners::hear`] would take it now, and not pass it over as older than what was said before: for what
+    /// is to be done first and only then.
+    ///
+    /// # Errors
+    /// [`OverQuota`], as it would answer.
+    pub fn would_hear(
+        &self,
+        who: &Who,
+        topic: u64,
+        said: (Action, &[String], Option<i64>),
+        now: Timestamp,
+    ) -> Result<bool, OverQuota> {
+        Ok(self.lock().weigh(who, topic, said, now)?.is_some())
     }
 
     /// The bell of a consumer that polls; none when there are too many consumers.

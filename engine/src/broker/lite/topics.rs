@@ -115,23 +115,19 @@ impl Broker {
             (None, GroupStart::At(at)) => (StartAt::Time(at), true),
             (None, GroupStart::Earliest) => (StartAt::Earliest, true),
         };
+        let said = (word.action, word.names, word.version);
+        let now = self.parts.clock.now();
         if adds && (start, only_new) != (StartAt::Earliest, true) {
+            // Where a group stands is durable: a word that is refused or outdated must not move it.
+            let hears = self.listeners.would_hear(&who, topic.id, said, now);
+            if !hears.map_err(over_quota)? {
+                return Ok(Vec::new());
+            }
             self.start_lite(&topic, group.id, word.names, start, only_new)
                 .await?;
         }
-        let said = (word.action, word.names, word.version);
-        let now = self.parts.clock.now();
-        match self.listeners.hear(&who, topic.id, exclusive, said, now) {
-            Ok(heard) => Ok(heard.taken),
-            Err(OverQuota::Consumer) => Err(BrokerError::LiteSubscriptions {
-                what: "this consumer listens to",
-                limit: limits::LITE_SUBSCRIPTIONS_MAX,
-            }),
-            Err(OverQuota::Server) => Err(BrokerError::LiteSubscriptions {
-                what: "the consumers of this server listen to",
-                limit: limits::LITE_SUBSCRIPTIONS_ALL_MAX,
-            }),
-        }
+        let heard = self.listeners.hear(&who, topic.id, exclusive, said, now);
+        Ok(heard.map_err(over_quota)?.taken)
     }
 
     /// A consumer has said that it is gone.
@@ -342,6 +338,19 @@ impl Broker {
                     .saturating_add(topic.lite_expiry_ms_or_default()),
             ),
         }
+    }
+}
+
+fn over_quota(over: OverQuota) -> BrokerError {
+    match over {
+        OverQuota::Consumer => BrokerError::LiteSubscriptions {
+            what: "this consumer listens to",
+            limit: limits::LITE_SUBSCRIPTIONS_MAX,
+        },
+        OverQuota::Server => BrokerError::LiteSubscriptions {
+            what: "the consumers of this server listen to",
+            limit: limits::LITE_SUBSCRIPTIONS_ALL_MAX,
+        },
     }
 }
 

@@ -1,0 +1,83 @@
+//! Lite topics as consumers, people and SQL ask for them.
+
+use super::*;
+use crate::broker::lite::LiteGroup;
+use crate::broker::lite::listeners::Action;
+use crate::broker::lite::topics::{StartAt, Word};
+use crate::broker::poll::Consumer;
+
+/// A parent with a group of its lite topics and one message in `x`.
+async fn parent(broker: &Broker) -> Topic {
+    let made = NewTopic {
+        kind: TopicType::Lite,
+        ..new_topic()
+    };
+    let made = broker.create_topic(made).await.unwrap();
+    let lite = LiteGroup {
+        topic: topic().to_string(),
+        exclusive: false,
+    };
+    let readers = Group {
+        lite: Some(lite),
+        ..Group::new(group())
+    };
+    broker.create_group(readers).await.unwrap();
+    let one = Envelope {
+        lite_topic: Some("x".to_owned()),
+        ..message("x", "1")
+    };
+    broker.send(&topic(), vec![one]).await.unwrap()[0]
+        .as_ref()
+        .unwrap();
+    made
+}
+
+async fn say(
+    broker: &Broker,
+    names: &[String],
+    version: i64,
+    start: Option<StartAt>,
+) -> Result<Vec<(String, String)>, BrokerError> {
+    let word = Word {
+        group: &group(),
+        topic: &topic(),
+        consumer: "reader",
+        action: Action::Set,
+        names,
+        version: Some(version),
+        start,
+    };
+    broker.listen(word).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_word_that_is_outdated_or_refused_moves_no_group() {
+    let broker = open(&SimulatedDisk::new()).await;
+    parent(&broker).await;
+    let x = ["x".to_owned()];
+    say(&broker, &x, 2, None).await.unwrap();
+    say(&broker, &x, 1, Some(StartAt::Latest)).await.unwrap();
+    let mut many: Vec<String> = (0..millpond_proto::limits::LITE_SUBSCRIPTIONS_MAX)
+        .map(|n| format!("n{n}"))
+        .collect();
+    many.extend(x);
+    let refused = say(&broker, &many, 3, Some(StartAt::Latest)).await;
+    assert!(
+        matches!(refused, Err(BrokerError::LiteSubscriptions { .. })),
+        "{refused:?}"
+    );
+    let receive = Receive {
+        group: group(),
+        topic: topic(),
+        limit: 9,
+        invisible: Duration::from_secs(30),
+        poll: Duration::ZERO,
+    };
+    let reader = Consumer {
+        id: "reader".to_owned(),
+        ..Consumer::default()
+    };
+    let found = broker.receive_as(receive, &reader).await.unwrap().take();
+    assert_eq!(bodies(&found), ["1"]);
+    broker.close().await;
+}
