@@ -216,7 +216,8 @@ impl Shard {
         }
     }
 
-    /// Places what is due, a slice at a time; the turn is held until the last one is durable.
+    /// Places what is due, a slice at a time; the turn is held until the last one is durable. What it does not come to
+    /// is due still.
     pub(super) async fn place_due(
         &mut self,
         fire: Fire,
@@ -227,6 +228,10 @@ impl Shard {
         let mut turn = turn;
         let mut slices = fire.slices(SLICE_MESSAGES).peekable();
         while let Some(slice) = slices.next() {
+            // An erasure came between two slices: what is left was read before it and is read anew.
+            if self.reads_anew {
+                break;
+            }
             while in_flight.len() >= GROUPS_IN_FLIGHT {
                 let Some((settled, durable)) = in_flight.next().await else {
                     break;
