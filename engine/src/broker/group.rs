@@ -319,9 +319,12 @@ impl Cursor {
             Holding::Lease(id) => self.kept.leases.holder(id),
             Holding::Nobody(_) => None,
         };
+        let holder = holder.unwrap_or_default();
+        // It is neither renewed nor given again to the same attempt from now on.
         let holder = Holder {
-            consumer: holder.unwrap_or_default().consumer,
-            ..Holder::default()
+            poll: 0,
+            renewed: false,
+            ..holder
         };
         self.open(record.lease, record.until_ms, Some(&holder));
         // A suspended delivery is as if it had not been.

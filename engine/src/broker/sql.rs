@@ -7,8 +7,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{
+    ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray, UInt32Array, UInt64Array,
+};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
@@ -390,10 +392,17 @@ impl Topics for Broker {
             }
             _ => {
                 let groups: Vec<_> = catalog.groups().collect();
-                let start = |latest| Some(if latest { "latest" } else { "earliest" });
+                let start = |group: &GroupRecord| match (group.from_latest, group.start_at_ms) {
+                    (true, _) => Some("latest"),
+                    (false, Some(_)) => Some("time"),
+                    (false, None) => Some("earliest"),
+                };
+                let at = groups.iter().map(|group| group.start_at_ms);
+                let at = TimestampMillisecondArray::from_iter(at).with_timezone("UTC");
                 vec![
                     strings(groups.iter().map(|group| Some(group.name.as_str()))),
-                    strings(groups.iter().map(|group| start(group.from_latest))),
+                    strings(groups.iter().map(|group| start(group))),
+                    Arc::new(at),
                 ]
             }
         };
@@ -474,7 +483,11 @@ impl Topics for Broker {
                 large("in_flight"),
                 large("lag"),
             ],
-            _ => vec![text("name"), text("start")],
+            _ => {
+                let utc = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
+                let start_at = Field::new("start_at", utc, true);
+                vec![text("name"), text("start"), start_at]
+            }
         }))
     }
 }

@@ -12,7 +12,7 @@ use millpond_storage::log::{Parts, Settings};
 use millpond_storage::tier::objects::DiskObjectStore;
 
 use super::*;
-use crate::broker::{NewTopic, Receive, TopicType};
+use crate::broker::{Group, GroupStart, NewTopic, Receive, TopicType};
 
 async fn open() -> Arc<Broker> {
     let disk: Arc<dyn millpond_storage::disk::Disk> = Arc::new(SimulatedDisk::new());
@@ -127,6 +127,29 @@ async fn what_waits_is_held_or_is_dead_can_be_asked_for() {
     assert_eq!(
         rows(&broker, DEAD_LETTERS, &[]).await,
         ["billing orders 0 0 a 1 request 1970-01-01T00:16:41Z"]
+    );
+    broker.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_start_of_a_group_is_told_as_it_was_given() {
+    let broker = open().await;
+    let starts = [
+        ("a", GroupStart::Earliest),
+        ("b", GroupStart::Latest),
+        ("c", GroupStart::At(Timestamp(60_000))),
+    ];
+    for (name, start) in starts {
+        let name = GroupName::new(name).unwrap();
+        let group = Group {
+            start,
+            ..Group::new(name)
+        };
+        broker.create_group(group).await.unwrap();
+    }
+    assert_eq!(
+        rows(&broker, "groups", &[]).await,
+        ["a earliest", "b latest", "c time 1970-01-01T00:01:00Z"]
     );
     broker.close().await;
 }

@@ -273,10 +273,11 @@ impl Cursor {
     pub(super) fn moved(&mut self, record: &Moved) {
         if let Some(pending) = self.pending.get(&record.offset).copied() {
             let before = self.leases.get(&pending.lease);
-            let consumer = before.map_or_else(String::new, |l| l.holder.consumer.clone());
+            let holder = before.map_or_else(Holder::default, |lease| lease.holder.clone());
             let holder = Holder {
-                consumer,
-                ..Holder::default()
+                poll: 0,
+                renewed: false,
+                ..holder
             };
             self.leases.entry(record.lease).or_default().holder = holder;
             let visible_at = Timestamp(record.until_ms);

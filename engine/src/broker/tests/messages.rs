@@ -211,3 +211,25 @@ async fn a_poll_out_of_a_backlog_takes_its_batch_from_one_queue_and_each_queue_h
     assert!(receive(&broker, 30, 0).await.is_empty());
     broker.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_invisible_time_was_changed_is_held_since_it_was_delivered() {
+    let broker = open(&SimulatedDisk::new()).await;
+    broker.create_topic(new_topic()).await.unwrap();
+    send(&broker, &["a"]).await;
+    let delivered = broker.now();
+    let held = receive(&broker, 30, 0).await;
+    broker.parts.clock.sleep(Duration::from_secs(9)).await;
+    let handle = held[0].handle.clone();
+    let minute = Duration::from_secs(60);
+    broker
+        .change_invisible(&group(), &topic(), handle, minute)
+        .await
+        .unwrap();
+    let shown = broker.group_in_flight(&group(), 9).await.unwrap();
+    assert_eq!(
+        (shown[0].since, shown[0].until),
+        (delivered, broker.now() + minute)
+    );
+    broker.close().await;
+}
