@@ -7,14 +7,15 @@
 use std::collections::BTreeMap;
 
 use millpond_proto::message::{Epoch, JobId, ShardId, queue_of};
-use millpond_sql::topic::OutputRow;
+use millpond_proto::remedy::Remedy;
+use millpond_sql::topic::{OutputRow, TopicsError};
 use millpond_storage::format::block::APPEND_BYTES_MAX;
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue};
 use millpond_storage::log::Record;
 use prost::Message as _;
 
 use crate::broker::incarnation::Incarnation;
-use crate::broker::record::{OutputQueues, TopicRecord};
+use crate::broker::record::{OutputQueues, TopicKind, TopicRecord};
 use crate::broker::request::{Effect, Reply, Request};
 use crate::broker::topic::accepted;
 use crate::broker::{Broker, BrokerError};
@@ -102,6 +103,21 @@ async fn queues_at(
     let queues = known.map(|output| output.queues).next();
     // Queues are never taken away.
     Ok(queues.unwrap_or(topic.queues).clamp(1, topic.queues))
+}
+
+/// Refuses a topic whose messages need what no row has.
+pub(super) fn check_output(topic: &TopicRecord) -> Result<(), TopicsError> {
+    if topic.kind() != TopicKind::Lite {
+        return Ok(());
+    }
+    Err(TopicsError {
+        message: format!(
+            "topic {:?} is of type lite: each of its messages has a lite topic and a row has none; write to another \
+             topic, or send messages with `millpond topic produce --lite-topic`",
+            topic.name
+        ),
+        remedy: Remedy::FixRequest,
+    })
 }
 
 /// The message of an output row. Its queue depends on the row, its turn and the number of queues alone, so that an

@@ -325,6 +325,7 @@ impl Topics for Broker {
                 remedy: Remedy::FixRequest,
             });
         };
+        check_output(record)?;
         let now_ms = self.now().as_ms();
         let random = self.parts.chance.next_u64();
         let messages = rows.into_iter().enumerate();
@@ -507,6 +508,12 @@ impl Broker {
         outputs: &[TopicId],
         savepoint: Option<u64>,
     ) -> Result<JobSpec, TopicsError> {
+        let catalog = self.catalog();
+        for output in outputs {
+            catalog
+                .topic_by_id(output.0)
+                .map_or(Ok(()), |topic| check_output(topic))?;
+        }
         let job = JobRecord {
             id: 0,
             name: name.to_owned(),

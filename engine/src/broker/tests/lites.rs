@@ -81,3 +81,24 @@ async fn a_word_that_is_outdated_or_refused_moves_no_group() {
     assert_eq!(bodies(&found), ["1"]);
     broker.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_row_has_no_lite_topic_and_is_not_stored_in_a_parent() {
+    let broker = open(&SimulatedDisk::new()).await;
+    let made = parent(&broker).await;
+    let row = OutputRow {
+        key: None,
+        body: Some(Bytes::from_static(b"{}")),
+        properties: Vec::new(),
+    };
+    let sql: &dyn Topics = &*broker;
+    let refused = sql.insert(made.id, vec![row]).await.unwrap_err();
+    assert!(refused.message.contains("type lite"), "{refused:?}");
+    let refused = sql
+        .create_job("j", "SELECT 1", &[made.id])
+        .await
+        .unwrap_err();
+    assert!(refused.message.contains("type lite"), "{refused:?}");
+    assert!(sql.jobs().is_empty());
+    broker.close().await;
+}
