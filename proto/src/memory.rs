@@ -5,11 +5,19 @@
 //! for each core. There a small piece that lives on keeps megabytes of freed ones around it, and the process
 //! holds twice what it uses. So the bound is set, which also keeps it where it is set, and the heaps are as many as the cores.
 //!
+//! It is set above what a call of many small messages takes: to map and unmap a piece for each of them costs more than
+//! to decode what is in it. For the same reason a heap keeps a little of what is freed at its end; to set the bound would
+//! else have it give back each piece at once.
+//!
 //! Other allocators have nothing to set; there nothing is done.
 
 /// Bytes from which on a piece is taken from the system by itself and goes back when it is freed.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const ALONE_BYTES: libc::c_int = 128 * 1024;
+const ALONE_BYTES: libc::c_int = 256 * 1024;
+
+/// Bytes that a heap may keep free at its end.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const SPARE_BYTES: libc::c_int = 1024 * 1024;
 
 /// Has what is freed go back to the system: for a process that runs for long, before it starts threads.
 pub fn give_back() {
@@ -21,9 +29,10 @@ pub fn give_back() {
             unsafe_code,
             reason = "the standard library has no settings for its allocator"
         )]
-        // SAFETY: the call takes two numbers; it may be made at any time. A bound that is refused stays as it was.
+        // SAFETY: each call takes two numbers; they may be made at any time. A bound that is refused stays as it was.
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, ALONE_BYTES);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, SPARE_BYTES);
             libc::mallopt(libc::M_ARENA_MAX, heaps);
         }
     }
