@@ -8,6 +8,8 @@
 //! ```console
 //! $ cargo build --release && cargo bench -p millpond-tests --bench delay -- 1000000 60 9000000
 //! ```
+//!
+//! A word with a unit, such as `16MiB`, is the size of the server's tail cache, which is most of what it takes otherwise.
 
 #![expect(clippy::unwrap_used, reason = "a bench that fails ends")]
 
@@ -44,17 +46,20 @@ fn main() {
         .build()
         .unwrap();
     let far = numbers.get(2).copied().unwrap_or(0);
-    runtime.block_on(run(count, within, far));
+    let cache = std::env::args().find(|word| word.ends_with("iB"));
+    let cache = cache.unwrap_or_else(|| "128MiB".to_owned());
+    runtime.block_on(run(count, within, far, &cache));
 }
 
-async fn run(count: u64, within: Duration, far: u64) {
+async fn run(count: u64, within: Duration, far: u64, cache: &str) {
+    let serve = |folder: &Folder| folder.serve_with(&["--tail-cache", cache], &[]).unwrap();
     let folder = Folder::new();
-    let server = folder.serve();
+    let server = serve(&folder);
     fill_cache(&server).await;
     spread(&server, count, within, far).await;
     drop(server);
     let folder = Folder::new();
-    let server = folder.serve();
+    let server = serve(&folder);
     burst(&server).await;
     assert!(server.stop());
 }

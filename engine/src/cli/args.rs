@@ -332,6 +332,7 @@ mod tests {
             (default.cold, default.log_bytes_max, default.disk_reserve)
         );
         assert_eq!(typed.table_grace, default.table_grace);
+        assert_eq!(typed.tail_cache, default.tail_cache);
         assert!(parse("millpond serve --demo --no-demo").is_err());
     }
 

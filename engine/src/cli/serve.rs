@@ -102,6 +102,7 @@ pub async fn serve(
             location: cold.location(&args.data),
             disk_reserve_bytes: args.disk_reserve,
             table_grace_ms: i64::try_from(args.table_grace).unwrap_or(i64::MAX),
+            cache_bytes: usize::try_from(args.tail_cache).unwrap_or(usize::MAX),
             ..millpond_storage::log::Settings::bounded(args.log_bytes_max)
         },
     };

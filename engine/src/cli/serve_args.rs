@@ -64,6 +64,10 @@ pub struct ServeArgs {
     /// "none" removes them at once.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = keep::time)]
     pub table_grace: u64,
+    /// Memory for what was stored last, where consumers that keep up find it, such as 16MiB; "none": they read the log's
+    /// files.
+    #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = keep::size)]
+    pub tail_cache: u64,
 }
 
 /// How the log is written.
@@ -103,6 +107,7 @@ impl Default for ServeArgs {
             log_bytes_max: 0,
             disk_reserve: 256 * 1024 * 1024,
             table_grace: limits::TABLE_GRACE_MS_DEFAULT.unsigned_abs(),
+            tail_cache: 128 * 1024 * 1024,
         }
     }
 }
