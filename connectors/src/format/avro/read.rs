@@ -168,7 +168,7 @@ fn default(last: &AvroSchema, columns: &Columns, at: usize) -> Option<Slot<'stat
 struct Cursor<'a, 's> {
     rest: &'a [u8],
     schema: &'s AvroSchema,
-    /// Values that may still be read: bodies can name many that take no bytes.
+    /// Values without bytes that may still be read: a body can name many of them.
     budget: usize,
 }
 
@@ -177,7 +177,7 @@ impl<'a, 's> Cursor<'a, 's> {
         Self {
             rest,
             schema,
-            budget: rest.len().saturating_add(VALUES_WITHOUT_BYTES),
+            budget: VALUES_WITHOUT_BYTES,
         }
     }
 
@@ -260,10 +260,8 @@ impl<'a, 's> Cursor<'a, 's> {
         symbol.ok_or_else(|| format!("the enum has no symbol {at}").into())
     }
 
-    fn spend(&mut self, depth: usize) -> Result<(), Bad> {
-        if depth > DEPTH_MAX {
-            return Err(format!("it is nested deeper than {DEPTH_MAX} levels").into());
-        }
+    /// Reads a value that takes no bytes.
+    fn spend(&mut self) -> Result<(), Bad> {
         self.budget = self
             .budget
             .checked_sub(1)
@@ -271,11 +269,21 @@ impl<'a, 's> Cursor<'a, 's> {
         Ok(())
     }
 
+    fn fixed(&mut self, size: usize) -> Result<&'a [u8], Bad> {
+        if size == 0 {
+            self.spend()?;
+        }
+        self.take(size)
+    }
+
     /// A value as a column takes it; what is nested becomes JSON.
     fn datum(&mut self, shape: &Shape, depth: usize) -> Result<Datum<'a>, Bad> {
-        self.spend(depth)?;
+        check_depth(depth)?;
         Ok(match shape {
-            Shape::Null => Datum::Null,
+            Shape::Null => {
+                self.spend()?;
+                Datum::Null
+            }
             Shape::Boolean => Datum::Boolean(self.boolean()?),
             Shape::Int => Datum::Integer(self.int()?.into()),
             Shape::Long => Datum::Integer(self.long()?),
@@ -287,14 +295,18 @@ impl<'a, 's> Cursor<'a, 's> {
             Shape::Timestamp(units) => Datum::Timestamp(self.long()?.div_euclid(units / 1_000)),
             Shape::Decimal(_, scale, size) => {
                 let bytes = match size {
-                    Some(size) => self.take(*size)?,
+                    Some(size) => self.fixed(*size)?,
                     None => self.sized()?,
                 };
                 Datum::Decimal(units_of(bytes)?, *scale)
             }
             Shape::Union(shapes) => {
                 let branch = self.branch(shapes)?;
-                if one_of(shapes).is_some() || *branch == Shape::Null {
+                if *branch == Shape::Null {
+                    // Its number is its byte.
+                    return Ok(Datum::Null);
+                }
+                if one_of(shapes).is_some() {
                     return self.datum(branch, depth + 1);
                 }
                 // A union of several is text: that of a text as it is, of all others as JSON.
@@ -306,7 +318,7 @@ impl<'a, 's> Cursor<'a, 's> {
             Shape::Named(at) => {
                 let schema = self.schema;
                 match schema.named(*at) {
-                    Named::Fixed(size) => Datum::Bytes(self.take(*size)?.into()),
+                    Named::Fixed(size) => Datum::Bytes(self.fixed(*size)?.into()),
                     Named::Enum(symbols, _) => {
                         Datum::Text(Cow::Owned(self.symbol(symbols)?.to_owned()))
                     }
@@ -333,7 +345,7 @@ impl<'a, 's> Cursor<'a, 's> {
     }
 
     fn json(&mut self, shape: &Shape, depth: usize, out: &mut String) -> Result<(), Bad> {
-        self.spend(depth)?;
+        check_depth(depth)?;
         let schema = self.schema;
         match shape {
             Shape::Array(items) => {
@@ -352,6 +364,9 @@ impl<'a, 's> Cursor<'a, 's> {
             }
             Shape::Named(at) => match schema.named(*at) {
                 Named::Record(fields) => {
+                    if fields.is_empty() {
+                        self.spend()?;
+                    }
                     out.push('{');
                     for (at, field) in fields.iter().enumerate() {
                         if at > 0 {
@@ -364,13 +379,13 @@ impl<'a, 's> Cursor<'a, 's> {
                     out.push('}');
                 }
                 Named::Enum(symbols, _) => put_json_text(out, self.symbol(symbols)?),
-                Named::Fixed(size) => put_json_bytes(out, self.take(*size)?),
+                Named::Fixed(size) => put_json_bytes(out, self.fixed(*size)?),
                 Named::Open => return Err("its schema has a type without definition".into()),
             },
-            Shape::Union(shapes) => {
-                let branch = self.branch(shapes)?;
-                self.json(branch, depth + 1, out)?;
-            }
+            Shape::Union(shapes) => match self.branch(shapes)? {
+                Shape::Null => out.push_str("null"),
+                branch => self.json(branch, depth + 1, out)?,
+            },
             plain => {
                 let datum = self.datum(plain, depth)?;
                 out.push_str(&json_of(&datum));
@@ -407,6 +422,13 @@ impl<'a, 's> Cursor<'a, 's> {
 
 /// How many values that take no bytes a body may have beside those that do.
 const VALUES_WITHOUT_BYTES: usize = 1024;
+
+fn check_depth(depth: usize) -> Result<(), Bad> {
+    match depth > DEPTH_MAX {
+        true => Err(format!("it is nested deeper than {DEPTH_MAX} levels").into()),
+        false => Ok(()),
+    }
+}
 
 fn json_of(datum: &Datum<'_>) -> String {
     let mut out = String::new();

@@ -263,3 +263,34 @@ proptest! {
         prop_assert_eq!(decoded.batch.num_rows(), 1);
     }
 }
+
+#[test]
+fn items_that_take_bytes_are_read_however_many_and_only_so_many_that_take_none() {
+    let array = |items: &str| {
+        encoding(&[&format!(
+            r#"{{"type":"record","name":"R","fields":[{{"name":"items","type":{{"type":"array","items":{items}}}}}]}}"#
+        )])
+    };
+    let count = 5000_u16;
+    // A block of 5000, as the zigzag of a long.
+    let block = |each: &[u8]| {
+        let mut body = vec![0x90, 0x4e];
+        body.extend((0..count).flat_map(|_| each.to_vec()));
+        body.push(0);
+        body
+    };
+    let read = |encoding: &Encoding, body: &[u8]| {
+        let decoder = BodyDecoder::new(encoding, &columns(encoding), |_| true).unwrap();
+        decoder.decode(&bodies(&[body]), None).unwrap()
+    };
+    let maybe = array(r#"["null","int"]"#);
+    for (each, item) in [(&b"\x02\x0e"[..], "7"), (&b"\x00"[..], "null")] {
+        let decoded = read(&maybe, &block(each));
+        assert!(decoded.errors.is_empty(), "{:?}", decoded.errors);
+        let text = decoded.batch.column(0).as_string::<i32>().value(0);
+        assert_eq!(text.matches(item).count(), usize::from(count));
+    }
+    let decoded = read(&array(r#""null""#), &block(b""));
+    let (_, error) = &decoded.errors[0];
+    assert!(error.contains("more values than its size"), "{error}");
+}
