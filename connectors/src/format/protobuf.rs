@@ -4,10 +4,11 @@
 //! nobody declared is skipped unread; a field that is repeated, a map or another message is JSON text, for which the whole message is decoded.
 //! A field without presence that is not there has its default value, one with presence is NULL.
 //!
-//! Reading order: `protobuf/schema.rs` (columns, compatibility), `protobuf/read.rs`, `protobuf/wire.rs`, `protobuf/json.rs`, `protobuf/write.rs`.
+//! Reading order: `protobuf/schema.rs` (columns), `protobuf/resolve.rs` (compatibility), `protobuf/read.rs`, `protobuf/wire.rs`, `protobuf/json.rs`, `protobuf/write.rs`.
 
 mod json;
 mod read;
+mod resolve;
 mod schema;
 mod wire;
 mod write;

@@ -1,4 +1,4 @@
-//! A message's descriptor as columns, and which version of it reads what another wrote.
+//! A message's descriptor as columns.
 
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 
@@ -57,48 +57,6 @@ impl ProtobufSchema {
                 sql_type: sql_type(&field).to_owned(),
             })
             .collect()
-    }
-
-    /// Whether messages of `writer` mean the same to this descriptor; or why not.
-    pub(crate) fn reads(&self, writer: &Self) -> Result<(), String> {
-        for field in self.message.fields() {
-            let name = field.name();
-            if let Some(before) = writer.message.get_field_by_name(name)
-                && before.number() != field.number()
-            {
-                return Err(format!(
-                    "field {name} had the number {} and has {}",
-                    before.number(),
-                    field.number()
-                ));
-            }
-            match writer.message.get_field(field.number()) {
-                None if field.is_required() => {
-                    return Err(format!("field {name} is new and required"));
-                }
-                None => {}
-                Some(before) if before.name() != name => {
-                    return Err(format!(
-                        "number {} was field {} and is field {name}; take a number that was never used",
-                        field.number(),
-                        before.name()
-                    ));
-                }
-                Some(before) => {
-                    let same = before.is_list() == field.is_list()
-                        && before.is_map() == field.is_map()
-                        && coded(&before.kind()) == coded(&field.kind());
-                    if !same {
-                        return Err(format!(
-                            "field {name} was {} and is {}",
-                            word(&before),
-                            word(&field)
-                        ));
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 }
 
@@ -163,31 +121,5 @@ fn sql_type(field: &FieldDescriptor) -> &'static str {
         Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => "INT",
         Kind::Uint64 | Kind::Fixed64 => "DECIMAL(20, 0)",
         Kind::Int64 | Kind::Uint32 | Kind::Sint64 | Kind::Fixed32 | Kind::Sfixed64 => "BIGINT",
-    }
-}
-
-/// Kinds that are coded alike, and read each other's values.
-fn coded(kind: &Kind) -> u8 {
-    match kind {
-        Kind::Int32 | Kind::Int64 | Kind::Uint32 | Kind::Uint64 | Kind::Bool | Kind::Enum(_) => 0,
-        Kind::Sint32 | Kind::Sint64 => 1,
-        Kind::Fixed32 | Kind::Sfixed32 => 2,
-        Kind::Fixed64 | Kind::Sfixed64 => 3,
-        Kind::String | Kind::Bytes => 4,
-        Kind::Float => 5,
-        Kind::Double => 6,
-        Kind::Message(_) => 7,
-    }
-}
-
-fn word(field: &FieldDescriptor) -> String {
-    let kind = match field.kind() {
-        Kind::Message(message) => message.full_name().to_owned(),
-        Kind::Enum(of) => of.full_name().to_owned(),
-        plain => format!("{plain:?}").to_lowercase(),
-    };
-    match field.is_list() {
-        true => format!("repeated {kind}"),
-        false => kind,
     }
 }

@@ -206,6 +206,58 @@ fn a_new_version_is_checked_against_the_last() {
     );
 }
 
+#[test]
+fn a_new_version_is_checked_in_messages_within_messages_that_hold_themselves() {
+    let set = |street: FieldDescriptorProto| {
+        let message = |name: &str, field: Vec<FieldDescriptorProto>| DescriptorProto {
+            name: Some(name.to_owned()),
+            field,
+            ..DescriptorProto::default()
+        };
+        let place = vec![
+            street,
+            typed(field("within", 2, Type::Message), ".shop.Place"),
+        ];
+        let shop = FileDescriptorProto {
+            name: Some("shop.proto".to_owned()),
+            package: Some("shop".to_owned()),
+            syntax: Some("proto3".to_owned()),
+            message_type: vec![
+                message(
+                    "Order",
+                    vec![typed(field("place", 1, Type::Message), ".shop.Place")],
+                ),
+                message("Place", place),
+            ],
+            ..FileDescriptorProto::default()
+        };
+        Bytes::from(FileDescriptorSet { file: vec![shop] }.encode_to_vec())
+    };
+    let first = Encoding {
+        message: "shop.Order".to_owned(),
+        ..encoding(set(field("street", 1, Type::String)))
+    };
+    let alike = first.with_schema(set(field("street", 1, Type::Bytes)));
+    assert!(alike.is_ok(), "{alike:?}");
+    for (street, reason) in [
+        (
+            field("street", 1, Type::Sint64),
+            "field place.street was string and is sint64",
+        ),
+        (
+            field("street", 3, Type::String),
+            "field place.street had the number 1 and has 3",
+        ),
+        (
+            field("road", 1, Type::String),
+            "number 1 was field place.street and is field place.road",
+        ),
+    ] {
+        let error = first.with_schema(set(street)).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
 proptest! {
     #[test]
     fn what_is_written_reads_back_the_same(
