@@ -379,7 +379,7 @@ impl Keeper {
     /// The aggregate's value for some groups.
     ///
     /// # Errors
-    /// [`OperatorError`] when a sum does not fit its type, and what an accumulator fails with.
+    /// [`OperatorError`] when an accumulator fails.
     pub(crate) fn column<'a>(
         &self,
         kept: impl ExactSizeIterator<Item = &'a Kept> + Clone,
@@ -393,16 +393,9 @@ impl Keeper {
                 totals.map(|(_, count)| count),
             ))),
             Way::Sum => {
-                let sums = totals
-                    .map(|(total, count)| match count {
-                        0 => Ok(None),
-                        _ => i64::try_from(total).map(Some),
-                    })
-                    .collect::<Result<Int64Array, _>>();
-                let sums = sums.map_err(|_| {
-                    DataFusionError::Execution("a sum is larger than a BIGINT".to_owned())
-                })?;
-                Ok(Arc::new(sums))
+                // Above the greatest BIGINT it goes on with the least one, as that of a bounded query does.
+                let sums = totals.map(|(total, count)| (count != 0).then(|| wrapped(total)));
+                Ok(Arc::new(sums.collect::<Int64Array>()))
             }
             Way::Mean => {
                 let means = totals.map(|(total, count)| match count {
@@ -562,4 +555,12 @@ impl Kept {
             Self::Bag(values) => values.keys().map(row).sum(),
         }
     }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "sums of integers wrap around"
+)]
+fn wrapped(total: i128) -> i64 {
+    total as i64
 }
