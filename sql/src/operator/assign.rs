@@ -72,7 +72,9 @@ impl Windows {
             Self::Tumble { size_ms } | Self::Hop { size_ms, .. } => {
                 slice_start_ms.saturating_add(size_ms)
             }
-            Self::Cumulate { size_ms, .. } => floor(slice_start_ms, size_ms) + size_ms,
+            Self::Cumulate { size_ms, .. } => {
+                floor(slice_start_ms, size_ms).saturating_add(size_ms)
+            }
             Self::Session { gap_ms } => slice_start_ms.saturating_add(gap_ms),
         }
     }
