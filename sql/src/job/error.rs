@@ -64,6 +64,12 @@ pub enum JobError {
         /// How many it is to have.
         stretches: usize,
     },
+    /// Something was asked of a query between two tries to go on.
+    #[error("the query starts over after trouble: {why}; ask again when it runs")]
+    StartsOver {
+        /// The trouble.
+        why: String,
+    },
     /// The state is larger than a savepoint may be.
     #[error(
         "the state takes more than {limit_bytes} bytes, the most that a savepoint may hold; let it forget what it does not need (state_ttl), or begin another job from the log"
@@ -98,7 +104,7 @@ impl JobError {
             Self::Operator { error, .. } => error.remedy(),
             Self::Sql(error) => error.remedy(),
             Self::Panicked(_) => Remedy::Bug,
-            Self::Crowded { .. } => Remedy::Retry,
+            Self::Crowded { .. } | Self::StartsOver { .. } => Remedy::Retry,
             Self::SavepointTooLarge { .. } => Remedy::FixRequest,
             Self::GaveUp { .. }
             | Self::InputGone { .. }

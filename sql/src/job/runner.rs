@@ -8,6 +8,7 @@
 //! recorded, so there is one way to recover and not two. So is state that outgrows its memory: the query goes on with it cut into
 //! more stretches ([`crate::job::parts`]).
 
+mod pause;
 pub(super) mod saved;
 
 use std::collections::BTreeMap;
@@ -193,7 +194,7 @@ impl Runner {
                 shared.status.error = Some(error.to_string());
                 shared.status.restarts = restarts.count() as u64;
             });
-            if self.pause(pause).await {
+            if self.pause(pause, error.to_string()).await {
                 return Ok(());
             }
         }
@@ -217,10 +218,10 @@ impl Runner {
             if let Some(ask) = ask
                 && turns.answer(ask).await
             {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
+        turns.rest().await
     }
 
     /// Writes the state of a query that rests under a key.
@@ -245,24 +246,6 @@ impl Runner {
     fn cut(&self, stretches: usize) {
         tracing::info!(job = %self.spec.name, stretches, "state outgrew its memory and goes to rest");
         self.stretches.fetch_max(stretches, Ordering::Relaxed);
-    }
-
-    /// Waits; answers whether it is time to stop.
-    async fn pause(&self, duration: Duration) -> bool {
-        self.pause_or(duration, futures::future::pending().boxed())
-            .await
-    }
-
-    /// As [`Self::pause`], and ends early with `other`.
-    async fn pause_or(&self, duration: Duration, other: BoxFuture<'static, ()>) -> bool {
-        let mut stopping = self.stopping.clone();
-        tokio::select! {
-            biased;
-            // A dropped sender means that nobody is left to ask for more.
-            _ = stopping.wait_for(|stop| *stop) => true,
-            () = other => false,
-            () = self.clock.sleep(duration) => false,
-        }
     }
 
     fn epoch(&self) -> u64 {

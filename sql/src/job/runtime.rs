@@ -71,10 +71,14 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Stops the loop between two epochs and waits until it is still.
-    pub(super) async fn stop(&mut self) {
+    fn tell_to_stop(&self) {
         // A query that ended by itself no longer listens.
         let _ = self.stop.send(true);
+    }
+
+    /// Stops the loop between two epochs and waits until it is still.
+    pub(super) async fn stop(&mut self) {
+        self.tell_to_stop();
         if let Some(task) = self.task.take() {
             // A panic was already told in the job's status.
             let _ = task.await;
@@ -150,12 +154,11 @@ impl Jobs {
     pub async fn stop(&self) {
         // Dropping them stops them.
         drop(std::mem::take(&mut *self.building()));
+        // Told at once, so that a change that waits for one of them comes to an end; told again for what it made.
+        self.running().values().for_each(Running::tell_to_stop);
         let _changing = self.changing.lock().await;
         let running = std::mem::take(&mut *self.running());
-        for job in running.values() {
-            // A query that ended by itself no longer listens.
-            let _ = job.stop.send(true);
-        }
+        running.values().for_each(Running::tell_to_stop);
         for (_, mut job) in running {
             job.stop().await;
         }

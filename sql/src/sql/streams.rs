@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use millpond_proto::message::{Offset, QueueId};
 use millpond_proto::task::Runtimes;
 use millpond_proto::time::{SimulatedClock, Timestamp};
 use object_store::memory::InMemory;
@@ -15,15 +16,31 @@ struct World {
     sql: Sql,
     topics: Arc<MemoryTopics>,
     clock: Arc<dyn Clock>,
+    state: Arc<dyn ObjectStore>,
 }
 
 impl World {
     fn new() -> Self {
         let start = Timestamp(1_356_998_400_000);
         let clock: Arc<dyn Clock> = Arc::new(SimulatedClock::starting_at(start));
-        let spawn: Arc<dyn Spawn> = Arc::new(Runtimes::single());
         let topics = MemoryTopics::new(Arc::clone(&clock));
-        let state: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        Self::over(topics, clock, Arc::new(InMemory::new()))
+    }
+
+    /// The same topics and jobs in another process.
+    fn restarted(self) -> Self {
+        let Self {
+            sql,
+            topics,
+            clock,
+            state,
+        } = self;
+        drop(sql);
+        Self::over(topics, clock, state)
+    }
+
+    fn over(topics: Arc<MemoryTopics>, clock: Arc<dyn Clock>, state: Arc<dyn ObjectStore>) -> Self {
+        let spawn: Arc<dyn Spawn> = Arc::new(Runtimes::single());
         let jobs = Jobs::start(JobParts {
             topics: Arc::clone(&topics) as Arc<dyn Topics>,
             clock: Arc::clone(&clock),
@@ -35,13 +52,14 @@ impl World {
             clock: Arc::clone(&clock),
             spawn,
             export: Arc::new(InMemory::new()),
-            state,
+            state: Arc::clone(&state),
             jobs: jobs as Arc<dyn Continuous>,
         });
         Self {
             sql: sql.unwrap(),
             topics,
             clock,
+            state,
         }
     }
 
@@ -407,6 +425,33 @@ fn an_altered_view_is_built_beside_the_old_one_and_takes_its_place() {
         assert_eq!(jobs, ["v running"]);
         world.run("DROP MATERIALIZED VIEW v").await;
         assert!(world.topics.topic("v").is_none());
+    });
+}
+
+#[test]
+fn a_query_that_rests_does_not_need_the_rows_that_retention_deletes_meanwhile() {
+    simulated(async {
+        let world = World::new();
+        world
+            .run("CREATE TOPIC orders (item VARCHAR, n BIGINT) WITH (queues = 1)")
+            .await;
+        world
+            .run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS many FROM orders")
+            .await;
+        for n in 0..3 {
+            let insert = format!("INSERT INTO orders VALUES ('pen', {n})");
+            world.run(&insert).await;
+            world.wait().await;
+        }
+        world.run("PAUSE JOB v").await;
+        let orders = world.topics.topic("orders").unwrap().id;
+        world.topics.let_go(orders, QueueId(0), Offset(3));
+        world.run("RESUME JOB v").await;
+        world.run("INSERT INTO orders VALUES ('ink', 1)").await;
+        world.wait().await;
+        let jobs = world.run("SELECT state, error FROM millpond.jobs").await;
+        assert_eq!(jobs, ["running NULL"]);
+        assert_eq!(world.run("SELECT many FROM v").await, ["4"]);
     });
 }
 

@@ -245,3 +245,32 @@ async fn what_can_not_be_gone_on_from_is_refused_with_the_reason() {
         .unwrap();
     jobs.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_meets_trouble_again_and_again_says_so_to_whoever_asks_and_to_whoever_stops_it()
+{
+    let mut world = World::new(950).await;
+    target(&world, "sums", true).await;
+    let jobs = world.jobs(None);
+    create(&jobs, &format!("CREATE JOB j AS INSERT INTO sums {SUMS}"))
+        .await
+        .unwrap();
+    send_for_a_while(&world).await;
+    jobs.stop().await;
+    world.refuses = Some((1, u64::MAX));
+    let jobs = world.jobs(None);
+    world.wait_ms(1000).await;
+    assert_eq!(status(&jobs, "j").state, JobState::Restarting);
+    let error = change(&jobs, "CREATE SAVEPOINT s FOR JOB j").await;
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("the query starts over after trouble"),
+        "{error}"
+    );
+    // One that asks is not in the way of the end.
+    let asks = async {
+        let asked = change(&jobs, "CREATE SAVEPOINT s FOR JOB j").await;
+        assert!(asked.is_err());
+    };
+    tokio::join!(asks, jobs.stop());
+}
