@@ -174,14 +174,18 @@ pub(crate) fn check_not_running(view: &str, topics: &dyn Topics) -> Result<(), S
     refuse("view", view, &uses)
 }
 
-/// Checks that no continuous query reads all columns of a topic by `*`: with one more it would be another query at its next start,
-/// which its saved state is none of.
+/// Checks that a topic may have one more column: no continuous query reads all of them by `*`, which would be another query at its next
+/// start, which its saved state is none of, and no job writes rows of so many columns as there are.
 ///
 /// # Errors
 /// As [`check_unused`].
 pub(crate) fn check_columns_named(topic: &str, topics: &dyn Topics) -> Result<(), SqlError> {
     let mut by = Vec::new();
+    let mut writers = Vec::new();
     for mut dependent in dependents(topics) {
+        if dependent.writes.as_deref() == Some(topic) {
+            writers.push(dependent.name.clone());
+        }
         if dependent.kind == Kind::View {
             continue;
         }
@@ -190,6 +194,15 @@ pub(crate) fn check_columns_named(topic: &str, topics: &dyn Topics) -> Result<()
         if dependent.query.visit(&mut stars).is_break() {
             by.push(dependent.name);
         }
+    }
+    if !writers.is_empty() {
+        return Err(SqlError::invalid(
+            format!(
+                "topic {topic} is written by {}, whose query has no such column",
+                writers.join(", ")
+            ),
+            "end it with STOP JOB name WITH SAVEPOINT or DROP JOB, and begin it again with one more expression",
+        ));
     }
     if by.is_empty() {
         return Ok(());

@@ -86,6 +86,14 @@ pub enum JobError {
         /// Its id.
         id: u64,
     },
+    /// A topic that it reads or writes has another declaration than the one that it was planned with.
+    #[error(
+        "topic {topic} was declared otherwise meanwhile; begin again, behind the last cursor that was seen if there is one"
+    )]
+    Redeclared {
+        /// Topic.
+        topic: String,
+    },
     /// The topic that it reads or writes is not there any more.
     #[error("topic {topic} was deleted or made anew; drop the query and create it again")]
     TopicGone {
@@ -104,7 +112,9 @@ impl JobError {
             Self::Operator { error, .. } => error.remedy(),
             Self::Sql(error) => error.remedy(),
             Self::Panicked(_) => Remedy::Bug,
-            Self::Crowded { .. } | Self::StartsOver { .. } => Remedy::Retry,
+            Self::Crowded { .. } | Self::Redeclared { .. } | Self::StartsOver { .. } => {
+                Remedy::Retry
+            }
             Self::SavepointTooLarge { .. } => Remedy::FixRequest,
             Self::GaveUp { .. }
             | Self::InputGone { .. }

@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 use crate::continuous::{JobState, JobStatus};
 use crate::error::SqlError;
 use crate::job::crew::{Crew, usual_lanes};
+use crate::job::declared::check_declared;
 use crate::job::error::JobError;
 use crate::job::inputs::{Inputs, Offsets};
 use crate::job::pace::{Doing, Stopwatch};
@@ -175,9 +176,14 @@ impl Runner {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            if let JobError::Crowded { stretches } = error {
-                self.cut(stretches);
-                continue;
+            match error {
+                JobError::Crowded { stretches } => {
+                    self.cut(stretches);
+                    continue;
+                }
+                // No trouble: it is planned anew.
+                JobError::Redeclared { .. } => continue,
+                _ => {}
             }
             if error.remedy() != Remedy::Retry {
                 return Err(error);
@@ -237,6 +243,7 @@ impl Runner {
             self.update(|shared| shared.sources = sources.collect());
             match Box::pin(Turns::recover(self, plan)).await {
                 Err(JobError::Crowded { stretches }) => self.cut(stretches),
+                Err(JobError::Redeclared { .. }) => {}
                 recovered => return recovered,
             }
         }
@@ -265,7 +272,7 @@ impl Runner {
 struct Turns<'a> {
     runner: &'a Runner,
     plan: ContinuousPlan,
-    output: TopicId,
+    output: TopicInfo,
     region: Region,
     inputs: Inputs,
     stopwatch: Stopwatch,
@@ -316,7 +323,7 @@ impl<'a> Turns<'a> {
         let sources = plan.inputs.iter().map(|input| input.source.id).collect();
         let mut turns = Self {
             runner,
-            output: output.id,
+            output,
             layers: Layers::new(runner.spec.id, region.cell()),
             region,
             inputs: Inputs::new(&runner.spec.name, sources, reads),
@@ -442,6 +449,14 @@ impl<'a> Turns<'a> {
             now_ms
         };
         let read = self.inputs.read_ahead(topics.as_ref(), until_ms).await?;
+        // A row of a new version is there only once its declaration is, so this is asked when the rows were read.
+        let inputs = self.plan.inputs.iter().map(|input| &input.source);
+        let declared = check_declared(topics.as_ref(), inputs.chain([&self.output]));
+        if declared.is_err() {
+            // What was computed by the old declaration is not computed again by the new one.
+            self.save_what_is_new().await?;
+        }
+        declared?;
         let due = self.region.due();
         let is_due = due.is_some_and(|due| due.as_ms() <= now_ms);
         let Some(tick_ms) = read.or(is_due.then_some(now_ms)) else {
@@ -483,9 +498,11 @@ impl<'a> Turns<'a> {
     async fn append(&mut self, effects: Effects) -> Result<(), JobError> {
         let (job, epoch) = (self.runner.job(), Epoch(self.epoch));
         if !effects.rows.is_empty() {
+            // Rows of another version would be taken for ones of the new; the recorded cut leads to them again.
+            check_declared(self.runner.topics.as_ref(), [&self.output])?;
             self.runner
                 .topics
-                .append(job, self.output, epoch, effects.rows)
+                .append(job, self.output.id, epoch, effects.rows)
                 .await?;
         }
         if !effects.late.is_empty() {

@@ -29,6 +29,7 @@ use crate::batch::notices::Notices;
 use crate::catalog::Table;
 use crate::error::SqlError;
 use crate::job::crew::Crew;
+use crate::job::declared::check_declared;
 use crate::job::error::JobError;
 use crate::job::inputs::Inputs;
 use crate::job::region::{Effects, Region};
@@ -73,37 +74,15 @@ impl Subscriptions {
     /// [`SqlError`] when the query is none that goes on, the cursor is not one of it, or too many are open.
     pub async fn open(&self, query: &Query, from: Begin) -> Result<Answer, SqlError> {
         let place = Place::taken(&self.open)?;
-        let plan = plan(query, Emit::Changes, self.topics.as_ref()).await?;
-        let ids: Vec<u64> = plan.inputs.iter().map(|input| input.source.id.0).collect();
-        let cursors = Cursors::of(&ids);
+        let watch = self.watch(query).await?;
         let until = match from {
             Begin::Snapshot => None,
             Begin::Now => Some(tick_of(self.topics.now().as_ms())),
-            Begin::Cursor(text) => Some(cursors.tick(&text, self.topics.now())?),
+            Begin::Cursor(text) => Some(watch.cursors.tick(&text, self.topics.now())?),
         };
-        let region = Region::new(
-            plan.clone(),
-            &Encoding::default(),
-            Crew::alone(),
-            JOB_STATE_BYTES_MAX,
-        )?;
-        let shape = Shape::of(&plan)?;
-        let schema = Arc::clone(&shape.schema);
+        let schema = Arc::clone(&watch.shape.schema);
         let (events, received) = mpsc::channel(BATCHES_WAITING_MAX);
-        let reads = (0..plan.inputs.len()).map(|input| Arc::new(region.reads(input)));
-        let watch = Watch {
-            inputs: Inputs::new(
-                "subscription",
-                plan.inputs.iter().map(|input| input.source.id).collect(),
-                reads.collect(),
-            ),
-            topics: Arc::clone(&self.topics),
-            clock: Arc::clone(&self.clock),
-            plan,
-            region,
-            shape,
-            cursors,
-        };
+        let (me, query) = (self.clone(), query.clone());
         let task = self.spawn.spawn(
             Lane::Background,
             Box::pin(async move {
@@ -112,7 +91,7 @@ impl Subscriptions {
                     biased;
                     // The reader left.
                     () = events.closed() => return,
-                    ended = Box::pin(watch.run(until, &events)) => ended,
+                    ended = Box::pin(me.watched(query, watch, until, &events)) => ended,
                 };
                 if let Err(error) = ended {
                     let _ = events.send(Err(told(error))).await;
@@ -139,6 +118,58 @@ impl Subscriptions {
             command: "SUBSCRIBE".to_owned(),
             notices: Notices::default(),
         })
+    }
+}
+
+impl Subscriptions {
+    /// A query of which nothing was read.
+    async fn watch(&self, query: &Query) -> Result<Watch, SqlError> {
+        let plan = plan(query, Emit::Changes, self.topics.as_ref()).await?;
+        let ids: Vec<u64> = plan.inputs.iter().map(|input| input.source.id.0).collect();
+        let region = Region::new(
+            plan.clone(),
+            &Encoding::default(),
+            Crew::alone(),
+            JOB_STATE_BYTES_MAX,
+        )?;
+        let reads = (0..plan.inputs.len()).map(|input| Arc::new(region.reads(input)));
+        Ok(Watch {
+            inputs: Inputs::new(
+                "subscription",
+                plan.inputs.iter().map(|input| input.source.id).collect(),
+                reads.collect(),
+            ),
+            topics: Arc::clone(&self.topics),
+            clock: Arc::clone(&self.clock),
+            shape: Shape::of(&plan)?,
+            plan,
+            region,
+            cursors: Cursors::of(&ids),
+            told_ms: None,
+        })
+    }
+
+    /// Runs until nobody reads. Where a topic is declared anew the query is planned anew, and goes on behind what was told.
+    async fn watched(
+        &self,
+        query: Query,
+        mut watch: Watch,
+        mut silent_until: Option<i64>,
+        events: &Events,
+    ) -> Result<(), JobError> {
+        loop {
+            let error = match watch.run(silent_until, events).await {
+                Err(error @ JobError::Redeclared { .. }) => error,
+                ended => return ended,
+            };
+            silent_until = watch.told_ms.or(silent_until);
+            let anew = self.watch(&query).await?;
+            if anew.shape.schema != watch.shape.schema {
+                // It reads the topic by `*`, and its reader was told other columns.
+                return Err(error);
+            }
+            watch = anew;
+        }
     }
 }
 
@@ -260,17 +291,20 @@ struct Watch {
     inputs: Inputs,
     shape: Shape,
     cursors: Cursors,
+    /// Up to where its reader was told everything.
+    told_ms: Option<i64>,
 }
 
 impl Watch {
     /// Computes what came before `silent_until` without a word, and tells what comes after it.
-    async fn run(mut self, silent_until: Option<i64>, events: &Events) -> Result<(), JobError> {
+    async fn run(&mut self, silent_until: Option<i64>, events: &Events) -> Result<(), JobError> {
         let is_snapshot = silent_until.is_none();
         let start_ms = match silent_until {
             Some(tick_ms) => tick_ms,
             None => tick_of(self.topics.now().as_ms()),
         };
         self.close(start_ms).await?;
+        self.check_declared()?;
         // Everything up to here is one change, however many rows it takes to compute it.
         let mut told_ms = start_ms;
         while let Some(tick_ms) = self
@@ -290,12 +324,14 @@ impl Watch {
         if is_snapshot && !self.tell(&mut effects, start_ms, events).await? {
             return Ok(());
         }
+        self.told_ms = Some(told_ms);
         loop {
             let until_ms = tick_of(self.topics.now().as_ms());
             let mut is_idle = true;
             if until_ms > told_ms {
                 self.check_inputs()?;
                 self.close(until_ms).await?;
+                self.check_declared()?;
                 let read = self
                     .inputs
                     .read_ahead(self.topics.as_ref(), until_ms)
@@ -310,6 +346,7 @@ impl Watch {
                     if !self.tell(&mut effects, tick_ms, events).await? {
                         return Ok(());
                     }
+                    self.told_ms = Some(told_ms);
                 }
             }
             if is_idle {
@@ -333,6 +370,11 @@ impl Watch {
             }
         }
         Ok(())
+    }
+
+    fn check_declared(&self) -> Result<(), JobError> {
+        let inputs = self.plan.inputs.iter().map(|input| &input.source);
+        check_declared(self.topics.as_ref(), inputs)
     }
 
     /// Hands rows over; answers whether somebody still reads.

@@ -429,6 +429,40 @@ fn an_altered_view_is_built_beside_the_old_one_and_takes_its_place() {
 }
 
 #[test]
+fn a_subscription_goes_on_where_its_topic_gets_another_version_of_its_schema() {
+    simulated(async {
+        let world = World::new();
+        let fields = r#""type":"record","name":"R","fields":[{"name":"item","type":"string"},{"name":"n","type":"long"}"#;
+        world
+            .run(&format!(
+                "CREATE TOPIC orders WITH (format = 'avro', schema = '{{{fields}]}}')"
+            ))
+            .await;
+        world.run("INSERT INTO orders VALUES ('pen', 1)").await;
+        world.wait().await;
+        let sums = world.sql.execute(&format!("SUBSCRIBE {SUMS}")).await;
+        let mut sums = sums.unwrap();
+        assert_eq!(next(&mut sums).await.0, ["upsert pen pen 1"]);
+        let all = world.sql.execute("SUBSCRIBE SELECT * FROM orders").await;
+        let mut all = all.unwrap();
+        assert!(all.batches.next().await.unwrap().is_ok());
+        world
+            .run(&format!(
+                r#"ALTER TOPIC orders SET (schema = '{{{fields},{{"name":"note","type":"string","default":""}}]}}')"#
+            ))
+            .await;
+        world.run("INSERT INTO orders VALUES ('pen', 2, 'b')").await;
+        assert_eq!(next(&mut sums).await.0, ["upsert pen pen 3"]);
+        // Its reader was told other columns.
+        let ended = all.batches.next().await.unwrap().unwrap_err().to_string();
+        assert!(
+            ended.contains("topic orders was declared otherwise"),
+            "{ended}"
+        );
+    });
+}
+
+#[test]
 fn a_query_that_rests_does_not_need_the_rows_that_retention_deletes_meanwhile() {
     simulated(async {
         let world = World::new();
