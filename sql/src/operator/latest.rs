@@ -2,7 +2,8 @@
 //!
 //! Input: the messages of a topic that is updated by key, with key and body as text. Output: the same
 //! columns; for each key the row that counted goes and the new one comes. A message without body deletes,
-//! one without key always counts.
+//! one without key always counts. The key is the message's: two messages of one primary key under different message keys are two
+//! rows, here as in a bounded query, and where rows leave by that primary key the last that came is its row.
 
 use std::collections::BTreeMap;
 

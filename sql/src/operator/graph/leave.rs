@@ -160,7 +160,7 @@ impl Graph {
     fn upsert(&mut self, columns: &[usize], out: &mut Output) -> Result<(), OperatorError> {
         let Delta { rows, weights } = self.take_changed(columns)?;
         let keys = self.message_keys(&rows, Some(columns))?;
-        let changes = by_key(&keys, &weights);
+        let changes = by_key(&keys, &weights, self.plan.repeats_keys());
         if changes.is_empty() {
             return Ok(());
         }
@@ -241,8 +241,8 @@ struct Change<'a> {
     came: Option<u32>,
 }
 
-/// What changed by key, in the order of the keys.
-fn by_key<'a>(keys: &'a [Bytes], weights: &[i64]) -> Vec<Change<'a>> {
+/// What changed by key, in the order of the keys. Where keys may repeat, the last row that came for one is its row.
+fn by_key<'a>(keys: &'a [Bytes], weights: &[i64], repeats: bool) -> Vec<Change<'a>> {
     let mut rows: Vec<(u128, &Bytes, u32, i64)> = keys
         .iter()
         .zip(0..)
@@ -259,7 +259,7 @@ fn by_key<'a>(keys: &'a [Bytes], weights: &[i64]) -> Vec<Change<'a>> {
         let change = changes.last_mut().expect("one was just pushed");
         if weight > 0 {
             let other = change.came.replace(row);
-            assert!(other.is_none(), "a key tells its row");
+            assert!(other.is_none() || repeats, "a key tells its row");
         } else {
             change.went = Some(row);
         }

@@ -101,9 +101,18 @@ impl GraphPlan {
     /// lanes have the rows of several ticks in another order.
     pub(crate) fn is_told_at_the_end(&self) -> bool {
         let waits = matches!(self.leaving, Leaving::Upsert(_) | Leaving::Rows);
+        waits && self.every_ms.is_none() && !self.keeps_last() && !self.judges_time()
+    }
+
+    fn keeps_last(&self) -> bool {
         let mut kinds = self.nodes.iter().map(|node| &node.kind);
-        let keeps_last = kinds.any(|kind| matches!(kind, Kind::Latest(_)));
-        waits && self.every_ms.is_none() && !keeps_last && !self.judges_time()
+        kinds.any(|kind| matches!(kind, Kind::Latest(_)))
+    }
+
+    /// Whether rows that are there together may leave under one key: a producer gave rows of one primary key under several
+    /// message keys, or under none, or a text is written as NULL is.
+    pub(crate) fn repeats_keys(&self) -> bool {
+        self.keeps_last() || self.text_keys
     }
 
     /// Whether rows may come too late.
