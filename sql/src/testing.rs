@@ -315,6 +315,10 @@ impl Topics for MemoryTopics {
         if change.queues.is_some_and(|queues| queues < info.queues) {
             return Err(refuse("queues can only be added".to_owned()));
         }
+        let more = change.queues.is_some_and(|queues| queues > info.queues);
+        if more && !info.primary_key.is_empty() {
+            return Err(refuse("rows of a key must stay in one queue".to_owned()));
+        }
         info.queues = change.queues.unwrap_or(info.queues);
         info.encoding.schemas.extend(change.schema.schema);
         info.columns.extend(change.schema.add_columns);

@@ -89,6 +89,15 @@ impl Sql {
                 "queues can only be added",
             ));
         }
+        if queues.is_some_and(|queues| queues > topic.queues) && !topic.primary_key.is_empty() {
+            return Err(SqlError::invalid(
+                format!(
+                    "topic {} has a primary key, and rows of a key must stay in one queue",
+                    topic.name
+                ),
+                "make another topic with more queues, and copy the rows: INSERT INTO it SELECT …",
+            ));
+        }
         let altered = TopicChange {
             queues,
             add_columns: change.add_columns,

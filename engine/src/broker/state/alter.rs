@@ -26,6 +26,15 @@ pub(super) fn decide_topic(
             );
             return refused(Reason::BadChange, &why);
         }
+        let keeps_last = topic.compacts || !topic.primary_key.is_empty();
+        if keeps_last && change.queues > topic.queues {
+            // The queue of a key is its hash among the queues, and which row counts is decided queue by queue.
+            let why = format!(
+                "of topic {:?} the last row of each key counts, and rows of a key must stay in one queue; make another topic with more queues, and copy the rows",
+                topic.name
+            );
+            return refused(Reason::BadChange, &why);
+        }
         topic.queues = change.queues;
     }
     if let Some(schema) = change.schema {
