@@ -12,6 +12,7 @@ use std::time::Duration;
 use millpond_proto::message::{JobId, TopicId};
 use millpond_proto::task::Lane;
 
+use crate::batch::dependents::check_not_running;
 use crate::continuous::JobState;
 use crate::error::SqlError;
 use crate::job::runner::late_topic_of;
@@ -123,7 +124,7 @@ impl Jobs {
                 "read what the view reads",
             ));
         }
-        self.check_unread(&view.name, &old)?;
+        check_not_running(&view.name, topics.as_ref())?;
         let next = next_of(&view.name);
         self.check_new(&next)?;
         let outputs = self.make_outputs(&next, &plan).await?;
@@ -135,25 +136,6 @@ impl Jobs {
         self.run(spec);
         self.watch(&next);
         Ok(())
-    }
-
-    /// Refuses while other queries read the view: they would stand on a topic that is no more.
-    fn check_unread(&self, view: &str, old: &JobSpec) -> Result<(), SqlError> {
-        let running = self.running();
-        let mut readers = running.values().filter(|job| {
-            let shared = job.shared.lock().expect("no holder panics");
-            shared
-                .sources
-                .iter()
-                .any(|source| old.outputs.contains(&source.0))
-        });
-        match readers.next() {
-            None => Ok(()),
-            Some(reader) => Err(SqlError::invalid(
-                format!("continuous query {} reads view {view}", reader.spec.name),
-                "drop that query first, and create it again when the view is altered",
-            )),
-        }
     }
 
     /// Looks from time to time whether a new query can take its view's place.
@@ -195,7 +177,8 @@ impl Jobs {
             tracing::warn!(view = %view.name, "the view was dropped while another was built for it");
             return Ok(true);
         };
-        self.check_unread(&view.name, &old)?;
+        // Whoever reads it, at work or at rest, would stand on a topic that is no more.
+        check_not_running(&view.name, self.parts.topics.as_ref())?;
         let stopped: Vec<_> = {
             let mut running = self.running();
             [next, view.name.as_str()]

@@ -365,13 +365,18 @@ impl<'a> Turns<'a> {
         Ok(turns)
     }
 
-    fn own_offsets(&self, cut: &EpochCut) -> impl Iterator<Item = ((usize, u32), u64)> {
-        let ids: Vec<u64> = self.inputs.topics().iter().map(|id| id.0).collect();
-        let offsets = cut.offsets.clone().into_iter();
-        offsets.filter_map(move |(topic, queue, offset)| {
-            let input = ids.iter().position(|id| *id == topic)?;
-            Some(((input, queue), offset))
-        })
+    /// Where a cut stands in the inputs. State of a topic that was made anew is none of the rows that it has now.
+    fn own_offsets(&self, cut: &EpochCut) -> Result<Offsets, JobError> {
+        let offsets = cut.offsets.iter().map(|(topic, queue, offset)| {
+            let mut ids = self.inputs.topics().iter();
+            match ids.position(|id| id.0 == *topic) {
+                Some(input) => Ok(((input, *queue), *offset)),
+                None => Err(JobError::TopicGone {
+                    topic: format!("with the id {topic}"),
+                }),
+            }
+        });
+        offsets.collect()
     }
 
     /// Computes a recorded epoch again.
@@ -382,7 +387,7 @@ impl<'a> Turns<'a> {
             let extents = topics.extents(topic).into_iter();
             kept.extend(extents.map(|extent| ((input, extent.queue.0), extent.first.0)));
         }
-        let ends: Offsets = self.own_offsets(cut).collect();
+        let ends = self.own_offsets(cut)?;
         let mut arrived = Vec::new();
         for ((input, queue), end) in ends {
             let source = &self.plan.inputs[input].source;

@@ -135,7 +135,7 @@ impl Turns<'_> {
         let counts = facts.counts.clone();
         self.region.restore(&greatest_ms, counts, None)?;
         self.tick_ms = facts.cut.tick_ms;
-        Ok(self.own_offsets(&facts.cut).collect())
+        self.own_offsets(&facts.cut)
     }
 
     /// Loads the state of a savepoint; epochs begin anew.
