@@ -21,7 +21,6 @@ use crate::continuous::{Continuous, JobState, JobStatus};
 use crate::error::SqlError;
 use crate::job::alter::is_building;
 use crate::job::pace::Pace;
-use crate::job::runner::saved::delete_checkpoints;
 use crate::job::runner::{Runner, Shared, late_topic, late_topic_of, state_bytes_max};
 use crate::job::savepoint::{Ask, asking};
 use crate::plan::continuous::{ContinuousPlan, plan_with};
@@ -219,7 +218,7 @@ impl Jobs {
         found.ok_or_else(|| self.unknown(name))
     }
 
-    fn unknown(&self, name: &str) -> SqlError {
+    pub(super) fn unknown(&self, name: &str) -> SqlError {
         let known: Vec<String> = self.running().keys().cloned().collect();
         SqlError::unknown("continuous query", name, None, known)
     }
@@ -369,25 +368,7 @@ impl Continuous for Jobs {
 
     async fn end(&self, name: &str) -> Result<(), SqlError> {
         let _changing = self.changing.lock().await;
-        let removed = self.running().remove(name);
-        let Some(mut job) = removed else {
-            return Err(self.unknown(name));
-        };
-        job.stop().await;
-        let topics = &self.parts.topics;
-        topics.drop_job(JobId(job.spec.id)).await?;
-        // Of a job only the late rows are its own: the topic that it writes was there before.
-        for topic in [name.to_owned(), late_topic_of(name)] {
-            let found = topics.topic(&topic);
-            if found.is_some_and(|found| found.written_by.as_deref() == Some(name)) {
-                topics.drop_topic(&topic).await?;
-            }
-        }
-        let deleted = delete_checkpoints(self.parts.state.as_ref(), job.spec.id, &[]).await;
-        if let Err(error) = deleted {
-            tracing::warn!(job = name, %error, "the state of a dropped query was not deleted");
-        }
-        Ok(())
+        self.end_locked(name).await
     }
 
     async fn alter_job(&self, name: &str, change: JobChange) -> Result<(), SqlError> {

@@ -17,7 +17,6 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::continuous::Continuous as _;
 use crate::error::SqlError;
 use crate::job::error::JobError;
 use crate::job::runner::Shared;
@@ -59,15 +58,14 @@ pub(crate) fn asking() -> (mpsc::Sender<Ask>, mpsc::Receiver<Ask>) {
 impl Jobs {
     /// Does what a statement says of a savepoint.
     pub(super) async fn change_savepoint(&self, change: &SavepointChange) -> Result<(), SqlError> {
-        let changing = self.changing.lock().await;
+        let _changing = self.changing.lock().await;
         match change {
             SavepointChange::Create { name, job } => {
                 self.take(name, job, false).await?;
             }
             SavepointChange::Stop { name, job } => {
                 self.take(name, job, true).await?;
-                drop(changing);
-                return self.end(job).await;
+                self.end_locked(job).await?;
             }
             SavepointChange::Drop { name, if_exists } => match self.savepoint_of(name) {
                 Ok(savepoint) => {

@@ -66,6 +66,18 @@ impl Dying {
         }
     }
 
+    fn trouble(&self) -> Result<(), TopicsError> {
+        let mut troubles = self.troubles.lock().expect("no holder panics");
+        if *troubles == 0 {
+            return Ok(());
+        }
+        *troubles -= 1;
+        Err(TopicsError {
+            message: "the disk is busy; try again".to_owned(),
+            remedy: Remedy::Retry,
+        })
+    }
+
     async fn reach(&self, step: Step) {
         let dies = match &mut *self.fuse.lock().expect("no holder panics") {
             Some((at, left)) if *at == step => {
@@ -143,6 +155,7 @@ impl Topics for Dying {
         self.inner.set_job(job, settings).await
     }
     async fn drop_job(&self, job: JobId) -> Result<(), TopicsError> {
+        self.trouble()?;
         self.inner.drop_job(job).await
     }
     fn jobs(&self) -> Vec<JobSpec> {
@@ -153,16 +166,7 @@ impl Topics for Dying {
     }
     async fn commit(&self, job: JobId, cut: EpochCut) -> Result<(), TopicsError> {
         self.reach(Step::BeforeCommit).await;
-        {
-            let mut troubles = self.troubles.lock().expect("no holder panics");
-            if *troubles > 0 {
-                *troubles -= 1;
-                return Err(TopicsError {
-                    message: "the disk is busy; try again".to_owned(),
-                    remedy: Remedy::Retry,
-                });
-            }
-        }
+        self.trouble()?;
         self.inner.commit(job, cut).await?;
         self.reach(Step::AfterCommit).await;
         Ok(())
