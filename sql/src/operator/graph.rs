@@ -9,6 +9,7 @@
 //! last per key, with a deletion for a key that is no more; rows that go and have no key are written under
 //! a key made of the whole row and, for the second equal row on, its number.
 
+mod changed;
 mod leave;
 mod part;
 mod plan;
@@ -38,6 +39,7 @@ use crate::operator::spread::{Router, lane_of};
 use crate::operator::top::Top;
 use crate::operator::{OperatorError, Output, StepFigures};
 
+use changed::Changed;
 pub(crate) use plan::{GraphPlan, GraphStep, Kind, Leaving, Mode, Planned};
 
 /// What a node gave at a step.
@@ -89,7 +91,7 @@ pub(crate) struct Graph {
     given: Vec<Vec<Given>>,
     output: RowCodec,
     /// Changes of rows with a key that leave with the epoch.
-    changed: Vec<Delta>,
+    changed: Changed,
     /// What else changed and did not leave yet.
     pending: HashMap<Row, i64, Fixed>,
     pending_bytes: usize,
@@ -144,7 +146,7 @@ impl Graph {
             steps: Arc::from([]),
             arrived: Vec::new(),
             given: vec![Vec::new(); plan_nodes],
-            changed: Vec::new(),
+            changed: Changed::default(),
             pending: HashMap::default(),
             pending_bytes: 0,
             there: BTreeMap::new(),
@@ -485,7 +487,7 @@ impl Graph {
     fn leaving_bytes(&self) -> usize {
         let waiting = match self.beat {
             Some(_) => self.pending_bytes,
-            None => 0,
+            None => self.changed.bytes() + self.pending_bytes,
         };
         self.there_bytes + waiting
     }

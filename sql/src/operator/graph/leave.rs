@@ -20,15 +20,19 @@ impl Graph {
     pub(super) fn change(&mut self, delta: Delta, tick_ms: i64) -> Result<(), OperatorError> {
         if self.beat.is_none() && matches!(self.plan.leaving, Leaving::Upsert(_)) {
             // It leaves with the epoch, and is never saved.
-            self.changed
-                .extend(Some(delta).filter(|delta| !delta.weights.is_empty()));
-            return Ok(());
+            return self.changed.push(delta, &self.output);
         }
         let rows = self.output.encode_all(&delta.rows)?;
         for (index, weight) in delta.weights.iter().enumerate() {
             let row = rows.row(index);
             match self.pending.get_mut(row) {
-                Some(count) => *count += *weight,
+                Some(count) => {
+                    *count += *weight;
+                    if *count == 0 {
+                        self.pending_bytes -= ROW_BYTES + row.len();
+                        self.pending.remove(row);
+                    }
+                }
                 None => {
                     self.pending_bytes += ROW_BYTES + row.len();
                     self.pending.insert(Row::from(row), *weight);
@@ -115,15 +119,8 @@ impl Graph {
                 weights: pending.iter().map(|(_, weight)| *weight).collect(),
             });
         }
-        let changed = std::mem::take(&mut self.changed);
+        let changed = self.changed.take(&self.output)?;
         let schema = &self.output.schema;
-        let changed = match <[Delta; 1]>::try_from(changed) {
-            Ok([one]) => one,
-            Err(many) => Delta {
-                rows: concat_batches(schema, many.iter().map(|delta| &delta.rows))?,
-                weights: many.into_iter().flat_map(|delta| delta.weights).collect(),
-            },
-        };
         let codec = RowCodec::new(&Arc::new(schema.project(key)?))?;
         let keys = codec.encode_all(&changed.rows.project(key)?)?;
         let count = changed.weights.len();
