@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use millpond_proto::message::JobId;
 use millpond_proto::time::Clock as _;
 use object_store::ObjectStore;
 
@@ -12,6 +13,7 @@ use super::tests::{Step, World, create, status};
 use crate::continuous::JobState;
 use crate::testing::hands::Hands;
 use crate::testing::store::DyingStore;
+use crate::topic::{JobSettings, Topics};
 
 /// A chain of one step besides those that are graphs.
 const CHAINS: &[Case] = &[
@@ -86,7 +88,7 @@ async fn state_goes_to_rest_when_it_outgrows_its_memory_and_comes_back_when_ther
         world.wait_ms(10_000).await;
         equality::compare(&world, &jobs, &GRAPHS[..1]).await;
         jobs.stop().await;
-        let job = crate::topic::Topics::jobs(world.topics.as_ref())[0].id;
+        let job = Topics::jobs(world.topics.as_ref())[0].id;
         stretches.push(saved(&world, job).await.1.stretches);
     }
     assert_eq!(stretches[..3], [0, 16, 0]);
@@ -134,7 +136,7 @@ async fn a_restart_reads_what_its_rows_need_and_a_save_writes_what_they_change()
     world.wait_ms(30_000).await;
     jobs.stop().await;
     let mut whole = 0;
-    for job in crate::topic::Topics::jobs(world.topics.as_ref()) {
+    for job in Topics::jobs(world.topics.as_ref()) {
         let (_, facts) = saved(&world, job.id).await;
         assert_eq!(facts.stretches, 16, "{}", job.name);
         whole += facts.objects().map(|layer| layer.bytes).sum::<u64>();
@@ -166,4 +168,57 @@ async fn a_restart_reads_what_its_rows_need_and_a_save_writes_what_they_change()
     let one = world.view("chain").into_values();
     assert_eq!(one.filter(|row| row.contains("\"n\":2")).count(), 1);
     jobs.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_in_many_stretches_comes_together_in_a_few() {
+    let mut world = World::new(95).await;
+    let send = |world: &World, numbers: std::ops::Range<u32>| {
+        let at = world.clock.now().as_ms();
+        for delay in numbers {
+            let body = format!("{{\"carrier\":\"AA\",\"delay\":{delay},\"at\":{at}}}");
+            world.send(delay % 3, &body);
+        }
+    };
+    world.lanes = Some(1);
+    world.rests_above = Some(1000);
+    let jobs = world.jobs(None);
+    let view =
+        "CREATE MATERIALIZED VIEW chain AS SELECT delay, count(*) AS n FROM flights GROUP BY delay";
+    create(&jobs, view).await.unwrap();
+    send(&world, 0..1000);
+    world.wait_ms(30_000).await;
+    jobs.stop().await;
+    let job = Topics::jobs(world.topics.as_ref())[0].id;
+    let (_, facts) = saved(&world, job).await;
+    assert_eq!(facts.stretches, 16);
+    let memory: u64 = facts.parts.iter().map(|part| part.memory_bytes).sum();
+    let limit = |state_bytes_max: Option<u64>| {
+        let settings = JobSettings {
+            state_bytes_max,
+            ..JobSettings::default()
+        };
+        Topics::set_job(world.topics.as_ref(), JobId(job), settings)
+    };
+    // Two of sixteen have no room, two of more have.
+    limit(Some(memory / 10)).await.unwrap();
+    let jobs = world.jobs(None);
+    send(&world, 0..100);
+    world.wait_ms(30_000).await;
+    jobs.stop().await;
+    assert_eq!(saved(&world, job).await.1.stretches, 64);
+    // There is room for it as a whole, until it grows.
+    limit(None).await.unwrap();
+    world.rests_above = Some(usize::try_from(memory).unwrap() * 2);
+    let jobs = world.jobs(None);
+    send(&world, 500..8000);
+    world.wait_ms(30_000).await;
+    let status = status(&jobs, "chain");
+    assert_eq!(status.state, JobState::Running, "{:?}", status.error);
+    jobs.stop().await;
+    assert_eq!(saved(&world, job).await.1.stretches, 16);
+    let rows: Vec<String> = world.view("chain").into_values().collect();
+    assert_eq!(rows.len(), 8000);
+    let twice = rows.iter().filter(|row| row.contains("\"n\":2"));
+    assert_eq!(twice.count(), 600);
 }

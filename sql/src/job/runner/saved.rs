@@ -86,7 +86,8 @@ impl Turns<'_> {
                 }
             }
             (before, now) if before == now => self.region.resume(facts.parts).await?,
-            (_, 0) => {
+            // Several that become one are taken over as one: state is taken over once.
+            (before, now) if now < before => {
                 let mut whole = Vec::new();
                 for part in facts.parts {
                     whole.extend(rows_at(store, &part.layers).await?);
