@@ -47,10 +47,13 @@ struct Kept {
 #[derive(Debug)]
 struct Place {
     /// `None` when it had no room.
-    index: Option<Arc<tokio::sync::Mutex<TopicIndex>>>,
+    index: Option<SharedIndex>,
     bytes: usize,
     used: u64,
 }
+
+/// An index as statements hold it: it may be let go while one reads on in it.
+type SharedIndex = Arc<tokio::sync::Mutex<TopicIndex>>;
 
 #[derive(Debug, Default)]
 struct TopicIndex {
@@ -114,6 +117,7 @@ impl KeyIndexes {
         let filler = Filler {
             topics,
             topic: topic.id,
+            index: Arc::clone(&index),
             decoder,
             converter: key.converter()?,
         };
@@ -159,7 +163,7 @@ impl KeyIndexes {
         while let Some(batch) = scan.try_next().await? {
             let before = queue.bytes;
             filler.take(&batch, queue)?;
-            if !self.account(topic, before, queue.bytes) {
+            if !self.account(topic, &filler.index, before, queue.bytes) {
                 return Ok(false);
             }
         }
@@ -171,7 +175,7 @@ impl KeyIndexes {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn of(&self, topic: TopicId) -> Option<Arc<tokio::sync::Mutex<TopicIndex>>> {
+    fn of(&self, topic: TopicId) -> Option<SharedIndex> {
         let mut kept = self.kept();
         kept.uses += 1;
         let used = kept.uses;
@@ -185,8 +189,14 @@ impl KeyIndexes {
     }
 
     /// Notes that a topic's index grew or shrank; answers whether it still has room.
-    fn account(&self, topic: TopicId, before: usize, after: usize) -> bool {
+    fn account(&self, topic: TopicId, index: &SharedIndex, before: usize, after: usize) -> bool {
         let mut kept = self.kept();
+        let place = kept.topics.get(&topic);
+        let own = place.and_then(|place| place.index.as_ref());
+        if !own.is_some_and(|own| Arc::ptr_eq(own, index)) {
+            // It was let go meanwhile, with all that it had; another may be in its place.
+            return false;
+        }
         let grown = after.saturating_sub(before);
         let has_memory = self.memory.try_grow(grown).is_ok();
         if !has_memory {
@@ -194,7 +204,6 @@ impl KeyIndexes {
         }
         self.memory.shrink(before.saturating_sub(after));
         let Some(place) = kept.topics.get_mut(&topic) else {
-            // It was let go meanwhile, and so is what this statement adds.
             self.memory.shrink(grown);
             return false;
         };
@@ -230,6 +239,7 @@ impl KeyIndexes {
 struct Filler<'a> {
     topics: &'a dyn Topics,
     topic: TopicId,
+    index: SharedIndex,
     decoder: TopicDecoder,
     converter: RowConverter,
 }

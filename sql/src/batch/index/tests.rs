@@ -171,3 +171,21 @@ async fn indexes_stay_within_their_bound_and_the_oldest_goes_first() {
     assert!(pool.reserved() <= 28_000);
     assert_eq!(find(&one, "t").await, Some(100), "it is made anew");
 }
+
+#[test]
+fn an_index_that_is_let_go_while_a_statement_reads_on_in_it_costs_nothing_any_more() {
+    let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+    let indexes = KeyIndexes::new(&pool).with_bytes_max(1000);
+    let (one, other) = (TopicId(1), TopicId(2));
+    let index = indexes.of(one).unwrap();
+    assert!(indexes.account(one, &index, 0, 600));
+    let newer = indexes.of(other).unwrap();
+    assert!(indexes.account(other, &newer, 0, 800));
+    // The statement that still has the first one's takes a batch that deletes more than it adds.
+    assert!(!indexes.account(one, &index, 600, 100));
+    let anew = indexes.of(one).unwrap();
+    assert!(indexes.account(one, &anew, 0, 50));
+    assert!(!indexes.account(one, &index, 600, 700));
+    assert_eq!(indexes.kept().bytes, 850);
+    assert_eq!(indexes.memory.size(), 850);
+}
