@@ -8,7 +8,8 @@ use crate::function::distance::GreatCircle;
 use crate::function::user::{self, UserAggregate, UserScalar};
 use crate::function::weighted::WeightedAvg;
 use crate::function::{
-    digest, digits, json, json_items, json_made, json_path, queue, url, version, written_time,
+    digest, digits, json, json_items, json_made, json_path, queue, sliding, url, version,
+    written_time,
 };
 
 /// Functions of users from a row to a value: to add one, list it here.
@@ -43,7 +44,6 @@ pub fn scalars() -> Vec<Arc<ScalarUDF>> {
 #[must_use]
 pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
     let users = user_aggregates().into_iter();
-    users
-        .map(|function| Arc::new(user::aggregate(function)))
-        .collect()
+    let users = users.map(|function| Arc::new(user::aggregate(function)));
+    users.chain(sliding::functions()).collect()
 }
