@@ -34,8 +34,10 @@ use crate::error::SqlError;
 use crate::plan::as_of::{self, Reading};
 use crate::plan::constant::bound;
 use crate::plan::in_lists::apart;
+use crate::plan::in_query::{self, Alone};
 use crate::plan::located::located;
 use crate::plan::named;
+use crate::plan::recursive;
 use crate::plan::star;
 use crate::plan::unnest;
 use crate::plan::unnest_written::named_lists;
@@ -97,6 +99,7 @@ impl Sessions {
         check_relations(query)?;
         let topics = self.topics.as_ref();
         let mut expanded = query.clone();
+        recursive::name_columns(&mut expanded);
         named_lists(&mut expanded)?;
         star::expand(&mut expanded, topics)?;
         let (mut rewritten, windows) = window::rewrite_bounded(&expanded, topics)?;
@@ -121,6 +124,7 @@ impl Sessions {
             true => as_of::plain(plan, topics)?,
             false => plan,
         };
+        let plan = in_query::plain(plan, Alone::Mended)?;
         Ok((state, apart(bound(plan)?)?))
     }
 

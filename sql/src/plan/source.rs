@@ -30,6 +30,8 @@ use crate::error::SqlError;
 use crate::plan::as_of;
 use crate::plan::constant::bound;
 use crate::plan::distinct_on;
+use crate::plan::in_query::{self, Alone};
+use crate::plan::marked_rows;
 use crate::plan::not_in;
 use crate::plan::refuse::refused;
 use crate::plan::unnest;
@@ -210,7 +212,8 @@ pub(crate) async fn analyse(
         .analyzer()
         .execute_and_check(plan, state.config_options(), |_, _| {})?;
     check_subqueries(&analysed)?;
-    Ok((distinct_on::plain(analysed)?, state))
+    let meant = in_query::plain(analysed, Alone::Kept)?;
+    Ok((distinct_on::plain(meant)?, state))
 }
 
 /// Refuses a subquery in the place of a value that may answer more than one: as a join it would answer all of them.
@@ -250,6 +253,7 @@ pub(crate) fn for_graph(plan: LogicalPlan, state: &SessionState) -> Result<Logic
         Arc::new(DecorrelateLateralJoin::new()),
     ]);
     let plan = not_in::plain(joined.optimize(plan, state, |_, _| {})?)?;
+    let plan = marked_rows::plain(plan)?;
     let optimizer = Optimizer::with_rules(vec![
         Arc::new(ExtractEquijoinPredicate::new()),
         Arc::new(EliminateCrossJoin::new()),
