@@ -1,8 +1,9 @@
 //! `ORDER BY … LIMIT n` of a continuous query: the first rows as they stand now, which change as others come before them.
 //!
 //! Input and output are syntax trees: the rows get their places by `row_number()`, and those with the first n stay. What is
-//! sorted by must be among the columns that are answered. Without `LIMIT` there is nothing to keep in order, with `OFFSET` or a
-//! number that is computed nothing is rewritten; both are refused where plans are walked.
+//! sorted by and not among the columns that are answered is a column more until then; after `DISTINCT` it must be among them. With `OFFSET m` those with the m places before are kept, too, and not
+//! answered. Without `LIMIT` there is nothing to keep in order, with a number that is computed nothing is rewritten; both are refused
+//! where plans are walked.
 
 use std::ops::ControlFlow;
 
@@ -23,16 +24,26 @@ const ROWS: &str = "__rows";
 /// # Errors
 /// [`SqlError`] if what is written can not be read, which is an error of ours.
 pub(crate) fn to_places(query: &mut Query) -> Result<(), SqlError> {
-    let (Some(count), Some(order)) = (count_of(query), order_of(query)) else {
+    let (Some((passed, last)), Some((order, hidden))) = (places_of(query), order_of(query)) else {
         return Ok(());
     };
+    let mut unanswered = vec!["__place".to_owned()];
+    unanswered.extend((0..hidden.len()).map(|at| hidden_name(at).value));
     let order: Vec<String> = order.iter().map(ToString::to_string).collect();
+    let beyond = match passed {
+        0 => String::new(),
+        passed => format!(" AND __place > {passed}"),
+    };
     let mut placed = parse_query(&format!(
-        "SELECT * EXCEPT (__place) FROM (SELECT *, row_number() OVER (ORDER BY {}) AS __place FROM {ROWS} AS {ROWS}) AS __placed \
-         WHERE __place <= {count}",
+        "SELECT * EXCEPT ({}) FROM (SELECT *, row_number() OVER (ORDER BY {}) AS __place FROM {ROWS} AS {ROWS}) AS __placed \
+         WHERE __place <= {last}{beyond}",
+        unanswered.join(", "),
         order.join(", ")
     ))?;
     let mut rows = query.clone();
+    if let SetExpr::Select(select) = rows.body.as_mut() {
+        select.projection.extend(hidden);
+    }
     rows.order_by = None;
     rows.limit_clause = None;
     named::as_written(&mut rows);
@@ -41,24 +52,38 @@ pub(crate) fn to_places(query: &mut Query) -> Result<(), SqlError> {
     Ok(())
 }
 
-/// How many rows are wanted, if that is written out.
-fn count_of(query: &Query) -> Option<u64> {
+/// How many places are passed over and which is the last one wanted, if that is written out.
+fn places_of(query: &Query) -> Option<(u64, u64)> {
     let Some(LimitClause::LimitOffset {
-        limit: Some(Expr::Value(count)),
-        offset: None,
+        limit: Some(limit),
+        offset,
         limit_by,
     }) = &query.limit_clause
     else {
         return None;
     };
-    match &count.value {
-        Value::Number(digits, _) if limit_by.is_empty() => digits.parse().ok(),
+    if !limit_by.is_empty() {
+        return None;
+    }
+    let passed = match offset {
+        Some(offset) => number(&offset.value)?,
+        None => 0,
+    };
+    Some((passed, passed.checked_add(number(limit)?)?))
+}
+
+fn number(expr: &Expr) -> Option<u64> {
+    match expr {
+        Expr::Value(value) => match &value.value {
+            Value::Number(digits, _) => digits.parse().ok(),
+            _ => None,
+        },
         _ => None,
     }
 }
 
-/// What rows are sorted by, each a column that is answered; `None` if it is anything else.
-fn order_of(query: &Query) -> Option<Vec<OrderByExpr>> {
+/// What rows are sorted by, each a column, and the columns among these that are not answered; `None` if it can be none.
+fn order_of(query: &Query) -> Option<(Vec<OrderByExpr>, Vec<SelectItem>)> {
     let OrderByKind::Expressions(order) = &query.order_by.as_ref()?.kind else {
         return None;
     };
@@ -67,29 +92,59 @@ fn order_of(query: &Query) -> Option<Vec<OrderByExpr>> {
     };
     let names: Vec<Option<Ident>> = select.projection.iter().map(answered).collect();
     // A star answers columns that are not known yet.
-    let is_open = names.iter().any(Option::is_none);
-    let column = |by: &OrderByExpr| {
-        let name = match &by.expr {
+    let is_star = |item: &SelectItem| {
+        matches!(
+            item,
+            SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)
+        )
+    };
+    let has_star = select.projection.iter().any(is_star);
+    let mut hidden = Vec::new();
+    let mut sorted = Vec::new();
+    for by in order {
+        let mut expr = &by.expr;
+        let known = match expr {
             Expr::Identifier(name) => {
                 let is_there = |known: &Ident| name_of(known) == name_of(name);
-                let is_known = is_open || names.iter().flatten().any(is_there);
+                let is_known = has_star || names.iter().flatten().any(is_there);
                 is_known.then(|| name.clone())
             }
-            Expr::Value(place) if !is_open => match &place.value {
-                Value::Number(digits, _) => {
+            Expr::Value(place) => match &place.value {
+                Value::Number(digits, _) if !has_star => {
                     let place: usize = digits.parse().ok()?;
-                    names.get(place.checked_sub(1)?)?.clone()
+                    let at = place.checked_sub(1)?;
+                    if let SelectItem::UnnamedExpr(unnamed) = select.projection.get(at)? {
+                        expr = unnamed;
+                    }
+                    names.get(at)?.clone()
                 }
-                _ => None,
+                _ => return None,
             },
             _ => None,
         };
-        Some(OrderByExpr {
-            expr: Expr::Identifier(name?),
+        let column = match known {
+            Some(column) => column,
+            None if select.distinct.is_some() => return None,
+            None => {
+                let alias = hidden_name(hidden.len());
+                hidden.push(SelectItem::ExprWithAlias {
+                    expr: expr.clone(),
+                    alias: alias.clone(),
+                });
+                alias
+            }
+        };
+        sorted.push(OrderByExpr {
+            expr: Expr::Identifier(column),
             ..by.clone()
-        })
-    };
-    order.iter().map(column).collect()
+        });
+    }
+    Some((sorted, hidden))
+}
+
+/// What a column that is only sorted by is called.
+fn hidden_name(at: usize) -> Ident {
+    Ident::new(format!("__order_{at}"))
 }
 
 /// What a column of the answer is called, if its text says so.

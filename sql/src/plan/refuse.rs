@@ -12,7 +12,7 @@ pub(crate) fn unsupported(plan: &LogicalPlan) -> SqlError {
             "leave it out, and sort where the view is read: SELECT … FROM view ORDER BY …",
         ),
         LogicalPlan::Limit(_) => refused(
-            "LIMIT but behind ORDER BY of columns that it answers, and without OFFSET",
+            "LIMIT without ORDER BY, or of a number that is computed",
             "leave it out, and limit where the view is read: SELECT … FROM view LIMIT …",
         ),
         LogicalPlan::Window(_) => refused(

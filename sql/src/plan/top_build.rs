@@ -111,8 +111,17 @@ fn unbounded() -> SqlError {
 
 /// The column that a condition compares with a constant, and the greatest value that it leaves it.
 fn at_most(condition: &Expr) -> Option<(&Column, u64)> {
-    let Expr::BinaryExpr(binary) = condition else {
-        return None;
+    let binary = match condition {
+        Expr::BinaryExpr(binary) => binary,
+        Expr::Between(between) if !between.negated => {
+            return Some((column_of(&between.expr)?, constant(&between.high)?));
+        }
+        Expr::InList(list) if !list.negated => {
+            let values = list.list.iter().map(constant);
+            let values = values.collect::<Option<Vec<u64>>>()?;
+            return Some((column_of(&list.expr)?, values.into_iter().max()?));
+        }
+        _ => return None,
     };
     let (sign, column, value) = match (column_of(&binary.left), column_of(&binary.right)) {
         (Some(column), None) => (binary.op, column, constant(&binary.right)?),
@@ -120,9 +129,8 @@ fn at_most(condition: &Expr) -> Option<(&Column, u64)> {
         _ => return None,
     };
     match sign {
-        Sign::LtEq => Some((column, value)),
+        Sign::LtEq | Sign::Eq => Some((column, value)),
         Sign::Lt => Some((column, value.checked_sub(1)?)),
-        Sign::Eq if value == 1 => Some((column, 1)),
         _ => None,
     }
 }
