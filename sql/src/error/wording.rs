@@ -86,6 +86,11 @@ pub(super) fn misplaced(text: &str) -> Option<Refusal> {
             "a comparison with ANY or ALL of a subquery can not stand here",
             "compare with the least or the greatest: x > (SELECT min(y) FROM …) for ANY, max(y) for ALL",
         )
+    } else if what.starts_with("ScalarSubquery") {
+        (
+            "a subquery in the place of a value can not name a row outside of it but by =",
+            "compare with = in it, or join with its rows and group: LEFT JOIN … ON … GROUP BY …",
+        )
     } else {
         return None;
     };
@@ -203,6 +208,11 @@ pub(super) fn of_data(text: &str) -> String {
         return format!(
             "{value} is no TIMESTAMP; write one like '2013-01-01T00:00:00', or read it with to_timestamp(x, 'yyyy-MM-dd HH:mm')"
         );
+    }
+    if text.contains("Cannot cast timezone to different timezone") {
+        return "a time does not come in its zone, where clocks are put forward over it; shift it by an INTERVAL first, \
+                or keep times in UTC"
+            .to_owned();
     }
     if text.trim_end() == "Divide by zero error" {
         return "a number is divided by zero; x / nullif(y, 0) gives NULL instead".to_owned();

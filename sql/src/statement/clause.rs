@@ -19,7 +19,7 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     Cte, Expr, Fetch, GroupByExpr, LimitClause, LockClause, LockType, OrderBy, OrderByExpr,
     OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, SetOperator,
-    Spanned, TableFactor, Visit, Visitor, WildcardAdditionalOptions, With,
+    SetQuantifier, Spanned, TableFactor, Visit, Visitor, WildcardAdditionalOptions, With,
 };
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenizer};
 
@@ -313,10 +313,26 @@ fn of_set(set: &SetExpr) -> Checked {
         SetExpr::SetOperation {
             left: one,
             right: other,
-            op: _,
+            op,
             // The planner refuses those that it does not know.
-            set_quantifier: _,
-        } => of_set(one).and_then(|()| of_set(other)),
+            set_quantifier,
+        } => {
+            // The engine takes all rows of a kind away for one, and keeps all for one.
+            let all = matches!(
+                set_quantifier,
+                SetQuantifier::All | SetQuantifier::AllByName
+            );
+            let instead = "leave ALL out, or count on both sides: join (SELECT …, count(*) FROM … GROUP BY …) with the same of the other";
+            none_of([
+                (all && *op == SetOperator::Except, "EXCEPT ALL", instead),
+                (
+                    all && *op == SetOperator::Intersect,
+                    "INTERSECT ALL",
+                    instead,
+                ),
+            ])?;
+            of_set(one).and_then(|()| of_set(other))
+        }
         SetExpr::Table(_) => Err(left("TABLE", "write SELECT * FROM the topic")),
         SetExpr::Insert(_) => Err(writing("INSERT")),
         SetExpr::Update(_) => Err(writing("UPDATE")),

@@ -7,7 +7,7 @@
 //! **Invariant.** Only calls by an unquoted name of one word are rewritten, and only to what any statement could have
 //! written itself. What is written stays as it is in stored texts, and is rewritten whenever it is parsed.
 //!
-//! To add one, add a line to [`RENAMED`] or [`WRITTEN`]; functions that need code are in [`crate::function`].
+//! To add one, add a line to [`names`]; functions that need code are in [`crate::function`]. Operators are in [`operators`].
 
 use std::ops::ControlFlow;
 
@@ -20,150 +20,10 @@ use datafusion::sql::sqlparser::ast::{
 use crate::error::{Position, Refusal, SqlError};
 use crate::statement::name::name_of;
 use crate::statement::parser::parse_plain_expression;
+use names::{RENAMED, WRITTEN};
 
-/// Other names of functions that take the same arguments.
-const RENAMED: [(&str, &str); 39] = [
-    ("any_value", "min"),
-    ("approx_count_distinct", "approx_distinct"),
-    ("ceiling", "ceil"),
-    ("collect_list", "array_agg"),
-    ("earliest_by_offset", "first_value"),
-    ("endswith", "ends_with"),
-    ("every", "bool_and"),
-    ("explode", "unnest"),
-    ("extractjsonfield", "json_value"),
-    ("format_date", "date_format"),
-    ("format_timestamp", "date_format"),
-    ("gen_random_uuid", "uuid"),
-    ("geo_distance", "great_circle_km"),
-    ("group_concat", "string_agg"),
-    ("is_json_string", "is_json"),
-    ("json_array_length", "json_length"),
-    ("json_build_object", "json_object"),
-    ("json_quote", "json_string"),
-    ("jsonb_array_length", "json_length"),
-    ("jsonb_build_array", "json_build_array"),
-    ("jsonb_build_object", "json_object"),
-    ("latest_by_offset", "last_value"),
-    ("lcase", "lower"),
-    ("len", "length"),
-    ("listagg", "string_agg"),
-    ("map_from_arrays", "map"),
-    ("parse_date", "to_date"),
-    ("parse_timestamp", "to_timestamp"),
-    ("pg_typeof", "arrow_typeof"),
-    ("regexp", "regexp_like"),
-    ("sign", "signum"),
-    ("split", "string_to_array"),
-    ("startswith", "starts_with"),
-    ("to_json", "json_string"),
-    ("truncate", "trunc"),
-    ("typeof", "arrow_typeof"),
-    ("ucase", "upper"),
-    ("unix_timestamp", "to_unixtime"),
-    ("variance", "var_samp"),
-];
-
-/// Functions by their number of arguments, and what they mean; `$1` is the first argument.
-const WRITTEN: [(&str, usize, &str); 46] = [
-    ("collect_set", 1, "array_agg(DISTINCT $1)"),
-    (
-        "convert_tz",
-        3,
-        "to_char((CAST($1 AS TIMESTAMP(3)) AT TIME ZONE $2) AT TIME ZONE $3, '%Y-%m-%d %H:%M:%S')",
-    ),
-    ("count_distinct", 1, "count(DISTINCT $1)"),
-    ("current_row_timestamp", 0, "CAST(now() AS TIMESTAMP(3))"),
-    ("datediff", 2, "(CAST($1 AS DATE) - CAST($2 AS DATE))"),
-    ("day", 1, "date_part('day', $1)"),
-    ("dayname", 1, "to_char($1, '%A')"),
-    ("dayofmonth", 1, "date_part('day', $1)"),
-    // From 1, a Sunday.
-    ("dayofweek", 1, "(date_part('dow', $1) + 1)"),
-    ("dayofyear", 1, "date_part('doy', $1)"),
-    ("e", 0, "exp(1.0)"),
-    ("from_base64", 1, "CAST(decode($1, 'base64') AS VARCHAR)"),
-    ("hour", 1, "date_part('hour', $1)"),
-    ("if", 3, "CASE WHEN $1 THEN $2 ELSE $3 END"),
-    ("iif", 3, "CASE WHEN $1 THEN $2 ELSE $3 END"),
-    ("is_alpha", 1, "coalesce($1 ~ '^[[:alpha:]]+$', false)"),
-    (
-        "is_decimal",
-        1,
-        "coalesce($1 ~ '^[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)$', false)",
-    ),
-    ("is_digit", 1, "coalesce($1 ~ '^[0-9]+$', false)"),
-    ("json_array_elements", 1, "unnest(json_items($1))"),
-    ("json_array_elements_text", 1, "unnest(json_items_text($1))"),
-    ("jsonb_array_elements", 1, "unnest(json_items($1))"),
-    (
-        "jsonb_array_elements_text",
-        1,
-        "unnest(json_items_text($1))",
-    ),
-    ("localtimestamp", 0, "CAST(now() AS TIMESTAMP(3))"),
-    ("locate", 2, "strpos($2, $1)"),
-    (
-        "locate",
-        3,
-        "CASE WHEN strpos(substr($2, $3), $1) = 0 THEN 0 ELSE strpos(substr($2, $3), $1) + $3 - 1 END",
-    ),
-    ("minute", 1, "date_part('minute', $1)"),
-    ("mod", 2, "($1 % $2)"),
-    ("month", 1, "date_part('month', $1)"),
-    ("monthname", 1, "to_char($1, '%B')"),
-    (
-        "percentile",
-        2,
-        "percentile_cont($2) WITHIN GROUP (ORDER BY $1)",
-    ),
-    ("quarter", 1, "date_part('quarter', $1)"),
-    ("rand_integer", 1, "CAST(floor(random() * $1) AS INTEGER)"),
-    (
-        "regexp_extract",
-        2,
-        "(regexp_match($1, '(' || $2 || ')'))[1]",
-    ),
-    // Group 0 is all that was found.
-    (
-        "regexp_extract",
-        3,
-        "(regexp_match($1, '(' || $2 || ')'))[$3 + 1]",
-    ),
-    (
-        "regexp_substr",
-        2,
-        "(regexp_match($1, '(' || $2 || ')'))[1]",
-    ),
-    ("second", 1, "date_part('second', $1)"),
-    (
-        "split_index",
-        3,
-        "CASE WHEN $3 >= 0 THEN (string_to_array($1, $2))[$3 + 1] END",
-    ),
-    (
-        "stringtotimestamp",
-        2,
-        "CAST(arrow_cast(to_timestamp($1, $2), 'Timestamp(Millisecond, None)') AS BIGINT)",
-    ),
-    (
-        "timestamptostring",
-        2,
-        "date_format(to_timestamp_millis($1), $2)",
-    ),
-    ("to_base64", 1, "encode($1, 'base64pad')"),
-    ("to_timestamp_ltz", 1, "to_timestamp_millis($1)"),
-    // The precision is that of the number: 0 for seconds, 3 for milliseconds.
-    (
-        "to_timestamp_ltz",
-        2,
-        "CASE $2 WHEN 0 THEN to_timestamp_millis($1 * 1000) WHEN 3 THEN to_timestamp_millis($1) END",
-    ),
-    ("unhex", 1, "decode($1, 'hex')"),
-    ("week", 1, "date_part('week', $1)"),
-    ("weekofyear", 1, "date_part('week', $1)"),
-    ("year", 1, "date_part('year', $1)"),
-];
+mod names;
+mod operators;
 
 /// Units of a fixed length, in milliseconds.
 const FIXED: [(&str, i64); 6] = [
@@ -261,6 +121,10 @@ impl Spelling {
                 self.write(&template, &[expr.as_ref()]).map(Some)
             }
             Expr::Function(function) => self.call(function),
+            Expr::BinaryOp { left, op, right } => match operators::meaning(left, op, right) {
+                Some((template, arguments)) => self.write(&template, &arguments).map(Some),
+                None => Ok(None),
+            },
             _ => Ok(None),
         }
     }

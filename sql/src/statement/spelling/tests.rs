@@ -39,6 +39,23 @@ fn calls_are_written_as_what_they_mean_and_arguments_keep_together() {
 }
 
 #[test]
+fn operators_are_written_as_what_they_mean() {
+    assert_eq!(
+        written("a + b ^ 2 > 1"),
+        "a + power(CAST(b AS DOUBLE), 2) > 1"
+    );
+    assert_eq!(
+        written("(a, b) < (c, d + 1)"),
+        "(a < c OR (a = c AND (b < (d + 1))))"
+    );
+    assert_eq!(
+        written("(a, b, c) >= (d, e, f)"),
+        "(a > d OR (a = d AND (b > e OR (b = e AND (c >= f)))))"
+    );
+    assert_eq!(written("(a, b) = (c, d)"), "(a, b) = (c, d)");
+}
+
+#[test]
 fn calls_with_other_arguments_are_refused_where_they_stand() {
     assert_eq!(
         written("1 + mod(a)"),
