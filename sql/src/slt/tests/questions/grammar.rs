@@ -4,17 +4,18 @@
 //! order of what is added (numbers with a fraction are quarters). Ties, NULLs, empty groups and rows without a partner are what it
 //! is for, so values are few.
 
-use std::fmt::Write as _;
-
 use millpond_proto::chance::Seeded;
 
-use super::relations::{Column, Relation, columns_of, within};
+use super::relations::{Column, Relation};
 
-/// The topics that questions are about: rows that stay, rows that stay and have no time, and rows that are replaced.
-pub(super) const TOPICS: [&str; 3] = [
-    "CREATE TOPIC a (id BIGINT, k BIGINT, s VARCHAR, x BIGINT, y DOUBLE, at TIMESTAMP, WATERMARK FOR at AS at - INTERVAL '1 minute') WITH (queues = 3)",
-    "CREATE TOPIC b (id BIGINT, k BIGINT, s VARCHAR, x BIGINT, ok BOOLEAN) WITH (queues = 2)",
+/// The topics that questions are about, and which of their rows stay: all with a time (`a`), all without one (`b`), the last of a
+/// key (`c`), the last of a key with a time (`d`), and all with times of which no two are equal (`p`).
+pub(super) const TOPICS: [&str; 5] = [
+    "CREATE TOPIC a (id BIGINT, k BIGINT, s VARCHAR, x BIGINT, y DOUBLE, at TIMESTAMP, WATERMARK FOR at AS at - INTERVAL '30 minutes') WITH (queues = 3)",
+    "CREATE TOPIC b (id BIGINT, k BIGINT, s VARCHAR, x BIGINT, ok BOOLEAN, day DATE, cost DECIMAL(12, 2)) WITH (queues = 2)",
     "CREATE TOPIC c (id BIGINT, k BIGINT, s VARCHAR, x BIGINT, y DOUBLE, PRIMARY KEY (id)) WITH (queues = 2)",
+    "CREATE TOPIC d (id BIGINT, k BIGINT, s VARCHAR, x BIGINT, at TIMESTAMP, PRIMARY KEY (id), WATERMARK FOR at AS at - INTERVAL '30 minutes') WITH (queues = 2)",
+    "CREATE TOPIC p (id BIGINT, k BIGINT, s VARCHAR, x BIGINT, at TIMESTAMP, WATERMARK FOR at AS at - INTERVAL '30 minutes') WITH (queues = 1)",
 ];
 
 /// How deep relations may be nested in each other.
@@ -27,13 +28,34 @@ pub(super) enum Kind {
     Text,
     Flag,
     Time,
+    Day,
+    Decimal,
+}
+
+/// When a view must hold what its question answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Agrees {
+    /// Whenever it has caught up.
+    Always,
+    /// When the last time is over; until then it holds some of the rows that it will hold then.
+    Once,
 }
 
 /// A question and what comes of it.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     pub(super) sql: String,
-    kinds: Vec<Kind>,
+    pub(super) kinds: Vec<Kind>,
+}
+
+/// A statement and how it is kept as a view.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) sql: String,
+    /// What a view of it has behind the statement.
+    pub(super) emit: &'static str,
+    pub(super) agrees: Agrees,
+    columns: Vec<Column>,
 }
 
 /// Makes questions.
@@ -41,6 +63,8 @@ pub(super) struct Question {
 pub(super) struct Asker<'a> {
     pub(super) chance: &'a Seeded,
     relations: u32,
+    /// Views that there are, and their columns.
+    pub(super) views: Vec<(String, Vec<Column>)>,
 }
 
 impl<'a> Asker<'a> {
@@ -50,24 +74,55 @@ impl<'a> Asker<'a> {
         Self {
             chance,
             relations: 0,
+            views: Vec::new(),
         }
     }
 
     /// One statement.
-    pub(super) fn ask(&mut self) -> String {
-        let question = self.question(DEPTH);
-        if !self.chance.percent(10) {
-            return question.sql;
+    pub(super) fn ask(&mut self) -> Asked {
+        let (mut emit, mut agrees) = ("", Agrees::Always);
+        let question = match self.chance.below(20) {
+            0 => {
+                agrees = Agrees::Once;
+                self.counted()
+            }
+            1 => {
+                agrees = Agrees::Once;
+                self.over()
+            }
+            2 => {
+                (emit, agrees) = (" EMIT ON WINDOW CLOSE", Agrees::Once);
+                match self.pick(3) {
+                    0 => self.near(true),
+                    _ => self.windowed(true),
+                }
+            }
+            _ => self.question(DEPTH),
+        };
+        let columns = question.columns();
+        let mut sql = question.sql;
+        if agrees == Agrees::Always && self.chance.percent(10) {
+            let places: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+            let places = places.join(", ");
+            let many = 1 + self.chance.below(6);
+            let passed = match self.chance.below(3) {
+                0 => format!(" OFFSET {}", self.chance.below(4)),
+                _ => String::new(),
+            };
+            sql =
+                format!("SELECT {places} FROM ({sql}) AS l ORDER BY {places} LIMIT {many}{passed}");
         }
-        let places: Vec<String> = (1..=question.kinds.len())
-            .map(|place| format!("c{place}"))
-            .collect();
-        let places = places.join(", ");
-        let many = 1 + self.chance.below(6);
-        format!(
-            "SELECT {places} FROM ({}) AS l ORDER BY {places} LIMIT {many}",
-            question.sql
-        )
+        Asked {
+            sql,
+            emit,
+            agrees,
+            columns,
+        }
+    }
+
+    /// Lets questions be about a view of what was asked.
+    pub(super) fn know(&mut self, view: &str, asked: &Asked) {
+        self.views.push((view.to_owned(), asked.columns.clone()));
     }
 
     pub(super) fn name(&mut self) -> String {
@@ -76,7 +131,7 @@ impl<'a> Asker<'a> {
     }
 
     pub(super) fn question(&mut self, depth: u32) -> Question {
-        match self.chance.below(if depth == DEPTH { 20 } else { 16 }) {
+        match self.chance.below(if depth == DEPTH { 21 } else { 16 }) {
             0..5 => self.plain(depth),
             5..10 => self.grouped(depth),
             10 => self.whole(depth),
@@ -85,7 +140,9 @@ impl<'a> Asker<'a> {
             13..15 => self.ranked(),
             15 => self.chosen(depth),
             16 => self.sets(depth),
-            _ => self.windowed(),
+            17 => self.near(false),
+            18 => self.sessions(),
+            _ => self.windowed(false),
         }
     }
 
@@ -96,7 +153,7 @@ impl<'a> Asker<'a> {
         self.projected(&relation, &filter)
     }
 
-    fn projected(&mut self, relation: &Relation, rest: &str) -> Question {
+    pub(super) fn projected(&mut self, relation: &Relation, rest: &str) -> Question {
         let mut kinds = Vec::new();
         let mut items = Vec::new();
         for at in 1..=1 + self.pick(4) {
@@ -164,7 +221,7 @@ impl<'a> Asker<'a> {
         )
     }
 
-    fn aggregated(
+    pub(super) fn aggregated(
         &mut self,
         relation: &Relation,
         keys: Vec<(String, Kind)>,
@@ -176,7 +233,14 @@ impl<'a> Asker<'a> {
             kinds.push(kind);
         }
         for _ in 0..1 + self.pick(3) {
-            let kind = [Kind::Whole, Kind::Whole, Kind::Fraction, Kind::Text][self.pick(4)];
+            let kind = [
+                Kind::Whole,
+                Kind::Whole,
+                Kind::Fraction,
+                Kind::Text,
+                Kind::Decimal,
+                Kind::Day,
+            ][self.pick(6)];
             let item = self.aggregate(kind, &relation.columns);
             // Two orders in one list are more than bounded questions take.
             if !(item.contains(" ORDER BY ")
@@ -264,7 +328,13 @@ impl<'a> Asker<'a> {
             unique: Vec::new(),
         };
         let many = 1 + self.pick(3);
-        let mut question = self.projected(&ranked, &format!(" WHERE {inner}.rn <= {many}"));
+        let chosen = match self.pick(6) {
+            4 => format!(" WHERE {inner}.rn IN (1, {many})"),
+            0 => format!(" WHERE {inner}.rn = {many}"),
+            1 => format!(" WHERE {inner}.rn BETWEEN 2 AND {}", 1 + many),
+            _ => format!(" WHERE {inner}.rn <= {many}"),
+        };
+        let mut question = self.projected(&ranked, &chosen);
         if self.chance.percent(40) {
             let at = question.kinds.len() + 1;
             question
@@ -279,6 +349,23 @@ impl<'a> Asker<'a> {
     /// Rows for which another relation has some, none, or such a value.
     fn chosen(&mut self, depth: u32) -> Question {
         let relation = self.relation(depth.saturating_sub(1));
+        let mut choice = self.choice(&relation);
+        if self.chance.percent(35) {
+            let other = match self.chance.percent(30) {
+                true => self.choice(&relation),
+                false => self.expression(Kind::Flag, &relation.columns, 1),
+            };
+            choice = match self.pick(4) {
+                0 => format!("NOT ({choice} OR {other})"),
+                1 => format!("({choice}) IS NULL OR {other}"),
+                2 => format!("NOT ({choice} AND {other})"),
+                _ => format!("{other} OR {choice}"),
+            };
+        }
+        self.projected(&relation, &format!(" WHERE {choice}"))
+    }
+
+    fn choice(&mut self, relation: &Relation) -> String {
         let other = self.table();
         let kind = [Kind::Whole, Kind::Text][self.pick(2)];
         let (mine, theirs) = (
@@ -286,22 +373,21 @@ impl<'a> Asker<'a> {
             self.column(kind, &other.columns),
         );
         let condition = self.expression(Kind::Flag, &other.columns, 1);
-        let choice = match self.pick(5) {
-            0 => format!(
-                "EXISTS (SELECT 1 FROM {} WHERE {theirs} = {mine} AND {condition})",
-                other.sql
-            ),
-            1 => format!(
-                "NOT EXISTS (SELECT 1 FROM {} WHERE {theirs} = {mine} AND {condition})",
-                other.sql
-            ),
-            4 => format!(
-                "{mine} NOT IN (SELECT {theirs} FROM {} WHERE {condition})",
+        let not = self.one_of(&["", "NOT "]);
+        match self.pick(5) {
+            0 | 1 => format!(
+                "{not}EXISTS (SELECT 1 FROM {} WHERE {theirs} = {mine} AND {condition})",
                 other.sql
             ),
             2 => format!(
-                "{mine} IN (SELECT {theirs} FROM {} WHERE {condition})",
+                "{mine} {not}IN (SELECT {theirs} FROM {} WHERE {condition})",
                 other.sql
+            ),
+            3 => format!(
+                "{mine} {not}IN (SELECT {theirs} FROM {} WHERE {} = {})",
+                other.sql,
+                self.column(Kind::Whole, &relation.columns),
+                self.column(Kind::Whole, &other.columns)
             ),
             _ => {
                 let how = self.one_of(&["max", "min", "sum", "count"]);
@@ -312,65 +398,10 @@ impl<'a> Asker<'a> {
                     other.sql
                 )
             }
-        };
-        self.projected(&relation, &format!(" WHERE {choice}"))
-    }
-
-    /// Groups of windows over the topic with a time, over a question that passes it on, or over windows.
-    fn windowed(&mut self) -> Question {
-        let (over, columns, time) = match self.pick(4) {
-            0 | 1 => ("TABLE a".to_owned(), columns_of("a", ""), "at"),
-            2 => {
-                let relation = self.table_of("a");
-                let filter = self.filter(&relation, 0);
-                let mut question = self.projected(&relation, &filter);
-                let at = format!("SELECT {}.at AS at, ", relation.name());
-                question.sql = question.sql.replacen("SELECT ", &at, 1);
-                (format!("({})", question.sql), question.columns(), "at")
-            }
-            _ => {
-                let question = self.windows_over("TABLE a", &columns_of("a", ""), "at");
-                let bounds = "SELECT window_start, window_end, ";
-                let sql = question.sql.replacen("SELECT ", bounds, 1);
-                (format!("({sql})"), question.columns(), "window_start")
-            }
-        };
-        self.windows_over(&over, &columns, time)
-    }
-
-    fn windows_over(&mut self, over: &str, columns: &[Column], time: &str) -> Question {
-        let name = self.name();
-        let (function, sizes) = match self.pick(4) {
-            0 | 1 => (
-                "TUMBLE",
-                format!("INTERVAL '{} minutes'", 5 + self.pick(20)),
-            ),
-            2 => (
-                "HOP",
-                "INTERVAL '5 minutes', INTERVAL '15 minutes'".to_owned(),
-            ),
-            _ => (
-                "CUMULATE",
-                "INTERVAL '10 minutes', INTERVAL '30 minutes'".to_owned(),
-            ),
-        };
-        let relation = Relation {
-            sql: format!("{function}({over}, DESCRIPTOR({time}), {sizes}) AS {name}"),
-            columns: within(&name, columns),
-            unique: Vec::new(),
-        };
-        let mut keys = vec![(format!("{name}.window_end"), Kind::Time)];
-        let mut rest = format!(" GROUP BY {name}.window_start, {name}.window_end");
-        for _ in 0..self.pick(2) {
-            let (key, kind) = self.any(&relation.columns, 0);
-            let _ = write!(rest, ", {key}");
-            keys.push((key, kind));
         }
-        let filter = self.filter(&relation, 0);
-        self.aggregated(&relation, keys, &format!("{filter}{rest}"))
     }
 
-    fn filter(&mut self, relation: &Relation, depth: u32) -> String {
+    pub(super) fn filter(&mut self, relation: &Relation, depth: u32) -> String {
         if self.chance.percent(45) {
             let deep = 1 + depth.min(1);
             format!(

@@ -34,7 +34,20 @@ impl Asker<'_> {
     }
 
     pub(super) fn table(&mut self) -> Relation {
-        let table = self.one_of(&["a", "a", "b", "c", "c"]);
+        if !self.views.is_empty() && self.chance.percent(20) {
+            let (view, columns) = self.views[self.pick(self.views.len())].clone();
+            let name = self.name();
+            return Relation {
+                sql: format!("{view} AS {name}"),
+                // Ranks over it need an order that leaves nothing open, which all its columns are.
+                unique: within(&name, &columns)
+                    .into_iter()
+                    .map(|column| column.name)
+                    .collect(),
+                columns: within(&name, &columns),
+            };
+        }
+        let table = self.one_of(&["a", "a", "b", "c", "c", "d"]);
         self.table_of(&table)
     }
 
@@ -139,7 +152,12 @@ pub(super) fn columns_of(topic: &str, name: &str) -> Vec<Column> {
     ];
     match topic {
         "a" => columns.extend([("y", Kind::Fraction), ("at", Kind::Time)]),
-        "b" => columns.push(("ok", Kind::Flag)),
+        "b" => columns.extend([
+            ("ok", Kind::Flag),
+            ("day", Kind::Day),
+            ("cost", Kind::Decimal),
+        ]),
+        "d" | "p" => columns.push(("at", Kind::Time)),
         _ => columns.push(("y", Kind::Fraction)),
     }
     let bare = columns.into_iter().map(|(column, kind)| Column {

@@ -4,42 +4,82 @@ use std::fmt::Write as _;
 
 use super::grammar::{Asker, Kind};
 use super::relations::Column;
+use super::windows::LAST;
 
 impl Asker<'_> {
     /// Rows for a topic, as an INSERT; `from` is the number of the first of them.
     pub(super) fn rows(&self, topic: &str, from: u64) -> String {
-        let count = 1 + self.chance.below(9);
+        let count = 1 + self
+            .chance
+            .below(if matches!(topic, "d" | "p") { 4 } else { 9 });
         let rows: Vec<String> = (from..from + count)
             .map(|at| {
-                let id = if topic == "c" {
-                    self.chance.below(12)
-                } else {
-                    at
+                // No row is later than the watermark allows; those of `p` share no time.
+                let time = match topic {
+                    "p" => from + from + count - 1 - at,
+                    _ => at.saturating_sub(self.chance.below(9) * self.chance.below(2)),
                 };
-                let whole = |bound: u64| match self.chance.below(bound + 2) {
-                    0 => "NULL".to_owned(),
-                    number => (number as i64 - 2).to_string(),
-                };
-                let text = self.one_of(&["NULL", "''", "'p'", "'q'", "'qq'", "'R'"]);
-                let mut row = format!("({id}, {}, {text}, {}", whole(4), whole(9));
-                let quarters = match self.chance.below(8) {
-                    0 => "NULL".to_owned(),
-                    number => format!("{:.2}", (number as f64 - 4.0) / 4.0),
-                };
-                let _ = match topic {
-                    "a" => write!(
-                        row,
-                        ", {quarters}, TIMESTAMP '2013-01-01 {:02}:{:02}:00')",
-                        at / 20,
-                        at % 20 * 3
-                    ),
-                    "b" => write!(row, ", {})", ["true", "false", "NULL"][self.pick(3)]),
-                    _ => write!(row, ", {quarters})"),
-                };
-                row
+                self.row(topic, at, time)
             })
             .collect();
         format!("INSERT INTO {topic} VALUES {}", rows.join(", "))
+    }
+
+    /// A row after which no time is open that another row has.
+    pub(super) fn last_row(&self, topic: &str) -> String {
+        format!(
+            "INSERT INTO {topic} VALUES {}",
+            self.row(topic, LAST, 20 * 500)
+        )
+    }
+
+    fn row(&self, topic: &str, at: u64, time: u64) -> String {
+        let id = match topic {
+            "c" => self.chance.below(12),
+            "d" if at < LAST => self.chance.below(5),
+            _ => at,
+        };
+        let whole = |bound: u64| match self.chance.below(bound + 2) {
+            0 => "NULL".to_owned(),
+            number => (number as i64 - 2).to_string(),
+        };
+        let text = self.one_of(&[
+            "NULL", "''", "'p'", "'q'", "'qq'", "'R'", "'q'", "'p'", "'é\"'", "'[\\,'", "'it''s'",
+        ]);
+        let mut row = format!("({id}, {}, {text}, {}", whole(4), whole(9));
+        let quarters = match self.chance.below(8) {
+            0 => "NULL".to_owned(),
+            number => format!("{:.2}", (number as f64 - 4.0) / 4.0),
+        };
+        // Three minutes from one number to the next.
+        let time = format!(
+            "TIMESTAMP '2013-{:02}-{:02} {:02}:{:02}:00'",
+            1 + time / 480 / 28,
+            1 + time / 480 % 28,
+            time / 20 % 24,
+            time % 20 * 3
+        );
+        let time = match topic {
+            "a" if at < LAST && self.chance.percent(4) => "NULL".to_owned(),
+            _ => time,
+        };
+        let _ = match topic {
+            "a" => write!(row, ", {quarters}, {time})"),
+            "b" => write!(
+                row,
+                ", {}, {}, {quarters})",
+                ["true", "false", "NULL"][self.pick(3)],
+                self.one_of(&[
+                    "NULL",
+                    "DATE '2012-02-29'",
+                    "DATE '2013-01-01'",
+                    "DATE '1969-12-31'"
+                ])
+            ),
+            "c" => write!(row, ", {quarters})"),
+            _ => write!(row, ", {time})"),
+        };
+        row
     }
 
     pub(super) fn pick(&self, many: usize) -> usize {
@@ -78,6 +118,11 @@ impl Asker<'_> {
             Kind::Text => self.one_of(&["'p'", "'q'", "'qq'", "''", "'R'"]),
             Kind::Flag => self.one_of(&["true", "false"]),
             Kind::Time => format!("TIMESTAMP '2013-01-01 0{}:30:00'", self.chance.below(3)),
+            Kind::Day => self.one_of(&["DATE '2012-02-29'", "DATE '2013-01-01'"]),
+            Kind::Decimal => self.one_of(&[
+                "CAST(0.25 AS DECIMAL(12, 2))",
+                "CAST(-1.5 AS DECIMAL(12, 2))",
+            ]),
         }
     }
 
@@ -109,13 +154,17 @@ impl Asker<'_> {
                     self.expression(kind, columns, less),
                     self.expression(kind, columns, less),
                 );
-                match self.pick(7) {
+                match self.pick(8) {
                     0 => format!("({left} + {right})"),
                     1 => format!("({left} - {right})"),
                     2 => format!("({left} * {right})"),
                     3 => format!("({left} % {})", 2 + self.pick(3)),
                     4 => format!("({left} / {})", 2 + self.pick(3)),
                     5 => format!("abs({left})"),
+                    6 => format!(
+                        "CAST(extract(day FROM {}) AS BIGINT)",
+                        self.column(Kind::Day, columns)
+                    ),
                     _ => format!("length({})", self.expression(Kind::Text, columns, less)),
                 }
             }
@@ -154,6 +203,25 @@ impl Asker<'_> {
                 let time = self.column(kind, columns);
                 format!("({time} + INTERVAL '{} minutes')", self.pick(90))
             }
+            Kind::Day => {
+                let day = self.column(kind, columns);
+                match self.pick(3) {
+                    0 => format!("CAST({} AS DATE)", self.column(Kind::Time, columns)),
+                    1 => format!("({day} - INTERVAL '40 days')"),
+                    _ => format!("({day} + INTERVAL '1 month')"),
+                }
+            }
+            Kind::Decimal => {
+                let of = self.expression(kind, columns, less);
+                match self.pick(3) {
+                    0 => format!("({of} + {})", self.column(kind, columns)),
+                    1 => format!(
+                        "CAST({} AS DECIMAL(12, 2))",
+                        self.column(Kind::Whole, columns)
+                    ),
+                    _ => format!("abs({of})"),
+                }
+            }
             Kind::Flag => self.condition(columns, less),
         }
     }
@@ -170,7 +238,15 @@ impl Asker<'_> {
                 _ => format!("NOT ({left})"),
             };
         }
-        let kind = [Kind::Whole, Kind::Whole, Kind::Text, Kind::Fraction][self.pick(4)];
+        let kind = [
+            Kind::Whole,
+            Kind::Whole,
+            Kind::Text,
+            Kind::Fraction,
+            Kind::Decimal,
+            Kind::Day,
+            Kind::Time,
+        ][self.pick(7)];
         let (left, right) = (
             self.expression(kind, columns, less),
             self.expression(kind, columns, less),
@@ -223,7 +299,10 @@ impl Asker<'_> {
                 _ => return format!("string_agg(DISTINCT {of}, ',' ORDER BY {of}){filter}"),
             },
             Kind::Flag => format!("bool_or({of})"),
-            Kind::Time => format!("max({of})"),
+            Kind::Time | Kind::Day => {
+                format!("{}({of})", self.one_of(&["min", "max"]))
+            }
+            Kind::Decimal => format!("{}({of})", self.one_of(&["sum", "min", "max", "sum"])),
         };
         call + &filter
     }
