@@ -276,6 +276,8 @@ fn is_chain(plan: &LogicalPlan, windows: usize) -> Result<bool, SqlError> {
             | LogicalPlan::Union(_)
             | LogicalPlan::Window(_)
             | LogicalPlan::Extension(_) => others += 1,
+            // A group is a row of a chain, told by its key; with a list it would be several.
+            LogicalPlan::Unnest(_) if has_groups(node)? => others += 1,
             _ => {}
         }
         Ok::<_, DataFusionError>(TreeNodeRecursion::Continue)
@@ -292,12 +294,22 @@ fn windows_of_groups(plan: &LogicalPlan) -> Result<bool, SqlError> {
             .iter()
             .any(|expr| marked_time(expr).is_some())
         {
-            node.apply_with_subqueries(|below| {
-                is_found |= matches!(below, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_));
-                Ok(TreeNodeRecursion::Continue)
-            })?;
+            is_found |= has_groups(node)?;
         }
         Ok::<_, DataFusionError>(TreeNodeRecursion::Continue)
+    })?;
+    Ok(is_found)
+}
+
+/// Whether rows of a plan are made of groups, at whatever depth.
+fn has_groups(plan: &LogicalPlan) -> Result<bool, DataFusionError> {
+    let mut is_found = false;
+    plan.apply_with_subqueries(|below| {
+        is_found |= matches!(below, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_));
+        Ok(match is_found {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Continue,
+        })
     })?;
     Ok(is_found)
 }
