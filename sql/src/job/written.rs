@@ -3,6 +3,7 @@
 //! **Invariant.** What leaves at a step, and in which order, depends on the log alone: rows stand by their
 //! places, which no lane decides, and deletions after them by their keys.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use millpond_connectors::format::body::BodyEncoder;
 
 use crate::error::SqlError;
 use crate::job::error::JobError;
-use crate::operator::place::{Place, beginning};
+use crate::operator::place::Place;
 use crate::operator::{Keys, Late, Output};
 use crate::topic::OutputRow;
 
@@ -100,13 +101,13 @@ pub(crate) fn in_order(lanes: Vec<Vec<Left>>) -> Vec<Left> {
 ///
 /// How a place begins tells most of them apart, and lies beside the others' beginnings: what is moved is small and what is looked at near.
 fn by_place(rows: Vec<(Option<Place>, OutputRow)>) -> Vec<(Option<Place>, OutputRow)> {
-    if rows.is_sorted_by_key(bytes) {
+    if rows.is_sorted_by(|one, other| compare(one, other).is_le()) {
         return rows;
     }
     let mut order: Vec<(u128, usize)> = rows
         .iter()
         .enumerate()
-        .map(|(at, row)| (beginning(bytes(row).unwrap_or_default()), at))
+        .map(|(at, row)| (first(row), at))
         .collect();
     // What each lane emits is mostly in order already; a sort that is stable finds such stretches and only merges them.
     order.sort_by(|(one, at), (other, then)| {
@@ -118,7 +119,19 @@ fn by_place(rows: Vec<(Option<Place>, OutputRow)>) -> Vec<(Option<Place>, Output
     sorted.collect()
 }
 
-/// What a row is sorted by; nothing without a place.
+/// Which of two rows comes first.
+fn compare(one: &(Option<Place>, OutputRow), other: &(Option<Place>, OutputRow)) -> Ordering {
+    let places = || bytes(one).cmp(&bytes(other));
+    first(one).cmp(&first(other)).then_with(places)
+}
+
+/// What tells most rows apart.
+fn first((place, row): &(Option<Place>, OutputRow)) -> u128 {
+    let place = place.as_ref();
+    place.map_or(0, |place| place.beginning(row.key.as_deref()))
+}
+
+/// What rows are sorted by that are not told apart by this; nothing without a place.
 fn bytes((place, row): &(Option<Place>, OutputRow)) -> Option<&[u8]> {
     let place = place.as_ref()?;
     Some(place.bytes(row.key.as_deref()))

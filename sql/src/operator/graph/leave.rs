@@ -66,10 +66,18 @@ impl Graph {
         }
         let place = |row: &u32| places.get(*row as usize).cloned().map(Place::Own);
         let mut places: Vec<Place> = indices.iter().filter_map(place).collect();
-        let rows = take_record_batch(&delta.rows, &UInt32Array::from(indices))?;
         if places.is_empty() && self.is_keyed() {
-            places = Place::all_of(self.output.encode_all(&rows)?, rows.num_rows());
+            let all = self.output.encode_all(&delta.rows)?;
+            let (order, of_rows) = Place::hashed(all, delta.weights.len());
+            indices.clear();
+            for (row, place) in order.into_iter().zip(of_rows) {
+                for _ in 0..delta.weights[row as usize] {
+                    indices.push(row);
+                    places.push(place.clone());
+                }
+            }
         }
+        let rows = take_record_batch(&delta.rows, &UInt32Array::from(indices))?;
         let (rows, keys) = match &self.plan.leaving {
             Leaving::Keyed(key) => {
                 let keys = Keys::Group(self.message_keys(&rows, Some(key))?);
