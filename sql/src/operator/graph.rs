@@ -30,7 +30,7 @@ use crate::operator::beat::Beat;
 use crate::operator::close::Close;
 use crate::operator::delta::{Delta, Node, Row, RowCodec, other_state, rows_at};
 use crate::operator::hash::Fixed;
-use crate::operator::join::Join;
+use crate::operator::join;
 use crate::operator::latest::Latest;
 use crate::operator::moment::Moment;
 use crate::operator::origin::{Came, LateRows, Message};
@@ -120,7 +120,7 @@ impl Graph {
                 Kind::Scan { .. } | Kind::Transform(_) | Kind::Union => None,
                 Kind::Latest(spec) => Some(Box::new(Latest::new(spec.clone())?)),
                 Kind::Aggregate(spec) => Some(Box::new(Aggregate::new(spec.clone())?)),
-                Kind::Join(spec) => Some(Box::new(Join::new(spec.clone())?)),
+                Kind::Join(spec) => Some(join::node(spec.clone())?),
                 Kind::Top(spec) => Some(Box::new(Top::new(spec.clone())?)),
                 Kind::Over(spec) => Some(Box::new(Over::new(spec.as_ref().clone())?)),
                 Kind::Close(spec) => Some(Box::new(Close::new(spec.clone())?)),

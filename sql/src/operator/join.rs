@@ -6,7 +6,7 @@
 //! pair is counted once: `ΔL ⋈ R + (L + ΔL) ⋈ ΔR`. A row remembers how many rows it matches; with none it
 //! is what an outer join pads and an anti join gives. A key that is NULL matches nothing.
 //!
-//! An inner join gives pairs alone, so it counts no matches and takes a shorter way ([`inner`]).
+//! An inner join gives pairs alone, so it counts no matches and is a node of its own ([`inner`]).
 //!
 //! A side may say when its rows end ([`Ending`]): by a time within them, once no row to come can meet
 //! them, or after resting too long. A row that is forgotten is not taken back from what was given; a row
@@ -15,6 +15,7 @@
 mod came;
 mod inner;
 mod rows;
+mod stock;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -27,11 +28,12 @@ use datafusion::common::cast::as_boolean_array;
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
-use crate::operator::delta::{Delta, Entries, Entry, Node, Row, RowCodec, add, other_state};
+use crate::operator::delta::{Delta, Entries, Entry, Node, Row, add, other_state};
 use crate::operator::ends::Ends;
 use crate::operator::hash::Fixed;
+use crate::operator::join::came::Taker;
+use crate::operator::join::inner::Inner;
 use crate::operator::join::rows::{Kept, OfKey};
-use crate::operator::key::Keys;
 use crate::operator::moment::{Ending, Moment};
 
 /// What is computed.
@@ -55,8 +57,7 @@ pub(crate) struct JoinSpec {
 
 #[derive(Debug)]
 struct Side {
-    codec: RowCodec,
-    keys: Keys,
+    taker: Taker,
     rows: HashMap<Row, OfKey, Fixed>,
     /// Rows that end, by [`Kept::at_ms`]: key and row.
     ends: Ends<(Row, Row)>,
@@ -90,11 +91,9 @@ struct Pair {
 }
 
 #[derive(Debug)]
-pub(crate) struct Join {
+struct Join {
     spec: JoinSpec,
     sides: [Side; 2],
-    /// The rows that it gives.
-    given: RowCodec,
     state_bytes: usize,
 }
 
@@ -106,23 +105,25 @@ const ENDS: i64 = 2;
 /// Most pairs that are looked at in one go.
 const PAIRS_MAX: usize = 16 * 1024;
 
+/// The node that computes a join.
+pub(crate) fn node(spec: JoinSpec) -> Result<Box<dyn Node>, OperatorError> {
+    Ok(match spec.kind {
+        JoinType::Inner => Box::new(Inner::new(spec)?),
+        _ => Box::new(Join::new(spec)?),
+    })
+}
+
 impl Join {
-    pub(crate) fn new(spec: JoinSpec) -> Result<Self, OperatorError> {
+    fn new(spec: JoinSpec) -> Result<Self, OperatorError> {
         let side = |index: usize| -> Result<Side, OperatorError> {
-            let types = spec.on[index]
-                .iter()
-                .map(|key| key.data_type(&spec.inputs[index]))
-                .collect::<Result<Vec<_>, _>>()?;
             Ok(Side {
-                codec: RowCodec::new(&spec.inputs[index])?,
-                keys: Keys::new(types.iter())?,
+                taker: Taker::new(&spec, index)?,
                 rows: HashMap::default(),
                 ends: Ends::default(),
             })
         };
         Ok(Self {
             sides: [side(0)?, side(1)?],
-            given: RowCodec::new(&spec.schema)?,
             spec,
             state_bytes: 0,
         })
@@ -135,7 +136,7 @@ impl Join {
         moment: &Moment<'_>,
     ) -> Result<Changed, OperatorError> {
         let mut changed = Changed::default();
-        let Some(came) = self.came(side, delta, moment)? else {
+        let Some(came) = self.sides[side].taker.came(&self.spec, delta, moment)? else {
             return Ok(changed);
         };
         for (row, change) in came.joining {
@@ -185,8 +186,8 @@ impl Join {
         right: impl Iterator<Item = &'a [u8]>,
     ) -> Result<RecordBatch, OperatorError> {
         let options = RecordBatchOptions::new().with_row_count(Some(left.clone().count()));
-        let mut columns = self.sides[0].codec.columns(left)?;
-        columns.extend(self.sides[1].codec.columns(right)?);
+        let mut columns = self.sides[0].taker.codec.columns(left)?;
+        columns.extend(self.sides[1].taker.codec.columns(right)?);
         let schema = Arc::clone(&self.spec.pairs);
         Ok(RecordBatch::try_new_with_options(
             schema, columns, &options,
@@ -237,7 +238,7 @@ impl Join {
     fn gives_pairs(&self) -> bool {
         matches!(
             self.spec.kind,
-            JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full
+            JoinType::Left | JoinType::Right | JoinType::Full
         )
     }
 
@@ -323,7 +324,7 @@ impl Join {
         side: usize,
         changes: &BTreeMap<Row, i64>,
     ) -> Result<Delta, OperatorError> {
-        let delta = self.sides[side].codec.delta(changes)?;
+        let delta = self.sides[side].taker.codec.delta(changes)?;
         if !self.gives_pairs() {
             let schema = Arc::clone(&self.spec.schema);
             let options = RecordBatchOptions::new().with_row_count(Some(delta.rows.num_rows()));
@@ -361,9 +362,6 @@ impl Node for Join {
             let ending = self.spec.endings[side].as_ref();
             let before_ms = ending.and_then(|ending| ending.forgets_first(moment));
             self.forget(side, before_ms);
-        }
-        if self.spec.kind == JoinType::Inner {
-            return self.inner(inputs, moment);
         }
         let changed = [
             self.changed(0, inputs[0], moment)?,

@@ -6,12 +6,13 @@
 //! DataFusion's expressions and accumulators are kernels inside.
 //!
 //! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows), [`unnest`] (lists into rows),
-//! [`beat`] (what leaves every so often), [`kernel`] (accumulators at rest) and [`quick`] (those that need none), [`key`] (groups as bytes), [`hash`] (how they are found), [`group`] (what grouped aggregates
+//! [`beat`] (what leaves every so often), [`kernel`] (accumulators at rest) and [`quick`] (those that need none), [`key`] (groups as bytes), [`hash`] (how they are found), [`arena`] (where their bytes lie), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`partial`] (rows added up apart), [`session`] (windows that rows make); then tables that
 //! change: [`delta`], [`moment`] (time within them) and [`ends`] (what it forgets), [`origin`] (which message a row is), [`latest`], [`aggregate`] with [`kept`] and [`ordered`], [`join`], [`as_of`], [`over`], [`top`], [`close`],
 //! the [`graph`] of these, [`slices`] (rows added up before windows repeat them), [`spread`] (which lane a row belongs to), [`place`] (where it stands when it leaves), and [`changes`] (how a change leaves for Debezium's readers).
 
 pub(crate) mod aggregate;
+pub(crate) mod arena;
 pub(crate) mod as_of;
 pub mod assign;
 pub(crate) mod beat;

@@ -4,9 +4,9 @@ use arrow::array::{Array as _, ArrayRef};
 use datafusion::error::DataFusionError;
 
 use crate::operator::OperatorError;
-use crate::operator::delta::Delta;
-use crate::operator::join::{Change, Join};
-use crate::operator::key::{Encoded, milliseconds};
+use crate::operator::delta::{Delta, RowCodec};
+use crate::operator::join::{Change, JoinSpec};
+use crate::operator::key::{Encoded, Keys, milliseconds};
 use crate::operator::moment::{Ending, LateRow, Moment};
 
 /// What came of one side.
@@ -19,23 +19,44 @@ pub(super) struct Came {
     pub(super) alone: Vec<(u32, i64)>,
 }
 
-impl Join {
-    /// Takes in what came of a side; rows that came too late are left out. `None` when there is no row at all.
+/// Takes in the rows of one side.
+#[derive(Debug)]
+pub(super) struct Taker {
+    side: usize,
+    pub(super) codec: RowCodec,
+    keys: Keys,
+}
+
+impl Taker {
+    pub(super) fn new(spec: &JoinSpec, side: usize) -> Result<Self, OperatorError> {
+        let types = spec.on[side]
+            .iter()
+            .map(|key| key.data_type(&spec.inputs[side]))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            side,
+            codec: RowCodec::new(&spec.inputs[side])?,
+            keys: Keys::new(types.iter())?,
+        })
+    }
+
+    /// Takes in what came; rows that came too late are left out. `None` when there is no row at all.
     pub(super) fn came(
         &self,
-        side: usize,
+        spec: &JoinSpec,
         delta: &Delta,
         moment: &Moment<'_>,
     ) -> Result<Option<Came>, OperatorError> {
+        let side = self.side;
         let count = delta.rows.num_rows();
         if count == 0 {
             return Ok(None);
         }
-        let columns = self.spec.on[side]
+        let columns = spec.on[side]
             .iter()
             .map(|key| key.evaluate(&delta.rows)?.into_array(count))
             .collect::<Result<Vec<ArrayRef>, DataFusionError>>()?;
-        let ending = self.spec.endings[side].as_ref();
+        let ending = spec.endings[side].as_ref();
         let times = ending
             .and_then(Ending::column)
             .map(|column| milliseconds(delta.rows.column(column)))
@@ -62,7 +83,7 @@ impl Join {
                     }
                 }
             }
-            let has_null = !self.spec.null_is_equal && columns.iter().any(|key| key.is_null(row));
+            let has_null = !spec.null_is_equal && columns.iter().any(|key| key.is_null(row));
             if matches_none || has_null {
                 alone.push((index, *weight));
             } else {
@@ -71,8 +92,8 @@ impl Join {
             }
         }
         Ok(Some(Came {
-            keys: self.sides[side].keys.encode(&columns)?,
-            rows: self.sides[side].codec.encode_all(&delta.rows)?,
+            keys: self.keys.encode(&columns)?,
+            rows: self.codec.encode_all(&delta.rows)?,
             joining,
             alone,
         }))

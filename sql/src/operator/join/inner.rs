@@ -1,7 +1,8 @@
-//! The way of an inner join: pairs alone, of which none is remembered.
+//! An inner join: pairs alone, of which none is remembered.
 //!
 //! The columns of a pair's changed row are taken from the rows that came; only those of the row that it meets are made
-//! of bytes. Pairs are looked at so many at a time, and given as they are met.
+//! of bytes. Pairs are looked at so many at a time, and given as they are met. What a side keeps lies in a [`Stock`]; it is saved as that of
+//! any other join, whose rows count no matches here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,13 +12,23 @@ use arrow::compute::{concat_batches, filter_record_batch, take};
 use datafusion::common::cast::as_boolean_array;
 
 use crate::operator::OperatorError;
-use crate::operator::delta::{Delta, Row, RowCodec, rows_at};
+use crate::operator::delta::{Delta, Entries, Entry, Node, RowCodec, other_state, rows_at};
 use crate::operator::hash::Fixed;
-use crate::operator::join::came::Came;
-use crate::operator::join::rows::{Kept, OfKey};
-use crate::operator::join::{Change, Join, PAIRS_MAX, Side, row_bytes};
+use crate::operator::join::came::{Came, Taker};
+use crate::operator::join::stock::{Hashed, Stock, Stocked};
+use crate::operator::join::{Change, ENDS, JoinSpec, PAIRS_MAX};
 use crate::operator::key::Encoded;
-use crate::operator::moment::Moment;
+use crate::operator::moment::{Ending, Moment};
+
+/// A join that gives nothing but pairs.
+#[derive(Debug)]
+pub(super) struct Inner {
+    spec: JoinSpec,
+    takers: [Taker; 2],
+    stocks: [Stock; 2],
+    /// The rows that it gives.
+    given: RowCodec,
+}
 
 /// What came of one side in a step.
 struct Coming<'a> {
@@ -29,46 +40,33 @@ struct Coming<'a> {
     changes: Vec<(u32, Change)>,
 }
 
-/// Pairs, of a row that came and one that it meets.
+/// Pairs, of a row that came and one that it meets, by its slot.
 #[derive(Default)]
-struct Pairs<'a> {
+struct Pairs {
     came: Vec<u32>,
-    met: Vec<&'a [u8]>,
+    met: Vec<u32>,
     weights: Vec<i64>,
 }
 
-impl Join {
-    /// A step of an inner join.
-    pub(super) fn inner(
-        &mut self,
-        inputs: &[&Delta],
-        moment: &Moment<'_>,
-    ) -> Result<Delta, OperatorError> {
-        let mut given = Vec::new();
-        for (side, delta) in inputs.iter().enumerate() {
-            if let Some(coming) = self.coming(side, delta, moment)? {
-                self.meet(&coming, &mut given)?;
-                self.take_in(&coming);
-            }
-        }
-        self.forget_last(moment);
-        let met = match given.len() {
-            0 => return Ok(Delta::empty(&self.spec.schema)),
-            1 => return Ok(given.swap_remove(0)),
-            _ => Delta {
-                rows: concat_batches(&self.spec.schema, given.iter().map(|some| &some.rows))?,
-                weights: given
-                    .iter()
-                    .flat_map(|some| &some.weights)
-                    .copied()
-                    .collect(),
-            },
+impl Inner {
+    pub(super) fn new(spec: JoinSpec) -> Result<Self, OperatorError> {
+        let stock = |ending: &Option<Ending>| {
+            let forgets = ending.as_ref().is_some_and(Ending::forgets);
+            Stock::new(forgets)
         };
-        // A pair whose one row came and whose other went is met twice, and was never there.
-        if met.weights.iter().any(|weight| *weight < 0) {
-            return self.given.folded(met);
+        Ok(Self {
+            takers: [Taker::new(&spec, 0)?, Taker::new(&spec, 1)?],
+            stocks: spec.endings.each_ref().map(stock),
+            given: RowCodec::new(&spec.schema)?,
+            spec,
+        })
+    }
+
+    /// Forgets what ends before a time that each side's ending tells.
+    fn forget(&mut self, before_ms: impl Fn(&Ending) -> Option<i64>) {
+        for (stock, ending) in self.stocks.iter_mut().zip(&self.spec.endings) {
+            stock.forget(ending.as_ref().and_then(&before_ms));
         }
-        Ok(met)
     }
 
     /// The rows of a side that may match; none has no row, or those that came add up to nothing.
@@ -83,7 +81,7 @@ impl Join {
             rows,
             joining: mut changes,
             ..
-        }) = self.came(side, delta, moment)?
+        }) = self.takers[side].came(&self.spec, delta, moment)?
         else {
             return Ok(None);
         };
@@ -99,32 +97,35 @@ impl Join {
         }))
     }
 
-    /// Pairs of what came with the other side as it stands.
-    fn meet(&self, coming: &Coming<'_>, given: &mut Vec<Delta>) -> Result<(), OperatorError> {
-        let other = &self.sides[1 - coming.side].rows;
+    /// Pairs of what came with the other side as it stands; then it is added to its side.
+    fn meet(&mut self, coming: &Coming<'_>, given: &mut Vec<Delta>) -> Result<(), OperatorError> {
         let mut pairs = Pairs::default();
         for (row, change) in &coming.changes {
-            let met = other.get(coming.keys.row(*row as usize));
-            for (met, kept) in met.into_iter().flat_map(OfKey::iter) {
+            let key = Hashed::of(coming.keys.row(*row as usize));
+            for (met, count) in self.stocks[1 - coming.side].of_key(key) {
                 pairs.came.push(*row);
                 pairs.met.push(met);
-                pairs.weights.push(change.weight * kept.count);
+                pairs.weights.push(change.weight * count);
                 if pairs.came.len() == PAIRS_MAX {
                     given.push(self.give(coming, std::mem::take(&mut pairs))?);
                 }
             }
+            let row = Hashed::of(coming.rows.row(*row as usize));
+            self.stocks[coming.side].change(key, row, *change);
         }
         if !pairs.came.is_empty() {
             given.push(self.give(coming, pairs)?);
         }
+        self.stocks[coming.side].tidy();
         Ok(())
     }
 
     /// The pairs that fulfil the filter, as columns.
-    fn give(&self, coming: &Coming<'_>, pairs: Pairs<'_>) -> Result<Delta, OperatorError> {
+    fn give(&self, coming: &Coming<'_>, pairs: Pairs) -> Result<Delta, OperatorError> {
         let options = RecordBatchOptions::new().with_row_count(Some(pairs.came.len()));
-        let came = rows_at(&coming.delta.rows, pairs.came)?;
-        let met = columns_of(&self.sides[1 - coming.side].codec, &pairs.met)?;
+        let came = taken(&coming.delta.rows, pairs.came)?;
+        let other = 1 - coming.side;
+        let met = columns_of(&self.takers[other].codec, &self.stocks[other], &pairs.met)?;
         let came = came.columns().to_vec();
         let (mut columns, right) = match coming.side {
             0 => (came, met),
@@ -152,114 +153,136 @@ impl Join {
             weights: kept.map(|(weight, _)| *weight).collect(),
         })
     }
+}
 
-    /// Adds what came to its side.
-    fn take_in(&mut self, coming: &Coming<'_>) {
-        let forgets = self.forgets(coming.side);
-        for (row, change) in &coming.changes {
-            let row = *row as usize;
-            let (key, row) = (coming.keys.row(row), coming.rows.row(row));
-            let is_done = match change.weight > 0 {
-                true => self.push(coming.side, key, row, change, forgets),
-                false => self.pull(coming.side, key, row, change, forgets),
-            };
-            if is_done {
+impl Node for Inner {
+    fn step(&mut self, inputs: &[&Delta], moment: &Moment<'_>) -> Result<Delta, OperatorError> {
+        self.forget(|ending| ending.forgets_first(moment));
+        let mut given = Vec::new();
+        for (side, delta) in inputs.iter().enumerate() {
+            if let Some(coming) = self.coming(side, delta, moment)? {
+                self.meet(&coming, &mut given)?;
+            }
+        }
+        self.forget(|ending| ending.forgets_last(moment));
+        let met = match given.len() {
+            0 => return Ok(Delta::empty(&self.spec.schema)),
+            1 => return Ok(given.swap_remove(0)),
+            _ => Delta {
+                rows: concat_batches(&self.spec.schema, given.iter().map(|some| &some.rows))?,
+                weights: given
+                    .iter()
+                    .flat_map(|some| &some.weights)
+                    .copied()
+                    .collect(),
+            },
+        };
+        // A pair whose one row came and whose other went is met twice, and was never there.
+        if met.weights.iter().any(|weight| *weight < 0) {
+            return self.given.folded(met);
+        }
+        Ok(met)
+    }
+
+    fn save(&self, entries: &mut Entries) {
+        for ((part, stock), ending) in (0..).zip(&self.stocks).zip(&self.spec.endings) {
+            let all = stock.all();
+            for Stocked {
+                key, row, count, ..
+            } in &all
+            {
+                entries.push(Entry {
+                    part,
+                    key,
+                    value: row,
+                    count: *count,
+                    other: 0,
+                });
+            }
+            if !ending.as_ref().is_some_and(Ending::forgets) {
                 continue;
             }
-            let known = self.sides[coming.side].rows.get_key_value(key);
-            let key = known.map_or_else(|| Row::from(key), |(known, _)| Arc::clone(known));
-            let mut kept = self.kept(coming.side, &key, row);
-            kept.count += change.weight;
-            kept.at_ms = change.at_ms;
-            self.put(coming.side, &key, &Row::from(row), kept);
+            let mut ends: Vec<(i64, &[u8], &[u8])> = all
+                .iter()
+                .map(|one| (one.at_ms, one.key, one.row))
+                .collect();
+            ends.sort_unstable();
+            for (at_ms, key, row) in ends {
+                entries.push(Entry {
+                    part: part + ENDS,
+                    key,
+                    value: row,
+                    count: at_ms,
+                    other: 0,
+                });
+            }
         }
     }
 
-    /// Adds a row that is not there, as most that come are not; answers whether it was so.
-    fn push(
-        &mut self,
-        side: usize,
-        key_bytes: &[u8],
-        row: &[u8],
-        change: &Change,
-        forgets: bool,
-    ) -> bool {
-        let Side { rows, ends, .. } = &mut self.sides[side];
-        let kept = Kept {
-            count: change.weight,
-            at_ms: change.at_ms,
-            ..Kept::default()
+    fn restore(&mut self, entry: &Entry<'_>) -> Result<(), OperatorError> {
+        let side = match entry.part {
+            0 | ENDS => 0,
+            _ => 1,
         };
-        let known = forgets.then(|| rows.get_key_value(key_bytes)).flatten();
-        let known = known.map(|(known, _)| Arc::clone(known));
-        let (key, row) = if let Some(of_key) = rows.get_mut(key_bytes) {
-            let Some(row) = of_key.push(row, kept) else {
-                return false;
-            };
-            (known, row)
-        } else {
-            let key = Row::from(key_bytes);
-            let mut of_key = OfKey::default();
-            let Some(row) = of_key.push(row, kept) else {
-                return false;
-            };
-            rows.insert(Arc::clone(&key), of_key);
-            (Some(key), row)
+        let stock = &mut self.stocks[side];
+        let is_fit = match entry.part < ENDS {
+            true => stock.restore(entry.key, entry.value, entry.count),
+            false => stock.restore_end(entry.value, entry.count),
         };
-        self.state_bytes += row_bytes(key_bytes, &row, forgets);
-        if let Some(key) = key.filter(|_| forgets) {
-            ends.note(kept.at_ms, (key, row));
-        }
+        is_fit.then_some(()).ok_or_else(other_state)
+    }
+
+    fn is_timed(&self) -> bool {
+        self.spec.endings.iter().any(Option::is_some)
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.stocks.iter().map(Stock::bytes).sum()
+    }
+
+    fn rests(&self) -> bool {
         true
     }
 
-    /// Takes a row back that goes for good, as most that go do; answers whether it was so. What was forgotten is not there to go.
-    fn pull(
-        &mut self,
-        side: usize,
-        key: &[u8],
-        row: &[u8],
-        change: &Change,
-        forgets: bool,
-    ) -> bool {
-        let Side { rows, ends, .. } = &mut self.sides[side];
-        let Some(of_key) = rows.get_mut(key) else {
-            return true;
-        };
-        let goes = |kept: &Kept| kept.count + change.weight <= 0;
-        if of_key.remove_if(row, goes).is_none() {
-            return false;
+    fn clear(&mut self) {
+        for stock in &mut self.stocks {
+            stock.clear();
         }
-        if of_key.is_empty() {
-            rows.remove(key);
-        }
-        self.state_bytes -= row_bytes(key, row, forgets);
-        if forgets {
-            ends.outdate();
-        }
-        true
     }
 }
 
+/// Some rows of a batch, which are mostly a stretch of it and then not copied.
+fn taken(batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch, OperatorError> {
+    let first = rows.first().copied().unwrap_or(0);
+    if rows.iter().copied().eq((first..).take(rows.len())) {
+        return Ok(batch.slice(first as usize, rows.len()));
+    }
+    rows_at(batch, rows)
+}
+
 /// The columns of rows that are met, each made of its bytes once, however many meet it.
-fn columns_of(codec: &RowCodec, met: &[&[u8]]) -> Result<Vec<ArrayRef>, OperatorError> {
-    let mut places: HashMap<*const u8, u32, Fixed> = HashMap::default();
-    let mut rows: Vec<&[u8]> = Vec::new();
+fn columns_of(
+    codec: &RowCodec,
+    stock: &Stock,
+    met: &[u32],
+) -> Result<Vec<ArrayRef>, OperatorError> {
+    let mut places: HashMap<u32, u32, Fixed> = HashMap::default();
+    let mut rows: Vec<u32> = Vec::new();
     let mut of_pairs: Vec<u32> = Vec::with_capacity(met.len());
     let mut next = 0;
-    for row in met {
-        // Where a row lies in the state tells it from all others.
-        let place = places.entry(row.as_ptr()).or_insert_with(|| {
-            rows.push(row);
+    for slot in met {
+        let place = places.entry(*slot).or_insert_with(|| {
+            rows.push(*slot);
             next += 1;
             next - 1
         });
         of_pairs.push(*place);
     }
+    let bytes = |slot: &u32| stock.row(*slot);
     if rows.len() > met.len() / 2 {
-        return codec.columns(met.iter().copied());
+        return codec.columns(met.iter().map(bytes));
     }
-    let columns = codec.columns(rows.into_iter())?;
+    let columns = codec.columns(rows.iter().map(bytes))?;
     let of_pairs = UInt32Array::from(of_pairs);
     let taken = columns.iter().map(|column| take(column, &of_pairs, None));
     Ok(taken.collect::<Result<_, _>>()?)

@@ -1,0 +1,481 @@
+//! The rows of one side of an inner join: found by key, by row and by when they end.
+//!
+//! Their bytes lie in an [`Arena`], what is known of each in one line of slots, and everything else tells rows by the number of
+//! their slot; rows of one key follow each other from slot to slot. So a row that comes costs its bytes and a place in one map,
+//! not an allocation each for the row, its key and the list that it is in, and a state that is let go of is dropped in a few pieces.
+//!
+//! **Invariant.** A slot whose count is 0 is free, and no list leads to it. Notes of when rows end may lead to a slot that
+//! another row has taken since; they hold for whichever row in the slot ends at that time.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher};
+
+use crate::operator::arena::{Arena, At};
+use crate::operator::ends::Ends;
+use crate::operator::hash::Fixed;
+use crate::operator::join::{Change, row_bytes};
+
+/// The end of a list.
+const NONE: u32 = u32::MAX;
+
+/// Hashes of keys and rows, as maps find them: they are hashes already.
+#[derive(Debug, Default)]
+struct Ready(u64);
+
+impl Hasher for Ready {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+/// The first slot of each hash.
+type Firsts = HashMap<u64, u32, BuildHasherDefault<Ready>>;
+
+/// A key or a row as bytes, and their hash.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hashed<'a> {
+    bytes: &'a [u8],
+    hash: u64,
+}
+
+impl<'a> Hashed<'a> {
+    pub(super) fn of(bytes: &'a [u8]) -> Self {
+        Self {
+            hash: Fixed::default().hash_one(bytes),
+            bytes,
+        }
+    }
+}
+
+/// A row.
+#[derive(Debug)]
+struct Slot {
+    at: At,
+    hash: u64,
+    count: i64,
+    at_ms: i64,
+    /// Its key, and the rows of that key beside it.
+    key: u32,
+    before: u32,
+    next: u32,
+    /// The next row with the same hash.
+    same: u32,
+}
+
+/// A key that has rows.
+#[derive(Debug)]
+struct Key {
+    at: At,
+    hash: u64,
+    first: u32,
+    /// The next key with the same hash.
+    same: u32,
+}
+
+/// Rows of a side.
+#[derive(Debug)]
+pub(super) struct Stock {
+    /// Whether its rows end.
+    forgets: bool,
+    arena: Arena,
+    slots: Vec<Slot>,
+    free_slots: Vec<u32>,
+    rows: Firsts,
+    keys: Vec<Key>,
+    free_keys: Vec<u32>,
+    by_key: Firsts,
+    ends: Ends<u32>,
+    bytes: usize,
+}
+
+/// A row as it is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Stocked<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) row: &'a [u8],
+    pub(super) count: i64,
+    pub(super) at_ms: i64,
+}
+
+impl Stock {
+    pub(super) fn new(forgets: bool) -> Self {
+        Self {
+            forgets,
+            arena: Arena::default(),
+            slots: Vec::new(),
+            free_slots: Vec::new(),
+            rows: Firsts::default(),
+            keys: Vec::new(),
+            free_keys: Vec::new(),
+            by_key: Firsts::default(),
+            ends: Ends::default(),
+            bytes: 0,
+        }
+    }
+
+    /// Lets go of all rows.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.forgets);
+    }
+
+    /// Memory that it takes, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The rows of a key, by slot, and how often each is there.
+    pub(super) fn of_key(&self, key: Hashed<'_>) -> impl Iterator<Item = (u32, i64)> {
+        let key = self.key(key).map(|key| self.keys[key as usize].first);
+        let mut next = key.unwrap_or(NONE);
+        std::iter::from_fn(move || {
+            let slot = self.slots.get(next as usize)?;
+            Some((std::mem::replace(&mut next, slot.next), slot.count))
+        })
+    }
+
+    /// The bytes of a row.
+    pub(super) fn row(&self, slot: u32) -> &[u8] {
+        self.arena.get(self.slots[slot as usize].at)
+    }
+
+    fn key(&self, key: Hashed<'_>) -> Option<u32> {
+        let mut next = self.by_key.get(&key.hash).copied()?;
+        while let Some(known) = self.keys.get(next as usize) {
+            if self.arena.get(known.at) == key.bytes {
+                return Some(next);
+            }
+            next = known.same;
+        }
+        None
+    }
+
+    /// The slot of a row; what its key is follows from it.
+    fn slot(&self, row: Hashed<'_>) -> Option<u32> {
+        let mut next = self.rows.get(&row.hash).copied()?;
+        while let Some(known) = self.slots.get(next as usize) {
+            if self.arena.get(known.at) == row.bytes {
+                return Some(next);
+            }
+            next = known.same;
+        }
+        None
+    }
+
+    /// Adds a row so many times, or takes it back. What was forgotten is not there to go.
+    pub(super) fn change(&mut self, key: Hashed<'_>, row: Hashed<'_>, change: Change) {
+        let Some(slot) = self.slot(row) else {
+            if change.weight > 0 {
+                let slot = self.push(key, row, change);
+                if self.forgets {
+                    self.ends.note(change.at_ms, slot);
+                }
+            }
+            return;
+        };
+        let known = &mut self.slots[slot as usize];
+        known.count += change.weight;
+        if known.count <= 0 {
+            self.remove(slot);
+            if self.forgets {
+                self.ends.outdate();
+            }
+            return;
+        }
+        if std::mem::replace(&mut known.at_ms, change.at_ms) != change.at_ms && self.forgets {
+            self.ends.outdate();
+            self.ends.note(change.at_ms, slot);
+        }
+    }
+
+    /// Adds a row that is not there; when it ends is not noted yet.
+    fn push(&mut self, key: Hashed<'_>, row: Hashed<'_>, change: Change) -> u32 {
+        let number = match self.free_slots.last() {
+            Some(free) => *free,
+            None => u32::try_from(self.slots.len()).expect("a bounded state has few rows"),
+        };
+        assert!(number < NONE, "a bounded state has few rows");
+        let of_key = self.key(key).unwrap_or_else(|| self.push_key(key));
+        let next = std::mem::replace(&mut self.keys[of_key as usize].first, number);
+        if let Some(next) = self.slots.get_mut(next as usize) {
+            next.before = number;
+        }
+        let slot = Slot {
+            at: self.arena.put(row.bytes),
+            hash: row.hash,
+            count: change.weight,
+            at_ms: change.at_ms,
+            key: of_key,
+            before: NONE,
+            next,
+            same: self.rows.insert(row.hash, number).unwrap_or(NONE),
+        };
+        match self.free_slots.pop() {
+            Some(free) => self.slots[free as usize] = slot,
+            None => self.slots.push(slot),
+        }
+        self.bytes += row_bytes(key.bytes, row.bytes, self.forgets);
+        number
+    }
+
+    fn push_key(&mut self, key: Hashed<'_>) -> u32 {
+        let number = match self.free_keys.last() {
+            Some(free) => *free,
+            None => u32::try_from(self.keys.len()).expect("there are no more keys than rows"),
+        };
+        let known = Key {
+            at: self.arena.put(key.bytes),
+            hash: key.hash,
+            first: NONE,
+            same: self.by_key.insert(key.hash, number).unwrap_or(NONE),
+        };
+        match self.free_keys.pop() {
+            Some(free) => self.keys[free as usize] = known,
+            None => self.keys.push(known),
+        }
+        number
+    }
+
+    /// Takes a row out.
+    fn remove(&mut self, number: u32) {
+        let slot = &mut self.slots[number as usize];
+        slot.count = 0;
+        let (at, hash, key) = (slot.at, slot.hash, slot.key);
+        let (before, next) = (slot.before, slot.next);
+        let key_bytes = self.arena.get(self.keys[key as usize].at);
+        self.bytes -= row_bytes(key_bytes, self.arena.get(at), self.forgets);
+        match self.slots.get_mut(before as usize) {
+            Some(before) => before.next = next,
+            None => self.keys[key as usize].first = next,
+        }
+        if let Some(next) = self.slots.get_mut(next as usize) {
+            next.before = before;
+        }
+        unlink(
+            &mut self.rows,
+            &mut self.slots,
+            |slot| &mut slot.same,
+            hash,
+            number,
+        );
+        self.arena.free(at);
+        self.free_slots.push(number);
+        if self.keys[key as usize].first == NONE {
+            let Key { at, hash, .. } = self.keys[key as usize];
+            unlink(
+                &mut self.by_key,
+                &mut self.keys,
+                |key| &mut key.same,
+                hash,
+                key,
+            );
+            self.arena.free(at);
+            self.free_keys.push(key);
+        }
+    }
+
+    /// Forgets the rows that end before a time.
+    pub(super) fn forget(&mut self, before_ms: Option<i64>) {
+        for (at_ms, slot) in self.ends.take_before(before_ms) {
+            if self.ends_at(slot, at_ms) {
+                self.remove(slot);
+            }
+        }
+        self.tidy();
+    }
+
+    /// Whether a row is in a slot that ends at a time.
+    fn ends_at(&self, slot: u32, at_ms: i64) -> bool {
+        let known = self.slots.get(slot as usize);
+        known.is_some_and(|known| known.count > 0 && known.at_ms == at_ms)
+    }
+
+    /// Gives back what rows left behind that went, once it is much.
+    pub(super) fn tidy(&mut self) {
+        if self.ends.is_littered() {
+            let mut ends = std::mem::take(&mut self.ends);
+            ends.sweep(|at_ms, slot| self.ends_at(*slot, at_ms));
+            self.ends = ends;
+        }
+        if self.arena.is_sparse() {
+            let mut arena = Arena::default();
+            for slot in self.slots.iter_mut().filter(|slot| slot.count > 0) {
+                slot.at = arena.put(self.arena.get(slot.at));
+            }
+            for key in self.keys.iter_mut().filter(|key| key.first != NONE) {
+                key.at = arena.put(self.arena.get(key.at));
+            }
+            self.arena = arena;
+        }
+    }
+
+    /// All rows, in the order of their keys and bytes.
+    pub(super) fn all(&self) -> Vec<Stocked<'_>> {
+        let there = self.slots.iter().filter(|slot| slot.count > 0);
+        let mut all: Vec<Stocked<'_>> = there
+            .map(|slot| Stocked {
+                key: self.arena.get(self.keys[slot.key as usize].at),
+                row: self.arena.get(slot.at),
+                count: slot.count,
+                at_ms: slot.at_ms,
+            })
+            .collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Takes a saved row back; answers whether it was not there yet.
+    pub(super) fn restore(&mut self, key: &[u8], row: &[u8], count: i64) -> bool {
+        let (key, row) = (Hashed::of(key), Hashed::of(row));
+        if count <= 0 || self.slot(row).is_some() {
+            return false;
+        }
+        let (weight, at_ms) = (count, 0);
+        self.push(key, row, Change { weight, at_ms });
+        true
+    }
+
+    /// Takes back when a row ends; answers whether it is there.
+    pub(super) fn restore_end(&mut self, row: &[u8], at_ms: i64) -> bool {
+        let Some(slot) = self.slot(Hashed::of(row)) else {
+            return false;
+        };
+        self.slots[slot as usize].at_ms = at_ms;
+        self.ends.note(at_ms, slot);
+        true
+    }
+}
+
+/// Takes one out of the list of those with its hash.
+fn unlink<T>(
+    firsts: &mut Firsts,
+    all: &mut [T],
+    same: fn(&mut T) -> &mut u32,
+    hash: u64,
+    number: u32,
+) {
+    let next = *same(&mut all[number as usize]);
+    let Some(first) = firsts.get_mut(&hash) else {
+        return;
+    };
+    if *first == number {
+        match next {
+            NONE => drop(firsts.remove(&hash)),
+            _ => *first = next,
+        }
+        return;
+    }
+    let mut at = *first;
+    while let Some(other) = all.get_mut(at as usize) {
+        let of_other = same(other);
+        if *of_other == number {
+            *of_other = next;
+            return;
+        }
+        at = *of_other;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The key of a row of the tests.
+    fn key_of(row: u8) -> [u8; 1] {
+        [row % 5]
+    }
+
+    fn hashed(bytes: &[u8], hashes: u64) -> Hashed<'_> {
+        let Hashed { bytes, hash } = Hashed::of(bytes);
+        Hashed {
+            bytes,
+            hash: hash % hashes,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_found_by_key_and_forgotten_by_time_even_if_hashes_collide(
+            hashes in prop::sample::select(vec![1, 2, 7, u64::MAX]),
+            forgets in any::<bool>(),
+            steps in prop::collection::vec((0..6, 0_u8..30, -3_i64..4, 0_i64..2000), 0..160),
+        ) {
+            let mut stock = Stock::new(forgets);
+            let mut model: BTreeMap<u8, (i64, i64)> = BTreeMap::new();
+            for (how, row, weight, at_ms) in steps {
+                if how == 0 && forgets {
+                    stock.forget(Some(at_ms));
+                    model.retain(|_, (_, end)| *end >= at_ms);
+                } else if weight != 0 {
+                    let bytes = ([row], key_of(row));
+                    let (row_bytes, key) = (hashed(&bytes.0, hashes), hashed(&bytes.1, hashes));
+                    stock.change(key, row_bytes, Change { weight, at_ms });
+                    let (count, end) = model.entry(row).or_default();
+                    (*count, *end) = (*count + weight, at_ms);
+                    model.retain(|_, (count, _)| *count > 0);
+                }
+                stock.tidy();
+                let expected: BTreeMap<([u8; 1], u8), (i64, i64)> =
+                    model.iter().map(|(row, known)| ((key_of(*row), *row), *known)).collect();
+                let all = stock.all();
+                let found: Vec<_> = all.iter().map(|one| (one.key, one.row, one.count, one.at_ms)).collect();
+                let expected: Vec<_> = expected.iter().map(|((key, row), (count, end))| {
+                    (&key[..], std::slice::from_ref(row), *count, *end)
+                }).collect();
+                prop_assert_eq!(found, expected);
+                for key in 0..5 {
+                    let bytes = [key];
+                    let of_key = stock.of_key(hashed(&bytes, hashes));
+                    let mut of_key: Vec<(u8, i64)> =
+                        of_key.map(|(slot, count)| (stock.row(slot)[0], count)).collect();
+                    of_key.sort_unstable();
+                    let expected = model.iter().filter(|(row, _)| key_of(**row) == [key]);
+                    let expected: Vec<(u8, i64)> = expected.map(|(row, (count, _))| (*row, *count)).collect();
+                    prop_assert_eq!(of_key, expected);
+                }
+                prop_assert_eq!(stock.bytes() == 0, model.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_many_rows_leave_behind_is_given_back() {
+        let mut stock = Stock::new(true);
+        let bytes = |number: i64| [number.to_be_bytes(); 12].concat();
+        for number in 0..40_000_i64 {
+            let (key, row) = ((number % 90).to_be_bytes(), bytes(number));
+            let change = Change {
+                weight: 1,
+                at_ms: number,
+            };
+            stock.change(Hashed::of(&key), Hashed::of(&row), change);
+            // Every hundredth stays to the end, so that blocks never become empty by themselves.
+            if number >= 1000 && number % 100 != 0 {
+                let (key, row) = (((number - 1000) % 90).to_be_bytes(), bytes(number - 1000));
+                let change = Change {
+                    weight: -1,
+                    at_ms: number,
+                };
+                stock.change(Hashed::of(&key), Hashed::of(&row), change);
+                stock.tidy();
+            }
+        }
+        assert!(stock.slots.len() < 2200, "{}", stock.slots.len());
+        assert!(!stock.arena.is_sparse());
+        stock.forget(Some(i64::MAX));
+        assert_eq!((stock.bytes(), stock.all().len()), (0, 0));
+    }
+}
