@@ -8,6 +8,7 @@
 //! A partition may end ([`Ending`]), by a time that is one of its columns or after resting too long. What
 //! it gave stays.
 
+mod candidates;
 mod partition;
 mod ranks;
 
@@ -27,18 +28,11 @@ use crate::operator::ends::Ends;
 use crate::operator::hash::Fixed;
 use crate::operator::key::{Keys, milliseconds};
 use crate::operator::moment::{Ending, LateRow, Moment};
+use crate::operator::place::beginning;
+use crate::operator::top::candidates::{Candidates, Touched};
 use crate::operator::top::partition::{Partition, Ranked, row_bytes};
 
 pub(crate) use ranks::Numbers;
-
-/// A partition that rows came for.
-struct Touched<'a> {
-    key: &'a [u8],
-    /// When the last of them happened.
-    at_ms: Option<i64>,
-    /// Those that may be among the rows that count: where they are in the batch, and among all such rows.
-    candidates: Vec<(usize, usize)>,
-}
 
 /// What is computed.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,10 +53,24 @@ pub(crate) struct TopSpec {
 
 /// A row with its number that came among the first ones, or went.
 struct Change {
+    /// How the row's bytes begin, which tells most of them apart.
+    begins: u128,
     place: Row,
     order: usize,
     number: u64,
     weight: i64,
+}
+
+impl Change {
+    fn new(place: &Row, order: usize, number: u64, weight: i64) -> Self {
+        Self {
+            begins: beginning(&place[order..]),
+            place: Row::clone(place),
+            order,
+            number,
+            weight,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -171,12 +179,8 @@ fn differences(before: &[(Row, usize)], after: &[(Row, usize)], changes: &mut Ve
             continue;
         }
         for (row, weight) in [(was, -1), (is, 1)] {
-            changes.extend(row.map(|(place, order)| Change {
-                place: Arc::clone(place),
-                order: *order,
-                number,
-                weight,
-            }));
+            let change = row.map(|(place, order)| Change::new(place, *order, number, weight));
+            changes.extend(change);
         }
     }
 }
@@ -221,8 +225,7 @@ impl Node for Top {
             let mut places: HashMap<&[u8], usize, Fixed> = HashMap::default();
             let mut touched: Vec<Touched<'_>> = Vec::new();
             let mut standing: Vec<Option<&Partition>> = Vec::new();
-            // Rows that may be among those that count: of the others no more than the order is looked at.
-            let mut candidates: Vec<u32> = Vec::new();
+            let mut candidates = Candidates::default();
             for (index, row) in (0..count).zip(0_u32..) {
                 let at_ms = match (&times, &ending) {
                     (Some(times), _) => times.is_valid(index).then(|| times.value(index)),
@@ -242,11 +245,7 @@ impl Node for Top {
                 }
                 let key = keys.row(index);
                 let place = *places.entry(key).or_insert_with(|| {
-                    touched.push(Touched {
-                        key,
-                        at_ms,
-                        candidates: Vec::new(),
-                    });
+                    touched.push(Touched::new(key, at_ms));
                     standing.push(self.partitions.get(key));
                     touched.len() - 1
                 });
@@ -255,16 +254,19 @@ impl Node for Top {
                 if standing[place].is_some_and(|known| known.passes_over(&bytes, enough)) {
                     continue;
                 }
-                touched[place].candidates.push((index, candidates.len()));
-                candidates.push(row);
+                candidates.push(row, &mut touched[place]);
             }
-            let rows = match candidates.len() == count {
+            let rows = match candidates.rows.len() == count {
                 true => self.rows.encode_all(&delta.rows)?,
-                false => self.rows.encode_all(&rows_at(&delta.rows, candidates)?)?,
+                false => {
+                    let rows = candidates.rows.clone();
+                    self.rows.encode_all(&rows_at(&delta.rows, rows)?)?
+                }
             };
             let (mut before, mut after) = (Vec::new(), Vec::new());
             for touched in touched {
-                if touched.candidates.is_empty() && ending.is_none() {
+                let has_none = touched.has_none();
+                if has_none && ending.is_none() {
                     continue;
                 }
                 let key = touched.key;
@@ -272,7 +274,7 @@ impl Node for Top {
                 let known = self.partitions.get_mut(key);
                 let is_new = known.is_none();
                 let partition = known.unwrap_or(&mut new);
-                let ranks_before = match (self.spec.numbers, touched.candidates.is_empty()) {
+                let ranks_before = match (self.spec.numbers, has_none) {
                     (_, true) => None,
                     (Numbers::Rows, false) => {
                         partition.first(self.spec.count, &mut before);
@@ -282,19 +284,19 @@ impl Node for Top {
                 };
                 // What was forgotten can not be taken back.
                 let is_known = ending.is_none() || !partition.is_empty();
-                let mut takes = touched.candidates.is_empty();
-                for (index, candidate) in &touched.candidates {
-                    let weight = delta.weights[*index];
+                let mut takes = has_none;
+                for (candidate, index) in candidates.of(&touched) {
+                    let weight = delta.weights[index];
                     if weight < 0 && !is_known {
                         continue;
                     }
                     takes = true;
-                    order_bytes(*index, &mut bytes);
+                    order_bytes(index, &mut bytes);
                     let ranked = Ranked {
                         count: weight,
                         order: bytes.len(),
                     };
-                    bytes.extend_from_slice(rows.row(*candidate));
+                    bytes.extend_from_slice(rows.row(candidate));
                     partition.put(key, &bytes, ranked, most, &mut self.state_bytes);
                 }
                 if let Some(before) = ranks_before {
@@ -303,7 +305,7 @@ impl Node for Top {
                     if self.spec.is_append {
                         partition.keep(after.len(), key, &mut self.state_bytes);
                     }
-                } else if !touched.candidates.is_empty() {
+                } else if !has_none {
                     partition.first(self.spec.count, &mut after);
                     differences(&before, &after, &mut changes);
                 }
@@ -324,8 +326,9 @@ impl Node for Top {
         let row = |change: &'_ Change| change.order..change.place.len();
         changes.sort_unstable_by(|one: &Change, other: &Change| {
             let key = |change: &Change| (change.number, change.weight);
-            let bytes = one.place[row(one)].cmp(&other.place[row(other)]);
-            bytes.then_with(|| key(one).cmp(&key(other)))
+            let bytes = || one.place[row(one)].cmp(&other.place[row(other)]);
+            let rows = one.begins.cmp(&other.begins).then_with(bytes);
+            rows.then_with(|| key(one).cmp(&key(other)))
         });
         let mut columns = self
             .rows

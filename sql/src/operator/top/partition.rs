@@ -1,6 +1,6 @@
 //! The rows of a partition in their order: mostly few, seldom many.
 //!
-//! Few lie in a line, many in a tree. A row that lies behind all those that count is not made room for at all, which is what most
+//! One lies by itself, few in a line, many in a tree. A row that lies behind all those that count is not made room for at all, which is what most
 //! rows of an input that stays come to.
 
 use std::collections::BTreeMap;
@@ -23,6 +23,8 @@ pub(super) struct Ranked {
 /// Rows by the bytes of their order and then of their columns.
 #[derive(Debug)]
 enum Rows {
+    /// The only one, as where no more than the first counts.
+    One(Row, Ranked),
     Few(Vec<(Row, Ranked)>),
     Many(BTreeMap<Row, Ranked>),
 }
@@ -50,6 +52,7 @@ impl Default for Partition {
 impl Rows {
     fn get_mut(&mut self, place: &[u8]) -> Option<&mut Ranked> {
         match self {
+            Self::One(known, ranked) => (known.as_ref() == place).then_some(ranked),
             Self::Few(rows) => {
                 let at = rows.binary_search_by(|(known, _)| known.as_ref().cmp(place));
                 at.ok().map(|at| &mut rows[at].1)
@@ -61,6 +64,14 @@ impl Rows {
     /// Adds a row that is not there.
     fn insert(&mut self, place: &[u8], ranked: Ranked) {
         match self {
+            Self::Few(rows) if rows.is_empty() => *self = Self::One(Row::from(place), ranked),
+            Self::One(known, first) => {
+                let mut rows = vec![(Row::clone(known), *first), (Row::from(place), ranked)];
+                if place < known.as_ref() {
+                    rows.swap(0, 1);
+                }
+                *self = Self::Few(rows);
+            }
             Self::Few(rows) if rows.len() < FEW => {
                 let at = rows.partition_point(|(known, _)| known.as_ref() < place);
                 rows.insert(at, (Row::from(place), ranked));
@@ -78,6 +89,8 @@ impl Rows {
 
     fn remove(&mut self, place: &[u8]) {
         match self {
+            Self::One(known, _) if known.as_ref() == place => *self = Self::Few(Vec::new()),
+            Self::One(..) => {}
             Self::Few(rows) => {
                 let at = rows.binary_search_by(|(known, _)| known.as_ref().cmp(place));
                 if let Ok(at) = at {
@@ -92,19 +105,22 @@ impl Rows {
 
     fn last(&self) -> Option<(&Row, &Ranked)> {
         match self {
+            Self::One(place, ranked) => Some((place, ranked)),
             Self::Few(rows) => rows.last().map(|(place, ranked)| (place, ranked)),
             Self::Many(rows) => rows.last_key_value(),
         }
     }
 
     fn iter(&self) -> impl Iterator<Item = (&Row, &Ranked)> {
-        let (few, many) = match self {
-            Self::Few(rows) => (Some(rows), None),
-            Self::Many(rows) => (None, Some(rows)),
+        let (one, few, many) = match self {
+            Self::One(place, ranked) => (Some((place, ranked)), None, None),
+            Self::Few(rows) => (None, Some(rows), None),
+            Self::Many(rows) => (None, None, Some(rows)),
         };
         let few = few.into_iter().flatten();
         let few = few.map(|(place, ranked)| (place, ranked));
-        few.chain(many.into_iter().flatten())
+        let several = few.chain(many.into_iter().flatten());
+        one.into_iter().chain(several)
     }
 }
 

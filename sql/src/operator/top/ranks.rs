@@ -55,12 +55,13 @@ pub(super) fn first(partition: &Partition, numbers: Numbers, most: u64) -> Vec<R
 pub(super) fn differences(before: &[Ranking], after: &[Ranking], changes: &mut Vec<Change>) {
     let mut change = |ranking: &Ranking, weight: i64| {
         if weight != 0 {
-            changes.push(Change {
-                place: Row::clone(&ranking.place),
-                order: ranking.order,
-                number: ranking.number,
-                weight,
-            });
+            let Ranking {
+                place,
+                order,
+                number,
+                ..
+            } = ranking;
+            changes.push(Change::new(place, *order, *number, weight));
         }
     };
     let (mut was, mut is) = (before.iter().peekable(), after.iter().peekable());
