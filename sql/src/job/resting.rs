@@ -209,7 +209,7 @@ async fn state_in_many_stretches_comes_together_in_a_few() {
     assert_eq!(saved(&world, job).await.1.stretches, 64);
     // There is room for it as a whole, until it grows.
     limit(None).await.unwrap();
-    world.rests_above = Some(usize::try_from(memory).unwrap() * 2);
+    world.rests_above = Some(usize::try_from(memory).unwrap() * 4);
     let jobs = world.jobs(None);
     send(&world, 500..8000);
     world.wait_ms(30_000).await;
