@@ -13,7 +13,7 @@ use millpond_engine::cli::serve::{Demo, serve};
 use millpond_engine::cli::serve_args::ServeArgs;
 use millpond_engine::cold::PREFIXES;
 use millpond_proto::client::Client;
-use millpond_proto::memory;
+use millpond_proto::{files, memory};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     };
     if matches!(cli.command, None | Some(Command::Serve(_))) {
         memory::give_back();
+        files::ask_for_most();
     }
     let filter = EnvFilter::try_from_env("MILLPOND_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()

@@ -303,7 +303,7 @@ impl Door {
                 self.full_told = true;
                 tracing::warn!(
                     address = %self.address(),
-                    "as many connections are open as the limit of open files allows, more wait; raise it with ulimit -n"
+                    "as many connections are open as the limit of open files allows, more wait; raise the hard one (ulimit -Hn)"
                 );
             }
             tokio::select! {

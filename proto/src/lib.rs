@@ -11,6 +11,7 @@ pub mod chance;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod codec;
+pub mod files;
 pub mod limits;
 pub mod memory;
 pub mod message;
