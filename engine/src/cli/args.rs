@@ -101,6 +101,7 @@ pub enum JobCommand {
     )]
     Submit {
         /// CREATE MATERIALIZED VIEW … or CREATE JOB … AS INSERT INTO ….
+        #[arg(allow_hyphen_values = true)]
         sql: String,
     },
     /// Change how a continuous query is run; it stops for a moment and goes on.
@@ -192,7 +193,7 @@ Examples:
   millpond export \"SELECT carrier, dest FROM flights\" --to routes.parquet")]
 pub struct ExportArgs {
     /// The name of a topic, or a SELECT.
-    #[arg(value_name = "TOPIC|SQL")]
+    #[arg(value_name = "TOPIC|SQL", allow_hyphen_values = true)]
     pub source: String,
     /// The file to write.
     #[arg(long, value_name = "FILE")]
@@ -286,6 +287,25 @@ mod tests {
             panic!("{cli:?}");
         };
         assert_eq!(args.command.as_deref(), Some(comment));
+        let export = [
+            "millpond",
+            "export",
+            comment,
+            "--to",
+            "f.parquet",
+            "--force",
+        ];
+        let cli = Cli::try_parse_from(export).unwrap();
+        let Some(Command::Export(args)) = cli.command else {
+            panic!("{cli:?}");
+        };
+        assert_eq!((args.source.as_str(), args.force), (comment, true));
+        let submit = ["millpond", "job", "submit", comment, "--server", "http://x"];
+        let cli = Cli::try_parse_from(submit).unwrap();
+        let Some(Command::Job(JobCommand::Submit { sql })) = cli.command else {
+            panic!("{cli:?}");
+        };
+        assert_eq!(sql, comment);
         let cli = parse("millpond topic produce t --body -5 --key -k --tag -").unwrap();
         let Some(Command::Topic(TopicCommand::Produce(args))) = cli.command else {
             panic!("{cli:?}");
