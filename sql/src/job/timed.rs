@@ -335,3 +335,91 @@ async fn state_that_rests_longer_than_its_ttl_is_forgotten_and_its_rows_stay() {
     );
     jobs.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_a_key_that_was_forgotten_meanwhile_the_last_row_counts_also_in_one_epoch() {
+    let mut world = world_of(72, 7, &[TRIPS, PRICES]).await;
+    let now = |world: &World| world.clock.now();
+    trip(&world, 1, 5, now(&world));
+    world.wait_ms(200).await;
+    trip(&world, 1, 6, now(&world));
+    price(&world, 1, 100, now(&world));
+    for _ in 0..4 {
+        world.wait_ms(4000).await;
+        trip(&world, 2, 7, now(&world));
+    }
+    // Plane 1 rested for sixteen seconds, plane 2 never for ten.
+    trip(&world, 1, 30, now(&world));
+    world.wait_ms(500).await;
+    let totals = "SELECT plane, sum(n) AS total FROM trips GROUP BY plane";
+    let first = "SELECT plane, n FROM (SELECT plane, n, ROW_NUMBER() OVER (PARTITION BY plane ORDER BY n) AS place \
+                 FROM trips) WHERE place = 1";
+    world.lanes = Some(1);
+    let jobs = world.jobs(None);
+    for (name, query, emit) in [
+        ("totals", totals, ""),
+        ("first", first, ""),
+        ("totals_at_beats", totals, "EMIT EVERY '1 minute'"),
+        ("first_at_beats", first, "EMIT EVERY '1 minute'"),
+    ] {
+        let ttl = format!(
+            "CREATE MATERIALIZED VIEW {name} WITH (state_ttl = '10 seconds') AS {query} {emit}"
+        );
+        create(&jobs, &ttl).await.unwrap();
+    }
+    world.wait_ms(2000).await;
+    // What waits for its beat is saved and taken up again by other lanes.
+    jobs.stop().await;
+    drop(jobs);
+    world.lanes = Some(3);
+    let jobs = world.jobs(None);
+    world.wait_ms(62_000).await;
+    let sql = sql_over(&world);
+    for suffix in ["", "_at_beats"] {
+        let totals = format!("SELECT plane, total FROM totals{suffix} ORDER BY plane");
+        assert_eq!(
+            ask(&sql, &totals).await,
+            ["{\"plane\":1,\"total\":30}", "{\"plane\":2,\"total\":28}"],
+            "{totals}"
+        );
+        let first = format!("SELECT plane, n FROM first{suffix} ORDER BY plane");
+        assert_eq!(
+            ask(&sql, &first).await,
+            ["{\"plane\":1,\"n\":30}", "{\"plane\":2,\"n\":7}"],
+            "{first}"
+        );
+    }
+    jobs.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changed_and_waits_for_a_beat_finds_the_lane_of_its_key_again() {
+    let mut world = world_of(73, 7, &[TRIPS]).await;
+    world.lanes = Some(3);
+    let jobs = world.jobs(None);
+    let view = "CREATE MATERIALIZED VIEW kinds AS SELECT plane, count(DISTINCT n) AS kinds FROM trips GROUP BY plane \
+                EMIT EVERY '1 minute'";
+    create(&jobs, view).await.unwrap();
+    for plane in 0..20 {
+        trip(&world, plane, 1, world.clock.now());
+    }
+    world.wait_ms(62_000).await;
+    for plane in 0..20 {
+        trip(&world, plane, 2, world.clock.now());
+    }
+    world.wait_ms(2000).await;
+    jobs.stop().await;
+    drop(jobs);
+    let jobs = world.jobs(None);
+    for plane in 0..20 {
+        trip(&world, plane, 3, world.clock.now());
+    }
+    world.wait_ms(62_000).await;
+    let held = ask(&sql_over(&world), "SELECT plane, kinds FROM kinds").await;
+    let mut expected: Vec<String> = (0..20)
+        .map(|plane| format!("{{\"plane\":{plane},\"kinds\":3}}"))
+        .collect();
+    expected.sort();
+    assert_eq!(held, expected);
+    jobs.stop().await;
+}

@@ -13,6 +13,7 @@ mod changed;
 mod leave;
 mod part;
 mod plan;
+mod standing;
 mod transform;
 
 use std::collections::{BTreeMap, HashMap};
@@ -41,6 +42,7 @@ use crate::operator::{OperatorError, Output, StepFigures};
 
 use changed::Changed;
 pub(crate) use plan::{GraphPlan, GraphStep, Kind, Leaving, Mode, Planned};
+use standing::Standing;
 
 /// What a node gave at a step.
 #[derive(Clone, Debug)]
@@ -92,6 +94,8 @@ pub(crate) struct Graph {
     output: RowCodec,
     /// Changes of rows with a key that leave with the epoch.
     changed: Changed,
+    /// Changes of rows with a key that may get another row without its last one going.
+    standing: Option<Standing>,
     /// What else changed and did not leave yet.
     pending: HashMap<Row, i64, Fixed>,
     pending_bytes: usize,
@@ -131,6 +135,10 @@ impl Graph {
         let last = plan.nodes.last().expect("a query has a node");
         let schema = Arc::clone(&last.schema);
         let plan_nodes = plan.nodes.len();
+        let standing = match &plan.leaving {
+            Leaving::Upsert(key) if plan.supersedes() => Some(Standing::new(key, &schema)?),
+            _ => None,
+        };
         Ok(Self {
             output: RowCodec::new(&schema)?,
             routers: routers.collect::<Result<_, _>>()?,
@@ -147,6 +155,7 @@ impl Graph {
             arrived: Vec::new(),
             given: vec![Vec::new(); plan_nodes],
             changed: Changed::default(),
+            standing,
             pending: HashMap::default(),
             pending_bytes: 0,
             there: BTreeMap::new(),
@@ -485,11 +494,12 @@ impl Graph {
     }
 
     fn leaving_bytes(&self) -> usize {
+        let standing = self.standing.as_ref().map_or(0, Standing::bytes);
         let waiting = match self.beat {
             Some(_) => self.pending_bytes,
             None => self.changed.bytes() + self.pending_bytes,
         };
-        self.there_bytes + waiting
+        self.there_bytes + standing + waiting
     }
 
     /// Notes how long a node took.

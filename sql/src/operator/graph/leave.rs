@@ -18,6 +18,11 @@ use crate::operator::{Emission, Keys, OperatorError, Output};
 impl Graph {
     /// Notes what changes in the tick that began at a time.
     pub(super) fn change(&mut self, delta: Delta, tick_ms: i64) -> Result<(), OperatorError> {
+        if let Some(standing) = &mut self.standing {
+            standing.push(&delta, &self.output)?;
+            self.beats(tick_ms);
+            return Ok(());
+        }
         if self.beat.is_none() && matches!(self.plan.leaving, Leaving::Upsert(_)) {
             // It leaves with the epoch, and is never saved.
             return self.changed.push(delta, &self.output);
@@ -39,12 +44,18 @@ impl Graph {
                 }
             }
         }
+        self.beats(tick_ms);
+        Ok(())
+    }
+
+    /// Notes when what waits leaves, if it leaves at beats.
+    fn beats(&mut self, tick_ms: i64) {
+        let waits = self.standing.as_ref().is_some_and(|rows| !rows.is_empty());
         if let Some(beat) = &mut self.beat
-            && !self.pending.is_empty()
+            && (waits || !self.pending.is_empty())
         {
             beat.changed(tick_ms);
         }
-        Ok(())
     }
 
     /// What changed, in no order that is told.
@@ -119,8 +130,12 @@ impl Graph {
 
     /// What changed by key, as rows and their weights: of the rows of a key that come up for nothing, none is left.
     fn take_changed(&mut self, key: &[usize]) -> Result<Delta, OperatorError> {
+        if let Some(standing) = &mut self.standing {
+            return standing.take(&self.output);
+        }
         if self.beat.is_some() {
-            let pending = self.take_pending();
+            let mut pending = self.take_pending();
+            pending.sort_unstable();
             let rows = pending.iter().map(|(row, _)| row.as_ref());
             return Ok(Delta {
                 rows: self.output.decode(rows)?,
@@ -165,7 +180,7 @@ impl Graph {
     fn upsert(&mut self, columns: &[usize], out: &mut Output) -> Result<(), OperatorError> {
         let Delta { rows, weights } = self.take_changed(columns)?;
         let keys = self.message_keys(&rows, Some(columns))?;
-        let changes = by_key(&keys, &weights, self.plan.repeats_keys());
+        let changes = by_key(&keys, &weights, self.plan.text_keys);
         if changes.is_empty() {
             return Ok(());
         }
@@ -246,7 +261,8 @@ struct Change<'a> {
     came: Option<u32>,
 }
 
-/// What changed by key, in the order of the keys. Where keys may repeat, the last row that came for one is its row.
+/// What changed by key, in the order of the keys. Where keys may repeat, because a text is written as NULL is, the last row that came for
+/// one is its row.
 fn by_key<'a>(keys: &'a [Bytes], weights: &[i64], repeats: bool) -> Vec<Change<'a>> {
     let mut rows: Vec<(u128, &Bytes, u32, i64)> = keys
         .iter()

@@ -84,7 +84,9 @@ impl Graph {
             }
             return;
         }
-        let waits = self.beat.is_some() || (self.pending.is_empty() && self.changed.is_empty());
+        let standing = self.standing.as_ref().filter(|rows| !rows.is_empty());
+        let is_told = self.pending.is_empty() && self.changed.is_empty() && standing.is_none();
+        let waits = self.beat.is_some() || is_told;
         assert!(waits, "state is saved between epochs");
         entries.begin(self.nodes.len());
         for (row, count) in &self.there {
@@ -97,6 +99,10 @@ impl Graph {
             });
         }
         entries.begin(self.nodes.len() + 1);
+        let due_ms = self.due().map_or(0, Timestamp::as_ms);
+        if let Some(standing) = standing {
+            standing.save(due_ms, entries);
+        }
         let mut pending: Vec<(&Row, &i64)> = self.pending.iter().collect();
         pending.sort_unstable();
         for (row, count) in pending {
@@ -105,7 +111,7 @@ impl Graph {
                 key: row,
                 value: &[],
                 count: *count,
-                other: self.due().map_or(0, Timestamp::as_ms),
+                other: due_ms,
             });
         }
     }
@@ -124,17 +130,27 @@ impl Graph {
                 None => self.leaving.as_ref(),
             };
             let router = router.ok_or_else(other_state)?;
+            if let (Some(beat), true) = (&mut self.beat, node == last + 1) {
+                // Its lane is that of its key, whose further rows go there.
+                let row = self.output.decode(std::iter::once(entry.key))?;
+                if router.split(&row, lanes)?[lane].is_empty() {
+                    return Ok(());
+                }
+                beat.resume(entry.other);
+                match &mut self.standing {
+                    Some(standing) => standing.restore(&row, entry)?,
+                    None => {
+                        self.pending_bytes += ROW_BYTES + entry.key.len();
+                        self.pending.insert(Row::from(entry.key), entry.count);
+                    }
+                }
+                return Ok(());
+            }
             if router.lane_of_state(entry.key, lanes) != lane {
                 return Ok(());
             }
             if node == last {
                 self.put_there(Row::from(entry.key), entry.count);
-                return Ok(());
-            }
-            if let (Some(beat), true) = (&mut self.beat, node == last + 1) {
-                beat.resume(entry.other);
-                self.pending_bytes += ROW_BYTES + entry.key.len();
-                self.pending.insert(Row::from(entry.key), entry.count);
                 return Ok(());
             }
             match self.nodes.get_mut(node) {

@@ -109,10 +109,21 @@ impl GraphPlan {
         kinds.any(|kind| matches!(kind, Kind::Latest(_)))
     }
 
-    /// Whether rows that are there together may leave under one key: a producer gave rows of one primary key under several
-    /// message keys, or under none, or a text is written as NULL is.
-    pub(crate) fn repeats_keys(&self) -> bool {
-        self.keeps_last() || self.text_keys
+    /// Whether a step gives rows for what it has forgotten, as if they were the first.
+    fn begins_anew(&self) -> bool {
+        let rests = |ending: &Option<Ending>| matches!(ending, Some(Ending::Idle { .. }));
+        self.nodes.iter().any(|node| match &node.kind {
+            Kind::Join(spec) => spec.endings.iter().any(rests),
+            Kind::Aggregate(spec) => rests(&spec.ending),
+            Kind::Top(spec) => rests(&spec.ending),
+            _ => false,
+        })
+    }
+
+    /// Whether a key may get a row without its last one going: that was forgotten, or a producer gave rows of one primary key
+    /// under several message keys, or under none.
+    pub(super) fn supersedes(&self) -> bool {
+        self.keeps_last() || self.begins_anew()
     }
 
     /// Whether rows may come too late.
