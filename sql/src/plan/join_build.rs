@@ -114,6 +114,8 @@ impl Builder<'_> {
             {
                 Some(left)
             }
+            // A row of each side that meets nothing may have NULL in all of these, and both are there.
+            (JoinType::Full, ..) => None,
             (_, Some(left), Some(right)) => {
                 let right = right.into_iter().map(|column| width + column);
                 Some(left.into_iter().chain(right).collect())
