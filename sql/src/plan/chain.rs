@@ -51,6 +51,8 @@ pub(crate) struct Chain {
     /// The time that these are of, and the columns that each have sessions of their own.
     pub(crate) window_time: Origin,
     pub(crate) window_keys: Vec<Origin>,
+    /// Whether some rows were left out since then by what differs between those of a session.
+    leaves_rows_out: bool,
     /// Whether something was computed of a window's bounds, so that slices can not stand for them.
     pub(crate) computes_with_bounds: bool,
     pub(crate) aggregate: Option<Grouped>,
@@ -104,6 +106,7 @@ impl Walk<'_> {
                     has_windows: false,
                     window_time: Origin::Computed,
                     window_keys: Vec::new(),
+                    leaves_rows_out: false,
                     computes_with_bounds: false,
                     aggregate: None,
                 })
@@ -113,6 +116,11 @@ impl Walk<'_> {
                 let mut chain = self.chain(&filter.input)?;
                 let input = filter.input.schema();
                 chain.computes_with_bounds |= reads_bounds(&filter.predicate, input, &chain)?;
+                for column in filter.predicate.column_refs() {
+                    let origin = chain.origins[input.index_of_column(column)?];
+                    chain.leaves_rows_out |=
+                        chain.has_windows && !chain.window_keys.contains(&origin);
+                }
                 let predicate = self.physical(&filter.predicate, input)?;
                 chain.transform.push(Step::Filter(predicate));
                 Ok(chain)
@@ -127,6 +135,7 @@ impl Walk<'_> {
                     false => *origin,
                 });
                 chain.origins = origins.collect();
+                chain.leaves_rows_out |= chain.has_windows;
                 chain.transform.push(Step::Unnest(lists));
                 Ok(chain)
             }
@@ -257,6 +266,7 @@ impl Walk<'_> {
             has_windows: chain.has_windows,
             window_time: chain.window_time,
             window_keys: chain.window_keys,
+            leaves_rows_out: false,
             computes_with_bounds: false,
             aggregate: Some(Grouped {
                 input: chain.transform,
@@ -341,6 +351,12 @@ impl Walk<'_> {
                 &format!(
                     "write GROUP BY {columns}window_start, window_end, with the columns as they are"
                 ),
+            ));
+        }
+        if chain.leaves_rows_out {
+            return Err(refused(
+                "a list or a further condition between SESSION and its GROUP BY, which would decide what the sessions are",
+                "group the sessions, and write it over their rows: SELECT … FROM (SELECT … GROUP BY …) AS sessions …",
             ));
         }
         Ok(())
