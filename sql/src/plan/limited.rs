@@ -1,19 +1,22 @@
 //! `ORDER BY … LIMIT n` of a continuous query: the first rows as they stand now, which change as others come before them.
 //!
 //! Input and output are syntax trees: the rows get their places by `row_number()`, and those with the first n stay. What is
-//! sorted by and not among the columns that are answered is a column more until then; after `DISTINCT` it must be among them. With `OFFSET m` those with the m places before are kept, too, and not
+//! sorted by and not among the columns that are answered is a column more until then; after `DISTINCT` it must be among them, and
+//! `DISTINCT ON` keeps its order besides, which says which row of a group is the first. With `OFFSET m` those with the m places before are kept, too, and not
 //! answered. Without `LIMIT` there is nothing to keep in order, with a number that is computed nothing is rewritten; both are refused
 //! where plans are walked.
 
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, LimitClause, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr, TableFactor,
-    Value, VisitMut, VisitorMut,
+    Distinct, Expr, Ident, LimitClause, OrderByExpr, OrderByKind, Query, SelectItem, SetExpr,
+    TableFactor, Value, VisitMut, VisitorMut,
 };
 
+use crate::catalog::is_system_column;
 use crate::error::SqlError;
 use crate::plan::named;
+use crate::plan::refuse::refused;
 use crate::statement::{name_of, parse_query};
 
 /// What stands for the query's own rows until it is put there.
@@ -22,10 +25,16 @@ const ROWS: &str = "__rows";
 /// Rewrites a query that says so at its end.
 ///
 /// # Errors
-/// [`SqlError`] if what is written can not be read, which is an error of ours.
+/// [`SqlError::Invalid`] for an order that can be no column of the rows.
 pub(crate) fn to_places(query: &mut Query) -> Result<(), SqlError> {
-    let (Some((passed, last)), Some((order, hidden))) = (places_of(query), order_of(query)) else {
+    let (Some((passed, last)), Some(_)) = (places_of(query), &query.order_by) else {
         return Ok(());
+    };
+    let Some((order, hidden)) = order_of(query) else {
+        return Err(refused(
+            "ORDER BY … LIMIT of a UNION, of the place of a column beside *, or of what SELECT DISTINCT does not answer by a name",
+            "put the query into FROM and name the column: SELECT * FROM (SELECT …) AS rows ORDER BY column LIMIT 10",
+        ));
     };
     let mut unanswered = vec!["__place".to_owned()];
     unanswered.extend((0..hidden.len()).map(|at| hidden_name(at).value));
@@ -44,12 +53,19 @@ pub(crate) fn to_places(query: &mut Query) -> Result<(), SqlError> {
     if let SetExpr::Select(select) = rows.body.as_mut() {
         select.projection.extend(hidden);
     }
-    rows.order_by = None;
+    // What DISTINCT ON sorts by says which row of each group it is, too.
+    if !is_distinct_on(&rows) {
+        rows.order_by = None;
+    }
     rows.limit_clause = None;
     named::as_written(&mut rows);
     let _: ControlFlow<()> = placed.visit(&mut Within { rows: &rows });
     *query = *placed;
     Ok(())
+}
+
+fn is_distinct_on(query: &Query) -> bool {
+    matches!(query.body.as_ref(), SetExpr::Select(select) if matches!(select.distinct, Some(Distinct::On(_))))
 }
 
 /// How many places are passed over and which is the last one wanted, if that is written out.
@@ -106,8 +122,10 @@ fn order_of(query: &Query) -> Option<(Vec<OrderByExpr>, Vec<SelectItem>)> {
         let known = match expr {
             Expr::Identifier(name) => {
                 let is_there = |known: &Ident| name_of(known) == name_of(name);
-                let is_known = has_star || names.iter().flatten().any(is_there);
-                is_known.then(|| name.clone())
+                let is_written = names.iter().flatten().any(is_there);
+                // A star answers no system columns, unless there are no others; then they are sorted by all the same.
+                let is_in_star = has_star && !is_system_column(&name_of(name));
+                (is_written || is_in_star).then(|| name.clone())
             }
             Expr::Value(place) => match &place.value {
                 Value::Number(digits, _) if !has_star => {
@@ -124,7 +142,7 @@ fn order_of(query: &Query) -> Option<(Vec<OrderByExpr>, Vec<SelectItem>)> {
         };
         let column = match known {
             Some(column) => column,
-            None if select.distinct.is_some() => return None,
+            None if matches!(select.distinct, Some(Distinct::Distinct)) => return None,
             None => {
                 let alias = hidden_name(hidden.len());
                 hidden.push(SelectItem::ExprWithAlias {
