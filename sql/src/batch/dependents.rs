@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::error::SqlError;
+use crate::plan::scopes::Scopes;
 use crate::plan::star::first_name;
 use crate::plan::views;
 use crate::statement::{Statement, name_of, parse};
@@ -48,22 +49,25 @@ impl Kind {
 pub(crate) fn names_read(query: &Query) -> BTreeSet<String> {
     let mut names = Names::default();
     let _: ControlFlow<()> = query.visit(&mut names);
-    names.read.difference(&names.local).cloned().collect()
+    names.read
 }
 
 #[derive(Default)]
 struct Names {
     read: BTreeSet<String>,
-    local: BTreeSet<String>,
+    scopes: Scopes,
 }
 
 impl Visitor for Names {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
-            self.local.insert(name_of(&cte.alias.name));
-        }
+        self.scopes.enter(query);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+        self.scopes.leave();
         ControlFlow::Continue(())
     }
 
@@ -95,7 +99,9 @@ impl Names {
             },
             _ => None,
         };
-        self.read.extend(name.as_ref().map(name_of));
+        let name = name.as_ref().map(name_of);
+        self.read
+            .extend(name.filter(|name| !self.scopes.holds(name)));
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) mod refuse;
 pub(crate) mod scan_build;
 pub(crate) mod session_filter;
 pub mod source;
+pub(crate) mod scopes;
 pub(crate) mod star;
 pub(crate) mod store_time;
 pub mod target;

@@ -35,6 +35,7 @@ use crate::plan::marked_rows;
 use crate::plan::not_in;
 use crate::plan::refuse::refused;
 use crate::plan::unnest;
+use crate::plan::scopes::Scopes;
 use crate::plan::window::{end_mark, start_mark};
 use crate::runtime;
 use crate::topic::{TopicInfo, Topics};
@@ -108,15 +109,16 @@ impl Input {
 pub(crate) fn sources_of(query: &Query, topics: &dyn Topics) -> Result<Vec<Source>, SqlError> {
     struct Tables {
         names: BTreeSet<String>,
-        local: BTreeSet<String>,
+        scopes: Scopes,
     }
     impl Visitor for Tables {
         type Break = ();
         fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-            for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
-                self.local
-                    .insert(crate::statement::name_of(&cte.alias.name));
-            }
+            self.scopes.enter(query);
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+            self.scopes.leave();
             ControlFlow::Continue(())
         }
         fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
@@ -128,17 +130,20 @@ pub(crate) fn sources_of(query: &Query, topics: &dyn Topics) -> Result<Vec<Sourc
                     None => part.to_string(),
                 })
                 .collect();
-            self.names.insert(parts.join("."));
+            let name = parts.join(".");
+            if !self.scopes.holds(&name) {
+                self.names.insert(name);
+            }
             ControlFlow::Continue(())
         }
     }
     let mut tables = Tables {
         names: BTreeSet::new(),
-        local: BTreeSet::new(),
+        scopes: Scopes::default(),
     };
     let _ = query.visit(&mut tables);
     let mut sources = Vec::new();
-    for name in tables.names.difference(&tables.local) {
+    for name in &tables.names {
         let topic = topics.topic(name).ok_or_else(|| {
             if view(topics, name).is_some() {
                 return refused(

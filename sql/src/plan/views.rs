@@ -6,7 +6,6 @@
 //! **Invariant.** A name means what it means in the view's own statement: a `WITH` around it that would give it another meaning
 //! is refused. What a continuous query was made of can not be replaced under it, see [`crate::batch::dependents`].
 
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
@@ -18,6 +17,7 @@ use crate::batch::dependents::names_read;
 use crate::batch::view::{VIEWS_DEEP_MAX, View, view};
 use crate::error::SqlError;
 use crate::plan::named;
+use crate::plan::scopes::Scopes;
 use crate::statement::name_of;
 use crate::topic::Topics;
 
@@ -33,7 +33,7 @@ fn expand_at(query: &mut Query, topics: &dyn Topics, depth: usize) -> Result<boo
     let mut views = Views {
         topics,
         depth,
-        local: BTreeSet::new(),
+        scopes: Scopes::default(),
         found: false,
     };
     match query.visit(&mut views) {
@@ -47,7 +47,7 @@ struct Views<'a> {
     /// How many views stand around the query.
     depth: usize,
     /// Names that `WITH` gives to queries.
-    local: BTreeSet<String>,
+    scopes: Scopes,
     found: bool,
 }
 
@@ -55,9 +55,12 @@ impl VisitorMut for Views<'_> {
     type Break = Box<SqlError>;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
-        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
-            self.local.insert(name_of(&cte.alias.name));
-        }
+        self.scopes.enter(query);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<Self::Break> {
+        self.scopes.leave();
         ControlFlow::Continue(())
     }
 
@@ -155,7 +158,7 @@ impl Views<'_> {
             return None;
         };
         let name = name_of(part.as_ident()?);
-        match self.local.contains(&name) || self.topics.topic(&name).is_some() {
+        match self.scopes.holds(&name) || self.topics.topic(&name).is_some() {
             true => None,
             false => view(self.topics, &name),
         }
@@ -170,7 +173,7 @@ impl Views<'_> {
             });
         }
         let read = names_read(&view.query);
-        if let Some(name) = read.intersection(&self.local).next() {
+        if let Some(name) = self.scopes.names().find(|name| read.contains(*name)) {
             return Err(SqlError::invalid(
                 format!(
                     "WITH names a query {name}, and so does view {} name what it reads",

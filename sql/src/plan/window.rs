@@ -21,6 +21,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::error::{SqlError, nearest};
 use crate::operator::assign::Windows;
+use crate::plan::scopes::Scopes;
 use crate::plan::window_bounds::bounds_of;
 use crate::plan::window_groups;
 use crate::statement::{interval_ms, name_of, parse_query, quoted};
@@ -108,6 +109,7 @@ fn rewrite_with(
     let mut rewriter = Rewriter {
         topics,
         parts: BTreeMap::new(),
+        scopes: Scopes::default(),
         windows: Vec::new(),
         without_time,
     };
@@ -121,6 +123,7 @@ struct Rewriter<'a> {
     topics: &'a dyn Topics,
     /// Queries that `WITH` names.
     parts: BTreeMap<String, Query>,
+    scopes: Scopes,
     windows: Vec<Window>,
     without_time: WithoutTime,
 }
@@ -133,6 +136,12 @@ impl VisitorMut for Rewriter<'_> {
             let query = part.query.as_ref().clone();
             self.parts.insert(name_of(&part.alias.name), query);
         }
+        self.scopes.enter(query);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<Self::Break> {
+        self.scopes.leave();
         ControlFlow::Continue(())
     }
 
@@ -262,7 +271,9 @@ impl Rewriter<'_> {
             kind: windows_of(function, &lengths_ms, form)?,
             keys: keys.iter().map(name_of).collect(),
         };
-        let rows = window.rows.as_deref().or(self.parts.get(&window.topic));
+        let part = self.parts.get(&window.topic);
+        let part = part.filter(|_| self.scopes.holds(&window.topic));
+        let rows = window.rows.as_deref().or(part);
         let hidden = bounds_of(&window.topic, rows, self.topics);
         let derived = derive(
             &window,
