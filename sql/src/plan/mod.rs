@@ -23,6 +23,7 @@ pub(crate) mod in_lists;
 pub(crate) mod in_query;
 pub(crate) mod join_build;
 pub(crate) mod lanes;
+pub(crate) mod joined;
 pub(crate) mod limited;
 pub(crate) mod located;
 pub(crate) mod marked_rows;
