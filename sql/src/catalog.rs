@@ -23,12 +23,17 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use datafusion::common::DFSchema;
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::execution::context::ExecutionProps;
+use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::sql::sqlparser::ast::{
     DataType as SqlType, ExactNumberInfo, ExprWithAlias, TimezoneInfo,
 };
 
 use crate::error::SqlError;
+use crate::plan::chain::{no_function_of_the_row, simplified};
 use crate::runtime;
 use crate::statement::{parse_expression, parse_type};
 use crate::topic::{ColumnSpec, TopicInfo};
@@ -101,9 +106,25 @@ pub fn table_schema(topic: &TopicInfo) -> Result<SchemaRef, SqlError> {
 /// Checks a declaration as [`table_schema`] would meet it.
 ///
 /// # Errors
-/// [`SqlError::Invalid`], [`SqlError::Unknown`] for a column that an expression names in vain.
+/// [`SqlError::Invalid`], also for an expression that does not follow from the row, so that a replay would compute another value;
+/// [`SqlError::Unknown`] for a column that an expression names in vain.
 pub fn check_columns(columns: &[ColumnSpec]) -> Result<SchemaRef, SqlError> {
-    Ok(Arc::clone(&Table::of(columns)?.schema))
+    let table = Table::of(columns)?;
+    let names = DFSchema::try_from(table.input.as_ref().clone())?;
+    for text in columns
+        .iter()
+        .filter_map(|column| column.expression.as_ref())
+    {
+        let expression = named_expression(text, &names);
+        let expression = expression.map_err(SqlError::without_position)?;
+        if let Some((what, instead)) = no_function_of_the_row(&expression)? {
+            return Err(SqlError::invalid(
+                format!("a computed column does not take {what}"),
+                instead,
+            ));
+        }
+    }
+    Ok(table.schema)
 }
 
 /// A declared topic, ready to be read.
@@ -177,11 +198,22 @@ impl Table {
 }
 
 fn plan_expression(text: &str, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, SqlError> {
+    let expression = named_expression(text, schema)?;
+    let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone()));
+    let typed = ExprSimplifier::new(context.build()).coerce(expression, schema)?;
+    let written_out = simplified(&typed, schema)?;
+    Ok(create_physical_expr(
+        &written_out,
+        schema,
+        &ExecutionProps::new(),
+    )?)
+}
+
+/// An expression with its names resolved.
+fn named_expression(text: &str, schema: &DFSchema) -> Result<Expr, SqlError> {
     let expr = parse_expression(text)?;
-    let state = runtime::expressions();
-    let logical =
-        state.create_logical_expr_from_sql_expr(ExprWithAlias { expr, alias: None }, schema)?;
-    Ok(state.create_physical_expr(logical, schema)?)
+    let expr = ExprWithAlias { expr, alias: None };
+    Ok(runtime::expressions().create_logical_expr_from_sql_expr(expr, schema)?)
 }
 
 /// The SQL name of a type that a table has.

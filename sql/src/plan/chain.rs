@@ -517,6 +517,16 @@ pub(crate) fn depends_on_order(kernel: &Kernel) -> Option<String> {
 
 /// Refuses what is not a function of the row.
 pub(crate) fn deterministic(expr: &Expr) -> Result<(), SqlError> {
+    match no_function_of_the_row(expr)? {
+        Some((what, instead)) => Err(refused(&what, instead)),
+        None => Ok(()),
+    }
+}
+
+/// What in an expression is not a function of the row, and what to write instead.
+pub(crate) fn no_function_of_the_row(
+    expr: &Expr,
+) -> Result<Option<(String, &'static str)>, SqlError> {
     let mut found = None;
     expr.apply(|expr| {
         found = match expr {
@@ -547,10 +557,7 @@ pub(crate) fn deterministic(expr: &Expr) -> Result<(), SqlError> {
             None => TreeNodeRecursion::Continue,
         })
     })?;
-    match found {
-        Some((what, instead)) => Err(refused(&what, instead)),
-        None => Ok(()),
-    }
+    Ok(found)
 }
 
 /// How many windows a plan gives to rows.
