@@ -1,4 +1,4 @@
-//! Two lists of one column beside each other: `k NOT IN (1, 2) OR k NOT IN (3, 4)`.
+//! Two lists of one column beside each other: `k NOT IN (1, 2) OR k NOT IN (3, 4)`, or as `NOT (k = 1 OR k = 2) OR …`.
 //!
 //! The engine makes one list of them, and where nothing is left of it `true` or `false`, also for rows where the column is NULL and
 //! the answer is NULL. Here it is kept from seeing that the second list is of the same column.
@@ -33,19 +33,71 @@ fn one(expr: Expr) -> Result<Transformed<Expr>, DataFusionError> {
     else {
         return Ok(Transformed::no(expr));
     };
-    Ok(match (*left, *right) {
-        (Expr::InList(one), Expr::InList(mut other)) if one.expr == other.expr => {
-            *other.expr = unseen(vec![*other.expr]);
-            let both = BinaryExpr::new(
-                Box::new(Expr::InList(one)),
-                op,
-                Box::new(Expr::InList(other)),
-            );
-            Transformed::yes(Expr::BinaryExpr(both))
+    let hidden = match (list_of(&left), list_of(&right)) {
+        // Others become one list of the values of both, which is right.
+        (Some(one), Some(other)) if one.of == other.of && one.meets(&other, op) => {
+            Some(one.of.clone())
         }
-        (left, right) => {
-            let same = BinaryExpr::new(Box::new(left), op, Box::new(right));
-            Transformed::no(Expr::BinaryExpr(same))
+        _ => None,
+    };
+    let Some(hidden) = hidden else {
+        let same = BinaryExpr::new(left, op, right);
+        return Ok(Transformed::no(Expr::BinaryExpr(same)));
+    };
+    let right = right.transform_up(|expr| match expr == hidden {
+        true => Ok(Transformed::yes(unseen(vec![expr]))),
+        false => Ok(Transformed::no(expr)),
+    })?;
+    let both = BinaryExpr::new(left, op, Box::new(right.data));
+    Ok(Transformed::yes(Expr::BinaryExpr(both)))
+}
+
+/// What the engine makes one list of constants.
+struct List<'a> {
+    /// What is in it, or not.
+    of: &'a Expr,
+    is_negated: bool,
+}
+
+impl List<'_> {
+    /// Whether values are left that both lists have, and none may be.
+    fn meets(&self, other: &Self, op: Operator) -> bool {
+        match op {
+            Operator::And => !(self.is_negated && other.is_negated),
+            _ => self.is_negated || other.is_negated,
         }
-    })
+    }
+}
+
+/// The list that a condition is, in whatever words.
+fn list_of(expr: &Expr) -> Option<List<'_>> {
+    match expr {
+        Expr::InList(list) => Some(List {
+            of: &list.expr,
+            is_negated: list.negated,
+        }),
+        Expr::Not(inner) => list_of(inner).map(|list| List {
+            is_negated: !list.is_negated,
+            ..list
+        }),
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
+            Operator::Eq | Operator::NotEq => {
+                let of = match (left.as_ref(), right.as_ref()) {
+                    (of, Expr::Literal(..)) | (Expr::Literal(..), of) => of,
+                    _ => return None,
+                };
+                Some(List {
+                    of,
+                    is_negated: *op == Operator::NotEq,
+                })
+            }
+            Operator::And | Operator::Or => {
+                let (one, other) = (list_of(left)?, list_of(right)?);
+                let is_one = one.of == other.of && one.is_negated == other.is_negated;
+                (is_one && one.is_negated == (*op == Operator::And)).then_some(one)
+            }
+            _ => None,
+        },
+        _ => None,
+    }
 }

@@ -30,12 +30,13 @@ use crate::error::SqlError;
 use crate::plan::as_of;
 use crate::plan::constant::bound;
 use crate::plan::distinct_on;
+use crate::plan::in_lists::apart;
 use crate::plan::in_query::{self, Alone};
 use crate::plan::marked_rows;
 use crate::plan::not_in;
 use crate::plan::refuse::refused;
-use crate::plan::unnest;
 use crate::plan::scopes::Scopes;
+use crate::plan::unnest;
 use crate::plan::window::{end_mark, start_mark};
 use crate::runtime;
 use crate::topic::{TopicInfo, Topics};
@@ -218,7 +219,7 @@ pub(crate) async fn analyse(
         .execute_and_check(plan, state.config_options(), |_, _| {})?;
     check_subqueries(&analysed)?;
     let meant = in_query::plain(analysed, Alone::Kept)?;
-    Ok((distinct_on::plain(meant)?, state))
+    Ok((apart(distinct_on::plain(meant)?)?, state))
 }
 
 /// Refuses a subquery in the place of a value that may answer more than one: as a join it would answer all of them.
