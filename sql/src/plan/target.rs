@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, cast};
 
@@ -60,6 +60,13 @@ impl ContinuousPlan {
     /// # Panics
     /// Never: a query has at least one node.
     pub fn into_target(mut self, target: &TopicInfo) -> Result<Self, SqlError> {
+        let tells_rows = match &self.shape {
+            Shape::Graph(graph) => match &graph.leaving {
+                Leaving::Upsert(columns) => columns.clone(),
+                _ => Vec::new(),
+            },
+            Shape::Rows(_) | Shape::Groups(_) => Vec::new(),
+        };
         let mut cast_to_target;
         let transform = match &mut self.shape {
             Shape::Rows(transform) => transform,
@@ -117,6 +124,19 @@ impl ContinuousPlan {
                         column.sql_type
                     ),
                     "cast it in the query",
+                ));
+            }
+            if tells_rows.contains(&index) && !tells_apart(field.data_type(), &wanted) {
+                return Err(SqlError::invalid(
+                    format!(
+                        "rows of the query are told apart by {}, which is {}, and several of its values are one as {} of column {} of topic {}, so that one row would replace another",
+                        field.name(),
+                        catalog::sql_type(field.data_type()),
+                        column.sql_type,
+                        column.name,
+                        target.name
+                    ),
+                    "cast it where the query groups by it",
                 ));
             }
             let value = Arc::new(Column::new(field.name(), index));
@@ -200,5 +220,21 @@ impl ContinuousPlan {
         );
         self.primary_key.clone_from(&target.primary_key);
         Ok(self)
+    }
+}
+
+/// Whether different values stay different when they are cast, or the cast fails.
+fn tells_apart(from: &DataType, to: &DataType) -> bool {
+    match (from, to) {
+        (from, to) if from == to => true,
+        (from, DataType::Utf8) => !from.is_nested(),
+        (DataType::Boolean, to) => to.is_numeric(),
+        (from, DataType::Decimal128(..)) if from.is_integer() => true,
+        (from, to) if from.is_integer() && to.is_integer() => true,
+        (DataType::Int8 | DataType::Int16 | DataType::Int32, DataType::Float64)
+        | (DataType::Float32, DataType::Float64)
+        | (DataType::Date32 | DataType::Timestamp(..), DataType::Timestamp(..)) => true,
+        (DataType::Decimal128(_, from), DataType::Decimal128(_, to)) => from <= to,
+        _ => false,
     }
 }
