@@ -114,10 +114,10 @@ fn at_most(condition: &Expr) -> Option<(&Column, u64)> {
     let binary = match condition {
         Expr::BinaryExpr(binary) => binary,
         Expr::Between(between) if !between.negated => {
-            return Some((column_of(&between.expr)?, constant(&between.high)?));
+            return Some((column_of(&between.expr)?, constant(&between.high)?.floor));
         }
         Expr::InList(list) if !list.negated => {
-            let values = list.list.iter().map(constant);
+            let values = list.list.iter().map(|value| Some(constant(value)?.floor));
             let values = values.collect::<Option<Vec<u64>>>()?;
             return Some((column_of(&list.expr)?, values.into_iter().max()?));
         }
@@ -129,14 +129,17 @@ fn at_most(condition: &Expr) -> Option<(&Column, u64)> {
         _ => return None,
     };
     match sign {
-        Sign::LtEq | Sign::Eq => Some((column, value)),
-        Sign::Lt => Some((column, value.checked_sub(1)?)),
+        Sign::Lt if value.is_whole => Some((column, value.floor.checked_sub(1)?)),
+        Sign::LtEq | Sign::Eq | Sign::Lt => Some((column, value.floor)),
         _ => None,
     }
 }
 
+/// The column that is compared, as it is or as another kind of number: texts have another order.
 fn column_of(mut expr: &Expr) -> Option<&Column> {
-    while let Expr::Cast(cast) = expr {
+    while let Expr::Cast(cast) = expr
+        && cast.field.data_type().is_numeric()
+    {
         expr = &cast.expr;
     }
     match expr {
@@ -145,17 +148,25 @@ fn column_of(mut expr: &Expr) -> Option<&Column> {
     }
 }
 
-fn constant(mut expr: &Expr) -> Option<u64> {
+/// A number that is written out.
+struct Constant {
+    floor: u64,
+    is_whole: bool,
+}
+
+fn constant(mut expr: &Expr) -> Option<Constant> {
     while let Expr::Cast(cast) = expr {
         expr = &cast.expr;
     }
-    match expr {
-        Expr::Literal(value, _) => match value.cast_to(&DataType::UInt64).ok()? {
-            ScalarValue::UInt64(value) => value,
-            _ => None,
-        },
-        _ => None,
-    }
+    let Expr::Literal(value, _) = expr else {
+        return None;
+    };
+    let whole = value.cast_to(&DataType::UInt64).ok()?;
+    let ScalarValue::UInt64(Some(floor)) = whole else {
+        return None;
+    };
+    let is_whole = whole.cast_to(&value.data_type()).ok()? == *value;
+    Some(Constant { floor, is_whole })
 }
 
 /// The window function whose last column a column of a plan is.
