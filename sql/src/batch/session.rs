@@ -99,7 +99,7 @@ impl Sessions {
         check_relations(query)?;
         let topics = self.topics.as_ref();
         let mut expanded = query.clone();
-        recursive::name_columns(&mut expanded);
+        recursive::name_columns(&mut expanded)?;
         named_lists(&mut expanded)?;
         star::expand(&mut expanded, topics)?;
         let (mut rewritten, windows) = window::rewrite_bounded(&expanded, topics)?;

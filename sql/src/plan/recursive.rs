@@ -1,54 +1,65 @@
 //! `WITH RECURSIVE r (n) AS (…)`: the names of columns that stand behind the name of the query.
 //!
 //! The engine gives them to what comes out of the recursion, so that the query within it, which reads itself, does not know them. Here
-//! the first part of the query has them, and with it everything that reads it.
+//! the first part of the query stands within one that has them, and with it everything that reads it; what it refers to itself stays as it is.
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{
-    Cte, Expr, Ident, Query, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
-};
+use datafusion::sql::sqlparser::ast::{Cte, Query, SetExpr, TableFactor, VisitMut, VisitorMut};
+
+use crate::error::SqlError;
+use crate::statement::parse_query;
 
 /// Writes such names where columns are made, in all of a query.
-pub(crate) fn name_columns(query: &mut Query) {
-    let _: ControlFlow<()> = query.visit(&mut Names);
+///
+/// # Errors
+/// [`SqlError`] if what is written can not be read, which is an error of ours.
+pub(crate) fn name_columns(query: &mut Query) -> Result<(), SqlError> {
+    match query.visit(&mut Names) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(*error),
+    }
 }
 
 struct Names;
 
 impl VisitorMut for Names {
-    type Break = ();
+    type Break = Box<SqlError>;
 
-    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
-        if let Some(with) = query.with.as_mut().filter(|with| with.recursive) {
-            with.cte_tables.iter_mut().for_each(name_in);
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        let with = query.with.as_mut().filter(|with| with.recursive);
+        let mut parts = with.into_iter().flat_map(|with| &mut with.cte_tables);
+        match parts.try_for_each(name_in) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(Box::new(error)),
         }
-        ControlFlow::Continue(())
     }
 }
 
-fn name_in(cte: &mut Cte) {
-    let names: Vec<Ident> = cte
+fn name_in(cte: &mut Cte) -> Result<(), SqlError> {
+    let names = cte
         .alias
         .columns
         .iter()
-        .map(|column| column.name.clone())
-        .collect();
+        .map(|column| column.name.to_string());
+    let names: Vec<String> = names.collect();
+    if names.is_empty() || !matches!(cte.query.body.as_ref(), SetExpr::SetOperation { .. }) {
+        return Ok(());
+    }
     let mut first = cte.query.body.as_mut();
     while let SetExpr::SetOperation { left, .. } = first {
         first = left.as_mut();
     }
-    let SetExpr::Select(select) = first else {
-        return;
-    };
-    if names.len() != select.projection.len() {
-        return;
+    let mut named = parse_query(&format!(
+        "SELECT * FROM (SELECT 1) AS __first ({})",
+        names.join(", ")
+    ))?;
+    if let SetExpr::Select(select) = named.body.as_mut()
+        && let [from] = select.from.as_mut_slice()
+        && let TableFactor::Derived { subquery, .. } = &mut from.relation
+    {
+        std::mem::swap(subquery.body.as_mut(), first);
+        *first = *named.body;
     }
-    for (item, alias) in select.projection.iter_mut().zip(names) {
-        if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
-            let nothing = Expr::Value(Value::Null.into());
-            let expr = std::mem::replace(expr, nothing);
-            *item = SelectItem::ExprWithAlias { expr, alias };
-        }
-    }
+    Ok(())
 }
