@@ -12,7 +12,8 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, JoinType, ScalarValue, TableReference};
 use datafusion::error::Result as EngineResult;
-use datafusion::logical_expr::{Expr, Filter, Join, LogicalPlan, Projection, Unnest};
+use datafusion::functions_nested::expr_fn::array_length;
+use datafusion::logical_expr::{Expr, Filter, Join, LogicalPlan, Projection, Unnest, lit, when};
 
 use crate::error::SqlError;
 use crate::operator::graph::Kind;
@@ -34,6 +35,11 @@ pub(crate) fn beside(plan: LogicalPlan) -> Result<LogicalPlan, SqlError> {
         };
         let keeps = join.join_type == JoinType::Left;
         if !keeps && join.join_type != JoinType::Inner {
+            return Ok(Transformed::no(node));
+        }
+        // A row of constants is beside every row; behind LEFT JOIN it may meet none, and what chance gives is one value.
+        let stays = |of: &Side| !of.has_list && (keeps || of.is_volatile);
+        if stays(&side(&join.right)?) {
             return Ok(Transformed::no(node));
         }
         let Some(joined) = onto(&join.right, &join.left, keeps, None)? else {
@@ -60,6 +66,26 @@ pub(crate) fn beside(plan: LogicalPlan) -> Result<LogicalPlan, SqlError> {
             Ok(moved.data)
         }
     }
+}
+
+/// What stands on the right of a join.
+struct Side {
+    has_list: bool,
+    /// Whether it gives other values each time.
+    is_volatile: bool,
+}
+
+fn side(plan: &LogicalPlan) -> EngineResult<Side> {
+    let mut found = Side {
+        has_list: false,
+        is_volatile: false,
+    };
+    plan.apply_with_subqueries(|node| {
+        found.has_list |= matches!(node, LogicalPlan::Unnest(_));
+        found.is_volatile |= node.expressions().iter().any(Expr::is_volatile);
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found)
 }
 
 /// Refuses lists of the row outside of a subquery, which no join puts beside them.
@@ -142,11 +168,29 @@ fn onto(
             let mut options = unnest.options.clone();
             options.preserve_nulls = keeps;
             let columns = unnest.exec_columns.clone();
+            let input = match keeps {
+                true => without_empty(input, &columns)?,
+                false => input,
+            };
             let unnest = Unnest::try_new(Arc::new(input), columns, options)?;
             Some(LogicalPlan::Unnest(unnest))
         }
         _ => None,
     })
+}
+
+/// Rows with NULL in the place of lists without elements, so that they stay.
+fn without_empty(input: LogicalPlan, lists: &[Column]) -> EngineResult<LogicalPlan> {
+    let exprs = columns_of(input.schema()).map(|column| {
+        if !lists.contains(&column) {
+            return Ok(Expr::Column(column));
+        }
+        let (table, name) = (column.relation.clone(), column.name.clone());
+        let list = Expr::Column(column);
+        let has_elements = array_length(list.clone()).gt(lit(0_u64));
+        Ok(when(has_elements, list).end()?.alias_qualified(table, name))
+    });
+    project(exprs.collect::<EngineResult<Vec<_>>>()?, input)
 }
 
 fn project(exprs: Vec<Expr>, input: LogicalPlan) -> EngineResult<LogicalPlan> {
