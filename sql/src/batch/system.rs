@@ -39,7 +39,7 @@ use crate::batch::view::{VIEWS_DEEP_MAX, views};
 use crate::catalog;
 use crate::continuous::Continuous;
 use crate::error::SqlError;
-use crate::statement::{CHAIN_TOKENS_MAX, DEPTH_MAX};
+use crate::statement::{CHAIN_TOKENS_MAX, DEPTH_MAX, SET_OPERATIONS_MAX};
 use crate::topic::{FACTS, Topics};
 
 const JOBS: &str = "jobs";
@@ -200,7 +200,7 @@ fn columns_batch(topics: &dyn Topics) -> Result<RecordBatch, SqlError> {
 /// Bounds that a statement can meet, by the names that refusals give them.
 fn limits_batch() -> Built {
     let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-    let all: [(&str, i64, &str); 12] = [
+    let all: [(&str, i64, &str); 13] = [
         (
             "CHAIN_TOKENS_MAX",
             number(CHAIN_TOKENS_MAX),
@@ -242,6 +242,11 @@ fn limits_batch() -> Built {
             "SAVEPOINTS_MAX",
             number(limits::SAVEPOINTS_MAX),
             "savepoints of continuous queries",
+        ),
+        (
+            "SET_OPERATIONS_MAX",
+            number(SET_OPERATIONS_MAX),
+            "queries side by side of UNION, EXCEPT and INTERSECT",
         ),
         (
             "SQL_BYTES_MAX",

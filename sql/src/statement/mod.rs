@@ -39,7 +39,7 @@ pub use kind::{
 pub use name::{name_of, quoted};
 pub use options::TopicOptions;
 pub use parser::{DEPTH_MAX, parse, parse_expression, parse_query, parse_type};
-pub use refusal::CHAIN_TOKENS_MAX;
+pub use refusal::{CHAIN_TOKENS_MAX, SET_OPERATIONS_MAX};
 pub use savepoint::SavepointChange;
 pub use subscribe::Begin;
 

@@ -67,6 +67,10 @@ const CLAUSE_WORDS: [&str; 24] = [
 /// How many words may follow each other without comma or parenthesis.
 pub const CHAIN_TOKENS_MAX: usize = 2000;
 
+/// Most queries that `UNION`, `EXCEPT` and `INTERSECT` put together side by side.
+pub const SET_OPERATIONS_MAX: usize = 500;
+const SET_OPERATORS: [&str; 4] = ["UNION", "EXCEPT", "INTERSECT", "MINUS"];
+
 impl StatementParser<'_> {
     pub(super) fn syntax(&self, error: ParserError) -> SqlError {
         let text = match error {
@@ -160,35 +164,51 @@ impl StatementParser<'_> {
     }
 }
 
+/// What stands between two brackets, as far as it makes a deep tree.
+#[derive(Default)]
+struct Level {
+    /// Words since the last comma, which ends an expression.
+    words: usize,
+    /// Queries that are put together, which a comma in one of them does not end.
+    queries: usize,
+}
+
 /// Refuses chains like `1 + 1 + 1 + …`: the parser takes them in a loop, but the tree they become is as deep
 /// as they are long, and whatever walks or drops it needs stack for each level.
 pub(super) fn check_chains(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
-    let mut levels = vec![0_usize];
+    let mut around: Vec<Level> = Vec::new();
+    let mut level = Level::default();
     for token in tokens {
         match &token.token {
             Token::Whitespace(_) => {}
-            Token::LParen => levels.push(0),
-            Token::RParen if levels.len() > 1 => {
-                levels.pop();
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                around.push(std::mem::take(&mut level));
             }
-            Token::Comma | Token::SemiColon => {
-                if let Some(level) = levels.last_mut() {
-                    *level = 0;
+            Token::RParen | Token::RBracket | Token::RBrace => {
+                if let Some(outer) = around.pop() {
+                    level = outer;
                 }
             }
-            _ => {
-                let Some(level) = levels.last_mut() else {
-                    continue;
-                };
-                *level += 1;
-                if *level > CHAIN_TOKENS_MAX {
-                    return Err(SqlError::Limit {
-                        limit: "CHAIN_TOKENS_MAX",
-                        value: format!("{CHAIN_TOKENS_MAX} words between two commas"),
-                        advice: "use IN (…) or VALUES instead of a long chain of operators",
-                    });
-                }
+            Token::Comma | Token::SemiColon => level.words = 0,
+            token => {
+                level.words += 1;
+                let puts_together = SET_OPERATORS.iter().any(|word| is_word(token, word));
+                level.queries += usize::from(puts_together);
             }
+        }
+        if level.words > CHAIN_TOKENS_MAX {
+            return Err(SqlError::Limit {
+                limit: "CHAIN_TOKENS_MAX",
+                value: format!("{CHAIN_TOKENS_MAX} words between two commas"),
+                advice: "use IN (…) or VALUES instead of a long chain of operators",
+            });
+        }
+        if level.queries > SET_OPERATIONS_MAX {
+            return Err(SqlError::Limit {
+                limit: "SET_OPERATIONS_MAX",
+                value: format!("{SET_OPERATIONS_MAX} of UNION, EXCEPT and INTERSECT"),
+                advice: "use VALUES (…), (…), or put parts of it in parentheses",
+            });
         }
     }
     Ok(())

@@ -245,6 +245,32 @@ fn long_chains_are_refused_and_long_lists_are_not() {
     ));
     let list = format!("SELECT a FROM t WHERE a IN (1{})", ", 1".repeat(100_000));
     assert!(parse(&list).is_ok());
+    // Commas within brackets end no chain around these, and those of a SELECT no UNION.
+    for chain in [
+        format!("SELECT ARRAY[1, 1]{}", " || ARRAY[1, 1]".repeat(50_000)),
+        format!(
+            "SELECT f({{1: 1, 2: 2}}{})",
+            " || {1: 1, 2: 2}".repeat(50_000)
+        ),
+    ] {
+        assert!(matches!(
+            parse(&chain),
+            Err(SqlError::Limit {
+                limit: "CHAIN_TOKENS_MAX",
+                ..
+            })
+        ));
+    }
+    let sets = format!("{}SELECT 1, 1", "SELECT 1, 1 UNION ".repeat(50_000));
+    assert!(matches!(
+        parse(&sets),
+        Err(SqlError::Limit {
+            limit: "SET_OPERATIONS_MAX",
+            ..
+        })
+    ));
+    let some = format!("{}SELECT 1, 1", "SELECT 1, 1 UNION ".repeat(400));
+    assert!(parse(&some).is_ok());
 }
 
 #[test]
