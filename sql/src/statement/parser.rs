@@ -10,6 +10,7 @@ use millpond_proto::limits;
 
 use crate::dialect::{MillpondDialect, is_word};
 use crate::error::{Position, Refusal, SqlError};
+use crate::statement::all_rows;
 use crate::statement::clause::{self, written};
 use crate::statement::kind::Statement;
 use crate::statement::name::name_of;
@@ -126,7 +127,8 @@ impl<'a> StatementParser<'a> {
             })?;
         check_chains(&tokens)?;
         clause::check_hints(&tokens)?;
-        let mut tokens: Vec<_> = tokens.into_iter().map(plain_number).collect();
+        let tokens = tokens.into_iter().map(plain_number).collect();
+        let mut tokens = all_rows::selected(tokens);
         pairs::with_commas(&mut tokens);
         let parser = Parser::new(&DIALECT)
             .with_recursion_limit(DEPTH_MAX)

@@ -7,7 +7,7 @@ fn refused(sql: &str) -> String {
 }
 
 /// Statement, where it is refused, what it is called.
-const REFUSED: [(&str, u64, &str); 41] = [
+const REFUSED: [(&str, u64, &str); 40] = [
     // Around the whole query.
     ("SELECT a FROM t FOR UPDATE", 17, "FOR UPDATE"),
     ("SELECT a FROM t FOR SHARE", 17, "FOR SHARE"),
@@ -58,7 +58,6 @@ const REFUSED: [(&str, u64, &str); 41] = [
         12,
         "read and not write",
     ),
-    ("SELECT a FROM t UNION TABLE u", 23, "TABLE"),
     // Within SELECT.
     ("SELECT a INTO u FROM t", 10, "INTO"),
     ("SELECT TOP 3 a FROM t", 8, "TOP"),

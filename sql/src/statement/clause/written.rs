@@ -19,9 +19,9 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, CharacterLength, DataType, ExactNumberInfo, Expr, Fetch, Function,
-    FunctionArg, FunctionArgumentClause, FunctionArguments, GroupByExpr, Ident, LimitClause,
-    ObjectName, OrderByKind, Query, Select, SelectFlavor, SelectItem, SetExpr, TableFactor,
-    TableWithJoins, TimezoneInfo, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
+    FunctionArg, FunctionArgumentClause, FunctionArguments, GroupByExpr, LimitClause, ObjectName,
+    OrderByKind, Query, Select, SelectFlavor, SelectItem, SetExpr, TableFactor, TableWithJoins,
+    TimezoneInfo, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
     WildcardAdditionalOptions,
 };
 
@@ -48,13 +48,6 @@ impl VisitorMut for Written {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
         fetched(query);
-        if let SetExpr::Table(table) = query.body.as_ref() {
-            let name = table.schema_name.iter().chain(&table.table_name);
-            let name = name
-                .map(|part| Ident::new(part.clone()))
-                .collect::<Vec<_>>();
-            query.body = all_of(&ObjectName::from(name)).body;
-        }
         // `ORDER BY` is none of the SELECT's own parts, but it knows the windows of it.
         if let SetExpr::Select(select) = query.body.as_ref()
             && !select.named_window.is_empty()
