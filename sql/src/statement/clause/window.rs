@@ -6,8 +6,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, Ident, NamedWindowDefinition, NamedWindowExpr, Select, VisitorMut, WindowSpec,
-    WindowType,
+    Expr, Function, Ident, NamedWindowDefinition, NamedWindowExpr, Query, Select, VisitorMut,
+    WindowSpec, WindowType,
 };
 
 use crate::error::SqlError;
@@ -78,10 +78,16 @@ fn completed(windows: &[(String, WindowSpec)], spec: &WindowSpec) -> Result<Wind
 
 /// Writes windows into the calls that name them.
 pub(super) struct Calls<'a> {
-    pub(super) windows: &'a [(String, WindowSpec)],
+    windows: &'a [(String, WindowSpec)],
+    /// How many subqueries stand around what is visited: these have windows of their own.
+    depth: usize,
 }
 
-impl Calls<'_> {
+impl<'a> Calls<'a> {
+    pub(super) fn of(windows: &'a [(String, WindowSpec)]) -> Self {
+        Self { windows, depth: 0 }
+    }
+
     fn write(&self, function: &mut Function) -> Result<(), SqlError> {
         let spec = match &function.over {
             Some(WindowType::NamedWindow(name)) => known(self.windows, name)?.clone(),
@@ -96,9 +102,19 @@ impl Calls<'_> {
 impl VisitorMut for Calls<'_> {
     type Break = Box<SqlError>;
 
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<Self::Break> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Self::Break> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         let written = match expr {
-            Expr::Function(function) => self.write(function),
+            Expr::Function(function) if self.depth == 0 => self.write(function),
             _ => Ok(()),
         };
         written.map_or_else(

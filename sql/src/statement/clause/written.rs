@@ -58,7 +58,7 @@ impl VisitorMut for Written {
                 Ok(windows) => windows,
                 Err(error) => return ControlFlow::Break(Box::new(error)),
             };
-            return columns.visit(&mut Calls { windows: &windows });
+            return columns.visit(&mut Calls::of(&windows));
         }
         ControlFlow::Continue(())
     }
@@ -71,7 +71,7 @@ impl VisitorMut for Written {
             Ok(windows) => windows,
             Err(error) => return ControlFlow::Break(Box::new(error)),
         };
-        let calls = &mut Calls { windows: &windows };
+        let calls = &mut Calls::of(&windows);
         select.projection.visit(calls)?;
         select.qualify.visit(calls)
     }
