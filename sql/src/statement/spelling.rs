@@ -115,8 +115,12 @@ impl Spelling {
                 field: CeilFloorKind::DateTimeField(unit),
             } if *unit != DateTimeField::NoDateTime => {
                 let unit = unit.to_string().to_lowercase();
+                let length = match unit.as_str() {
+                    "quarter" => "3 month",
+                    _ => &format!("1 {unit}"),
+                };
                 let template = format!(
-                    "CASE WHEN date_trunc('{unit}', $1) = $1 THEN $1 ELSE date_trunc('{unit}', $1) + INTERVAL '1 {unit}' END"
+                    "CASE WHEN date_trunc('{unit}', $1) = $1 THEN $1 ELSE date_trunc('{unit}', $1) + INTERVAL '{length}' END"
                 );
                 self.write(&template, &[expr.as_ref()]).map(Some)
             }

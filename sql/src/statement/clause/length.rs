@@ -94,7 +94,7 @@ pub(super) fn times(
     };
     let ms = interval_ms(interval)?;
     let mut product = parse_plain_expression(&format!(
-        "arrow_cast(CAST(NULL AS BIGINT) * {ms}, 'Duration(Millisecond)')"
+        "arrow_cast(CAST(round(CAST(NULL AS DOUBLE) * {ms}) AS BIGINT), 'Duration(Millisecond)')"
     ))?;
     let _: ControlFlow<()> = product.visit(&mut Count { count });
     Ok(Some(product))

@@ -94,7 +94,7 @@ pub(super) const WRITTEN: [(&str, usize, &str); 48] = [
     (
         "locate",
         3,
-        "CASE WHEN strpos(substr($2, $3), $1) = 0 THEN 0 ELSE strpos(substr($2, $3), $1) + $3 - 1 END",
+        "CASE WHEN $3 < 1 OR strpos(substr($2, $3), $1) = 0 THEN 0 ELSE strpos(substr($2, $3), $1) + $3 - 1 END",
     ),
     ("minute", 1, "date_part('minute', $1)"),
     ("mod", 2, "($1 % $2)"),
