@@ -105,9 +105,13 @@ impl Builder<'_> {
 
     /// When groups end that have these columns of times among their own, and how those move on then.
     pub(super) fn group_ending(&self, mut times: Vec<Time>) -> (Option<Ending>, Vec<Time>) {
-        let Some(first) = times.first_mut() else {
-            let ttl_ms = self.options.state_ttl_ms;
-            return (ttl_ms.map(|ttl_ms| Ending::Idle { ttl_ms }), times);
+        let ttl_ms = self.options.state_ttl_ms;
+        let idle = ttl_ms.map(|ttl_ms| Ending::Idle { ttl_ms });
+        // Groups whose time is NULL would stay for ever.
+        let at = times.iter().position(|time| !time.is_padded);
+        let at = at.or((idle.is_none() && !times.is_empty()).then_some(0));
+        let Some(first) = at.and_then(|at| times.get_mut(at)) else {
+            return (idle, times);
         };
         if !first.is_strict {
             let lateness_ms = lateness_ms(&self.options, STATE_TTL_MS);

@@ -8,7 +8,7 @@
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{Expr, Operator as Sign};
+use datafusion::logical_expr::{Cast, Expr, ExprSchemable as _, Operator as Sign};
 
 use crate::operator::moment::{Ending, Horizon};
 
@@ -27,7 +27,17 @@ pub(crate) struct Time {
 pub(crate) fn time_of(expr: &Expr, input: &DFSchema, times: &[Time]) -> Option<Time> {
     match expr {
         Expr::Alias(alias) => time_of(&alias.expr, input, times),
-        Expr::Cast(cast) if keeps_time(cast.field.data_type()) => time_of(&cast.expr, input, times),
+        Expr::Cast(cast) => {
+            let time = time_of(&cast.expr, input, times)?;
+            match shift_of(cast, input)? {
+                Shift::None => Some(time),
+                // How far it is moved depends on the zone and on the time of the year, so it may be as far as any.
+                Shift::Zone => Some(Time {
+                    horizon: time.horizon.lagging(ZONE_MAX_MS),
+                    ..time
+                }),
+            }
+        }
         Expr::Column(column) => {
             let at = input.index_of_column(column).ok()?;
             times.iter().find(|time| time.column == at).cloned()
@@ -39,8 +49,11 @@ pub(crate) fn time_of(expr: &Expr, input: &DFSchema, times: &[Time]) -> Option<T
                 _ => return None,
             };
             let time = time_of(of, input, times)?;
+            // Where clocks are set back a stretch of the calendar is longer.
+            let is_local = matches!(of.get_type(input).ok()?, DataType::Timestamp(_, Some(_)));
+            let longer_ms = if is_local { HOUR_MS } else { 0 };
             Some(Time {
-                horizon: time.horizon.lagging(length_ms),
+                horizon: time.horizon.lagging(length_ms.saturating_add(longer_ms)),
                 ..time
             })
         }
@@ -48,9 +61,33 @@ pub(crate) fn time_of(expr: &Expr, input: &DFSchema, times: &[Time]) -> Option<T
     }
 }
 
-/// Whether a cast to a type leaves a time in milliseconds as it is.
-fn keeps_time(kind: &DataType) -> bool {
-    matches!(kind, DataType::Timestamp(unit, _) if *unit != TimeUnit::Second)
+const HOUR_MS: i64 = 3_600_000;
+
+/// How far a clock has ever been from that of UTC, and a little more.
+const ZONE_MAX_MS: i64 = 16 * HOUR_MS;
+
+/// What a cast does to a time in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shift {
+    /// It is the same number of them.
+    None,
+    /// What a clock shows becomes a moment, or the other way round.
+    Zone,
+}
+
+/// What a cast between times does; `None` if it is no such cast, or cuts off milliseconds.
+fn shift_of(cast: &Cast, input: &DFSchema) -> Option<Shift> {
+    let DataType::Timestamp(unit, zone) = cast.field.data_type() else {
+        return None;
+    };
+    let DataType::Timestamp(_, before) = cast.expr.get_type(input).ok()? else {
+        return None;
+    };
+    match zone.is_some() == before.is_some() {
+        _ if *unit == TimeUnit::Second => None,
+        true => Some(Shift::None),
+        false => Some(Shift::Zone),
+    }
 }
 
 /// A constant interval of fixed length, in milliseconds, rounded up.
@@ -114,7 +151,7 @@ type Shifted = (usize, i64);
 fn shifted(expr: &Expr, both: &DFSchema) -> Option<Shifted> {
     match expr {
         Expr::Alias(alias) => shifted(&alias.expr, both),
-        Expr::Cast(cast) if keeps_time(cast.field.data_type()) => shifted(&cast.expr, both),
+        Expr::Cast(cast) if shift_of(cast, both)? == Shift::None => shifted(&cast.expr, both),
         Expr::Column(column) => Some((both.index_of_column(column).ok()?, 0)),
         Expr::BinaryExpr(binary) => {
             let (of, by_ms) = match binary.op {

@@ -22,10 +22,10 @@ impl Builder<'_> {
         if let (None, Some(padded)) = (time, edge.times.first()) {
             return Err(SqlError::invalid(
                 format!(
-                    "EMIT ON WINDOW CLOSE needs a time that every row has, and {} is NULL in rows of an outer join that met nothing",
+                    "EMIT ON WINDOW CLOSE needs a time that every row has, and {} is NULL in rows of an outer join that met nothing, or of a grouping set without it",
                     schema.field(padded.column).name()
                 ),
-                "select the time of the side whose rows all stay; of a FULL JOIN neither is: write EMIT CHANGES, or a LEFT JOIN and the rest of the other side with UNION ALL",
+                "select the time of the side whose rows all stay, and have it in every grouping set; of a FULL JOIN neither is: write EMIT CHANGES, or a LEFT JOIN and the rest of the other side with UNION ALL",
             ));
         }
         let time = time.cloned().ok_or_else(|| {

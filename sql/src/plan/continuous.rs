@@ -169,7 +169,16 @@ pub(super) async fn plan_as(
         };
         let chain = walk.chain(&logical)?;
         // Rows of groups whose key does not leave are told apart by all that they are, and a graph counts them.
-        if !windows.is_empty() || chain.tells_groups() || !leaves_changed(emit) {
+        let ends_by_time = chain
+            .aggregate
+            .as_ref()
+            .is_none_or(|grouped| grouped.windows.is_some());
+        let is_a_chain = match windows.is_empty() {
+            true => chain.tells_groups() || !leaves_changed(emit),
+            // Groups that do not end with their windows end when they are at rest, if that is said.
+            false => ends_by_time || options.state_ttl_ms.is_none(),
+        };
+        if is_a_chain {
             if let Some((side, _)) = options.side_ttls_ms.first() {
                 return Err(unknown_side(side, &[]));
             }

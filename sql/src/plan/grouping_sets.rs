@@ -20,6 +20,7 @@ use crate::error::SqlError;
 use crate::operator::graph::{Kind, Mode};
 use crate::operator::project::{Step, Transform};
 use crate::plan::aggregate_build::passed_times;
+use crate::plan::bounds::Time;
 use crate::plan::graph::{Builder, Edge, named, nullable};
 use crate::plan::refuse::refused;
 
@@ -124,6 +125,12 @@ impl Builder<'_> {
             });
             let columns = columns.collect();
             let times = passed_times(&sets.exprs, input, &below.times);
+            // Rows of a set without the column have NULL in its place.
+            let times = times.into_iter().map(|time| Time {
+                is_padded: time.is_padded || !of_rows.iter().all(|(set, _)| set[time.column]),
+                ..time
+            });
+            let times: Vec<Time> = times.collect();
             let expanded = Edge {
                 node: self.expand(below.node, &of_rows, &groups)?,
                 ..below.clone()

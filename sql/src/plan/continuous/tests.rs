@@ -10,7 +10,7 @@ use millpond_proto::time::{SimulatedClock, Timestamp};
 use super::*;
 use crate::catalog;
 use crate::operator::graph::{Graph, GraphStep, Kind};
-use crate::operator::moment::Marks;
+use crate::operator::moment::{Clock, Ending, Horizon, Marks};
 use crate::operator::origin::Came;
 use crate::operator::session::Session;
 use crate::operator::{Operator, OperatorError, Output, window};
@@ -75,6 +75,57 @@ async fn columns_without_a_name_are_called_as_written_unless_the_query_is_older(
         let planned = plan_with(&query, Emit::Changes, options, topics.as_ref()).await;
         assert_eq!(planned.unwrap().columns[1].name, name);
     }
+}
+
+#[tokio::test]
+async fn a_time_that_is_moved_to_another_zone_is_over_later() {
+    let topics = topics().await;
+    let hours = |hours: i64| Horizon::of(Clock::Input(0)).lagging(hours * 3_600_000);
+    for (group, horizon) in [
+        ("date_trunc('hour', at)", hours(1)),
+        // The clocks of a zone are up to 16 hours from those of UTC, and an hour is longer where they are set back.
+        (
+            "date_trunc('hour', at AT TIME ZONE 'Europe/Berlin')",
+            hours(18),
+        ),
+        (
+            "CAST((at AT TIME ZONE 'UTC') AT TIME ZONE 'America/New_York' AS TIMESTAMP)",
+            hours(32),
+        ),
+    ] {
+        let query = format!("SELECT {group} AS h, count(*) AS n FROM t GROUP BY 1");
+        let query = parse_query(&query).unwrap();
+        let planned = plan(&query, Emit::OnWindowClose, topics.as_ref()).await;
+        let Shape::Graph(graph) = planned.unwrap().shape else {
+            panic!("groups without windows that close are a graph");
+        };
+        let endings = graph.nodes.iter().filter_map(|node| match &node.kind {
+            Kind::Aggregate(spec) => spec.ending.clone(),
+            _ => None,
+        });
+        let expected = Ending::Time {
+            column: 0,
+            horizon: Some(horizon.clone()),
+            late: horizon,
+        };
+        assert_eq!(endings.collect::<Vec<_>>(), [expected], "{group}");
+    }
+}
+
+#[tokio::test]
+async fn groups_that_do_not_end_with_their_windows_end_when_they_are_at_rest() {
+    let topics = topics().await;
+    let query = "SELECT k, max(window_end) AS last FROM TUMBLE(TABLE t, DESCRIPTOR(at), INTERVAL '1 minute') GROUP BY k";
+    let query = parse_query(query).unwrap();
+    let options = QueryOptions {
+        state_ttl_ms: Some(1000),
+        ..QueryOptions::default()
+    };
+    let planned = plan_with(&query, Emit::Changes, options, topics.as_ref()).await;
+    let Shape::Graph(graph) = planned.unwrap().shape else {
+        panic!("groups with a time to live are a graph");
+    };
+    assert!(graph.forgets());
 }
 
 #[tokio::test]
