@@ -58,6 +58,8 @@ pub struct ContinuousPlan {
     pub drops_late: bool,
     /// How many lanes it asks for.
     pub parallelism: Option<usize>,
+    /// The query with its plain views written out, if it reads any.
+    pub(super) written_out: Option<String>,
     pub(super) shape: Shape,
 }
 
@@ -138,6 +140,7 @@ pub(super) async fn plan_as(
     let mut query = query.clone();
     limited::to_places(&mut query)?;
     let has_views = views::expand(&mut query, topics)?;
+    let written_out = has_views.then(|| query.to_string());
     named_lists(&mut query)?;
     star::expand(&mut query, topics)?;
     let (mut query, windows) = rewrite(&query, topics)?;
@@ -189,7 +192,11 @@ pub(super) async fn plan_as(
             let topic = timed(&source.topic, time_column);
             let input = Input::of(&topic, &source.schema, &logical)?;
             let window = windows.first().zip(time_column);
-            return finish(chain, emit, &options, window, input);
+            let plan = finish(chain, emit, &options, window, input)?;
+            return Ok(ContinuousPlan {
+                written_out,
+                ..plan
+            });
         }
     }
     let mut options = options;
@@ -238,6 +245,7 @@ pub(super) async fn plan_as(
         explained: built.explained,
         drops_late,
         parallelism,
+        written_out,
         shape: Shape::Graph(Box::new(built.graph)),
     })
 }
@@ -366,6 +374,7 @@ fn finish(
             primary_key: Vec::new(),
             drops_late: false,
             parallelism: options.parallelism,
+            written_out: None,
             shape: Shape::Rows(chain.transform),
         });
     };
@@ -411,6 +420,7 @@ fn finish(
         primary_key,
         drops_late: options.late == Some(LateRows::Drop),
         parallelism: options.parallelism,
+        written_out: None,
         shape: Shape::Groups(Box::new(Grouping {
             input: grouped.input,
             groups: grouped.groups,

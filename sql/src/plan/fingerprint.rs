@@ -18,6 +18,9 @@ impl ContinuousPlan {
     pub fn fingerprint(&self, job: &ContinuousJob) -> String {
         let mut lines = vec![format!("query {}", job.query), emit(job.emit)];
         lines.extend(options(&job.options));
+        // A view may be replaced while the job rests.
+        let views = self.written_out.iter();
+        lines.extend(views.map(|query| format!("with views written out {query}")));
         for input in &self.inputs {
             let source = &input.source;
             lines.push(format!("read {} with the id {}", source.name, source.id));
