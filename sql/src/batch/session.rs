@@ -36,6 +36,7 @@ use crate::plan::constant::bound;
 use crate::plan::in_lists::apart;
 use crate::plan::in_query::{self, Alone};
 use crate::plan::located::located;
+use crate::plan::marks;
 use crate::plan::named;
 use crate::plan::recursive;
 use crate::plan::star;
@@ -124,7 +125,8 @@ impl Sessions {
             true => as_of::plain(plan, topics)?,
             false => plan,
         };
-        let plan = in_query::plain(plan, Alone::Mended)?;
+        let plan = in_query::plain(marks::by_exists(plan, &state)?, Alone::Mended)?;
+        let plan = marks::joined(plan, &state)?;
         Ok((state, apart(bound(plan)?)?))
     }
 

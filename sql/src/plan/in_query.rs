@@ -21,6 +21,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{Column, DFSchema, ExprSchema as _, ScalarValue};
 use datafusion::error::Result as EngineResult;
 use datafusion::logical_expr::expr::{Exists, InSubquery};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
     BinaryExpr, Expr, Filter, LogicalPlan, Operator, Projection, Subquery, lit, when,
@@ -51,9 +52,28 @@ pub(crate) fn plain(plan: LogicalPlan, alone: Alone) -> EngineResult<LogicalPlan
             let filter = Filter::try_new(predicate, filter.input)?;
             Ok(Transformed::yes(LogicalPlan::Filter(filter)))
         }
-        other => Ok(Transformed::no(other)),
+        other => match other.inputs().as_slice() {
+            [input] => {
+                let schema = Arc::clone(input.schema());
+                values_of(other, &schema)
+            }
+            _ => Ok(Transformed::no(other)),
+        },
     })?;
     Ok(plain.data)
+}
+
+/// The expressions of a node that is no condition: each `IN` of them is a value.
+fn values_of(node: LogicalPlan, schema: &DFSchema) -> EngineResult<Transformed<LogicalPlan>> {
+    let names = NamePreserver::new(&node);
+    node.map_expressions(|expr| {
+        if !has_one(&expr)? {
+            return Ok(Transformed::no(expr));
+        }
+        let name = names.save(&expr);
+        let told = told(expr, schema)?;
+        Ok(Transformed::yes(name.restore(told)))
+    })
 }
 
 fn has_one(expr: &Expr) -> EngineResult<bool> {
@@ -104,14 +124,17 @@ fn holding(expr: Expr, schema: &DFSchema, wanted: bool) -> EngineResult<Expr> {
         Expr::Not(within) => Ok(Expr::Not(Box::new(holding(*within, schema, !wanted)?))),
         Expr::InSubquery(query) if wanted != query.negated => named(query),
         Expr::InSubquery(query) => not_false(query, schema),
-        other => {
-            let told = other.transform_up(|expr| match expr {
-                Expr::InSubquery(query) => Ok(Transformed::yes(as_value(query, schema)?)),
-                other => Ok(Transformed::no(other)),
-            })?;
-            Ok(told.data)
-        }
+        other => told(other, schema),
     }
+}
+
+/// An expression whose every `IN` is a value.
+fn told(expr: Expr, schema: &DFSchema) -> EngineResult<Expr> {
+    let told = expr.transform_up(|expr| match expr {
+        Expr::InSubquery(query) => Ok(Transformed::yes(as_value(query, schema)?)),
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(told.data)
 }
 
 /// `x NOT IN (…)` that is false where it is unknown, and `x IN (…)` that is true there.

@@ -1,10 +1,10 @@
 //! Rewrites between the parsed statement and the query engine's plan, one a file.
 //!
-//! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means), [`named`] (what columns are called), [`unnest`] after [`unnest_written`] (lists as rows), [`not_in`] (and NULL), [`distinct_on`], [`window`] after [`window_groups`] with [`window_bounds`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
+//! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means), [`named`] (what columns are called), [`unnest`] after [`unnest_written`] (lists as rows), [`not_in`] (and NULL), [`marks`] (subqueries as values), [`distinct_on`], [`window`] after [`window_groups`] with [`window_bounds`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
 //! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
 //! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
-//! [`fingerprint`] (what saved state must be of), [`store_time`], [`refuse`], [`located`] (where a name stands that is not there); what the engine's rules would make wrong: [`constant`], [`in_lists`], both by [`unseen`].
+//! [`fingerprint`] (what saved state must be of), [`store_time`], [`refuse`], [`located`] (where a name stands that is not there); what the engine would make wrong: [`constant`], [`in_lists`], both by [`unseen`].
 
 pub(crate) mod aggregate_build;
 pub(crate) mod as_of;
@@ -27,6 +27,7 @@ pub(crate) mod joined;
 pub(crate) mod limited;
 pub(crate) mod located;
 pub(crate) mod marked_rows;
+pub(crate) mod marks;
 pub(crate) mod named;
 pub(crate) mod not_in;
 pub(crate) mod output;

@@ -33,6 +33,7 @@ use crate::plan::distinct_on;
 use crate::plan::in_lists::apart;
 use crate::plan::in_query::{self, Alone};
 use crate::plan::marked_rows;
+use crate::plan::marks;
 use crate::plan::not_in;
 use crate::plan::refuse::refused;
 use crate::plan::scopes::Scopes;
@@ -218,7 +219,8 @@ pub(crate) async fn analyse(
         .analyzer()
         .execute_and_check(plan, state.config_options(), |_, _| {})?;
     check_subqueries(&analysed)?;
-    let meant = in_query::plain(analysed, Alone::Kept)?;
+    let meant = in_query::plain(marks::by_exists(analysed, &state)?, Alone::Kept)?;
+    let meant = marks::joined(meant, &state)?;
     Ok((apart(distinct_on::plain(meant)?)?, state))
 }
 
