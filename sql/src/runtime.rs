@@ -19,6 +19,7 @@ use millpond_proto::limits;
 use object_store::ObjectStore;
 
 use crate::function::all::{aggregates, scalars};
+use crate::function::calendar::in_their_unit;
 use crate::function::json::Arrows;
 use crate::function::pattern::patterned;
 
@@ -94,8 +95,9 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
     planners.insert(0, Arc::new(Arrows));
     let mut functions = SessionStateDefaults::default_scalar_functions();
     functions.extend(scalars());
-    // They take the place of the engine's, which know one language of formats only.
+    // They take the place of the engine's, which know one language of formats, and times of nanoseconds, only.
     functions.extend(patterned(&functions));
+    functions.extend(in_their_unit(&functions));
     let mut of_groups = SessionStateDefaults::default_aggregate_functions();
     of_groups.extend(aggregates());
     let mut rules = Optimizer::new().rules;

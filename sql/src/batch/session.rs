@@ -40,6 +40,7 @@ use crate::plan::marks;
 use crate::plan::named;
 use crate::plan::recursive;
 use crate::plan::star;
+use crate::plan::times;
 use crate::plan::unnest;
 use crate::plan::unnest_written::named_lists;
 use crate::plan::window;
@@ -120,7 +121,7 @@ impl Sessions {
                 };
                 located(error, query)
             })?;
-        let plan = unnest::beside(plan)?;
+        let plan = times::plain(unnest::beside(plan)?)?;
         let plan = match has_as_of {
             true => as_of::plain(plan, topics)?,
             false => plan,

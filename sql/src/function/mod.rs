@@ -7,9 +7,10 @@
 //!
 //! Reading order: [`user`] (the seam), [`distance`] (`great_circle_km`), [`weighted`] (`weighted_avg`), [`scalar`] (the shorter seam of
 //! our own), [`json`] (`json_get_str` and its kin, `->`, `->>`), [`json_path`] (`json_value` and its kin), [`json_made`] (`json_object` and its kin), [`json_items`] (arrays as lists), [`digest`], [`digits`], [`url`], [`queue`], [`sliding`] (`min` and `max`), [`version`], [`written_time`] (`to_char`),
-//! [`pattern`] (formats of times). Functions that are others' names for what there is stand in `statement/spelling.rs`.
+//! [`pattern`] (formats of times), [`calendar`] (stretches of times). Functions that are others' names for what there is stand in `statement/spelling.rs`.
 
 pub mod all;
+pub mod calendar;
 pub mod digest;
 pub mod digits;
 pub mod distance;

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray as _, Int64Array, RecordBatch};
+use arrow::array::{
+    Array as _, ArrayRef, ArrowPrimitiveType, AsArray as _, Int64Array, PrimitiveArray,
+    RecordBatch, downcast_primitive_array,
+};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, TimeUnit};
 use arrow::row::{RowConverter, Rows, SortField};
@@ -92,8 +95,28 @@ impl Keys {
             return Ok(Vec::new());
         };
         let parser = converter.parser();
-        Ok(converter.convert_rows(rows.map(|bytes| parser.parse(bytes)))?)
+        let columns = converter.convert_rows(rows.map(|bytes| parser.parse(bytes)))?;
+        Ok(columns.into_iter().map(empty_where_null).collect())
     }
+}
+
+/// Leaves nothing where a value is NULL: what was decoded there are the least values, on which a computation that looks at all
+/// of them overflows.
+fn empty_where_null(column: ArrayRef) -> ArrayRef {
+    fn emptied<T: ArrowPrimitiveType>(column: &PrimitiveArray<T>) -> ArrayRef {
+        let values = column.iter().map(Option::unwrap_or_default);
+        let values: Vec<T::Native> = values.collect();
+        let emptied = PrimitiveArray::<T>::new(values.into(), column.nulls().cloned());
+        Arc::new(emptied.with_data_type(column.data_type().clone()))
+    }
+    if column.null_count() == 0 {
+        return column;
+    }
+    let array = column.as_ref();
+    downcast_primitive_array!(
+        array => emptied(array),
+        _ => column
+    )
 }
 
 const AT_BYTES: usize = size_of::<i64>();

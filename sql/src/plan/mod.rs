@@ -4,7 +4,7 @@
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
 //! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
 //! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
-//! [`fingerprint`] (what saved state must be of), [`store_time`], [`refuse`], [`located`] (where a name stands that is not there); what the engine would make wrong: [`constant`], [`in_lists`], both by [`unseen`].
+//! [`fingerprint`] (what saved state must be of), [`store_time`], [`refuse`], [`located`] (where a name stands that is not there); what the engine would make wrong: [`constant`], [`in_lists`], both by [`unseen`], [`times`].
 
 pub(crate) mod aggregate_build;
 pub(crate) mod as_of;
@@ -41,6 +41,7 @@ pub(crate) mod scopes;
 pub(crate) mod star;
 pub(crate) mod store_time;
 pub mod target;
+pub(crate) mod times;
 pub(crate) mod top_build;
 pub(crate) mod unnest;
 pub(crate) mod unnest_written;

@@ -37,6 +37,7 @@ use crate::plan::marks;
 use crate::plan::not_in;
 use crate::plan::refuse::refused;
 use crate::plan::scopes::Scopes;
+use crate::plan::times;
 use crate::plan::unnest;
 use crate::plan::window::{end_mark, start_mark};
 use crate::runtime;
@@ -215,6 +216,7 @@ pub(crate) async fn analyse(
     let state = context.state();
     let statement = EngineStatement::Statement(Box::new(SyntaxTree::Query(Box::new(query))));
     let plan = unnest::beside(state.statement_to_plan(statement).await?)?;
+    let plan = times::plain(plan)?;
     let analysed = state
         .analyzer()
         .execute_and_check(plan, state.config_options(), |_, _| {})?;
