@@ -38,6 +38,7 @@ use crate::plan::in_query::{self, Alone};
 use crate::plan::located::located;
 use crate::plan::marks;
 use crate::plan::named;
+use crate::plan::negated;
 use crate::plan::recursive;
 use crate::plan::star;
 use crate::plan::times;
@@ -121,7 +122,7 @@ impl Sessions {
                 };
                 located(error, query)
             })?;
-        let plan = times::plain(unnest::beside(plan)?)?;
+        let plan = negated::plain(times::plain(unnest::beside(plan)?)?)?;
         let plan = match has_as_of {
             true => as_of::plain(plan, topics)?,
             false => plan,

@@ -4,7 +4,7 @@
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
 //! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
 //! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
-//! [`fingerprint`] (what saved state must be of), [`store_time`], [`refuse`], [`located`] (where a name stands that is not there); what the engine would make wrong: [`constant`], [`in_lists`], both by [`unseen`], [`times`].
+//! [`fingerprint`] (what saved state must be of), [`store_time`], [`refuse`], [`located`] (where a name stands that is not there); what the engine would make wrong: [`constant`], [`in_lists`], both by [`unseen`], [`times`], [`negated`].
 
 pub(crate) mod aggregate_build;
 pub(crate) mod as_of;
@@ -29,6 +29,7 @@ pub(crate) mod located;
 pub(crate) mod marked_rows;
 pub(crate) mod marks;
 pub(crate) mod named;
+pub(crate) mod negated;
 pub(crate) mod not_in;
 pub(crate) mod output;
 pub(crate) mod over_build;

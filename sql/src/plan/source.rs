@@ -34,6 +34,7 @@ use crate::plan::in_lists::apart;
 use crate::plan::in_query::{self, Alone};
 use crate::plan::marked_rows;
 use crate::plan::marks;
+use crate::plan::negated;
 use crate::plan::not_in;
 use crate::plan::refuse::refused;
 use crate::plan::scopes::Scopes;
@@ -216,7 +217,7 @@ pub(crate) async fn analyse(
     let state = context.state();
     let statement = EngineStatement::Statement(Box::new(SyntaxTree::Query(Box::new(query))));
     let plan = unnest::beside(state.statement_to_plan(statement).await?)?;
-    let plan = times::plain(plan)?;
+    let plan = negated::plain(times::plain(plan)?)?;
     let analysed = state
         .analyzer()
         .execute_and_check(plan, state.config_options(), |_, _| {})?;
