@@ -1,6 +1,6 @@
 //! Rewrites between the parsed statement and the query engine's plan, one a file.
 //!
-//! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means), [`named`] (what columns are called), [`unnest`] after [`unnest_written`] (lists as rows), [`not_in`] (and NULL), [`marks`] (subqueries as values), [`distinct_on`], [`window`] after [`window_groups`] with [`window_bounds`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
+//! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means) by [`joined`] (what `FROM` has) and [`scopes`] (what `WITH` names), [`named`] (what columns are called), [`unnest`] after [`unnest_written`] (lists as rows), [`not_in`] (and NULL), [`marks`] (subqueries as values), [`distinct_on`], [`window`] after [`window_groups`] with [`window_bounds`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
 //! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
 //! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
@@ -22,8 +22,8 @@ pub(crate) mod grouping_sets;
 pub(crate) mod in_lists;
 pub(crate) mod in_query;
 pub(crate) mod join_build;
-pub(crate) mod lanes;
 pub(crate) mod joined;
+pub(crate) mod lanes;
 pub(crate) mod limited;
 pub(crate) mod located;
 pub(crate) mod marked_rows;
@@ -36,9 +36,9 @@ pub(crate) mod over_build;
 pub(crate) mod recursive;
 pub(crate) mod refuse;
 pub(crate) mod scan_build;
+pub(crate) mod scopes;
 pub(crate) mod session_filter;
 pub mod source;
-pub(crate) mod scopes;
 pub(crate) mod star;
 pub(crate) mod store_time;
 pub mod target;
