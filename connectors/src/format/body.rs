@@ -395,7 +395,8 @@ enum Writer {
     Json,
     Avro(Box<AvroEncoder>),
     Protobuf(Box<ProtobufEncoder>),
-    Csv,
+    /// With the columns of a line, where rows may lack some.
+    Csv(Option<SchemaRef>),
     Raw,
 }
 
@@ -419,9 +420,19 @@ impl BodyEncoder {
                 let schema = ProtobufSchema::parse(&last()?.text, &encoding.message)?;
                 Writer::Protobuf(Box::new(ProtobufEncoder::new(schema)))
             }
-            Format::Csv => Writer::Csv,
+            Format::Csv => Writer::Csv(None),
             Format::Raw => Writer::Raw,
         }))
+    }
+
+    /// Takes rows that lack some of a topic's columns, or have them in another order: these are all, in theirs. Without it a line of CSV
+    /// is made of the columns as they come.
+    #[must_use]
+    pub fn with_columns(self, columns: &SchemaRef) -> Self {
+        Self(match self.0 {
+            Writer::Csv(_) => Writer::Csv(Some(SchemaRef::clone(columns))),
+            other => other,
+        })
     }
 
     /// Writes each row as one body.
@@ -433,7 +444,7 @@ impl BodyEncoder {
             Writer::Json => Ok(json::encode_rows(rows)?),
             Writer::Avro(encoder) => encoder.encode(rows),
             Writer::Protobuf(encoder) => encoder.encode(rows),
-            Writer::Csv => Ok(line::encode(rows)?),
+            Writer::Csv(columns) => Ok(line::encode(rows, columns.as_ref())?),
             Writer::Raw => raw::encode(rows),
         }
     }

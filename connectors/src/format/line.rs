@@ -1,13 +1,14 @@
 //! CSV bodies: one line per body (RFC 4180), fields in the order of the columns, without a header.
 //!
 //! An empty field is NULL, an empty field in quotes is the empty text. Columns that were added later are NULL in
-//! lines that end before them; a line with more fields than columns does not decode.
+//! lines that end before them; a line with more fields than columns does not decode, and neither do two lines. Fields have no
+//! names, so a row is written by all columns of its topic in their order, with an empty field for what it lacks.
 
 use std::borrow::Cow;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 
@@ -68,6 +69,9 @@ fn value<'a>(kind: &Kind, field: Option<Cow<'a, str>>) -> Result<Slot<'a>, Bad> 
     }
 }
 
+/// A line break outside quotes ends a record (RFC 4180).
+const MORE_LINES: &str = "the body holds more than one line";
+
 type Split<'a> = (Option<Cow<'a, str>>, Option<&'a str>);
 
 /// The first field of a line, and what follows its comma.
@@ -77,6 +81,9 @@ fn field(line: &str) -> Result<Split<'_>, Bad> {
             Some((field, rest)) => (field, Some(rest)),
             None => (line, None),
         };
+        if field.contains(['\r', '\n']) {
+            return Err(MORE_LINES.into());
+        }
         if field.contains('"') {
             return Err("a quote stands within a field that is not quoted".into());
         }
@@ -103,17 +110,24 @@ fn field(line: &str) -> Result<Split<'_>, Bad> {
             return Ok((Some(text), None));
         } else if let Some(more) = behind.strip_prefix(',') {
             return Ok((Some(text), Some(more)));
+        } else if behind.starts_with(['\r', '\n']) {
+            return Err(MORE_LINES.into());
         } else {
             return Err("something stands between a quoted field and its comma".into());
         }
     }
 }
 
-/// Writes each row as one line.
-pub(crate) fn encode(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
-    let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
-    for column in batch.columns() {
-        columns.push(text_of(column)?);
+/// Writes each row as one line of these columns; where there are none, the rows have all columns in order.
+pub(crate) fn encode(
+    batch: &RecordBatch,
+    columns: Option<&SchemaRef>,
+) -> Result<Vec<Bytes>, ArrowError> {
+    let schema = columns.map_or_else(|| batch.schema(), SchemaRef::clone);
+    let mut columns: Vec<Option<ArrayRef>> = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        let column = batch.column_by_name(field.name());
+        columns.push(column.map(text_of).transpose()?);
     }
     Ok((0..batch.num_rows())
         .map(|row| {
@@ -122,7 +136,9 @@ pub(crate) fn encode(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
                 if at > 0 {
                     line.push(',');
                 }
-                if column.is_valid(row) {
+                if let Some(column) = column
+                    && column.is_valid(row)
+                {
                     put(&mut line, column.as_string::<i32>().value(row));
                 }
             }
@@ -204,6 +220,36 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_body_of_two_lines_is_no_row() {
+        let decoded = decode(&["a,1\n", "a,1\nb,2", "a\rb", "\"a\"\nb", "\"a\nb\",1\r\n"]);
+        let bad: Vec<usize> = decoded.errors.iter().map(|(row, _)| *row).collect();
+        assert_eq!(bad, [1, 2, 3], "{decoded:?}");
+        let reasons = decoded.errors.iter().map(|(_, reason)| reason.as_str());
+        assert!(
+            reasons.into_iter().all(|reason| reason == MORE_LINES),
+            "{decoded:?}"
+        );
+        let names: Vec<Option<&str>> = decoded.batch.column(0).as_string::<i32>().iter().collect();
+        assert_eq!(names, [Some("a"), None, None, None, Some("a\nb")]);
+    }
+
+    #[test]
+    fn a_row_of_some_columns_in_any_order_is_written_by_place() {
+        let text = |name: &str| Field::new(name, DataType::Utf8, true);
+        let columns = Arc::new(Schema::new(vec![text("a"), text("b"), text("c")]));
+        let rows = RecordBatch::try_new(
+            Arc::new(Schema::new(vec![text("c"), text("a")])),
+            vec![
+                Arc::new(StringArray::from(vec!["C", ""])),
+                Arc::new(StringArray::from(vec![Some("A"), None])),
+            ],
+        )
+        .unwrap();
+        assert_eq!(encode(&rows, Some(&columns)).unwrap(), ["A,,C", ",,\"\""]);
+        assert_eq!(encode(&rows, None).unwrap(), ["C,A", "\"\","]);
+    }
+
     proptest! {
         #[test]
         fn what_is_written_reads_back_the_same(
@@ -227,7 +273,7 @@ mod tests {
                 ],
             )
             .unwrap();
-            let lines = encode(&batch).unwrap();
+            let lines = encode(&batch, None).unwrap();
             let bodies: BinaryArray = lines.iter().map(|line| Some(line.as_ref())).collect();
             let back = decoder().decode(&bodies).unwrap();
             prop_assert!(back.errors.is_empty(), "{:?}", back.errors);

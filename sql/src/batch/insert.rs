@@ -22,7 +22,7 @@ use millpond_connectors::format::body::BodyEncoder;
 use millpond_connectors::format::json::wordless;
 
 use crate::batch::literals;
-use crate::catalog::table_schema;
+use crate::catalog::{Table, table_schema};
 use crate::error::SqlError;
 use crate::statement::quoted;
 use crate::topic::{Changelog, OutputRow, TopicInfo, Topics};
@@ -95,7 +95,8 @@ impl Target {
                 "fill _key and _body, or let a job write it: CREATE JOB name AS INSERT INTO …",
             ));
         }
-        let encoder = BodyEncoder::new(&topic.encoding)?;
+        let body = Table::of(&topic.columns)?.body;
+        let encoder = BodyEncoder::new(&topic.encoding)?.with_columns(&body);
         let target = Self {
             topic,
             fields,
