@@ -12,7 +12,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 use crate::format::json::Decoded;
-use crate::format::json::column::{Builder, Kind, Slot};
+use crate::format::json::column::{Builder, Kind, Slot, bounded};
+use crate::format::json::wordless;
 
 /// What is wrong with a body.
 pub(crate) type Bad = Cow<'static, str>;
@@ -75,7 +76,7 @@ pub(crate) fn takes(kind: &Kind, class: Class) -> bool {
         Kind::Boolean => class == Class::Boolean,
         Kind::Bytes => class == Class::Bytes,
         Kind::Integer(..) => matches!(class, Class::Integer | Class::Decimal),
-        Kind::Float => matches!(class, Class::Integer | Class::Float),
+        Kind::Float | Kind::Double => matches!(class, Class::Integer | Class::Float),
         Kind::Decimal(..) => matches!(class, Class::Integer | Class::Decimal),
         Kind::Timestamp => matches!(class, Class::Timestamp | Class::Integer),
         Kind::Date => matches!(class, Class::Date | Class::Integer),
@@ -104,20 +105,25 @@ pub(crate) fn fit<'a>(kind: &Kind, datum: Datum<'a>) -> Result<Slot<'a>, Bad> {
                 _ => return too_large(&format!("{units}e-{scale}")),
             }
         }
-        (Kind::Float, Datum::Float(value)) => Slot::Float(value),
+        (Kind::Float | Kind::Double, Datum::Float(value)) => {
+            if value.is_finite() && !kind.holds(value) {
+                return too_large(&value);
+            }
+            Slot::Float(value)
+        }
         #[expect(
             clippy::cast_precision_loss,
             reason = "a DOUBLE is the nearest to its number"
         )]
-        (Kind::Float, Datum::Integer(value)) => Slot::Float(value as f64),
+        (Kind::Float | Kind::Double, Datum::Integer(value)) => Slot::Float(value as f64),
         (Kind::Decimal(precision, scale), Datum::Integer(value)) => {
-            match bounded(rescaled(value.into(), 0, *scale), *precision) {
+            match rescaled(value.into(), 0, *scale).and_then(|units| bounded(units, *precision)) {
                 Some(units) => Slot::Decimal(units),
                 None => return too_large(&value),
             }
         }
         (Kind::Decimal(precision, scale), Datum::Decimal(units, from)) => {
-            match bounded(rescaled(units, from, *scale), *precision) {
+            match rescaled(units, from, *scale).and_then(|units| bounded(units, *precision)) {
                 Some(units) => Slot::Decimal(units),
                 None => return too_large(&format!("{units}e-{from}")),
             }
@@ -141,11 +147,6 @@ pub(crate) fn rescaled(units: i128, from: i8, to: i8) -> Option<i128> {
     } else {
         (units % factor == 0).then_some(units / factor)
     }
-}
-
-fn bounded(units: Option<i128>, precision: u8) -> Option<i128> {
-    let bound = 10_i128.checked_pow(precision.into())?;
-    units.filter(|units| (-bound < *units) && (*units < bound))
 }
 
 /// Columns to be filled, row by row.
@@ -237,11 +238,11 @@ pub(crate) fn put_json_text(out: &mut String, text: &str) {
     out.push_str(&serde_json::Value::from(text).to_string());
 }
 
-/// Appends a number as JSON, which has no word for those that are not finite.
+/// Appends a number as JSON; those that it has no word for as columns of numbers are written.
 pub(crate) fn put_json_float(out: &mut String, value: f64) {
     match serde_json::Number::from_f64(value) {
         Some(number) => out.push_str(&number.to_string()),
-        None => put_json_text(out, &value.to_string()),
+        None => out.push_str(wordless::name(value)),
     }
 }
 
@@ -289,5 +290,18 @@ mod tests {
         assert!(fit(&decimal, Datum::Decimal(1555, 3)).is_err());
         assert!(fit(&decimal, Datum::Decimal(i128::MIN, 0)).is_err());
         assert_eq!(fit(&Kind::Text, Datum::Null), Ok(Slot::Null));
+        assert!(fit(&Kind::Float, Datum::Float(1e39)).is_err());
+        for (kind, value) in [(Kind::Float, f64::INFINITY), (Kind::Double, 1e39)] {
+            assert_eq!(fit(&kind, Datum::Float(value)), Ok(Slot::Float(value)));
+        }
+    }
+
+    #[test]
+    fn a_nested_number_without_a_word_is_written_as_one_in_a_column() {
+        let mut out = String::new();
+        for value in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1.5] {
+            put_json_float(&mut out, value);
+        }
+        assert_eq!(out, "\"Infinity\"\"-Infinity\"\"NaN\"1.5");
     }
 }

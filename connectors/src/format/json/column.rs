@@ -4,8 +4,8 @@
 //! |---|---|
 //! | VARCHAR | text |
 //! | integers | numbers and texts without a fraction that fit; `2.0` and `1e3` have none |
-//! | DOUBLE, FLOAT | numbers, texts of numbers, also `"NaN"`, `"Infinity"` and `"-Infinity"` |
-//! | DECIMAL | numbers, texts of numbers; digits behind the scale are rounded |
+//! | DOUBLE, FLOAT | numbers and texts of numbers within their range, also `"NaN"`, `"Infinity"` and `"-Infinity"` |
+//! | DECIMAL | numbers, texts of numbers; digits behind the scale are rounded, however many |
 //! | BOOLEAN | `true`, `false` |
 //! | TIMESTAMP | ISO 8601 text; whole numbers of milliseconds since 1970 |
 //! | DATE | ISO 8601 text; whole numbers of days since 1970 |
@@ -50,6 +50,7 @@ pub(crate) enum Kind {
     /// Between two bounds; the word names the type in refusals.
     Integer(i64, i64, &'static str),
     Float,
+    Double,
     Decimal(u8, i8),
     Boolean,
     Timestamp,
@@ -65,7 +66,8 @@ impl Kind {
             DataType::Int16 => Self::Integer(i16::MIN.into(), i16::MAX.into(), "SMALLINT"),
             DataType::Int32 => Self::Integer(i32::MIN.into(), i32::MAX.into(), "INT"),
             DataType::Int64 => Self::Integer(i64::MIN, i64::MAX, "BIGINT"),
-            DataType::Float32 | DataType::Float64 => Self::Float,
+            DataType::Float32 => Self::Float,
+            DataType::Float64 => Self::Double,
             DataType::Decimal128(precision, scale) => Self::Decimal(*precision, *scale),
             DataType::Boolean => Self::Boolean,
             DataType::Timestamp(TimeUnit::Millisecond, None) => Self::Timestamp,
@@ -112,7 +114,13 @@ impl Kind {
                     _ => return Err(format!("{text} does not fit {name}").into()),
                 }
             }
-            Self::Float => text.parse().ok().map(Slot::Float),
+            Self::Float | Self::Double => match text.parse() {
+                // A word for infinity has no digit; a number that has some is too large.
+                Ok(number) if !self.holds(number) && text.bytes().any(|b| b.is_ascii_digit()) => {
+                    return Err(format!("{text} does not fit {}", self.name()).into());
+                }
+                number => number.ok().map(Slot::Float),
+            },
             Self::Decimal(precision, scale) => {
                 decimal(&text, *precision, *scale).map(Slot::Decimal)
             }
@@ -134,12 +142,25 @@ impl Kind {
         match self {
             Self::Text => "VARCHAR".into(),
             Self::Integer(_, _, name) => (*name).into(),
-            Self::Float => "DOUBLE".into(),
+            Self::Float => "FLOAT".into(),
+            Self::Double => "DOUBLE".into(),
             Self::Decimal(precision, scale) => format!("DECIMAL({precision}, {scale})").into(),
             Self::Boolean => "BOOLEAN".into(),
             Self::Timestamp => "TIMESTAMP".into(),
             Self::Date => "DATE".into(),
             Self::Bytes => "text of hex digits".into(),
+        }
+    }
+
+    /// Whether a number stays one in this type of floats, and does not become infinite.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "what a FLOAT makes of the number is asked"
+    )]
+    pub(crate) fn holds(&self, number: f64) -> bool {
+        match self {
+            Self::Float => (number as f32).is_finite(),
+            _ => number.is_finite(),
         }
     }
 
@@ -164,27 +185,59 @@ impl Kind {
     }
 }
 
-/// A number as digits times a power of ten; no float comes in between, so no digit is lost.
-fn digits_of(text: &str) -> Option<(i128, i32)> {
-    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
-        None => (text, 0),
+/// Most digits that a decimal has.
+const DECIMAL_DIGITS: i64 = 38;
+
+/// A number in units of a scale, and whether none of its digits stands behind that; no float comes in between. Rounded as by a cast,
+/// half away from zero, with no regard to how many digits there are. `None` if it is no number, or too large for any decimal.
+fn units_of(text: &str, scale: i8) -> Option<(i128, bool)> {
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (sign, unsigned) = match mantissa.as_bytes().first() {
+        Some(b'-') => (-1, mantissa.get(1..)?),
+        Some(b'+') => (1, mantissa.get(1..)?),
+        _ => (1, mantissa),
     };
-    let (units, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let all_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let unsigned = units.strip_prefix('-').unwrap_or(units);
-    if unsigned.is_empty() || !all_digits(unsigned) || !all_digits(fraction) {
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+    let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !are_digits(whole) || !are_digits(fraction) {
         return None;
     }
-    let fraction = fraction.trim_end_matches('0');
-    let digits: i128 = format!("{units}{fraction}").parse().ok()?;
-    if digits == 0 {
-        return Some((0, 0));
+    let exponent = far(exponent)?;
+    let mut digits = whole.bytes().chain(fraction.bytes()).peekable();
+    let mut before_point = i64::try_from(whole.len()).ok()?;
+    while digits.next_if_eq(&b'0').is_some() {
+        before_point -= 1;
     }
-    Some((
-        digits,
-        exponent.checked_sub(i32::try_from(fraction.len()).ok()?)?,
-    ))
+    if digits.peek().is_none() {
+        return Some((0, true));
+    }
+    let count = before_point
+        .checked_add(exponent)?
+        .checked_add(scale.into())?;
+    if count > DECIMAL_DIGITS {
+        return None;
+    }
+    let mut units = 0;
+    for _ in 0..count {
+        units = units * 10 + i128::from(digits.next().map_or(0, |digit| digit - b'0'));
+    }
+    let rounds_up = count >= 0 && digits.peek().is_some_and(|digit| *digit >= b'5');
+    let is_exact = digits.all(|digit| digit == b'0');
+    Some((sign * (units + i128::from(rounds_up)), is_exact))
+}
+
+/// An exponent; one that no number of this size can make up for is as good as any other of its sign.
+fn far(exponent: &str) -> Option<i64> {
+    const FAR: i64 = 1 << 40;
+    let digits = exponent.strip_prefix(['-', '+']).unwrap_or(exponent);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    Some(match exponent.parse::<i64>() {
+        Ok(exponent) => exponent.clamp(-FAR, FAR),
+        Err(_) if exponent.starts_with('-') => -FAR,
+        Err(_) => FAR,
+    })
 }
 
 /// The value of a number without fraction, however it is written.
@@ -192,34 +245,20 @@ fn whole(text: &str) -> Option<i128> {
     if let Ok(value) = text.parse() {
         return Some(value);
     }
-    let (digits, exponent) = digits_of(text)?;
-    match u32::try_from(exponent) {
-        Ok(exponent) => digits.checked_mul(10_i128.checked_pow(exponent)?),
-        Err(_) => {
-            let divisor = 10_i128.checked_pow(exponent.unsigned_abs())?;
-            (digits % divisor == 0).then_some(digits / divisor)
-        }
-    }
+    let (value, is_exact) = units_of(text, 0)?;
+    is_exact.then_some(value)
 }
 
-/// A number in units of its scale, rounded to it as a cast does: half away from zero.
-fn decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
-    let (digits, exponent) = digits_of(text)?;
-    let shift = exponent.checked_add(scale.into())?;
-    let value = match u32::try_from(shift) {
-        Ok(shift) => digits.checked_mul(10_i128.checked_pow(shift)?)?,
-        Err(_) => match 10_i128.checked_pow(shift.unsigned_abs()) {
-            Some(divisor) => {
-                let rest = digits % divisor;
-                let away = i128::from(rest.unsigned_abs() >= divisor.unsigned_abs().div_ceil(2));
-                digits / divisor + away * digits.signum()
-            }
-            // So many digits behind the scale that nothing is left.
-            None => 0,
-        },
-    };
+/// A number in units of its scale, rounded to it.
+pub(crate) fn decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
+    let (units, _) = units_of(text, scale)?;
+    bounded(units, precision)
+}
+
+/// Units that have no more digits than a precision.
+pub(crate) fn bounded(units: i128, precision: u8) -> Option<i128> {
     let bound = 10_i128.checked_pow(precision.into())?;
-    (value.abs() < bound).then_some(value)
+    (-bound < units && units < bound).then_some(units)
 }
 
 /// Milliseconds since 1970 of a time in ISO 8601; without a zone it is UTC.
@@ -384,9 +423,58 @@ mod tests {
             ("999.995", None),
             ("1000", None),
             ("1e-60", Some(0)),
+            ("+1.5", Some(150)),
             ("much", None),
+            ("1e", None),
+            ("1e+", None),
+            ("-", None),
+            // As Java and Python write the double that is nearest to 0.1.
+            (
+                "0.1000000000000000055511151231257827021181583404541015625",
+                Some(10),
+            ),
+            (
+                "0.00499999999999999999999999999999999999999999999999999",
+                Some(0),
+            ),
+            (
+                "0.00500000000000000000000000000000000000000000000000000",
+                Some(1),
+            ),
+            ("1e-99999999999", Some(0)),
+            ("1e-99999999999999999999999", Some(0)),
+            ("1e99999999999999999999999", None),
+            ("0e99999999999999999999999", Some(0)),
+            ("-170141183460469231731687303715884105728", None),
         ] {
             assert_eq!(decimal(text, 5, 2), expected, "{text}");
         }
+        assert_eq!(
+            decimal("-170141183460469231731687303715884105728", 5, 0),
+            None
+        );
+        let nines = 10_i128.pow(38) - 1;
+        assert_eq!(decimal(&nines.to_string(), 38, 0), Some(nines));
+        assert_eq!(decimal(&(nines + 1).to_string(), 38, 0), None);
+    }
+
+    #[test]
+    fn a_number_beyond_its_type_is_refused_and_never_infinite() {
+        for (kind, text, fits) in [
+            (Kind::Double, "1e308", true),
+            (Kind::Double, "1e400", false),
+            (Kind::Double, "-1e400", false),
+            (Kind::Double, "1e-400", true),
+            (Kind::Double, "Infinity", true),
+            (Kind::Float, "1e38", true),
+            (Kind::Float, "1e39", false),
+            (Kind::Float, "-inf", true),
+            (Kind::Float, "NaN", true),
+        ] {
+            let read = kind.read(Token::Text(text.into()));
+            assert_eq!(read.is_ok(), fits, "{text}: {read:?}");
+        }
+        let refused = Kind::Float.read(Token::Number("1e39")).unwrap_err();
+        assert_eq!(refused, "1e39 does not fit FLOAT");
     }
 }

@@ -20,6 +20,17 @@ pub fn options() -> EncoderOptions {
 /// The options without it, for all other numbers.
 static PLAIN: LazyLock<EncoderOptions> = LazyLock::new(EncoderOptions::default);
 
+/// The JSON of a number that is not finite.
+pub(crate) fn name(number: f64) -> &'static str {
+    if number.is_nan() {
+        "\"NaN\""
+    } else if number > 0.0 {
+        "\"Infinity\""
+    } else {
+        "\"-Infinity\""
+    }
+}
+
 #[derive(Debug)]
 struct Wordless;
 
@@ -53,16 +64,10 @@ struct Numbers<'a> {
 impl Encoder for Numbers<'_> {
     fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
         let number = self.numbers.value(row);
-        let text: &[u8] = if number.is_finite() {
+        if number.is_finite() {
             return self.others.encode(row, out);
-        } else if number.is_nan() {
-            b"\"NaN\""
-        } else if number > 0.0 {
-            b"\"Infinity\""
-        } else {
-            b"\"-Infinity\""
-        };
-        out.extend_from_slice(text);
+        }
+        out.extend_from_slice(name(number).as_bytes());
     }
 }
 
