@@ -10,7 +10,7 @@
 //! `json/instant.rs` the usual form of a time, `json/write.rs` writes rows.
 
 pub(crate) mod column;
-mod instant;
+pub(crate) mod instant;
 pub(crate) mod scan;
 pub mod wordless;
 mod write;

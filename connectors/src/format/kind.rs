@@ -6,8 +6,10 @@
 
 use std::fmt;
 
-use arrow::compute::kernels::cast_utils::{Parser, string_to_timestamp_nanos};
-use arrow::datatypes::{DataType, Date32Type, TimeUnit};
+use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
+use arrow::datatypes::{DataType, TimeUnit};
+
+use crate::format::json::instant::date_days;
 
 /// The word that means "missing" in statistical data.
 pub const NOT_AVAILABLE: &str = "NA";
@@ -193,9 +195,7 @@ pub fn parse_boolean(text: &str) -> Option<bool> {
 #[must_use]
 pub fn parse_date(text: &str) -> Option<i32> {
     let text = text.trim();
-    (text.len() == 10)
-        .then(|| Date32Type::parse(text))
-        .flatten()
+    (text.len() == 10).then(|| date_days(text)).flatten()
 }
 
 /// Reads a timestamp as microseconds since 1970; one without a zone as UTC.

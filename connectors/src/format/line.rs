@@ -5,16 +5,20 @@
 //! names, so a row is written by all columns of its topic in their order, with an empty field for what it lacks.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray, TimestampMillisecondArray,
+};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Date32Type, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 
 use crate::format::fit::{Bad, Columns};
 use crate::format::json::Decoded;
 use crate::format::json::column::{Kind, Slot};
+use crate::format::json::instant::{Instants, TIMES_MS, write_date};
 use crate::format::json::scan::Token;
 
 /// Reads lines as rows.
@@ -153,11 +157,38 @@ fn text_of(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         DataType::Binary => {
             let values = column.as_binary::<i32>().iter();
             let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            let texts: arrow::array::StringArray = values
+            let texts: StringArray = values
                 .map(|value| value.map(hex))
                 .collect::<Vec<Option<String>>>()
                 .into();
-            Ok(std::sync::Arc::new(texts))
+            Ok(Arc::new(texts))
+        }
+        DataType::Timestamp(TimeUnit::Millisecond, None) => {
+            let times = column.as_primitive::<TimestampMillisecondType>();
+            let near: TimestampMillisecondArray =
+                times.unary_opt(|ms| TIMES_MS.contains(&ms).then_some(ms));
+            let near = cast(&near, &DataType::Utf8)?;
+            let mut instants = Instants::default();
+            let mut far = |ms| {
+                let mut text = Vec::new();
+                instants.write(ms, &mut text);
+                String::from_utf8_lossy(&text).replace('"', "")
+            };
+            let texts: StringArray = times
+                .iter()
+                .zip(near.as_string::<i32>())
+                .map(|(ms, near)| near.map(str::to_owned).or_else(|| ms.map(&mut far)))
+                .collect();
+            Ok(Arc::new(texts))
+        }
+        DataType::Date32 => {
+            let days = column.as_primitive::<Date32Type>().iter();
+            let texts = days.map(|days| {
+                let mut text = String::new();
+                write_date(days?, &mut text).ok()?;
+                Some(text)
+            });
+            Ok(Arc::new(texts.collect::<StringArray>()))
         }
         _ => cast(column, &DataType::Utf8),
     }
@@ -176,9 +207,7 @@ fn put(line: &mut String, text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{BooleanArray, Float64Array, Int64Array, StringArray};
+    use arrow::array::{BooleanArray, Date32Array, Float64Array, Int64Array};
     use arrow::datatypes::{Field, Schema};
     use proptest::prelude::*;
 
@@ -276,6 +305,25 @@ mod tests {
             let lines = encode(&batch, None).unwrap();
             let bodies: BinaryArray = lines.iter().map(|line| Some(line.as_ref())).collect();
             let back = decoder().decode(&bodies).unwrap();
+            prop_assert!(back.errors.is_empty(), "{:?}", back.errors);
+            prop_assert_eq!(back.batch, batch);
+        }
+
+        #[test]
+        fn every_time_and_every_date_reads_back_the_same(
+            times in proptest::collection::vec(proptest::option::of(any::<i64>()), 5),
+            days in proptest::collection::vec(proptest::option::of(any::<i32>()), 5),
+        ) {
+            let columns: [(&str, ArrayRef); 2] = [
+                ("at", Arc::new(TimestampMillisecondArray::from(times))),
+                ("day", Arc::new(Date32Array::from(days))),
+            ];
+            let columns = columns.map(|(name, column)| (name, column, true));
+            let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+            let lines = encode(&batch, None).unwrap();
+            let bodies: BinaryArray = lines.iter().map(|line| Some(line.as_ref())).collect();
+            let decoder = LineDecoder::new(Columns::new(&batch.schema(), |_| true).unwrap());
+            let back = decoder.decode(&bodies).unwrap();
             prop_assert!(back.errors.is_empty(), "{:?}", back.errors);
             prop_assert_eq!(back.batch, batch);
         }

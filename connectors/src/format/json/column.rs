@@ -7,28 +7,25 @@
 //! | DOUBLE, FLOAT | numbers and texts of numbers within their range, also `"NaN"`, `"Infinity"` and `"-Infinity"` |
 //! | DECIMAL | numbers, texts of numbers; digits behind the scale are rounded, however many |
 //! | BOOLEAN | `true`, `false` |
-//! | TIMESTAMP | ISO 8601 text; whole numbers of milliseconds since 1970 |
-//! | DATE | ISO 8601 text; whole numbers of days since 1970 |
+//! | TIMESTAMP | ISO 8601 text, years of more than four digits with their sign; whole numbers of milliseconds since 1970 |
+//! | DATE | ISO 8601 text, of a time its date as it is written; whole numbers of days since 1970 |
 //! | BYTES | hex text |
 //!
 //! NULL everywhere. Everything else makes the whole body one that does not parse.
 
 use std::borrow::Cow;
-use std::str::FromStr as _;
 use std::sync::Arc;
 
-use arrow::array::timezone::Tz;
 use arrow::array::{
     ArrayRef, BinaryBuilder, BooleanBuilder, Decimal128Builder, PrimitiveBuilder, StringBuilder,
 };
-use arrow::compute::kernels::cast_utils::{Parser as _, string_to_datetime};
 use arrow::datatypes::{
     DataType, Date32Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
     TimeUnit, TimestampMillisecondType,
 };
 use arrow::error::ArrowError;
 
-use crate::format::json::instant::instant_ms;
+use crate::format::json::instant::{date_days, instant_ms, timestamp_ms};
 use crate::format::json::scan::{Bad, Scanner, Token};
 
 /// A checked value of a row that is not yet known to be good as a whole.
@@ -131,7 +128,7 @@ impl Kind {
             Self::Date if is_number => whole(&text)
                 .and_then(|days| i32::try_from(days).ok())
                 .map(|days| Slot::Integer(days.into())),
-            Self::Date => Date32Type::parse(&text).map(|days| Slot::Integer(days.into())),
+            Self::Date => date_days(&text).map(|days| Slot::Integer(days.into())),
             Self::Bytes => unhex(&text).map(Slot::Bytes),
             Self::Text | Self::Boolean => None,
         };
@@ -259,13 +256,6 @@ pub(crate) fn decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
 pub(crate) fn bounded(units: i128, precision: u8) -> Option<i128> {
     let bound = 10_i128.checked_pow(precision.into())?;
     (-bound < units && units < bound).then_some(units)
-}
-
-/// Milliseconds since 1970 of a time in ISO 8601; without a zone it is UTC.
-pub(super) fn timestamp_ms(text: &str) -> Option<i64> {
-    let utc = Tz::from_str("+00:00").ok()?;
-    let at = string_to_datetime(&utc, text).ok()?;
-    Some(at.timestamp_millis())
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

@@ -1,14 +1,20 @@
 //! Times in the form that nearly all are written in: `2013-01-01T10:00:00Z`, with or without `.123`, `Z`, and a blank
 //! for the `T`.
 //!
-//! They are written so as well, always with milliseconds and `Z`.
+//! They are written so as well, always with milliseconds and `Z`; years of more than four digits, and those before 0, with their sign,
+//! as ISO 8601 has it: `+44972-09-15T16:00:00.000Z`. Every time and every date that a column can hold is written and read back the same.
 //!
-//! Any other form, and any that may not be a time at all, is left to the reader that takes all of ISO 8601: `None`
-//! here says nothing about a text.
+//! Any other form of a time, and any that may not be one at all, is left to the reader that takes all of ISO 8601 ([`timestamp_ms`]): `None`
+//! of [`instant_ms`] says nothing about a text.
 
 #![deny(clippy::indexing_slicing)]
 
+use std::fmt;
 use std::ops::RangeInclusive;
+use std::str::FromStr as _;
+
+use arrow::array::timezone::Tz;
+use arrow::compute::kernels::cast_utils::string_to_datetime;
 
 /// Milliseconds since 1970.
 pub(crate) fn instant_ms(text: &str) -> Option<i64> {
@@ -58,6 +64,81 @@ pub(crate) fn instant_ms(text: &str) -> Option<i64> {
     Some(seconds * 1000 + ms)
 }
 
+/// Milliseconds since 1970 of a time in ISO 8601; without a zone it is UTC.
+pub(crate) fn timestamp_ms(text: &str) -> Option<i64> {
+    let utc = Tz::from_str("+00:00").ok()?;
+    let near = |text: &str| Some(string_to_datetime(&utc, text).ok()?.timestamp_millis());
+    let Some((year, rest)) = signed_year(text) else {
+        return near(text);
+    };
+    // The calendar repeats itself every 400 years, so one with four digits stands for it.
+    let stands_in = 2000 + year.rem_euclid(400);
+    let ms = i128::from(near(&format!("{stands_in}{rest}"))?);
+    let eras = i128::from((year - stands_in) / 400);
+    i64::try_from(ms + eras * i128::from(146_097 * DAY_MS)).ok()
+}
+
+/// Days since 1970 of a date: `2024-01-05`, `2024-1-5`, `20240105`, with a signed year, or the date of a time as it is written.
+pub(crate) fn date_days(text: &str) -> Option<i32> {
+    let (year, rest) = match signed_year(text) {
+        Some(year) => year,
+        None => {
+            let (year, rest) = text.split_at_checked(4)?;
+            (count(year)?, rest)
+        }
+    };
+    let date = match rest.strip_prefix('-') {
+        Some(rest) => {
+            let (month, rest) = rest.split_once('-')?;
+            let end = rest.bytes().take_while(u8::is_ascii_digit).count();
+            let (day, time) = rest.split_at_checked(end)?;
+            if !time.is_empty()
+                && (!time.starts_with(['T', 't', ' ']) || timestamp_ms(text).is_none())
+            {
+                return None;
+            }
+            [month, day]
+        }
+        None if rest.len() == 4 && text.len() == 8 => {
+            let (month, day) = rest.split_at_checked(2)?;
+            [month, day]
+        }
+        None => return None,
+    };
+    let [month, day] = date.map(|part| count(part).filter(|_| part.len() <= 2));
+    let (month, day) = (month?, day?);
+    let is_date = (1..=12).contains(&month) && (1..=days_of(year, month)).contains(&day);
+    is_date.then(|| i32::try_from(days(year, month, day)).ok())?
+}
+
+/// The year of a text that begins with its sign, and what follows.
+fn signed_year(text: &str) -> Option<(i64, &str)> {
+    let digits = text.strip_prefix(['+', '-'])?;
+    let (year, rest) = digits.split_at_checked(digits.find('-')?)?;
+    let year = count(year).filter(|_| (4..=9).contains(&year.len()))?;
+    Some((if text.starts_with('-') { -year } else { year }, rest))
+}
+
+/// A number of digits alone.
+fn count(text: &str) -> Option<i64> {
+    let are_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| are_digits)
+}
+
+/// Writes a date as [`date_days`] reads it.
+pub(crate) fn write_date(days: i32, out: &mut impl fmt::Write) -> fmt::Result {
+    let (year, month, day) = date(days.into());
+    write_year(year, out)?;
+    write!(out, "-{month:02}-{day:02}")
+}
+
+fn write_year(year: i64, out: &mut impl fmt::Write) -> fmt::Result {
+    match year {
+        0..=9999 => write!(out, "{year:04}"),
+        _ => write!(out, "{year:+05}"),
+    }
+}
+
 /// Times of the years 0 to 9999, which have four digits.
 pub(crate) const TIMES_MS: RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
 
@@ -78,14 +159,30 @@ impl Default for Instants {
 }
 
 impl Instants {
-    /// Writes one of [`TIMES_MS`] in quotes.
+    /// Writes a time in quotes.
     pub(crate) fn write(&mut self, ms: i64, bytes: &mut Vec<u8>) {
-        debug_assert!(TIMES_MS.contains(&ms), "{ms} has no year of four digits");
         let (day, of_day) = (ms.div_euclid(DAY_MS), ms.rem_euclid(DAY_MS));
+        if !TIMES_MS.contains(&ms) {
+            // The time of that day, behind a year that takes more room.
+            let mut text = String::from('"');
+            let (year, month, day) = date(day);
+            let written = write_year(year, &mut text);
+            debug_assert!(written.is_ok(), "a string takes all that is written");
+            let mut near = Vec::new();
+            let stand_in = days(2000, month.into(), day.into());
+            self.write(stand_in * DAY_MS + of_day, &mut near);
+            bytes.extend_from_slice(text.as_bytes());
+            bytes.extend_from_slice(near.get(5..).unwrap_or_default());
+            return;
+        }
         if day != self.day {
             self.day = day;
             let (year, month, day) = date(day);
-            put(&mut self.text, [1, 2, 3, 4], year);
+            put(
+                &mut self.text,
+                [1, 2, 3, 4],
+                u32::try_from(year).unwrap_or(0),
+            );
             put(&mut self.text, [6, 7], month);
             put(&mut self.text, [9, 10], day);
         }
@@ -114,7 +211,7 @@ fn put<const DIGITS: usize>(text: &mut [u8; 26], places: [usize; DIGITS], mut nu
 }
 
 /// Year, month and day of a day since 1970: the way back from [`days`].
-fn date(days: i64) -> (u32, u32, u32) {
+fn date(days: i64) -> (i64, u32, u32) {
     let days = days + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
     let leap_days = day_of_era / 1460 - day_of_era / 36_524 + day_of_era / 146_096;
@@ -124,8 +221,8 @@ fn date(days: i64) -> (u32, u32, u32) {
     let day = day_of_year - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
     let year = era * 400 + year_of_era + i64::from(month <= 2);
-    // Within the years of four digits none is negative.
-    let [year, month, day] = [year, month, day].map(|part| u32::try_from(part).unwrap_or(0));
+    // Neither is negative.
+    let [month, day] = [month, day].map(|part| u32::try_from(part).unwrap_or(0));
     (year, month, day)
 }
 
@@ -160,7 +257,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::format::json::column::timestamp_ms;
 
     #[test]
     fn other_forms_are_left_to_another_reader() {
@@ -193,7 +289,87 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_date_is_read_as_written_and_garbage_behind_it_is_refused() {
+        let day = 19_727;
+        for (text, expected) in [
+            ("2024-01-05", Some(day)),
+            ("2024-1-5", Some(day)),
+            ("20240105", Some(day)),
+            ("+2024-01-05", Some(day)),
+            // The day of its own zone, not that of UTC.
+            ("2024-01-05T00:30:00+02:00", Some(day)),
+            ("2024-01-05 23:59:59", Some(day)),
+            ("-0001-12-31", Some(-719_529)),
+            ("+5881580-07-11", Some(i32::MAX)),
+            ("-5877641-06-23", Some(i32::MIN)),
+            ("+5881580-07-12", None),
+            ("2024-1-5xy", None),
+            ("2024-01-05T", None),
+            ("2024-01-05Tnoon", None),
+            ("2024-01-05Z", None),
+            ("2024-02-30", None),
+            ("2024-13-01", None),
+            ("2024-001-5", None),
+            ("2024-01-", None),
+            ("+24-01-05", None),
+            ("2024", None),
+            ("24-01-05", None),
+            ("202401050", None),
+            ("2024-+1-05", None),
+            ("\u{e4}\u{e4}-01-05", None),
+            ("", None),
+        ] {
+            assert_eq!(date_days(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_of_far_years_have_their_sign() {
+        for (ms, text) in [
+            (1_357_034_400_000_000, "\"+44972-09-15T16:00:00.000Z\""),
+            (*TIMES_MS.end() + 1, "\"+10000-01-01T00:00:00.000Z\""),
+            (*TIMES_MS.start() - 1, "\"-0001-12-31T23:59:59.999Z\""),
+        ] {
+            let mut bytes = Vec::new();
+            Instants::default().write(ms, &mut bytes);
+            assert_eq!(std::str::from_utf8(&bytes).unwrap(), text);
+        }
+        for text in [
+            "+44972-02-30T00:00:00Z",
+            "+44972-01-01",
+            "+999999999-01-01T00:00:00Z",
+            "+1-01-01T00:00:00Z",
+        ] {
+            assert_eq!(
+                timestamp_ms(text).is_some(),
+                text == "+44972-01-01",
+                "{text}"
+            );
+        }
+    }
+
     proptest! {
+        #[test]
+        fn every_date_is_written_and_reads_back_the_same(days in any::<i32>(), near in -800_000..3_000_000) {
+            for days in [days, near] {
+                let mut text = String::new();
+                write_date(days, &mut text).unwrap();
+                prop_assert_eq!(date_days(&text), Some(days), "{}", text);
+            }
+        }
+
+        #[test]
+        fn every_time_is_written_and_reads_back_the_same(times in prop::collection::vec(any::<i64>(), 2), near in TIMES_MS) {
+            let mut instants = Instants::default();
+            for ms in times.into_iter().flat_map(|ms| [ms, ms / 1000, near]).chain([i64::MIN, i64::MAX]) {
+                let mut bytes = Vec::new();
+                instants.write(ms, &mut bytes);
+                let text = std::str::from_utf8(&bytes).unwrap().trim_matches('"');
+                prop_assert_eq!(timestamp_ms(text), Some(ms), "{}", text);
+            }
+        }
+
         #[test]
         fn a_time_that_is_written_reads_back_the_same(ms in TIMES_MS, later in prop::collection::vec(0..3 * DAY_MS, 3)) {
             let mut instants = Instants::default();

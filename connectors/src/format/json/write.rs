@@ -1,22 +1,23 @@
 //! Rows as JSON objects, a line of bytes each.
 //!
-//! Texts, whole numbers, decimals and times, which make up nearly all that is written, are written here; every other type, and times
-//! outside the years 0 to 9999, is Arrow's writer's business, whose form this is byte by byte.
+//! Texts, whole numbers, decimals, dates and times, which make up nearly all that is written, are written here; every other type
+//! is Arrow's writer's business, whose form this is byte by byte.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray as _, Decimal128Array, Int64Array, RecordBatch, StringArray,
+    Array, ArrayRef, AsArray as _, Date32Array, Decimal128Array, Int64Array, RecordBatch,
+    StringArray,
 };
 use arrow::datatypes::{
-    DataType, Decimal128Type, Field, Int64Type, TimeUnit, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Field, Int64Type, TimeUnit, TimestampMicrosecondType,
     TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use arrow::error::ArrowError;
 use arrow::json::writer::{NullableEncoder, make_encoder};
 
-use super::instant::{Instants, TIMES_MS};
+use super::instant::{Instants, write_date};
 use super::wordless;
 
 /// How one column is written.
@@ -25,8 +26,9 @@ enum Column<'a> {
     Whole(&'a Int64Array),
     /// With so many digits behind the point.
     Decimal(&'a Decimal128Array, usize),
-    /// Milliseconds since 1970, all within [`TIMES_MS`].
+    /// Milliseconds since 1970.
     Time(Int64Array, Instants),
+    Date(&'a Date32Array),
     Other(NullableEncoder<'a>),
 }
 
@@ -55,10 +57,10 @@ pub(super) fn objects(batch: &RecordBatch) -> Result<(Vec<u8>, Vec<Range<usize>>
                 let scale = usize::from(scale.unsigned_abs());
                 Column::Decimal(column.as_primitive::<Decimal128Type>(), scale)
             }
-            DataType::Timestamp(unit, None) => match times(column, *unit) {
-                Some(times) => Column::Time(times, Instants::default()),
-                None => Column::Other(make_encoder(field, column.as_ref(), &options)?),
-            },
+            DataType::Timestamp(unit, None) => {
+                Column::Time(times(column, *unit), Instants::default())
+            }
+            DataType::Date32 => Column::Date(column.as_primitive::<Date32Type>()),
             _ => Column::Other(make_encoder(field, column.as_ref(), &options)?),
         });
     }
@@ -96,7 +98,7 @@ impl Column<'_> {
                 let texts = ends.map_or(0, |(first, last)| last - first);
                 usize::try_from(texts).unwrap_or(0) + 2 * rows
             }
-            Self::Whole(_) | Self::Decimal(..) | Self::Other(_) => 12 * rows,
+            Self::Whole(_) | Self::Decimal(..) | Self::Date(_) | Self::Other(_) => 12 * rows,
             Self::Time(..) => 26 * rows,
         }
     }
@@ -107,6 +109,7 @@ impl Column<'_> {
             Self::Whole(numbers) => numbers.is_null(row),
             Self::Decimal(numbers, _) => numbers.is_null(row),
             Self::Time(times, _) => times.is_null(row),
+            Self::Date(days) => days.is_null(row),
             Self::Other(encoder) => encoder.is_null(row),
         }
     }
@@ -117,6 +120,7 @@ impl Column<'_> {
             Self::Whole(numbers) => write_whole(numbers.value(row), bytes),
             Self::Decimal(numbers, scale) => write_decimal(numbers.value(row), *scale, bytes),
             Self::Time(times, instants) => instants.write(times.value(row), bytes),
+            Self::Date(days) => write_day(days.value(row), bytes),
             Self::Other(encoder) => encoder.encode(row, bytes),
         }
         Ok(())
@@ -136,9 +140,9 @@ fn in_utc(field: &Arc<Field>, column: &ArrayRef) -> Result<(Arc<Field>, ArrayRef
     ))
 }
 
-/// Milliseconds, rounded down as they are written; `None` if any is far away.
-fn times(column: &ArrayRef, unit: TimeUnit) -> Option<Int64Array> {
-    let ms: Int64Array = match unit {
+/// Milliseconds, rounded down as they are written.
+fn times(column: &ArrayRef, unit: TimeUnit) -> Int64Array {
+    match unit {
         TimeUnit::Second => {
             let seconds = column.as_primitive::<TimestampSecondType>();
             seconds.unary(|seconds| seconds.saturating_mul(1000))
@@ -152,9 +156,16 @@ fn times(column: &ArrayRef, unit: TimeUnit) -> Option<Int64Array> {
         TimeUnit::Nanosecond => column
             .as_primitive::<TimestampNanosecondType>()
             .unary(|ns| ns.div_euclid(1_000_000)),
-    };
-    let are_near = ms.iter().flatten().all(|ms| TIMES_MS.contains(&ms));
-    are_near.then_some(ms)
+    }
+}
+
+fn write_day(days: i32, bytes: &mut Vec<u8>) {
+    let mut text = String::with_capacity("\"1970-01-01\"".len());
+    text.push('"');
+    let written = write_date(days, &mut text);
+    debug_assert!(written.is_ok(), "a string takes all that is written");
+    text.push('"');
+    bytes.extend_from_slice(text.as_bytes());
 }
 
 fn write_text(text: &str, bytes: &mut Vec<u8>) -> Result<(), ArrowError> {
@@ -232,14 +243,16 @@ fn write_decimal(number: i128, scale: usize, bytes: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use arrow::array::{
-        BooleanArray, Float64Array, TimestampMicrosecondArray, TimestampMillisecondArray,
-        TimestampNanosecondArray,
+        BinaryArray, BooleanArray, Float64Array, TimestampMicrosecondArray,
+        TimestampMillisecondArray, TimestampNanosecondArray,
     };
     use arrow::datatypes::Schema;
     use arrow::json::writer::{LineDelimited, WriterBuilder};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::format::json::JsonDecoder;
+    use crate::format::json::instant::TIMES_MS;
 
     fn arrows(batch: &RecordBatch) -> String {
         let mut writer = WriterBuilder::new()
@@ -253,10 +266,28 @@ mod tests {
 
     proptest! {
         #[test]
+        fn every_time_and_every_date_reads_back_the_same(
+            times in prop::collection::vec(prop::option::of(any::<i64>()), 5),
+            days in prop::collection::vec(prop::option::of(any::<i32>()), 5),
+        ) {
+            let columns: [(&str, ArrayRef); 2] = [
+                ("at", Arc::new(TimestampMillisecondArray::from(times))),
+                ("day", Arc::new(Date32Array::from(days))),
+            ];
+            let batch = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap();
+            let (bytes, rows) = objects(&batch).unwrap();
+            let bodies: BinaryArray = rows.into_iter().map(|row| Some(&bytes[row])).collect();
+            let back = JsonDecoder::new(batch.schema()).decode(&bodies).unwrap();
+            prop_assert!(back.errors.is_empty(), "{:?}", back.errors);
+            prop_assert_eq!(back.batch, batch);
+        }
+
+        #[test]
         fn rows_are_written_as_arrows_writer_writes_them(
             texts in prop::collection::vec(prop::option::of(".{0,9}"), 5),
             numbers in prop::collection::vec(prop::option::of(any::<i64>()), 5),
-            near in prop::collection::vec(prop::option::of(-70_000_000_000_000_i64..260_000_000_000_000), 5),
+            near in prop::collection::vec(prop::option::of(TIMES_MS), 5),
+            days in prop::collection::vec(prop::option::of(-719_528_i32..2_932_897), 5),
             precise in prop::collection::vec(prop::option::of(any::<i64>()), 5),
             floats in prop::collection::vec(prop::option::of(-1e9_f64..1e9), 5),
             flags in prop::collection::vec(prop::option::of(any::<bool>()), 5),
@@ -272,6 +303,7 @@ mod tests {
                 ("a \"number\"", Arc::new(Int64Array::from(numbers))),
                 ("ms", Arc::new(TimestampMillisecondArray::from(near.clone()))),
                 ("us", Arc::new(TimestampMicrosecondArray::from(near))),
+                ("day", Arc::new(Date32Array::from(days))),
                 ("ns", Arc::new(TimestampNanosecondArray::from(precise))),
                 ("float", Arc::new(Float64Array::from(floats))),
                 ("flag", Arc::new(BooleanArray::from(flags))),
