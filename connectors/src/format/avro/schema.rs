@@ -58,7 +58,7 @@ pub(crate) struct AvroField {
 pub(crate) struct AvroSchema {
     pub(crate) named: Vec<Named>,
     pub(crate) names: Vec<String>,
-    root: usize,
+    pub(crate) root: usize,
     pub(crate) fingerprint: u64,
 }
 
@@ -103,10 +103,6 @@ impl AvroSchema {
             Some(Named::Record(fields)) => fields,
             _ => &[],
         }
-    }
-
-    pub(crate) fn root(&self) -> Shape {
-        Shape::Named(self.root)
     }
 
     pub(crate) fn named(&self, at: usize) -> &Named {
