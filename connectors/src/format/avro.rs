@@ -3,9 +3,10 @@
 //! The crate `arrow-avro` decodes batches into builders that it can not roll back, so one bad datum would take its neighbours
 //! with it. Here each body is read into the slots of its row first. The crate gives the fingerprints, and is what the tests compare with.
 //!
-//! Reading order: `avro/schema.rs` (a schema as shapes, its columns), `avro/read.rs`, `avro/write.rs`, `avro/resolve.rs` (which
-//! schema reads what another wrote).
+//! Reading order: `avro/schema.rs` (a schema as shapes, its columns), `avro/default.rs` (what stands for a field that is not there),
+//! `avro/read.rs`, `avro/write.rs`, `avro/resolve.rs` (which schema reads what another wrote).
 
+mod default;
 mod read;
 mod resolve;
 mod schema;
@@ -23,3 +24,5 @@ const DEPTH_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod versions;

@@ -277,6 +277,13 @@ impl Encoding {
         let mut next = self.clone();
         next.schemas.push(SchemaVersion { version, text });
         next.columns()?;
+        if let Some(last) = next.last().filter(|_| self.format == Format::Avro) {
+            let checked = AvroSchema::parse(&last.text)?.check_defaults();
+            checked.map_err(|detail| FormatError::Schema {
+                format: Format::Avro,
+                detail,
+            })?;
+        }
         let Some((before, after)) = self.last().zip(next.last()) else {
             return Ok(next);
         };

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use arrow::array::BinaryArray;
 use arrow::error::ArrowError;
-use serde_json::Value;
 
 use crate::format::avro::schema::{AvroSchema, Named, Shape, one_of};
 use crate::format::avro::{DEPTH_MAX, SINGLE_OBJECT};
@@ -152,16 +151,9 @@ fn default(last: &AvroSchema, columns: &Columns, at: usize) -> Option<Slot<'stat
     let mut fields = last.fields().iter();
     let field = fields.find(|field| field.name == columns.name(at))?;
     let kind: &Kind = columns.kinds.get(at)?;
-    let datum = match field.default.as_ref()? {
-        Value::Bool(value) => Datum::Boolean(*value),
-        Value::String(value) => Datum::Text(Cow::Owned(value.clone())),
-        Value::Number(value) => match value.as_i64() {
-            Some(value) => Datum::Integer(value),
-            None => Datum::Float(value.as_f64()?),
-        },
-        Value::Null | Value::Array(_) | Value::Object(_) => return None,
-    };
-    fit(kind, datum).ok()
+    let bytes = last.default_of(field)?.ok()?;
+    let datum = Cursor::new(&bytes, last).datum(&field.shape, 0).ok()?;
+    Some(fit(kind, datum).ok()?.into_owned())
 }
 
 /// What is left of a datum.

@@ -24,7 +24,7 @@ const READING: &str = r#"{"type":"record","name":"Reading","namespace":"farm","f
     {"name":"price","type":{"type":"bytes","logicalType":"decimal","precision":10,"scale":2}}
 ]}"#;
 
-fn encoding(texts: &[&str]) -> Encoding {
+pub(super) fn encoding(texts: &[&str]) -> Encoding {
     Encoding {
         format: Format::Avro,
         schemas: texts
@@ -39,7 +39,7 @@ fn encoding(texts: &[&str]) -> Encoding {
     }
 }
 
-fn bodies(rows: &[&[u8]]) -> BinaryArray {
+pub(super) fn bodies(rows: &[&[u8]]) -> BinaryArray {
     rows.iter().map(|row| Some(*row)).collect()
 }
 
@@ -51,12 +51,16 @@ fn datum() -> Vec<u8> {
     datum
 }
 
-fn columns(encoding: &Encoding) -> SchemaRef {
+pub(super) fn columns(encoding: &Encoding) -> SchemaRef {
     let fields = encoding.columns().unwrap().into_iter().map(|column| {
         let data_type = match column.sql_type.as_str() {
             "DOUBLE" => DataType::Float64,
             "BIGINT" => DataType::Int64,
             "INT" => DataType::Int32,
+            "FLOAT" => DataType::Float32,
+            "BOOLEAN" => DataType::Boolean,
+            "DATE" => DataType::Date32,
+            "BYTES" => DataType::Binary,
             "TIMESTAMP" => DataType::Timestamp(TimeUnit::Millisecond, None),
             "DECIMAL(10, 2)" => DataType::Decimal128(10, 2),
             _ => DataType::Utf8,

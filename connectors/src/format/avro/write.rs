@@ -6,7 +6,6 @@ use arrow::datatypes::{
     TimestampMillisecondType,
 };
 use bytes::Bytes;
-use serde_json::Value;
 
 use crate::format::avro::SINGLE_OBJECT;
 use crate::format::avro::schema::{AvroField, AvroSchema, Named, Shape};
@@ -44,15 +43,16 @@ impl AvroEncoder {
                 Some(data_type) => column_as(rows, &field.name, &data_type)?,
                 None => rows.column_by_name(&field.name).cloned(),
             };
-            columns.push((field, column));
+            let default = self.schema.default_of(field);
+            columns.push((field, column, default));
         }
         (0..rows.num_rows())
             .map(|row| {
                 let mut datum = Vec::with_capacity(64);
                 datum.extend_from_slice(&SINGLE_OBJECT);
                 datum.extend_from_slice(&self.schema.fingerprint.to_le_bytes());
-                for (field, column) in &columns {
-                    self.put_field(field, column.as_ref(), row, &mut datum)?;
+                for (field, column, default) in &columns {
+                    self.put_field(field, column.as_ref(), default.as_ref(), row, &mut datum)?;
                 }
                 Ok(Bytes::from(datum))
             })
@@ -95,63 +95,41 @@ impl AvroEncoder {
         &self,
         field: &AvroField,
         column: Option<&ArrayRef>,
+        default: Option<&Result<Vec<u8>, String>>,
         row: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), FormatError> {
-        let column = column.filter(|column| column.is_valid(row));
-        let nulls = match &field.shape {
-            Shape::Null => return Ok(()),
+        if field.shape == Shape::Null {
+            return Ok(());
+        }
+        let null = match &field.shape {
             Shape::Union(shapes) => shapes.iter().position(|shape| *shape == Shape::Null),
             _ => None,
         };
-        match (column, nulls) {
-            (Some(column), _) => match self.written(&field.shape) {
+        match (column, default, null) {
+            (Some(column), _, _) if column.is_valid(row) => match self.written(&field.shape) {
                 Some((branch, shape)) => {
                     put_long(out, i64::try_from(branch).unwrap_or(0));
                     self.put(&field.name, shape, column, row, out)
                 }
                 None => self.put(&field.name, &field.shape, column, row, out),
             },
-            (None, Some(branch)) => {
+            // A default stands for a column that is left out, and never for NULL.
+            (None, Some(default), _) => {
+                let default = default.as_ref();
+                out.extend_from_slice(default.map_err(|wrong| refuse(wrong.clone()))?);
+                Ok(())
+            }
+            (_, _, Some(branch)) => {
                 put_long(out, i64::try_from(branch).unwrap_or(0));
                 Ok(())
             }
-            (None, None) => self.put_default(field, out),
+            (Some(_), Some(_), None) => Err(refuse(format!(
+                "field {} may not be NULL; fill it, or leave the column out for its default",
+                field.name
+            ))),
+            (_, None, None) => Err(no_null(&field.name)),
         }
-    }
-
-    fn put_default(&self, field: &AvroField, out: &mut Vec<u8>) -> Result<(), FormatError> {
-        let mut shape = &field.shape;
-        if let Shape::Union(shapes) = shape {
-            // A default is one of the first branch.
-            put_long(out, 0);
-            shape = shapes.first().unwrap_or(&Shape::Null);
-        }
-        match (shape, &field.default) {
-            (Shape::Boolean, Some(Value::Bool(value))) => out.push(u8::from(*value)),
-            (Shape::Int | Shape::Long | Shape::Date | Shape::Timestamp(_), Some(value)) => {
-                put_long(out, value.as_i64().unwrap_or(0));
-            }
-            (Shape::Float, Some(value)) => {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    reason = "a float is the nearest to its number"
-                )]
-                let value = value.as_f64().unwrap_or(0.0) as f32;
-                out.extend_from_slice(&value.to_le_bytes());
-            }
-            (Shape::Double, Some(value)) => {
-                out.extend_from_slice(&value.as_f64().unwrap_or(0.0).to_le_bytes());
-            }
-            (Shape::Text, Some(Value::String(text))) => put_sized(out, text.as_bytes()),
-            (Shape::Array(_) | Shape::Map(_), Some(_)) => put_long(out, 0),
-            (Shape::Named(at), Some(Value::String(text))) => match self.schema.named(*at) {
-                Named::Enum(symbols, _) => put_symbol(out, &field.name, symbols, text)?,
-                _ => return Err(no_null(&field.name)),
-            },
-            _ => return Err(no_null(&field.name)),
-        }
-        Ok(())
     }
 
     fn put(
@@ -289,12 +267,12 @@ fn put_decimal(
     Ok(())
 }
 
-fn put_sized(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn put_sized(out: &mut Vec<u8>, bytes: &[u8]) {
     put_long(out, i64::try_from(bytes.len()).unwrap_or(i64::MAX));
     out.extend_from_slice(bytes);
 }
 
-fn put_long(out: &mut Vec<u8>, value: i64) {
+pub(super) fn put_long(out: &mut Vec<u8>, value: i64) {
     let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
     while rest >= 0x80 {
         out.push(u8::try_from(rest & 0x7f).unwrap_or(0) | 0x80);

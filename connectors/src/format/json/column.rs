@@ -40,6 +40,21 @@ pub(crate) enum Slot<'a> {
     Bytes(Vec<u8>),
 }
 
+impl Slot<'_> {
+    /// The value for itself, whatever it was read from.
+    pub(crate) fn into_owned(self) -> Slot<'static> {
+        match self {
+            Self::Null => Slot::Null,
+            Self::Boolean(value) => Slot::Boolean(value),
+            Self::Integer(value) => Slot::Integer(value),
+            Self::Float(value) => Slot::Float(value),
+            Self::Decimal(value) => Slot::Decimal(value),
+            Self::Text(text) => Slot::Text(Cow::Owned(text.into_owned())),
+            Self::Bytes(bytes) => Slot::Bytes(bytes),
+        }
+    }
+}
+
 /// What a column takes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Kind {

@@ -1,0 +1,139 @@
+//! Tests of fields that come, go and change: defaults, versions that look alike, and values that find their branch.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use arrow_avro::reader::ReaderBuilder;
+use arrow_avro::schema::{AvroSchema as Theirs, SchemaStore};
+use bytes::Bytes;
+
+use super::tests::{bodies, columns, encoding};
+use crate::format::body::{BodyDecoder, BodyEncoder, Encoding};
+use crate::format::json::{Decoded, encode_rows};
+
+fn record(fields: &str) -> String {
+    format!(r#"{{"type":"record","name":"R","fields":[{fields}]}}"#)
+}
+
+/// Rows of these columns alone, written in the last version.
+fn written(encoding: &Encoding, filled: Vec<(&str, ArrayRef)>) -> Result<Vec<Bytes>, String> {
+    let rows = RecordBatch::try_from_iter_with_nullable(
+        filled
+            .into_iter()
+            .map(|(name, column)| (name, column, true)),
+    );
+    let encoder = BodyEncoder::new(encoding).unwrap();
+    encoder.encode(&rows.unwrap()).map_err(|e| e.to_string())
+}
+
+fn read(encoding: &Encoding, schema: &SchemaRef, body: &[u8], version: i32) -> Decoded {
+    let decoder = BodyDecoder::new(encoding, schema, |_| true).unwrap();
+    let versions = Int32Array::from(vec![version]);
+    decoder.decode(&bodies(&[body]), Some(&versions)).unwrap()
+}
+
+fn json(decoded: &Decoded) -> String {
+    assert!(decoded.errors.is_empty(), "{:?}", decoded.errors);
+    let rows = encode_rows(&decoded.batch).unwrap();
+    String::from_utf8(rows[0].to_vec()).unwrap()
+}
+
+const DEFAULTS: &str = r#"{"name":"id","type":"long"},
+    {"name":"b","type":"boolean","default":true},
+    {"name":"i","type":"int","default":7},
+    {"name":"l","type":"long","default":-7},
+    {"name":"d","type":{"type":"int","logicalType":"date"},"default":1},
+    {"name":"t","type":{"type":"long","logicalType":"timestamp-micros"},"default":1577836800000000},
+    {"name":"f","type":"float","default":0.5},
+    {"name":"x","type":"double","default":2.5},
+    {"name":"y","type":"bytes","default":"\u00ff"},
+    {"name":"m","type":{"type":"bytes","logicalType":"decimal","precision":10,"scale":2},"default":"\u0000\u00fa"},
+    {"name":"fx","type":{"type":"fixed","name":"Two","size":2},"default":"\u0001\u0002"},
+    {"name":"s","type":"string","default":"text"},
+    {"name":"e","type":{"type":"enum","name":"E","symbols":["A","B"]},"default":"B"},
+    {"name":"a","type":{"type":"array","items":"int"},"default":[1,2]},
+    {"name":"none","type":{"type":"array","items":"int"},"default":[]},
+    {"name":"mp","type":{"type":"map","values":"string"},"default":{"k":"v"}},
+    {"name":"r","type":{"type":"record","name":"In","fields":[{"name":"x","type":"int"},{"name":"y","type":"string","default":"in"}]},"default":{"x":1}},
+    {"name":"u","type":["int","null"],"default":5},
+    {"name":"n","type":["null","string"],"default":null}"#;
+
+const DEFAULTS_READ: &str = r#"{"id":1,"b":true,"i":7,"l":-7,"d":"1970-01-02","t":"2020-01-01T00:00:00.000Z","f":0.5,"x":2.5,"y":"ff","m":2.50,"fx":"0102","s":"text","e":"B","a":"[1,2]","none":"[]","mp":"{\"k\":\"v\"}","r":"{\"x\":1,\"y\":\"in\"}","u":5}"#;
+
+#[test]
+fn a_default_is_the_same_for_a_body_that_lacks_the_field_and_for_a_row_that_leaves_it_out() {
+    let (old, new) = (record(r#"{"name":"id","type":"long"}"#), record(DEFAULTS));
+    let both = encoding(&[&old, &new]);
+    let schema = columns(&both);
+    assert_eq!(json(&read(&both, &schema, b"\x02", 1)), DEFAULTS_READ);
+
+    let rows = written(&both, vec![("id", Arc::new(Int64Array::from(vec![1])))]).unwrap();
+    assert_eq!(json(&read(&both, &schema, &rows[0], 2)), DEFAULTS_READ);
+    let mut store = SchemaStore::new();
+    store.register(Theirs::new(new)).unwrap();
+    let mut theirs = ReaderBuilder::new()
+        .with_writer_schema_store(store)
+        .build_decoder()
+        .unwrap();
+    assert_eq!(theirs.decode(&rows[0]).unwrap(), rows[0].len());
+    assert_eq!(theirs.flush().unwrap().unwrap().num_rows(), 1);
+}
+
+#[test]
+fn a_default_of_another_type_is_an_error_of_the_schema() {
+    let base = encoding(&[&record(r#"{"name":"id","type":"long"}"#)]);
+    for (field, reason) in [
+        (
+            r#"{"name":"n","type":"int","default":"x"}"#,
+            r#"the default of field n is "x", which is not an int"#,
+        ),
+        (
+            r#"{"name":"n","type":"int","default":3000000000}"#,
+            "which is not an int",
+        ),
+        (
+            r#"{"name":"n","type":{"type":"fixed","name":"F","size":2},"default":"a"}"#,
+            "which is not 2 bytes",
+        ),
+        (
+            r#"{"name":"n","type":{"type":"record","name":"I","fields":[{"name":"x","type":"int"}]},"default":{}}"#,
+            "lacks x",
+        ),
+        (
+            r#"{"name":"n","type":{"type":"record","name":"I","fields":[{"name":"x","type":"I","default":{}}]},"default":{}}"#,
+            "holds too many values",
+        ),
+        (
+            r#"{"name":"n","type":["int","string"],"default":null}"#,
+            "which no branch of its union takes",
+        ),
+    ] {
+        let text = record(&format!(r#"{{"name":"id","type":"long"}},{field}"#));
+        let error = base.with_schema(Bytes::from(text)).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn null_is_not_a_column_that_is_left_out() {
+    let text = record(
+        r#"{"name":"id","type":"long"},{"name":"n","type":"int","default":5},{"name":"m","type":["int","null"],"default":6}"#,
+    );
+    let encoding = encoding(&[&text]);
+    let schema = columns(&encoding);
+    let id = || ("id", Arc::new(Int64Array::from(vec![1])) as ArrayRef);
+    let null = || Arc::new(Int32Array::from(vec![None])) as ArrayRef;
+    let rows = written(&encoding, vec![id()]).unwrap();
+    assert_eq!(
+        json(&read(&encoding, &schema, &rows[0], 1)),
+        r#"{"id":1,"n":5,"m":6}"#
+    );
+    let rows = written(&encoding, vec![id(), ("m", null())]).unwrap();
+    assert_eq!(
+        json(&read(&encoding, &schema, &rows[0], 1)),
+        r#"{"id":1,"n":5}"#
+    );
+    let refused = written(&encoding, vec![id(), ("n", null())]).unwrap_err();
+    assert!(refused.contains("field n may not be NULL"), "{refused}");
+}
