@@ -89,7 +89,15 @@ impl AvroDecoder {
                     slot.clone_from(value);
                 }
             }
+            let is_bare = datum.len() == body.len();
             self.read(version, datum, slots)
+                .map_err(|reason| match named_schema(body) {
+                    Some(_) if is_bare => format!(
+                        "the schema that the body names is not known; read without it: {reason}"
+                    )
+                    .into(),
+                    _ => reason,
+                })
         })
     }
 
@@ -99,12 +107,12 @@ impl AvroDecoder {
         body: &'a [u8],
         stored: Option<u32>,
     ) -> Result<(&Version, &'a [u8]), Bad> {
-        if let Some(rest) = body.strip_prefix(&SINGLE_OBJECT)
-            && let Some((fingerprint, datum)) = rest.split_first_chunk::<8>()
-        {
-            let fingerprint = u64::from_le_bytes(*fingerprint);
-            let mut versions = self.versions.values();
-            if let Some(found) = versions.find(|v| v.schema.fingerprint == fingerprint) {
+        if let Some((fingerprint, datum)) = named_schema(body) {
+            // Versions that differ in logical types alone have the same one.
+            let is_named = |version: &&Version| version.schema.fingerprint == fingerprint;
+            let stored = stored.and_then(|stored| self.versions.get(&stored));
+            let mut others = self.versions.values().rev();
+            if let Some(found) = stored.filter(is_named).or_else(|| others.find(is_named)) {
                 return Ok((found, datum));
             }
         }
@@ -144,6 +152,13 @@ impl AvroDecoder {
             left => Err(format!("{left} bytes follow the datum").into()),
         }
     }
+}
+
+/// The fingerprint that a body in single-object encoding begins with, and what follows.
+fn named_schema(body: &[u8]) -> Option<(u64, &[u8])> {
+    let rest = body.strip_prefix(&SINGLE_OBJECT)?;
+    let (fingerprint, datum) = rest.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*fingerprint), datum))
 }
 
 /// What the last schema says of a column that a datum lacks.

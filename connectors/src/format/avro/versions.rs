@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{
+    ArrayRef, AsArray as _, Int32Array, Int64Array, RecordBatch, TimestampMillisecondArray,
+};
+use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 use arrow_avro::reader::ReaderBuilder;
 use arrow_avro::schema::{AvroSchema as Theirs, SchemaStore};
 use bytes::Bytes;
 
 use super::tests::{bodies, columns, encoding};
-use crate::format::body::{BodyDecoder, BodyEncoder, Encoding};
+use crate::format::body::{BodyDecoder, BodyEncoder, Compatibility, Encoding};
 use crate::format::json::{Decoded, encode_rows};
 
 fn record(fields: &str) -> String {
@@ -136,4 +138,48 @@ fn null_is_not_a_column_that_is_left_out() {
     );
     let refused = written(&encoding, vec![id(), ("n", null())]).unwrap_err();
     assert!(refused.contains("field n may not be NULL"), "{refused}");
+}
+
+#[test]
+fn versions_that_differ_in_a_logical_type_alone_are_told_apart() {
+    let at = |unit: &str| {
+        record(&format!(
+            r#"{{"name":"at","type":{{"type":"long","logicalType":"timestamp-{unit}"}}}}"#
+        ))
+    };
+    let first = Encoding {
+        compatibility: Compatibility::None,
+        ..encoding(&[&at("millis")])
+    };
+    let both = first.with_schema(Bytes::from(at("micros"))).unwrap();
+    let schema = columns(&both);
+    let ms = 1_577_836_800_000;
+    for (encoding, version) in [(&first, 1), (&both, 2)] {
+        let times: ArrayRef = Arc::new(TimestampMillisecondArray::from(vec![ms]));
+        let rows = written(encoding, vec![("at", times)]).unwrap();
+        let back = read(&both, &schema, &rows[0], version);
+        let back = back
+            .batch
+            .column(0)
+            .as_primitive::<TimestampMillisecondType>();
+        assert_eq!(back.value(0), ms, "version {version}");
+    }
+}
+
+#[test]
+fn a_body_that_names_a_schema_nobody_knows_says_so() {
+    let encoding = encoding(&[&record(r#"{"name":"sensor","type":"string"}"#)]);
+    let decoded = read(
+        &encoding,
+        &columns(&encoding),
+        b"\xc3\x01\0\0\0\0\0\0\0\0\x02s",
+        1,
+    );
+    let (_, reason) = &decoded.errors[0];
+    assert!(
+        reason.starts_with(
+            "the schema that the body names is not known; read without it: field sensor"
+        ),
+        "{reason}"
+    );
 }
