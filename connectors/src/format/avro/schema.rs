@@ -215,7 +215,8 @@ pub(crate) fn one_of(shapes: &[Shape]) -> Option<&Shape> {
 struct Parser {
     named: Vec<Named>,
     full_names: Vec<String>,
-    places: HashMap<String, usize>,
+    /// What each name stands for.
+    shapes: HashMap<String, Shape>,
 }
 
 impl Parser {
@@ -251,12 +252,12 @@ impl Parser {
             "bytes" => Shape::Bytes,
             "string" => Shape::Text,
             name => {
-                let places = [full_name(name, space), name.to_owned()];
-                let mut found = places.iter().filter_map(|name| self.places.get(name));
-                let at = found
-                    .next()
-                    .ok_or_else(|| format!("type {name} is not known"))?;
-                Shape::Named(*at)
+                let names = [full_name(name, space), name.to_owned()];
+                let mut found = names.iter().filter_map(|name| self.shapes.get(name));
+                let shape = found.next();
+                shape
+                    .cloned()
+                    .ok_or_else(|| format!("type {name} is not known"))?
             }
         })
     }
@@ -320,10 +321,13 @@ impl Parser {
                     .and_then(|size| usize::try_from(size).ok());
                 let size = size.ok_or("the size of a fixed is no number")?;
                 let fixed = self.close(at, Named::Fixed(size))?;
-                Ok(match decimal(object, Some(size)) {
-                    Some(decimal) => decimal,
-                    None => fixed,
-                })
+                let Some(decimal) = decimal(object, Some(size)) else {
+                    return Ok(fixed);
+                };
+                // Wherever else it is named as well.
+                let name = self.full_names.get(at).cloned();
+                self.shapes.extend(name.map(|name| (name, decimal.clone())));
+                Ok(decimal)
             }
             Some(_) | None => {
                 let shape = self.shape(of, space, depth + 1)?;
@@ -346,7 +350,8 @@ impl Parser {
             .map_or("", |(space, _)| space)
             .to_owned();
         let at = self.named.len();
-        if self.places.insert(full.clone(), at).is_some() {
+        let named = Shape::Named(at);
+        if self.shapes.insert(full.clone(), named).is_some() {
             return Err(format!("type {full} is defined twice"));
         }
         self.named.push(Named::Open);

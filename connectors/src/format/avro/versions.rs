@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray as _, Int32Array, Int64Array, RecordBatch, TimestampMillisecondArray,
+    ArrayRef, AsArray as _, Decimal128Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMillisecondArray,
 };
 use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 use arrow_avro::reader::ReaderBuilder;
@@ -182,4 +183,49 @@ fn a_body_that_names_a_schema_nobody_knows_says_so() {
         ),
         "{reason}"
     );
+}
+
+#[test]
+fn a_fixed_decimal_is_one_wherever_it_is_named() {
+    let text = record(
+        r#"{"name":"a","type":{"type":"fixed","name":"Money","size":8,"logicalType":"decimal","precision":10,"scale":2}},{"name":"b","type":"Money"}"#,
+    );
+    let encoding = encoding(&[&text]);
+    let types: Vec<String> = encoding
+        .columns()
+        .unwrap()
+        .into_iter()
+        .map(|c| c.sql_type)
+        .collect();
+    assert_eq!(types, ["DECIMAL(10, 2)", "DECIMAL(10, 2)"]);
+    let money = |units| -> ArrayRef {
+        let money = Decimal128Array::from(vec![units]).with_precision_and_scale(10, 2);
+        Arc::new(money.unwrap())
+    };
+    let rows = written(&encoding, vec![("a", money(-1)), ("b", money(12_345))]).unwrap();
+    let back = read(&encoding, &columns(&encoding), &rows[0], 1);
+    assert_eq!(json(&back), r#"{"a":-0.01,"b":123.45}"#);
+}
+
+#[test]
+fn a_text_is_written_to_the_branch_of_texts() {
+    for (branches, text) in [
+        (r#"["null","double","string"]"#, "007"),
+        (r#"["null","double","string"]"#, "abc"),
+        (r#"["bytes","string"]"#, "abc"),
+    ] {
+        let encoding = encoding(&[&record(&format!(r#"{{"name":"v","type":{branches}}}"#))]);
+        let rows = written(
+            &encoding,
+            vec![("v", Arc::new(StringArray::from(vec![text])))],
+        )
+        .unwrap();
+        let back = read(&encoding, &columns(&encoding), &rows[0], 1);
+        assert!(back.errors.is_empty(), "{:?}", back.errors);
+        assert_eq!(
+            back.batch.column(0).as_string::<i32>().value(0),
+            text,
+            "{branches}"
+        );
+    }
 }

@@ -8,7 +8,7 @@ use arrow::datatypes::{
 use bytes::Bytes;
 
 use crate::format::avro::SINGLE_OBJECT;
-use crate::format::avro::schema::{AvroField, AvroSchema, Named, Shape};
+use crate::format::avro::schema::{AvroField, AvroSchema, Named, Shape, one_of};
 use crate::format::body::{Format, FormatError};
 use crate::format::fit::column_as;
 
@@ -88,6 +88,12 @@ impl AvroEncoder {
             return None;
         };
         let mut branches = shapes.iter().enumerate();
+        if one_of(shapes).is_none()
+            && let Some(text) = branches.clone().find(|(_, shape)| **shape == Shape::Text)
+        {
+            // A column of such a union is VARCHAR, and what it holds is written as what it is.
+            return Some(text);
+        }
         branches.find(|(_, shape)| self.target(shape).is_some())
     }
 
