@@ -233,6 +233,15 @@ impl Columns {
     }
 }
 
+/// Most bytes of JSON that what is nested in a body of this size becomes: names and words take more room there than they do in a body,
+/// and a scan's worth of bodies must fit a column, 2 GiB.
+pub(crate) fn nested_text_max(body_bytes: usize) -> usize {
+    16 * 1024 + body_bytes.saturating_mul(64)
+}
+
+/// What is wrong with a body above [`nested_text_max`].
+pub(crate) const NESTED_TOO_LARGE: &str = "what is nested in it is too large as JSON";
+
 /// Appends text as a JSON string.
 pub(crate) fn put_json_text(out: &mut String, text: &str) {
     out.push_str(&serde_json::Value::from(text).to_string());

@@ -10,7 +10,8 @@ use crate::format::avro::schema::{AvroSchema, Named, Shape, one_of};
 use crate::format::avro::{DEPTH_MAX, SINGLE_OBJECT};
 use crate::format::body::{Format, FormatError, SchemaVersion};
 use crate::format::fit::{
-    Bad, Columns, Datum, fit, put_json_bytes, put_json_float, put_json_text, takes,
+    Bad, Columns, Datum, NESTED_TOO_LARGE, fit, nested_text_max, put_json_bytes, put_json_float,
+    put_json_text, takes,
 };
 use crate::format::json::Decoded;
 use crate::format::json::column::{Kind, Slot};
@@ -177,6 +178,8 @@ struct Cursor<'a, 's> {
     schema: &'s AvroSchema,
     /// Values without bytes that may still be read: a body can name many of them.
     budget: usize,
+    /// Bytes of JSON that may still be made of what is nested.
+    text_left: usize,
 }
 
 impl<'a, 's> Cursor<'a, 's> {
@@ -185,6 +188,7 @@ impl<'a, 's> Cursor<'a, 's> {
             rest,
             schema,
             budget: VALUES_WITHOUT_BYTES,
+            text_left: nested_text_max(rest.len()),
         }
     }
 
@@ -339,30 +343,61 @@ impl<'a, 's> Cursor<'a, 's> {
     fn nested(&mut self, shape: &Shape, depth: usize) -> Result<Datum<'a>, Bad> {
         let mut out = String::new();
         self.json(shape, depth, &mut out)?;
+        self.text_left = self.text_left.saturating_sub(out.len());
         Ok(Datum::Text(out.into()))
     }
 
+    /// Passes over a value that nobody asks for.
     fn skip(&mut self, shape: &Shape, depth: usize) -> Result<(), Bad> {
+        check_depth(depth)?;
+        let schema = self.schema;
         match shape {
-            Shape::Array(_) | Shape::Map(_) | Shape::Named(_) => {
-                self.json(shape, depth, &mut String::new())
-            }
-            _ => self.datum(shape, depth).map(drop),
+            Shape::Array(items) => self.blocks(|cursor, _| cursor.skip(items, depth + 1)),
+            Shape::Map(values) => self.blocks(|cursor, _| {
+                cursor.text()?;
+                cursor.skip(values, depth + 1)
+            }),
+            Shape::Named(at) => match schema.named(*at) {
+                Named::Record(fields) => {
+                    if fields.is_empty() {
+                        self.spend()?;
+                    }
+                    let mut fields = fields.iter();
+                    fields.try_for_each(|field| self.skip(&field.shape, depth + 1))
+                }
+                Named::Enum(symbols, _) => self.symbol(symbols).map(drop),
+                Named::Fixed(size) => self.fixed(*size).map(drop),
+                Named::Open => Err(OPEN.into()),
+            },
+            Shape::Union(shapes) => match self.branch(shapes)? {
+                // Its number is its byte.
+                Shape::Null => Ok(()),
+                branch => self.skip(branch, depth + 1),
+            },
+            plain => self.datum(plain, depth).map(drop),
         }
     }
 
     fn json(&mut self, shape: &Shape, depth: usize, out: &mut String) -> Result<(), Bad> {
         check_depth(depth)?;
+        if out.len() > self.text_left {
+            return Err(NESTED_TOO_LARGE.into());
+        }
         let schema = self.schema;
+        let comma = |is_first: bool| if is_first { "" } else { "," };
         match shape {
             Shape::Array(items) => {
                 out.push('[');
-                self.blocks(out, |cursor, out| cursor.json(items, depth + 1, out))?;
+                self.blocks(|cursor, is_first| {
+                    out.push_str(comma(is_first));
+                    cursor.json(items, depth + 1, out)
+                })?;
                 out.push(']');
             }
             Shape::Map(values) => {
                 out.push('{');
-                self.blocks(out, |cursor, out| {
+                self.blocks(|cursor, is_first| {
+                    out.push_str(comma(is_first));
                     put_json_text(out, cursor.text()?);
                     out.push(':');
                     cursor.json(values, depth + 1, out)
@@ -387,7 +422,7 @@ impl<'a, 's> Cursor<'a, 's> {
                 }
                 Named::Enum(symbols, _) => put_json_text(out, self.symbol(symbols)?),
                 Named::Fixed(size) => put_json_bytes(out, self.fixed(*size)?),
-                Named::Open => return Err("its schema has a type without definition".into()),
+                Named::Open => return Err(OPEN.into()),
             },
             Shape::Union(shapes) => match self.branch(shapes)? {
                 Shape::Null => out.push_str("null"),
@@ -404,8 +439,7 @@ impl<'a, 's> Cursor<'a, 's> {
     /// The items of an array or map: blocks with a count, and a size where it is negative.
     fn blocks(
         &mut self,
-        out: &mut String,
-        mut item: impl FnMut(&mut Self, &mut String) -> Result<(), Bad>,
+        mut item: impl FnMut(&mut Self, bool) -> Result<(), Bad>,
     ) -> Result<(), Bad> {
         let mut is_first = true;
         loop {
@@ -417,15 +451,14 @@ impl<'a, 's> Cursor<'a, 's> {
                 self.long()?;
             }
             for _ in 0..count.unsigned_abs() {
-                if !is_first {
-                    out.push(',');
-                }
-                is_first = false;
-                item(self, out)?;
+                item(self, std::mem::take(&mut is_first))?;
             }
         }
     }
 }
+
+/// What is wrong with a schema of which a type has no definition.
+const OPEN: &str = "its schema has a type without definition";
 
 /// How many values that take no bytes a body may have beside those that do.
 const VALUES_WITHOUT_BYTES: usize = 1024;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray as _, Decimal128Array, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMillisecondArray,
+    Array as _, ArrayRef, AsArray as _, Decimal128Array, Int32Array, Int64Array, RecordBatch,
+    StringArray, TimestampMillisecondArray,
 };
-use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
+use arrow::datatypes::{Int32Type, SchemaRef, TimestampMillisecondType};
 use arrow_avro::reader::ReaderBuilder;
 use arrow_avro::schema::{AvroSchema as Theirs, SchemaStore};
 use bytes::Bytes;
@@ -228,4 +228,35 @@ fn a_text_is_written_to_the_branch_of_texts() {
             "{branches}"
         );
     }
+}
+
+#[test]
+fn what_is_nested_has_a_bound_as_json_and_none_where_nobody_asks_for_it() {
+    let name = "n".repeat(10_000);
+    let text = record(&format!(
+        r#"{{"name":"items","type":{{"type":"array","items":{{"type":"record","name":"I","fields":[{{"name":"{name}","type":"boolean"}}]}}}}}},{{"name":"i","type":"int"}}"#
+    ));
+    let encoding = encoding(&[&text]);
+    // A block of 5000, its end, and 7.
+    let mut body = vec![0x90, 0x4e];
+    body.extend(std::iter::repeat_n(1, 5000));
+    body.extend([0, 14]);
+    let all = read(&encoding, &columns(&encoding), &body, 1);
+    assert_eq!(
+        all.errors,
+        [(
+            0,
+            "field items: what is nested in it is too large as JSON".to_owned()
+        )]
+    );
+    let schema = columns(&encoding);
+    let some = read(
+        &encoding,
+        &Arc::new(schema.project(&[1]).unwrap()),
+        &body,
+        1,
+    );
+    assert!(some.errors.is_empty(), "{:?}", some.errors);
+    assert_eq!(some.batch.column(0).as_primitive::<Int32Type>().value(0), 7);
+    assert_eq!(some.batch.column(0).null_count(), 0);
 }
