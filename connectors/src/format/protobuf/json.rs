@@ -2,10 +2,18 @@
 
 use prost_reflect::{DynamicMessage, Kind, MapKey, Value};
 
-use crate::format::fit::{put_json_bytes, put_json_float, put_json_text};
+use crate::format::fit::{Bad, NESTED_TOO_LARGE, put_json_bytes, put_json_float, put_json_text};
 
-/// Appends a value of a field of this kind.
-pub(crate) fn json_of(value: &Value, kind: &Kind, out: &mut String) {
+/// Appends a value of a field of this kind, up to about so many bytes in all.
+pub(crate) fn json_of(
+    value: &Value,
+    kind: &Kind,
+    out: &mut String,
+    bytes_max: usize,
+) -> Result<(), Bad> {
+    if out.len() > bytes_max {
+        return Err(NESTED_TOO_LARGE.into());
+    }
     match value {
         Value::Bool(value) => out.push_str(&value.to_string()),
         Value::I32(value) => out.push_str(&value.to_string()),
@@ -20,14 +28,14 @@ pub(crate) fn json_of(value: &Value, kind: &Kind, out: &mut String) {
             Some(value) => put_json_text(out, value.name()),
             None => out.push_str(&number.to_string()),
         },
-        Value::Message(message) => message_json(message, out),
+        Value::Message(message) => message_json(message, out, bytes_max)?,
         Value::List(values) => {
             out.push('[');
             for (at, value) in values.iter().enumerate() {
                 if at > 0 {
                     out.push(',');
                 }
-                json_of(value, kind, out);
+                json_of(value, kind, out, bytes_max)?;
             }
             out.push(']');
         }
@@ -45,14 +53,15 @@ pub(crate) fn json_of(value: &Value, kind: &Kind, out: &mut String) {
                 }
                 put_json_text(out, &key_text(key));
                 out.push(':');
-                json_of(value, of.as_ref().unwrap_or(kind), out);
+                json_of(value, of.as_ref().unwrap_or(kind), out, bytes_max)?;
             }
             out.push('}');
         }
     }
+    Ok(())
 }
 
-fn message_json(message: &DynamicMessage, out: &mut String) {
+fn message_json(message: &DynamicMessage, out: &mut String, bytes_max: usize) -> Result<(), Bad> {
     out.push('{');
     let mut is_first = true;
     for (field, value) in message.fields() {
@@ -62,9 +71,10 @@ fn message_json(message: &DynamicMessage, out: &mut String) {
         is_first = false;
         put_json_text(out, field.name());
         out.push(':');
-        json_of(value, &field.kind(), out);
+        json_of(value, &field.kind(), out, bytes_max)?;
     }
     out.push('}');
+    Ok(())
 }
 
 fn key_text(key: &MapKey) -> String {

@@ -7,7 +7,7 @@ use arrow::error::ArrowError;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind};
 
 use crate::format::body::{Format, FormatError, SchemaVersion};
-use crate::format::fit::{Bad, Columns, Datum, fit, takes};
+use crate::format::fit::{Bad, Columns, Datum, fit, nested_text_max, takes};
 use crate::format::json::Decoded;
 use crate::format::json::column::Slot;
 use crate::format::protobuf::json::json_of;
@@ -29,6 +29,8 @@ struct Version {
     plain: HashMap<u32, (usize, FieldDescriptor)>,
     /// Columns that are JSON of what is nested.
     nested: Vec<(usize, FieldDescriptor)>,
+    /// For each member of a oneof the others that are plain columns, with their numbers: the last one on the wire counts.
+    replaced: HashMap<u32, Vec<(usize, u32)>>,
     /// Plain columns whose value is told even when the field is not there.
     implicit: Vec<(usize, Slot<'static>)>,
 }
@@ -82,14 +84,28 @@ impl ProtobufDecoder {
                 slot.clone_from(value);
             }
         }
+        let mut times: BTreeMap<u32, Time> = BTreeMap::new();
         let mut fields = Fields::of(body);
         while let Some((number, wire)) = fields.next()? {
+            for (at, other) in version.replaced.get(&number).into_iter().flatten() {
+                times.remove(other);
+                if let Some(slot) = slots.get_mut(*at) {
+                    *slot = Slot::Null;
+                }
+            }
             let Some((at, field)) = version.plain.get(&number) else {
                 continue;
             };
             let named = |reason: Bad| Bad::Owned(format!("field {}: {reason}", field.name()));
             if let (Some(kind), Some(slot)) = (self.columns.kinds.get(*at), slots.get_mut(*at)) {
-                let datum = datum(&field.kind(), wire).map_err(named)?;
+                let datum = match (field.kind(), wire) {
+                    (Kind::Message(_), Wire::Bytes(bytes)) => {
+                        let time = times.entry(number).or_default();
+                        time.merge(bytes).and_then(|()| time.datum())
+                    }
+                    (kind, wire) => datum(&kind, wire),
+                };
+                let datum = datum.map_err(named)?;
                 *slot = fit(kind, datum).map_err(named)?;
             }
         }
@@ -98,14 +114,21 @@ impl ProtobufDecoder {
         }
         let message = DynamicMessage::decode(version.schema.message.clone(), body)
             .map_err(|error| error.to_string())?;
+        // Also for columns that nobody wants: what is too large must not depend on who asks.
+        let mut text_left = nested_text_max(body.len());
         for (at, field) in &version.nested {
-            let is_wanted = self.columns.wanted.get(*at) == Some(&true);
-            if is_wanted
-                && message.has_field(field)
+            if message.has_field(field)
                 && let Some(slot) = slots.get_mut(*at)
             {
                 let mut text = String::new();
-                json_of(&message.get_field(field), &field.kind(), &mut text);
+                json_of(
+                    &message.get_field(field),
+                    &field.kind(),
+                    &mut text,
+                    text_left,
+                )
+                .map_err(|reason| format!("field {}: {reason}", field.name()))?;
+                text_left = text_left.saturating_sub(text.len());
                 *slot = Slot::Text(text.into());
             }
         }
@@ -119,6 +142,7 @@ impl Version {
             plain: HashMap::new(),
             nested: Vec::new(),
             implicit: Vec::new(),
+            replaced: HashMap::new(),
             schema,
         };
         for (at, kind) in columns.kinds.iter().enumerate() {
@@ -145,6 +169,12 @@ impl Version {
                 && let Some(Ok(value)) = absent(&field.kind()).map(|datum| fit(kind, datum))
             {
                 version.implicit.push((at, value));
+            }
+            if let Some(oneof) = field.containing_oneof() {
+                for member in oneof.fields().filter(|member| *member != field) {
+                    let replaced = version.replaced.entry(member.number()).or_default();
+                    replaced.push((at, field.number()));
+                }
             }
             version.plain.insert(field.number(), (at, field));
         }
@@ -200,27 +230,42 @@ fn datum<'a>(kind: &Kind, wire: Wire<'a>) -> Result<Datum<'a>, Bad> {
                 None => number.to_string().into(),
             })
         }
-        (Kind::Message(_), Wire::Bytes(bytes)) => timestamp(bytes)?,
         (kind, _) => {
             return Err(format!("the wire has another type than {kind:?}").into());
         }
     })
 }
 
-/// Seconds and nanoseconds since 1970.
-fn timestamp(message: &[u8]) -> Result<Datum<'static>, Bad> {
-    let (mut seconds, mut nanos) = (0_i64, 0_i64);
-    let mut fields = Fields::of(message);
-    while let Some((number, wire)) = fields.next()? {
-        match (number, wire) {
-            (1, Wire::Varint(value)) => seconds = value.cast_signed(),
-            (2, Wire::Varint(value)) => nanos = value.cast_signed(),
-            _ => {}
+/// Seconds and nanoseconds since 1970, which may come in parts: a message that stands there twice is merged.
+#[derive(Default)]
+struct Time {
+    seconds: i64,
+    nanos: i32,
+}
+
+impl Time {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "32-bit numbers keep their low half, as the encoding says"
+    )]
+    fn merge(&mut self, message: &[u8]) -> Result<(), Bad> {
+        let mut fields = Fields::of(message);
+        while let Some((number, wire)) = fields.next()? {
+            match (number, wire) {
+                (1, Wire::Varint(value)) => self.seconds = value.cast_signed(),
+                (2, Wire::Varint(value)) => self.nanos = value as i32,
+                _ => {}
+            }
         }
+        Ok(())
     }
-    let ms = seconds
-        .checked_mul(1_000)
-        .and_then(|ms| ms.checked_add(nanos.div_euclid(1_000_000)));
-    ms.map(Datum::Timestamp)
-        .ok_or_else(|| "the time is too far from 1970".into())
+
+    fn datum(&self) -> Result<Datum<'static>, Bad> {
+        let ms = self
+            .seconds
+            .checked_mul(1_000)
+            .and_then(|ms| ms.checked_add(self.nanos.div_euclid(1_000_000).into()));
+        ms.map(Datum::Timestamp)
+            .ok_or_else(|| "the time is too far from 1970".into())
+    }
 }

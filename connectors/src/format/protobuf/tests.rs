@@ -1,17 +1,19 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    AsArray as _, BinaryArray, BooleanArray, Decimal128Array, Float64Array, Int32Array,
-    RecordBatch, StringArray, TimestampMillisecondArray,
+    ArrayRef, AsArray as _, BinaryArray, BooleanArray, Decimal128Array, Float32Array, Float64Array,
+    Int32Array, RecordBatch, StringArray, TimestampMillisecondArray,
 };
-use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{
+    DataType, Field, Int32Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType,
+};
 use bytes::Bytes;
 use proptest::prelude::*;
 use prost_reflect::prost::Message as _;
 use prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
 use prost_reflect::prost_types::{
     DescriptorProto, EnumDescriptorProto, EnumValueDescriptorProto, FieldDescriptorProto,
-    FileDescriptorProto, FileDescriptorSet,
+    FileDescriptorProto, FileDescriptorSet, OneofDescriptorProto,
 };
 
 use crate::format::body::{BodyDecoder, BodyEncoder, Encoding, Format, SchemaVersion};
@@ -309,4 +311,119 @@ fn a_column_of_another_type_is_refused_by_name() {
     )]));
     let error = BodyDecoder::new(&encoding(order(Vec::new())), &wrong, |_| true).unwrap_err();
     assert!(error.to_string().contains("column customer"), "{error}");
+}
+
+/// A message of these fields; those with a place in a oneof have it in the first.
+fn message(syntax: &str, fields: Vec<FieldDescriptorProto>) -> Encoding {
+    let file = FileDescriptorProto {
+        name: Some("m.proto".to_owned()),
+        syntax: Some(syntax.to_owned()),
+        message_type: vec![DescriptorProto {
+            name: Some("M".to_owned()),
+            oneof_decl: fields
+                .iter()
+                .filter_map(|field| field.oneof_index)
+                .take(1)
+                .map(|_| OneofDescriptorProto {
+                    name: Some("one".to_owned()),
+                    ..OneofDescriptorProto::default()
+                })
+                .collect(),
+            field: fields,
+            ..DescriptorProto::default()
+        }],
+        ..FileDescriptorProto::default()
+    };
+    let set = FileDescriptorSet { file: vec![file] };
+    encoding(Bytes::from(set.encode_to_vec()))
+}
+
+fn read(encoding: &Encoding, columns: &SchemaRef, body: &'static [u8]) -> RecordBatch {
+    let decoder = BodyDecoder::new(encoding, columns, |_| true).unwrap();
+    let decoded = decoder.decode(&bodies(&[Bytes::from_static(body)]), None);
+    let decoded = decoded.unwrap();
+    assert!(decoded.errors.is_empty(), "{:?}", decoded.errors);
+    decoded.batch
+}
+
+#[test]
+fn a_time_in_two_parts_is_merged() {
+    // Field 4 with 5 seconds, and again with a million nanoseconds.
+    let batch = read(
+        &encoding(order(Vec::new())),
+        &columns(),
+        b"\x22\x02\x08\x05\x22\x04\x10\xc0\x84\x3d",
+    );
+    let at = batch.column_by_name("at").unwrap();
+    assert_eq!(at.as_primitive::<TimestampMillisecondType>().value(0), 5001);
+}
+
+#[test]
+fn of_the_members_of_a_oneof_the_last_counts() {
+    let member = |name: &str, number| FieldDescriptorProto {
+        oneof_index: Some(0),
+        ..field(name, number, Type::Int32)
+    };
+    let encoding = message(
+        "proto3",
+        vec![member("a", 1), member("b", 2), member("c", 3)],
+    );
+    let columns = Arc::new(Schema::new(vec![
+        Field::new("a", DataType::Int32, true),
+        Field::new("b", DataType::Int32, true),
+    ]));
+    for (body, expected) in [
+        (&b"\x08\x01\x10\x02"[..], [None, Some(2)]),
+        (b"\x10\x02\x08\x01", [Some(1), None]),
+        // Also one that nobody declared.
+        (b"\x10\x02\x18\x03", [None, None]),
+    ] {
+        let batch = read(&encoding, &columns, body);
+        let found = [0, 1].map(|at| batch.column(at).as_primitive::<Int32Type>().iter().next());
+        assert_eq!(found, expected.map(Some));
+    }
+}
+
+#[test]
+fn a_required_field_is_filled_or_the_row_refused() {
+    let mut id = field("id", 1, Type::Int32);
+    id.label = Some(Label::Required.into());
+    let encoding = message("proto2", vec![id, field("n", 2, Type::Int32)]);
+    let encoder = BodyEncoder::new(&encoding).unwrap();
+    let one = |name: &str, value: Option<i32>| {
+        let column: ArrayRef = Arc::new(Int32Array::from(vec![value]));
+        let rows = RecordBatch::try_from_iter_with_nullable([(name, column, true)]);
+        let written = encoder.encode(&rows.unwrap());
+        written.map_err(|error| error.to_string())
+    };
+    assert!(one("id", Some(0)).is_ok());
+    for refused in [one("id", None), one("n", Some(1))] {
+        let refused = refused.unwrap_err();
+        assert!(refused.contains("field id is required"), "{refused}");
+    }
+}
+
+#[test]
+fn a_negative_zero_is_written() {
+    let columns = Arc::new(Schema::new(vec![
+        Field::new("x", DataType::Float64, true),
+        Field::new("y", DataType::Float32, true),
+    ]));
+    let encoding = message(
+        "proto3",
+        vec![field("x", 1, Type::Double), field("y", 2, Type::Float)],
+    );
+    let batch = RecordBatch::try_new(
+        Arc::clone(&columns),
+        vec![
+            Arc::new(Float64Array::from(vec![-0.0, 0.0])),
+            Arc::new(Float32Array::from(vec![-0.0, 0.0])),
+        ],
+    )
+    .unwrap();
+    let written = BodyEncoder::new(&encoding).unwrap().encode(&batch).unwrap();
+    let decoder = BodyDecoder::new(&encoding, &columns, |_| true).unwrap();
+    let back = decoder.decode(&bodies(&written), None).unwrap();
+    assert_eq!(format!("{:?}", back.batch), format!("{batch:?}"));
+    assert!(written[1].is_empty());
 }

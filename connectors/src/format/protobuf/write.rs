@@ -1,4 +1,4 @@
-//! Rows to messages. A NULL is a field that is not there.
+//! Rows to messages. A NULL is a field that is not there, which a required one may not be.
 
 use arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
 use arrow::datatypes::{
@@ -6,7 +6,7 @@ use arrow::datatypes::{
     TimestampMillisecondType, UInt32Type,
 };
 use bytes::Bytes;
-use prost_reflect::prost::Message as _;
+use prost_reflect::prost::{Message as _, encoding};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
 
 use crate::format::body::{Format, FormatError};
@@ -42,21 +42,57 @@ impl ProtobufEncoder {
                 columns.push((field, values));
             }
         }
+        let mut required = self.schema.message.fields();
+        let missing = required.find(|field| {
+            field.is_required() && !columns.iter().any(|(filled, _)| filled == field)
+        });
+        if let Some(field) = missing {
+            return Err(lacks(&field));
+        }
         (0..rows.num_rows())
             .map(|row| {
+                let mut zeros = Vec::new();
                 let mut message = DynamicMessage::new(self.schema.message.clone());
                 for (field, values) in &columns {
                     if values.is_valid(row) {
                         let value = value(field, values, row)?;
+                        put_negative_zero(field, &value, &mut zeros);
                         message
                             .try_set_field(field, value)
                             .map_err(|error| refuse(error.to_string()))?;
+                    } else if field.is_required() {
+                        return Err(lacks(field));
                     }
                 }
-                Ok(Bytes::from(message.encode_to_vec()))
+                let mut body = message.encode_to_vec();
+                body.append(&mut zeros);
+                Ok(Bytes::from(body))
             })
             .collect()
     }
+}
+
+/// A zero that is not the default, though it equals it: the library leaves it out of a field without presence.
+fn put_negative_zero(field: &FieldDescriptor, value: &Value, out: &mut Vec<u8>) {
+    if field.supports_presence() {
+        return;
+    }
+    match value {
+        Value::F64(zero) if *zero == 0.0 && zero.is_sign_negative() => {
+            encoding::double::encode(field.number(), zero, out);
+        }
+        Value::F32(zero) if *zero == 0.0 && zero.is_sign_negative() => {
+            encoding::float::encode(field.number(), zero, out);
+        }
+        _ => {}
+    }
+}
+
+fn lacks(field: &FieldDescriptor) -> FormatError {
+    refuse(format!(
+        "field {} is required and not filled; fill it",
+        field.name()
+    ))
 }
 
 fn refuse(detail: String) -> FormatError {
