@@ -5,12 +5,13 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use bytes::Bytes;
 use millpond_connectors::format::base64;
 use millpond_connectors::format::body::{Encoding, Format, FormatError, SchemaColumn, avro_of};
 use millpond_proto::limits;
 
-use crate::catalog::{Table, is_system_column};
+use crate::catalog::{Table, is_system_column, sql_type};
 use crate::error::SqlError;
 use crate::statement::{AlterTopic, CreateTopic, TopicOptions};
 use crate::topic::{Changelog, ColumnSpec, NewSchema, TopicInfo};
@@ -198,11 +199,58 @@ pub fn change(topic: &TopicInfo, change: &AlterTopic) -> Result<NewSchema, SqlEr
         }
     }
     check_count(columns.len())?;
+    check_types(topic, &before.columns()?, &after.columns()?)?;
     // Every version must still be readable as the columns, which may name fields that the last one has no more.
     let body = Arc::clone(&Table::of(&columns)?.body);
     millpond_connectors::format::body::BodyDecoder::new(&after, &body, |_| true)?;
     new.schema = after.last().cloned();
     Ok(new)
+}
+
+/// Refuses fields that become of a type whose values the topic's column, which stays as it is, does not hold.
+fn check_types(
+    topic: &TopicInfo,
+    before: &[SchemaColumn],
+    after: &[SchemaColumn],
+) -> Result<(), SqlError> {
+    let declared = Table::of(&topic.columns)?.body;
+    for field in after {
+        let was = before.iter().find(|known| known.name == field.name);
+        let (Some(was), Ok(column)) = (was, declared.field_with_name(&field.name)) else {
+            continue;
+        };
+        if was.sql_type == field.sql_type {
+            continue;
+        }
+        let becomes = Table::of(&[column_of(field.clone())?])?.body;
+        if !holds(column.data_type(), becomes.field(0).data_type()) {
+            return Err(SqlError::invalid(
+                format!(
+                    "field {} was {} and is {} in the new schema, and column {0} of topic {}, which stays {}, does not hold all of its values",
+                    field.name,
+                    was.sql_type,
+                    field.sql_type,
+                    topic.name,
+                    sql_type(column.data_type()),
+                ),
+                "make another topic with the new schema, and copy the rows with INSERT INTO … SELECT",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a column holds all values of a field of another type.
+fn holds(column: &DataType, field: &DataType) -> bool {
+    use DataType::{Date32, Decimal128, Float32, Float64, Int32, Int64, Timestamp};
+    column == field
+        || matches!(
+            (column, field),
+            (Int64, Int32)
+                | (Float64, Float32 | Int32 | Int64)
+                | (Timestamp(..) | Decimal128(..), Int32 | Int64)
+                | (Date32, Int32)
+        )
 }
 
 fn column_of(column: SchemaColumn) -> Result<ColumnSpec, SqlError> {
