@@ -1,9 +1,9 @@
 //! What an import reads: rows with typed columns, and each row as the JSON body of a message.
 //!
 //! Memory is bounded by [`BATCH_ROWS`]; types come from the first [`INFER_ROWS_MAX`] rows, so a file is
-//! opened twice. Nothing is skipped: a row that can not be read ends the import with its line.
+//! opened twice. Nothing is skipped: a row that can not be read, or that its topic could not read as its columns, ends the import with
+//! its line.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use millpond_proto::remedy::Remedy;
 
+use crate::format::json::JsonDecoder;
 use crate::format::kind::Kind;
 use crate::format::{csv, ndjson};
 
@@ -41,8 +43,27 @@ pub struct ImportColumn {
 pub struct ImportOptions {
     /// Texts that stand for null in every column.
     pub nulls: Vec<String>,
-    /// Types already declared, by column; the others are inferred.
-    pub declared: BTreeMap<String, Kind>,
+    /// The columns that the topic reads from bodies; none when it is made with those of the file.
+    pub topic: Option<SchemaRef>,
+}
+
+impl ImportOptions {
+    /// How the topic reads a column of the file, if it knows that.
+    pub(crate) fn declared(&self, column: &str) -> Option<Kind> {
+        let field = self.topic.as_ref()?.field_with_name(column).ok()?;
+        Some(Kind::of(field.data_type()))
+    }
+
+    /// Reads bodies as the topic will, without building anything.
+    pub(crate) fn check(&self, columns: &[ImportColumn]) -> JsonDecoder {
+        let of_file = || {
+            let fields = columns
+                .iter()
+                .map(|column| Field::new(&column.name, column.kind.body_type(), true));
+            SchemaRef::new(Schema::new(fields.collect::<Vec<_>>()))
+        };
+        JsonDecoder::new(self.topic.clone().unwrap_or_else(of_file)).with_wanted(|_| false)
+    }
 }
 
 /// The formats that can be imported.
@@ -124,15 +145,27 @@ pub enum ImportError {
         /// The column's type.
         kind: Kind,
     },
+    /// The topic could not read a row as its columns.
+    #[error(
+        "{file}, line {line}: {reason}; mend it, or make the topic before, with a type for this column that takes it or without the column"
+    )]
+    Row {
+        /// File.
+        file: String,
+        /// Line, counted from 1.
+        line: u64,
+        /// Which field, and why.
+        reason: String,
+    },
     /// A line is not JSON.
-    #[error("{file}, line {line}: not a JSON object: {cause}")]
+    #[error("{file}, line {line}: not a JSON object: {reason}")]
     Json {
         /// File.
         file: String,
         /// Line, counted from 1.
         line: u64,
-        /// Cause.
-        cause: serde_json::Error,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A line is longer than a message can be.
     #[error("{file}, line {line} is longer than {limit_bytes} bytes, the limit of a message body")]
@@ -214,7 +247,7 @@ impl Rows {
             }
             ImportFormat::NdJson => {
                 let columns = ndjson::infer(file, first, options)?;
-                let rows = ndjson::NdJsonRows::new(file, again, &columns);
+                let rows = ndjson::NdJsonRows::new(file, again, &columns, options);
                 (columns, Box::new(rows))
             }
         };

@@ -1,14 +1,14 @@
 //! Comma-separated values with a header line (RFC 4180).
 //!
 //! Input: text. Output: typed columns in the file's order and, last, each row as a JSON object without
-//! its nulls: integers as integers, timestamps as ISO 8601.
+//! its nulls: integers and decimals with all their digits, timestamps as ISO 8601.
 
 use std::io::Read;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BinaryBuilder, BooleanArray, Date32Array, Float64Array, Int64Array,
-    RecordBatch, StringArray, TimestampMicrosecondArray,
+    ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, Date32Array, Decimal128Array,
+    Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use arrow::csv::reader::Format;
 use arrow::csv::{Reader, ReaderBuilder};
@@ -16,8 +16,10 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::LineDelimitedWriter;
 
+use crate::format::json::JsonDecoder;
 use crate::format::kind::{
-    Inference, Kind, parse_boolean, parse_date, parse_double, parse_integer, parse_timestamp_us,
+    Inference, Kind, parse_boolean, parse_date, parse_decimal, parse_double, parse_integer,
+    parse_timestamp_us,
 };
 use crate::import::{
     BATCH_ROWS, BODY, Counted, INFER_ROWS_MAX, ImportColumn, ImportError, ImportOptions,
@@ -64,8 +66,7 @@ pub(crate) fn infer(
         }
     }
     let columns = names.into_iter().zip(columns).map(|(name, inference)| {
-        let declared = options.declared.get(&name).copied();
-        let kind = declared.unwrap_or_else(|| inference.kind());
+        let kind = options.declared(&name).unwrap_or_else(|| inference.kind());
         ImportColumn { name, kind }
     });
     Ok(columns.collect())
@@ -78,6 +79,7 @@ pub(crate) struct CsvRows {
     nulls: Vec<String>,
     schema: SchemaRef,
     texts: Reader<Counted>,
+    topic: JsonDecoder,
     /// Line on which the next row starts; the header is line 1.
     line: u64,
 }
@@ -101,6 +103,7 @@ impl CsvRows {
             nulls: options.nulls.clone(),
             schema: Arc::new(Schema::new(fields)),
             texts,
+            topic: options.check(columns),
             line: 2,
         })
     }
@@ -119,12 +122,21 @@ impl CsvRows {
                 })?;
             typed.push(array);
         }
-        self.line += texts.num_rows() as u64 + newlines_before(texts, texts.num_rows());
         let form = |cause| form_error(&self.file, cause);
         let data = self.schema.fields().iter().take(self.columns.len());
         let data = Arc::new(Schema::new(data.cloned().collect::<Vec<_>>()));
         let data = RecordBatch::try_new(data, typed.clone()).map_err(form)?;
-        typed.push(bodies(&data).map_err(form)?);
+        let bodies = bodies(&data).map_err(form)?;
+        let read = self.topic.decode(&bodies).map_err(form)?;
+        if let Some((row, reason)) = read.errors.into_iter().next() {
+            return Err(ImportError::Row {
+                file: self.file.clone(),
+                line: self.line + row as u64 + newlines_before(texts, row),
+                reason,
+            });
+        }
+        self.line += texts.num_rows() as u64 + newlines_before(texts, texts.num_rows());
+        typed.push(Arc::new(bodies));
         RecordBatch::try_new(Arc::clone(&self.schema), typed).map_err(form)
     }
 }
@@ -143,7 +155,7 @@ impl Iterator for CsvRows {
 }
 
 /// Every row as a JSON object.
-fn bodies(columns: &RecordBatch) -> Result<ArrayRef, ArrowError> {
+fn bodies(columns: &RecordBatch) -> Result<BinaryArray, ArrowError> {
     let mut lines = LineDelimitedWriter::new(Vec::new());
     lines.write(columns)?;
     lines.finish()?;
@@ -153,7 +165,7 @@ fn bodies(columns: &RecordBatch) -> Result<ArrayRef, ArrowError> {
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
         bodies.append_value(line.strip_suffix(b"\n").unwrap_or(line));
     }
-    Ok(Arc::new(bodies.finish()))
+    Ok(bodies.finish())
 }
 
 /// A column of texts as its kind, or the first row that does not fit.
@@ -173,6 +185,11 @@ fn convert(kind: Kind, texts: &StringArray, nulls: &[String]) -> Result<ArrayRef
     Ok(match kind {
         Kind::BigInt => Arc::new(Int64Array::from(each(kind, texts, nulls, parse_integer)?)),
         Kind::Double => Arc::new(Float64Array::from(each(kind, texts, nulls, parse_double)?)),
+        Kind::Decimal { precision, scale } => {
+            let parse = |text: &str| parse_decimal(text, precision, scale);
+            let values = Decimal128Array::from(each(kind, texts, nulls, parse)?);
+            Arc::new(values.with_data_type(kind.data_type()))
+        }
         Kind::Boolean => Arc::new(BooleanArray::from(each(kind, texts, nulls, parse_boolean)?)),
         Kind::Date => Arc::new(Date32Array::from(each(kind, texts, nulls, parse_date)?)),
         Kind::Timestamp { .. } => {
@@ -266,9 +283,27 @@ mod tests {
             nulls: nulls.iter().map(|null| (*null).to_owned()).collect(),
             ..ImportOptions::default()
         };
+        read_with(text, &options)
+    }
+
+    /// Into a topic with this one column.
+    fn read_into(
+        text: &'static str,
+        column: &str,
+        data_type: DataType,
+    ) -> Result<Rows, ImportError> {
+        let schema = Schema::new(vec![Field::new(column, data_type, true)]);
+        let options = ImportOptions {
+            topic: Some(Arc::new(schema)),
+            ..ImportOptions::default()
+        };
+        read_with(text, &options)
+    }
+
+    fn read_with(text: &'static str, options: &ImportOptions) -> Result<Rows, ImportError> {
         let open =
             move || -> std::io::Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(text))) };
-        Rows::read("test.csv", ImportFormat::Csv, &open, &options)
+        Rows::read("test.csv", ImportFormat::Csv, &open, options)
     }
 
     fn bodies_of(rows: Rows) -> Vec<String> {
@@ -289,7 +324,7 @@ mod tests {
     fn rows_become_json_objects_without_their_nulls() {
         let text = "n,name,at\n1,a,2013-01-01T10:00:00Z\nNA,NA,\n";
         let rows = read(text, &[]).unwrap();
-        let kinds: Vec<&str> = rows.columns().iter().map(|c| c.kind.sql_type()).collect();
+        let kinds: Vec<_> = rows.columns().iter().map(|c| c.kind.sql_type()).collect();
         assert_eq!(kinds, ["BIGINT", "TEXT", "TIMESTAMP"]);
         assert_eq!(
             bodies_of(rows),
@@ -310,17 +345,52 @@ mod tests {
 
     #[test]
     fn a_value_that_does_not_fit_names_its_line_even_after_quoted_line_feeds() {
-        let mut options = ImportOptions::default();
-        options.declared.insert("n".to_owned(), Kind::BigInt);
         let text = "n,t\n1,\"two\nlines\"\nfour,x\n";
-        let open =
-            move || -> std::io::Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(text))) };
-        let rows = Rows::read("f.csv", ImportFormat::Csv, &open, &options).unwrap();
+        let rows = read_into(text, "n", DataType::Int64).unwrap();
         let error = rows.last().unwrap().unwrap_err().to_string();
         assert!(
-            error.starts_with("f.csv, line 4: \"four\" in column n is not a BIGINT"),
+            error.starts_with("test.csv, line 4: \"four\" in column n is not a BIGINT"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn no_digit_of_a_number_is_lost() {
+        let text = "price\n123456789012345678.91\n0.005\n";
+        let rows = read_into(text, "price", DataType::Decimal128(20, 2)).unwrap();
+        assert_eq!(
+            bodies_of(rows),
+            [r#"{"price":123456789012345678.91}"#, r#"{"price":0.01}"#]
+        );
+        let rows = read("id\n10000000000000000001\n10000000000000000002\n", &[]).unwrap();
+        assert_eq!(rows.columns()[0].kind.sql_type(), "DECIMAL(38, 0)");
+        assert_eq!(
+            bodies_of(rows),
+            [
+                r#"{"id":10000000000000000001}"#,
+                r#"{"id":10000000000000000002}"#
+            ]
+        );
+    }
+
+    #[test]
+    fn a_row_that_its_topic_could_not_read_is_not_sent() {
+        for (text, data_type, reason) in [
+            (
+                "n\n1\n70000\n",
+                DataType::Int16,
+                "test.csv, line 3: field n: 70000 does not fit SMALLINT",
+            ),
+            (
+                "n\n0a\nabc\n",
+                DataType::Binary,
+                "test.csv, line 3: field n: \"abc\" is not a text of hex digits",
+            ),
+        ] {
+            let rows = read_into(text, "n", data_type).unwrap();
+            let error = rows.last().unwrap().unwrap_err().to_string();
+            assert!(error.starts_with(reason), "{error}");
+        }
     }
 
     #[test]

@@ -3,12 +3,19 @@
 //! A column takes the first kind, in the order of [`Kind`], that fits each of its values. Empty values
 //! and the words that stand for null fit every kind. `NA` stands for null by itself in every kind but
 //! text, where it may be a word (an abbreviation, say), so there only the user can say so.
+//!
+//! A number fits a kind only if it stays what it is: whole numbers that are too large for BIGINT are DECIMAL and never a DOUBLE near
+//! them, and what a number would lose (a `+`, a zero in front) makes it a word made of digits.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr as _;
 
-use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
+use arrow::array::timezone::Tz;
+use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::datatypes::{DataType, TimeUnit};
 
+use crate::format::json::column::decimal;
 use crate::format::json::instant::date_days;
 
 /// The word that means "missing" in statistical data.
@@ -21,6 +28,13 @@ pub enum Kind {
     BigInt,
     /// 64-bit floating point.
     Double,
+    /// As many digits as are written: whole numbers too large for [`Kind::BigInt`], and what was declared so.
+    Decimal {
+        /// Digits in all.
+        precision: u8,
+        /// Digits behind the point.
+        scale: i8,
+    },
     /// `true` and `false`, in any case.
     Boolean,
     /// `YYYY-MM-DD`.
@@ -44,36 +58,34 @@ pub struct Inference {
 impl Kind {
     /// The type as written in `CREATE TOPIC`.
     #[must_use]
-    pub fn sql_type(self) -> &'static str {
-        match self {
+    pub fn sql_type(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::BigInt => "BIGINT",
             Self::Double => "DOUBLE",
+            Self::Decimal { precision, scale } => {
+                return Cow::Owned(format!("DECIMAL({precision}, {scale})"));
+            }
             Self::Boolean => "BOOLEAN",
             Self::Date => "DATE",
             Self::Timestamp { .. } => "TIMESTAMP",
             Self::Text => "TEXT",
-        }
+        })
     }
 
-    /// How values of a declared SQL type are read from text.
+    /// How values of a column that a topic has are read from text.
     #[must_use]
-    pub fn of_sql_type(sql_type: &str) -> Self {
-        let upper = sql_type.trim().to_ascii_uppercase();
-        let word: String = upper
-            .chars()
-            .take_while(char::is_ascii_alphanumeric)
-            .collect();
-        match word.as_str() {
-            "BIGINT" | "INT" | "INTEGER" | "SMALLINT" | "TINYINT" | "INT2" | "INT4" | "INT8" => {
-                Self::BigInt
-            }
-            "DOUBLE" | "FLOAT" | "REAL" | "FLOAT4" | "FLOAT8" | "DECIMAL" | "NUMERIC" => {
-                Self::Double
-            }
-            "BOOLEAN" | "BOOL" => Self::Boolean,
-            "DATE" => Self::Date,
+    pub fn of(data_type: &DataType) -> Self {
+        match data_type {
+            DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => Self::BigInt,
+            DataType::Float32 | DataType::Float64 => Self::Double,
+            DataType::Decimal128(precision, scale) => Self::Decimal {
+                precision: *precision,
+                scale: *scale,
+            },
+            DataType::Boolean => Self::Boolean,
+            DataType::Date32 => Self::Date,
             // The zone is kept when there is one; a value without is read as UTC.
-            "TIMESTAMP" | "TIMESTAMPTZ" => Self::Timestamp { zoned: true },
+            DataType::Timestamp(_, _) => Self::Timestamp { zoned: true },
             _ => Self::Text,
         }
     }
@@ -84,12 +96,22 @@ impl Kind {
         match self {
             Self::BigInt => DataType::Int64,
             Self::Double => DataType::Float64,
+            Self::Decimal { precision, scale } => DataType::Decimal128(precision, scale),
             Self::Boolean => DataType::Boolean,
             Self::Date => DataType::Date32,
             Self::Timestamp { zoned } => {
                 DataType::Timestamp(TimeUnit::Microsecond, zoned.then(|| "+00:00".into()))
             }
             Self::Text => DataType::Utf8,
+        }
+    }
+
+    /// The Arrow type that the column has in the topic.
+    #[must_use]
+    pub fn body_type(self) -> DataType {
+        match self {
+            Self::Timestamp { .. } => DataType::Timestamp(TimeUnit::Millisecond, None),
+            other => other.data_type(),
         }
     }
 
@@ -103,8 +125,15 @@ impl Kind {
 
     fn fits(self, text: &str) -> bool {
         match self {
-            Self::BigInt => parse_integer(text).is_some() && !has_leading_zero(text),
-            Self::Double => parse_double(text).is_some() && !has_leading_zero(text),
+            Self::BigInt => parse_integer(text).is_some() && is_canonical(text),
+            Self::Double => {
+                let is_exact = text.contains(['.', 'e', 'E']) || text.len() <= EXACT_DIGITS;
+                parse_double(text).is_some() && is_canonical(text) && is_exact
+            }
+            Self::Decimal { precision, scale } => {
+                let is_whole = !text.contains(['.', 'e', 'E']);
+                is_whole && parse_decimal(text, precision, scale).is_some() && is_canonical(text)
+            }
             Self::Boolean => parse_boolean(text).is_some(),
             Self::Date => parse_date(text).is_some(),
             Self::Timestamp { zoned } => {
@@ -117,7 +146,7 @@ impl Kind {
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.sql_type())
+        f.write_str(&self.sql_type())
     }
 }
 
@@ -127,6 +156,7 @@ impl Default for Inference {
             fits: vec![
                 Kind::BigInt,
                 Kind::Double,
+                LARGE,
                 Kind::Boolean,
                 Kind::Date,
                 Kind::Timestamp { zoned: true },
@@ -152,7 +182,8 @@ impl Inference {
     pub fn observe_string(&mut self, text: &str) {
         self.seen = true;
         self.fits.retain(|kind| {
-            !matches!(kind, Kind::BigInt | Kind::Double | Kind::Boolean) && kind.fits(text)
+            let is_text = matches!(kind, Kind::Date | Kind::Timestamp { .. } | Kind::Text);
+            is_text && kind.fits(text)
         });
     }
 
@@ -181,6 +212,12 @@ pub fn parse_double(text: &str) -> Option<f64> {
         .filter(|value: &f64| value.is_finite())
 }
 
+/// Reads a number in units of its scale, rounded to it.
+#[must_use]
+pub fn parse_decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
+    decimal(text.trim(), precision, scale)
+}
+
 /// Reads a boolean.
 #[must_use]
 pub fn parse_boolean(text: &str) -> Option<bool> {
@@ -206,9 +243,9 @@ pub fn parse_timestamp_us(text: &str) -> Option<i64> {
     if text.len() < "2013-01-01T10:00".len() {
         return None;
     }
-    string_to_timestamp_nanos(text)
-        .ok()
-        .map(|nanos| nanos.div_euclid(1000))
+    let utc = Tz::from_str("+00:00").ok()?;
+    let at = string_to_datetime(&utc, text).ok()?;
+    Some(at.timestamp_micros())
 }
 
 fn names_a_zone(text: &str) -> bool {
@@ -217,11 +254,20 @@ fn names_a_zone(text: &str) -> bool {
     after_date.ends_with(['Z', 'z']) || after_date.contains(['+', '-'])
 }
 
-/// Codes such as `02134` are words made of digits: as a number they would lose their zero.
-fn has_leading_zero(text: &str) -> bool {
-    let digits = text.trim().trim_start_matches('-');
-    let mut chars = digits.chars();
-    chars.next() == Some('0') && chars.next().is_some_and(|next| next.is_ascii_digit())
+/// So many digits a DOUBLE holds whatever they are.
+const EXACT_DIGITS: usize = 15;
+
+/// Whole numbers that are too large for BIGINT.
+const LARGE: Kind = Kind::Decimal {
+    precision: 38,
+    scale: 0,
+};
+
+/// Codes such as `02134` and `+49301234` are words made of digits: as a number they would lose their zero or their sign.
+fn is_canonical(text: &str) -> bool {
+    let text = text.trim();
+    let digits = text.strip_prefix('-').unwrap_or(text).as_bytes();
+    !matches!(digits, [b'+', ..] | [b'0', b'0'..=b'9', ..])
 }
 
 #[cfg(test)]
@@ -259,7 +305,32 @@ mod tests {
     #[test]
     fn codes_with_leading_zeros_stay_text() {
         assert_eq!(kind_of(&["02134", "10001"]), Kind::Text);
+        assert_eq!(kind_of(&["-02134"]), Kind::Text);
         assert_eq!(kind_of(&["0", "0.5"]), Kind::Double);
+    }
+
+    #[test]
+    fn a_phone_number_stays_text_with_its_sign() {
+        assert_eq!(kind_of(&["+4915112345678", "+4930123456"]), Kind::Text);
+        assert_eq!(kind_of(&["+0.5"]), Kind::Text);
+        assert_eq!(kind_of(&["-5"]), Kind::BigInt);
+    }
+
+    #[test]
+    fn whole_numbers_too_large_for_bigint_are_never_doubles() {
+        let large = ["10000000000000000001", "-10000000000000000002", "7"];
+        assert_eq!(kind_of(&large), LARGE);
+        assert_eq!(kind_of(&["1".repeat(39).as_str()]), Kind::Text);
+        // A double near it would be another number.
+        assert_eq!(kind_of(&["0.5", "10000000000000000001"]), Kind::Text);
+        assert_eq!(kind_of(&["0.5", "100000000000000"]), Kind::Double);
+    }
+
+    #[test]
+    fn the_usual_first_and_last_days_are_times() {
+        for text in ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"] {
+            assert_eq!(kind_of(&[text]), Kind::Timestamp { zoned: true });
+        }
     }
 
     #[test]
@@ -270,12 +341,10 @@ mod tests {
     }
 
     #[test]
-    fn declared_types_are_read_by_their_first_word() {
-        assert_eq!(Kind::of_sql_type("double precision"), Kind::Double);
-        assert_eq!(Kind::of_sql_type("VARCHAR(10)"), Kind::Text);
-        assert_eq!(
-            Kind::of_sql_type("TIMESTAMP(3)"),
-            Kind::Timestamp { zoned: true }
-        );
+    fn a_declared_decimal_keeps_its_digits() {
+        let kind = Kind::of(&DataType::Decimal128(20, 2));
+        assert_eq!(kind.sql_type(), "DECIMAL(20, 2)");
+        assert_eq!(Kind::of(&DataType::Int16), Kind::BigInt);
+        assert_eq!(Kind::of(&DataType::Binary), Kind::Text);
     }
 }

@@ -2,18 +2,23 @@
 //!
 //! Batches go one after another, each durable before the next is sent: so the order within a key is that
 //! of the file, and an error leaves no more than one batch of which something is not known.
+//!
+//! Bodies are JSON, so a topic that takes others is refused before the first row, and a row that the topic could not read as its columns
+//! ends the import.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use indicatif::{ProgressBar, ProgressStyle};
-use millpond_connectors::format::kind::Kind;
 use millpond_connectors::import::{BODY, ImportColumn, ImportOptions, Rows};
 use millpond_proto::client::{Admin, Client, OutgoingMessage, Producer};
 use millpond_proto::wire::admin::{Column, CreateTopicRequest, Topic};
+use millpond_sql::catalog::check_columns;
 use millpond_sql::sort::order_by;
+use millpond_sql::topic::ColumnSpec;
 
 use crate::cli::args::ImportArgs;
 use crate::cli::error::CliError;
@@ -47,11 +52,7 @@ pub async fn run(
     let topic = existing(&admin, &args.to).await?;
     let options = ImportOptions {
         nulls: args.nulls.clone(),
-        declared: topic
-            .iter()
-            .flat_map(|topic| &topic.columns)
-            .map(declared)
-            .collect(),
+        topic: topic.as_ref().map(read_columns).transpose()?,
     };
     let mut rows = Rows::open(&args.file, &options)?;
     check_key(args.key.as_deref(), rows.columns(), &args.file)?;
@@ -157,7 +158,7 @@ impl Importer {
 pub fn missing_topic(name: &str, columns: &[ImportColumn]) -> CreateTopicRequest {
     let columns = columns.iter().map(|column| Column {
         name: column.name.clone(),
-        sql_type: column.kind.sql_type().to_owned(),
+        sql_type: column.kind.sql_type().into_owned(),
         expression: String::new(),
     });
     CreateTopicRequest {
@@ -175,8 +176,45 @@ async fn existing(admin: &Admin, topic: &str) -> Result<Option<Topic>, CliError>
     }
 }
 
-fn declared(column: &Column) -> (String, Kind) {
-    (column.name.clone(), Kind::of_sql_type(&column.sql_type))
+/// The columns that a topic reads from JSON bodies; an error where it takes other bodies.
+fn read_columns(topic: &Topic) -> Result<SchemaRef, CliError> {
+    let takes = match (topic.format.as_str(), topic.changelog.as_str()) {
+        ("" | "json", "debezium") => "changes as Debezium writes them".to_owned(),
+        ("" | "json", _) => String::new(),
+        (format, _) => format!("bodies in {format}"),
+    };
+    if !takes.is_empty() {
+        return Err(CliError::Usage {
+            what: format!(
+                "topic {} takes {takes}, and an import writes rows in JSON",
+                topic.name
+            ),
+            help: format!(
+                "import into a topic of its own, and copy: INSERT INTO {} SELECT … FROM that topic",
+                topic.name
+            ),
+        });
+    }
+    let stored = topic
+        .columns
+        .iter()
+        .filter(|column| column.expression.is_empty());
+    let columns: Vec<ColumnSpec> = stored
+        .map(|column| ColumnSpec {
+            name: column.name.clone(),
+            sql_type: column.sql_type.clone(),
+            expression: None,
+        })
+        .collect();
+    let table = check_columns(&columns).map_err(|error| CliError::Usage {
+        what: format!(
+            "the columns of topic {} can not be read: {error}",
+            topic.name
+        ),
+        help: "import with the version of millpond that the server has".to_owned(),
+    })?;
+    let fields = table.fields().iter().take(columns.len()).cloned();
+    Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
 }
 
 fn check_key(key: Option<&str>, columns: &[ImportColumn], file: &Path) -> Result<(), CliError> {
@@ -230,6 +268,7 @@ fn progress_bar(file: &Path) -> ProgressBar {
 mod tests {
     use std::io::{Cursor, Read};
 
+    use millpond_connectors::format::kind::Kind;
     use millpond_connectors::import::ImportFormat;
 
     use super::*;
@@ -251,6 +290,58 @@ mod tests {
             .collect();
         assert_eq!(keys, [Some("7"), None]);
         assert_eq!(messages[0].body, r#"{"n":7,"t":"a"}"#);
+    }
+
+    #[test]
+    fn a_topic_whose_bodies_are_not_json_rows_is_refused_by_name() {
+        let topic = |format: &str, changelog: &str| Topic {
+            name: "t".to_owned(),
+            format: format.to_owned(),
+            changelog: changelog.to_owned(),
+            columns: vec![
+                Column {
+                    name: "a".to_owned(),
+                    sql_type: "SMALLINT".to_owned(),
+                    expression: String::new(),
+                },
+                Column {
+                    name: "b".to_owned(),
+                    sql_type: "BIGINT".to_owned(),
+                    expression: "a + 1".to_owned(),
+                },
+            ],
+            ..Topic::default()
+        };
+        for (format, changelog, takes) in [
+            ("csv", "rows", "bodies in csv"),
+            ("avro", "rows", "bodies in avro"),
+            ("protobuf", "upsert", "bodies in protobuf"),
+            ("raw", "rows", "bodies in raw"),
+            ("json", "debezium", "changes as Debezium writes them"),
+        ] {
+            let error = read_columns(&topic(format, changelog)).unwrap_err();
+            let what = format!("topic t takes {takes}, and an import writes rows in JSON");
+            assert_eq!(error.to_string(), what);
+        }
+        for (format, changelog) in [("json", "rows"), ("json", "upsert"), ("", "")] {
+            let columns = read_columns(&topic(format, changelog)).unwrap();
+            let types: Vec<&DataType> = columns.fields().iter().map(|f| f.data_type()).collect();
+            assert_eq!(types, [&DataType::Int16], "{format} {changelog}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_large_have_keys_of_their_own() {
+        let text = "id\n10000000000000000001\n10000000000000000002\n";
+        let messages = messages(&batch(text), Some("id")).unwrap();
+        let keys: Vec<_> = messages
+            .iter()
+            .map(|message| message.key.as_deref())
+            .collect();
+        assert_eq!(
+            keys,
+            [Some("10000000000000000001"), Some("10000000000000000002")]
+        );
     }
 
     #[test]

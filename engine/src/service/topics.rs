@@ -169,6 +169,8 @@ pub(super) fn to_wire(topic: Topic) -> pb::Topic {
             .lite_ms
             .map_or(0, |ms| u64::try_from(ms).unwrap_or(0)),
         family: topic.family.unwrap_or_default(),
+        format: topic.bodies.encoding.format.name().to_owned(),
+        changelog: topic.bodies.changelog.name().to_owned(),
     }
 }
 
