@@ -10,17 +10,21 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::chance::{Chance, Entropy};
 use crate::client::error::ClientError;
 use crate::limits;
-use crate::time::{Clock, SystemClock, Timestamp};
+use crate::time::{self, Clock, SystemClock, Timestamp};
 use crate::wire::admin::admin_client::AdminClient;
 use crate::wire::rocketmq::messaging_service_client::MessagingServiceClient;
 
 /// A dial that takes longer than this has nobody at its other end.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection with calls on it that says nothing for this long is asked whether it is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// One that does not answer that for this long is given up, and with it its calls.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Seconds from 1970 to 2021-01-01 00:00 UTC, where message ids start to count.
 const MESSAGE_ID_EPOCH_S: i64 = 1_609_459_200;
 
@@ -85,6 +89,8 @@ impl Client {
         let channel = dial
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .connect_lazy();
         Ok(Self {
             channel,
@@ -103,6 +109,26 @@ impl Client {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.identity.clock.now()
+    }
+
+    /// What a call gives, unless that takes longer than `limit`; its outcome is then unknown.
+    ///
+    /// The timeout that goes with a request ends when an answer begins, which says nothing of its end.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        match time::within(self.identity.clock.as_ref(), limit, call).await {
+            Some(answer) => answer,
+            None => Err(ClientError::Status {
+                code: Code::DeadlineExceeded,
+                message: format!(
+                    "{} did not answer within {limit:?}; try again",
+                    self.address
+                ),
+            }),
+        }
     }
 
     pub(crate) fn messaging(&self) -> Messaging {

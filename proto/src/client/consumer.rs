@@ -17,6 +17,8 @@ use crate::wire::rocketmq::{
 
 /// How much longer than the poll the call may take before it counts as lost.
 const POLL_GRACE: Duration = Duration::from_secs(3);
+/// A poll longer than this is one without end.
+const POLL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long an acknowledgement may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -79,13 +81,14 @@ impl SimpleConsumer {
     /// They are invisible to others of the group for `invisible` (10 s to 12 h).
     ///
     /// # Errors
-    /// Any [`ClientError`].
+    /// Any [`ClientError`]; a deadline exceeded when the answer is not there as a whole 3 s after the poll.
     pub async fn receive(
         &self,
         max: usize,
         invisible: Duration,
         poll: Duration,
     ) -> Result<Vec<ReceivedMessage>, ClientError> {
+        let limit = poll.min(POLL_MAX) + POLL_GRACE;
         let mut request = tonic::Request::new(ReceiveMessageRequest {
             group: Some(self.group.clone()),
             message_queue: Some(MessageQueue {
@@ -100,10 +103,17 @@ impl SimpleConsumer {
             }),
             batch_size: i32::try_from(max).unwrap_or(i32::MAX),
             invisible_duration: Some(on_the_wire(invisible)),
-            long_polling_timeout: Some(on_the_wire(poll)),
+            long_polling_timeout: Some(on_the_wire(poll.min(POLL_MAX))),
             ..ReceiveMessageRequest::default()
         });
-        request.set_timeout(poll + POLL_GRACE);
+        request.set_timeout(limit);
+        self.client.within(limit, self.received(request)).await
+    }
+
+    async fn received(
+        &self,
+        request: tonic::Request<ReceiveMessageRequest>,
+    ) -> Result<Vec<ReceivedMessage>, ClientError> {
         let mut answers = self
             .client
             .messaging()
@@ -254,5 +264,37 @@ fn on_the_wire(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(duration.subsec_nanos()).expect("less than a second fits"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+    use crate::client::silent;
+
+    #[tokio::test]
+    async fn a_server_that_falls_silent_behind_the_head_of_its_answer_does_not_hold_a_poll() {
+        let (client, silence) = silent::client(true).await;
+        let consumer = SimpleConsumer::new(&client, "g", "t");
+        let poll = Duration::from_secs(5);
+        let received = consumer.receive(16, Duration::from_secs(30), poll).await;
+        let error = received.unwrap_err();
+        let late = Code::DeadlineExceeded;
+        assert!(
+            matches!(error, ClientError::Status { code, .. } if code == late),
+            "{error}"
+        );
+        assert!(error.leaves_unknown());
+        assert_eq!(*silence.asked.lock().unwrap(), [poll + POLL_GRACE]);
+    }
+
+    #[tokio::test]
+    async fn a_poll_may_be_as_long_as_can_be_said() {
+        let (client, _) = silent::client(false).await;
+        let consumer = SimpleConsumer::new(&client, "g", "t");
+        let received = consumer.receive(1, Duration::MAX, Duration::MAX).await;
+        assert!(received.is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! The Rust SDK: producer, simple consumer and administration over gRPC.
 //!
 //! A [`Client`] is one connection that any number of producers, consumers and admin handles share; it
-//! dials on first use. Nothing is retried here: an error says by [`ClientError::remedy`] whether
+//! dials on first use. Nothing is retried here, and nothing waits without an end: an error says by [`ClientError::remedy`] whether
 //! trying again can help, and the caller knows whether doing so is safe. No background task is
 //! started, so nothing has to be shut down.
 //!
@@ -34,6 +34,8 @@ pub mod consumer;
 pub mod error;
 pub mod producer;
 pub mod shelf;
+#[cfg(test)]
+mod silent;
 
 // A user of the SDK meets these five names and nothing else, so they are found at its door.
 pub use admin::Admin;

@@ -1,6 +1,7 @@
 //! Sends messages.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -10,6 +11,9 @@ use crate::time::Timestamp;
 use crate::wire::rocketmq::{
     Code, Encoding, Message, MessageType, Resource, SendMessageRequest, SystemProperties,
 };
+
+/// How long the server may take for an answer to a send.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A message to be sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,7 +126,7 @@ impl Producer {
     /// Sends one message; when this returns, it is durable.
     ///
     /// # Errors
-    /// Any [`ClientError`]. After [`ClientError::Unreachable`] the outcome is unknown.
+    /// Any [`ClientError`]. Where [`ClientError::leaves_unknown`] the outcome is unknown.
     pub async fn send(&self, topic: &str, message: OutgoingMessage) -> Result<Sent, ClientError> {
         let sent = self.send_batch(topic, vec![message]).await?;
         match sent.into_iter().next() {
@@ -137,8 +141,8 @@ impl Producer {
     /// [`crate::limits::REQUEST_BYTES_MAX`] bytes in all.
     ///
     /// # Errors
-    /// Any [`ClientError`] when the call as a whole failed; its outcome is then unknown after
-    /// [`ClientError::Unreachable`], and nothing was stored after a refusal.
+    /// Any [`ClientError`] when the call as a whole failed. Where [`ClientError::leaves_unknown`] its outcome is unknown, as when
+    /// the server does not answer within 30 s; nothing was stored after a refusal.
     pub async fn send_batch(
         &self,
         topic: &str,
@@ -156,13 +160,13 @@ impl Producer {
             .into_iter()
             .map(|message| self.on_the_wire(&resource, message))
             .collect();
-        let answer = self
-            .client
-            .messaging()
-            .send_message(SendMessageRequest { messages })
-            .await
-            .map_err(|status| self.client.status_error(&status))?
-            .into_inner();
+        let call = async {
+            let mut messaging = self.client.messaging();
+            let answer = messaging.send_message(SendMessageRequest { messages });
+            let answer = answer.await;
+            answer.map_err(|status| self.client.status_error(&status))
+        };
+        let answer = self.client.within(SEND_TIMEOUT, call).await?.into_inner();
         let address = self.client.address();
         if answer.entries.len() != count {
             // A refusal of the whole request may leave the entries out.
@@ -231,6 +235,7 @@ fn to_wire(at: Timestamp) -> prost_types::Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::silent;
 
     #[tokio::test]
     async fn what_a_message_carries_makes_its_type() {
@@ -248,6 +253,17 @@ mod tests {
         assert_eq!(delayed.message_type(), MessageType::Delay);
         let at = delayed.delivery_timestamp.unwrap();
         assert_eq!((at.seconds, at.nanos), (-1, 999_000_000));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_says_nothing_does_not_hold_a_send() {
+        let (client, silence) = silent::client(false).await;
+        let producer = Producer::new(&client);
+        let sent = producer.send("t", OutgoingMessage::new("body")).await;
+        let error = sent.unwrap_err();
+        assert!(error.leaves_unknown(), "{error}");
+        assert!(error.to_string().contains("did not answer within 30s"));
+        assert_eq!(*silence.asked.lock().unwrap(), [SEND_TIMEOUT]);
     }
 
     #[tokio::test]
