@@ -30,8 +30,9 @@ pub fn read(body: &[u8]) -> Result<Change<'_>, Bad> {
             .find(|(key, _)| *key == name.as_bytes())
             .map(|(_, value)| *value)
     };
-    if let Some(payload) = of("payload") {
-        if payload.starts_with(b"{") && of("op").is_none() {
+    // A change may have a member of that name as well.
+    if let Some(payload) = of("payload").filter(|_| of("op").is_none()) {
+        if payload.starts_with(b"{") {
             return read(payload);
         }
         return Err("the payload of the change is no object".into());
@@ -201,6 +202,8 @@ mod tests {
         );
         let bare = read(br#"{"before":null,"op":"d"}"#).unwrap();
         assert_eq!((bare.row, bare.deleted), (None, true));
+        let beside = read(br#"{"payload":1,"after":{"id":1},"op":"c"}"#).unwrap();
+        assert_eq!(beside.row, Some(&b"{\"id\":1}"[..]));
     }
 
     #[test]
