@@ -5,7 +5,8 @@
 //! something else comes; the slow way then says what is wrong, if anything is.
 //!
 //! **Invariant.** Takes exactly the texts of RFC 8259 whose nesting is at most [`DEPTH_MAX`]: a body that is
-//! accepted here is JSON for every other reader as well. Input is untrusted; nothing is indexed.
+//! accepted here is JSON for every other reader as well. Escapes that are half a character (`\ud83d` alone), which the
+//! grammar lets pass, are refused: no text can hold them. Input is untrusted; nothing is indexed.
 
 #![deny(clippy::indexing_slicing)]
 
@@ -298,9 +299,9 @@ impl<'a> Scanner<'a> {
         self.at += 1;
         if escaped {
             let quoted = self.text.get(start..self.at).unwrap_or_default();
-            return serde_json::from_str(quoted)
-                .map(Cow::Owned)
-                .map_err(|_| "a text holds an escape that JSON does not have".into());
+            return serde_json::from_str(quoted).map(Cow::Owned).map_err(|_| {
+                "a text holds an escape that JSON does not have, or half a character".into()
+            });
         }
         let inner = self.text.get(start + 1..self.at - 1);
         Ok(Cow::Borrowed(inner.unwrap_or_default()))
