@@ -134,7 +134,11 @@ fn misused(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         return ExitCode::SUCCESS;
     }
-    let words: Vec<String> = std::env::args().skip(1).collect();
+    // What is no text can be part of no command that we know.
+    let words = std::env::args_os().skip(1);
+    let words: Vec<String> = words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
     if let Some(command) = advice(&words) {
         let _ = writeln!(std::io::stderr(), "\nhelp: {command}");
     }
@@ -148,6 +152,9 @@ fn failed(what: &str) -> ExitCode {
 
 /// Our name as the reader typed it, so that what we print can be typed as well.
 fn program() -> String {
-    let typed = std::env::args().next();
-    typed.unwrap_or_else(|| Cli::command().get_name().to_owned())
+    let typed = std::env::args_os().next();
+    typed.map_or_else(
+        || Cli::command().get_name().to_owned(),
+        |typed| typed.to_string_lossy().into_owned(),
+    )
 }

@@ -189,7 +189,8 @@ fn a_topic_that_keeps_the_last_message_of_each_key_is_compacted_by_hand_and_says
     let before = told(&server, &["sql", "-o", "csv", "-c", last]);
     let done = told(&server, &["storage", "compact", "c"]);
     assert!(
-        done.contains("topic c: 5 messages were superseded") && done.contains("merged 2 files"),
+        done.contains("topic c: superseded by later ones of their key: 5 messages")
+            && done.contains("merged 2 files"),
         "{done}"
     );
     let after = told(&server, &["sql", "-o", "csv", "-c", last]);

@@ -130,7 +130,7 @@ async fn learn(admin: &Admin, words: &Words) {
                 .rows
                 .into_iter()
                 .filter_map(|row| row.into_iter().next());
-            names.extend(firsts.map(|cell| cell.plain().to_owned()));
+            names.extend(firsts.map(|cell| cell.plain().into_owned()));
         }
     }
     words.learn(names);

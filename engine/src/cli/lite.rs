@@ -5,7 +5,7 @@ use millpond_proto::client::Admin;
 use millpond_proto::wire::admin::{ListLiteTopicsRequest, LiteTopic};
 
 use crate::cli::error::CliError;
-use crate::cli::output::{Cell, Format, Table};
+use crate::cli::output::{Cell, Format, Table, counted};
 use crate::cli::run::Terminal;
 
 /// `millpond topic lite …`.
@@ -146,8 +146,10 @@ async fn info(
     let found: LiteTopic = answer.topics.pop().unwrap_or_default();
     if output == Format::Table {
         let text = format!(
-            "lite topic {} of {topic}: {} messages in queue {}",
-            found.name, found.messages, found.queue
+            "lite topic {} of {topic}: {} in queue {}",
+            found.name,
+            counted(found.messages, "message"),
+            found.queue
         );
         writeln!(terminal.out, "{text}\n").map_err(CliError::output)?;
     }

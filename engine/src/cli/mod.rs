@@ -5,7 +5,7 @@
 //! here knows more than any other client. All printing goes through [`output`] into writers that are
 //! passed in: results to the first, everything else to the second.
 //!
-//! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`] over [`topic_args`] and [`body_args`], [`schema`],
+//! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`] and [`consume`] over [`topic_args`] and [`body_args`], [`schema`],
 //! [`group`] and [`dlq`] over [`group_args`], [`msg`] over [`msg_args`], [`shelf`],
 //! [`job`], [`sql`] with `console` (its prompt), [`import`], [`export`], [`storage`], [`bench`] over [`bench_args`],
 //! and [`serve`] over [`serve_args`], which is the server itself.
@@ -16,6 +16,7 @@ pub mod bench;
 pub mod bench_args;
 pub mod body_args;
 mod console;
+pub mod consume;
 pub mod dlq;
 pub mod error;
 pub mod export;

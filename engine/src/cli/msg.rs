@@ -10,11 +10,11 @@ use millpond_proto::wire::admin::{
     FindMessagesRequest, ReadRequest, Scanned, StoredMessage, TraceMessageRequest,
 };
 
+use crate::cli::consume::properties;
 use crate::cli::error::CliError;
 use crate::cli::msg_args::{MsgCommand, PlaceArgs, TraceArgs, WhereArgs};
-use crate::cli::output::{Cell, Format, Table};
+use crate::cli::output::{Cell, Format, Table, counted};
 use crate::cli::run::Terminal;
-use crate::cli::topic::{properties, text};
 
 /// Does a command about messages.
 ///
@@ -99,7 +99,7 @@ async fn search(
             message.keys.join(" ").into(),
             message.tag.into(),
             properties(&message.properties),
-            message.body.map(|body| text(&body)).into(),
+            message.body.map_or(Cell::Null, |body| Cell::body(&body)),
         ]
     }));
     table
@@ -131,8 +131,9 @@ fn add(sum: &mut Scanned, step: Scanned) {
 /// What was looked at, in words.
 fn looked_at(scanned: &Scanned) -> String {
     let mut words = format!(
-        "looked at {} messages ({} bytes)",
-        scanned.compared, scanned.bytes
+        "looked at {} ({} bytes)",
+        counted(scanned.compared, "message"),
+        scanned.bytes
     );
     if scanned.ruled_out > 0 {
         words += &format!(", an index ruled out {} more", scanned.ruled_out);
@@ -195,7 +196,10 @@ fn details(message: StoredMessage) -> Table {
     row("tag", message.tag.into());
     row("properties", properties(&message.properties));
     row("trace_context", message.trace_context.into());
-    row("body", message.body.map(|body| text(&body)).into());
+    row(
+        "body",
+        message.body.map_or(Cell::Null, |body| Cell::body(&body)),
+    );
     table
 }
 

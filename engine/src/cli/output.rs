@@ -1,14 +1,21 @@
 //! How results are printed: as a table for people, as JSON or CSV for programs.
 //!
 //! JSON is one array with an object per line, its fields in column order. CSV is RFC 4180 with a header;
-//! null is an empty field. A table aligns numbers to the right and shows null as an empty cell.
+//! null is an empty field. A table aligns numbers to the right and shows null as an empty cell. A body that is no text
+//! loses nothing: it is `{"base64":"…"}` in JSON, and `\x` and hex digits elsewhere, as PostgreSQL writes bytes.
+//!
+//! **Invariant.** Nothing that somebody sent steers the terminal of whoever looks at it: control characters are
+//! shown as what they are where people read.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, ContentArrangement, presets};
 
@@ -45,6 +52,8 @@ pub enum Cell {
     Boolean(bool),
     /// Text.
     Text(String),
+    /// Bytes that are no text.
+    Bytes(Vec<u8>),
 }
 
 /// Rows under column names.
@@ -93,16 +102,54 @@ impl<T: Into<Cell>> From<Option<T>> for Cell {
 }
 
 impl Cell {
-    /// As it is printed for people.
+    /// The body of a message: text, if it is some.
     #[must_use]
-    pub fn plain(&self) -> &str {
-        match self {
-            Self::Null => "",
-            Self::Boolean(true) => "true",
-            Self::Boolean(false) => "false",
-            Self::Number(text) | Self::Text(text) => text,
+    pub fn body(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Bytes(bytes.to_owned()),
         }
     }
+
+    /// As it is written without quotes.
+    #[must_use]
+    pub fn plain(&self) -> Cow<'_, str> {
+        match self {
+            Self::Null => Cow::Borrowed(""),
+            Self::Boolean(true) => Cow::Borrowed("true"),
+            Self::Boolean(false) => Cow::Borrowed("false"),
+            Self::Number(text) | Self::Text(text) => Cow::Borrowed(text),
+            Self::Bytes(bytes) => {
+                let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
+                Cow::Owned(format!("\\x{}", digits.collect::<String>()))
+            }
+        }
+    }
+
+    /// As people see it.
+    fn shown(&self) -> Cow<'_, str> {
+        let plain = self.plain();
+        let steers = |letter: char| letter.is_control() && !matches!(letter, '\n' | '\t');
+        if !plain.contains(steers) {
+            return plain;
+        }
+        let mut shown = String::with_capacity(plain.len() + 8);
+        for letter in plain.chars() {
+            if steers(letter) {
+                shown.push_str(&format!("\\x{:02x}", u32::from(letter)));
+            } else {
+                shown.push(letter);
+            }
+        }
+        Cow::Owned(shown)
+    }
+}
+
+/// A number of things, by their name for one of them.
+#[must_use]
+pub fn counted(count: u64, name: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {name}{ending}")
 }
 
 impl Table {
@@ -180,7 +227,7 @@ impl Table {
                 writeln!(
                     out,
                     "{}",
-                    format!("{name:width$}  {}", cell.plain()).trim_end()
+                    format!("{name:width$}  {}", cell.shown()).trim_end()
                 )?;
             }
         }
@@ -199,7 +246,7 @@ impl Table {
                     Cell::Number(_) => CellAlignment::Right,
                     _ => CellAlignment::Left,
                 };
-                comfy_table::Cell::new(cell.plain()).set_alignment(aligned)
+                comfy_table::Cell::new(cell.shown()).set_alignment(aligned)
             }));
         }
         for line in table.lines() {
@@ -226,6 +273,9 @@ impl Table {
                 Cell::Null => write!(out, "null")?,
                 Cell::Text(text) => write!(out, "{}", json_text(text))?,
                 Cell::Number(_) | Cell::Boolean(_) => write!(out, "{}", cell.plain())?,
+                Cell::Bytes(bytes) => {
+                    write!(out, "{{\"base64\":\"{}\"}}", STANDARD.encode(bytes))?;
+                }
             }
         }
         write!(out, "}}")
@@ -243,7 +293,7 @@ impl Table {
         out: &mut dyn Write,
     ) -> io::Result<()> {
         if format == Format::Csv && is_first {
-            csv_line(self.columns.iter().map(String::as_str), out)?;
+            csv_line(self.columns.iter().map(|name| name.as_str().into()), out)?;
         }
         for row in &self.rows {
             if format == Format::Csv {
@@ -257,7 +307,7 @@ impl Table {
     }
 
     fn print_csv(&self, out: &mut dyn Write) -> io::Result<()> {
-        csv_line(self.columns.iter().map(String::as_str), out)?;
+        csv_line(self.columns.iter().map(|name| name.as_str().into()), out)?;
         for row in &self.rows {
             csv_line(row.iter().map(Cell::plain), out)?;
         }
@@ -265,7 +315,7 @@ impl Table {
     }
 }
 
-fn csv_line<'a>(values: impl Iterator<Item = &'a str>, out: &mut dyn Write) -> io::Result<()> {
+fn csv_line<'a>(values: impl Iterator<Item = Cow<'a, str>>, out: &mut dyn Write) -> io::Result<()> {
     for (index, value) in values.enumerate() {
         let comma = if index == 0 { "" } else { "," };
         if value.contains([',', '"', '\n', '\r']) {
@@ -338,6 +388,38 @@ mod tests {
             printed(Format::Vertical),
             "-[ row 1 ]-\nname  a, \"b\"\nn     7\nok    true\n-[ row 2 ]-\nname  c\nn\nok    false\n"
         );
+    }
+
+    #[test]
+    fn a_body_that_is_no_text_loses_nothing_and_no_body_steers_the_terminal() {
+        let table = Table {
+            columns: vec!["body".to_owned()],
+            rows: vec![
+                vec![Cell::body(b"\xff\x00")],
+                vec![Cell::body("a\u{1b}[2J\u{9b}é".as_bytes())],
+            ],
+        };
+        let printed = |format| {
+            let mut out = Vec::new();
+            table.print(format, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            printed(Format::Json),
+            "[\n{\"body\":{\"base64\":\"/wA=\"}},\n{\"body\":\"a\\u001b[2J\u{9b}é\"}\n]\n"
+        );
+        assert_eq!(printed(Format::Csv), "body\n\\xff00\na\u{1b}[2J\u{9b}é\n");
+        for format in [Format::Table, Format::Vertical] {
+            let text = printed(format);
+            assert!(text.contains("\\xff00"), "{text}");
+            assert!(text.contains("a\\x1b[2J\\x9bé"), "{text}");
+        }
+    }
+
+    #[test]
+    fn one_is_told_as_one() {
+        assert_eq!(counted(1, "message"), "1 message");
+        assert_eq!(counted(0, "message"), "0 messages");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::broker::state::{CATALOG_SHARD, ShardState};
 use crate::cli::args::StorageCommand;
 use crate::cli::error::CliError;
 use crate::cli::keep::size_in_words;
-use crate::cli::output::{Format, Table};
+use crate::cli::output::{Format, Table, counted};
 use crate::cli::run::Terminal;
 use crate::cold::{ColdUrl, Variables};
 
@@ -118,8 +118,9 @@ async fn list(
 async fn tier(client: &Client, terminal: &mut Terminal<'_>) -> Result<(), CliError> {
     let tiered = Admin::new(client).tier().await?;
     let mut text = format!(
-        "moved {} messages into Parquet, {} bytes",
-        tiered.messages, tiered.bytes
+        "moved {} into Parquet, {} bytes",
+        counted(tiered.messages, "message"),
+        tiered.bytes
     );
     if tiered.damaged > 0 {
         text.push_str(&format!(
@@ -161,11 +162,10 @@ fn compacted(keys: &KeysCompacted) -> String {
         );
     }
     let mut text = format!(
-        "topic {topic}: {} messages were superseded by later ones of their key, {} tombstones were over; {} files \
-         ({}) became {}",
-        keys.superseded,
-        keys.tombstones,
-        keys.files,
+        "topic {topic}: superseded by later ones of their key: {}; over: {}; {} ({}) became {}",
+        counted(keys.superseded, "message"),
+        counted(keys.tombstones, "tombstone"),
+        counted(keys.files, "file"),
         size_in_words(keys.bytes_before),
         size_in_words(keys.bytes_after)
     );

@@ -4,33 +4,21 @@ use std::collections::BTreeMap;
 use std::io::BufRead as _;
 use std::time::Duration;
 
-use millpond_proto::client::consumer::ReceivedMessage;
-use millpond_proto::client::{
-    Admin, Client, ClientError, OutgoingMessage, Producer, SimpleConsumer,
-};
-use millpond_proto::limits;
+use millpond_proto::client::{Admin, Client, ClientError, OutgoingMessage, Producer};
 use millpond_proto::property::TOMBSTONE;
 use millpond_proto::wire::admin::{
-    AlterTopicRequest, CreateTopicRequest, DescribeTopicResponse, ReadRequest, Topic,
+    AlterTopicRequest, CreateTopicRequest, DescribeTopicResponse, Topic,
 };
 
 use crate::cli::error::{Batch, CliError};
 use crate::cli::keep::{self, TableTime};
-use crate::cli::output::{Cell, Format, Table};
+use crate::cli::output::{Format, Table, counted};
 use crate::cli::run::Terminal;
-use crate::cli::topic_args::{
-    Cleanup, ConsumeArgs, KeepArgs, ProduceArgs, TopicCommand, TopicType,
-};
-use crate::cli::{lite, schema, sql};
+use crate::cli::topic_args::{Cleanup, KeepArgs, ProduceArgs, TopicCommand, TopicType};
+use crate::cli::{consume, lite, schema, sql};
 
 /// Messages per send.
 const SEND_MESSAGES: usize = 256;
-/// How long a received message stays with us: printing must end before.
-const INVISIBLE: Duration = Duration::from_secs(300);
-/// How long to wait for the first message.
-const POLL: Duration = Duration::from_secs(3);
-/// How long to wait once messages have come: only for what is there already.
-const POLL_AGAIN: Duration = Duration::from_millis(200);
 
 /// Does a command about topics.
 ///
@@ -96,8 +84,8 @@ pub async fn run(
         TopicCommand::Alter { name, queues, keep } => {
             let topic = admin.alter_topic(altered(name, *queues, *keep)).await?;
             terminal.say(&format!(
-                "topic {name}: {} queues, {}",
-                topic.queues,
+                "topic {name}: {}, {}",
+                counted(topic.queues.into(), "queue"),
                 kept(&topic)
             ))
         }
@@ -115,7 +103,7 @@ pub async fn run(
         }
         TopicCommand::Erase { name, key } => erase(&admin, name, key, terminal).await,
         TopicCommand::Produce(args) => produce(client, args, terminal).await,
-        TopicCommand::Consume(args) => consume(client, args, terminal).await,
+        TopicCommand::Consume(args) => consume::run(client, args, terminal).await,
     }
 }
 
@@ -127,8 +115,9 @@ async fn erase(
 ) -> Result<(), CliError> {
     let erased = admin.erase_key(name, key.as_bytes()).await?;
     terminal.say(&format!(
-        "erased {} messages of topic {name} in {} files",
-        erased.messages, erased.files
+        "erased {} of topic {name} in {}",
+        counted(erased.messages, "message"),
+        counted(erased.files, "file")
     ))?;
     if erased.held_files > 0 {
         terminal.say(&format!(
@@ -262,8 +251,10 @@ fn info(
     let topic = answer.topic.unwrap_or_default();
     if format == Format::Table {
         let mut text = format!(
-            "topic {}: {}, {} queues",
-            topic.name, topic.r#type, topic.queues
+            "topic {}: {}, {}",
+            topic.name,
+            topic.r#type,
+            counted(topic.queues.into(), "queue")
         );
         if !topic.family.is_empty() {
             text.push_str(&format!(", of family {}", topic.family));
@@ -299,12 +290,12 @@ fn info(
         }
         if let Some(sizes) = answer.sizes {
             text.push_str(&format!(
-                "\n  hot {} in {} messages, cold {} in {} messages and {} files{}",
+                "\n  hot {} in {}, cold {} in {} and {}{}",
                 keep::size_in_words(sizes.hot_bytes),
-                sizes.hot_messages,
+                counted(sizes.hot_messages, "message"),
                 keep::size_in_words(sizes.cold_bytes),
-                sizes.cold_messages,
-                sizes.files,
+                counted(sizes.cold_messages, "message"),
+                counted(sizes.files, "file"),
                 match sizes.superseded {
                     0 => String::new(),
                     count => format!(", {count} superseded by later ones of their key"),
@@ -349,11 +340,8 @@ async fn produce(
         body: body.into(),
     };
     let producer = Producer::new(client);
-    let nothing = args.tombstone.then(String::new);
-    if let Some(body) = args.body.as_ref().or(nothing.as_ref()) {
-        let sent = producer
-            .send(&args.name, message(body.clone().into_bytes()))
-            .await?;
+    if let Some(body) = only_body(args)? {
+        let sent = producer.send(&args.name, message(body)).await?;
         let (name, id) = (&args.name, &sent.message_id);
         return terminal.say(&match &sent.recall_handle {
             Some(handle) => format!(
@@ -388,7 +376,24 @@ async fn produce(
             break;
         }
     }
-    terminal.say(&format!("sent {count} messages to {}", args.name))
+    let sent = counted(count, "message");
+    terminal.say(&format!("sent {sent} to {}", args.name))
+}
+
+/// The body of the one message that is to be sent, if it is said.
+fn only_body(args: &ProduceArgs) -> Result<Option<Vec<u8>>, CliError> {
+    if args.tombstone {
+        return Ok(Some(Vec::new()));
+    }
+    let Some(path) = &args.body_file else {
+        return Ok(args.body.clone().map(String::into_bytes));
+    };
+    let read = std::fs::read(path);
+    read.map(Some).map_err(|cause| CliError::File {
+        path: path.clone(),
+        verb: "read",
+        cause,
+    })
 }
 
 fn properties_to_send(args: &ProduceArgs) -> BTreeMap<String, String> {
@@ -424,165 +429,6 @@ pub(crate) async fn send(
         return Ok(rows);
     }
     Err(stopped(stored, is_unknown, failed.swap_remove(0)))
-}
-
-async fn consume(
-    client: &Client,
-    args: &ConsumeArgs,
-    terminal: &mut Terminal<'_>,
-) -> Result<(), CliError> {
-    match &args.group {
-        None => peek(client, args, terminal).await,
-        Some(group) => receive(client, group, args, terminal).await,
-    }
-}
-
-async fn peek(
-    client: &Client,
-    args: &ConsumeArgs,
-    terminal: &mut Terminal<'_>,
-) -> Result<(), CliError> {
-    let admin = Admin::new(client);
-    let mut table = messages_table(false);
-    let ranges = admin.describe_topic(&args.name).await?.ranges;
-    let max = args.max as usize;
-    for range in ranges {
-        let mut from = args.from.max(range.first);
-        while from < range.next && table.rows.len() < max {
-            let wanted = max - table.rows.len();
-            let request = ReadRequest {
-                topic: args.name.clone(),
-                queue: range.queue,
-                from,
-                limit: u32::try_from(wanted.min(limits::READ_MESSAGES_MAX)).unwrap_or(u32::MAX),
-            };
-            let answer = admin.read_topic(request).await?;
-            if answer.next <= from {
-                break;
-            }
-            from = answer.next;
-            for message in answer.messages {
-                let key = message.key.as_deref().map(String::from_utf8_lossy);
-                table.rows.push(vec![
-                    message.queue.into(),
-                    message.offset.into(),
-                    message.stored_at.map(|time| time.to_string()).into(),
-                    key.map(|key| key.into_owned()).into(),
-                    message.tag.into(),
-                    properties(&message.properties),
-                    message.body.map(|body| text(&body)).into(),
-                ]);
-            }
-        }
-    }
-    table
-        .print(args.output, terminal.out)
-        .map_err(CliError::output)?;
-    if table.rows.is_empty() && args.output == Format::Table {
-        return terminal.say(&format!(
-            "no messages; send one with: millpond topic produce {} --body hello",
-            args.name
-        ));
-    }
-    Ok(())
-}
-
-async fn receive(
-    client: &Client,
-    group: &str,
-    args: &ConsumeArgs,
-    terminal: &mut Terminal<'_>,
-) -> Result<(), CliError> {
-    let consumer = SimpleConsumer::new(client, group, &args.name);
-    let mut messages: Vec<ReceivedMessage> = Vec::new();
-    let max = args.max as usize;
-    while messages.len() < max {
-        let wanted = (max - messages.len()).min(limits::RECEIVE_BATCH_MAX);
-        let poll = if messages.is_empty() {
-            POLL
-        } else {
-            POLL_AGAIN
-        };
-        let received = consumer.receive(wanted, INVISIBLE, poll).await?;
-        if received.is_empty() {
-            break;
-        }
-        messages.extend(received);
-    }
-    if messages.is_empty() {
-        is_there(client, &args.name).await?;
-    }
-    let mut table = messages_table(true);
-    for message in &messages {
-        let stored = message.stored_at.map(|time| prost_types::Timestamp {
-            seconds: time.as_ms().div_euclid(1000),
-            nanos: i32::try_from(time.as_ms().rem_euclid(1000) * 1_000_000).unwrap_or_default(),
-        });
-        table.rows.push(vec![
-            i64::from(message.queue).into(),
-            message.offset.into(),
-            stored.map(|time| time.to_string()).into(),
-            message.keys.first().cloned().into(),
-            message.tag.clone().into(),
-            properties(&message.properties),
-            i64::from(message.attempt).into(),
-            text(&message.body).into(),
-        ]);
-    }
-    table
-        .print(args.output, terminal.out)
-        .map_err(CliError::output)?;
-    // Only what was printed counts as handled.
-    terminal.out.flush().map_err(CliError::output)?;
-    if args.no_ack {
-        return terminal.say(&format!(
-            "{} messages received by {group}, none acknowledged: they return in {} minutes",
-            messages.len(),
-            INVISIBLE.as_secs() / 60
-        ));
-    }
-    for batch in messages.chunks(limits::RECEIVE_BATCH_MAX) {
-        for acked in consumer.ack_all(batch).await? {
-            acked?;
-        }
-    }
-    terminal.say(&format!(
-        "{} messages received and acknowledged by {group}",
-        messages.len()
-    ))
-}
-
-/// Refuses a topic that does not exist: a server that makes topics on their first message has a poll wait for that, and
-/// whoever mistyped a name would read that there is nothing.
-async fn is_there(client: &Client, topic: &str) -> Result<(), CliError> {
-    match Admin::new(client).describe_topic(topic).await {
-        Err(error) if error.is_not_found() => Err(error.into()),
-        // Whoever may receive may not be one who may look.
-        _ => Ok(()),
-    }
-}
-
-fn messages_table(delivered: bool) -> Table {
-    let mut columns = vec!["queue", "offset", "stored_at", "key", "tag", "properties"];
-    if delivered {
-        columns.push("attempt");
-    }
-    columns.push("body");
-    Table::new(&columns)
-}
-
-pub(super) fn properties(properties: &BTreeMap<String, String>) -> Cell {
-    if properties.is_empty() {
-        return Cell::Null;
-    }
-    let pairs = properties
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"));
-    pairs.collect::<Vec<_>>().join(" ").into()
-}
-
-pub(super) fn text(body: &[u8]) -> String {
-    String::from_utf8_lossy(body).into_owned()
 }
 
 #[cfg(test)]

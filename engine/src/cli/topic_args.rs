@@ -1,5 +1,7 @@
 //! Words of `millpond topic …`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 use millpond_proto::time::Timestamp;
 
@@ -60,7 +62,7 @@ Examples:
         #[arg(long, value_enum, ignore_case = true, default_value = "normal")]
         r#type: TopicType,
         /// Number of queues.
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         queues: Option<u32>,
         /// Columns of its bodies, as in CREATE TOPIC.
         #[arg(long, value_name = "COLUMNS")]
@@ -88,7 +90,7 @@ Examples:
         /// Name of the topic.
         name: String,
         /// Number of queues; it can only grow.
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         queues: Option<u32>,
         /// How long and how much to keep.
         #[command(flatten)]
@@ -137,7 +139,7 @@ there within the last hours counts twice.")]
         #[arg(long, value_name = "KEY")]
         key: String,
     },
-    /// Send messages: --body, or one per line of standard input.
+    /// Send messages: --body, --body-file, or one per line of standard input.
     #[command(
         visible_alias = "send",
         after_help = "Example: echo '{\"n\":1}' | millpond topic produce orders --key customer-7"
@@ -231,11 +233,14 @@ pub struct ProduceArgs {
     /// The body of one message.
     #[arg(long, allow_hyphen_values = true)]
     pub body: Option<String>,
+    /// A file that is the body of one message, whatever its bytes.
+    #[arg(long, value_name = "FILE", conflicts_with = "body")]
+    pub body_file: Option<PathBuf>,
     /// Equal keys share a queue and keep their order.
     #[arg(long, allow_hyphen_values = true)]
     pub key: Option<String>,
     /// Send one message without a body: it says that its key is no more.
-    #[arg(long, requires = "key", conflicts_with = "body")]
+    #[arg(long, requires = "key", conflicts_with_all = ["body", "body_file"])]
     pub tombstone: bool,
     /// Message group, for a fifo topic: its messages are delivered in order.
     #[arg(long, value_name = "GROUP")]
@@ -274,9 +279,12 @@ pub struct ConsumeArgs {
     /// Acknowledge what was printed; so it is with --group unless --no-ack says otherwise.
     #[arg(long, requires = "group", conflicts_with = "no_ack")]
     pub ack: bool,
-    /// Do not acknowledge: the messages return to the group after 5 minutes.
+    /// Do not acknowledge: the messages return to the group when their invisible time is over.
     #[arg(long, requires = "group")]
     pub no_ack: bool,
+    /// How long received messages stay invisible to others: 10s to 12h; 5m unless it is said.
+    #[arg(long, value_name = "TIME", value_parser = keep::time, requires = "group")]
+    pub invisible: Option<u64>,
     /// First offset to look at in each queue.
     #[arg(
         long,
