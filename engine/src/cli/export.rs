@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use millpond_proto::client::{Admin, Client};
+use millpond_sql::statement::{Statement, parse};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
 use crate::cli::args::ExportArgs;
 use crate::cli::error::CliError;
+use crate::cli::output::counted;
 use crate::cli::run::Terminal;
 use crate::cli::sql::{Batches, quoted};
 
@@ -39,7 +41,9 @@ pub async fn run(
             path: args.to.clone(),
         });
     }
+    check_ending(args)?;
     let statement = statement(&args.source);
+    check_query(&statement)?;
     let mut batches = Batches::of(&Admin::new(client), &statement).await?;
     let mut file: Option<Partial> = None;
     let mut rows = 0_u64;
@@ -68,7 +72,44 @@ pub async fn run(
     for notice in batches.summary().notices {
         terminal.say(&format!("notice: {notice}"))?;
     }
-    terminal.say(&format!("wrote {rows} rows to {}", args.to.display()))
+    let wrote = counted(rows, "row");
+    terminal.say(&format!("wrote {wrote} to {}", args.to.display()))
+}
+
+/// Refuses a file whose name says that it is something else than Parquet.
+fn check_ending(args: &ExportArgs) -> Result<(), CliError> {
+    let ending = args.to.extension().unwrap_or_default().to_ascii_lowercase();
+    let output = match ending.to_str() {
+        Some("csv") => "csv",
+        Some("json" | "jsonl" | "ndjson") => "json",
+        _ => return Ok(()),
+    };
+    // As one word of a shell.
+    let statement = statement(&args.source).replace('\'', "'\\''");
+    Err(CliError::Usage {
+        what: format!(
+            "{} would be a Parquet file under the name of another kind",
+            args.to.display()
+        ),
+        help: format!(
+            "millpond sql -c '{statement}' -o {output} > {}",
+            args.to.display()
+        ),
+    })
+}
+
+/// Refuses what does more than to answer rows and end; what can not be read is for the server to say.
+fn check_query(statement: &str) -> Result<(), CliError> {
+    match parse(statement) {
+        Ok(Statement::Query(_) | Statement::Show(_) | Statement::Describe { .. }) | Err(_) => {
+            Ok(())
+        }
+        Ok(_) => Err(CliError::Usage {
+            what: "only the rows of a query that ends can be exported".to_owned(),
+            help: "millpond export \"SELECT …\" --to FILE.parquet; other statements are for: millpond sql -c"
+                .to_owned(),
+        }),
+    }
 }
 
 /// A single word is the name of a topic.
@@ -155,6 +196,35 @@ mod tests {
     fn a_word_is_a_topic_and_more_is_sql() {
         assert_eq!(statement("flights"), "SELECT * FROM \"flights\"");
         assert_eq!(statement("SELECT 1; "), "SELECT 1");
+    }
+
+    #[test]
+    fn only_queries_that_end_are_exported_and_only_as_what_they_are() {
+        for good in [
+            "SELECT 1",
+            "WITH a AS (SELECT 1 AS n) SELECT n FROM a",
+            "SHOW TOPICS",
+            "SELEC 1",
+        ] {
+            assert!(check_query(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "DROP TOPIC t",
+            "INSERT INTO t VALUES (1)",
+            "SUBSCRIBE SELECT n FROM t",
+        ] {
+            assert!(check_query(bad).is_err(), "{bad}");
+        }
+        let ending = |name: &str| {
+            check_ending(&ExportArgs {
+                source: "flights".to_owned(),
+                to: name.into(),
+                force: false,
+            })
+        };
+        assert!(ending("f.parquet").and(ending("f")).is_ok());
+        let refused = ending("f.CSV").unwrap_err().to_string();
+        assert!(refused.contains("Parquet"), "{refused}");
     }
 
     #[test]
