@@ -1,10 +1,11 @@
 //! What every other crate of Millpond shares: names, numbers, limits, time, chance and the wire.
 //!
-//! This is the bottom layer: it uses none of our crates, keeps no state and does no I/O of its own.
+//! This is the bottom layer: it uses none of our crates, keeps no state and does no I/O of its own, but for
+//! one question to the system ([`files`]).
 //! The feature `client` adds the Rust SDK; the feature `test-util` adds simulated time and chance.
 //!
 //! Reading order: [`message`] (ids and numbers), [`name`], [`limits`], [`time`], [`chance`],
-//! [`task`], [`memory`], [`property`], [`remedy`], [`wire`]
+//! [`task`], [`memory`], [`files`], [`property`], [`remedy`], [`wire`]
 //! and [`codec`].
 
 pub mod chance;

@@ -9,7 +9,7 @@
 //! sync ends the incarnation: nothing is answered OK any more. Reading an offset gives the same bytes
 //! whether it lies in memory, in the WAL or in Parquet. Only [`disk`] touches local files.
 //!
-//! Reading order: [`log`] (the way in), [`disk`], [`format`], [`wal`], [`queue`], [`tier`], [`meta`], [`metrics`].
+//! Reading order: [`log`] (the way in), [`disk`], [`format`](mod@format), [`wal`], [`queue`], [`tier`], [`meta`], [`metrics`].
 //! Every byte on disk is described in `FORMAT.md`.
 
 pub mod disk;

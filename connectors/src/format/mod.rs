@@ -1,7 +1,7 @@
 //! Formats of the outside world, one file each: message bodies and imported files as columns.
 //!
 //! Reading order: [`body`] (a topic's format, and the way in for bodies of every format), [`json`], [`avro`],
-//! [`protobuf`], [`line`] (CSV bodies), [`raw`], [`fit`] (which value a column takes), [`debezium`] (changes of rows), [`base64`]; then imported files:
+//! [`protobuf`], [`line`](mod@line) (CSV bodies), [`raw`], `fit` (which value a column takes), [`debezium`] (changes of rows), [`base64`]; then imported files:
 //! [`kind`] (which column type a value fits), [`csv`], [`ndjson`].
 
 pub mod avro;
