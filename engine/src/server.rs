@@ -178,18 +178,6 @@ struct Listening {
     http_addr: SocketAddr,
 }
 
-/// Serves until `shutdown` resolves, then ends in order.
-///
-/// # Errors
-/// [`ServeError`] when the server could not start, or a part of it ended by itself.
-pub async fn run(
-    config: Config,
-    parts: Parts,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
-    Server::start(config, parts).await?.until(shutdown).await
-}
-
 impl Server {
     /// Starts a server and returns once it serves calls.
     ///
