@@ -1,4 +1,4 @@
-"""Opens an exported Parquet file with another reader (DuckDB) and compares it with the CSV it came from.
+"""Opens an exported Parquet file with another reader (DuckDB) and compares it with the CSV it came from: every column and row.
 
 Usage: parquet.py EXPORTED.parquet SOURCE.csv
 
@@ -20,7 +20,9 @@ def check(what, ok, detail=""):
 
 def main(exported, source):
     db = duckdb.connect()
-    columns = "carrier, flight, tailnum, origin, dest, dep_delay"
+    header = db.sql(f"DESCRIBE SELECT * FROM read_csv('{source}', nullstr = 'NA')").fetchall()
+    columns = ", ".join(name for name, *_ in header)
+    check("every column of the source is compared", len(header) == 19, columns)
     db.execute(f"CREATE VIEW ours AS SELECT {columns} FROM read_parquet('{exported}')")
     db.execute(f"CREATE VIEW theirs AS SELECT {columns} FROM read_csv('{source}', nullstr = 'NA')")
     counts = [db.sql(f"SELECT count(*) FROM {view}").fetchall()[0][0] for view in ("ours", "theirs")]
