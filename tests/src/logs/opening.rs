@@ -58,6 +58,8 @@ impl World {
                 Ok((storage, sums, term)) => {
                     assert!(term > self.term, "terms rise");
                     self.term = term;
+                    // It was calm if it took more than one attempt.
+                    self.misbehave(true);
                     storage.set_tables(Arc::new(Named));
                     let life = Life {
                         storage,

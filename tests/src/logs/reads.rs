@@ -48,6 +48,10 @@ impl World {
             self.tally.operations += 1;
             self.tally.reads += 1;
             let read = life.storage.read(topic, id, Offset(from), limit).await;
+            if attempt > 0 {
+                // The store was calm for this attempt alone.
+                self.misbehave(true);
+            }
             let known = &self.queues[queue];
             let next = known.nonces.len() as u64;
             match read {
