@@ -3,7 +3,8 @@
 //! The queries are the files of `tests/nexmark`, in our dialect; `answers.tsv` there holds how many rows DuckDB
 //! answers over the same events and a digest of them (`tests/clients/python/nexmark.py` has its SQL and says how
 //! to make it anew). All queries run at once over one broker in memory, fed by an interleaving of the queues, a batch
-//! size and a schedule of crashes that follow from a seed; after each crash they go on in another number of lanes.
+//! size and a schedule of crashes that follow from a seed: each query dies in each step, of saving its state at a later
+//! save; after each crash they go on in another number of lanes.
 //!
 //! `MILLPOND_NEXMARK_TO=folder` writes the events there, as many as `MILLPOND_NEXMARK_EVENTS` says.
 
@@ -31,7 +32,7 @@ use millpond_sql::answer::Finished;
 use millpond_sql::continuous::{Continuous, JobState};
 use millpond_sql::job::runtime::{JobParts, Jobs};
 use millpond_sql::sql::{Sql, SqlParts};
-use millpond_sql::testing::dying::{Dying, STEPS, Step};
+use millpond_sql::testing::dying::{Dying, Fuse, STEPS, Step};
 use millpond_sql::testing::hands::Hands;
 use millpond_sql::testing::{MemoryTopics, StoredMessage};
 use millpond_sql::topic::Topics;
@@ -160,10 +161,14 @@ impl World {
         }
     }
 
-    fn jobs(&self, fuse: Option<(Step, u32)>) -> Arc<Jobs> {
+    fn jobs(&self, fuse: Option<Fuse>) -> Arc<Jobs> {
+        self.jobs_over(Arc::new(Dying::new(Arc::clone(&self.topics), fuse, 0)))
+    }
+
+    fn jobs_over(&self, topics: Arc<Dying>) -> Arc<Jobs> {
         let lanes = [1, 3][self.starts.fetch_add(1, Ordering::Relaxed) % 2];
         Jobs::start(JobParts {
-            topics: Arc::new(Dying::new(Arc::clone(&self.topics), fuse, 0)),
+            topics,
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             spawn: Arc::new(Hands::new(lanes)),
             state: Arc::clone(&self.state) as Arc<dyn ObjectStore>,
@@ -215,8 +220,12 @@ impl World {
         }
         let mut left = count;
         for (run, step) in (1..).zip(STEPS) {
-            let times = 20 + u32::try_from(self.chance.below(120)).unwrap();
-            let jobs = self.jobs(Some((step, times)));
+            let times = match step.is_of_saving() {
+                true => 2,
+                false => 2 + u32::try_from(self.chance.below(4)).unwrap(),
+            };
+            let topics = Arc::new(Dying::new(Arc::clone(&self.topics), Some((step, times)), 0));
+            let jobs = self.jobs_over(Arc::clone(&topics));
             let until = count - count * run / STEPS.len();
             while left > until {
                 for _ in 0..=self.chance.below(100) {
@@ -224,10 +233,16 @@ impl World {
                 }
                 let ms = match self.chance.below(8) {
                     0 => 2000,
+                    // State is saved every ten seconds.
+                    1..4 if step.is_of_saving() => 10_000,
                     _ => self.chance.below(300),
                 };
                 self.clock.sleep(Duration::from_millis(ms)).await;
             }
+            // Some have no more rows to write by then; all read, commit and save.
+            let (died, all) = (topics.died().len(), self.topics.jobs().len());
+            let is_enough = died == all || step == Step::AfterAppend && died > all / 2;
+            assert!(is_enough, "{step:?} {times} times: {died} of {all} died");
             drop(jobs);
         }
     }

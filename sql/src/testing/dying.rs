@@ -1,8 +1,10 @@
-//! A broker in memory that a continuous query loses at a step of its choice, as it loses a process that dies.
+//! A broker in memory that each continuous query loses at a step of the test's choice, as it loses a process that dies.
 //!
 //! What the broker took before that step stays: a test drops the jobs and starts others over the same
-//! [`MemoryTopics`]. It does not tear writes; the simulation above the crates does.
+//! [`MemoryTopics`]. Steps are counted by query, so each of many queries dies in the same place of its own life, and
+//! a test can ask which of them did. It does not tear writes; the simulation above the crates does.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -37,6 +39,14 @@ pub enum Step {
     AfterCheckpointed,
 }
 
+impl Step {
+    /// Whether it is a step of saving state, which a query takes with its first epoch and then every ten seconds.
+    #[must_use]
+    pub fn is_of_saving(self) -> bool {
+        matches!(self, Self::BeforeCheckpointed | Self::AfterCheckpointed)
+    }
+}
+
 /// All of them.
 pub const STEPS: [Step; 5] = [
     Step::BeforeCommit,
@@ -46,24 +56,45 @@ pub const STEPS: [Step; 5] = [
     Step::AfterCheckpointed,
 ];
 
-/// A broker whose callers never hear from it again after a step was reached so many times.
+/// A step and how often a query reaches it before it dies there.
+pub type Fuse = (Step, u32);
+
+/// A broker of which a query never hears again after it reached a step so many times.
 #[derive(Debug)]
 pub struct Dying {
     inner: Arc<MemoryTopics>,
-    fuse: Mutex<Option<(Step, u32)>>,
+    fuse: Option<Fuse>,
+    /// How often each query reached the step of the fuse.
+    reached: Mutex<BTreeMap<JobId, u32>>,
     /// How many commits it refuses before it takes one.
     troubles: Mutex<u32>,
 }
 
 impl Dying {
-    /// Stands still when the step of `fuse` was reached so many times; refuses the first `troubles` commits.
+    /// Stands still for a query that reached the step of `fuse` so many times; refuses the first `troubles` commits.
     #[must_use]
-    pub fn new(inner: Arc<MemoryTopics>, fuse: Option<(Step, u32)>, troubles: u32) -> Self {
+    pub fn new(inner: Arc<MemoryTopics>, fuse: Option<Fuse>, troubles: u32) -> Self {
         Self {
             inner,
-            fuse: Mutex::new(fuse),
+            fuse,
+            reached: Mutex::default(),
             troubles: Mutex::new(troubles),
         }
+    }
+
+    /// The queries that it stands still for, by name.
+    #[must_use]
+    pub fn died(&self) -> Vec<String> {
+        let reached = self.reached.lock().expect("no holder panics");
+        let times = self.fuse.map_or(u32::MAX, |(_, times)| times);
+        let jobs = self.inner.jobs().into_iter();
+        jobs.filter(|job| {
+            reached
+                .get(&JobId(job.id))
+                .is_some_and(|count| *count >= times)
+        })
+        .map(|job| job.name)
+        .collect()
     }
 
     fn trouble(&self) -> Result<(), TopicsError> {
@@ -78,15 +109,17 @@ impl Dying {
         })
     }
 
-    async fn reach(&self, step: Step) {
-        let dies = match &mut *self.fuse.lock().expect("no holder panics") {
-            Some((at, left)) if *at == step => {
-                *left = left.saturating_sub(1);
-                *left == 0
-            }
-            _ => false,
+    async fn reach(&self, job: JobId, step: Step) {
+        let Some((_, times)) = self.fuse.filter(|(at, _)| *at == step) else {
+            return;
         };
-        if dies {
+        let count = {
+            let mut reached = self.reached.lock().expect("no holder panics");
+            let count = reached.entry(job).or_default();
+            *count += 1;
+            *count
+        };
+        if count >= times {
             std::future::pending::<()>().await;
         }
     }
@@ -165,10 +198,10 @@ impl Topics for Dying {
         self.inner.progress(job).await
     }
     async fn commit(&self, job: JobId, cut: EpochCut) -> Result<(), TopicsError> {
-        self.reach(Step::BeforeCommit).await;
+        self.reach(job, Step::BeforeCommit).await;
         self.trouble()?;
         self.inner.commit(job, cut).await?;
-        self.reach(Step::AfterCommit).await;
+        self.reach(job, Step::AfterCommit).await;
         Ok(())
     }
     async fn append(
@@ -179,13 +212,13 @@ impl Topics for Dying {
         rows: Vec<OutputRow>,
     ) -> Result<(), TopicsError> {
         self.inner.append(job, topic, epoch, rows).await?;
-        self.reach(Step::AfterAppend).await;
+        self.reach(job, Step::AfterAppend).await;
         Ok(())
     }
     async fn checkpointed(&self, job: JobId, epoch: Epoch, key: &str) -> Result<(), TopicsError> {
-        self.reach(Step::BeforeCheckpointed).await;
+        self.reach(job, Step::BeforeCheckpointed).await;
         self.inner.checkpointed(job, epoch, key).await?;
-        self.reach(Step::AfterCheckpointed).await;
+        self.reach(job, Step::AfterCheckpointed).await;
         Ok(())
     }
     async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, TopicsError> {
