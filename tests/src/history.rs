@@ -1,8 +1,9 @@
 //! What clients saw in one run, in order, and the promises that it is held to.
 //!
 //! The history knows nothing of the broker: it has calls, answers and times. An answer that never came
-//! or was an error leaves the outcome open, and an open outcome is never counted against the broker. Times
-//! are the server's own, which never go back within a life.
+//! leaves the outcome open, as an error does that does not say that nothing was done, and an open outcome is never counted
+//! against the broker. A refusal that says so is a promise: what was refused never comes. Times are the server's own,
+//! which never go back within a life.
 //!
 //! `check` holds it against what is promised of every topic; [`order`](crate::order) and [`later`] against what is promised of theirs.
 
@@ -13,8 +14,8 @@ use std::sync::{Arc, Mutex};
 use millpond_proto::time::Timestamp;
 
 use crate::history::check::Check;
-use crate::later;
 use crate::order::Step;
+use crate::{later, panics};
 
 mod check;
 
@@ -84,6 +85,11 @@ pub enum Event {
         /// Its place.
         place: Place,
     },
+    /// The last send that was called was refused, with a word that says that it was not done.
+    Refused {
+        /// The message.
+        message: Message,
+    },
     /// A receive was called.
     ReceiveCalled {
         /// Number of the call.
@@ -138,6 +144,13 @@ pub enum Event {
         place: Place,
         /// Whether the delivery was surely over when it was called.
         stale: bool,
+    },
+    /// An ack was refused, with a word that says that it was not done.
+    AckRefused {
+        /// Group.
+        group: &'static str,
+        /// Place.
+        place: Place,
     },
     /// A group is about to be moved.
     MoveCalled {
@@ -248,6 +261,8 @@ pub struct Tally {
     pub sent: u64,
     /// Sends whose outcome the client never learned.
     pub open: u64,
+    /// Sends and acks that were refused as not done.
+    pub refused: u64,
     /// Deliveries.
     pub received: u64,
     /// Receives whose answer never came.
@@ -280,6 +295,7 @@ impl Tally {
             restarts,
             sent,
             open,
+            refused,
             received,
             lost,
             empty,
@@ -296,6 +312,7 @@ impl Tally {
         self.restarts += restarts;
         self.sent += sent;
         self.open += open;
+        self.refused += refused;
         self.received += received;
         self.lost += lost;
         self.empty += empty;
@@ -318,6 +335,14 @@ impl History {
             who: Arc::clone(who),
             event,
         });
+    }
+
+    /// Adds what panicked on this thread, wherever that was, since it was asked last: nothing may.
+    pub fn record_panics(&self, at: Timestamp) {
+        for panic in panics::taken() {
+            let what = format!("something panicked: {panic}");
+            self.record(at, &Arc::from("world"), Event::Broken(what));
+        }
     }
 
     /// Counts a call of the broker.
@@ -345,6 +370,7 @@ impl History {
                     tally.sent += 1;
                     called.remove(message);
                 }
+                Event::Refused { .. } | Event::AckRefused { .. } => tally.refused += 1,
                 Event::Received { .. } => tally.received += 1,
                 Event::ReceiveLost { .. } => tally.lost += 1,
                 Event::ReceiveAnswered { nothing_of, .. } => {

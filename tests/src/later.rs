@@ -29,6 +29,8 @@ pub enum Step {
     },
     /// The send was answered OK.
     Delayed(String),
+    /// Each send of it, as a delayed or a half message, was refused with a word that says that it was not done.
+    Refused(String),
     /// A recall is about to be called.
     RecallCalled(String),
     /// It was answered OK.
@@ -85,6 +87,7 @@ pub struct Check {
     /// When their sends were answered.
     sent_ms: BTreeMap<String, i64>,
     answered: BTreeSet<String>,
+    refused: BTreeSet<String>,
     recall_called: BTreeSet<String>,
     recalled: BTreeSet<String>,
     too_late: BTreeSet<String>,
@@ -134,6 +137,9 @@ impl Check {
             Step::Delayed(name) => {
                 self.answered.insert(name.clone());
                 self.sent_ms.insert(name.clone(), at_ms);
+            }
+            Step::Refused(name) => {
+                self.refused.insert(name.clone());
             }
             Step::RecallCalled(name) => {
                 self.recall_called.insert(name.clone());
@@ -230,6 +236,9 @@ impl Check {
             .filter(lost)
         {
             broken.push(format!("{name} was answered and never came"));
+        }
+        for name in self.refused.iter().filter(came) {
+            broken.push(format!("{name} was refused and came all the same"));
         }
         for name in self.committed.intersection(&self.rolled_back) {
             broken.push(format!("{name} ended both ways"));

@@ -4,8 +4,8 @@
 //!
 //! Reading order: [`history`] (what happened, and what may never happen), [`order`] (the same for
 //! message groups and dead letters), [`later`] (and for delayed and half messages), [`sim`] (one seed, one run of a
-//! broker), [`logs`] (one seed, one run of the log alone), [`power`] (what makes them crash), [`harness`] (a real
-//! server as a process).
+//! broker), [`logs`] (one seed, one run of the log alone), [`power`] (what makes them crash), [`panics`] (what else must not
+//! happen in them), [`seeds`] (which of them a test looks at), [`harness`] (a real server as a process).
 
 #![allow(
     clippy::unwrap_used,
@@ -19,5 +19,7 @@ pub mod history;
 pub mod later;
 pub mod logs;
 pub mod order;
+pub mod panics;
 pub mod power;
+pub mod seeds;
 pub mod sim;

@@ -25,6 +25,7 @@ use millpond_storage::tier::columns::{Table, Tables};
 use millpond_storage::tier::simulated::{Fault, SimulatedStore};
 
 use crate::logs::model::{Queue, Shard, Sum};
+use crate::panics;
 use crate::power::MortalDisk;
 
 mod deletion;
@@ -114,12 +115,13 @@ impl LogPlan {
     /// Runs it; panics when a promise is broken.
     #[must_use]
     pub fn run(self) -> Tally {
+        panics::watch();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
             .unwrap();
-        runtime.block_on(async {
+        let tally = runtime.block_on(async {
             let mut world = World::new(self);
             while world.tally.operations < self.operations {
                 world.live().await;
@@ -129,7 +131,11 @@ impl LogPlan {
                 world.tally.store_calls = store.calls();
             }
             world.tally
-        })
+        });
+        drop(runtime);
+        let panics = panics::taken();
+        assert!(panics.is_empty(), "tasks of the log panicked: {panics:#?}");
+        tally
     }
 }
 

@@ -30,6 +30,10 @@ pub enum Step {
     },
     /// An ack or a forward to the dead letters is about to be called.
     GivenBack(Name),
+    /// The send was refused, with a word that says that it was not done.
+    Refused(Name),
+    /// The ack or forward was refused in that way.
+    StillHeld(Name),
     /// An ack was answered OK.
     Acked(Name),
     /// A forward to the dead letters was answered OK.
@@ -46,7 +50,9 @@ pub struct Check {
     calls: BTreeMap<u64, usize>,
     /// The calls that a message came with, and its last attempt.
     came: BTreeMap<Name, (BTreeSet<u64>, u32)>,
-    given_back: BTreeSet<Name>,
+    refused: BTreeSet<Name>,
+    /// How often it was tried and not refused.
+    given_back: BTreeMap<Name, u32>,
     acked: BTreeMap<Name, usize>,
     forwarded: BTreeSet<Name>,
     dead: BTreeSet<Name>,
@@ -72,7 +78,18 @@ impl Check {
                 attempt,
             } => self.came(*call, name, *attempt),
             Step::GivenBack(name) => {
-                self.given_back.insert(name.clone());
+                *self.given_back.entry(name.clone()).or_default() += 1;
+            }
+            Step::Refused(name) => {
+                self.refused.insert(name.clone());
+            }
+            Step::StillHeld(name) => {
+                if let Some(tries) = self.given_back.get_mut(name) {
+                    *tries -= 1;
+                    if *tries == 0 {
+                        self.given_back.remove(name);
+                    }
+                }
             }
             Step::Acked(name) => {
                 self.acked.entry(name.clone()).or_insert(self.index);
@@ -90,6 +107,9 @@ impl Check {
 
     fn came(&mut self, call: u64, name: &Name, attempt: u32) {
         let called = self.calls.get(&call).copied().unwrap_or(0);
+        if self.refused.contains(name) {
+            self.broken.push(format!("{name:?} was refused and came"));
+        }
         if self.acked.get(name).is_some_and(|acked| *acked < called) {
             self.broken
                 .push(format!("{name:?} came after its ack was answered"));
@@ -101,7 +121,7 @@ impl Check {
                 .came
                 .get(one)
                 .is_some_and(|(calls, _)| calls.contains(&call));
-            if !same && !self.given_back.contains(one) {
+            if !same && !self.given_back.contains_key(one) {
                 self.passed.insert(one.clone(), name.clone());
             }
         }
@@ -130,7 +150,7 @@ impl Check {
                 self.broken
                     .push(format!("{name:?} was acknowledged and is dead"));
             }
-            if !dead && !acked && !self.given_back.contains(name) {
+            if !dead && !acked && !self.given_back.contains_key(name) {
                 self.broken
                     .push(format!("{name:?} was sent and is nowhere"));
             }
@@ -204,6 +224,18 @@ mod tests {
         assert!(again[0].contains("after its ack"), "{again:?}");
         let lost = broken(&[&came(1, 1, 1), &acked(1)]);
         assert!(lost[0].contains("nowhere"), "{lost:?}");
+        let refused = broken(&[
+            &came(1, 1, 1),
+            &[Step::GivenBack(name(1)), Step::StillHeld(name(1))],
+            &came(2, 2, 1),
+            &acked(2),
+        ]);
+        assert!(
+            refused[0].contains("was open") && refused[1].contains("nowhere"),
+            "{refused:?}"
+        );
+        let uncalled = broken(&[&[Step::Refused(name(3))], &came(1, 3, 1)]);
+        assert!(uncalled[0].contains("refused and came"), "{uncalled:?}");
         let twice = broken(&[
             &came(1, 1, 1),
             &acked(1),

@@ -32,6 +32,7 @@ use millpond_storage::log::{Parts, Settings, WalIo};
 use millpond_storage::tier::objects::DiskObjectStore;
 
 use crate::history::{Event, History, Place, Reader};
+use crate::panics;
 use crate::power::MortalDisk;
 use crate::sim::client::Client;
 use crate::sim::line::{LINES, Numbered};
@@ -79,6 +80,7 @@ impl Plan {
     /// Runs it and hands back what happened.
     #[must_use]
     pub fn run(self) -> Arc<History> {
+        panics::watch();
         let history = Arc::new(History::default());
         let chance = Arc::new(Seeded::new(self.seed));
         let mut disk = SimulatedDisk::new();
@@ -115,6 +117,7 @@ impl Plan {
                 .unwrap();
             now = runtime.block_on(world.live(now));
             drop(runtime);
+            history.record_panics(now);
             if !is_last {
                 disk = disk.crash(&chance);
                 now = now + Duration::from_millis(chance.below(20_000));
@@ -244,18 +247,22 @@ impl World {
     async fn work(self: &Arc<Self>, clocks: &Clocks) -> String {
         let broker = match self.start(clocks).await {
             Ok(broker) => broker,
-            Err(how) => return how,
+            Err(how) => return self.excused(clocks, how),
         };
         if let Err(how) = self.client(&broker, clocks, "maker", 0).make().await {
-            return how;
+            return self.excused(clocks, how);
         }
-        for task in self.clients(&broker, clocks) {
-            if task.await.is_err() {
-                let what = "a client panicked".to_owned();
-                self.note(clocks, Event::Broken(what));
-            }
-        }
+        // What panics is told when the life is over.
+        futures::future::join_all(self.clients(&broker, clocks)).await;
         "nobody was left".to_owned()
+    }
+
+    /// Before any client is at work, nothing fails but for the power.
+    fn excused(&self, clocks: &Clocks, how: String) -> String {
+        if !self.disk.power.is_gone() {
+            self.note(clocks, Event::Broken(format!("for no reason {how}")));
+        }
+        how
     }
 
     fn clients(self: &Arc<Self>, broker: &Arc<Broker>, clocks: &Clocks) -> Vec<Task> {

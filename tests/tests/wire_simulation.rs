@@ -6,8 +6,8 @@
 //! (`tests/src/history.rs`).
 //!
 //! What this does not do: the simulation beside it ([`crate::simulation`]) has every kind of topic and operators at work; here
-//! is one topic, and what lies between the broker and its clients. `MILLPOND_SEED=4711` looks at one seed, `MILLPOND_SEEDS=100`
-//! at more.
+//! is one topic, and what lies between the broker and its clients. Which seeds it looks at, `millpond_tests::seeds`
+//! says.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64};
@@ -26,7 +26,9 @@ use millpond_storage::disk::simulated::SimulatedDisk;
 use millpond_storage::log::Settings;
 use millpond_storage::tier::objects::DiskObjectStore;
 use millpond_tests::history::{Event, History, Reader, Tally};
+use millpond_tests::panics;
 use millpond_tests::power::MortalDisk;
+use millpond_tests::seeds::{is_one, seeds};
 
 use self::client::{Client, channel};
 use self::pipe::{Connector, Weather};
@@ -63,6 +65,7 @@ struct World {
 }
 
 fn run(seed: u64) -> Arc<Shared> {
+    panics::watch();
     let chance = Seeded::new(seed);
     let shared = Arc::new(Shared::default());
     let mut disk = SimulatedDisk::new();
@@ -103,6 +106,7 @@ fn run(seed: u64) -> Arc<Shared> {
             world.clock.now()
         });
         drop(runtime);
+        shared.history.record_panics(now);
         if !is_last {
             disk = disk.crash(&chance);
             now = now + Duration::from_millis(chance.below(20_000));
@@ -175,7 +179,13 @@ impl World {
         let work = std::pin::pin!(async {
             let (_server, connector) = match self.start().await {
                 Ok(started) => started,
-                Err(how) => return how,
+                Err(how) => {
+                    // Nothing else fails a start.
+                    if !self.disk.power.is_gone() {
+                        self.note(Event::Broken(how.clone()));
+                    }
+                    return how;
+                }
             };
             self.client(&connector, "maker", 0).make_topic().await;
             self.note(Event::TopicIs {
@@ -190,11 +200,8 @@ impl World {
                 tasks.push(spawn.spawn(Lane::Service, Box::pin(producer)));
                 tasks.push(spawn.spawn(Lane::Service, Box::pin(consumer)));
             }
-            for task in tasks {
-                if task.await.is_err() {
-                    self.note(Event::Broken("a client panicked".to_owned()));
-                }
-            }
+            // What panics is told when the life is over.
+            futures::future::join_all(tasks).await;
             "nobody was left".to_owned()
         });
         match select(work, select(gone, over)).await {
@@ -236,7 +243,7 @@ fn check(seed: u64) -> Tally {
     let shared = std::panic::catch_unwind(|| run(seed))
         .unwrap_or_else(|_| panic!("seed {seed} panicked; again: MILLPOND_SEED={seed}"));
     let broken = shared.history.broken_promises(&readers());
-    if !broken.is_empty() && std::env::var_os("MILLPOND_SEED").is_some() {
+    if !broken.is_empty() && is_one() {
         eprintln!("{}", shared.history);
     }
     let some: Vec<_> = broken.iter().take(10).collect();
@@ -248,18 +255,9 @@ fn check(seed: u64) -> Tally {
     shared.history.tally()
 }
 
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    let number = text.parse();
-    Some(number.unwrap_or_else(|_| panic!("{variable} is a number, not {text:?}")))
-}
-
 #[test]
 fn what_clients_are_told_over_a_bad_network_holds_through_crashes() {
-    let seeds = match number("MILLPOND_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("MILLPOND_SEEDS").unwrap_or(SEEDS_DEFAULT),
-    };
+    let seeds = seeds(SEEDS_DEFAULT);
     let count = seeds.end - seeds.start;
     let mut sum = Tally::default();
     for seed in seeds {

@@ -243,6 +243,19 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    /// Whether it says that nothing was done: what was asked for did not happen, and never will.
+    ///
+    /// The others leave open what became of it.
+    #[must_use]
+    pub fn says_nothing_was_done(&self) -> bool {
+        !matches!(
+            self,
+            Self::Append(AppendError::Failed { .. })
+                | Self::StaleSequence { .. }
+                | Self::Confused(_)
+        )
+    }
+
     /// What to do next.
     #[must_use]
     pub fn remedy(&self) -> Remedy {

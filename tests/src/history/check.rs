@@ -54,6 +54,8 @@ pub(super) struct Check {
     pub(super) broken: Vec<String>,
     index: usize,
     called: BTreeMap<Message, (usize, Timestamp)>,
+    /// How many of its sends were not refused as not done.
+    open_sends: BTreeMap<Message, u32>,
     sent: BTreeMap<Message, (Place, Timestamp)>,
     /// What lies where, as first seen.
     places: BTreeMap<Place, Message>,
@@ -83,7 +85,12 @@ impl Check {
             Event::SendCalled { message } => {
                 let called = self.called.entry(Arc::clone(message));
                 called.or_insert((index, at));
+                *self.open_sends.entry(Arc::clone(message)).or_default() += 1;
             }
+            Event::Refused { message } => match self.open_sends.get_mut(message) {
+                Some(open) if *open > 0 => *open -= 1,
+                _ => self.broken.push(format!("{message} was refused uncalled")),
+            },
             Event::Sent { message, place } => self.sent(message, *place, at),
             Event::ReceiveCalled {
                 call,
@@ -125,6 +132,15 @@ impl Check {
                 let (calls, last) = group.ack_called.entry(*place).or_default();
                 *calls += 1;
                 *last = index;
+            }
+            Event::AckRefused { group, place } => {
+                let group = self.groups.entry(group).or_default();
+                if let Some((calls, _)) = group.ack_called.get_mut(place) {
+                    *calls -= 1;
+                    if *calls == 0 {
+                        group.ack_called.remove(place);
+                    }
+                }
             }
             Event::Acked {
                 group,
@@ -432,6 +448,9 @@ impl Check {
         }
         let mut homes: BTreeMap<&Message, Place> = BTreeMap::new();
         for (place, message) in &self.places {
+            if self.open_sends.get(message) == Some(&0) {
+                broken.push(format!("{message} was refused and lies at {place:?}"));
+            }
             if let Some(other) = homes.insert(message, *place) {
                 let mut text = String::new();
                 write!(text, "{message} lies at {other:?} and at {place:?}").unwrap();

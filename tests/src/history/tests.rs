@@ -1,3 +1,5 @@
+use millpond_proto::task::{Lane, Runtimes, Spawn as _};
+
 use super::*;
 
 const GROUP: &str = "g";
@@ -141,6 +143,30 @@ fn each_broken_promise_is_found() {
     acked(&stale, 30, at(0), true);
     assert!(healed(&stale, &[(at(0), "a")])[0].contains("after its time"));
 
+    let refused = History::default();
+    let message: Message = Arc::from("a");
+    for _ in 0..2 {
+        let message = Arc::clone(&message);
+        see(&refused, 0, Event::SendCalled { message });
+    }
+    let refuse = || Event::Refused {
+        message: Arc::clone(&message),
+    };
+    see(&refused, 0, refuse());
+    let broken = healed(&refused, &[(at(0), "a")]);
+    assert_eq!(broken, Vec::<String>::new(), "one of two sends is open");
+    see(&refused, 0, refuse());
+    assert!(healed(&refused, &[(at(0), "a")])[0].contains("was refused and lies"));
+
+    // Its ack was refused, and then it never came again.
+    let kept = History::default();
+    sent(&kept, "a", at(0));
+    received(&kept, 0, 1, at(0), "a", 1);
+    let (group, place) = (GROUP, at(0));
+    see(&kept, 1, Event::AckCalled { group, place });
+    see(&kept, 1, Event::AckRefused { group, place });
+    assert!(healed(&kept, &[(at(0), "a")])[0].contains("was lost on its way"));
+
     let unwanted = History::default();
     sent(&unwanted, "unwanted", at(0));
     received(&unwanted, 0, 1, at(0), "unwanted", 1);
@@ -168,6 +194,21 @@ fn each_broken_promise_is_found() {
     let broken = healed(&missed, &[]);
     assert!(
         broken.iter().all(|one| !one.contains("before its time")),
+        "{broken:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_panic_of_a_task_that_nobody_asks_breaks_a_promise() {
+    let history = History::default();
+    panics::watch();
+    let panicking = Box::pin(async { assert!(panics::taken().len() > 1, "as told") });
+    let _unasked = Runtimes::single().spawn(Lane::Service, panicking);
+    tokio::task::yield_now().await;
+    history.record_panics(Timestamp(0));
+    let broken = history.broken_promises(&[]);
+    assert!(
+        matches!(&broken[..], [one] if one.contains("as told")),
         "{broken:?}"
     );
 }

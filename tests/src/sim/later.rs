@@ -134,6 +134,7 @@ impl Client {
     /// Sends a delayed message until it is answered, or too often.
     async fn delay(&self, message: &Envelope) -> Option<Delayed> {
         let topic = topic(DELAYED);
+        let mut refused = true;
         for _ in 0..SENDS_MAX {
             let sent = self.broker.send_delayed(&topic, vec![message.clone()]);
             match self.call(sent).await {
@@ -143,9 +144,18 @@ impl Client {
                 other => {
                     let name = &message.message_id;
                     self.note(Event::Note(format!("delay {name}: {other:?}")));
+                    let error = match &other {
+                        Some(Err(error)) => Some(error),
+                        Some(Ok(answers)) => answers.iter().find_map(|one| one.as_ref().err()),
+                        None => None,
+                    };
+                    refused &= error.is_some_and(BrokerError::says_nothing_was_done);
                 }
             }
             self.pause(500).await;
+        }
+        if refused {
+            self.later(Step::Refused(message.message_id.clone()));
         }
         None
     }
@@ -153,6 +163,7 @@ impl Client {
     /// Sends a half message until it is answered, or too often.
     async fn prepare(&self, message: &Envelope) -> Option<TransactionId> {
         let topic = topic(TRANSACTIONS);
+        let mut refused = true;
         for _ in 0..SENDS_MAX {
             let half = vec![(message.clone(), limits::TRANSACTION_CHECK_FIRST_MS)];
             match self.call(self.broker.send_half(&topic, half)).await {
@@ -162,9 +173,18 @@ impl Client {
                 other => {
                     let name = &message.message_id;
                     self.note(Event::Note(format!("half {name}: {other:?}")));
+                    let error = match &other {
+                        Some(Err(error)) => Some(error),
+                        Some(Ok(answers)) => answers.iter().find_map(|one| one.as_ref().err()),
+                        None => None,
+                    };
+                    refused &= error.is_some_and(BrokerError::says_nothing_was_done);
                 }
             }
             self.pause(500).await;
+        }
+        if refused {
+            self.later(Step::Refused(message.message_id.clone()));
         }
         None
     }

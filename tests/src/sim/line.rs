@@ -339,6 +339,9 @@ impl Client {
             None => return Vec::new(),
             Some(Err(error)) => {
                 self.note(Event::Note(format!("send: {error}")));
+                for message in names.into_iter().filter(|_| error.says_nothing_was_done()) {
+                    self.note(Event::Refused { message });
+                }
                 return Vec::new();
             }
             Some(Ok(answers)) => answers,
@@ -365,7 +368,12 @@ impl Client {
                     stored.push(Arc::clone(&message));
                     self.note(Event::Sent { message, place });
                 }
-                Err(error) => self.note(Event::Note(format!("send {message}: {error}"))),
+                Err(error) => {
+                    self.note(Event::Note(format!("send {message}: {error}")));
+                    if error.says_nothing_was_done() {
+                        self.note(Event::Refused { message });
+                    }
+                }
             }
         }
         stored
@@ -519,9 +527,20 @@ impl Client {
         }
         let handles = held.into_iter().map(|one| one.delivery.handle).collect();
         let (name, topic) = (group_name(group.name), topic_name(line.topic));
+        let refused = |place, error: &BrokerError| {
+            if error.says_nothing_was_done() {
+                let group = group.name;
+                self.note(Event::AckRefused { group, place });
+            }
+        };
         match self.call(self.broker.ack(&name, &topic, handles)).await {
             None => {}
-            Some(Err(error)) => self.note(Event::Note(format!("ack: {error}"))),
+            Some(Err(error)) => {
+                self.note(Event::Note(format!("ack: {error}")));
+                for (place, _) in acked {
+                    refused(place, &error);
+                }
+            }
             Some(Ok(answers)) => {
                 for ((place, stale), answer) in acked.into_iter().zip(answers) {
                     match answer {
@@ -530,7 +549,10 @@ impl Client {
                             place,
                             stale,
                         }),
-                        Err(error) => self.note(Event::Note(format!("ack {place:?}: {error}"))),
+                        Err(error) => {
+                            self.note(Event::Note(format!("ack {place:?}: {error}")));
+                            refused(place, &error);
+                        }
                     }
                 }
             }

@@ -106,7 +106,12 @@ impl Client {
                     self.step(Step::Sent(name));
                     groups[index] = (number, next + 1);
                 }
-                _ => {
+                other => {
+                    if let Some(Err(error) | Ok([Err(error)])) = other
+                        && error.says_nothing_was_done()
+                    {
+                        self.step(Step::Refused(name));
+                    }
                     groups[index] = (groups_used, 1);
                     groups_used += 1;
                 }
@@ -305,7 +310,14 @@ impl Client {
         let acked = self.call(self.broker.ack(&group, &topic, handles)).await;
         match acked.as_ref().map(|acked| acked.as_deref()) {
             Some(Ok([Ok(())])) => self.step(Step::Acked(name)),
-            other => self.note(Event::Note(format!("ack {name:?}: {other:?}"))),
+            other => {
+                self.note(Event::Note(format!("ack {name:?}: {other:?}")));
+                if let Some(Err(error) | Ok([Err(error)])) = other
+                    && error.says_nothing_was_done()
+                {
+                    self.step(Step::StillHeld(name));
+                }
+            }
         }
     }
 
@@ -319,7 +331,12 @@ impl Client {
         match self.call(forwarded).await {
             None => {}
             Some(Ok(())) => self.step(Step::Forwarded(name)),
-            Some(Err(error)) => self.note(Event::Note(format!("forward {name:?}: {error}"))),
+            Some(Err(error)) => {
+                self.note(Event::Note(format!("forward {name:?}: {error}")));
+                if error.says_nothing_was_done() {
+                    self.step(Step::StillHeld(name));
+                }
+            }
         }
     }
 }

@@ -65,6 +65,11 @@ fn on_the_wire(duration: Duration) -> prost_types::Duration {
     prost_types::Duration::try_from(duration).unwrap()
 }
 
+/// Codes that begin with 4 are refusals of the request, also where it may be sent again.
+fn says_nothing_was_done(code: i32) -> bool {
+    (40_000..50_000).contains(&code)
+}
+
 fn place(offset: u64) -> Place {
     Place {
         topic: TOPIC_ID,
@@ -144,10 +149,10 @@ impl Client {
     pub(super) async fn produce(mut self) {
         for number in 0_u64.. {
             let message: Message = Arc::from(format!("{}-{number}", self.name).as_str());
-            self.note(Event::SendCalled {
-                message: Arc::clone(&message),
-            });
             loop {
+                self.note(Event::SendCalled {
+                    message: Arc::clone(&message),
+                });
                 if let Some(offset) = self.send(&message, number).await {
                     let place = place(offset);
                     self.note(Event::Sent { message, place });
@@ -179,7 +184,12 @@ impl Client {
         let sent = self.call(async move { messaging.send_message(request).await });
         let answer = sent.await?.into_inner();
         let entry = answer.entries.first()?;
-        let is_ok = entry.status.as_ref().map(|status| status.code) == Some(pb::Code::Ok.into());
+        let code = entry.status.as_ref().map_or(0, |status| status.code);
+        if says_nothing_was_done(code) {
+            let message = Arc::from(name);
+            self.note(Event::Refused { message });
+        }
+        let is_ok = code == i32::from(pb::Code::Ok);
         is_ok.then(|| u64::try_from(entry.offset).unwrap())
     }
 
@@ -285,16 +295,23 @@ impl Client {
             return;
         };
         for result in answer.into_inner().entries {
-            let is_ok = result.status.map(|status| status.code) == Some(pb::Code::Ok.into());
+            let code = result.status.map_or(0, |status| status.code);
             let of_entry = |(_, entry): &&(Place, pb::AckMessageEntry)| {
                 entry.receipt_handle == result.receipt_handle
             };
-            if let Some(&(place, _)) = entries.iter().find(of_entry).filter(|_| is_ok) {
+            let Some(&(place, _)) = entries.iter().find(of_entry) else {
+                continue;
+            };
+            let group = GROUP;
+            if code == i32::from(pb::Code::Ok) {
+                let stale = false;
                 self.note(Event::Acked {
-                    group: GROUP,
+                    group,
                     place,
-                    stale: false,
+                    stale,
                 });
+            } else if says_nothing_was_done(code) {
+                self.note(Event::AckRefused { group, place });
             }
         }
     }
