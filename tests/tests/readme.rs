@@ -1,12 +1,44 @@
-//! What the README promises: its commands run as they stand, one after the other.
+//! What the README promises: its commands run as they stand, one after the other, and print what they are there for.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use millpond_tests::harness::{Folder, binary, workspace};
+use millpond_engine::demo;
+use millpond_proto::time::{Clock as _, SystemClock};
+use millpond_tests::harness::{Folder, binary, eventually, workspace};
 
 /// What Cargo runs: by the reader, and by whoever runs this test.
 const CARGO: [&str; 2] = ["cargo run --release", "cargo test --workspace"];
+
+/// How long a command may take to print what it is there for, and the pause before it is run again.
+const LIMIT: Duration = Duration::from_secs(120);
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What commands that begin so must print, at once or when what they look at has come so far.
+const PRINTS: [(&str, &[&str]); 12] = [
+    ("millpond topic consume orders", &["Oslo", "Rome"]),
+    ("millpond group info billing", &["orders"]),
+    (
+        "millpond sql -c \"SELECT city",
+        &["Oslo", "12.5", "Rome", "7.25"],
+    ),
+    ("millpond topic info departures", &["departures", "tailnum"]),
+    ("millpond sql -c \"SELECT carrier", &["UA,", "AA,"]),
+    ("millpond job ls", &["orders_by_city"]),
+    (
+        "millpond sql -c \"SELECT * FROM orders_by_city",
+        &["Oslo", "12.5", "Rome"],
+    ),
+    ("millpond delay ls", &["reminders"]),
+    ("millpond msg find orders", &["Oslo"]),
+    (
+        "millpond sql -c \"SELECT * FROM daily_carriers",
+        &["UA", "2013-01-05"],
+    ),
+    ("millpond topic consume flights", &["carrier"]),
+    ("millpond storage ls", &["orders"]),
+];
 
 /// Lines behind `$ ` in the fenced console blocks of a page.
 fn commands(page: &str) -> Vec<String> {
@@ -38,10 +70,11 @@ fn the_two_cargo_commands_are_the_only_ones() {
     assert_eq!(found, CARGO);
 }
 
-#[test]
-fn every_command_of_the_readme_runs_as_it_stands() {
+#[tokio::test]
+async fn every_command_of_the_readme_runs_as_it_stands() {
     let folder = Folder::new();
-    let server = folder.serve();
+    // As the reader has it: with the demo and what it says to try.
+    let server = folder.serve_with(&["--demo"], &[]).unwrap();
     let here = folder.beside("reader");
     std::fs::create_dir(&here).unwrap();
     #[cfg(unix)]
@@ -52,8 +85,14 @@ fn every_command_of_the_readme_runs_as_it_stands() {
         )),
     )
     .unwrap();
-    let mut count = 0;
-    for command in commands("README.md") {
+    let (mut count, mut printing) = (0, 0);
+    let mut commands = commands("README.md");
+    let guide = demo::guide("millpond");
+    let tries = guide
+        .lines()
+        .filter_map(|line| line.strip_prefix("  millpond "));
+    commands.extend(tries.map(|rest| format!("millpond {rest}")));
+    for command in commands {
         if words_after_millpond(&command).is_none() {
             assert!(
                 CARGO.contains(&command.as_str()),
@@ -61,24 +100,47 @@ fn every_command_of_the_readme_runs_as_it_stands() {
             );
             continue;
         }
-        let output = Command::new("sh")
-            .args(["-c", &command])
-            .current_dir(&here)
-            .env("PATH", &path)
-            .env("MILLPOND_SERVER", server.url())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            output.status.success(),
-            "{command}: {}\n{said}{errors}",
-            output.status
-        );
+        let run = || {
+            let output = Command::new("sh")
+                .args(["-c", &command])
+                .current_dir(&here)
+                .env("PATH", &path)
+                .env("MILLPOND_SERVER", server.url())
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(
+                output.status.success(),
+                "{command}: {}\n{said}{errors}",
+                output.status
+            );
+            said
+        };
+        let mut said = run();
+        let of_command = PRINTS
+            .iter()
+            .find(|(begins, _)| command.starts_with(begins));
+        if let Some((_, words)) = of_command {
+            let what = format!("{command} prints {words:?}");
+            eventually(&what, LIMIT, async || {
+                let prints = words.iter().all(|word| said.contains(word));
+                if !prints {
+                    println!("{command}\n{said}");
+                    SystemClock.sleep(PAUSE).await;
+                    said.push_str(&run());
+                }
+                prints
+            })
+            .await;
+            printing += 1;
+        }
         count += 1;
     }
-    assert!(count > 8, "the README has commands to try");
+    assert!(count > 28, "the README has commands to try");
+    assert_eq!(printing, PRINTS.len(), "each of them was run");
+    assert!(here.join("flights.parquet").exists());
     assert!(here.join("late.parquet").exists());
 }
 
