@@ -21,6 +21,8 @@ const WORKERS_PER_CONNECTION: usize = 16;
 const INVISIBLE: Duration = Duration::from_secs(60);
 /// How long a consumer waits before it looks whether the run is over.
 const POLL: Duration = Duration::from_millis(500);
+/// How long after the end consumers wait for what was sent and has not come.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// One run.
 #[derive(Debug)]
@@ -222,9 +224,12 @@ impl Run {
                     Vec::new()
                 }
             };
-            let over = self.time.elapsed() >= end;
+            // What was sent may still come; where nobody sends, there is nothing more.
+            let is_owed = producing || self.sent.load(Ordering::Relaxed) > 0;
+            let patience = if is_owed { DRAIN } else { Duration::ZERO };
+            let over = self.time.elapsed() >= end + patience;
             if messages.is_empty() {
-                if !producing || over {
+                if over || !is_owed {
                     return measured;
                 }
                 continue;
@@ -252,7 +257,7 @@ impl Run {
                 Err(error) => measured.fail(&error),
             }
             measured.elapsed = self.time.elapsed();
-            if over && !producing {
+            if over {
                 return measured;
             }
         }
