@@ -9,15 +9,21 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use millpond_proto::client::{Admin, Client};
+use millpond_proto::client::{Admin, Client, ClientError};
+use millpond_proto::remedy::Remedy;
 use millpond_proto::time::{Clock as _, SystemClock, within};
 use tempfile::TempDir;
 
 /// How long a server may take to say where it listens; generous, as recovery of a large log counts.
 const START_LIMIT: Duration = Duration::from_secs(120);
+/// How long a server may take to stop when it is asked to.
+const STOP_LIMIT: Duration = Duration::from_secs(120);
+/// How long clients may take for what a server is killed after.
+const KILL_LIMIT: Duration = Duration::from_secs(300);
 
 /// The binary `millpond` of the profile that the test was built in.
 #[must_use]
@@ -68,6 +74,49 @@ pub struct Server {
     pub grpc: SocketAddr,
     /// Where HTTP listens.
     pub http: SocketAddr,
+}
+
+/// The end of a server with -9 while clients are at work, and what they may see before it.
+#[derive(Debug)]
+pub struct Kill<'a> {
+    server: &'a Server,
+    is_sent: AtomicBool,
+}
+
+impl<'a> Kill<'a> {
+    /// Of this server, later.
+    #[must_use]
+    pub fn of(server: &'a Server) -> Self {
+        let is_sent = AtomicBool::new(false);
+        Self { server, is_sent }
+    }
+
+    /// Kills once `is_time` says so; fails the test when that takes too long.
+    pub async fn when(&self, is_time: impl Fn() -> bool) {
+        let waiting = async {
+            while !is_time() {
+                SystemClock.sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let came = within(&SystemClock, KILL_LIMIT, waiting).await;
+        assert!(came.is_some(), "nobody gets on: {KILL_LIMIT:?} and no kill");
+        self.is_sent.store(true, Ordering::SeqCst);
+        let pid = self.server.id().to_string();
+        let killed = Command::new("kill").args(["-9", &pid]).status();
+        assert!(killed.unwrap().success());
+    }
+
+    /// Whether a client's error is the end. A server that lives may only ask it to come again, which
+    /// is `false`, after a pause; everything else fails the test.
+    pub async fn is_over(&self, error: &ClientError) -> bool {
+        if self.is_sent.load(Ordering::SeqCst) {
+            return true;
+        }
+        let is_later = error.remedy() == Remedy::Retry;
+        assert!(is_later, "a server that lives says: {error}");
+        SystemClock.sleep(Duration::from_millis(10)).await;
+        false
+    }
 }
 
 /// A server that did not come up: its exit code and what it said.
@@ -260,7 +309,14 @@ impl Server {
         let pid = self.child.id().to_string();
         let asked = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
         assert!(asked.success(), "the server is there to be asked");
-        self.child.wait().unwrap().success()
+        let pause = Duration::from_millis(5);
+        for _ in 0..STOP_LIMIT.as_millis() / pause.as_millis() {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.success();
+            }
+            std::thread::sleep(pause);
+        }
+        panic!("the server does not stop within {STOP_LIMIT:?}");
     }
 
     /// Runs the command line against it; fails the test when the command fails.

@@ -13,9 +13,8 @@ use std::time::Duration;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use millpond_proto::client::{Admin, ClientError, SimpleConsumer};
 use millpond_proto::remedy::Remedy;
-use millpond_proto::time::{Clock as _, SystemClock};
 use millpond_proto::wire::admin::ReadRequest;
-use millpond_tests::harness::{Folder, Server, eventually, workspace};
+use millpond_tests::harness::{Folder, Kill, Server, eventually, workspace};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 const TOPIC: &str = "flights";
@@ -241,27 +240,14 @@ async fn consume_until(server: &Server, progress: &Progress, acked: usize) {
 /// Kills the server while both consumers are in the middle of their work.
 async fn kill_at_work(server: Server, progress: &Progress, after: usize) {
     let goal = progress.acked() + after;
-    let pid_goes = async {
-        let clock = SystemClock;
-        while progress.acked() < goal {
-            clock.sleep(Duration::from_millis(1)).await;
-        }
-        kill_by_id(&server);
-    };
+    let kill = Kill::of(&server);
+    let pid_goes = kill.when(|| progress.acked() >= goal);
     let work = futures::future::join(
         consume(&server, progress, || false),
         consume(&server, progress, || false),
     );
     futures::future::join(pid_goes, work).await;
     server.kill();
-}
-
-fn kill_by_id(server: &Server) {
-    let killed = std::process::Command::new("kill")
-        .args(["-9", &server.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(killed.success());
 }
 
 /// Every message of the topic as the server reads it, by queue and offset.

@@ -13,7 +13,7 @@ use millpond_proto::client::{OutgoingMessage, Producer, SimpleConsumer};
 use millpond_proto::message::stable_hash;
 use millpond_proto::time::{Clock as _, SystemClock};
 use millpond_proto::wire::admin::{CreateTopicRequest, ReadRequest};
-use millpond_tests::harness::{Folder, Server};
+use millpond_tests::harness::{Folder, Kill, Server};
 
 const TOPIC: &str = "orders";
 const GROUP: &str = "billing";
@@ -32,9 +32,13 @@ struct Told {
     called: Mutex<BTreeSet<u64>>,
     /// Deliveries that were acknowledged, and the number of kills before.
     acked: Mutex<BTreeMap<u64, u64>>,
-    /// Those that were asked for: the answer may have been lost.
-    asked: Mutex<BTreeSet<u64>>,
+    /// Those whose acknowledgement has no answer: it may have been taken.
+    unanswered: Mutex<BTreeSet<u64>>,
     progress: AtomicUsize,
+    /// Messages that were moved.
+    moved: AtomicU64,
+    /// Turns of moving and merging that came to their end.
+    turns: AtomicUsize,
 }
 
 /// The body of a number: mostly small, at times large.
@@ -62,7 +66,7 @@ fn number_of(found: &Bytes) -> u64 {
 
 impl Told {
     /// Sends until the server is gone.
-    async fn produce(&self, server: &Server, seed: u64) {
+    async fn produce(&self, server: &Server, kill: &Kill<'_>, seed: u64) {
         let producer = Producer::new(&server.client());
         let chance = Seeded::new(seed);
         loop {
@@ -71,63 +75,98 @@ impl Told {
                 .collect();
             self.called.lock().unwrap().extend(&numbers);
             let messages = numbers.iter().map(|&n| OutgoingMessage::new(body(n)));
-            let Ok(answers) = producer.send_batch(TOPIC, messages.collect()).await else {
-                return;
+            let answers = match producer.send_batch(TOPIC, messages.collect()).await {
+                Ok(answers) => answers,
+                Err(error) if kill.is_over(&error).await => return,
+                Err(_) => continue,
             };
             for (number, answer) in numbers.into_iter().zip(answers) {
-                let Ok(answer) = answer else { return };
-                self.sent.lock().unwrap().insert(number, answer.offset);
-                self.progress.fetch_add(1, Ordering::Relaxed);
+                match answer {
+                    Ok(answer) => {
+                        self.sent.lock().unwrap().insert(number, answer.offset);
+                        self.progress.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(error) if kill.is_over(&error).await => return,
+                    Err(_) => {}
+                }
             }
         }
     }
 
     /// Receives and acknowledges until the server is gone.
-    async fn consume(&self, server: &Server, life: u64) {
+    async fn consume(&self, server: &Server, kill: &Kill<'_>, life: u64) {
         let consumer = SimpleConsumer::new(&server.client(), GROUP, TOPIC);
         loop {
             let poll = Duration::from_secs(1);
-            let Ok(received) = consumer.receive(16, INVISIBLE, poll).await else {
-                return;
+            let received = match consumer.receive(16, INVISIBLE, poll).await {
+                Ok(received) => received,
+                Err(error) if kill.is_over(&error).await => return,
+                Err(_) => continue,
             };
+            let mut numbers = Vec::new();
             for message in &received {
                 let number = number_of(&message.body);
                 let acked = self.acked.lock().unwrap().get(&number).copied();
                 assert_eq!(acked, None, "{number} came again after its acknowledgement");
-                self.asked.lock().unwrap().insert(number);
+                numbers.push(number);
             }
-            let Ok(answers) = consumer.ack_all(&received).await else {
-                return;
+            let answers = match consumer.ack_all(&received).await {
+                Ok(answers) => answers,
+                Err(error) => {
+                    if error.leaves_unknown() {
+                        self.unanswered.lock().unwrap().extend(numbers);
+                    }
+                    if kill.is_over(&error).await {
+                        return;
+                    }
+                    continue;
+                }
             };
-            for (message, answer) in received.iter().zip(answers) {
-                if answer.is_ok() {
-                    let number = number_of(&message.body);
-                    self.acked.lock().unwrap().insert(number, life);
+            for (number, answer) in numbers.into_iter().zip(answers) {
+                match answer {
+                    Ok(()) => {
+                        self.acked.lock().unwrap().insert(number, life);
+                    }
+                    Err(error) if error.leaves_unknown() => {
+                        self.unanswered.lock().unwrap().insert(number);
+                    }
+                    // Too late, or not done: then it comes again.
+                    Err(_) => {}
                 }
             }
         }
     }
 
     /// Moves, merges and checks until the server is gone.
-    async fn operate(&self, server: &Server) {
+    async fn operate(&self, server: &Server, kill: &Kill<'_>) {
         let admin = server.admin();
         loop {
-            SystemClock.sleep(Duration::from_millis(100)).await;
-            if admin.tier().await.is_err() || admin.compact(TOPIC).await.is_err() {
-                return;
+            match admin.tier().await {
+                Ok(tiered) => {
+                    self.moved.fetch_add(tiered.messages, Ordering::Relaxed);
+                }
+                Err(error) if kill.is_over(&error).await => return,
+                Err(_) => continue,
             }
+            match admin.compact(TOPIC).await {
+                Ok(_) => {}
+                Err(error) if kill.is_over(&error).await => return,
+                Err(_) => continue,
+            }
+            self.turns.fetch_add(1, Ordering::Relaxed);
+            SystemClock.sleep(Duration::from_millis(10)).await;
         }
     }
 
-    async fn kill_after(&self, server: &Server, more: usize) {
-        let goal = self.progress.load(Ordering::Relaxed) + more;
-        while self.progress.load(Ordering::Relaxed) < goal {
-            SystemClock.sleep(Duration::from_millis(1)).await;
-        }
-        let killed = std::process::Command::new("kill")
-            .args(["-9", &server.id().to_string()])
-            .status();
-        assert!(killed.unwrap().success());
+    /// Kills after so many sends, and turns of the operator: none is in the middle of the first one, mostly.
+    async fn kill_after(&self, kill: &Kill<'_>, sends: usize, turns: usize) {
+        let done = || {
+            let sent = self.progress.load(Ordering::Relaxed);
+            (sent, self.turns.load(Ordering::Relaxed))
+        };
+        let (sent, turned) = done();
+        let is_time = || done().0 >= sent + sends && done().1 >= turned + turns;
+        kill.when(is_time).await;
     }
 
     /// Reads every queue from its beginning and compares with what was told.
@@ -187,14 +226,16 @@ async fn what_clients_were_told_holds_through_many_kills() {
         } else if life % 5 == 0 {
             told.check(&server).await;
         }
-        let producers = (0..PRODUCERS).map(|n| told.produce(&server, life * 10 + n as u64));
-        let consumers = (0..CONSUMERS).map(|_| told.consume(&server, life));
+        let kill = &Kill::of(&server);
+        let turns = [0, 1, 3][usize::try_from(life % 3).unwrap()];
+        let producers = (0..PRODUCERS).map(|n| told.produce(&server, kill, life * 10 + n as u64));
+        let consumers = (0..CONSUMERS).map(|_| told.consume(&server, kill, life));
         let after = usize::try_from(chance.below(150)).unwrap() + 1;
         futures::join!(
             join_all(producers),
             join_all(consumers),
-            told.operate(&server),
-            told.kill_after(&server, after),
+            told.operate(&server, kill),
+            told.kill_after(kill, after, turns),
         );
         server.kill();
     }
@@ -217,9 +258,10 @@ async fn what_clients_were_told_holds_through_many_kills() {
             answer.unwrap();
         }
     }
-    let mut done = told.asked.lock().unwrap().clone();
+    let mut done = told.unanswered.lock().unwrap().clone();
     done.extend(told.acked.lock().unwrap().keys());
-    assert_eq!(done.len(), stored, "each came");
+    assert_eq!(done.len(), stored, "each came, and again if it was kept");
+    assert!(told.moved.into_inner() > 0, "something was moved");
     let checked = server.millpond(&["storage", "verify"]);
     assert!(!checked.contains("DAMAGE"), "{checked}");
     assert!(server.stop());

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use millpond_proto::chance::Seeded;
 use millpond_proto::client::consumer::timestamp;
-use millpond_proto::client::{Client, OutgoingMessage, Producer, SimpleConsumer};
+use millpond_proto::client::{Client, ClientError, OutgoingMessage, Producer, SimpleConsumer};
 use millpond_proto::property::{PRODUCER_ID, PRODUCER_SEQUENCE};
 use millpond_proto::time::{Clock as _, SystemClock, Timestamp};
 use millpond_proto::wire::admin::{CreateTopicRequest, ReadRequest, StoredMessage};
@@ -20,7 +20,8 @@ use millpond_proto::wire::rocketmq::{
     Code, EndTransactionRequest, Message, MessageType, Resource, SendMessageRequest,
     SystemProperties, TransactionResolution, TransactionSource,
 };
-use millpond_tests::harness::{Folder, Server, eventually};
+use millpond_tests::harness::{Folder, Kill, Server, eventually};
+use tonic::Status;
 use tonic::transport::Channel;
 
 const DELAYED: &str = "reminders";
@@ -62,14 +63,15 @@ struct Order {
 /// What a consumer of the ordered topic was given and told.
 #[derive(Debug, Default)]
 struct Consumed {
-    /// Acknowledgements that were called; the answer may be lost.
-    asked: BTreeSet<(u64, u64)>,
+    came: BTreeSet<(u64, u64)>,
+    /// Acknowledgements without an answer: they may have been taken.
+    unanswered: BTreeSet<(u64, u64)>,
     acked: BTreeSet<(u64, u64)>,
 }
 
 /// A life of the server: it is over when so much was done.
 struct Life<'a> {
-    server: &'a Server,
+    kill: Kill<'a>,
     client: Client,
     wire: MessagingServiceClient<Channel>,
     done: AtomicUsize,
@@ -79,7 +81,7 @@ impl<'a> Life<'a> {
     async fn of(server: &'a Server) -> Self {
         let wire = MessagingServiceClient::connect(server.url()).await;
         Self {
-            server,
+            kill: Kill::of(server),
             client: server.client(),
             wire: wire.unwrap(),
             done: AtomicUsize::new(0),
@@ -91,13 +93,19 @@ impl<'a> Life<'a> {
     }
 
     async fn kill_after(&self, done: usize) {
-        while self.done.load(Ordering::Relaxed) < done {
-            SystemClock.sleep(Duration::from_millis(1)).await;
+        let is_time = || self.done.load(Ordering::Relaxed) >= done;
+        self.kill.when(is_time).await;
+    }
+
+    /// Whether one more is to be done: after one that was, and after one that the server wants to see again.
+    async fn goes_on<T>(&self, step: Result<T, ClientError>) -> bool {
+        match step {
+            Ok(_) => {
+                self.did_one();
+                true
+            }
+            Err(error) => !self.kill.is_over(&error).await,
         }
-        let killed = std::process::Command::new("kill")
-            .args(["-9", &self.server.id().to_string()])
-            .status();
-        assert!(killed.unwrap().success());
     }
 }
 
@@ -114,13 +122,11 @@ fn text(body: impl ToString) -> Bytes {
 impl Delays {
     /// Sends delayed messages until the server is gone.
     async fn produce(&mut self, life: &Life<'_>, chance: &Seeded) {
-        while self.send(life, chance).await.is_some() {
-            life.did_one();
-        }
+        while life.goes_on(self.send(life, chance).await).await {}
     }
 
     /// Sends one, or the one before again when it was not answered.
-    async fn send(&mut self, life: &Life<'_>, chance: &Seeded) -> Option<()> {
+    async fn send(&mut self, life: &Life<'_>, chance: &Seeded) -> Result<(), ClientError> {
         if !self.is_open {
             let ahead = i64::try_from(chance.below(AHEAD_MS)).unwrap();
             self.due.push(SystemClock.now().as_ms() + ahead);
@@ -130,21 +136,19 @@ impl Delays {
         let message = OutgoingMessage::new(text(number)).deliver_at(Timestamp(self.due[number]));
         let message = numbered(message, number as u64);
         let producer = Producer::new(&life.client);
-        producer.send(DELAYED, message).await.ok()?;
+        producer.send(DELAYED, message).await?;
         self.is_open = false;
-        Some(())
+        Ok(())
     }
 }
 
 impl Transactions {
     /// Prepares and ends transactions until the server is gone.
     async fn produce(&mut self, life: &Life<'_>) {
-        while self.step(life).await.is_some() {
-            life.did_one();
-        }
+        while life.goes_on(self.step(life).await).await {}
     }
 
-    async fn step(&mut self, life: &Life<'_>) -> Option<()> {
+    async fn step(&mut self, life: &Life<'_>) -> Result<(), ClientError> {
         match self.prepared.clone() {
             None => self.prepared = Some(self.prepare(life).await?),
             Some(id) => {
@@ -153,10 +157,10 @@ impl Transactions {
                 self.ended += 1;
             }
         }
-        Some(())
+        Ok(())
     }
 
-    async fn prepare(&self, life: &Life<'_>) -> Option<String> {
+    async fn prepare(&self, life: &Life<'_>) -> Result<String, ClientError> {
         let number = self.ended;
         let properties = [
             (PRODUCER_ID.to_owned(), "till-7".to_owned()),
@@ -176,12 +180,14 @@ impl Transactions {
             messages: vec![message],
         };
         let mut wire = life.wire.clone();
-        let answer = wire.send_message(from_client(request)).await.ok()?;
-        let entry = answer.into_inner().entries.into_iter().next()?;
-        (entry.status?.code() == Code::Ok).then_some(entry.transaction_id)
+        let answer = wire.send_message(from_client(request)).await;
+        let mut entries = answer.map_err(not_answered)?.into_inner().entries;
+        let entry = entries.pop().expect("an entry for the message");
+        is_ok(entry.status.expect("each entry has a status"))?;
+        Ok(entry.transaction_id)
     }
 
-    async fn end(&self, life: &Life<'_>, id: String) -> Option<()> {
+    async fn end(&self, life: &Life<'_>, id: String) -> Result<(), ClientError> {
         let resolution = if is_committed(self.ended) {
             TransactionResolution::Commit
         } else {
@@ -196,10 +202,27 @@ impl Transactions {
             ..EndTransactionRequest::default()
         };
         let mut wire = life.wire.clone();
-        let answer = wire.end_transaction(from_client(request)).await.ok()?;
-        let status = answer.into_inner().status?;
-        // It was decided by nobody else, so nothing but a dying server refuses it.
-        (status.code() == Code::Ok).then_some(())
+        let answer = wire.end_transaction(from_client(request)).await;
+        let status = answer.map_err(not_answered)?.into_inner().status;
+        // It was decided by nobody else, so it is refused for a while at most.
+        is_ok(status.expect("an answer has a status"))
+    }
+}
+
+fn not_answered(status: Status) -> ClientError {
+    ClientError::Status {
+        code: status.code(),
+        message: status.message().to_owned(),
+    }
+}
+
+fn is_ok(status: millpond_proto::wire::rocketmq::Status) -> Result<(), ClientError> {
+    match status.code() {
+        Code::Ok => Ok(()),
+        code => Err(ClientError::Refused {
+            code,
+            message: status.message,
+        }),
     }
 }
 
@@ -228,12 +251,10 @@ fn from_client<T>(request: T) -> tonic::Request<T> {
 impl Order {
     /// Sends to message groups, one message after the other, until the server is gone.
     async fn produce(&mut self, life: &Life<'_>, chance: &Seeded) {
-        while self.send(life, chance).await.is_some() {
-            life.did_one();
-        }
+        while life.goes_on(self.send(life, chance).await).await {}
     }
 
-    async fn send(&mut self, life: &Life<'_>, chance: &Seeded) -> Option<()> {
+    async fn send(&mut self, life: &Life<'_>, chance: &Seeded) -> Result<(), ClientError> {
         let (group, place) = *self.open.get_or_insert_with(|| {
             let group = chance.below(MESSAGE_GROUPS);
             let place = self.sent.entry(group).or_default();
@@ -245,9 +266,9 @@ impl Order {
         let message = message.with_message_group(format!("g{group}"));
         let producer = Producer::new(&life.client);
         let sent = producer.send(ORDERED, numbered(message, self.numbers));
-        sent.await.ok()?;
+        sent.await?;
         self.open = None;
-        Some(())
+        Ok(())
     }
 }
 
@@ -262,13 +283,20 @@ impl Consumed {
     /// Receives and acknowledges until the server is gone.
     async fn consume(&mut self, life: &Life<'_>) {
         let poll = Duration::from_secs(1);
-        while self.receive(life, poll).await.is_some() {}
+        loop {
+            match self.receive(life, poll).await {
+                Ok(_) => {}
+                Err(error) if life.kill.is_over(&error).await => return,
+                Err(_) => {}
+            }
+        }
     }
 
-    /// How many came; none: the server is gone.
-    async fn receive(&mut self, life: &Life<'_>, poll: Duration) -> Option<usize> {
+    /// Receives, acknowledges, and answers how many came.
+    async fn receive(&mut self, life: &Life<'_>, poll: Duration) -> Result<usize, ClientError> {
         let consumer = SimpleConsumer::new(&life.client, GROUP, ORDERED);
-        let received = consumer.receive(8, INVISIBLE, poll).await.ok()?;
+        let received = consumer.receive(8, INVISIBLE, poll).await?;
+        let mut places = Vec::new();
         for message in &received {
             let (group, place) = place_of(&message.body);
             let again = self.acked.contains(&(group, place));
@@ -276,17 +304,37 @@ impl Consumed {
                 !again,
                 "{group}:{place} came again after its acknowledgement"
             );
-            let earlier = self.asked.range((group, 0)..(group, place)).count() as u64;
+            let earlier = self.came.range((group, 0)..(group, place)).count() as u64;
             assert_eq!(
                 earlier + 1,
                 place,
                 "{group}:{place} came before an earlier one"
             );
-            self.asked.insert((group, place));
-            consumer.ack(message).await.ok()?;
-            self.acked.insert((group, place));
+            self.came.insert((group, place));
+            places.push((group, place));
         }
-        Some(received.len())
+        let answers = match consumer.ack_all(&received).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                if error.leaves_unknown() {
+                    self.unanswered.extend(places);
+                }
+                return Err(error);
+            }
+        };
+        for (place, answer) in places.into_iter().zip(answers) {
+            match answer {
+                Ok(()) => {
+                    self.acked.insert(place);
+                }
+                Err(error) if error.leaves_unknown() => {
+                    self.unanswered.insert(place);
+                }
+                // Too late, or not done: then it comes again.
+                Err(_) => {}
+            }
+        }
+        Ok(received.len())
     }
 }
 
@@ -375,7 +423,8 @@ async fn what_waits_and_what_is_in_order_comes_once_through_many_kills() {
         .iter()
         .flat_map(|(group, count)| (1..=*count).map(|place| (*group, place)))
         .collect();
-    assert_eq!(consumed.acked.union(&consumed.asked).count(), wanted.len());
+    let done = consumed.acked.union(&consumed.unanswered);
+    assert_eq!(done.count(), wanted.len(), "what was kept came again");
     let mut places: BTreeMap<u64, u64> = BTreeMap::new();
     for message in stored(&server, ORDERED).await {
         let (group, place) = place_of(message.body.as_deref().unwrap());
