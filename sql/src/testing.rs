@@ -226,10 +226,10 @@ impl Topics for MemoryTopics {
         self.state().topics.values().cloned().collect()
     }
 
-    fn extents(&self, topic: TopicId) -> Vec<QueueExtent> {
+    fn extents(&self, topic: TopicId) -> Result<Vec<QueueExtent>, TopicsError> {
         let state = self.state();
         let firsts = &state.firsts;
-        state
+        let extents = state
             .messages
             .iter()
             .filter(|((id, _), _)| *id == topic)
@@ -237,8 +237,8 @@ impl Topics for MemoryTopics {
                 queue: *queue,
                 first: Offset(firsts.get(&(*id, *queue)).copied().unwrap_or(0)),
                 next: Offset(messages.len() as u64),
-            })
-            .collect()
+            });
+        Ok(extents.collect())
     }
 
     fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, reads: &Reads) -> Scan {
@@ -526,17 +526,19 @@ impl Topics for MemoryTopics {
         Ok(count)
     }
 
-    fn facts(&self, table: &str) -> RecordBatch {
+    async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError> {
         let topics = self.topics();
         let schema = self.facts_schema(table);
         if table != "topics" {
-            return RecordBatch::new_empty(schema);
+            return Ok(RecordBatch::new_empty(schema));
         }
         let names = StringArray::from_iter_values(topics.iter().map(|topic| &topic.name));
         let queues =
             Int64Array::from_iter_values(topics.iter().map(|topic| i64::from(topic.queues)));
-        RecordBatch::try_new(schema, vec![Arc::new(names), Arc::new(queues)])
-            .expect("the columns are built for this schema")
+        Ok(
+            RecordBatch::try_new(schema, vec![Arc::new(names), Arc::new(queues)])
+                .expect("the columns are built for this schema"),
+        )
     }
 
     fn facts_schema(&self, table: &str) -> SchemaRef {

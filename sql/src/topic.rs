@@ -313,7 +313,10 @@ pub trait Topics: Send + Sync + fmt::Debug {
     fn topics(&self) -> Vec<TopicInfo>;
 
     /// Durable offsets of every queue of a topic that holds or held messages, by queue.
-    fn extents(&self, topic: TopicId) -> Vec<QueueExtent>;
+    ///
+    /// # Errors
+    /// When the broker can not tell now.
+    fn extents(&self, topic: TopicId) -> Result<Vec<QueueExtent>, TopicsError>;
 
     /// Reads durable messages of a queue, cold, WAL and tail as one: a batch has the columns of the envelope, or where a
     /// file has them the typed ones.
@@ -446,12 +449,7 @@ pub trait Topics: Send + Sync + fmt::Debug {
     async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, TopicsError>;
 
     /// Facts for the system tables; `table` is one of [`FACTS`]. The batch's columns are the table's.
-    fn facts(&self, table: &str) -> RecordBatch;
-
-    /// As [`Topics::facts`], for every table of [`FACTS`], also one whose facts shards have to be asked for.
-    async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError> {
-        Ok(self.facts(table))
-    }
+    async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError>;
 
     /// The schema of a system table.
     fn facts_schema(&self, table: &str) -> arrow::datatypes::SchemaRef;
@@ -477,7 +475,7 @@ pub const FACTS: [&str; 8] = [
     DEAD_LETTERS,
 ];
 
-/// A system table whose facts have to be asked for, as those of the following ones: see [`Topics::ask_facts`].
+/// A system table whose facts the shards are asked for, as those of the following ones.
 pub const GROUP_PROGRESS: &str = "group_progress";
 /// Messages that wait for their time.
 pub const DELAYED: &str = "delayed";

@@ -223,7 +223,7 @@ impl World {
         let decoder = TopicDecoder::new(&bids, columns.unwrap_or_default()).unwrap();
         let before = cpu();
         let mut rows = 0;
-        for extent in Topics::extents(self.broker.as_ref(), bids.id) {
+        for extent in Topics::extents(self.broker.as_ref(), bids.id).unwrap() {
             let range = extent.first..extent.next;
             let envelope = match columns {
                 Some(_) => decoder.envelope_columns(),
@@ -262,7 +262,7 @@ impl World {
     async fn grown(&self, topic: &str, above: u64) -> u64 {
         let id = Topics::topic(self.broker.as_ref(), topic).unwrap().id;
         loop {
-            let extents = Topics::extents(self.broker.as_ref(), id);
+            let extents = Topics::extents(self.broker.as_ref(), id).unwrap();
             let count = extents.iter().map(|extent| extent.next.0).sum();
             if count > above {
                 return count;

@@ -80,10 +80,10 @@ use millpond_proto::task::Task;
 use millpond_storage::log::Parts;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::broker::incarnation::Incarnation;
 use crate::broker::lite::listeners::Listeners;
 use crate::broker::parking::Parking;
 use crate::broker::request::Return;
+use crate::broker::supervisor::Run;
 
 pub use crate::broker::alter::{GroupChange, TopicChange};
 pub use crate::broker::error::BrokerError;
@@ -96,7 +96,7 @@ pub use crate::broker::vocabulary::{
 #[derive(Debug)]
 pub struct Broker {
     parts: Parts,
-    current: watch::Receiver<Option<Arc<Incarnation>>>,
+    current: watch::Receiver<Run>,
     supervisor: Mutex<Option<Task>>,
     stop: Notify,
     turn: AtomicU32,

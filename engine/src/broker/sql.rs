@@ -20,15 +20,15 @@ use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
 use millpond_sql::savepoint::Savepoint;
 use millpond_sql::topic::{
-    DEAD_LETTERS, DELAYED, EpochCut, GROUP_PROGRESS, IN_FLIGHT, JOB_DEFAULTS, JobProgress,
-    JobSettings, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TRANSACTIONS, TopicChange,
-    TopicInfo, Topics, TopicsError, ViewSwap,
+    EpochCut, GROUP_PROGRESS, JOB_DEFAULTS, JobProgress, JobSettings, JobSpec, NewTopic, OutputRow,
+    QueueExtent, Scan, TopicChange, TopicInfo, Topics, TopicsError, ViewSwap,
 };
 use millpond_storage::tier::cold::typed::Reads;
 
 use crate::broker::arrivals;
 use crate::broker::effect::{check_output, message_of};
 use crate::broker::encoding::bodies_of;
+use crate::broker::incarnation::Incarnation;
 use crate::broker::record::{
     CutRecord, GroupRecord, JobRecord, QueueOffset, Saved, TopicRenamed, ViewSwapped,
 };
@@ -54,17 +54,15 @@ impl Topics for Broker {
             .collect()
     }
 
-    fn extents(&self, topic: TopicId) -> Vec<QueueExtent> {
-        let Ok(incarnation) = self.incarnation() else {
-            return Vec::new();
-        };
+    fn extents(&self, topic: TopicId) -> Result<Vec<QueueExtent>, TopicsError> {
+        let incarnation = self.incarnation().map_err(BrokerError::from)?;
         let queues = incarnation.storage().queues_of(topic);
         let extents = queues.into_iter().map(|(queue, extent)| QueueExtent {
             queue,
             first: extent.kept,
             next: extent.next,
         });
-        extents.collect()
+        Ok(extents.collect())
     }
 
     fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, reads: &Reads) -> Scan {
@@ -302,7 +300,8 @@ impl Topics for Broker {
         epoch: Epoch,
         rows: Vec<OutputRow>,
     ) -> Result<(), TopicsError> {
-        let Some(record) = self.catalog().topic_by_id(topic.0).map(Arc::clone) else {
+        let catalog = self.incarnation().map_err(BrokerError::from)?.catalog();
+        let Some(record) = catalog.topic_by_id(topic.0).map(Arc::clone) else {
             return Err(TopicsError {
                 message: format!("the output topic of job {job} was deleted; drop the job"),
                 remedy: Remedy::FixRequest,
@@ -343,84 +342,14 @@ impl Topics for Broker {
         Ok(count)
     }
 
-    fn facts(&self, table: &str) -> RecordBatch {
-        let catalog = self.catalog();
-        let columns: Vec<ArrayRef> = match table {
-            "topics" => {
-                let topics: Vec<_> = catalog.topics().collect();
-                let bodies: Vec<Bodies> = topics.iter().map(|topic| bodies_of(topic)).collect();
-                let messages = topics.iter().map(|topic| {
-                    let extents = Topics::extents(self, TopicId(topic.id));
-                    let offsets = extents.iter().map(|e| e.next.0 - e.first.0).sum::<u64>();
-                    let sizes = self.sizes_of(TopicId(topic.id));
-                    offsets.saturating_sub(sizes.cold.superseded)
-                });
-                vec![
-                    strings(topics.iter().map(|topic| Some(topic.name.as_str()))),
-                    Arc::new(UInt64Array::from_iter_values(
-                        topics.iter().map(|topic| topic.id),
-                    )),
-                    Arc::new(UInt32Array::from_iter_values(
-                        topics.iter().map(|t| t.queues),
-                    )),
-                    Arc::new(UInt64Array::from_iter_values(messages)),
-                    strings(topics.iter().map(|topic| topic.written_by.as_deref())),
-                    strings(bodies.iter().map(|of| Some(of.encoding.format.name()))),
-                    strings(bodies.iter().map(|of| Some(of.changelog.name()))),
-                ]
-            }
-            "queues" => {
-                let extents: Vec<_> = catalog
-                    .topics()
-                    .flat_map(|topic| {
-                        let extents = self.extents(&Topic::of(topic)).into_iter();
-                        extents.map(move |(queue, extent)| (topic, queue, extent))
-                    })
-                    .collect();
-                vec![
-                    strings(extents.iter().map(|(topic, ..)| Some(topic.name.as_str()))),
-                    Arc::new(UInt32Array::from_iter_values(extents.iter().map(|e| e.1.0))),
-                    Arc::new(UInt64Array::from_iter_values(
-                        extents.iter().map(|e| e.2.first.0),
-                    )),
-                    Arc::new(UInt64Array::from_iter_values(
-                        extents.iter().map(|e| e.2.next.0),
-                    )),
-                    Arc::new(UInt64Array::from_iter_values(
-                        extents.iter().map(|e| e.2.tiered.0),
-                    )),
-                ]
-            }
-            // Only the shards know; see `ask_facts`.
-            GROUP_PROGRESS | DELAYED | TRANSACTIONS | IN_FLIGHT | DEAD_LETTERS => {
-                return RecordBatch::new_empty(self.facts_schema(table));
-            }
-            _ => {
-                let groups: Vec<_> = catalog.groups().collect();
-                let start = |group: &GroupRecord| match (group.from_latest, group.start_at_ms) {
-                    (true, _) => Some("latest"),
-                    (false, Some(_)) => Some("time"),
-                    (false, None) => Some("earliest"),
-                };
-                let at = groups.iter().map(|group| group.start_at_ms);
-                let at = TimestampMillisecondArray::from_iter(at).with_timezone("UTC");
-                vec![
-                    strings(groups.iter().map(|group| Some(group.name.as_str()))),
-                    strings(groups.iter().map(|group| start(group))),
-                    Arc::new(at),
-                ]
-            }
-        };
-        RecordBatch::try_new(self.facts_schema(table), columns)
-            .expect("the columns are those of the schema beside it")
-    }
-
     async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError> {
+        // Between two runs nobody can tell, whatever there is to be asked.
+        let incarnation = self.incarnation().map_err(BrokerError::from)?;
         if let Some(rows) = self.fact_rows(table).await? {
             return Ok(rows);
         }
         if table != GROUP_PROGRESS {
-            return Ok(Topics::facts(self, table));
+            return Ok(self.known_facts(&incarnation, table));
         }
         let mut rows = Vec::new();
         for group in self.groups() {
@@ -505,6 +434,78 @@ impl Broker {
 }
 
 impl Broker {
+    /// The facts of a table that no shard is asked for.
+    fn known_facts(&self, incarnation: &Incarnation, table: &str) -> RecordBatch {
+        let (catalog, storage) = (incarnation.catalog(), incarnation.storage());
+        let columns: Vec<ArrayRef> = match table {
+            "topics" => {
+                let topics: Vec<_> = catalog.topics().collect();
+                let bodies: Vec<Bodies> = topics.iter().map(|topic| bodies_of(topic)).collect();
+                let messages = topics.iter().map(|topic| {
+                    let extents = storage.queues_of(TopicId(topic.id)).into_iter();
+                    let offsets = extents.map(|(_, e)| e.next.0 - e.kept.0).sum::<u64>();
+                    let sizes = storage.sizes_of(TopicId(topic.id));
+                    offsets.saturating_sub(sizes.cold.superseded)
+                });
+                vec![
+                    strings(topics.iter().map(|topic| Some(topic.name.as_str()))),
+                    Arc::new(UInt64Array::from_iter_values(
+                        topics.iter().map(|topic| topic.id),
+                    )),
+                    Arc::new(UInt32Array::from_iter_values(
+                        topics.iter().map(|t| t.queues),
+                    )),
+                    Arc::new(UInt64Array::from_iter_values(messages)),
+                    strings(topics.iter().map(|topic| topic.written_by.as_deref())),
+                    strings(bodies.iter().map(|of| Some(of.encoding.format.name()))),
+                    strings(bodies.iter().map(|of| Some(of.changelog.name()))),
+                ]
+            }
+            "queues" => {
+                let extents: Vec<_> = catalog
+                    .topics()
+                    .flat_map(|topic| {
+                        let queues = (0..topic.queues).map(QueueId);
+                        queues.map(move |queue| {
+                            let extent = storage.extent(TopicId(topic.id), queue);
+                            (topic, queue, extent.unwrap_or_default())
+                        })
+                    })
+                    .collect();
+                vec![
+                    strings(extents.iter().map(|(topic, ..)| Some(topic.name.as_str()))),
+                    Arc::new(UInt32Array::from_iter_values(extents.iter().map(|e| e.1.0))),
+                    Arc::new(UInt64Array::from_iter_values(
+                        extents.iter().map(|e| e.2.first.0),
+                    )),
+                    Arc::new(UInt64Array::from_iter_values(
+                        extents.iter().map(|e| e.2.next.0),
+                    )),
+                    Arc::new(UInt64Array::from_iter_values(
+                        extents.iter().map(|e| e.2.tiered.0),
+                    )),
+                ]
+            }
+            _ => {
+                let groups: Vec<_> = catalog.groups().collect();
+                let start = |group: &GroupRecord| match (group.from_latest, group.start_at_ms) {
+                    (true, _) => Some("latest"),
+                    (false, Some(_)) => Some("time"),
+                    (false, None) => Some("earliest"),
+                };
+                let at = groups.iter().map(|group| group.start_at_ms);
+                let at = TimestampMillisecondArray::from_iter(at).with_timezone("UTC");
+                vec![
+                    strings(groups.iter().map(|group| Some(group.name.as_str()))),
+                    strings(groups.iter().map(|group| start(group))),
+                    Arc::new(at),
+                ]
+            }
+        };
+        RecordBatch::try_new(self.facts_schema(table), columns)
+            .expect("the columns are those of the schema beside it")
+    }
+
     async fn make_job(
         &self,
         name: &str,

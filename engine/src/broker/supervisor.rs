@@ -2,6 +2,9 @@
 //!
 //! After a failed write or sync nothing more is answered OK; all shards reopen under a new term from
 //! what is on disk. While that lasts, callers are told to try again.
+//!
+//! **Invariant.** What topics, groups and queries there are is known from the first run on: between two runs it is what the
+//! last one had made durable, since nothing can change it then. "There is none" is never said for "I can not tell".
 
 use std::convert::Infallible;
 use std::sync::atomic::AtomicU32;
@@ -16,6 +19,7 @@ use millpond_storage::log::{Parts, Settings, Storage, Tiered};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::broker::Broker;
+use crate::broker::catalog::Catalog;
 use crate::broker::incarnation::Incarnation;
 use crate::broker::lite::listeners::Listeners;
 use crate::broker::parking::Parking;
@@ -31,6 +35,15 @@ const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of the log that start a turn of the tierer: two segments, of which one can be let go.
 const TIER_BYTES: u64 = 128 * 1024 * 1024;
 
+/// What serves now.
+#[derive(Clone, Debug)]
+pub(super) enum Run {
+    /// This one.
+    Serving(Arc<Incarnation>),
+    /// None: the log is opened anew, or the broker was closed. The catalog is that of the last one.
+    Between(Arc<Catalog>),
+}
+
 impl Broker {
     /// Opens the data folder and starts every shard.
     ///
@@ -39,7 +52,7 @@ impl Broker {
     pub async fn start(parts: Parts, settings: Settings) -> Result<Arc<Self>, OpenError> {
         let listeners = Arc::new(Listeners::default());
         let first = Incarnation::open(&parts, &settings, &listeners).await?;
-        let (shown, current) = watch::channel(Some(Arc::clone(&first)));
+        let (shown, current) = watch::channel(Run::Serving(Arc::clone(&first)));
         let (returns, returned) = mpsc::channel(RETURNS_MAX);
         let broker = Arc::new(Self {
             parts: parts.clone(),
@@ -71,11 +84,18 @@ impl Broker {
     /// # Errors
     /// [`AppendError::Closed`] between two runs and after the last one.
     pub(super) fn incarnation(&self) -> Result<Arc<Incarnation>, AppendError> {
-        self.current
-            .borrow()
-            .as_ref()
-            .map(Arc::clone)
-            .ok_or(AppendError::Closed)
+        match &*self.current.borrow() {
+            Run::Serving(incarnation) => Ok(Arc::clone(incarnation)),
+            Run::Between(_) => Err(AppendError::Closed),
+        }
+    }
+
+    /// The catalog as it is durable; between two runs as the last one left it.
+    pub(super) fn catalog(&self) -> Arc<Catalog> {
+        match &*self.current.borrow() {
+            Run::Serving(incarnation) => incarnation.catalog(),
+            Run::Between(catalog) => Arc::clone(catalog),
+        }
     }
 
     /// Moves what is durable into Parquet now, and checkpoints.
@@ -115,7 +135,7 @@ impl Broker {
 async fn supervise(
     broker: Arc<Broker>,
     settings: Settings,
-    shown: watch::Sender<Option<Arc<Incarnation>>>,
+    shown: watch::Sender<Run>,
     first: Arc<Incarnation>,
     mut returned: mpsc::Receiver<Return>,
 ) {
@@ -130,7 +150,7 @@ async fn supervise(
             () = tidy_objects(&broker, &incarnation, &settings) => None,
             () = give_back(&incarnation, &mut returned) => None,
         };
-        shown.send_replace(None);
+        shown.send_replace(Run::Between(incarnation.catalog()));
         incarnation.wake_all();
         let Some(why) = why else {
             if let Err(error) = incarnation.checkpoint().await {
@@ -153,7 +173,7 @@ async fn supervise(
                 () = clock.sleep(REOPEN_PAUSE) => {}
             }
         };
-        shown.send_replace(Some(Arc::clone(&incarnation)));
+        shown.send_replace(Run::Serving(Arc::clone(&incarnation)));
         broker.listeners.look_at_all();
     }
 }

@@ -11,7 +11,6 @@ use millpond_proto::time::Timestamp;
 use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
 use millpond_storage::log::Extent;
 
-use crate::broker::catalog::Catalog;
 use crate::broker::encoding;
 use crate::broker::family;
 use crate::broker::record::{ColumnRecord, GroupRecord, TopicRecord};
@@ -220,12 +219,6 @@ impl Broker {
         self.ask_catalog(Request::DropGroup(name.to_string()))
             .await?;
         Ok(self.incarnation()?.finish_deletions().await?)
-    }
-
-    pub(super) fn catalog(&self) -> Arc<Catalog> {
-        self.incarnation()
-            .map(|incarnation| incarnation.catalog())
-            .unwrap_or_default()
     }
 
     pub(super) fn topic_record(&self, name: &TopicName) -> Result<Arc<TopicRecord>, BrokerError> {

@@ -123,7 +123,7 @@ impl KeyIndexes {
         };
         let mut index = index.lock().await;
         // Taken once the index is held, so that it never knows more than this statement.
-        let extents = topics.extents(topic.id);
+        let extents = topics.extents(topic.id)?;
         let mut found = Vec::with_capacity(extents.len());
         for extent in extents {
             let next = extent.next;

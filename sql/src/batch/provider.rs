@@ -138,6 +138,7 @@ impl TableProvider for TopicTable {
         let mut queues: Vec<QueueRange> = self
             .topics
             .extents(self.topic.id)
+            .map_err(external)?
             .into_iter()
             .map(|extent| QueueRange {
                 queue: extent.queue,

@@ -84,7 +84,7 @@ impl Inputs {
     ) -> Result<Option<i64>, JobError> {
         let mut ends: Offsets = BTreeMap::new();
         for (input, topic) in self.topics.clone().into_iter().enumerate() {
-            for extent in topics.extents(topic) {
+            for extent in topics.extents(topic)? {
                 let reader = self.reader(input, extent.queue.0, extent.first.0);
                 let skipped = reader.skip_to(extent.first.0);
                 if skipped > 0 {

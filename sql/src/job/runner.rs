@@ -384,7 +384,7 @@ impl<'a> Turns<'a> {
         let topics = self.runner.topics.as_ref();
         let mut kept: Offsets = BTreeMap::new();
         for (input, topic) in self.inputs.topics().iter().copied().enumerate() {
-            let extents = topics.extents(topic).into_iter();
+            let extents = topics.extents(topic)?.into_iter();
             kept.extend(extents.map(|extent| ((input, extent.queue.0), extent.first.0)));
         }
         let ends = self.own_offsets(cut)?;

@@ -259,7 +259,7 @@ pub(crate) fn check_inputs(
 ) -> Result<(), SqlError> {
     for input in &plan.inputs {
         let topic = TopicId(input.source.id.0);
-        for extent in topics.extents(topic) {
+        for extent in topics.extents(topic)? {
             let mut read = savepoint.cut.offsets.iter();
             let read = read.find(|(id, queue, _)| *id == topic.0 && *queue == extent.queue.0);
             // Of a queue that it had not read from, nothing is missing that was there then.

@@ -31,7 +31,7 @@ impl Topics for Discarding {
     fn topics(&self) -> Vec<TopicInfo> {
         self.inner.topics()
     }
-    fn extents(&self, topic: TopicId) -> Vec<QueueExtent> {
+    fn extents(&self, topic: TopicId) -> Result<Vec<QueueExtent>, TopicsError> {
         self.inner.extents(topic)
     }
     fn scan(&self, topic: TopicId, queue: QueueId, range: Range<Offset>, reads: &Reads) -> Scan {
@@ -93,8 +93,8 @@ impl Topics for Discarding {
     async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, TopicsError> {
         self.inner.insert(topic, rows).await
     }
-    fn facts(&self, table: &str) -> RecordBatch {
-        self.inner.facts(table)
+    async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError> {
+        self.inner.ask_facts(table).await
     }
     fn facts_schema(&self, table: &str) -> SchemaRef {
         self.inner.facts_schema(table)

@@ -28,7 +28,7 @@ async fn sent_on_three_days(broker: &Broker, retention: Retention) -> Topic {
 
 /// What SQL sees, as a count of rows.
 async fn rows(broker: &Broker, topic: &Topic) -> usize {
-    let extent = Topics::extents(broker, topic.id)[0];
+    let extent = Topics::extents(broker, topic.id).unwrap()[0];
     let range = extent.first..extent.next;
     let scanned = Topics::scan(
         broker,

@@ -64,10 +64,8 @@ async fn an_effect_asked_twice_adds_nothing_and_epochs_come_in_order() {
     };
     sql.alter_topic(topic().as_str(), more).await.unwrap();
     sql.append(job, output.id, Epoch(1), rows).await.unwrap();
-    let stored: u64 = Topics::extents(&*broker, output.id)
-        .iter()
-        .map(|e| e.next.0)
-        .sum();
+    let extents = Topics::extents(&*broker, output.id).unwrap();
+    let stored: u64 = extents.iter().map(|e| e.next.0).sum();
     assert_eq!(stored, 10);
     assert_eq!(sql.progress(job).await.unwrap().cuts, [cut(1)]);
     sql.checkpointed(job, Epoch(1), "jobs/1").await.unwrap();

@@ -31,7 +31,7 @@ async fn send_to(broker: &Broker, topic: &Topic, body: &str) {
 
 /// What SQL sees of a topic, as a count of rows.
 async fn rows(broker: &Broker, topic: &Topic) -> usize {
-    let extent = Topics::extents(broker, topic.id)[0];
+    let extent = Topics::extents(broker, topic.id).unwrap()[0];
     let range = extent.first..extent.next;
     let scanned = Topics::scan(
         broker,

@@ -226,7 +226,7 @@ async fn what_can_not_be_gone_on_from_is_refused_with_the_reason() {
     world.wait_ms(1000).await;
     // Rows went that come after it.
     let flights = world.topics.topic("flights").unwrap().id;
-    for extent in world.topics.extents(flights) {
+    for extent in world.topics.extents(flights).unwrap() {
         world.topics.let_go(flights, extent.queue, extent.next);
     }
     let late = again.replace("JOB k", "JOB late");
