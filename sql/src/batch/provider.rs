@@ -167,7 +167,10 @@ impl TableProvider for TopicTable {
         }
         let typed = match decoder.typed() {
             Some(mut typed) => {
-                typed.skip = Prune::skipping(state, &self.table, filters)?;
+                // Rows that an index found are counted when they are read, so none of them is passed over.
+                if picked.is_none() {
+                    typed.skip = Prune::skipping(state, &self.table, filters)?;
+                }
                 Some(typed)
             }
             None => None,
