@@ -71,6 +71,8 @@ struct State {
     savepoints: BTreeMap<u64, Savepoint>,
     /// First offset kept, of queues whose rows went.
     firsts: BTreeMap<(TopicId, QueueId), u64>,
+    /// Erasures so far.
+    rewrites: u64,
 }
 
 /// The broker in memory.
@@ -150,6 +152,24 @@ impl MemoryTopics {
     /// Lets rows before an offset go, as retention does.
     pub fn let_go(&self, topic: TopicId, queue: QueueId, first: Offset) {
         self.state().firsts.insert((topic, queue), first.0);
+    }
+
+    /// Erases what is stored at an offset.
+    ///
+    /// # Panics
+    /// When nothing is.
+    pub fn erase(&self, topic: TopicId, queue: QueueId, offset: Offset) {
+        let mut state = self.state();
+        let messages = state.messages.get_mut(&(topic, queue));
+        let at = usize::try_from(offset.0).expect("offsets of a test are small");
+        let message = messages.and_then(|messages| messages.get_mut(at));
+        let message = message.expect("the test stored it");
+        *message = StoredMessage {
+            stored_at_ms: message.stored_at_ms,
+            born_at_ms: message.born_at_ms,
+            ..StoredMessage::default()
+        };
+        state.rewrites += 1;
     }
 
     /// How many rows were read of it so far.
@@ -237,6 +257,7 @@ impl Topics for MemoryTopics {
                 queue: *queue,
                 first: Offset(firsts.get(&(*id, *queue)).copied().unwrap_or(0)),
                 next: Offset(messages.len() as u64),
+                rewrites: state.rewrites,
             });
         Ok(extents.collect())
     }

@@ -178,6 +178,8 @@ pub struct QueueExtent {
     pub first: Offset,
     /// One past the last durable offset.
     pub next: Offset,
+    /// How often something was taken out of what is stored: what was kept under a lesser number may hold it still.
+    pub rewrites: u64,
 }
 
 /// A message to be written.

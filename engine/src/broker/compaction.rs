@@ -157,7 +157,11 @@ impl Incarnation {
             below,
             ..KeyCompaction::default()
         };
-        let keys = self.storage().compact_keys(TopicId(topic.id), &how).await?;
+        let keys = self.storage().compact_keys(TopicId(topic.id), &how).await;
+        if !matches!(keys, Ok(kept) if kept == KeysCompacted::default()) {
+            self.rewrites().note(TopicId(topic.id));
+        }
+        let keys = keys?;
         Ok(Some(TopicCompacted {
             keys,
             held_by: None,

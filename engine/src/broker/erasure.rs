@@ -45,7 +45,10 @@ impl Broker {
         incarnation.note_erasure(note(shelved.messages)).await?;
         incarnation.tier().await?;
         let all = |message: &Envelope| Some(emptied(message));
-        let mut erased = storage.erase(topic, key, &all).await?;
+        let erased = storage.erase(topic, key, &all).await;
+        // Also when it failed half way: some files may be written anew.
+        incarnation.rewrites().note(topic);
+        let mut erased = erased?;
         erased.add(shelved);
         let mut shredding = storage.shred()?;
         // The first note sees to it that there is something to begin a new segment behind.

@@ -24,6 +24,7 @@ use crate::broker::catalog::Catalog;
 use crate::broker::hints::Hints;
 use crate::broker::lite;
 use crate::broker::lite::listeners::Listeners;
+use crate::broker::rewrites::Rewrites;
 use crate::broker::request::{Empty, Reason, Refused, Reply, Request};
 use crate::broker::room::Need;
 use crate::broker::shard::{Call, Shard};
@@ -55,6 +56,7 @@ pub struct Incarnation {
     catalog: watch::Receiver<Arc<Catalog>>,
     waiting: Arc<Waiting>,
     listeners: Arc<Listeners>,
+    rewrites: Arc<Rewrites>,
     spreads: Spreads,
     hints: Arc<Hints>,
     owners: Mutex<FuturesUnordered<Task>>,
@@ -73,10 +75,11 @@ impl Incarnation {
     ///
     /// # Panics
     /// When there are more shards than 16 bits count, which opening refuses.
-    pub async fn open(
+    pub(super) async fn open(
         parts: &Parts,
         settings: &Settings,
         listeners: &Arc<Listeners>,
+        rewrites: &Arc<Rewrites>,
     ) -> Result<Arc<Self>, OpenError> {
         let (storage, recovered) =
             Storage::open::<ShardState>(parts.clone(), settings.clone()).await?;
@@ -148,6 +151,7 @@ impl Incarnation {
             catalog,
             waiting,
             listeners: Arc::clone(listeners),
+            rewrites: Arc::clone(rewrites),
             spreads: Spreads::default(),
             hints,
             owners,
@@ -180,6 +184,11 @@ impl Incarnation {
     #[must_use]
     pub fn waiting(&self) -> &Waiting {
         &self.waiting
+    }
+
+    /// How often something was taken out of topics.
+    pub(super) fn rewrites(&self) -> &Rewrites {
+        &self.rewrites
     }
 
     /// How the queues of topics lie in shards.
@@ -299,6 +308,7 @@ impl Incarnation {
             let replies = self.ask_all(Request::ForgetTopic(topic)).await?;
             self.waiting.forget(topic);
             self.listeners.forget_topic(topic);
+            self.rewrites.forget(TopicId(topic));
             let forgetting = self.storage.forget(TopicId(topic));
             let Some(forgotten) = within(&*self.clock, FORGET_LIMIT, forgetting).await else {
                 tracing::warn!(

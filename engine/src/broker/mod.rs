@@ -9,7 +9,7 @@
 //! stand), `since` (where a time lies in a queue), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
 //! owner), [`request`] (what it is asked), [`state`] (decide and apply), [`consume`] and [`group`] (what
 //! groups have consumed, and a group's cursor), [`producer`] (what was sent before), [`catalog`], `savepoint`, [`encoding`] (how bodies
-//! are written), [`record`] (what goes to the log), [`care`] (retention and the merging of files), [`compaction`] (keeping the last message of each key), `erasure` (what was sent under a key), [`tables`] (topics as
+//! are written), [`record`] (what goes to the log), [`care`] (retention and the merging of files), [`compaction`] (keeping the last message of each key), `erasure` (what was sent under a key), `rewrites` (how often either took something out), [`tables`] (topics as
 //! outsiders see them), `room` (what is refused when the log is full), [`way`] (what is on its way to it), [`waiting`] and [`parking`] (polls that wait),
 //! [`awaited`] (topics to come), [`arrivals`] (parked continuous queries), [`sql`], `effect` and `facts` (the broker as SQL sees it).
 //!
@@ -50,6 +50,7 @@ pub mod producer;
 pub mod pull;
 pub mod record;
 pub mod request;
+mod rewrites;
 mod room;
 mod savepoint;
 pub mod scan;

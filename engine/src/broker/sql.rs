@@ -56,11 +56,14 @@ impl Topics for Broker {
 
     fn extents(&self, topic: TopicId) -> Result<Vec<QueueExtent>, TopicsError> {
         let incarnation = self.incarnation().map_err(BrokerError::from)?;
+        // Asked first: what is taken out from now on is not known to whoever keeps what it reads.
+        let rewrites = incarnation.rewrites().of(topic);
         let queues = incarnation.storage().queues_of(topic);
         let extents = queues.into_iter().map(|(queue, extent)| QueueExtent {
             queue,
             first: extent.kept,
             next: extent.next,
+            rewrites,
         });
         Ok(extents.collect())
     }

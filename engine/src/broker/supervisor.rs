@@ -24,6 +24,7 @@ use crate::broker::incarnation::Incarnation;
 use crate::broker::lite::listeners::Listeners;
 use crate::broker::parking::Parking;
 use crate::broker::request::Return;
+use crate::broker::rewrites::Rewrites;
 use crate::broker::undelivered::{RETURNS_MAX, give_back};
 
 /// Pause between attempts to reopen a log that failed.
@@ -51,7 +52,8 @@ impl Broker {
     /// [`OpenError`] says what to do; nothing was changed.
     pub async fn start(parts: Parts, settings: Settings) -> Result<Arc<Self>, OpenError> {
         let listeners = Arc::new(Listeners::default());
-        let first = Incarnation::open(&parts, &settings, &listeners).await?;
+        let rewrites = Arc::default();
+        let first = Incarnation::open(&parts, &settings, &listeners, &rewrites).await?;
         let (shown, current) = watch::channel(Run::Serving(Arc::clone(&first)));
         let (returns, returned) = mpsc::channel(RETURNS_MAX);
         let broker = Arc::new(Self {
@@ -64,7 +66,14 @@ impl Broker {
             parking: Parking::default(),
             listeners,
         });
-        let supervised = supervise(Arc::clone(&broker), settings, shown, first, returned);
+        let supervised = supervise(
+            Arc::clone(&broker),
+            settings,
+            shown,
+            first,
+            returned,
+            rewrites,
+        );
         let task = parts.spawn.spawn(Lane::Background, Box::pin(supervised));
         *broker
             .supervisor
@@ -138,6 +147,7 @@ async fn supervise(
     shown: watch::Sender<Run>,
     first: Arc<Incarnation>,
     mut returned: mpsc::Receiver<Return>,
+    rewrites: Arc<Rewrites>,
 ) {
     let clock = Arc::clone(&broker.parts.clock);
     let mut incarnation = first;
@@ -163,7 +173,9 @@ async fn supervise(
         incarnation.storage().close().await;
         drop(incarnation);
         incarnation = loop {
-            match Incarnation::open(&broker.parts, &settings, &broker.listeners).await {
+            let opened =
+                Incarnation::open(&broker.parts, &settings, &broker.listeners, &rewrites).await;
+            match opened {
                 Ok(next) => break next,
                 Err(error) => tracing::error!(%error, "could not reopen the log; trying again"),
             }

@@ -6,7 +6,8 @@
 //! has none and is read.
 //!
 //! **Invariant.** A queue's index says of each message key what its last row up to one offset was, and so the rows that it
-//! finds are those that a reading of the queue up to this offset would find: all changes of an epoch, or none, for a key.
+//! finds are those that a reading of the queue up to this offset would find: all changes of an epoch, or none, for a key. What
+//! was erased is in none: an index is made anew when something was taken out of its topic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,6 +65,8 @@ struct TopicIndex {
 #[derive(Debug, Default)]
 struct QueueIndex {
     next: u64,
+    /// See [`QueueExtent::rewrites`].
+    rewrites: u64,
     /// By message key.
     rows: HashMap<Box<[u8]>, (KeyBytes, i64)>,
     by_key: BTreeSet<(KeyBytes, i64)>,
@@ -78,6 +81,8 @@ pub(crate) struct Found {
     pub(crate) offsets: Vec<i64>,
     /// Up to where the queue was looked at.
     pub(crate) next: Offset,
+    /// See [`QueueExtent::rewrites`].
+    pub(crate) rewrites: u64,
 }
 
 impl KeyIndexes {
@@ -135,6 +140,7 @@ impl KeyIndexes {
                 queue: extent.queue,
                 offsets: queue.offsets(ranges, extent.first),
                 next,
+                rewrites: extent.rewrites,
             });
         }
         Ok(Some(found))
@@ -147,6 +153,13 @@ impl KeyIndexes {
         extent: &QueueExtent,
         queue: &mut QueueIndex,
     ) -> Result<bool, SqlError> {
+        if queue.rewrites != extent.rewrites {
+            let before = std::mem::take(queue).bytes;
+            queue.rewrites = extent.rewrites;
+            if !self.account(filler.topic, &filler.index, before, 0) {
+                return Ok(false);
+            }
+        }
         let from = queue.next.max(extent.first.0);
         if from >= extent.next.0 {
             return Ok(true);

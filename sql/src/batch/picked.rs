@@ -16,38 +16,38 @@ use crate::topic::TopicsError;
 /// Rows that lie apart by no more are read together, those between them as well.
 const APART_MAX: i64 = 256;
 
-/// Offsets by queue, in order.
+/// What was found, by queue.
 #[derive(Debug)]
 pub(crate) struct Picked {
-    offsets: BTreeMap<QueueId, (Vec<i64>, Offset)>,
+    queues: BTreeMap<QueueId, Found>,
 }
 
 impl Picked {
     pub(crate) fn of(found: Vec<Found>) -> Self {
-        let offsets = found.into_iter();
+        let queues = found.into_iter().map(|found| (found.queue, found));
         Self {
-            offsets: offsets
-                .map(|found| (found.queue, (found.offsets, found.next)))
-                .collect(),
+            queues: queues.collect(),
         }
     }
 
     pub(crate) fn rows(&self) -> usize {
-        self.offsets
-            .values()
-            .map(|(offsets, _)| offsets.len())
-            .sum()
+        self.queues.values().map(|found| found.offsets.len()).sum()
+    }
+
+    fn offsets(&self, queue: QueueId) -> &[i64] {
+        let found = self.queues.get(&queue);
+        found.map_or(&[][..], |found| found.offsets.as_slice())
     }
 
     /// What is read of a queue.
     pub(crate) fn ranges(&self, queue: QueueId) -> Vec<QueueRange> {
         let mut ranges: Vec<QueueRange> = Vec::new();
-        let Some((offsets, next)) = self.offsets.get(&queue) else {
+        let Some(found) = self.queues.get(&queue) else {
             return ranges;
         };
         let place = |offset: i64| Offset(u64::try_from(offset).unwrap_or(0));
         let mut last: Option<i64> = None;
-        for offset in offsets {
+        for offset in &found.offsets {
             let is_near = last.is_some_and(|last| offset - last <= APART_MAX);
             let end = place(offset.saturating_add(1));
             match ranges.last_mut().filter(|_| is_near) {
@@ -55,7 +55,8 @@ impl Picked {
                 None => ranges.push(QueueRange {
                     queue,
                     offsets: place(*offset)..end,
-                    next: *next,
+                    next: found.next,
+                    rewrites: found.rewrites,
                 }),
             }
             last = Some(*offset);
@@ -66,8 +67,7 @@ impl Picked {
     /// How many of the rows lie within some ranges.
     pub(crate) fn within(&self, ranges: &[QueueRange]) -> usize {
         let each = ranges.iter().map(|range| {
-            let offsets = self.offsets.get(&range.queue);
-            let offsets = offsets.map_or(&[][..], |(offsets, _)| offsets.as_slice());
+            let offsets = self.offsets(range.queue);
             let before = |end: Offset| {
                 let end = i64::try_from(end.0).unwrap_or(i64::MAX);
                 offsets.partition_point(|offset| *offset < end)
@@ -83,8 +83,7 @@ impl Picked {
         queue: QueueId,
         batch: &RecordBatch,
     ) -> Result<RecordBatch, SqlError> {
-        let offsets = self.offsets.get(&queue);
-        let offsets = offsets.map_or(&[][..], |(offsets, _)| offsets.as_slice());
+        let offsets = self.offsets(queue);
         let at = latest::offsets(batch)?;
         let kept: BooleanArray = at
             .values()

@@ -144,6 +144,7 @@ impl TableProvider for TopicTable {
                 queue: extent.queue,
                 offsets: extent.first..extent.next,
                 next: extent.next,
+                rewrites: extent.rewrites,
             })
             .collect();
         for filter in filters {
@@ -383,6 +384,7 @@ impl Reader {
     }
 
     async fn open(&mut self, range: QueueRange, keeps_from: u64) -> EngineResult<Current> {
+        let filler = Filler::new(&self.tail, &self.topic, &self.decoder, &range, keeps_from);
         let QueueRange { queue, offsets, .. } = range;
         let mut columns = self.decoder.envelope_columns();
         // The place of a body that does not parse is told, and that of a row that is kept is known.
@@ -424,7 +426,7 @@ impl Reader {
             queue,
             scan,
             latest,
-            filler: Filler::new(&self.tail, &self.topic, &self.decoder, queue, keeps_from),
+            filler,
         })
     }
 

@@ -5,8 +5,8 @@
 //! of them. Older rows are not kept, so that one look at all of history does not push out what is asked for
 //! every second; nor are chunks with bodies that do not parse, which each statement shall tell of anew.
 //!
-//! **Invariant.** What is kept of a chunk is what the log holds of it: offsets of a topic's id are written once,
-//! so nothing is ever taken back. What was used longest ago goes when there is more than [`limits::TAIL_COLUMNS_BYTES`],
+//! **Invariant.** What is kept of a chunk is what the log holds of it: offsets of a topic's id are written once, and when
+//! something is taken out (erased, compacted by key) the topic's number of rewrites is raised, under which nothing is kept yet. What was used longest ago goes when there is more than [`limits::TAIL_COLUMNS_BYTES`],
 //! and what is kept counts as memory of statements.
 
 use std::collections::BTreeMap;
@@ -33,6 +33,8 @@ pub(crate) struct QueueRange {
     pub(crate) offsets: Range<Offset>,
     /// Where the queue ends.
     pub(crate) next: Offset,
+    /// See [`crate::topic::QueueExtent::rewrites`].
+    pub(crate) rewrites: u64,
 }
 
 /// A part of a range, and where it comes from.
@@ -55,6 +57,8 @@ struct Place {
 
 #[derive(Debug, Default)]
 struct Chunk {
+    /// See [`QueueRange::rewrites`].
+    rewrites: u64,
     /// By position in the topic's table.
     columns: BTreeMap<usize, ArrayRef>,
     bytes: usize,
@@ -113,7 +117,7 @@ impl Tail {
                 queue: range.queue,
                 chunk,
             };
-            if let Some(batch) = self.find(place, decoder) {
+            if let Some(batch) = self.find(place, range.rewrites, decoder) {
                 if from < chunk * CHUNK_ROWS {
                     pieces.push(Piece::Log(part(from..chunk * CHUNK_ROWS), chunks.start));
                 }
@@ -127,10 +131,15 @@ impl Tail {
         pieces
     }
 
-    fn find(&self, place: Place, decoder: &TopicDecoder) -> Option<RecordBatch> {
+    fn find(&self, place: Place, rewrites: u64, decoder: &TopicDecoder) -> Option<RecordBatch> {
         let mut guard = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
         let chunks = &mut *guard;
+        self.remove_older(chunks, place, rewrites);
         let chunk = chunks.by_place.get_mut(&place)?;
+        if chunk.rewrites != rewrites {
+            // A newer statement was quicker.
+            return None;
+        }
         let columns = decoder.projection().iter();
         let columns: Option<Vec<ArrayRef>> = columns
             .map(|column| chunk.columns.get(column).map(Arc::clone))
@@ -143,10 +152,17 @@ impl Tail {
         Some(batch)
     }
 
-    fn keep(&self, place: Place, projection: &[usize], batch: &RecordBatch) {
+    fn keep(&self, place: Place, rewrites: u64, projection: &[usize], batch: &RecordBatch) {
         let mut guard = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
         let chunks = &mut *guard;
-        let chunk = chunks.by_place.entry(place).or_default();
+        self.remove_older(chunks, place, rewrites);
+        let chunk = chunks.by_place.entry(place).or_insert_with(|| Chunk {
+            rewrites,
+            ..Chunk::default()
+        });
+        if chunk.rewrites != rewrites {
+            return;
+        }
         let mut grown = 0;
         for (column, array) in projection.iter().zip(batch.columns()) {
             chunk.columns.entry(*column).or_insert_with(|| {
@@ -175,6 +191,14 @@ impl Tail {
         }
     }
 
+    /// Lets go of what was kept before something was taken out of it.
+    fn remove_older(&self, chunks: &mut Chunks, place: Place, rewrites: u64) {
+        let known = chunks.by_place.get(&place);
+        if known.is_some_and(|chunk| chunk.rewrites < rewrites) {
+            self.remove(chunks, place);
+        }
+    }
+
     fn remove(&self, chunks: &mut Chunks, place: Place) {
         if let Some(chunk) = chunks.by_place.remove(&place) {
             chunks.by_use.remove(&chunk.used);
@@ -189,6 +213,7 @@ impl Tail {
 pub(crate) struct Filler {
     tail: Arc<Tail>,
     place: Place,
+    rewrites: u64,
     projection: Vec<usize>,
     /// The first chunk that is worth it.
     from: u64,
@@ -198,12 +223,12 @@ pub(crate) struct Filler {
 }
 
 impl Filler {
-    /// Keeps whole chunks from `from` on.
+    /// Keeps whole chunks of what is read of a queue, from `from` on.
     pub(crate) fn new(
         tail: &Arc<Tail>,
         topic: &TopicInfo,
         decoder: &TopicDecoder,
-        queue: QueueId,
+        range: &QueueRange,
         from: u64,
     ) -> Self {
         Self {
@@ -211,9 +236,10 @@ impl Filler {
             place: Place {
                 topic: topic.id,
                 declared: topic.columns.len(),
-                queue,
+                queue: range.queue,
                 chunk: 0,
             },
+            rewrites: range.rewrites,
             projection: decoder.projection().to_vec(),
             from,
             rows: Vec::new(),
@@ -272,7 +298,8 @@ impl Filler {
                 chunk,
                 ..self.place
             };
-            self.tail.keep(place, &self.projection, &whole);
+            self.tail
+                .keep(place, self.rewrites, &self.projection, &whole);
         }
         self.forget();
     }

@@ -139,6 +139,25 @@ async fn a_key_costs_its_row_and_what_came_since() {
 }
 
 #[tokio::test]
+async fn the_key_of_a_row_that_was_erased_is_not_remembered() {
+    let (topics, sql) = world(1).await;
+    send(&topics, "x", 1, Some(4));
+    send(&topics, "x", 2, Some(5));
+    let plan = async || {
+        let plan = rows(&sql, "EXPLAIN SELECT n FROM t WHERE a = 'x'").await;
+        plan.join("\n")
+    };
+    assert!(plan().await.contains("rows found by key=2"));
+    let id = topics.topic("t").unwrap().id;
+    topics.erase(id, QueueId(0), Offset(0));
+    assert!(plan().await.contains("rows found by key=1"));
+    assert_eq!(
+        rows(&sql, "SELECT n FROM t WHERE a = 'x'").await,
+        ["| 5 |"]
+    );
+}
+
+#[tokio::test]
 async fn indexes_stay_within_their_bound_and_the_oldest_goes_first() {
     let (topics, sql) = world(2).await;
     rows(&sql, "CREATE TOPIC u (a VARCHAR, PRIMARY KEY (a))").await;

@@ -109,12 +109,13 @@ async fn whole_chunks_without_bad_bodies_are_kept_and_the_rest_is_read() {
         queue: QueueId(0),
         offsets: Offset(10)..next,
         next,
+        rewrites: 0,
     };
     assert_eq!(
         tail.pieces(&topic, &decoder, range.clone()),
         [Piece::Log(range.clone(), 1)]
     );
-    let mut filler = Filler::new(&tail, &topic, &decoder, QueueId(0), 1);
+    let mut filler = Filler::new(&tail, &topic, &decoder, &range, 1);
     let mut scan = topics.scan(
         topic.id,
         QueueId(0),
@@ -174,10 +175,10 @@ async fn what_was_used_longest_ago_goes_first_and_memory_is_given_back() {
     };
     let numbers: ArrayRef = Arc::new((0..8192).map(Some).collect::<arrow::array::Int64Array>());
     let batch = RecordBatch::try_new(Arc::clone(decoder.schema()), vec![numbers]).unwrap();
-    tail.keep(place(1), &[0], &batch);
-    tail.keep(place(2), &[0], &batch);
-    assert!(tail.find(place(1), &decoder).is_some());
-    let kept = |chunk| tail.find(place(chunk), &decoder).is_some();
+    tail.keep(place(1), 0, &[0], &batch);
+    tail.keep(place(2), 0, &[0], &batch);
+    assert!(tail.find(place(1), 0, &decoder).is_some());
+    let kept = |chunk| tail.find(place(chunk), 0, &decoder).is_some();
     assert!(kept(1) && !kept(2), "there is memory for one");
     {
         let mut chunks = tail.chunks.lock().unwrap();
@@ -185,4 +186,54 @@ async fn what_was_used_longest_ago_goes_first_and_memory_is_given_back() {
         assert_eq!((chunks.bytes, chunks.by_use.len()), (0, 0));
     }
     assert_eq!(pool.reserved(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_erased_is_in_no_answer_whatever_was_kept() {
+    let (topics, clock) = world().await;
+    send(&topics, 0..2 * CHUNK_ROWS, None);
+    let sql = over(&topics, &clock);
+    let query = "SELECT s, n FROM t WHERE n = 77 OR n IS NULL";
+    let before = ask(&sql, query).await;
+    assert_eq!(before, ["{\"s\":\"row 0\",\"n\":77}"]);
+    let scanned = topics.rows_scanned();
+    assert_eq!(ask(&sql, query).await, before);
+    assert_eq!(topics.rows_scanned(), scanned, "all of it was kept");
+    let id = topics.topic("t").unwrap().id;
+    topics.erase(id, QueueId(0), Offset(77));
+    let fresh = ask(&over(&topics, &clock), query).await;
+    for _ in 0..2 {
+        let after = ask(&sql, query).await;
+        assert!(!after.concat().contains("77"), "{after:?}");
+        assert_eq!(after, fresh);
+    }
+    let scanned = topics.rows_scanned();
+    assert_eq!(ask(&sql, query).await, fresh);
+    assert_eq!(topics.rows_scanned(), scanned, "it is kept anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_older_statement_read_takes_no_newer_ones_place() {
+    let (topics, _) = world().await;
+    let topic = topics.topic("t").unwrap();
+    let decoder = TopicDecoder::new(&topic, &[0]).unwrap();
+    let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(1_000_000));
+    let tail = Tail::new(&pool);
+    let place = Place {
+        topic: topic.id,
+        declared: 2,
+        queue: QueueId(0),
+        chunk: 1,
+    };
+    let batch = |n: i64| {
+        let numbers: ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![n; 8192]));
+        RecordBatch::try_new(Arc::clone(decoder.schema()), vec![numbers]).unwrap()
+    };
+    tail.keep(place, 4, &[0], &batch(4));
+    tail.keep(place, 3, &[0], &batch(3));
+    assert_eq!(tail.find(place, 4, &decoder), Some(batch(4)));
+    assert_eq!(tail.find(place, 3, &decoder), None);
+    tail.keep(place, 5, &[0], &batch(5));
+    assert_eq!(tail.find(place, 5, &decoder), Some(batch(5)));
+    assert_eq!(pool.reserved(), tail.chunks.lock().unwrap().bytes);
 }
