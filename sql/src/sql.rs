@@ -18,11 +18,11 @@ use millpond_proto::task::{Lane, Spawn, Task};
 use millpond_proto::time::{Clock, within};
 use object_store::ObjectStore;
 use object_store::path::Path;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::answer::Answer;
 use crate::batch::copy;
-use crate::batch::dependents::{check_not_running, check_unused};
+use crate::batch::dependents::{check_not_in_itself, check_not_running, check_unused};
 use crate::batch::index::KeyIndexes;
 use crate::batch::insert::Target;
 use crate::batch::notices::Notices;
@@ -206,8 +206,9 @@ impl Sql {
             Statement::AlterTopic(change) => self.alter_topic(change).await,
             Statement::CreateView(view) => {
                 // Planning it now is how it is known to be a query that can be answered.
-                Box::pin(self.sessions.plan(&view.query, &Notices::default())).await?;
+                self.columns_of(&view.query).await?;
                 if view.or_replace {
+                    check_not_in_itself(&view, self.parts.topics.as_ref())?;
                     check_not_running(&view.name, self.parts.topics.as_ref())?;
                 }
                 view::create(self.parts.topics.as_ref(), &view).await?;
@@ -246,7 +247,7 @@ impl Sql {
             }
             Statement::DropView { name, if_exists } => {
                 if view::view(self.parts.topics.as_ref(), &name).is_some() {
-                    check_unused("view", &name, &[], self.parts.topics.as_ref())?;
+                    check_unused("view", &name, &[&name], self.parts.topics.as_ref())?;
                 }
                 view::remove(self.parts.topics.as_ref(), &name, if_exists).await?;
                 done("DROP VIEW", &name)
@@ -432,6 +433,25 @@ impl Sql {
         self.parts.jobs.end(name).await
     }
 
+    /// The columns of a query, which is planned in the reading lane like every other.
+    async fn columns_of(&self, query: &Query) -> Result<Schema, SqlError> {
+        let (sessions, query) = (self.sessions.clone(), query.clone());
+        let (planned, answer) = oneshot::channel();
+        let task = self.parts.spawn.spawn(
+            Lane::Reading,
+            Box::pin(async move {
+                let frame = Box::pin(sessions.plan(&query, &Notices::default())).await;
+                let columns = frame.map(|frame| frame.schema().as_arrow().clone());
+                // Whoever asked may have left.
+                let _ = planned.send(columns);
+            }),
+        );
+        match answer.await {
+            Ok(columns) => columns,
+            Err(_) => Err(broke_off(task).await),
+        }
+    }
+
     async fn describe(&self, name: &str) -> Result<Answer, SqlError> {
         if let Some(topic) = self.parts.topics.topic(name) {
             return Ok(Answer::ready(
@@ -441,10 +461,8 @@ impl Sql {
             ));
         }
         if let Some(view) = view::view(self.parts.topics.as_ref(), name) {
-            let notices = Notices::default();
-            let frame = Box::pin(self.sessions.plan(&view.query, &notices)).await;
-            let frame = frame.map_err(SqlError::without_position)?;
-            let described = describe_view(frame.schema().as_arrow())?;
+            let columns = self.columns_of(&view.query).await;
+            let described = describe_view(&columns.map_err(SqlError::without_position)?)?;
             return Ok(Answer::ready(described, "DESCRIBE", Notices::default()));
         }
         match self.parts.jobs.describe(name) {

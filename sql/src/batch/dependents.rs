@@ -4,18 +4,14 @@
 //! dropped under a query would let it fail at its next start, and one of the same name that is made later would be read as if
 //! it were the old one; so who wants it gone is told what to drop before.
 
-use std::collections::BTreeSet;
-use std::ops::ControlFlow;
+use std::collections::{BTreeMap, BTreeSet};
 
-use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArguments, Query, Select, SelectItem, TableFactor, Visit, Visitor,
-};
+use datafusion::sql::sqlparser::ast::Query;
 
+use crate::batch::names::names_of;
 use crate::error::SqlError;
-use crate::plan::scopes::Scopes;
-use crate::plan::star::first_name;
 use crate::plan::views;
-use crate::statement::{Statement, name_of, parse};
+use crate::statement::{PlainView, Statement, parse};
 use crate::topic::Topics;
 
 /// What is remembered by a statement and stands on names.
@@ -45,66 +41,6 @@ impl Kind {
     }
 }
 
-/// The names of topics and views that a query reads; not those that it gives to its own parts.
-pub(crate) fn names_read(query: &Query) -> BTreeSet<String> {
-    let mut names = Names::default();
-    let _: ControlFlow<()> = query.visit(&mut names);
-    names.read
-}
-
-#[derive(Default)]
-struct Names {
-    read: BTreeSet<String>,
-    scopes: Scopes,
-}
-
-impl Visitor for Names {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        self.scopes.enter(query);
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
-        self.scopes.leave();
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-        self.factor(factor);
-        ControlFlow::Continue(())
-    }
-}
-
-impl Names {
-    /// Adds what one table of `FROM` names; not what a subquery there does.
-    fn factor(&mut self, factor: &TableFactor) {
-        let name = match factor {
-            TableFactor::Table {
-                name, args: None, ..
-            } => match name.0.as_slice() {
-                [part] => part.as_ident().cloned(),
-                _ => None,
-            },
-            TableFactor::Table {
-                args: Some(args), ..
-            } => args.args.first().and_then(first_name),
-            TableFactor::TableFunction {
-                expr: Expr::Function(function),
-                ..
-            } => match &function.args {
-                FunctionArguments::List(list) => list.args.first().and_then(first_name),
-                _ => None,
-            },
-            _ => None,
-        };
-        let name = name.as_ref().map(name_of);
-        self.read
-            .extend(name.filter(|name| !self.scopes.holds(name)));
-    }
-}
-
 fn dependents(topics: &dyn Topics) -> Vec<Dependent> {
     let parsed = topics.jobs().into_iter().filter_map(|spec| {
         let (kind, query, writes) = match parse(&spec.sql).ok()? {
@@ -119,7 +55,7 @@ fn dependents(topics: &dyn Topics) -> Vec<Dependent> {
         Some(Dependent {
             name: spec.name,
             kind,
-            reads: names_read(&query),
+            reads: names_of(&query).read,
             query,
             writes,
         })
@@ -196,8 +132,7 @@ pub(crate) fn check_columns_named(topic: &str, topics: &dyn Topics) -> Result<()
             continue;
         }
         views::expand(&mut dependent.query, topics)?;
-        let mut stars = Stars { topic };
-        if dependent.query.visit(&mut stars).is_break() {
+        if names_of(&dependent.query).starred.contains(topic) {
             by.push(dependent.name);
         }
     }
@@ -222,33 +157,30 @@ pub(crate) fn check_columns_named(topic: &str, topics: &dyn Topics) -> Result<()
     ))
 }
 
-/// Finds a `*` over a topic.
-struct Stars<'a> {
-    topic: &'a str,
-}
-
-impl Visitor for Stars<'_> {
-    type Break = ();
-
-    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
-        let has_star = select.projection.iter().any(|item| {
-            matches!(
-                item,
-                SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)
-            )
-        });
-        let mut names = Names::default();
-        if has_star {
-            for from in &select.from {
-                let factors = from.joins.iter().map(|join| &join.relation);
-                for factor in std::iter::once(&from.relation).chain(factors) {
-                    names.factor(factor);
-                }
-            }
+/// Checks that a view which is made or replaced would not read itself, by itself or through other views.
+///
+/// # Errors
+/// [`SqlError::Invalid`].
+pub(crate) fn check_not_in_itself(view: &PlainView, topics: &dyn Topics) -> Result<(), SqlError> {
+    let views: BTreeMap<String, Dependent> = dependents(topics)
+        .into_iter()
+        .filter(|dependent| dependent.kind == Kind::View)
+        .map(|dependent| (dependent.name.clone(), dependent))
+        .collect();
+    let mut names = names_of(&view.query).read;
+    loop {
+        if names.contains(&view.name) {
+            return Err(SqlError::invalid(
+                format!("view {} would read itself", view.name),
+                "choose another name, or write out what it stands for now",
+            ));
         }
-        match names.read.contains(self.topic) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        let behind = names.iter().filter_map(|name| views.get(name));
+        let behind: BTreeSet<String> = behind.flat_map(|view| view.reads.clone()).collect();
+        let before = names.len();
+        names.extend(behind);
+        if names.len() == before {
+            return Ok(());
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Reading order: [`notices`] (what a query noticed beside its rows), [`provider`] (a topic as a table),
 //! `comparison` and `prune` (what of it need not be read), [`tail`] (its newest rows, decoded once),
 //! [`latest`] (the last row per key of an updating view), [`index`] with `key_range` and `picked` (rows that are looked up by their key), [`session`] (`orders` tells of one case in which it computes in one partition), [`system`]
-//! (system tables; `functions`, `operators`, `savepoints` and `schemas` fill four of them), [`view`] (plain views) and `dependents` (what is in the way of a drop), and what
+//! (system tables; `functions`, `operators`, `savepoints` and `schemas` fill four of them), [`view`] (plain views), `names` (what the names of a query stand for) and `dependents` (what is in the way of a drop), and what
 //! becomes of rows that are not answered: [`copy`], [`insert`] (`literals` reads the texts among its values).
 
 pub(crate) mod comparison;
@@ -15,6 +15,7 @@ pub mod insert;
 pub(crate) mod key_range;
 pub mod latest;
 pub(crate) mod literals;
+pub(crate) mod names;
 pub mod notices;
 pub(crate) mod operators;
 mod orders;

@@ -22,6 +22,7 @@ use datafusion::sql::sqlparser::ast::{self, Query, visit_relations};
 
 use crate::batch::index::KeyIndexes;
 use crate::batch::latest::external;
+use crate::batch::names::check_tables;
 use crate::batch::notices::Notices;
 use crate::batch::orders::needs_one_partition;
 use crate::batch::provider::TopicTable;
@@ -48,7 +49,7 @@ use crate::plan::window;
 use crate::runtime::{self, CATALOG, SYSTEM_SCHEMA, TOPICS_SCHEMA};
 use crate::topic::Topics;
 
-/// Most tables that one query may name; each costs planning time.
+/// Most tables that one query may name.
 pub const RELATIONS_MAX: usize = 64;
 
 /// What sessions are made of.
@@ -74,6 +75,7 @@ impl Sessions {
     /// # Errors
     /// [`SqlError`] of any kind that names what can not be planned.
     pub async fn plan(&self, query: &Query, notices: &Notices) -> Result<DataFrame, SqlError> {
+        check_tables(query, self.topics.as_ref())?;
         let (mut state, plan) = self.logical(query, notices, 0).await?;
         if needs_one_partition(&plan)? {
             state.config_mut().options_mut().execution.target_partitions = 1;

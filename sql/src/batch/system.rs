@@ -31,6 +31,7 @@ use millpond_proto::limits;
 
 use crate::batch::functions::functions_batch;
 use crate::batch::latest::external;
+use crate::batch::names::TABLES_MAX;
 use crate::batch::operators::operators_batch;
 use crate::batch::savepoints::savepoints_batch;
 use crate::batch::schemas::schemas_batch;
@@ -252,6 +253,11 @@ fn limits_batch() -> Built {
             "SQL_BYTES_MAX",
             number(limits::SQL_BYTES_MAX),
             "bytes of a statement",
+        ),
+        (
+            "TABLES_MAX",
+            i64::try_from(TABLES_MAX).unwrap_or(i64::MAX),
+            "tables of a query with views and WITH written out",
         ),
         ("VIEWS_DEEP_MAX", number(VIEWS_DEEP_MAX), "views on views"),
     ];

@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{
     TableFactor, VisitMut, VisitorMut,
 };
 
-use crate::batch::dependents::names_read;
+use crate::batch::names::{check_tables, names_of};
 use crate::batch::view::{VIEWS_DEEP_MAX, View, view};
 use crate::error::SqlError;
 use crate::plan::named;
@@ -26,6 +26,7 @@ use crate::topic::Topics;
 /// # Errors
 /// [`SqlError::Limit`] for views on views without end, [`SqlError::Invalid`] for names that would mean something else.
 pub(crate) fn expand(query: &mut Query, topics: &dyn Topics) -> Result<bool, SqlError> {
+    check_tables(query, topics)?;
     expand_at(query, topics, 0)
 }
 
@@ -172,8 +173,8 @@ impl Views<'_> {
                 advice: "write the innermost query out",
             });
         }
-        let read = names_read(&view.query);
-        if let Some(name) = self.scopes.names().find(|name| read.contains(*name)) {
+        let names = names_of(&view.query);
+        if let Some(name) = self.scopes.names().find(|name| names.read.contains(*name)) {
             return Err(SqlError::invalid(
                 format!(
                     "WITH names a query {name}, and so does view {} name what it reads",

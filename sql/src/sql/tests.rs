@@ -557,3 +557,34 @@ async fn columns_are_added_by_nobody_where_that_would_make_a_query_another() {
     let error = check(column("m", "BIGINT")).unwrap_err().to_string();
     assert!(error.contains("read with * by copy"), "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_names_come_to_is_bounded_and_not_only_what_is_written() {
+    let world = world();
+    world.run("CREATE TOPIC t (x BIGINT)").await;
+    let union = |of: &str, parts: usize| vec![format!("SELECT x FROM {of}"); parts].join(" UNION ALL ");
+    world.run(&format!("CREATE VIEW v1 AS {}", union("t", 16))).await;
+    world.run(&format!("CREATE VIEW v2 AS {}", union("v1", 16))).await;
+    assert_eq!(world.number("SELECT count(*) FROM v2").await, 0);
+    // A chain of views would be made of a million tables, and each of its texts is short.
+    for query in [union("v2", 2), union("v2", 16)] {
+        for statement in [
+            query.clone(),
+            format!("CREATE VIEW v3 AS {query}"),
+            format!("EXPLAIN CREATE MATERIALIZED VIEW v3 AS {query}"),
+        ] {
+            let refused = world.refused(&statement).await;
+            assert!(refused.contains("TABLES_MAX of 256 tables"), "{refused}");
+        }
+    }
+    let deep = |levels: usize| {
+        let first = format!("a0 AS ({})", union("t", 2));
+        let next = (1..levels).map(|n| format!("a{n} AS ({})", union(&format!("a{}", n - 1), 2)));
+        let with: Vec<String> = std::iter::once(first).chain(next).collect();
+        format!("WITH {} SELECT count(*) FROM a{}", with.join(", "), levels - 1)
+    };
+    assert_eq!(world.number(&deep(8)).await, 0);
+    let refused = world.refused(&deep(20)).await;
+    assert!(refused.contains("TABLES_MAX"), "{refused}");
+    assert_eq!(world.number("SELECT value FROM millpond.limits WHERE name = 'TABLES_MAX'").await, 256);
+}
