@@ -152,6 +152,9 @@ pub const TAIL_COLUMNS_BYTES: usize = 256 * 1024 * 1024;
 pub const KEY_INDEX_BYTES: usize = 256 * 1024 * 1024;
 /// So many rows before the end of a queue are worth keeping decoded.
 pub const TAIL_COLUMNS_ROWS: u64 = 256 * 1024;
+/// An `INSERT` of up to so many bytes of messages is computed to its end before any of it is stored, so that a value that does not
+/// fit leaves nothing behind; of a larger one so many bytes are held at a time.
+pub const INSERT_HELD_BYTES: usize = 64 * 1024 * 1024;
 /// Most rows that the lists of one row may become in a continuous query.
 pub const UNNEST_ELEMENTS_MAX: usize = 64 * 1024;
 /// Memory for the state of one continuous query.

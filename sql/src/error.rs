@@ -89,6 +89,17 @@ pub enum SqlError {
     /// The broker refused.
     #[error(transparent)]
     Topics(#[from] TopicsError),
+    /// An `INSERT` ended before its end, and some of its rows are stored, or may be.
+    #[error("{}; look at what is there before you insert the rest: {cause}", so_far(*stored, *unknown))]
+    Partly {
+        /// Rows that are stored.
+        stored: u64,
+        /// Rows that may be.
+        unknown: u64,
+        /// Why it ended.
+        #[source]
+        cause: Box<Self>,
+    },
     /// The export folder could not be written.
     #[error(
         "the export {path} could not be written; check space and permissions of the export folder"
@@ -108,6 +119,18 @@ pub enum SqlError {
     },
 }
 
+fn so_far(stored: u64, unknown: u64) -> String {
+    let rows = |count: u64| match count {
+        1 => "1 row".to_owned(),
+        count => format!("{count} rows"),
+    };
+    match (stored, unknown) {
+        (stored, 0) => format!("not all rows were stored, but {}", rows(stored)),
+        (0, unknown) => format!("it is not known whether {} were stored", rows(unknown)),
+        (stored, unknown) => format!("{} were stored, and perhaps {unknown} more", rows(stored)),
+    }
+}
+
 impl SqlError {
     /// What to do next.
     #[must_use]
@@ -118,7 +141,9 @@ impl SqlError {
             | Self::Unknown(_)
             | Self::Invalid(_)
             | Self::Data { .. }
-            | Self::Limit { .. } => Remedy::FixRequest,
+            | Self::Limit { .. }
+            // Never again as it is, whatever the cause says: what is stored would be stored twice.
+            | Self::Partly { .. } => Remedy::FixRequest,
             Self::Topics(error) => error.remedy(),
             Self::Export { .. } => Remedy::Operator,
             Self::Bug { .. } => Remedy::Bug,

@@ -24,7 +24,7 @@ use crate::answer::Answer;
 use crate::batch::copy;
 use crate::batch::dependents::{check_not_in_itself, check_not_running, check_unused};
 use crate::batch::index::KeyIndexes;
-use crate::batch::insert::Target;
+use crate::batch::insert::{Inserted, Target};
 use crate::batch::notices::Notices;
 use crate::batch::session::{Sessions, jobs_batch};
 use crate::batch::tail::Tail;
@@ -342,8 +342,10 @@ impl Sql {
         command: &'static str,
     ) -> Result<Answer, SqlError> {
         let notices = Notices::default();
+        let inserted = Arc::new(Inserted::default());
         let (events, mut received) = mpsc::channel(BATCHES_WAITING_MAX);
         let work = Work {
+            inserted: Arc::clone(&inserted),
             sessions: self.sessions.clone(),
             export: Arc::clone(&self.parts.export),
             topics: Arc::clone(&self.parts.topics),
@@ -370,7 +372,7 @@ impl Sql {
                     },
                 };
                 // The reader may have left; then nobody needs the error.
-                let _ = events.send(Err(failed)).await;
+                let _ = events.send(Err(inserted.told_in(failed))).await;
             }),
         );
         let schema = match received.recv().await {
@@ -496,6 +498,7 @@ struct Work {
     query: Query,
     explain: Option<bool>,
     sink: Sink,
+    inserted: Arc<Inserted>,
 }
 
 impl Work {
@@ -516,7 +519,8 @@ impl Work {
                 counted(count, events).await
             }
             Sink::Topic(target) => {
-                let count = target.insert(frame, self.topics.as_ref()).await?;
+                let topics = self.topics.as_ref();
+                let count = target.insert(frame, topics, &self.inserted).await?;
                 counted(count, events).await
             }
         }

@@ -73,6 +73,8 @@ struct State {
     firsts: BTreeMap<(TopicId, QueueId), u64>,
     /// Erasures so far.
     rewrites: u64,
+    /// How many more rows of statements it takes, if that is bounded.
+    room: Option<usize>,
 }
 
 /// The broker in memory.
@@ -152,6 +154,11 @@ impl MemoryTopics {
     /// Lets rows before an offset go, as retention does.
     pub fn let_go(&self, topic: TopicId, queue: QueueId, first: Offset) {
         self.state().firsts.insert((topic, queue), first.0);
+    }
+
+    /// Takes so many more rows of `INSERT`s, and refuses then, to be asked again later.
+    pub fn limit_room(&self, rows: Option<usize>) {
+        self.state().room = rows;
     }
 
     /// Erases what is stored at an offset.
@@ -541,9 +548,26 @@ impl Topics for MemoryTopics {
         Ok(())
     }
 
-    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, TopicsError> {
+    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, InsertError> {
+        let mut rows = rows;
+        let room = self.state().room.unwrap_or(usize::MAX);
+        let left_out = rows.split_off(room.min(rows.len())).len();
         let count = rows.len() as u64;
         self.append_rows(topic, rows)?;
+        let taken = usize::try_from(count).unwrap_or(usize::MAX);
+        let mut state = self.state();
+        state.room = state.room.map(|room| room.saturating_sub(taken));
+        drop(state);
+        if left_out > 0 {
+            return Err(InsertError {
+                stored: count,
+                unknown: 0,
+                error: TopicsError {
+                    message: "there is no room for more; try again later".to_owned(),
+                    remedy: Remedy::Retry,
+                },
+            });
+        }
         Ok(count)
     }
 

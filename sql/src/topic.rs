@@ -302,6 +302,29 @@ impl TopicsError {
     }
 }
 
+/// Why not all rows of an `INSERT` were stored, and what became of them.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct InsertError {
+    /// Rows that are stored.
+    pub stored: u64,
+    /// Rows of which nobody knows: the log failed under them.
+    pub unknown: u64,
+    /// Why.
+    #[source]
+    pub error: TopicsError,
+}
+
+impl From<TopicsError> for InsertError {
+    fn from(error: TopicsError) -> Self {
+        Self {
+            stored: 0,
+            unknown: 0,
+            error,
+        }
+    }
+}
+
 /// Batches in offset order.
 pub type Scan = BoxStream<'static, Result<RecordBatch, TopicsError>>;
 
@@ -447,8 +470,8 @@ pub trait Topics: Send + Sync + fmt::Debug {
     /// Records that the state up to `epoch` is saved under `key`; earlier cuts are then forgotten.
     async fn checkpointed(&self, job: JobId, epoch: Epoch, key: &str) -> Result<(), TopicsError>;
 
-    /// Appends rows of an `INSERT` by a user, as any producer would.
-    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, TopicsError>;
+    /// Appends rows of an `INSERT` by a user, as any producer would; answers how many.
+    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, InsertError>;
 
     /// Facts for the system tables; `table` is one of [`FACTS`]. The batch's columns are the table's.
     async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError>;

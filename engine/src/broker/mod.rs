@@ -3,7 +3,7 @@
 //! Every call finds the shard that owns what it is about and hands it a request; the shard decides,
 //! appends, applies and replies. Nothing here knows the wire.
 //!
-//! Reading order: [`vocabulary`] (what it takes and gives), [`error`] (the refusals), [`message`] (send, ack), [`poll`], `visit`, [`hints`], [`scan`],
+//! Reading order: [`vocabulary`] (what it takes and gives), [`error`] (the refusals), [`fit`] (what a message may hold), [`message`] (send, ack), [`poll`], `visit`, [`hints`], [`scan`],
 //! [`undelivered`] (receive), [`filter`] (which messages a consumer wants), [`transfer`], `carry` (dead
 //! letters), [`pull`] (streams by offset), [`find`] and [`trace`] (messages that people ask about), [`topic`] and [`alter`] (topics and groups), [`standing`] (where groups
 //! stand), `since` (where a time lies in a queue), [`incarnation`] and [`supervisor`] (one run, and what happens when it ends), [`shard`] (the
@@ -38,6 +38,7 @@ mod family;
 pub mod fates;
 pub mod filter;
 pub mod find;
+pub mod fit;
 pub mod group;
 pub mod half;
 pub mod hints;

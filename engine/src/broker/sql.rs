@@ -20,14 +20,17 @@ use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
 use millpond_sql::savepoint::Savepoint;
 use millpond_sql::topic::{
-    EpochCut, GROUP_PROGRESS, JOB_DEFAULTS, JobProgress, JobSettings, JobSpec, NewTopic, OutputRow,
-    QueueExtent, Scan, TopicChange, TopicInfo, Topics, TopicsError, ViewSwap,
+    EpochCut, GROUP_PROGRESS, InsertError, JOB_DEFAULTS, JobProgress, JobSettings, JobSpec,
+    NewTopic, OutputRow, QueueExtent, Scan, TopicChange, TopicInfo, Topics, TopicsError, ViewSwap,
 };
+use millpond_storage::error::AppendError;
 use millpond_storage::tier::cold::typed::Reads;
 
 use crate::broker::arrivals;
-use crate::broker::effect::{check_output, message_of};
+use crate::broker::compaction::check_keys;
+use crate::broker::effect::{check_output, message_of, parts};
 use crate::broker::encoding::bodies_of;
+use crate::broker::fit::{self, Unfit};
 use crate::broker::incarnation::Incarnation;
 use crate::broker::record::{
     CutRecord, GroupRecord, JobRecord, QueueOffset, Saved, TopicRenamed, ViewSwapped,
@@ -323,26 +326,57 @@ impl Topics for Broker {
         Ok(())
     }
 
-    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, TopicsError> {
-        let catalog = self.incarnation().map_err(BrokerError::from)?.catalog();
+    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, InsertError> {
+        let incarnation = self.incarnation().map_err(refused)?;
+        let catalog = incarnation.catalog();
         let Some(record) = catalog.topic_by_id(topic.0) else {
-            return Err(TopicsError {
+            let error = TopicsError {
                 message: "the topic was deleted meanwhile; create it anew".into(),
                 remedy: Remedy::FixRequest,
-            });
+            };
+            return Err(error.into());
         };
         check_output(record)?;
         let now_ms = self.now().as_ms();
         let random = self.parts.chance.next_u64();
-        let messages = rows.into_iter().enumerate();
-        let messages = messages.map(|(turn, row)| {
+        let mut messages = Vec::with_capacity(rows.len());
+        for (turn, row) in rows.into_iter().enumerate() {
             let id = format!("{random:016X}-{turn}");
-            message_of(record, record.queues, turn, row, now_ms, &id)
-        });
-        let stored = self.store(record, messages.collect()).await?;
-        let count = stored.len() as u64;
-        stored.into_iter().collect::<Result<Vec<_>, _>>()?;
-        Ok(count)
+            let mut message = message_of(record, record.queues, turn, row, now_ms, &id);
+            // A key that is no text for people is one all the same, as bytes that are none at all are.
+            message.keys.retain(|key| fit::is_key(key));
+            fit::check_row(&message).map_err(|unfit| unfit_row(&unfit))?;
+            messages.push(message);
+        }
+        check_keys(record, &messages).map_err(refused)?;
+        let mut stored = 0;
+        for part in parts(messages) {
+            let sent = self.store(record, part).await;
+            let sent = sent.map_err(|error| InsertError {
+                stored,
+                ..refused(error)
+            })?;
+            let (mut unknown, mut failed) = (0, None);
+            for one in sent {
+                match one {
+                    Ok(_) => stored += 1,
+                    Err(error) => {
+                        let is_unknown =
+                            matches!(error, BrokerError::Append(AppendError::Failed { .. }));
+                        unknown += u64::from(is_unknown);
+                        failed.get_or_insert(error);
+                    }
+                }
+            }
+            if let Some(error) = failed {
+                return Err(InsertError {
+                    stored,
+                    unknown,
+                    error: error.into(),
+                });
+            }
+        }
+        Ok(stored)
     }
 
     async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError> {
@@ -536,6 +570,19 @@ impl Broker {
             _ => Err(BrokerError::Confused("create job").into()),
         }
     }
+}
+
+/// Nothing of an `INSERT` was stored.
+fn refused(error: impl Into<BrokerError>) -> InsertError {
+    TopicsError::from(error.into()).into()
+}
+
+fn unfit_row(unfit: &Unfit) -> InsertError {
+    let error = TopicsError {
+        message: unfit.to_string(),
+        remedy: Remedy::FixRequest,
+    };
+    error.into()
 }
 
 fn strings<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {

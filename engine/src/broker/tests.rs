@@ -39,6 +39,7 @@ mod reopening;
 mod room;
 mod rot;
 mod sparse;
+mod statements;
 mod turns;
 
 fn parts(disk: &SimulatedDisk) -> Parts {

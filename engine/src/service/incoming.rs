@@ -13,6 +13,7 @@ use millpond_proto::wire::rocketmq::Code;
 use millpond_storage::format::envelope::{Envelope, Property, PropertyValue, flags};
 
 use crate::broker::TopicType;
+use crate::broker::fit::{self, Content, Unfit, has_control};
 use crate::service::code::Refusal;
 use crate::service::lite;
 use crate::service::producer::numbered;
@@ -20,62 +21,6 @@ use crate::service::time::{duration_ms, from_wire};
 
 /// Longest host name and trace context that are kept.
 const TEXT_BYTES_MAX: usize = 1024;
-
-/// Property keys that the system keeps for itself.
-const RESERVED_KEYS: [&str; 52] = [
-    "TRACE_ON",
-    "MSG_REGION",
-    "KEYS",
-    "TAGS",
-    "WAIT",
-    "DELAY",
-    "RETRY_TOPIC",
-    "REAL_TOPIC",
-    "REAL_QID",
-    "TRAN_MSG",
-    "PGROUP",
-    "MIN_OFFSET",
-    "MAX_OFFSET",
-    "BUYER_ID",
-    "ORIGIN_MESSAGE_ID",
-    "TRANSFER_FLAG",
-    "CORRECTION_FLAG",
-    "MQ2_FLAG",
-    "RECONSUME_TIME",
-    "UNIQ_KEY",
-    "MAX_RECONSUME_TIMES",
-    "CONSUME_START_TIME",
-    "POP_CK",
-    "POP_CK_OFFSET",
-    "1ST_POP_TIME",
-    "TRAN_PREPARED_QUEUE_OFFSET",
-    "DUP_INFO",
-    "EXTEND_UNIQ_INFO",
-    "INSTANCE_ID",
-    "CORRELATION_ID",
-    "REPLY_TO_CLIENT",
-    "TTL",
-    "ARRIVE_TIME",
-    "PUSH_REPLY_TIME",
-    "CLUSTER",
-    "MSG_TYPE",
-    "INNER_MULTI_QUEUE_OFFSET",
-    "TIMER_DELAY_MS",
-    "TIMER_DELAY_SEC",
-    "TIMER_DELIVER_MS",
-    "TIMER_ENQUEUE_MS",
-    "TIMER_DEQUEUE_MS",
-    "TIMER_ROLL_TIMES",
-    "TIMER_OUT_MS",
-    "TIMER_DEL_UNIQKEY",
-    "TIMER_DELAY_LEVEL",
-    "__BORNHOST",
-    "BORN_TIMESTAMP",
-    "DLQ_ORIGIN_TOPIC",
-    "DLQ_ORIGIN_MESSAGE_ID",
-    "__CRC32#",
-    "_SYS_MSG_PRIORITY_",
-];
 
 /// Checks one message against everything but its topic, puts it into an envelope and tells its kind.
 ///
@@ -85,55 +30,16 @@ pub fn check(message: pb::Message, now: Timestamp) -> Result<(Envelope, TopicTyp
     let body = message.body;
     let mut properties = message.user_properties;
     let is_tombstone = tombstone(&mut properties)?;
-    if !is_tombstone {
-        check_body(&body)?;
-    }
-    if properties.len() > limits::PROPERTIES_MAX {
-        return Err(Refusal::new(
-            Code::MessagePropertiesTooLarge,
-            format!(
-                "{} user properties, limit {}",
-                properties.len(),
-                limits::PROPERTIES_MAX
-            ),
-        ));
-    }
-    for (key, value) in &properties {
-        check_property(key, value)?;
-    }
     let mut system = message.system_properties.unwrap_or_default();
     let tag = system.tag.take().filter(|tag| !tag.is_empty());
-    if let Some(tag) = &tag
-        && (tag.trim().is_empty() || tag.contains('|') || has_control(tag))
-    {
-        return Err(Refusal::new(
-            Code::IllegalMessageTag,
-            format!("tag {tag:?}: no '|', no control characters, not only white space"),
-        ));
-    }
-    for key in system.keys.iter().filter(|key| !key.is_empty()) {
-        if key.trim().is_empty() || has_control(key) {
-            return Err(Refusal::new(
-                Code::IllegalMessageKey,
-                format!("key {key:?}: no control characters, not only white space"),
-            ));
-        }
-    }
-    let bytes = properties
-        .iter()
-        .map(|(key, value)| key.len() + value.len())
-        .sum::<usize>()
-        + tag.as_ref().map_or(0, String::len)
-        + system.keys.iter().map(String::len).sum::<usize>();
-    if bytes > limits::PROPERTIES_BYTES_MAX {
-        return Err(Refusal::new(
-            Code::MessagePropertiesTooLarge,
-            format!(
-                "properties, tag and keys have {bytes} bytes, limit {}; put more into the body",
-                limits::PROPERTIES_BYTES_MAX
-            ),
-        ));
-    }
+    let pairs = properties.iter();
+    let fits = fit::check(Content {
+        body: (!is_tombstone).then_some(&body),
+        properties: pairs.map(|(key, value)| (key.as_str(), value.as_str())),
+        tag: tag.as_deref(),
+        keys: &system.keys,
+    });
+    fits.map_err(|unfit| Refusal::new(code_of(&unfit), unfit.to_string()))?;
     check_system(&system, now)?;
     let kind = effective_type(&system);
     let message_group = system.message_group.filter(|group| !group.is_empty());
@@ -183,39 +89,19 @@ fn tombstone(properties: &mut BTreeMap<String, String>) -> Result<bool, Refusal>
     }
 }
 
-fn check_body(body: &Bytes) -> Result<(), Refusal> {
-    if body.is_empty() {
-        return Err(Refusal::new(
-            Code::MessageBodyEmpty,
-            "the body is empty; send at least one byte",
-        ));
+fn code_of(unfit: &Unfit) -> Code {
+    match unfit {
+        Unfit::BodyEmpty => Code::MessageBodyEmpty,
+        Unfit::BodyTooLarge { .. } => Code::MessageBodyTooLarge,
+        Unfit::ManyProperties { .. } | Unfit::LargeProperties { .. } => {
+            Code::MessagePropertiesTooLarge
+        }
+        Unfit::ReservedProperty { .. } | Unfit::PropertyWithControl { .. } => {
+            Code::IllegalMessagePropertyKey
+        }
+        Unfit::Tag { .. } => Code::IllegalMessageTag,
+        Unfit::Key { .. } => Code::IllegalMessageKey,
     }
-    if body.len() > limits::BODY_BYTES_MAX {
-        return Err(Refusal::new(
-            Code::MessageBodyTooLarge,
-            format!(
-                "the body has {} bytes, limit {}; compress or split it",
-                body.len(),
-                limits::BODY_BYTES_MAX
-            ),
-        ));
-    }
-    Ok(())
-}
-
-fn check_property(key: &str, value: &str) -> Result<(), Refusal> {
-    let illegal = |text| Err(Refusal::new(Code::IllegalMessagePropertyKey, text));
-    if RESERVED_KEYS.contains(&key) {
-        return illegal(format!(
-            "property {key:?} is reserved by the system; rename it"
-        ));
-    }
-    if has_control(key) || has_control(value) {
-        return illegal(format!(
-            "property {key:?} has control characters; remove them"
-        ));
-    }
-    Ok(())
 }
 
 fn check_system(system: &pb::SystemProperties, now: Timestamp) -> Result<(), Refusal> {
@@ -315,10 +201,6 @@ fn effective_type(system: &pb::SystemProperties) -> TopicType {
     } else {
         TopicType::Normal
     }
-}
-
-fn has_control(text: &str) -> bool {
-    text.chars().any(char::is_control)
 }
 
 #[cfg(test)]

@@ -158,6 +158,8 @@ pub fn status(error: &SqlError) -> Status {
         SqlError::Unknown(_) => Code::NotFound,
         SqlError::Limit { .. } => Code::ResourceExhausted,
         SqlError::Topics(topics) => of_remedy(topics.remedy()),
+        // Not to be sent again as it is.
+        SqlError::Partly { .. } => Code::FailedPrecondition,
         SqlError::Export { .. } | SqlError::Bug { .. } => {
             tracing::error!(error = explain(error), "a statement failed");
             Code::Internal

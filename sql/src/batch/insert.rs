@@ -3,25 +3,30 @@
 //! A row fills declared columns, of which its body is made in the topic's format, or `_body` itself; beside
 //! either, `_key` and `_properties`. Where a primary key is declared the message key follows from it: the
 //! text of its one column, or else its columns as the text of a JSON array, as in the topics of views.
-//! A value that does not fit its column is an error and never a NULL.
+//! A value that does not fit its column is an error and never a NULL, nor another value ([`super::fit`]).
+//!
+//! All rows are computed before the first is stored, up to [`limits::INSERT_HELD_BYTES`]. What fails behind that, or because the
+//! broker takes no more, says how many rows are stored ([`Inserted`]).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{
     Array as _, ArrayRef, AsArray as _, BinaryArray, MapArray, RecordBatch, RecordBatchOptions,
     StringArray,
 };
-use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::json::writer::make_encoder;
 use bytes::Bytes;
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::prelude::DataFrame;
 use datafusion::sql::sqlparser::ast::Query;
 use futures::StreamExt as _;
 use millpond_connectors::format::body::BodyEncoder;
 use millpond_connectors::format::json::wordless;
+use millpond_proto::limits;
 
-use crate::batch::literals;
+use crate::batch::{fit, literals};
 use crate::catalog::{Table, table_schema};
 use crate::error::SqlError;
 use crate::statement::quoted;
@@ -161,11 +166,16 @@ impl Target {
         }
     }
 
-    /// Sends all rows of a query and answers how many they were.
+    /// Sends all rows of a query and answers how many they were; `inserted` knows of them also when this is given up.
     ///
     /// # Errors
     /// Those of the query, of a value that does not fit its column, and of the broker.
-    pub async fn insert(&self, frame: DataFrame, topics: &dyn Topics) -> Result<u64, SqlError> {
+    pub async fn insert(
+        &self,
+        frame: DataFrame,
+        topics: &dyn Topics,
+        inserted: &Inserted,
+    ) -> Result<u64, SqlError> {
         let found = frame.schema().fields().len();
         if found != self.fields.len() {
             return Err(SqlError::invalid(
@@ -179,27 +189,51 @@ impl Target {
                 ),
             ));
         }
+        let memory = MemoryConsumer::new(format!("rows for {}", self.topic.name));
+        let memory = memory.register(frame.task_ctx().memory_pool());
         let mut rows = frame.execute_stream().await?;
-        let mut count = 0;
+        let mut held = Vec::new();
         while let Some(batch) = rows.next().await {
             let messages = self.messages(&batch?)?;
-            if !messages.is_empty() {
-                count += topics.insert(self.topic.id, messages).await?;
+            let bytes = messages.iter().map(bytes_held).sum();
+            held.extend(messages);
+            let has_room = memory.try_grow(bytes).is_ok();
+            if !has_room || memory.size() > limits::INSERT_HELD_BYTES {
+                self.store(std::mem::take(&mut held), topics, inserted)
+                    .await?;
+                memory.free();
             }
         }
-        Ok(count)
+        self.store(held, topics, inserted).await?;
+        Ok(inserted.stored.load(Ordering::Relaxed))
+    }
+
+    async fn store(
+        &self,
+        rows: Vec<OutputRow>,
+        topics: &dyn Topics,
+        inserted: &Inserted,
+    ) -> Result<(), SqlError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        // Whoever gives this up while it waits does not know of these.
+        inserted.unknown.store(rows.len() as u64, Ordering::Relaxed);
+        let (stored, unknown, error) = match topics.insert(self.topic.id, rows).await {
+            Ok(stored) => (stored, 0, None),
+            Err(failed) => (failed.stored, failed.unknown, Some(failed.error)),
+        };
+        inserted.stored.fetch_add(stored, Ordering::Relaxed);
+        inserted.unknown.store(unknown, Ordering::Relaxed);
+        error.map_or(Ok(()), |error| Err(error.into()))
     }
 
     fn messages(&self, batch: &RecordBatch) -> Result<Vec<OutputRow>, SqlError> {
-        let strict = CastOptions {
-            safe: false,
-            ..CastOptions::default()
-        };
         let mut system: [Option<ArrayRef>; 3] = [None, None, None];
         let mut kept = Vec::with_capacity(self.fields.len());
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.fields.len());
         for (field, column) in self.fields.iter().zip(batch.columns()) {
-            let value = cast_with_options(column, field.data_type(), &strict)?;
+            let value = fit::fitted(column, field)?;
             match [KEY, BODY, PROPERTIES]
                 .iter()
                 .position(|name| field.name() == name)
@@ -274,6 +308,40 @@ impl Target {
         });
         Ok(keys.collect())
     }
+}
+
+/// What became of the rows of an `INSERT` so far.
+#[derive(Debug, Default)]
+pub struct Inserted {
+    stored: AtomicU64,
+    /// Those that are on their way.
+    unknown: AtomicU64,
+}
+
+impl Inserted {
+    /// Says in an error that ended the statement what is stored by then.
+    #[must_use]
+    pub fn told_in(&self, error: SqlError) -> SqlError {
+        let stored = self.stored.load(Ordering::Relaxed);
+        let unknown = self.unknown.load(Ordering::Relaxed);
+        if stored == 0 && unknown == 0 {
+            return error;
+        }
+        SqlError::Partly {
+            stored,
+            unknown,
+            cause: Box::new(error),
+        }
+    }
+}
+
+/// Memory that a row takes until it is stored.
+fn bytes_held(row: &OutputRow) -> usize {
+    let properties = row.properties.iter();
+    let properties =
+        properties.map(|(key, value)| size_of::<(String, String)>() + key.len() + value.len());
+    let bytes = [&row.key, &row.body].into_iter().flatten().map(Bytes::len);
+    size_of::<OutputRow>() + properties.sum::<usize>() + bytes.sum::<usize>()
 }
 
 fn bytes_of(values: &BinaryArray) -> Vec<Option<Bytes>> {

@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, cast};
 
+use crate::batch::fit::may_fill;
 use crate::catalog;
 use crate::error::SqlError;
 use crate::operator::graph::{Kind, Leaving, Planned};
@@ -113,7 +114,7 @@ impl ContinuousPlan {
         let mut fields = Vec::new();
         for (index, (column, field)) in body.iter().zip(from.fields()).enumerate() {
             let wanted = schema.field_with_name(&column.name)?.data_type().clone();
-            if !arrow::compute::can_cast_types(field.data_type(), &wanted) {
+            if !may_fill(field.data_type(), &wanted) {
                 return Err(SqlError::invalid(
                     format!(
                         "column {} of the query is {}, column {} of topic {} is {}",

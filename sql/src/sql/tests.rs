@@ -562,9 +562,14 @@ async fn columns_are_added_by_nobody_where_that_would_make_a_query_another() {
 async fn what_names_come_to_is_bounded_and_not_only_what_is_written() {
     let world = world();
     world.run("CREATE TOPIC t (x BIGINT)").await;
-    let union = |of: &str, parts: usize| vec![format!("SELECT x FROM {of}"); parts].join(" UNION ALL ");
-    world.run(&format!("CREATE VIEW v1 AS {}", union("t", 16))).await;
-    world.run(&format!("CREATE VIEW v2 AS {}", union("v1", 16))).await;
+    let union =
+        |of: &str, parts: usize| vec![format!("SELECT x FROM {of}"); parts].join(" UNION ALL ");
+    world
+        .run(&format!("CREATE VIEW v1 AS {}", union("t", 16)))
+        .await;
+    world
+        .run(&format!("CREATE VIEW v2 AS {}", union("v1", 16)))
+        .await;
     assert_eq!(world.number("SELECT count(*) FROM v2").await, 0);
     // A chain of views would be made of a million tables, and each of its texts is short.
     for query in [union("v2", 2), union("v2", 16)] {
@@ -581,10 +586,59 @@ async fn what_names_come_to_is_bounded_and_not_only_what_is_written() {
         let first = format!("a0 AS ({})", union("t", 2));
         let next = (1..levels).map(|n| format!("a{n} AS ({})", union(&format!("a{}", n - 1), 2)));
         let with: Vec<String> = std::iter::once(first).chain(next).collect();
-        format!("WITH {} SELECT count(*) FROM a{}", with.join(", "), levels - 1)
+        format!(
+            "WITH {} SELECT count(*) FROM a{}",
+            with.join(", "),
+            levels - 1
+        )
     };
     assert_eq!(world.number(&deep(8)).await, 0);
     let refused = world.refused(&deep(20)).await;
     assert!(refused.contains("TABLES_MAX"), "{refused}");
-    assert_eq!(world.number("SELECT value FROM millpond.limits WHERE name = 'TABLES_MAX'").await, 256);
+    assert_eq!(
+        world
+            .number("SELECT value FROM millpond.limits WHERE name = 'TABLES_MAX'")
+            .await,
+        256
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_insert_is_computed_before_it_is_stored_and_tells_what_is_stored_of_it() {
+    let world = world();
+    world
+        .run("CREATE TOPIC a (s VARCHAR) WITH (queues = 1)")
+        .await;
+    world.run("CREATE TOPIC b (n BIGINT)").await;
+    for n in 0..9000 {
+        let text = if n == 8999 { "x" } else { "1" };
+        world
+            .topics
+            .send("a", None, Some(&format!("{{\"s\":\"{text}\"}}")));
+    }
+    let copy = "INSERT INTO b SELECT CAST(s AS BIGINT) FROM a";
+    let refused = world.refused(copy).await;
+    assert!(refused.contains("'x' is no BIGINT"), "{refused}");
+    assert!(!refused.contains("stored"), "{refused}");
+    assert_eq!(world.number("SELECT count(*) FROM b").await, 0);
+    // What the broker took before it took no more is told, and nobody is told to do it all again.
+    world.topics.limit_room(Some(3));
+    let insert = "INSERT INTO b VALUES (1), (2), (3), (4), (5)";
+    let error = world.try_run(insert).await.unwrap_err();
+    assert_eq!(error.remedy(), Remedy::FixRequest);
+    let text = error.to_string();
+    assert!(
+        text.starts_with("not all rows were stored, but 3 rows; look at"),
+        "{text}"
+    );
+    assert!(
+        text.ends_with("there is no room for more; try again later"),
+        "{text}"
+    );
+    assert_eq!(world.number("SELECT count(*) FROM b").await, 3);
+    let error = world.try_run(insert).await.unwrap_err();
+    assert_eq!(error.remedy(), Remedy::Retry, "nothing is stored: {error}");
+    world.topics.limit_room(None);
+    assert_eq!(world.run(insert).await.command, "INSERT 5");
+    assert_eq!(world.number("SELECT count(*) FROM b").await, 8);
 }

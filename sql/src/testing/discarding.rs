@@ -90,7 +90,7 @@ impl Topics for Discarding {
     async fn checkpointed(&self, job: JobId, epoch: Epoch, key: &str) -> Result<(), TopicsError> {
         self.inner.checkpointed(job, epoch, key).await
     }
-    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, TopicsError> {
+    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, InsertError> {
         self.inner.insert(topic, rows).await
     }
     async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError> {

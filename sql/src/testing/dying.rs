@@ -221,7 +221,7 @@ impl Topics for Dying {
         self.reach(job, Step::AfterCheckpointed).await;
         Ok(())
     }
-    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, TopicsError> {
+    async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, InsertError> {
         self.inner.insert(topic, rows).await
     }
     async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError> {

@@ -93,7 +93,7 @@ async fn a_row_has_no_lite_topic_and_is_not_stored_in_a_parent() {
     };
     let sql: &dyn Topics = &*broker;
     let refused = sql.insert(made.id, vec![row]).await.unwrap_err();
-    assert!(refused.message.contains("type lite"), "{refused:?}");
+    assert!(refused.error.message.contains("type lite"), "{refused:?}");
     let refused = sql
         .create_job("j", "SELECT 1", &[made.id])
         .await

@@ -151,10 +151,7 @@ async fn the_key_of_a_row_that_was_erased_is_not_remembered() {
     let id = topics.topic("t").unwrap().id;
     topics.erase(id, QueueId(0), Offset(0));
     assert!(plan().await.contains("rows found by key=1"));
-    assert_eq!(
-        rows(&sql, "SELECT n FROM t WHERE a = 'x'").await,
-        ["| 5 |"]
-    );
+    assert_eq!(rows(&sql, "SELECT n FROM t WHERE a = 'x'").await, ["| 5 |"]);
 }
 
 #[tokio::test]
