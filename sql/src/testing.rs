@@ -32,8 +32,8 @@ use tokio::sync::watch;
 use crate::savepoint::Savepoint;
 use crate::testing::rows::{as_in_a_file, envelopes};
 use crate::topic::{
-    EpochCut, JOB_DEFAULTS, JobProgress, JobSettings, JobSpec, NewTopic, OutputRow, QueueExtent,
-    Scan, TopicChange, TopicInfo, Topics, TopicsError, ViewSwap,
+    EpochCut, Facts, FactsAsked, InsertError, JOB_DEFAULTS, JobProgress, JobSettings, JobSpec,
+    NewTopic, OutputRow, QueueExtent, Scan, TopicChange, TopicInfo, Topics, TopicsError, ViewSwap,
 };
 use crate::typed::TypedColumns;
 
@@ -571,19 +571,18 @@ impl Topics for MemoryTopics {
         Ok(count)
     }
 
-    async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError> {
+    async fn ask_facts(&self, table: &str, _: &FactsAsked) -> Result<Facts, TopicsError> {
         let topics = self.topics();
         let schema = self.facts_schema(table);
         if table != "topics" {
-            return Ok(RecordBatch::new_empty(schema));
+            return Ok(RecordBatch::new_empty(schema).into());
         }
         let names = StringArray::from_iter_values(topics.iter().map(|topic| &topic.name));
         let queues =
             Int64Array::from_iter_values(topics.iter().map(|topic| i64::from(topic.queues)));
-        Ok(
-            RecordBatch::try_new(schema, vec![Arc::new(names), Arc::new(queues)])
-                .expect("the columns are built for this schema"),
-        )
+        let rows = RecordBatch::try_new(schema, vec![Arc::new(names), Arc::new(queues)])
+            .expect("the columns are built for this schema");
+        Ok(rows.into())
     }
 
     fn facts_schema(&self, table: &str) -> SchemaRef {

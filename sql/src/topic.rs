@@ -302,6 +302,33 @@ impl TopicsError {
     }
 }
 
+/// Which rows of a system table are asked for; where nothing is said, all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FactsAsked {
+    /// Those whose column `group` is this.
+    pub group: Option<String>,
+    /// Those whose column `topic` is this.
+    pub topic: Option<String>,
+}
+
+/// Rows of a system table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    /// The rows.
+    pub rows: RecordBatch,
+    /// Whether there are more, which are left out for the bound of the table.
+    pub is_cut: bool,
+}
+
+impl From<RecordBatch> for Facts {
+    fn from(rows: RecordBatch) -> Self {
+        Self {
+            rows,
+            is_cut: false,
+        }
+    }
+}
+
 /// Why not all rows of an `INSERT` were stored, and what became of them.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{error}")]
@@ -473,8 +500,9 @@ pub trait Topics: Send + Sync + fmt::Debug {
     /// Appends rows of an `INSERT` by a user, as any producer would; answers how many.
     async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, InsertError>;
 
-    /// Facts for the system tables; `table` is one of [`FACTS`]. The batch's columns are the table's.
-    async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError>;
+    /// Facts for the system tables; `table` is one of [`FACTS`]. The batch's columns are the table's. Rows that are not asked for may
+    /// be there all the same.
+    async fn ask_facts(&self, table: &str, asked: &FactsAsked) -> Result<Facts, TopicsError>;
 
     /// The schema of a system table.
     fn facts_schema(&self, table: &str) -> arrow::datatypes::SchemaRef;

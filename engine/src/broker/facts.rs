@@ -8,9 +8,8 @@
 //! | `dead_letters` | group, topic, queue, offset, message_id, attempts, reason, died_at |
 //!
 //! Times are UTC, in milliseconds. A table is filled when a statement names it, and is no snapshot: the shards are
-//! asked one after the other. It has at most [`limits::FACT_ROWS_MAX`] rows, `transactions` and each group in
-//! `in_flight` at most [`limits::READ_MESSAGES_MAX`], because most rows cost a read; there is no body in any of them. A
-//! half message that can not be read has no id.
+//! asked one after the other. It has at most [`FACT_ROWS_MAX`](millpond_proto::limits::FACT_ROWS_MAX) rows, because most rows cost a
+//! read, and says when there are more; there is no body in any of them. A half message that can not be read has no id.
 
 use std::sync::Arc;
 
@@ -18,14 +17,14 @@ use arrow::array::{
     ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray, UInt32Array, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use millpond_proto::limits;
-use millpond_sql::topic::{DEAD_LETTERS, DELAYED, IN_FLIGHT, TRANSACTIONS};
+use millpond_proto::name::TopicName;
+use millpond_sql::topic::{DEAD_LETTERS, DELAYED, Facts, FactsAsked, IN_FLIGHT, TRANSACTIONS};
 use millpond_storage::format::envelope::Envelope;
 
 use crate::broker::delay::{DelayedPlace, WaitingMessage};
 use crate::broker::half::Transaction;
 use crate::broker::transfer::{Selection, property, text};
-use crate::broker::{Broker, BrokerError, InFlightMessage};
+use crate::broker::{Broker, BrokerError, Group, InFlightMessage};
 
 /// A column of one of these tables: its name, and how a row gives it.
 struct Column<'a, R> {
@@ -143,64 +142,117 @@ impl Broker {
         }
     }
 
-    /// What one of these tables holds now; none when it is another one.
-    pub(super) async fn fact_rows(&self, table: &str) -> Result<Option<RecordBatch>, BrokerError> {
-        Ok(match table {
+    /// What one of these tables holds now, so many rows at most; none when it is another one.
+    pub(super) async fn fact_rows(
+        &self,
+        table: &str,
+        asked: &FactsAsked,
+        most: usize,
+    ) -> Result<Option<Facts>, BrokerError> {
+        // One more tells whether there are more.
+        let limit = most + 1;
+        let facts = match table {
             DELAYED => {
-                let rows = self.all_delayed().await?;
-                Some(batch_of(&self.delayed_columns(), &rows))
+                let rows = self.all_delayed(asked, limit).await?;
+                facts_of(&self.delayed_columns(), rows, most)
             }
             TRANSACTIONS => {
-                let rows = self.transactions(None, limits::FACT_ROWS_MAX).await?;
-                Some(batch_of(&transaction_columns(), &rows))
+                let rows = self.all_transactions(asked, limit).await?;
+                facts_of(&transaction_columns(), rows, most)
             }
             IN_FLIGHT => {
-                let rows = self.all_in_flight().await?;
-                Some(batch_of(&in_flight_columns(), &rows))
+                let rows = self.all_in_flight(asked, limit).await?;
+                facts_of(&in_flight_columns(), rows, most)
             }
             DEAD_LETTERS => {
-                let rows = self.all_dead_letters().await?;
-                Some(batch_of(&dead_letter_columns(), &rows))
+                let rows = self.all_dead_letters(asked, limit).await?;
+                facts_of(&dead_letter_columns(), rows, most)
             }
-            _ => None,
-        })
+            _ => return Ok(None),
+        };
+        Ok(Some(facts))
     }
 
-    async fn all_delayed(&self) -> Result<Vec<WaitingMessage>, BrokerError> {
+    /// The groups that are asked for.
+    pub(super) fn groups_asked(&self, asked: &FactsAsked) -> impl Iterator<Item = Group> {
+        let only = asked.group.clone();
+        let is_asked = move |group: &Group| match &only {
+            Some(only) => group.name.as_str() == only,
+            None => true,
+        };
+        self.groups().into_iter().filter(is_asked)
+    }
+
+    async fn all_delayed(
+        &self,
+        asked: &FactsAsked,
+        limit: usize,
+    ) -> Result<Vec<WaitingMessage>, BrokerError> {
         let mut rows = Vec::new();
+        let Some(topic) = topic_asked(asked) else {
+            return Ok(rows);
+        };
         let mut place = Some(DelayedPlace::default());
-        while let Some(from) = place.filter(|_| rows.len() < limits::FACT_ROWS_MAX) {
-            let left = limits::FACT_ROWS_MAX - rows.len();
-            let (some, next) = self.delayed(None, from, left).await?;
-            rows.extend(some);
-            place = next;
+        while let Some(from) = place.filter(|_| rows.len() < limit) {
+            let left = limit - rows.len();
+            match self.delayed(topic.as_ref(), from, left).await {
+                Ok((some, next)) => {
+                    rows.extend(some);
+                    place = next;
+                }
+                Err(BrokerError::TopicNotFound { .. }) => break,
+                Err(error) => return Err(error),
+            }
         }
         Ok(rows)
     }
 
-    async fn all_in_flight(&self) -> Result<Vec<Holding>, BrokerError> {
+    async fn all_transactions(
+        &self,
+        asked: &FactsAsked,
+        limit: usize,
+    ) -> Result<Vec<Transaction>, BrokerError> {
+        let Some(topic) = topic_asked(asked) else {
+            return Ok(Vec::new());
+        };
+        match self.transactions(topic.as_ref(), limit).await {
+            Err(BrokerError::TopicNotFound { .. }) => Ok(Vec::new()),
+            found => found,
+        }
+    }
+
+    async fn all_in_flight(
+        &self,
+        asked: &FactsAsked,
+        limit: usize,
+    ) -> Result<Vec<Holding>, BrokerError> {
         let mut rows = Vec::new();
-        for group in self.groups() {
-            let left = limits::FACT_ROWS_MAX.saturating_sub(rows.len());
-            match self.group_in_flight(&group.name, left).await {
+        for group in self.groups_asked(asked) {
+            if rows.len() >= limit {
+                break;
+            }
+            match self.group_in_flight(&group.name, limit - rows.len()).await {
                 Ok(held) => rows.extend(held.into_iter().map(|one| (group.name.to_string(), one))),
                 // It was deleted while the others were asked.
                 Err(BrokerError::GroupNotFound { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        rows.truncate(limits::FACT_ROWS_MAX);
         Ok(rows)
     }
 
-    async fn all_dead_letters(&self) -> Result<Vec<Letter>, BrokerError> {
+    async fn all_dead_letters(
+        &self,
+        asked: &FactsAsked,
+        limit: usize,
+    ) -> Result<Vec<Letter>, BrokerError> {
         let mut rows = Vec::new();
-        for group in self.groups() {
+        for group in self.groups_asked(asked) {
             let mut from = Some((0, 0));
-            while let Some(next) = from.filter(|_| rows.len() < limits::FACT_ROWS_MAX) {
+            while let Some(next) = from.filter(|_| rows.len() < limit) {
                 let selection = Selection {
                     from: next,
-                    limit: limits::FACT_ROWS_MAX - rows.len(),
+                    limit: limit - rows.len(),
                     ..Selection::default()
                 };
                 match self.dead_letters(&group.name, &selection).await {
@@ -215,6 +267,24 @@ impl Broker {
             }
         }
         Ok(rows)
+    }
+}
+
+/// The topic that is asked for, or all; none when no topic can be called so.
+#[expect(clippy::option_option, reason = "no such topic and any topic differ")]
+fn topic_asked(asked: &FactsAsked) -> Option<Option<TopicName>> {
+    match &asked.topic {
+        None => Some(None),
+        Some(name) => Some(Some(TopicName::new(name).ok()?)),
+    }
+}
+
+fn facts_of<R>(columns: &[Column<'_, R>], mut rows: Vec<R>, most: usize) -> Facts {
+    let is_cut = rows.len() > most;
+    rows.truncate(most);
+    Facts {
+        rows: batch_of(columns, &rows),
+        is_cut,
     }
 }
 

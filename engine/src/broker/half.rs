@@ -152,7 +152,7 @@ impl Broker {
         limit: usize,
     ) -> Result<Vec<Transaction>, BrokerError> {
         let topic = topic.map(|topic| self.topic_record(topic)).transpose()?;
-        let limit = limit.clamp(1, limits::READ_MESSAGES_MAX);
+        let limit = limit.clamp(1, limits::FACT_ROWS_MAX + 1);
         let incarnation = self.incarnation()?;
         let request = Request::Transactions(TransactionsOf {
             due: false,

@@ -14,14 +14,16 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
+use millpond_proto::limits;
 use millpond_proto::message::{Epoch, JobId, Offset, QueueId, TopicId};
 use millpond_proto::name::TopicName;
 use millpond_proto::remedy::Remedy;
 use millpond_proto::time::Timestamp;
 use millpond_sql::savepoint::Savepoint;
 use millpond_sql::topic::{
-    EpochCut, GROUP_PROGRESS, InsertError, JOB_DEFAULTS, JobProgress, JobSettings, JobSpec,
-    NewTopic, OutputRow, QueueExtent, Scan, TopicChange, TopicInfo, Topics, TopicsError, ViewSwap,
+    EpochCut, Facts, FactsAsked, GROUP_PROGRESS, InsertError, JOB_DEFAULTS, JobProgress,
+    JobSettings, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicChange, TopicInfo, Topics,
+    TopicsError, ViewSwap,
 };
 use millpond_storage::error::AppendError;
 use millpond_storage::tier::cold::typed::Reads;
@@ -379,17 +381,17 @@ impl Topics for Broker {
         Ok(stored)
     }
 
-    async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError> {
+    async fn ask_facts(&self, table: &str, asked: &FactsAsked) -> Result<Facts, TopicsError> {
         // Between two runs nobody can tell, whatever there is to be asked.
         let incarnation = self.incarnation().map_err(BrokerError::from)?;
-        if let Some(rows) = self.fact_rows(table).await? {
-            return Ok(rows);
+        if let Some(facts) = self.fact_rows(table, asked, limits::FACT_ROWS_MAX).await? {
+            return Ok(facts);
         }
         if table != GROUP_PROGRESS {
-            return Ok(self.known_facts(&incarnation, table));
+            return Ok(self.known_facts(&incarnation, table).into());
         }
         let mut rows = Vec::new();
-        for group in self.groups() {
+        for group in self.groups_asked(asked) {
             match self.group_progress(&group.name).await {
                 Ok(progress) => {
                     rows.extend(progress.into_iter().map(|at| (group.name.clone(), at)))
@@ -415,8 +417,9 @@ impl Topics for Broker {
             numbers(|at| at.in_flight),
             numbers(|at| at.lag),
         ];
-        Ok(RecordBatch::try_new(self.facts_schema(table), columns)
-            .expect("the columns are those of the schema below"))
+        let rows = RecordBatch::try_new(self.facts_schema(table), columns)
+            .expect("the columns are those of the schema below");
+        Ok(rows.into())
     }
 
     fn facts_schema(&self, table: &str) -> SchemaRef {

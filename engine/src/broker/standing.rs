@@ -83,7 +83,7 @@ impl Broker {
         limit: usize,
     ) -> Result<Vec<InFlightMessage>, BrokerError> {
         let group = self.group_record(name)?.id;
-        let limit = limit.clamp(1, limits::READ_MESSAGES_MAX);
+        let limit = limit.clamp(1, limits::FACT_ROWS_MAX + 1);
         let incarnation = self.incarnation()?;
         let asked = InFlight {
             group,

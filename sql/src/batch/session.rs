@@ -150,6 +150,7 @@ impl Sessions {
                 system: Arc::new(SystemSchema {
                     topics: Arc::clone(&self.topics),
                     jobs: Arc::clone(&self.jobs),
+                    notices: notices.clone(),
                 }),
             }),
         );

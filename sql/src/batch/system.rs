@@ -19,7 +19,8 @@
 //! | `limits` | every bound of a statement | here |
 //! | `functions` | every function that a statement can call | `functions.rs` |
 //!
-//! A table is filled when a statement that names it is planned.
+//! A table is filled when a statement that names it is planned. Of those of the broker, rows of one group or topic are asked for
+//! alone where a condition says so (`facts.rs`), and a notice tells when not all rows are there.
 
 use std::sync::Arc;
 
@@ -29,9 +30,11 @@ use datafusion::catalog::{MemTable, SchemaProvider, TableProvider};
 use datafusion::error::Result as EngineResult;
 use millpond_proto::limits;
 
+use crate::batch::facts::FactsTable;
 use crate::batch::functions::functions_batch;
 use crate::batch::latest::external;
 use crate::batch::names::TABLES_MAX;
+use crate::batch::notices::Notices;
 use crate::batch::operators::operators_batch;
 use crate::batch::savepoints::savepoints_batch;
 use crate::batch::schemas::schemas_batch;
@@ -69,6 +72,7 @@ const OURS: [&str; 8] = [
 pub(crate) struct SystemSchema {
     pub(crate) topics: Arc<dyn Topics>,
     pub(crate) jobs: Arc<dyn Continuous>,
+    pub(crate) notices: Notices,
 }
 
 #[async_trait]
@@ -88,7 +92,10 @@ impl SchemaProvider for SystemSchema {
             SCHEMAS => schemas_batch(self.topics.as_ref())?,
             LIMITS => limits_batch()?,
             FUNCTIONS => functions_batch()?,
-            name if FACTS.contains(&name) => self.topics.ask_facts(name).await.map_err(external)?,
+            name if FACTS.contains(&name) => {
+                let (topics, notices) = (Arc::clone(&self.topics), self.notices.clone());
+                return Ok(Some(Arc::new(FactsTable::new(name, topics, notices))));
+            }
             _ => {
                 let known = self.table_names();
                 return Err(external(SqlError::unknown(
@@ -201,7 +208,7 @@ fn columns_batch(topics: &dyn Topics) -> Result<RecordBatch, SqlError> {
 /// Bounds that a statement can meet, by the names that refusals give them.
 fn limits_batch() -> Built {
     let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-    let all: [(&str, i64, &str); 13] = [
+    let all: [(&str, i64, &str); 14] = [
         (
             "CHAIN_TOKENS_MAX",
             number(CHAIN_TOKENS_MAX),
@@ -216,6 +223,11 @@ fn limits_batch() -> Built {
             "DEPTH_MAX",
             number(DEPTH_MAX),
             "levels of nesting in a statement",
+        ),
+        (
+            "FACT_ROWS_MAX",
+            number(limits::FACT_ROWS_MAX),
+            "rows of delayed, transactions, in_flight or dead_letters",
         ),
         ("GROUPS_MAX", number(limits::GROUPS_MAX), "consumer groups"),
         (

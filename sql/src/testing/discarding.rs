@@ -12,8 +12,8 @@ use millpond_proto::time::Timestamp;
 use millpond_storage::tier::cold::typed::Reads;
 
 use crate::topic::{
-    EpochCut, JobProgress, JobSettings, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo,
-    Topics, TopicsError,
+    EpochCut, Facts, FactsAsked, InsertError, JobProgress, JobSettings, JobSpec, NewTopic,
+    OutputRow, QueueExtent, Scan, TopicInfo, Topics, TopicsError,
 };
 
 /// All but the output goes to another broker.
@@ -93,8 +93,8 @@ impl Topics for Discarding {
     async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, InsertError> {
         self.inner.insert(topic, rows).await
     }
-    async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError> {
-        self.inner.ask_facts(table).await
+    async fn ask_facts(&self, table: &str, asked: &FactsAsked) -> Result<Facts, TopicsError> {
+        self.inner.ask_facts(table, asked).await
     }
     fn facts_schema(&self, table: &str) -> SchemaRef {
         self.inner.facts_schema(table)

@@ -20,8 +20,8 @@ use millpond_storage::tier::cold::typed::Reads;
 use crate::savepoint::Savepoint;
 use crate::testing::MemoryTopics;
 use crate::topic::{
-    EpochCut, JobProgress, JobSettings, JobSpec, NewTopic, OutputRow, QueueExtent, Scan, TopicInfo,
-    Topics, TopicsError,
+    EpochCut, Facts, FactsAsked, InsertError, JobProgress, JobSettings, JobSpec, NewTopic,
+    OutputRow, QueueExtent, Scan, TopicInfo, Topics, TopicsError,
 };
 
 /// Where a broker stands still, as the process does that dies there.
@@ -224,8 +224,8 @@ impl Topics for Dying {
     async fn insert(&self, topic: TopicId, rows: Vec<OutputRow>) -> Result<u64, InsertError> {
         self.inner.insert(topic, rows).await
     }
-    async fn ask_facts(&self, table: &str) -> Result<RecordBatch, TopicsError> {
-        self.inner.ask_facts(table).await
+    async fn ask_facts(&self, table: &str, asked: &FactsAsked) -> Result<Facts, TopicsError> {
+        self.inner.ask_facts(table, asked).await
     }
     fn facts_schema(&self, table: &str) -> SchemaRef {
         self.inner.facts_schema(table)

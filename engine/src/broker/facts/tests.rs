@@ -52,7 +52,12 @@ fn named(id: &str, due_at_ms: Option<i64>) -> Envelope {
 
 /// The lines of a table's rows, cells trimmed, without those that name random things.
 async fn rows(broker: &Broker, table: &str, without: &[&str]) -> Vec<String> {
-    let mut batch = broker.ask_facts(table).await.unwrap();
+    let facts = broker.ask_facts(table, &FactsAsked::default()).await;
+    let Facts {
+        rows: mut batch,
+        is_cut,
+    } = facts.unwrap();
+    assert!(!is_cut, "all of {table} is there");
     assert_eq!(batch.schema(), broker.facts_schema(table));
     for column in without {
         batch.remove_column(batch.schema().index_of(column).unwrap());
@@ -128,6 +133,82 @@ async fn what_waits_is_held_or_is_dead_can_be_asked_for() {
         rows(&broker, DEAD_LETTERS, &[]).await,
         ["billing orders 0 0 a 1 request 1970-01-01T00:16:41Z"]
     );
+    broker.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_that_is_cut_says_so_and_one_group_or_topic_can_be_asked_for() {
+    let broker = open().await;
+    let ask = async |table, asked: &FactsAsked, most| {
+        let facts = broker.fact_rows(table, asked, most).await.unwrap().unwrap();
+        (facts.rows.num_rows(), facts.is_cut)
+    };
+    let (all, other) = (FactsAsked::default(), "other".to_owned());
+    let (reminders, rest) = (
+        make(&broker, "reminders", TopicType::Delay).await,
+        make(&broker, "other", TopicType::Delay).await,
+    );
+    let payments = make(&broker, "payments", TopicType::Transaction).await;
+    for n in 0..3 {
+        let later = named(&format!("later-{n}"), Some(8_000_000));
+        broker.send_delayed(&reminders, vec![later]).await.unwrap();
+        let half = (named(&format!("half-{n}"), None), 6000);
+        broker.send_half(&payments, vec![half]).await.unwrap();
+    }
+    let later = named("later", Some(9_000_000));
+    broker.send_delayed(&rest, vec![later]).await.unwrap();
+    let orders = make(&broker, "orders", TopicType::Normal).await;
+    let messages = ["a", "b", "c"].map(|id| named(id, None)).to_vec();
+    broker.send(&orders, messages).await.unwrap();
+    // One of each group's is dead, two are held.
+    for group in ["billing", "other"] {
+        let group = GroupName::new(group).unwrap();
+        let receive = Receive {
+            group: group.clone(),
+            topic: orders.clone(),
+            limit: 3,
+            invisible: Duration::from_secs(30),
+            poll: Duration::ZERO,
+        };
+        let mut held = broker.receive(receive).await.unwrap();
+        let dead = held.remove(0).handle;
+        let forwarded = broker.forward_to_dead_letters(&group, &orders, dead).await;
+        forwarded.unwrap();
+    }
+    for (table, rows) in [
+        (DELAYED, 4),
+        (TRANSACTIONS, 3),
+        (IN_FLIGHT, 4),
+        (DEAD_LETTERS, 2),
+    ] {
+        assert_eq!(ask(table, &all, rows).await, (rows, false), "{table}");
+        assert_eq!(
+            ask(table, &all, rows - 1).await,
+            (rows - 1, true),
+            "{table}"
+        );
+    }
+    let topic = FactsAsked {
+        topic: Some(other.clone()),
+        group: None,
+    };
+    assert_eq!(ask(DELAYED, &topic, 1).await, (1, false));
+    assert_eq!(ask(TRANSACTIONS, &topic, 1).await, (0, false));
+    let group = FactsAsked {
+        topic: None,
+        group: Some(other),
+    };
+    assert_eq!(ask(DEAD_LETTERS, &group, 1).await, (1, false));
+    assert_eq!(ask(IN_FLIGHT, &group, 2).await, (2, false));
+    for name in ["nobody", "no name at all: /"] {
+        let nothing = FactsAsked {
+            topic: Some(name.to_owned()),
+            group: Some(name.to_owned()),
+        };
+        for table in [DELAYED, TRANSACTIONS, IN_FLIGHT, DEAD_LETTERS] {
+            assert_eq!(ask(table, &nothing, 9).await, (0, false), "{table}");
+        }
+    }
     broker.close().await;
 }
 
