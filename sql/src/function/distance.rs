@@ -58,5 +58,5 @@ impl UserScalar for GreatCircle {
 fn way_km(from: (f64, f64), to: (f64, f64)) -> f64 {
     let half = |angle: f64| (angle / 2.0).sin().powi(2);
     let chord = half(to.0 - from.0) + from.0.cos() * to.0.cos() * half(to.1 - from.1);
-    2.0 * RADIUS_KM * chord.sqrt().min(1.0).asin()
+    2.0 * RADIUS_KM * chord.sqrt().clamp(0.0, 1.0).asin()
 }

@@ -9,10 +9,12 @@
 //! | `json_length(json, …)` | members of the object or array at the path |
 //! | `json_contains(json, key, …)` | whether there is anything at the path |
 //!
+//! Parts are answered as they are written, whitespace apart: numbers keep their digits, members their order.
 //! A path is a list of keys of objects (VARCHAR) and places in arrays (BIGINT, from 0). What is no JSON, and what is
 //! not there, is NULL. The names are those of the crate `datafusion-functions-json`, which would change the features
 //! of packages that everything else is built on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -26,8 +28,8 @@ use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::{Expr, TypeSignature};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
-use serde_json::Value;
 
+use crate::function::json_text::{Json, Kind};
 use crate::function::scalar::{Compute, Scalar};
 
 /// All of them.
@@ -41,47 +43,39 @@ pub fn functions() -> Vec<Scalar> {
     };
     vec![
         function("json_get_str", DataType::Utf8, |arguments, rows| {
-            let texts = each(arguments, rows, |value| value.as_str().map(str::to_owned))?;
-            Ok(Arc::new(StringArray::from(texts)))
-        }),
-        function("json_get_int", DataType::Int64, |arguments, rows| {
-            Ok(Arc::new(Int64Array::from(each(
-                arguments,
-                rows,
-                Value::as_i64,
-            )?)))
-        }),
-        function("json_get_float", DataType::Float64, |arguments, rows| {
-            Ok(Arc::new(Float64Array::from(each(
-                arguments,
-                rows,
-                Value::as_f64,
-            )?)))
-        }),
-        function("json_get_bool", DataType::Boolean, |arguments, rows| {
-            Ok(Arc::new(BooleanArray::from(each(
-                arguments,
-                rows,
-                Value::as_bool,
-            )?)))
-        }),
-        function(GET_JSON, DataType::Utf8, |arguments, rows| {
-            let texts = each(arguments, rows, |value| Some(value.to_string()))?;
-            Ok(Arc::new(StringArray::from(texts)))
-        }),
-        function(AS_TEXT, DataType::Utf8, |arguments, rows| {
-            let texts = each(arguments, rows, |value| match value {
-                Value::Null => None,
-                Value::String(text) => Some(text.clone()),
-                other => Some(other.to_string()),
+            let texts = found(arguments, rows, |json| {
+                (json.kind() == Kind::Text).then(|| json.text())?
             })?;
             Ok(Arc::new(StringArray::from(texts)))
         }),
+        function("json_get_int", DataType::Int64, |arguments, rows| {
+            let numbers = found(arguments, rows, |json| json.whole())?;
+            Ok(Arc::new(Int64Array::from(numbers)))
+        }),
+        function("json_get_float", DataType::Float64, |arguments, rows| {
+            let numbers = found(arguments, rows, |json| json.float())?;
+            Ok(Arc::new(Float64Array::from(numbers)))
+        }),
+        function("json_get_bool", DataType::Boolean, |arguments, rows| {
+            let truths = found(arguments, rows, |json| json.truth())?;
+            Ok(Arc::new(BooleanArray::from(truths)))
+        }),
+        function(GET_JSON, DataType::Utf8, |arguments, rows| {
+            let texts = found(arguments, rows, |json| Some(json.written()))?;
+            Ok(Arc::new(StringArray::from(texts)))
+        }),
+        function(AS_TEXT, DataType::Utf8, |arguments, rows| {
+            let texts = found(arguments, rows, |json| json.shown())?;
+            Ok(Arc::new(StringArray::from(texts)))
+        }),
         function("json_length", DataType::Int64, |arguments, rows| {
-            let lengths = each(arguments, rows, |value| {
-                let length = match value {
-                    Value::Array(items) => items.len(),
-                    Value::Object(members) => members.len(),
+            let lengths = found(arguments, rows, |json| {
+                let length = match json.kind() {
+                    Kind::Array => json.items()?.count(),
+                    Kind::Object => {
+                        let names = json.members()?.map(|(name, _)| name.text());
+                        names.collect::<BTreeSet<_>>().len()
+                    }
                     _ => return None,
                 };
                 i64::try_from(length).ok()
@@ -89,13 +83,8 @@ pub fn functions() -> Vec<Scalar> {
             Ok(Arc::new(Int64Array::from(lengths)))
         }),
         function("json_contains", DataType::Boolean, |arguments, rows| {
-            let found = each(arguments, rows, |_| Some(()))?;
-            let texts = cast(&arguments[0], &DataType::Utf8)?;
-            let values: Vec<bool> = found.iter().map(Option::is_some).collect();
-            Ok(Arc::new(BooleanArray::new(
-                values.into(),
-                texts.nulls().cloned(),
-            )))
+            let found = each(arguments, rows, |found| Some(found.is_some()))?;
+            Ok(Arc::new(BooleanArray::from(found)))
         }),
     ]
 }
@@ -110,10 +99,19 @@ enum Step {
 }
 
 /// What `read` makes of the value at the path, row by row.
+fn found<T>(
+    arguments: &[ArrayRef],
+    rows: usize,
+    read: impl Fn(Json<'_>) -> Option<T>,
+) -> Result<Vec<Option<T>>, DataFusionError> {
+    each(arguments, rows, |found| read(found?))
+}
+
+/// What `read` makes of what is found at the path, if anything is, row by row; NULL where there is no JSON.
 fn each<T>(
     arguments: &[ArrayRef],
     rows: usize,
-    read: impl Fn(&Value) -> Option<T>,
+    read: impl Fn(Option<Json<'_>>) -> Option<T>,
 ) -> Result<Vec<Option<T>>, DataFusionError> {
     let Some((json, path)) = arguments.split_first() else {
         return Err(DataFusionError::Plan(
@@ -127,22 +125,18 @@ fn each<T>(
         if json.is_null(row) {
             return None;
         }
-        let value: Value = serde_json::from_str(json.value(row)).ok()?;
-        let mut at = &value;
-        for step in &steps {
-            at = match step {
-                Step::Key(keys) => {
-                    let keys = keys.as_string::<i32>();
-                    at.get(keys.is_valid(row).then(|| keys.value(row))?)?
-                }
-                Step::Place(places) => {
-                    let places = places.as_primitive::<Int64Type>();
-                    let place = places.is_valid(row).then(|| places.value(row))?;
-                    at.get(usize::try_from(place).ok()?)?
-                }
-            };
-        }
-        read(at)
+        let whole = Json::of(json.value(row))?;
+        read(steps.iter().try_fold(whole, |at, step| match step {
+            Step::Key(keys) => {
+                let keys = keys.as_string::<i32>();
+                at.member(keys.is_valid(row).then(|| keys.value(row))?)
+            }
+            Step::Place(places) => {
+                let places = places.as_primitive::<Int64Type>();
+                let place = places.is_valid(row).then(|| places.value(row))?;
+                at.place(usize::try_from(place).ok()?)
+            }
+        }))
     });
     Ok(values.collect())
 }

@@ -13,8 +13,8 @@ use arrow::array::{Array as _, ArrayRef, AsArray as _, ListBuilder, StringBuilde
 use arrow::datatypes::DataType;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::TypeSignature;
-use serde_json::Value;
 
+use crate::function::json_text::Json;
 use crate::function::scalar::{Compute, Scalar};
 
 /// All of them.
@@ -28,46 +28,28 @@ pub fn functions() -> Vec<Scalar> {
     };
     vec![
         function("json_items", |arguments, rows| {
-            lists(arguments, rows, |value| {
-                let items = array(value)?.into_iter();
-                Some(items.map(|item| Some(item.to_string())).collect())
-            })
+            lists(arguments, rows, |json| Some(json.written()))
         }),
         function("json_items_text", |arguments, rows| {
-            lists(arguments, rows, |value| {
-                let items = array(value)?.into_iter().map(|item| match item {
-                    Value::Null => None,
-                    Value::String(text) => Some(text),
-                    other => Some(other.to_string()),
-                });
-                Some(items.collect())
-            })
+            lists(arguments, rows, |json| json.shown())
         }),
     ]
 }
 
-fn array(value: Value) -> Option<Vec<Value>> {
-    match value {
-        Value::Array(items) => Some(items),
-        _ => None,
-    }
-}
-
-/// What `read` makes of each row's value, as lists of texts.
+/// What `read` makes of the elements of each row's array, as lists of texts.
 fn lists(
     arguments: &[ArrayRef],
     rows: usize,
-    read: impl Fn(Value) -> Option<Vec<Option<String>>>,
+    read: impl Fn(Json<'_>) -> Option<String>,
 ) -> Result<ArrayRef, DataFusionError> {
     let texts = arguments[0].as_string::<i32>();
     let mut lists = ListBuilder::new(StringBuilder::new());
     for row in 0..rows {
         let text = texts.is_valid(row).then(|| texts.value(row));
-        let value = text.and_then(|text| serde_json::from_str(text).ok());
-        match value.and_then(&read) {
+        match text.and_then(Json::of).and_then(|json| json.items()) {
             Some(items) => {
                 for item in items {
-                    lists.values().append_option(item);
+                    lists.values().append_option(read(item));
                 }
                 lists.append(true);
             }

@@ -17,12 +17,13 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray as _, BooleanArray, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type};
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::TypeSignature;
 use serde_json::Value;
 
+use crate::function::json_text::Json;
 use crate::function::scalar::{Compute, Scalar};
 
 /// All of them.
@@ -53,7 +54,7 @@ pub fn functions() -> Vec<Scalar> {
             DataType::Utf8,
             |arguments, rows| {
                 let texts = (0..rows).map(|row| {
-                    let is_there = arguments[0].is_valid(row);
+                    let is_there = !is_null(&arguments[0], row);
                     is_there.then(|| written(&arguments[0], row)).transpose()
                 });
                 let texts = texts.collect::<Result<Vec<_>, _>>()?;
@@ -71,7 +72,7 @@ pub fn functions() -> Vec<Scalar> {
         }),
         function("is_json", of_text(), DataType::Boolean, |arguments, _| {
             let texts = arguments[0].as_string::<i32>().iter();
-            let is_json = |text: &str| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+            let is_json = |text: &str| Json::of(text).is_some();
             let found = texts.map(|text| Some(text.is_some_and(is_json)));
             Ok(Arc::new(found.collect::<BooleanArray>()))
         }),
@@ -120,7 +121,7 @@ fn array(
     let texts = (0..rows).map(|row| {
         let mut text = String::from("[");
         for values in arguments {
-            if !with_nulls && values.is_null(row) {
+            if !with_nulls && is_null(values, row) {
                 continue;
             }
             if text.len() > 1 {
@@ -145,10 +146,14 @@ fn written(values: &dyn Array, row: usize) -> Result<String, DataFusionError> {
     Ok(text)
 }
 
+/// Whether a value is NULL; a column of NULLs alone has no mask of them.
+fn is_null(values: &dyn Array, row: usize) -> bool {
+    values.is_null(row) || values.data_type() == &DataType::Null
+}
+
 /// Appends one value as JSON.
 fn write(values: &dyn Array, row: usize, text: &mut String) -> Result<(), DataFusionError> {
-    // A column of NULLs alone has no mask of them.
-    if values.is_null(row) || values.data_type() == &DataType::Null {
+    if is_null(values, row) {
         text.push_str("null");
         return Ok(());
     }
@@ -157,7 +162,12 @@ fn write(values: &dyn Array, row: usize, text: &mut String) -> Result<(), DataFu
             let texts = cast(&values.slice(row, 1), &DataType::Utf8)?;
             text.push_str(&quoted(texts.as_string::<i32>().value(0)));
         }
-        DataType::Float16 | DataType::Float32 | DataType::Float64 => {
+        DataType::Float32 => {
+            let number = values.as_primitive::<Float32Type>().value(row);
+            // By its own digits: the nearest double has more.
+            text.push_str(&serde_json::to_string(&number).unwrap_or_default());
+        }
+        DataType::Float16 | DataType::Float64 => {
             let numbers = cast(&values.slice(row, 1), &DataType::Float64)?;
             let number = numbers.as_primitive::<Float64Type>().value(0);
             text.push_str(&Value::from(number).to_string());

@@ -17,8 +17,8 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::TypeSignature;
-use serde_json::Value;
 
+use crate::function::json_text::{Json, Kind};
 use crate::function::scalar::{Compute, Scalar};
 
 /// All of them.
@@ -32,16 +32,15 @@ pub fn functions() -> Vec<Scalar> {
     };
     vec![
         function("json_value", DataType::Utf8, |arguments, rows| {
-            let texts = each(arguments, rows, |found| match found? {
-                Value::Null | Value::Object(_) | Value::Array(_) => None,
-                Value::String(text) => Some(text.clone()),
-                other => Some(other.to_string()),
+            let texts = each(arguments, rows, |found| match found?.kind() {
+                Kind::Object | Kind::Array => None,
+                _ => found?.shown(),
             })?;
             Ok(Arc::new(StringArray::from(texts)))
         }),
         function("json_query", DataType::Utf8, |arguments, rows| {
-            let texts = each(arguments, rows, |found| match found? {
-                found @ (Value::Object(_) | Value::Array(_)) => Some(found.to_string()),
+            let texts = each(arguments, rows, |found| match found?.kind() {
+                Kind::Object | Kind::Array => Some(found?.written()),
                 _ => None,
             })?;
             Ok(Arc::new(StringArray::from(texts)))
@@ -57,7 +56,7 @@ pub fn functions() -> Vec<Scalar> {
 fn each<T>(
     arguments: &[ArrayRef],
     rows: usize,
-    read: impl Fn(Option<&Value>) -> Option<T>,
+    read: impl Fn(Option<Json<'_>>) -> Option<T>,
 ) -> Result<Vec<Option<T>>, DataFusionError> {
     let json = cast(&arguments[0], &DataType::Utf8)?;
     let paths = cast(&arguments[1], &DataType::Utf8)?;
@@ -74,17 +73,12 @@ fn each<T>(
         if last.as_ref().is_none_or(|(known, _)| *known != path) {
             last = Some((path, steps(path)?));
         }
-        let steps = last.iter().flat_map(|(_, steps)| steps);
-        let value: Option<Value> = serde_json::from_str(json.value(row)).ok();
-        values.push(value.and_then(|value| {
-            let mut at = Some(&value);
-            for step in steps {
-                at = match step {
-                    Step::Member(name) => at.and_then(|at| at.get(name)),
-                    Step::Place(place) => at.and_then(|at| at.get(place)),
-                };
-            }
-            read(at)
+        let mut steps = last.iter().flat_map(|(_, steps)| steps);
+        values.push(Json::of(json.value(row)).and_then(|whole| {
+            read(steps.try_fold(whole, |at, step| match step {
+                Step::Member(name) => at.member(name),
+                Step::Place(place) => at.place(*place),
+            }))
         }));
     }
     Ok(values)

@@ -6,7 +6,7 @@
 //! that change included.
 //!
 //! Reading order: [`user`] (the seam), [`distance`] (`great_circle_km`), [`weighted`] (`weighted_avg`), [`scalar`] (the shorter seam of
-//! our own), [`json`] (`json_get_str` and its kin, `->`, `->>`), [`json_path`] (`json_value` and its kin), [`json_made`] (`json_object` and its kin), [`json_items`] (arrays as lists), [`digest`], [`digits`], [`url`], [`queue`], [`sliding`] (`min` and `max`), [`version`], [`written_time`] (`to_char`),
+//! our own), [`json`] (`json_get_str` and its kin, `->`, `->>`), [`json_path`] (`json_value` and its kin), [`json_made`] (`json_object` and its kin), [`json_items`] (arrays as lists; `json_text` finds the parts of a text for all of them), [`digest`], [`digits`], [`url`], [`queue`], [`sliding`] (`min` and `max`), [`version`], [`written_time`] (`to_char`),
 //! [`pattern`] (formats of times), [`calendar`] (stretches of times). Functions that are others' names for what there is stand in `statement/spelling.rs`.
 
 pub mod all;
@@ -18,6 +18,7 @@ pub mod json;
 pub mod json_items;
 pub mod json_made;
 pub mod json_path;
+pub(crate) mod json_text;
 pub mod pattern;
 pub mod queue;
 pub mod scalar;

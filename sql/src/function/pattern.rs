@@ -4,7 +4,8 @@
 //! `date_format(at, 'yyyy-MM-dd')` would answer `yyyy-MM-dd`. So a format without `%` is one of Java, as Flink takes them
 //! (`yyyy-MM-dd HH:mm:ss.SSS`), or of PostgreSQL (`YYYY-MM-DD HH24:MI:SS.MS`), and is written as chrono's here. `date_format`
 //! takes Java's and `to_char` PostgreSQL's; where times are read, `yyyy`, `dd`, `mm` or `ss` tell a format of Java.
-//! A letter that means nothing is an error that names it.
+//! A letter that means nothing, or what can not be written, is an error that names it. Names of months and days are written as
+//! `Mon` and `Day` are, and read in any case.
 
 use std::sync::Arc;
 
@@ -153,8 +154,15 @@ const JAVA: [(&str, &str); 30] = [
     ("ww", "%V"),
 ];
 
-/// Letters of PostgreSQL in upper case, the longest first, and what they are to chrono.
-const POSTGRES: [(&str, &str); 25] = [
+/// Letters of PostgreSQL in upper case, a longer word before those that it begins like, and what they are to chrono; none: chrono
+/// has no such thing, and they mean something else than the shorter word.
+const POSTGRES: [(&str, &str); 30] = [
+    ("SSSSS", ""),
+    ("SSSS", ""),
+    ("IDDD", ""),
+    ("TZM", ""),
+    ("TZH", "%z"),
+    ("TZ", ""),
     ("YYYY", "%Y"),
     ("YY", "%y"),
     ("IYYY", "%G"),
@@ -177,7 +185,6 @@ const POSTGRES: [(&str, &str); 25] = [
     ("AM", "%p"),
     ("PM", "%p"),
     ("OF", "%:z"),
-    ("TZH", "%z"),
     // They are no letters of a format, and stand in most times as they are written.
     ("T", "T"),
     ("Z", "Z"),
@@ -206,8 +213,12 @@ impl Language {
                 written.push(first);
                 rest = &rest[first.len_utf8()..];
             } else {
-                let (chrono, length) = if is_java { java(rest) } else { postgres(rest) }
-                    .ok_or_else(|| unknown(function, format, rest, is_java))?;
+                let found = match is_java {
+                    true => java(rest),
+                    false => postgres(rest, self == Self::Postgres),
+                };
+                let (chrono, length) =
+                    found.ok_or_else(|| unknown(function, format, rest, is_java))?;
                 written.push_str(chrono);
                 rest = &rest[length..];
             }
@@ -245,9 +256,9 @@ fn java(format: &str) -> Option<(&'static str, usize)> {
 }
 
 /// What a format of PostgreSQL begins with; `FM` leaves out the zeros of the number behind it.
-fn postgres(format: &str) -> Option<(&'static str, usize)> {
+fn postgres(format: &str, writes: bool) -> Option<(&'static str, usize)> {
     if let Some(rest) = format.strip_prefix("FM") {
-        let (chrono, length) = postgres(rest)?;
+        let (chrono, length) = postgres(rest, writes)?;
         let without = match chrono {
             "%m" => "%-m",
             "%d" => "%-d",
@@ -260,11 +271,23 @@ fn postgres(format: &str) -> Option<(&'static str, usize)> {
         };
         return Some((without, length + 2));
     }
-    let of = |length: usize| format.get(..length);
-    let found = POSTGRES.iter().find(|(letters, _)| {
-        of(letters.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(letters))
-    });
-    found.map(|(letters, chrono)| (*chrono, letters.len()))
+    let begin = |letters: &str| {
+        let begin = format.get(..letters.len())?;
+        begin.eq_ignore_ascii_case(letters).then_some(begin)
+    };
+    let mut words = POSTGRES.iter();
+    let (begin, chrono) = words.find_map(|(letters, chrono)| Some((begin(letters)?, *chrono)))?;
+    let chrono = match (chrono, begin) {
+        ("", _) => return None,
+        // In PostgreSQL the case of the word is that of the name; chrono has one of each.
+        ("%p", "am" | "pm") if writes => "%P",
+        ("%p", "AM" | "PM") | ("%B", "Month") | ("%b", "Mon") | ("%A", "Day") | ("%a", "Dy") => {
+            chrono
+        }
+        ("%p" | "%B" | "%b" | "%A" | "%a", _) if writes => return None,
+        _ => chrono,
+    };
+    Some((chrono, begin.len()))
 }
 
 fn unknown(function: &str, format: &str, rest: &str, is_java: bool) -> DataFusionError {
@@ -300,10 +323,15 @@ mod tests {
             postgres("YYYY-MM-DD\"T\"HH24:MI:SS.MS"),
             "%Y-%m-%dT%H:%M:%S.%3f"
         );
-        assert_eq!(postgres("FMDD Mon YYYY, HH12:MI am"), "%-d %b %Y, %I:%M %p");
+        assert_eq!(
+            postgres("FMDD Mon YYYY, HH12:MI am, Day AM"),
+            "%-d %b %Y, %I:%M %P, %A %p"
+        );
+        assert_eq!(postgres("YYYY-MM-DDTHH24:MI:SSZ"), "%Y-%m-%dT%H:%M:%SZ");
         let either = |format| chrono(Language::Either, format);
         assert_eq!(either("yyyyMMdd"), "%Y%m%d");
         assert_eq!(either("YYYYMMDD"), "%Y%m%d");
+        assert_eq!(either("DD-MON-YYYY HH12:MI am"), "%d-%b-%Y %I:%M %p");
     }
 
     #[test]
@@ -311,6 +339,49 @@ mod tests {
         let error = Language::Java.chrono("date_format", "yyyy-QQ").unwrap_err();
         let error = error.to_string();
         assert!(error.contains("does not know 'QQ'"), "{error}");
-        assert!(Language::Postgres.chrono("to_char", "YYYY ÄB").is_err());
+        // Every word of PostgreSQL that is not written as there, whatever shorter one it begins like.
+        for format in [
+            "YYYY ÄB",
+            "SSSS",
+            "SSSSS",
+            "IDDD",
+            "HH24:MI TZ",
+            "TZM",
+            "DD MON YYYY",
+            "mon",
+            "MONTH",
+            "month",
+            "DAY",
+            "day",
+            "DY",
+            "dy",
+            "Am",
+            "D",
+            "W",
+            "WW",
+            "CC",
+            "J",
+            "Q",
+            "RM",
+            "IYY",
+            "IY",
+            "I",
+            "Y,YYY",
+            "YYY",
+            "Y",
+            "BC",
+            "AD",
+            "A.M.",
+            "a.m.",
+            "FF1",
+            "FX",
+            "TMMonth",
+            "TMMon",
+            "DDth",
+            "DDSP",
+        ] {
+            let written = Language::Postgres.chrono("to_char", format);
+            assert!(written.is_err(), "{format}: {written:?}");
+        }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! `parse_url(url, part)` answers `'PROTOCOL'`, `'AUTHORITY'`, `'USERINFO'`, `'HOST'`, `'PATH'`, `'QUERY'`, `'FILE'` (path and query) or `'REF'`;
 //! `parse_url(url, 'QUERY', key)` the value of a parameter. What is no address, and a part that is not there, is NULL.
+//! Addresses are read as browsers do: the parts are those of the address as it would be asked for (`http://Ex.com:80` has the
+//! authority `ex.com` and the path `/`), and the value of a parameter is decoded.
 
 use std::sync::Arc;
 

@@ -23,6 +23,9 @@ use datafusion::logical_expr::{
     ScalarUDFImpl, Signature, Volatility,
 };
 
+use crate::batch::latest::external;
+use crate::error::SqlError;
+
 /// What a function is called, takes and gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -217,7 +220,15 @@ impl AggregateUDFImpl for Called<dyn UserAggregate> {
         Ok(self.function.shape().returns.clone())
     }
 
-    fn accumulator(&self, _args: AccumulatorArgs<'_>) -> EngineResult<Box<dyn Accumulator>> {
+    fn accumulator(&self, args: AccumulatorArgs<'_>) -> EngineResult<Box<dyn Accumulator>> {
+        if args.is_distinct {
+            // The engine leaves it to the function, which sees a part of the rows only.
+            let name = &self.function.shape().name;
+            return Err(external(SqlError::invalid(
+                format!("DISTINCT is not taken in {name}"),
+                format!("write SELECT {name}(…) FROM (SELECT DISTINCT … FROM topic) AS t"),
+            )));
+        }
         Ok(Box::new(Running {
             shape: self.function.shape().clone(),
             states: self.function.state(),
