@@ -1,7 +1,7 @@
 //! `INSERT`: the rows of a query as messages.
 //!
 //! A row fills declared columns, of which its body is made in the topic's format, or `_body` itself; beside
-//! either, `_key` and `_properties`. Where a primary key is declared the message key follows from it: the
+//! either, `_key` and `_properties`. A text for the `_body` of a format of bytes (Avro, Protobuf) is their hex digits, as `SELECT` shows it. Where a primary key is declared the message key follows from it: the
 //! text of its one column, or else its columns as the text of a JSON array, as in the topics of views.
 //! A value that does not fit its column is an error and never a NULL, nor another value ([`super::fit`]).
 //!
@@ -15,6 +15,7 @@ use arrow::array::{
     Array as _, ArrayRef, AsArray as _, BinaryArray, MapArray, RecordBatch, RecordBatchOptions,
     StringArray,
 };
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::json::writer::make_encoder;
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::prelude::DataFrame;
 use datafusion::sql::sqlparser::ast::Query;
 use futures::StreamExt as _;
-use millpond_connectors::format::body::BodyEncoder;
+use millpond_connectors::format::body::{BodyEncoder, Format};
 use millpond_connectors::format::json::wordless;
 use millpond_proto::limits;
 
@@ -43,6 +44,8 @@ pub struct Target {
     topic: TopicInfo,
     fields: Vec<Field>,
     encoder: BodyEncoder,
+    /// Whether its bodies are no texts.
+    is_binary: bool,
 }
 
 impl Target {
@@ -102,7 +105,9 @@ impl Target {
         }
         let body = Table::of(&topic.columns)?.body;
         let encoder = BodyEncoder::new(&topic.encoding)?.with_columns(&body);
+        let format = topic.encoding.format;
         let target = Self {
+            is_binary: matches!(format, Format::Avro | Format::Protobuf),
             topic,
             fields,
             encoder,
@@ -233,7 +238,11 @@ impl Target {
         let mut kept = Vec::with_capacity(self.fields.len());
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.fields.len());
         for (field, column) in self.fields.iter().zip(batch.columns()) {
-            let value = fit::fitted(column, field)?;
+            let value =
+                match field.name() == BODY && self.is_binary && column.data_type().is_string() {
+                    true => from_hex(column)?,
+                    false => fit::fitted(column, field)?,
+                };
             match [KEY, BODY, PROPERTIES]
                 .iter()
                 .position(|name| field.name() == name)
@@ -349,6 +358,33 @@ fn bytes_of(values: &BinaryArray) -> Vec<Option<Bytes>> {
     values
         .map(|value| value.map(Bytes::copy_from_slice))
         .collect()
+}
+
+/// The bytes of hex digits.
+fn from_hex(texts: &ArrayRef) -> Result<ArrayRef, SqlError> {
+    let texts = cast(texts, &DataType::Utf8)?;
+    let texts = texts.as_string::<i32>().iter();
+    let bytes = texts.map(|text| text.map(hex_bytes).transpose());
+    let bytes = bytes.collect::<Result<BinaryArray, SqlError>>()?;
+    Ok(Arc::new(bytes))
+}
+
+fn hex_bytes(text: &str) -> Result<Vec<u8>, SqlError> {
+    let digits: Option<Vec<u8>> = text
+        .chars()
+        .map(|digit| u8::try_from(digit.to_digit(16)?).ok())
+        .collect();
+    let digits = digits.filter(|digits| digits.len().is_multiple_of(2));
+    let digits = digits.ok_or_else(|| {
+        SqlError::invalid(
+            "a text for _body is no hex digits, as which bodies of this format are written",
+            "write X'00ff', or fill the columns instead",
+        )
+    })?;
+    Ok(digits
+        .chunks_exact(2)
+        .map(|pair| pair[0] << 4 | pair[1])
+        .collect())
 }
 
 fn texts_of(values: &StringArray) -> Vec<Option<Bytes>> {

@@ -35,7 +35,7 @@ use crate::batch::comparison::comparison;
 use crate::batch::index::KeyIndexes;
 use crate::batch::key_range::KeyColumns;
 use crate::batch::latest::{self, Latest, external};
-use crate::batch::notices::Notices;
+use crate::batch::notices::{Notices, Reading};
 use crate::batch::picked::{self, Picked};
 use crate::batch::prune::{self, Prune};
 use crate::batch::tail::{Filler, Piece, QueueRange, Tail};
@@ -193,6 +193,7 @@ impl TableProvider for TopicTable {
             limit: limit.filter(|_| self.topic.changelog != Changelog::Debezium),
             tail: Arc::clone(&self.tail),
             notices: self.notices.clone(),
+            reading: self.notices.reading(),
             properties: Arc::new(properties),
         }))
     }
@@ -211,6 +212,7 @@ pub struct TopicScan {
     limit: Option<usize>,
     tail: Arc<Tail>,
     notices: Notices,
+    reading: Reading,
     properties: Arc<PlanProperties>,
 }
 
@@ -288,6 +290,7 @@ impl ExecutionPlan for TopicScan {
             picked: self.picked.clone(),
             picked_left,
             notices: self.notices.clone(),
+            reading: self.reading,
             context,
             tail: Arc::clone(&self.tail),
             pieces: pieces.collect(),
@@ -312,6 +315,7 @@ struct Reader {
     /// Picked rows that were not read yet.
     picked_left: usize,
     notices: Notices,
+    reading: Reading,
     context: Arc<TaskContext>,
     tail: Arc<Tail>,
     pieces: VecDeque<Piece>,
@@ -441,7 +445,13 @@ impl Reader {
             .map_or(0, |offsets| offsets.value(*row));
         let offset = Offset(u64::try_from(offset).unwrap_or(0));
         let count = decoded.undecodable;
-        self.notices
-            .add_undecodable(&self.topic.name, count, queue, offset, reason.clone());
+        self.notices.add_undecodable(
+            self.reading,
+            &self.topic.name,
+            count,
+            queue,
+            offset,
+            reason.clone(),
+        );
     }
 }

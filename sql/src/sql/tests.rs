@@ -642,3 +642,24 @@ async fn an_insert_is_computed_before_it_is_stored_and_tells_what_is_stored_of_i
     assert_eq!(world.run(insert).await.command, "INSERT 5");
     assert_eq!(world.number("SELECT count(*) FROM b").await, 8);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_parse_is_one_however_often_it_is_read() {
+    let world = world();
+    world
+        .run("CREATE TOPIC t (n BIGINT) WITH (queues = 2)")
+        .await;
+    for body in ["{\"n\":1}", "{", "{\"n\":2}"] {
+        world.topics.send("t", None, Some(body));
+    }
+    let joined = world
+        .run("SELECT a.n FROM t AS a JOIN t AS b ON a.n = b.n")
+        .await;
+    let [notice] = joined.notices.as_slice() else {
+        panic!("{:?}", joined.notices);
+    };
+    assert!(
+        notice.starts_with("1 row of topic t did not parse"),
+        "{notice}"
+    );
+}
