@@ -1,7 +1,8 @@
 //! `INSERT`: the rows of a query as messages.
 //!
 //! A row fills declared columns, of which its body is made in the topic's format, or `_body` itself; beside
-//! either, `_key` and `_properties`. A text for the `_body` of a format of bytes (Avro, Protobuf) is their hex digits, as `SELECT` shows it. Where a primary key is declared the message key follows from it: the
+//! either, `_key` and `_properties`. A text for the `_body` of a format of bytes (Avro, Protobuf) is their hex digits, as
+//! `SELECT` shows it. Where a primary key is declared the message key follows from it: the
 //! text of its one column, or else its columns as the text of a JSON array, as in the topics of views.
 //! A value that does not fit its column is an error and never a NULL, nor another value ([`super::fit`]).
 //!

@@ -6,8 +6,8 @@
 //! every second; nor are chunks with bodies that do not parse, which each statement shall tell of anew.
 //!
 //! **Invariant.** What is kept of a chunk is what the log holds of it: offsets of a topic's id are written once, and when
-//! something is taken out (erased, compacted by key) the topic's number of rewrites is raised, under which nothing is kept yet. What was used longest ago goes when there is more than [`limits::TAIL_COLUMNS_BYTES`],
-//! and what is kept counts as memory of statements.
+//! something is taken out (erased, compacted by key) the topic's number of rewrites is raised, under which nothing is kept yet.
+//! What was used longest ago goes when there is more than [`limits::TAIL_COLUMNS_BYTES`], and what is kept counts as memory of statements.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
