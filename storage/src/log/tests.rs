@@ -22,6 +22,7 @@ mod counts;
 mod damage;
 mod holes;
 mod late;
+mod moving;
 mod resting;
 mod retention;
 mod rot;

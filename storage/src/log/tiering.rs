@@ -15,12 +15,13 @@ use crate::format::envelope::Envelope;
 use crate::log::read::Hot;
 use crate::log::{ReadLimit, Storage, Tiered};
 use crate::tier::cold::family::Moved;
-use crate::tier::parquet::size_of;
+use crate::tier::parquet::{GROUP_BYTES_MAX, size_of};
 
-/// Bytes of messages that one Parquet file takes at most, which a turn holds in memory.
-const FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Most messages of one Parquet file: while it is made each takes some 400 bytes besides its own, fifty MiB in all.
-const FILE_MESSAGES_MAX: usize = 128 * 1024;
+/// Bytes of messages that one Parquet file takes at most, which a turn holds in memory: a full row group, since more of them in
+/// one file are had by merging files, which holds a part of one at a time.
+const FILE_BYTES_MAX: usize = GROUP_BYTES_MAX;
+/// Most messages of one Parquet file: while it is made each takes some 500 bytes besides its own, as many in all.
+const FILE_MESSAGES_MAX: usize = 32 * 1024;
 
 #[derive(Default)]
 struct Batch {
