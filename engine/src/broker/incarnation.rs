@@ -394,11 +394,6 @@ impl Incarnation {
         }
     }
 
-    /// Wakes one poll of every topic and group: something came back somewhere.
-    pub fn ring_all(&self) {
-        self.waiting.ring_all();
-    }
-
     /// Wakes every poll that waits, so that it sees the end.
     pub fn wake_all(&self) {
         self.waiting.wake_all();

@@ -38,7 +38,7 @@ use crate::broker::request::{Reply, Request, Return};
 use crate::broker::shard::due::{Errands, next_outcome, woken};
 use crate::broker::shard::handed::{Handed, check_size};
 use crate::broker::state::{CATALOG_SHARD, Moment, ShardState};
-use crate::broker::waiting::{self, Waiting};
+use crate::broker::waiting::{self, Ring, Waiting};
 use crate::broker::way::Held;
 
 /// Groups handed down and not yet durable.
@@ -129,6 +129,8 @@ async fn others_first() {
 struct Settled {
     replies: Vec<(Reply, Asker, Option<Held>)>,
     topics: Vec<u64>,
+    /// Whether groups may have something now of topics that nobody names.
+    rings_all: bool,
     /// Lite topics that may have something now: parent, group if it is for one alone, name.
     lites: Vec<(u64, Option<u64>, String)>,
     catalog: Option<Arc<Catalog>>,
@@ -249,6 +251,7 @@ impl Shard {
         let mut settled = Settled {
             replies: Vec::with_capacity(expected),
             topics: Vec::new(),
+            rings_all: false,
             lites: Vec::new(),
             catalog: None,
             wants_position: false,
@@ -266,8 +269,7 @@ impl Shard {
                 self.floor = self.floor.max(Timestamp(tick_ms));
                 self.hints.raise(self.floor);
             }
-            let rung = waiting::rung(&request).filter(|topic| settled.topics.last() != Some(topic));
-            settled.topics.extend(rung);
+            let rung = waiting::rung(&request);
             self.reads_anew |= matches!(request, Request::NoteErasure(_));
             let now = self.clock.now().max(self.floor);
             let moment = Moment {
@@ -303,6 +305,13 @@ impl Shard {
                     settled.lites.push(ring);
                 }
             }
+            match rung {
+                Some(Ring::Topic(topic)) if settled.topics.last() != Some(&topic) => {
+                    settled.topics.push(topic);
+                }
+                Some(Ring::Unnamed) => settled.rings_all |= !decision.records.is_empty(),
+                Some(Ring::Topic(_)) | None => {}
+            }
             handed.add(decision.records, size, calls.is_empty());
             // A snapshot ends its group: replay begins behind the group's append, and must not pass over anything
             // that was decided after the snapshot.
@@ -336,6 +345,10 @@ impl Shard {
             }
             for topic in settled.topics {
                 self.waiting.wake(topic);
+            }
+            if settled.rings_all {
+                self.waiting.ring_all();
+                self.listeners.look_at_all();
             }
             for (topic, group, name) in settled.lites {
                 self.listeners.arrived(topic, group, &name);

@@ -225,7 +225,6 @@ impl Broker {
             .shards()
             .map(|shard| clone_in(&incarnation, shard, clone.clone()));
         futures::future::try_join_all(cloned).await?;
-        incarnation.wake_all();
         Ok(())
     }
 
@@ -305,7 +304,6 @@ impl Broker {
         let shards = incarnation.shards();
         let released = shards.map(|shard| release_in(&incarnation, shard, consumer));
         futures::future::try_join_all(released).await?;
-        incarnation.ring_all();
         Ok(())
     }
 

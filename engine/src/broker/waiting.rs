@@ -60,20 +60,31 @@ impl Drop for Bell {
     }
 }
 
-/// The topic of which a group may have something once a request is durable, besides what it stores. The shard's owner
-/// rings for it and not whoever asked: that one may have left.
-pub(super) fn rung(request: &Request) -> Option<u64> {
-    match request {
-        Request::Return(back) => Some(back.topic),
+/// What is rung once a request is durable, besides what it stores. The shard's owner rings and not whoever asked: that one
+/// may have left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ring {
+    /// A group may have something of this topic.
+    Topic(u64),
+    /// Some groups may have something of some topics, if anything was changed.
+    Unnamed,
+}
+
+/// See [`Ring`]; none for what gives nobody anything.
+pub(super) fn rung(request: &Request) -> Option<Ring> {
+    let topic = match request {
+        Request::Return(back) => back.topic,
         // A message comes back at another time, or a waiting poll must learn when it does.
-        Request::Move(change) => Some(change.topic),
-        Request::Reopen(reopen) => Some(reopen.topic),
-        Request::Reset(reset) => Some(reset.topic),
+        Request::Move(change) => change.topic,
+        Request::Reopen(reopen) => reopen.topic,
+        Request::Reset(reset) => reset.topic,
         // The next one of a message group may go.
-        Request::Bury(bury) => Some(bury.topic),
-        Request::Ack(ack) => ack.frees.then_some(ack.topic),
-        _ => None,
-    }
+        Request::Bury(bury) => bury.topic,
+        Request::Ack(ack) if ack.frees => ack.topic,
+        Request::CloneGroup(_) | Request::Release(_) => return Some(Ring::Unnamed),
+        _ => return None,
+    };
+    Some(Ring::Topic(topic))
 }
 
 impl Waiting {

@@ -3,6 +3,7 @@
 use futures::FutureExt as _;
 
 use super::*;
+use crate::broker::poll::Consumer;
 use crate::broker::standing::ResetTo;
 
 async fn fifo(broker: &Broker) {
@@ -70,6 +71,46 @@ async fn a_poll_that_waits_hears_of_what_was_asked_by_one_that_left() {
     let handle = held[0].handle.clone();
     let moved = broker.change_invisible(&billing, &orders, handle, Duration::from_secs(1));
     assert_eq!(heard(&broker, moved).await, ["1"]);
+    let waited = broker.now().since(began);
+    assert!(
+        waited < Duration::from_secs(20),
+        "no poll came to its end: {waited:?}"
+    );
+    broker.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_waits_hears_of_a_clone_and_of_a_goodbye_that_nobody_waited_for() {
+    let broker = open(&SimulatedDisk::new()).await;
+    fifo(&broker).await;
+    store(&broker, "1").await;
+    let began = broker.now();
+    let (billing, orders) = (group(), topic());
+    let held = one(&broker, 3000, 0).await;
+    let behind = GroupName::new("behind").unwrap();
+    broker.clone_group(&billing, &behind).await.unwrap();
+    ack(&broker, &held).await[0].as_ref().unwrap();
+    let cloned = broker.clone_group(&behind, &billing);
+    assert_eq!(heard(&broker, cloned).await, ["1"]);
+    broker
+        .reset_group(&billing, &orders, None, ResetTo::Earliest)
+        .await
+        .unwrap();
+    let push = Consumer {
+        id: "host@1".to_owned(),
+        renewed: true,
+        ..Consumer::default()
+    };
+    let receive = Receive {
+        group: billing,
+        topic: orders,
+        limit: 1,
+        invisible: Duration::from_secs(3000),
+        poll: Duration::ZERO,
+    };
+    let held = broker.receive_as(receive, &push).await.unwrap().take();
+    assert_eq!(bodies(&held), ["1"]);
+    assert_eq!(heard(&broker, broker.release("host@1")).await, ["1"]);
     let waited = broker.now().since(began);
     assert!(
         waited < Duration::from_secs(20),
