@@ -57,7 +57,7 @@ mod way;
 pub use crate::log::kept::{
     Extent, Keep, KeepTable, ReadLimit, Sizes, Tiered, TopicSizes, Trimmed,
 };
-pub use crate::log::record::{Projection, Record, Replayed};
+pub use crate::log::record::{Batch, Projection, Record, Replayed};
 pub use crate::log::settings::{COLD_DEFAULT, Parts, Settings, WalIo};
 pub use crate::log::verify::Findings;
 
@@ -161,10 +161,14 @@ impl Storage {
     pub async fn append(
         &self,
         shard: ShardId,
-        records: Vec<Record>,
+        records: impl Into<Batch>,
     ) -> Result<Durable, AppendError> {
-        let payload_bytes: usize = records.iter().map(Record::payload_bytes).sum();
-        let size = Append::block_bytes(records.len(), payload_bytes);
+        self.append_batch(shard, records.into()).await
+    }
+
+    async fn append_batch(&self, shard: ShardId, batch: Batch) -> Result<Durable, AppendError> {
+        let size = batch.append_bytes();
+        let (records, payload_bytes) = batch.into_parts();
         if size > block::APPEND_BYTES_MAX {
             return Err(AppendError::TooLarge {
                 size_bytes: size as u64,

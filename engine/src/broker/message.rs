@@ -83,16 +83,15 @@ impl Broker {
     pub(super) async fn store(
         &self,
         topic: &TopicRecord,
-        messages: Vec<Envelope>,
+        mut messages: Vec<Envelope>,
     ) -> Result<Vec<Result<Sent, BrokerError>>, BrokerError> {
         check_keys(topic, &messages)?;
         let incarnation = self.incarnation()?;
         let count = messages.len();
         let mut turns = self.turns(count);
-        // Mostly one: a list is looked through sooner than a map is made.
-        let mut parts: Vec<Part> = Vec::with_capacity(1);
-        for (index, mut message) in messages.into_iter().enumerate() {
-            let queue = match (&message.key, placing_key(&message)) {
+        let mut shards = Vec::with_capacity(count);
+        for message in &mut messages {
+            let queue = match (&message.key, placing_key(message)) {
                 _ if message.lite_topic.is_some() => {
                     let name = message.lite_topic.as_deref().unwrap_or_default();
                     queue_of(name.as_bytes(), topic.queues)
@@ -103,27 +102,29 @@ impl Broker {
             };
             message.topic = topic.id;
             message.queue = queue.0;
-            encoding::complete(topic, &mut message);
-            let shard = incarnation.shard(topic.id, queue.0);
-            let part = match parts.iter().position(|known| known.shard == shard) {
-                Some(part) => part,
-                None => {
-                    // The first one most often gets all; room for more than there is would cost small calls most.
-                    let room = if parts.is_empty() { count } else { 1 };
-                    parts.push(Part::new(shard, room));
-                    parts.len() - 1
-                }
-            };
-            parts[part].push(index, message);
+            encoding::complete(topic, message);
+            shards.push(incarnation.shard(topic.id, queue.0));
         }
-        if parts.len() == 1
-            && let Some(only) = parts.pop()
+        if let Some(&only) = shards.first()
+            && shards.iter().all(|shard| *shard == only)
         {
-            // All of them in their order: nothing has to be sorted back.
-            let (_, sent) = only.store(&incarnation).await;
+            // Most often: all of them in their order, so that nothing has to be sorted, and back.
+            let asked = messages.iter().map(Asked::of).collect();
+            let part = Part {
+                shard: only,
+                indices: Vec::new(),
+                asked,
+                messages,
+            };
+            let (_, sent) = part.store(&incarnation).await;
             return Ok(sent.collect());
         }
-        let stored = parts.into_iter().map(|part| part.store(&incarnation));
+        let mut parts: BTreeMap<ShardId, Part> = BTreeMap::new();
+        for (index, (message, shard)) in messages.into_iter().zip(shards).enumerate() {
+            let part = parts.entry(shard).or_insert_with(|| Part::new(shard));
+            part.push(index, message);
+        }
+        let stored = parts.into_values().map(|part| part.store(&incarnation));
         let mut results: Vec<Option<Result<Sent, BrokerError>>> = vec![None; count];
         for (indices, sent) in futures::future::join_all(stored).await {
             for (index, sent) in indices.into_iter().zip(sent) {
@@ -333,19 +334,19 @@ impl Turns {
 /// What of a call goes to one shard.
 struct Part {
     shard: ShardId,
-    /// Which messages of the call they are.
+    /// Which messages of the call they are; empty when they are all of them.
     indices: Vec<usize>,
     asked: Vec<Asked>,
     messages: Vec<Envelope>,
 }
 
 impl Part {
-    fn new(shard: ShardId, room: usize) -> Self {
+    fn new(shard: ShardId) -> Self {
         Self {
             shard,
-            indices: Vec::with_capacity(room),
-            asked: Vec::with_capacity(room),
-            messages: Vec::with_capacity(room),
+            indices: Vec::new(),
+            asked: Vec::new(),
+            messages: Vec::new(),
         }
     }
 

@@ -36,8 +36,8 @@ use crate::broker::lite;
 use crate::broker::lite::listeners::Listeners;
 use crate::broker::request::{Reply, Request, Return};
 use crate::broker::shard::due::{Errands, next_outcome, woken};
-use crate::broker::shard::handed::{Handed, check_size};
-use crate::broker::state::{CATALOG_SHARD, Moment, ShardState};
+use crate::broker::shard::handed::{Handed, measured};
+use crate::broker::state::{CATALOG_SHARD, Decision, Moment, ShardState};
 use crate::broker::waiting::{self, Ring, Waiting};
 use crate::broker::way::Held;
 
@@ -278,9 +278,12 @@ impl Shard {
             };
             let touched = lite::touched(&request);
             polled.extend(hints::polled(&request));
-            let decision = self.state.decide(request, moment);
-            let size = match check_size(&decision.records) {
-                Ok(size) => size,
+            let Decision {
+                records,
+                reply: answer,
+            } = self.state.decide(request, moment);
+            let decided = match measured(records) {
+                Ok(decided) => decided,
                 Err(error) => {
                     // The asker may have left.
                     let _ = reply.send(Err(error));
@@ -288,7 +291,7 @@ impl Shard {
                     continue;
                 }
             };
-            for record in &decision.records {
+            for record in decided.records() {
                 self.state.apply_record(record);
                 if let Record::Message(message) = record {
                     if settled.topics.last() != Some(&message.topic) {
@@ -309,14 +312,14 @@ impl Shard {
                 Some(Ring::Topic(topic)) if settled.topics.last() != Some(&topic) => {
                     settled.topics.push(topic);
                 }
-                Some(Ring::Unnamed) => settled.rings_all |= !decision.records.is_empty(),
+                Some(Ring::Unnamed) => settled.rings_all |= !decided.records().is_empty(),
                 Some(Ring::Topic(_)) | None => {}
             }
-            handed.add(decision.records, size, calls.is_empty());
+            handed.add(decided, calls.is_empty());
             // A snapshot ends its group: replay begins behind the group's append, and must not pass over anything
             // that was decided after the snapshot.
-            settled.wants_position = matches!(decision.reply, Reply::Snapshot(_));
-            settled.replies.push((decision.reply, reply, held));
+            settled.wants_position = matches!(answer, Reply::Snapshot(_));
+            settled.replies.push((answer, reply, held));
             if !settled.wants_position
                 && !handed.is_full()
                 && settled.replies.len() < limits::SHARD_QUEUE_MAX

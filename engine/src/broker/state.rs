@@ -300,13 +300,12 @@ impl ShardState {
     }
 
     /// Gives each message its offset and store time.
-    fn place(&self, messages: Vec<Envelope>, now: Timestamp) -> (Vec<Record>, Vec<u64>) {
+    fn place(&self, mut messages: Vec<Envelope>, now: Timestamp) -> (Vec<Record>, Vec<u64>) {
         // They come in runs of one queue, most often in one: where it stands needs no map.
         let mut run: Option<((u64, u32), u64)> = None;
         let mut before: BTreeMap<(u64, u32), u64> = BTreeMap::new();
         let mut offsets = Vec::with_capacity(messages.len());
-        let mut records = Vec::with_capacity(messages.len() + 1);
-        for mut message in messages {
+        for message in &mut messages {
             let queue = (message.topic, message.queue);
             message.offset = match run {
                 Some((same, end)) if same == queue => end,
@@ -319,9 +318,8 @@ impl ShardState {
             run = Some((queue, message.offset + 1));
             message.stored_at_ms = now.max(self.stored_at).as_ms();
             offsets.push(message.offset);
-            records.push(Record::Message(message));
         }
-        (records, offsets)
+        (messages.into_iter().map(Record::Message).collect(), offsets)
     }
 
     /// The effect of burials: those that are not here yet.

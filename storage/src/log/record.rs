@@ -22,6 +22,54 @@ pub enum Record {
     State(Bytes),
 }
 
+/// Records that become durable together, with what they take.
+///
+/// A record's length is found by looking at all of it: once, and not by each who must know it.
+#[derive(Debug, Default)]
+pub struct Batch {
+    records: Vec<Record>,
+    /// Of all of them.
+    payload_bytes: usize,
+}
+
+impl Batch {
+    /// Bytes that it adds to the log as an append, of which one may have [`crate::format::block::APPEND_BYTES_MAX`].
+    #[must_use]
+    pub fn append_bytes(&self) -> usize {
+        Append::block_bytes(self.records.len(), self.payload_bytes)
+    }
+
+    /// The records, in order.
+    #[must_use]
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Adds what another one has behind its own; `expected` is how many records there will be in all, most often.
+    pub fn append(&mut self, other: Self, expected: usize) {
+        self.payload_bytes += other.payload_bytes;
+        if self.records.capacity() == 0 {
+            self.records.reserve(expected.max(other.records.len()));
+        }
+        self.records.extend(other.records);
+    }
+
+    /// The records, and the bytes of their payloads.
+    pub(crate) fn into_parts(self) -> (Vec<Record>, usize) {
+        (self.records, self.payload_bytes)
+    }
+}
+
+impl From<Vec<Record>> for Batch {
+    fn from(records: Vec<Record>) -> Self {
+        let payload_bytes = records.iter().map(Record::payload_bytes).sum();
+        Self {
+            records,
+            payload_bytes,
+        }
+    }
+}
+
 /// One entry of the log, as recovery hands it up.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(

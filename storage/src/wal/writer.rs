@@ -299,9 +299,10 @@ impl Writer {
         let block_bytes = buffer.room.capacity();
         let mut block = Builder::new(header, records, buffer.room);
         for append in &mut flight.group {
-            for record in std::mem::take(&mut append.records) {
+            for record in &append.records {
                 record.write(append.shard, &mut block);
             }
+            append.records = Vec::new();
         }
         let (head, block) = block.finish();
         assert_eq!(block.len(), block_bytes, "records are as long as they said");

@@ -6,7 +6,7 @@
 use millpond_proto::message::ShardId;
 use millpond_storage::error::AppendError;
 use millpond_storage::format::block::APPEND_BYTES_MAX;
-use millpond_storage::log::{Durable, Record, Storage};
+use millpond_storage::log::{Batch, Durable, Record, Storage};
 
 /// Bytes of records after which a group of requests is handed down.
 const GROUP_BYTES: usize = 1024 * 1024;
@@ -14,25 +14,25 @@ const GROUP_BYTES: usize = 1024 * 1024;
 /// The records of a group of requests.
 pub(super) struct Handed {
     /// Appends that are full.
-    full: Vec<Vec<Record>>,
-    last: Vec<Record>,
-    bytes: usize,
+    full: Vec<Batch>,
+    last: Batch,
     expected: usize,
 }
 
-/// Bytes of what a decision leads to.
+/// What a decision leads to, with its size.
 ///
 /// # Errors
 /// [`AppendError::TooLarge`] when the log would not take it.
-pub(super) fn check_size(records: &[Record]) -> Result<usize, AppendError> {
-    let size = records.iter().map(Record::append_bytes).sum();
+pub(super) fn measured(records: Vec<Record>) -> Result<Batch, AppendError> {
+    let batch = Batch::from(records);
+    let size = batch.append_bytes();
     if size > APPEND_BYTES_MAX {
         return Err(AppendError::TooLarge {
             size_bytes: size as u64,
             limit_bytes: APPEND_BYTES_MAX as u64,
         });
     }
-    Ok(size)
+    Ok(batch)
 }
 
 impl Handed {
@@ -40,38 +40,32 @@ impl Handed {
     pub(super) fn expecting(expected: usize) -> Self {
         Self {
             full: Vec::new(),
-            last: Vec::new(),
-            bytes: 0,
+            last: Batch::default(),
             expected,
         }
     }
 
-    /// Adds what one decision leads to, of so many bytes.
-    pub(super) fn add(&mut self, records: Vec<Record>, size: usize, is_last: bool) {
-        if self.bytes + size > APPEND_BYTES_MAX {
+    /// Adds what one decision leads to.
+    pub(super) fn add(&mut self, decided: Batch, is_last: bool) {
+        if self.last.append_bytes() + decided.append_bytes() > APPEND_BYTES_MAX {
             self.full.push(std::mem::take(&mut self.last));
-            self.bytes = 0;
         }
-        self.bytes += size;
-        if self.last.is_empty() && is_last {
+        if self.is_empty() && is_last {
             // A batch that comes alone stays where it is.
-            self.last = records;
+            self.last = decided;
         } else {
-            if self.last.is_empty() {
-                self.last.reserve(self.expected);
-            }
-            self.last.extend(records);
+            self.last.append(decided, self.expected);
         }
     }
 
     /// Whether that is enough for one group.
     pub(super) fn is_full(&self) -> bool {
-        self.bytes >= GROUP_BYTES
+        self.last.append_bytes() >= GROUP_BYTES
     }
 
     /// Whether there is nothing to append.
     pub(super) fn is_empty(&self) -> bool {
-        self.last.is_empty()
+        self.last.records().is_empty()
     }
 
     /// Hands all of it down. What answers is the last append: those before are durable when it is.
@@ -96,33 +90,27 @@ mod tests {
 
     use super::*;
 
-    fn decision(bytes: usize) -> (Vec<Record>, usize) {
-        let records = vec![Record::State(Bytes::from(vec![0; bytes]))];
-        let size = check_size(&records).unwrap();
-        (records, size)
+    fn decision(bytes: usize) -> Batch {
+        measured(vec![Record::State(Bytes::from(vec![0; bytes]))]).unwrap()
     }
 
     #[test]
     fn a_group_is_cut_between_decisions_before_the_log_would_refuse_it() {
         let mut handed = Handed::expecting(2);
         assert!(handed.is_empty());
-        let (small, size) = decision(GROUP_BYTES - 100);
-        handed.add(small, size, false);
+        handed.add(decision(GROUP_BYTES - 100), false);
         assert!(!handed.is_full(), "another one may come");
-        let (large, size) = decision(APPEND_BYTES_MAX - 100);
-        handed.add(large, size, true);
+        handed.add(decision(APPEND_BYTES_MAX - 100), true);
         assert!(handed.is_full());
         let all = handed.full.iter().chain([&handed.last]);
-        let sizes: Vec<usize> = all.map(|records| check_size(records).unwrap()).collect();
+        let sizes: Vec<usize> = all.map(Batch::append_bytes).collect();
         assert_eq!(sizes.len(), 2, "{sizes:?}");
+        assert!(sizes.iter().all(|size| *size <= APPEND_BYTES_MAX));
     }
 
     #[test]
     fn what_the_log_would_refuse_is_no_decision() {
-        let huge = [Record::State(Bytes::from(vec![0; APPEND_BYTES_MAX]))];
-        assert!(matches!(
-            check_size(&huge),
-            Err(AppendError::TooLarge { .. })
-        ));
+        let huge = vec![Record::State(Bytes::from(vec![0; APPEND_BYTES_MAX]))];
+        assert!(matches!(measured(huge), Err(AppendError::TooLarge { .. })));
     }
 }
