@@ -91,6 +91,7 @@ async fn pull(gate: &Gate, checked: Checked, desk: &Desk) -> Vec<Content> {
     } else {
         code::ok()
     };
+    desk.digests.prepare(messages.iter());
     let messages = messages
         .into_iter()
         .map(|envelope| Content::Message(message(envelope, topic.clone(), desk)));

@@ -66,6 +66,8 @@ pub fn receive_message(
                 poll(&gate, checked).await
             }
         };
+        desk.digests
+            .prepare(deliveries.iter().map(|one| &one.envelope));
         Sending {
             status: Some(status),
             deliveries: deliveries.into_iter(),
