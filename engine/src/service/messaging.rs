@@ -194,7 +194,7 @@ impl MessagingService for Messaging {
             desk,
             request,
         );
-        Ok(Response::new(frames))
+        Ok(Response::new(frames.await))
     }
 
     async fn ack_message(

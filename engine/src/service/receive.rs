@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{self, Context};
 
 use futures::future::Either;
-use futures::stream::{BoxStream, Stream, StreamExt as _};
+use futures::stream::Stream;
 use millpond_proto::limits;
 use millpond_proto::wire::rocketmq as pb;
 use millpond_proto::wire::rocketmq::Code;
@@ -32,9 +32,6 @@ use crate::service::route::{group_name, topic_name};
 use crate::service::subscription::Subscriptions;
 use crate::service::time::{Poll, duration_ms, millis, timeout, to_wire};
 
-/// What the client reads.
-pub type Frames = BoxStream<'static, Result<pb::ReceiveMessageResponse, Status>>;
-
 /// A poll that was checked.
 struct Checked {
     broker: Arc<Broker>,
@@ -47,41 +44,37 @@ struct Checked {
     may_come: bool,
 }
 
-/// Polls; the wait happens while the client reads.
-pub fn receive_message(
-    gate: &Arc<Gate>,
+/// Polls. What answers begins once all of it is known, so that it leaves in one piece.
+pub async fn receive_message(
+    gate: &Gate,
     clients: &Clients,
     subscriptions: &Subscriptions,
     desk: Arc<Desk>,
     request: Request<pb::ReceiveMessageRequest>,
 ) -> Frames {
-    let gate = Arc::clone(gate);
-    let checked = check(&gate, clients, subscriptions, request);
-    let frames = async move {
-        let mut topic = None;
-        let (status, deliveries, undelivered) = match checked {
-            Err(refusal) => (refusal.into_status(), Vec::new(), None),
-            Ok(mut checked) => {
-                topic = checked.topic.take();
-                poll(&gate, checked).await
-            }
-        };
-        desk.digests
-            .prepare(deliveries.iter().map(|one| &one.envelope));
-        Sending {
-            status: Some(status),
-            deliveries: deliveries.into_iter(),
-            delivered_at: Some(to_wire(gate.clock().now())),
-            topic,
-            desk,
-            undelivered,
+    let mut topic = None;
+    let (status, deliveries, undelivered) = match check(gate, clients, subscriptions, request) {
+        Err(refusal) => (refusal.into_status(), Vec::new(), None),
+        Ok(mut checked) => {
+            topic = checked.topic.take();
+            poll(gate, checked).await
         }
     };
-    futures::stream::once(frames).flatten().boxed()
+    desk.digests
+        .prepare(deliveries.iter().map(|one| &one.envelope));
+    Frames {
+        status: Some(status),
+        deliveries: deliveries.into_iter(),
+        delivered_at: Some(to_wire(gate.clock().now())),
+        topic,
+        desk,
+        undelivered,
+    }
 }
 
 /// The frames of an answer, each made when it is asked for; what they carry goes back when they are not all taken.
-struct Sending {
+#[derive(Debug)]
+pub struct Frames {
     status: Option<pb::Status>,
     deliveries: std::vec::IntoIter<Delivery>,
     delivered_at: Option<prost_types::Timestamp>,
@@ -90,7 +83,7 @@ struct Sending {
     undelivered: Option<Undelivered>,
 }
 
-impl Sending {
+impl Frames {
     fn content(&mut self) -> Option<Content> {
         if let Some(status) = self.status.take() {
             return Some(Content::Status(status));
@@ -105,7 +98,7 @@ impl Sending {
     }
 }
 
-impl Stream for Sending {
+impl Stream for Frames {
     type Item = Result<pb::ReceiveMessageResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> task::Poll<Option<Self::Item>> {

@@ -152,6 +152,34 @@ pub(super) fn system(message: &pb::Message) -> &pb::SystemProperties {
 }
 
 #[tokio::test]
+async fn the_answer_to_a_poll_begins_once_there_is_something_and_leaves_in_one_piece() {
+    let mut world = world().await;
+    world.make("orders").await;
+    let patient = pb::ReceiveMessageRequest {
+        long_polling_timeout: Some(prost_types::Duration {
+            seconds: 15,
+            nanos: 0,
+        }),
+        ..poll("orders", "billing", "*")
+    };
+    let mut consumer = world.client.clone();
+    let mut answer = Box::pin(consumer.receive_message(by("c", patient)));
+    // Other calls of the same connection come and go meanwhile.
+    for _ in 0..3 {
+        let beat = by("c", pb::HeartbeatRequest::default());
+        tokio::select! {
+            biased;
+            _ = &mut answer => panic!("it began before there was anything to say"),
+            beat = world.client.heartbeat(beat) => assert!(beat.is_ok()),
+        }
+    }
+    let (answer, ()) = tokio::join!(answer, world.send(message("orders", "one", None)));
+    let frames = answer.unwrap().into_inner();
+    let frames: Vec<_> = futures::TryStreamExt::try_collect(frames).await.unwrap();
+    assert_eq!(frames.len(), 3, "a status, the message, a timestamp");
+}
+
+#[tokio::test]
 async fn a_negative_ack_brings_a_message_back_and_a_forward_makes_it_a_dead_letter() {
     let mut world = world().await;
     world.make("orders").await;
