@@ -5,7 +5,7 @@
 //! The feature `client` adds the Rust SDK; the feature `test-util` adds simulated time and chance.
 //!
 //! Reading order: [`message`] (ids and numbers), [`name`], [`limits`], [`time`], [`chance`],
-//! [`task`], [`memory`], [`files`], [`property`], [`remedy`], [`wire`]
+//! [`task`], [`files`], [`property`], [`remedy`], [`wire`]
 //! and [`codec`].
 
 pub mod chance;
@@ -14,7 +14,6 @@ pub mod client;
 pub mod codec;
 pub mod files;
 pub mod limits;
-pub mod memory;
 pub mod message;
 pub mod name;
 pub mod property;
