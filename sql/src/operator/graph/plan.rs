@@ -126,17 +126,6 @@ impl GraphPlan {
         self.keeps_last() || self.begins_anew()
     }
 
-    /// Whether a node may forget a row that did not go, because it rested for too long.
-    pub(crate) fn forgets(&self) -> bool {
-        let is_idle = |ending: &Ending| matches!(ending, Ending::Idle { .. });
-        self.nodes.iter().any(|node| match &node.kind {
-            Kind::Join(spec) => spec.endings.iter().flatten().any(is_idle),
-            Kind::Aggregate(spec) => spec.ending.as_ref().is_some_and(is_idle),
-            Kind::Top(spec) => spec.ending.as_ref().is_some_and(is_idle),
-            _ => false,
-        })
-    }
-
     /// Whether rows may come too late.
     pub(crate) fn judges_time(&self) -> bool {
         self.nodes.iter().any(|node| match &node.kind {
