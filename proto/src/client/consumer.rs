@@ -276,10 +276,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_falls_silent_behind_the_head_of_its_answer_does_not_hold_a_poll() {
-        let (client, silence) = silent::client(true).await;
-        let consumer = SimpleConsumer::new(&client, "g", "t");
         let poll = Duration::from_secs(5);
-        let received = consumer.receive(16, Duration::from_secs(30), poll).await;
+        let (received, silence) = silent::call(true, async |client| {
+            let consumer = SimpleConsumer::new(&client, "g", "t");
+            consumer.receive(16, Duration::from_secs(30), poll).await
+        })
+        .await;
         let error = received.unwrap_err();
         let late = Code::DeadlineExceeded;
         assert!(
@@ -292,9 +294,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_poll_may_be_as_long_as_can_be_said() {
-        let (client, _) = silent::client(false).await;
-        let consumer = SimpleConsumer::new(&client, "g", "t");
-        let received = consumer.receive(1, Duration::MAX, Duration::MAX).await;
+        let (received, _) = silent::call(false, async |client| {
+            let consumer = SimpleConsumer::new(&client, "g", "t");
+            consumer.receive(1, Duration::MAX, Duration::MAX).await
+        })
+        .await;
         assert!(received.is_err());
     }
 }

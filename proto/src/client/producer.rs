@@ -257,9 +257,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_says_nothing_does_not_hold_a_send() {
-        let (client, silence) = silent::client(false).await;
-        let producer = Producer::new(&client);
-        let sent = producer.send("t", OutgoingMessage::new("body")).await;
+        let (sent, silence) = silent::call(false, async |client| {
+            let producer = Producer::new(&client);
+            producer.send("t", OutgoingMessage::new("body")).await
+        })
+        .await;
         let error = sent.unwrap_err();
         assert!(error.leaves_unknown(), "{error}");
         assert!(error.to_string().contains("did not answer within 30s"));

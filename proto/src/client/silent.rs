@@ -1,8 +1,10 @@
 //! Servers that fall silent, for tests: they take a call and at most begin an answer, in HTTP/2 written by hand.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -35,8 +37,11 @@ impl Clock for Silence {
     }
 }
 
-/// A client of a server that falls silent when it has heard a call, behind the head of its answer or before it.
-pub(super) async fn client(sends_head: bool) -> (Client, Arc<Silence>) {
+/// What a call answers to a client whose server falls silent when it has heard it, behind the head of its answer or before it.
+pub(super) async fn call<T>(
+    sends_head: bool,
+    call: impl AsyncFnOnce(Client) -> T,
+) -> (T, Arc<Silence>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let silence = Arc::new(Silence::default());
@@ -62,9 +67,10 @@ pub(super) async fn client(sends_head: bool) -> (Client, Arc<Silence>) {
         fallen.notify_one();
         std::future::pending::<()>().await;
     };
-    #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
-    tokio::spawn(serving);
     let chance = Arc::new(Seeded::new(1));
     let client = Client::connect_with(&address, Arc::clone(&silence) as Arc<dyn Clock>, chance);
-    (client.unwrap(), silence)
+    match select(pin!(call(client.unwrap())), pin!(serving)).await {
+        Either::Left((answer, _)) => (answer, silence),
+        Either::Right(((), _)) => unreachable!("a silent server does not end"),
+    }
 }
