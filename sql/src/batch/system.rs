@@ -208,7 +208,7 @@ fn columns_batch(topics: &dyn Topics) -> Result<RecordBatch, SqlError> {
 /// Bounds that a statement can meet, by the names that refusals give them.
 fn limits_batch() -> Built {
     let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-    let all: [(&str, i64, &str); 14] = [
+    let all: [(&str, i64, &str); 15] = [
         (
             "CHAIN_TOKENS_MAX",
             number(CHAIN_TOKENS_MAX),

@@ -122,7 +122,7 @@ impl GraphPlan {
 
     /// Whether a key may get a row without its last one going: that was forgotten, or a producer gave rows of one primary key
     /// under several message keys, or under none.
-    pub(super) fn supersedes(&self) -> bool {
+    pub(crate) fn supersedes(&self) -> bool {
         self.keeps_last() || self.begins_anew()
     }
 

@@ -125,7 +125,7 @@ async fn groups_that_do_not_end_with_their_windows_end_when_they_are_at_rest() {
     let Shape::Graph(graph) = planned.unwrap().shape else {
         panic!("groups with a time to live are a graph");
     };
-    assert!(graph.forgets());
+    assert!(graph.supersedes());
 }
 
 #[tokio::test]
