@@ -214,6 +214,11 @@ pub(super) fn of_data(text: &str) -> String {
                 or keep times in UTC"
             .to_owned();
     }
+    if text.contains("with DISTINCT, ORDER BY expressions must appear in argument list") {
+        return "DISTINCT values are ordered by something else, and equal ones have several places then; order by the value itself, \
+                and by its text where a text is made of it, ORDER BY CAST(x AS VARCHAR); or leave DISTINCT out"
+            .to_owned();
+    }
     if text.trim_end() == "Divide by zero error" {
         return "a number is divided by zero; x / nullif(y, 0) gives NULL instead".to_owned();
     }

@@ -415,7 +415,7 @@ pub(crate) fn lower(expr: &Expr, input: &DFSchema, rows: &Schema) -> Result<Kern
                 "DISTINCT in {} ordered by something else, since equal values have several places then",
                 function.fun().name()
             ),
-            "order by the value itself, or leave DISTINCT out",
+            "order by the value itself, and by its text where a text is made of it, ORDER BY CAST(x AS VARCHAR); or leave DISTINCT out",
         ));
     }
     Ok(Kernel {

@@ -7,6 +7,7 @@ use crate::operator::close::CloseSpec;
 use crate::operator::graph::{Kind, Mode};
 use crate::plan::bounds::Time;
 use crate::plan::graph::{Builder, Edge};
+use crate::plan::source::Source;
 
 /// The column that tells when a window is over, if the query has several columns of times.
 const WINDOW_END: &str = "window_end";
@@ -26,6 +27,14 @@ impl Builder<'_> {
                     schema.field(padded.column).name()
                 ),
                 "select the time of the side whose rows all stay, and have it in every grouping set; of a FULL JOIN neither is: write EMIT CHANGES, or a LEFT JOIN and the rest of the other side with UNION ALL",
+            ));
+        }
+        if let (None, Some(topic)) = (time, self.only_keyed()) {
+            return Err(SqlError::invalid(
+                format!(
+                    "EMIT ON WINDOW CLOSE needs rows that are final some time, and those of {topic} are not: it has a primary key, and a later row of a key takes the place of an earlier one",
+                ),
+                "write EMIT CHANGES, or read a topic without PRIMARY KEY",
             ));
         }
         let time = time.cloned().ok_or_else(|| {
@@ -57,5 +66,15 @@ impl Builder<'_> {
         };
         self.tell("rows leave when they are final", &closed);
         Ok(closed)
+    }
+
+    /// The topic that is read, or the first of them, if all that are read have a primary key.
+    pub(super) fn only_keyed(&self) -> Option<&str> {
+        let is_keyed = |source: &Source| !source.topic.primary_key.is_empty();
+        let first = self.sources.first()?;
+        self.sources
+            .iter()
+            .all(is_keyed)
+            .then_some(first.topic.name.as_str())
     }
 }

@@ -300,6 +300,14 @@ impl Builder<'_> {
                 .iter()
                 .any(|window| matches!(window.kind, Windows::Session { .. }))
         {
+            if let Some(topic) = self.only_keyed() {
+                return Err(refused(
+                    &format!(
+                        "SESSION over topic {topic}, which has a primary key, so that its rows are replaced"
+                    ),
+                    "read a topic without PRIMARY KEY, or group by TUMBLE or HOP",
+                ));
+            }
             return Err(refused(
                 "SESSION together with joins or further aggregates",
                 "make a view of the sessions, and read that view in a second query",
