@@ -34,6 +34,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::error::SqlError;
 use crate::plan::chain::{no_function_of_the_row, simplified};
+use crate::plan::exact;
 use crate::runtime;
 use crate::statement::{parse_expression, parse_type};
 use crate::topic::{ColumnSpec, TopicInfo};
@@ -199,6 +200,7 @@ impl Table {
 
 fn plan_expression(text: &str, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, SqlError> {
     let expression = named_expression(text, schema)?;
+    let expression = exact::compared_in(expression, schema)?.data;
     let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone()));
     let typed = ExprSimplifier::new(context.build()).coerce(expression, schema)?;
     let written_out = simplified(&typed, schema)?;
@@ -211,7 +213,8 @@ fn plan_expression(text: &str, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr
 
 /// An expression with its names resolved.
 fn named_expression(text: &str, schema: &DFSchema) -> Result<Expr, SqlError> {
-    let expr = parse_expression(text)?;
+    let mut expr = parse_expression(text)?;
+    exact::written(&mut expr);
     let expr = ExprWithAlias { expr, alias: None };
     Ok(runtime::expressions().create_logical_expr_from_sql_expr(expr, schema)?)
 }

@@ -7,12 +7,12 @@
 use std::sync::{Arc, LazyLock};
 
 use datafusion::error::{DataFusionError, Result as EngineResult};
-use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::execution::{FunctionRegistry, SessionStateDefaults};
 use datafusion::optimizer::Optimizer;
 use datafusion::prelude::SessionConfig;
 use millpond_proto::limits;
@@ -22,6 +22,7 @@ use crate::function::all::{aggregates, scalars};
 use crate::function::calendar::in_their_unit;
 use crate::function::json::Arrows;
 use crate::function::pattern::patterned;
+use crate::plan::exact::Beside;
 
 /// Knows no store and takes none.
 #[derive(Debug)]
@@ -117,7 +118,11 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
 static EXPRESSIONS: LazyLock<SessionState> = LazyLock::new(|| {
     let runtime = locked_runtime(limits::QUERY_MEMORY_BYTES)
         .expect("a runtime without files and stores needs nothing from outside");
-    session_state(config(1), runtime)
+    let mut state = session_state(config(1), runtime);
+    state
+        .register_expr_planner(Arc::new(Beside))
+        .expect("a session takes any planner of expressions");
+    state
 });
 
 /// Names of all functions, for suggestions.

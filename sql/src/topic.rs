@@ -244,8 +244,9 @@ pub enum KeyFormat {
 }
 
 /// The defaults of statements that are made now. What runs keeps those that it was made with: 0 wrote the key of a view as
-/// JSON, since 1 it is `raw`; since 2 columns without a name are called as they are written, and not `max(bids.price)`.
-pub const JOB_DEFAULTS: u32 = 2;
+/// JSON, since 1 it is `raw`; since 2 columns without a name are called as they are written, and not `max(bids.price)`; since 3
+/// a number beside a DECIMAL is exact, and not a DOUBLE.
+pub const JOB_DEFAULTS: u32 = 3;
 
 /// How a continuous query is run; `None` where nothing was said. Nothing that it computes depends on these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,16 +2,17 @@
 //!
 //! `VALUES (TIMESTAMP '2026-01-01 00:00:00'), ('2026-01-02 00:00:00')` is a column of two types to the planner, which refuses
 //! it; what is meant the topic says. A column whose values are all of one kind is left alone: the insert fits them
-//! itself, and its errors name the column.
+//! itself, and its errors name the column. Numbers keep all their digits on the way to a DECIMAL ([`exact`]), and are DOUBLEs on the way to one.
 
 use arrow::datatypes::{DataType, Field};
 use datafusion::sql::sqlparser::ast::{Expr, Query, SetExpr, Value};
 
 use crate::catalog::sql_type;
 use crate::error::SqlError;
+use crate::plan::exact;
 use crate::statement::parse_expression;
 
-/// Casts the texts of columns that hold other values too.
+/// Casts the texts of columns that hold other values too, and gives numbers the kind of their column.
 ///
 /// # Errors
 /// [`SqlError`] when a type can not be written.
@@ -20,6 +21,15 @@ pub(super) fn typed(query: &mut Query, fields: &[Field]) -> Result<(), SqlError>
         return Ok(());
     };
     for (at, field) in fields.iter().enumerate() {
+        let column = values
+            .rows
+            .iter_mut()
+            .filter_map(|row| row.content.get_mut(at));
+        match field.data_type() {
+            DataType::Decimal128(_, _) => column.for_each(exact::given),
+            DataType::Float32 | DataType::Float64 => column.for_each(exact::rounded),
+            _ => {}
+        }
         if matches!(field.data_type(), DataType::Utf8 | DataType::Binary) {
             continue;
         }
@@ -66,6 +76,18 @@ mod tests {
             query.to_string(),
             "VALUES (1, TIMESTAMP '2026-01-01 00:00:00', 'a'), \
              (CAST('2' AS BIGINT), CAST('2026-01-02 00:00:00' AS TIMESTAMP), 3), (NULL, NULL, NULL)"
+        );
+    }
+
+    #[test]
+    fn numbers_are_exact_for_a_decimal_and_doubles_for_a_double() {
+        let types = [DataType::Decimal128(20, 2), DataType::Float64];
+        let fields = types.map(|data_type| Field::new("c", data_type, true));
+        let mut query = parse_query("VALUES (-1.005, 0.1), (1, 1234567890.123456789)").unwrap();
+        typed(&mut query, &fields).unwrap();
+        assert_eq!(
+            query.to_string(),
+            "VALUES (-CAST($exact$1.005$exact$ AS DECIMAL(4,3)), 0.1), (1, 1.2345678901234567e9)"
         );
     }
 

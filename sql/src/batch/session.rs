@@ -12,6 +12,7 @@ use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProviderList, SchemaProvider, TableProvider,
 };
 use datafusion::error::Result as EngineResult;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionState;
@@ -34,6 +35,7 @@ use crate::continuous::{Continuous, JobStatus};
 use crate::error::SqlError;
 use crate::plan::as_of::{self, Reading};
 use crate::plan::constant::bound;
+use crate::plan::exact::{self, Beside};
 use crate::plan::in_lists::apart;
 use crate::plan::in_query::{self, Alone};
 use crate::plan::located::located;
@@ -110,7 +112,8 @@ impl Sessions {
         let (mut rewritten, windows) = window::rewrite_bounded(&expanded, topics)?;
         let has_as_of = as_of::rewrite(&mut rewritten, topics, Reading::Bounded)?;
         named::as_written(&mut rewritten);
-        let state = self.state(notices, depth, has_as_of);
+        exact::written(&mut rewritten);
+        let state = self.state(notices, depth, has_as_of)?;
         let statement = ast::Statement::Query(Box::new(rewritten));
         let plan = state
             .statement_to_plan(EngineStatement::Statement(Box::new(statement)))
@@ -124,7 +127,8 @@ impl Sessions {
                 };
                 located(error, query)
             })?;
-        let plan = negated::plain(times::plain(unnest::beside(plan)?)?)?;
+        let plan = exact::compared(unnest::beside(plan)?)?;
+        let plan = negated::plain(times::plain(plan)?)?;
         let plan = match has_as_of {
             true => as_of::plain(plan, topics)?,
             false => plan,
@@ -134,7 +138,12 @@ impl Sessions {
         Ok((state, apart(bound(plan)?)?))
     }
 
-    fn state(&self, notices: &Notices, depth: usize, has_as_of: bool) -> SessionState {
+    fn state(
+        &self,
+        notices: &Notices,
+        depth: usize,
+        has_as_of: bool,
+    ) -> Result<SessionState, SqlError> {
         let state =
             runtime::session_state(runtime::config(self.partitions), Arc::clone(&self.runtime));
         let context = SessionContext::new_with_state(state);
@@ -158,7 +167,9 @@ impl Sessions {
         for mark in as_of::marks().filter(|_| has_as_of) {
             context.register_udf(mark);
         }
-        context.state()
+        let mut state = context.state();
+        state.register_expr_planner(Arc::new(Beside))?;
+        Ok(state)
     }
 }
 

@@ -45,7 +45,7 @@ use crate::plan::continuous::{ContinuousPlan, plan_with};
 use crate::plan::target::plan_into;
 use crate::progress::tick_of;
 use crate::state::layers::Layers;
-use crate::statement::{Statement, parse};
+use crate::statement::{Numbers, Statement, parse};
 use crate::topic::{
     Changelog, EpochCut, JobSpec, Keep, KeyFormat, NewTopic, OutputRow, TICK_MS, TopicInfo, Topics,
 };
@@ -129,6 +129,10 @@ const fn rests_above(state_bytes_max: usize) -> usize {
 /// # Errors
 /// [`SqlError`] when it can not be planned.
 pub async fn plan_of(spec: &JobSpec, topics: &dyn Topics) -> Result<ContinuousPlan, SqlError> {
+    let numbers = match spec.defaults < 3 {
+        true => Numbers::Double,
+        false => Numbers::Exact,
+    };
     match parse(&spec.sql)? {
         Statement::CreateMaterializedView(view) | Statement::AlterMaterializedView { view, .. } => {
             let mut options = view.options.clone();
@@ -136,9 +140,11 @@ pub async fn plan_of(spec: &JobSpec, topics: &dyn Topics) -> Result<ContinuousPl
                 options.key_format.get_or_insert(KeyFormat::Json);
             }
             options.names_of_old = spec.defaults < 2;
+            options.numbers = numbers;
             plan_with(&view.query, view.emit, options, topics).await
         }
-        Statement::CreateJob(job) => {
+        Statement::CreateJob(mut job) => {
+            job.options.numbers = numbers;
             let target = topics.topic(&job.target).ok_or_else(|| {
                 let known = topics.topics().into_iter().map(|topic| topic.name);
                 SqlError::unknown("topic", &job.target, None, known)

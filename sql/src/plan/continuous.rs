@@ -149,7 +149,7 @@ pub(super) async fn plan_as(
         named::as_written(&mut query);
     }
     let sources = sources_of(&query, topics).map_err(|error| located(error, written))?;
-    let analysis = analyse(query, &sources, windows.len()).await;
+    let analysis = analyse(query, &sources, windows.len(), options.numbers).await;
     // A rewritten window or a view is another text, and so are the places in it.
     let (analysed, state) = analysis.map_err(|error| match windows.is_empty() && !has_views {
         true => error,

@@ -1,6 +1,6 @@
 //! Rewrites between the parsed statement and the query engine's plan, one a file.
 //!
-//! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means) by [`joined`] (what `FROM` has) and [`scopes`] (what `WITH` names), [`named`] (what columns are called), [`unnest`] after [`unnest_written`] (lists as rows), [`not_in`] (and NULL), [`marks`] (subqueries as values), [`distinct_on`], [`window`] after [`window_groups`] with [`window_bounds`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
+//! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means) by [`joined`] (what `FROM` has) and [`scopes`] (what `WITH` names), [`named`] (what columns are called), [`exact`] (numbers beside a DECIMAL), [`unnest`] after [`unnest_written`] (lists as rows), [`not_in`] (and NULL), [`marks`] (subqueries as values), [`distinct_on`], [`window`] after [`window_groups`] with [`window_bounds`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
 //! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
 //! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
@@ -16,6 +16,7 @@ pub(crate) mod close_build;
 pub(crate) mod constant;
 pub mod continuous;
 pub(crate) mod distinct_on;
+pub(crate) mod exact;
 pub mod fingerprint;
 pub(crate) mod graph;
 pub(crate) mod grouping_sets;

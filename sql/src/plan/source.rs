@@ -9,7 +9,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{TableReference, not_impl_err};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
-use datafusion::execution::SessionState;
+use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility, create_udf};
 use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
@@ -30,6 +30,7 @@ use crate::error::SqlError;
 use crate::plan::as_of;
 use crate::plan::constant::bound;
 use crate::plan::distinct_on;
+use crate::plan::exact::{self, Beside};
 use crate::plan::in_lists::apart;
 use crate::plan::in_query::{self, Alone};
 use crate::plan::marked_rows;
@@ -42,6 +43,7 @@ use crate::plan::times;
 use crate::plan::unnest;
 use crate::plan::window::{end_mark, start_mark};
 use crate::runtime;
+use crate::statement::Numbers;
 use crate::topic::{TopicInfo, Topics};
 
 /// What is read and decoded of one topic.
@@ -181,9 +183,10 @@ pub(crate) struct Source {
 
 /// The query with names resolved and types checked, and what it is optimised with.
 pub(crate) async fn analyse(
-    query: Query,
+    mut query: Query,
     sources: &[Source],
     windows: usize,
+    numbers: Numbers,
 ) -> Result<(LogicalPlan, SessionState), SqlError> {
     let mut config = runtime::config(1).with_create_default_catalog_and_schema(true);
     // A subquery of one row is joined to each row, and so is what becomes of it when it changes.
@@ -214,9 +217,17 @@ pub(crate) async fn analyse(
             ));
         }
     }
-    let state = context.state();
+    let is_exact = numbers == Numbers::Exact;
+    let mut state = context.state();
+    if is_exact {
+        exact::written(&mut query);
+        state.register_expr_planner(Arc::new(Beside))?;
+    }
     let statement = EngineStatement::Statement(Box::new(SyntaxTree::Query(Box::new(query))));
-    let plan = unnest::beside(state.statement_to_plan(statement).await?)?;
+    let mut plan = unnest::beside(state.statement_to_plan(statement).await?)?;
+    if is_exact {
+        plan = exact::compared(plan)?;
+    }
     let plan = negated::plain(times::plain(plan)?)?;
     let analysed = state
         .analyzer()

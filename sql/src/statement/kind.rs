@@ -43,6 +43,18 @@ pub struct QueryOptions {
     pub key_format: Option<KeyFormat>,
     /// Whether columns without a name are called as the engine calls them; no option, but what an older statement meant.
     pub names_of_old: bool,
+    /// What a number beside a DECIMAL is; no option either.
+    pub numbers: Numbers,
+}
+
+/// What a number with a point is where a DECIMAL meets it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numbers {
+    /// A DECIMAL with the digits that were written.
+    #[default]
+    Exact,
+    /// A DOUBLE, as it is everywhere else and as older statements meant it.
+    Double,
 }
 
 /// `ALTER JOB … SET (…)`: what is set anew; `Some(None)`: as it is by default.

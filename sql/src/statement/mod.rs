@@ -34,8 +34,8 @@ pub mod write;
 
 pub use interval::interval_ms;
 pub use kind::{
-    AlterTopic, ContinuousJob, ContinuousView, CreateTopic, Emit, JobChange, LateRows, PlainView,
-    QueryOptions, Shown, Statement,
+    AlterTopic, ContinuousJob, ContinuousView, CreateTopic, Emit, JobChange, LateRows, Numbers,
+    PlainView, QueryOptions, Shown, Statement,
 };
 pub use name::{name_of, quoted};
 pub use options::TopicOptions;

@@ -14,7 +14,7 @@ use crate::operator::moment::{Clock, Ending, Horizon, Marks};
 use crate::operator::origin::Came;
 use crate::operator::session::Session;
 use crate::operator::{Operator, OperatorError, Output, window};
-use crate::statement::parse_query;
+use crate::statement::{Numbers, parse_query};
 use crate::testing::MemoryTopics;
 use crate::topic::{NewTopic, WatermarkSpec};
 
@@ -109,6 +109,21 @@ async fn a_time_that_is_moved_to_another_zone_is_over_later() {
             late: horizon,
         };
         assert_eq!(endings.collect::<Vec<_>>(), [expected], "{group}");
+    }
+}
+
+#[tokio::test]
+async fn a_number_beside_a_decimal_is_exact_unless_the_query_is_older() {
+    let topics = topics().await;
+    let query = parse_query("SELECT CAST(k AS DECIMAL(10, 2)) * 0.5 AS half FROM t").unwrap();
+    for (numbers, kind) in [(Numbers::Exact, "DECIMAL"), (Numbers::Double, "DOUBLE")] {
+        let options = QueryOptions {
+            numbers,
+            ..QueryOptions::default()
+        };
+        let planned = plan_with(&query, Emit::Changes, options, topics.as_ref()).await;
+        let found = &planned.unwrap().columns[0].sql_type;
+        assert!(found.starts_with(kind), "{found}");
     }
 }
 
