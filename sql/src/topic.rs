@@ -245,7 +245,7 @@ pub enum KeyFormat {
 
 /// The defaults of statements that are made now. What runs keeps those that it was made with: 0 wrote the key of a view as
 /// JSON, since 1 it is `raw`; since 2 columns without a name are called as they are written, and not `max(bids.price)`; since 3
-/// a number beside a DECIMAL is exact, and not a DOUBLE.
+/// a number beside a DECIMAL is exact, and not a DOUBLE, and a time that is cast to a number is milliseconds.
 pub const JOB_DEFAULTS: u32 = 3;
 
 /// How a continuous query is run; `None` where nothing was said. Nothing that it computes depends on these.

@@ -40,6 +40,7 @@ use crate::plan::in_lists::apart;
 use crate::plan::in_query::{self, Alone};
 use crate::plan::located::located;
 use crate::plan::marks;
+use crate::plan::moments::in_milliseconds;
 use crate::plan::named;
 use crate::plan::negated;
 use crate::plan::recursive;
@@ -127,7 +128,7 @@ impl Sessions {
                 };
                 located(error, query)
             })?;
-        let plan = exact::compared(unnest::beside(plan)?)?;
+        let plan = in_milliseconds(exact::compared(unnest::beside(plan)?)?)?;
         let plan = negated::plain(times::plain(plan)?)?;
         let plan = match has_as_of {
             true => as_of::plain(plan, topics)?,

@@ -1,6 +1,6 @@
 //! Rewrites between the parsed statement and the query engine's plan, one a file.
 //!
-//! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means) by [`joined`] (what `FROM` has) and [`scopes`] (what `WITH` names), [`named`] (what columns are called), [`exact`] (numbers beside a DECIMAL), [`unnest`] after [`unnest_written`] (lists as rows), [`not_in`] (and NULL), [`marks`] (subqueries as values), [`distinct_on`], [`window`] after [`window_groups`] with [`window_bounds`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
+//! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means) by [`joined`] (what `FROM` has) and [`scopes`] (what `WITH` names), [`named`] (what columns are called), [`exact`] (numbers beside a DECIMAL), [`moments`] (times as numbers), [`times`] (times that are written), [`negated`] (`-x`), [`unnest`] after [`unnest_written`] (lists as rows), [`not_in`] (and NULL), [`marks`] (subqueries as values), [`distinct_on`], [`window`] after [`window_groups`] with [`window_bounds`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
 //! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
 //! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
@@ -29,6 +29,7 @@ pub(crate) mod limited;
 pub(crate) mod located;
 pub(crate) mod marked_rows;
 pub(crate) mod marks;
+pub(crate) mod moments;
 pub(crate) mod named;
 pub(crate) mod negated;
 pub(crate) mod not_in;

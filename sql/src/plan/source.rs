@@ -35,6 +35,7 @@ use crate::plan::in_lists::apart;
 use crate::plan::in_query::{self, Alone};
 use crate::plan::marked_rows;
 use crate::plan::marks;
+use crate::plan::moments::in_milliseconds;
 use crate::plan::negated;
 use crate::plan::not_in;
 use crate::plan::refuse::refused;
@@ -226,7 +227,7 @@ pub(crate) async fn analyse(
     let statement = EngineStatement::Statement(Box::new(SyntaxTree::Query(Box::new(query))));
     let mut plan = unnest::beside(state.statement_to_plan(statement).await?)?;
     if is_exact {
-        plan = exact::compared(plan)?;
+        plan = in_milliseconds(exact::compared(plan)?)?;
     }
     let plan = negated::plain(times::plain(plan)?)?;
     let analysed = state

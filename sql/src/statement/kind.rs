@@ -43,17 +43,17 @@ pub struct QueryOptions {
     pub key_format: Option<KeyFormat>,
     /// Whether columns without a name are called as the engine calls them; no option, but what an older statement meant.
     pub names_of_old: bool,
-    /// What a number beside a DECIMAL is; no option either.
+    /// What numbers beside a DECIMAL and casts of times mean; no option either.
     pub numbers: Numbers,
 }
 
-/// What a number with a point is where a DECIMAL meets it.
+/// What a number with a point is where a DECIMAL meets it, and what a time is as a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Numbers {
-    /// A DECIMAL with the digits that were written.
+    /// A DECIMAL with the digits that were written; milliseconds.
     #[default]
     Exact,
-    /// A DOUBLE, as it is everywhere else and as older statements meant it.
+    /// A DOUBLE, as it is everywhere else, and whatever unit the time has: what older statements meant.
     Double,
 }
 
