@@ -3,6 +3,7 @@
 //! Column types and event time are checked by SQL, names and bounds by the broker.
 
 use millpond_proto::wire::admin as pb;
+use millpond_sql::catalog::is_system_column;
 use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
 use tonic::Status;
 
@@ -23,7 +24,7 @@ pub(super) async fn create(
         name: topic_name(&request.name)?,
         kind: topic_type(&request.r#type)?,
         queues: Some(request.queues).filter(|queues| *queues != 0),
-        columns: request.columns.into_iter().map(column).collect(),
+        columns: columns(request.columns)?,
         watermark: request.watermark.map(watermark).transpose()?,
         primary_key: Vec::new(),
         written_by: None,
@@ -53,7 +54,7 @@ pub(super) async fn alter(
 ) -> Result<pb::Topic, Status> {
     let name = topic_name(&request.name)?;
     let queues = Some(request.queues).filter(|queues| *queues != 0);
-    let columns: Vec<ColumnSpec> = request.add_columns.into_iter().map(column).collect();
+    let columns = columns(request.add_columns)?;
     if !columns.is_empty() {
         sql.check_columns_to_add(&request.name, &columns)?;
     }
@@ -104,6 +105,17 @@ fn topic_type(name: &str) -> Result<TopicType, Status> {
         let known = TopicType::ALL.map(TopicType::as_str).join(", ");
         Status::invalid_argument(format!("topic type {name:?} is unknown; there are {known}"))
     })
+}
+
+fn columns(columns: Vec<pb::Column>) -> Result<Vec<ColumnSpec>, Status> {
+    let columns: Vec<ColumnSpec> = columns.into_iter().map(column).collect();
+    match columns.iter().find(|column| is_system_column(&column.name)) {
+        Some(column) => Err(Status::invalid_argument(format!(
+            "column {} would be called as a system column is; choose another name for it",
+            column.name
+        ))),
+        None => Ok(columns),
+    }
 }
 
 fn column(column: pb::Column) -> ColumnSpec {
@@ -195,6 +207,19 @@ mod tests {
         let unknown = topic_type("x").unwrap_err();
         assert_eq!(unknown.code(), tonic::Code::InvalidArgument);
         assert!(unknown.message().contains("fifo"), "{unknown}");
+    }
+
+    #[test]
+    fn columns_are_not_called_as_system_columns() {
+        let wire = |name: &str| pb::Column {
+            name: name.to_owned(),
+            sql_type: "BIGINT".to_owned(),
+            expression: String::new(),
+        };
+        assert_eq!(columns(vec![wire("b"), wire("_c")]).unwrap().len(), 2);
+        let refused = columns(vec![wire("b"), wire("_key")]).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        assert!(refused.message().contains("column _key"), "{refused}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use object_store::ObjectStore;
 use tokio::sync::{mpsc, watch};
 
 use crate::batch::view::is_view;
+use crate::catalog::is_system_column;
 use crate::continuous::{Continuous, JobState, JobStatus};
 use crate::error::SqlError;
 use crate::job::alter::is_building;
@@ -265,6 +266,19 @@ impl Jobs {
         name: &str,
         plan: &ContinuousPlan,
     ) -> Result<Vec<TopicId>, SqlError> {
+        if let Some(column) = plan
+            .columns
+            .iter()
+            .find(|column| is_system_column(&column.name))
+        {
+            return Err(SqlError::invalid(
+                format!(
+                    "a column of the view would be called {}, as a system column is",
+                    column.name
+                ),
+                format!("call it otherwise, {} AS name", column.name),
+            ));
+        }
         self.check_free(name, name)?;
         if plan.sets_late_aside() {
             self.check_free(&late_topic_of(name), name)?;
