@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -84,7 +84,8 @@ impl Dying {
     /// The queries that it stands still for, by name.
     #[must_use]
     pub fn died(&self) -> Vec<String> {
-        let reached = self.reached.lock().expect("no holder panics");
+        let reached = self.reached.lock();
+        let reached = reached.unwrap_or_else(PoisonError::into_inner);
         let times = self.fuse.map_or(u32::MAX, |(_, times)| times);
         let jobs = self.inner.jobs().into_iter();
         jobs.filter(|job| {
