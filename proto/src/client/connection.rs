@@ -119,7 +119,8 @@ impl Client {
         limit: Duration,
         call: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, ClientError> {
-        match time::within(self.identity.clock.as_ref(), limit, call).await {
+        // A call is large, and would make all that wait for it so.
+        match time::within(self.identity.clock.as_ref(), limit, Box::pin(call)).await {
             Some(answer) => answer,
             None => Err(ClientError::Status {
                 code: Code::DeadlineExceeded,
