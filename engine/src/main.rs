@@ -20,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Where memory comes from. A message is a dozen small pieces that one thread takes and another one gives back, by the batch. The
 /// system's allocator has them go through locks, looks for neighbours to join them with, and keeps megabytes of freed ones
-/// around each that lives on; that was a third of what a message of a batch costs.
+/// around each that lives on.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
