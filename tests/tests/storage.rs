@@ -327,7 +327,7 @@ fn small_topics_of_a_family_share_their_files_and_nothing_else() {
     assert_eq!(parquet_files(&folder), 1);
     let info = told(&server, &["topic", "info", "meter-2"]);
     assert!(
-        info.contains("of family meters") && info.contains("in 2 messages and 1 files"),
+        info.contains("of family meters") && info.contains("in 2 messages and 1 file\n"),
         "{info}"
     );
     for (more, why) in [

