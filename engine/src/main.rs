@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && has_colours())
         .init();
     let mut runtime = match &cli.command {
         // The prompt waits for keys on this thread, and the connection is looked after meanwhile.
@@ -60,7 +61,7 @@ async fn start(cli: Cli) -> ExitCode {
         input_is_terminal: std::io::stdin().is_terminal(),
         variables: store_variables(),
         history: history_file(),
-        has_colours: std::env::var_os("NO_COLOR").is_none(),
+        has_colours: has_colours(),
     };
     let (args, demo) = match &cli.command {
         None => (ServeArgs::default(), Demo::WhenNew),
@@ -86,6 +87,11 @@ async fn start(cli: Cli) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether the user wants colours (no-color.org).
+fn has_colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none()
 }
 
 /// The variables that clients of object stores are configured by.
