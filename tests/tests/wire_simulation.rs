@@ -41,7 +41,7 @@ const TOPIC_ID: u64 = 1;
 const GROUP: &str = "billing";
 /// Invisible times that consumers ask for.
 const INVISIBLE_MS: (u64, u64) = (10_000, 15_000);
-const SEEDS_DEFAULT: u64 = 10;
+const SEEDS_DEFAULT: u64 = 40;
 /// Lives that end in a crash, before the last one.
 const CRASHES: u32 = 3;
 const CLIENTS: u32 = 2;
@@ -267,8 +267,8 @@ fn what_clients_are_told_over_a_bad_network_holds_through_crashes() {
     if count >= SEEDS_DEFAULT {
         // Runs in which nothing happens would prove nothing.
         assert!(sum.sent > 500 && sum.acked > 500, "{sum:?}");
-        // How many depends on the weather, which ten seeds may have good.
-        assert!(sum.lost > 0, "{sum:?}");
+        // The weather is the seed's, and ten of them may have it good.
+        assert!(sum.lost > 100, "{sum:?}");
     }
 }
 
