@@ -6,7 +6,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use millpond_examples::{Lesson, connect, execute, forget_topic};
+use millpond_examples::{Lesson, begin_anew, connect, execute};
 use millpond_proto::client::{Admin, OutgoingMessage, Producer, SimpleConsumer};
 
 const TOPIC: &str = "lesson_orders";
@@ -23,12 +23,7 @@ async fn main() -> Lesson {
     let client = connect()?;
     let mut out = std::io::stdout();
     let admin = Admin::new(&client);
-    match admin.cancel_job(VIEW).await {
-        Err(error) if !error.is_not_found() => return Err(error.into()),
-        _ => {}
-    }
-    forget_topic(&client, VIEW).await?;
-    forget_topic(&client, TOPIC).await?;
+    begin_anew(&client, &[VIEW], &[TOPIC]).await?;
     execute(
         &client,
         &format!(
