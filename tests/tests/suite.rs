@@ -4,7 +4,7 @@
 //! (rules a program can check), [`promises`] (whether the tests that the documents name are there), [`simulation`] (one seed, one run), [`storage_simulation`] (the log alone), [`wire_simulation`] (clients over a bad network), [`flights`] (the
 //! main job on real data), [`formats`] (bodies that are not JSON, and changes as they happen), [`kills`] and [`kills_of_waiting`] (killed with -9, again and again), [`savepoints`] (jobs that go on from a state under a name), [`state_at_rest`] (a state larger than its memory), [`slt`] (SQL, statement by statement), [`errors`]
 //! (bad input), [`streams`] (reading by offset), [`storage`] (an operator's tools), [`cold`] (the cold tier in a bucket) over
-//! [`s3`] (a server of S3) and [`clouds`] over [`rest`] (servers of Google's and Azure's), [`nexmark`] (q0 to q22), [`readme`] (what the README promises), [`lessons`] (each of `examples/`).
+//! [`s3`] (a server of S3) and [`clouds`] over [`rest`] (servers of Google's and Azure's), [`nexmark`] (q0 to q22), [`readme`] (what the README promises), [`lessons`] (each of `examples/`), [`written`] (what earlier versions wrote).
 
 #![expect(
     clippy::unwrap_used,
@@ -38,3 +38,4 @@ mod storage_simulation;
 mod streams;
 mod tidy;
 mod wire_simulation;
+mod written;
