@@ -5,7 +5,7 @@ use millpond_proto::message::QueueId;
 use millpond_proto::time::Clock as _;
 
 use super::equality::{ask, assert_same, sql_over, world_of};
-use super::tests::{STEPS, Step, World, create, status};
+use super::tests::{Fuse, STEPS, World, crashes_at, create, status};
 use crate::continuous::JobState;
 use crate::topic::Topics as _;
 
@@ -90,7 +90,7 @@ fn left(world: &World, topic: &str) -> Vec<(QueueId, String, Option<String>)> {
         .collect()
 }
 
-async fn check_beats(world: &World, crashes: &[(Step, u32)]) {
+async fn check_beats(world: &World, crashes: &[Option<Fuse>]) {
     let jobs = world.jobs(None);
     for [name, query, emit] in BEATS {
         let sql = format!("CREATE MATERIALIZED VIEW {name} AS {query} {emit}");
@@ -98,18 +98,14 @@ async fn check_beats(world: &World, crashes: &[(Step, u32)]) {
         made.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
     jobs.stop().await;
-    for crash in crashes.iter().map(|crash| Some(*crash)).chain([None]) {
-        let jobs = world.jobs(crash);
-        for _ in 0..25 {
-            send_some(world);
-            let ms = match world.chance.below(10) {
-                0 => 2900,
-                _ => world.chance.below(160),
-            };
-            world.wait_ms(ms).await;
+    let turn = |world: &World| {
+        send_some(world);
+        match world.chance.below(10) {
+            0 => 2900,
+            _ => world.chance.below(160),
         }
-        drop(jobs);
-    }
+    };
+    world.lives(crashes, 25, turn).await;
     let jobs = world.jobs(None);
     // What waits for a beat leaves although no row comes any more.
     world.wait_ms(30_000).await;
@@ -151,7 +147,7 @@ async fn what_leaves_at_beats_is_the_same_at_any_pace() {
 async fn what_leaves_at_beats_is_the_same_after_a_crash_at_any_step() {
     for (seed, step) in (10..).zip(STEPS) {
         let world = world_of(seed, 7, &[TRIPS, PRICES]).await;
-        check_beats(&world, &[(step, 2), (step, 9)]).await;
+        check_beats(&world, &crashes_at(step)).await;
     }
 }
 

@@ -9,7 +9,7 @@ use object_store::ObjectStore;
 use super::equality::{self, Case, GRAPHS, PLANES, TRIPS, send_both, world_of};
 use super::layered::{objects, saved};
 use super::runtime::{JobParts, Jobs};
-use super::tests::{Step, World, create, status};
+use super::tests::{Step, World, crashes_at, create, status};
 use crate::continuous::JobState;
 use crate::testing::hands::Hands;
 use crate::testing::store::DyingStore;
@@ -44,7 +44,7 @@ async fn queries_whose_state_rests_equal_their_bounded_answer_after_crashes() {
         let mut world = world_of(seed, batch_rows, &[TRIPS, PLANES]).await;
         world.rests_above = Some(0);
         for cases in [CHAINS, GRAPHS] {
-            equality::check(&world, cases, &[(step, 4), (step, 20)], send_both).await;
+            equality::check(&world, cases, &crashes_at(step), send_both).await;
         }
         nothing_is_missing(&world).await;
     }

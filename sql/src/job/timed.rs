@@ -6,7 +6,7 @@
 use millpond_proto::time::{Clock as _, Timestamp};
 
 use super::equality::{ask, sql_over, world_of};
-use super::tests::{STEPS, Step, World, create, status};
+use super::tests::{Fuse, STEPS, World, crashes_at, create, status};
 use crate::continuous::JobState;
 use crate::topic::Topics as _;
 
@@ -73,7 +73,7 @@ fn send_last(world: &World) -> i64 {
     at
 }
 
-async fn check(world: &World, cases: &[Case], crashes: &[(Step, u32)]) {
+async fn check(world: &World, cases: &[Case], crashes: &[Option<Fuse>]) {
     let jobs = world.jobs(None);
     for Case { name, query } in cases {
         let sql = format!("CREATE MATERIALIZED VIEW {name} AS {query}");
@@ -87,18 +87,14 @@ async fn check(world: &World, cases: &[Case], crashes: &[(Step, u32)]) {
         }
     }
     jobs.stop().await;
-    for crash in crashes.iter().map(|crash| Some(*crash)).chain([None]) {
-        let jobs = world.jobs(crash);
-        for _ in 0..25 {
-            send(world);
-            let ms = match world.chance.below(10) {
-                0 => 900,
-                _ => world.chance.below(160),
-            };
-            world.wait_ms(ms).await;
+    let turn = |world: &World| {
+        send(world);
+        match world.chance.below(10) {
+            0 => 900,
+            _ => world.chance.below(160),
         }
-        drop(jobs);
-    }
+    };
+    world.lives(crashes, 25, turn).await;
     let jobs = world.jobs(None);
     let last = send_last(world);
     world.wait_ms(30_000).await;
@@ -233,7 +229,7 @@ async fn rows_that_leave_by_time_equal_their_bounded_answer_at_any_batch_size() 
 async fn rows_that_leave_by_time_equal_their_bounded_answer_after_a_crash_at_any_step() {
     for (seed, step) in (60..).zip(STEPS) {
         let world = world_of(seed, 7, &[TRIPS, PRICES, FLEET]).await;
-        check(&world, CASES, &[(step, 3), (step, 14)]).await;
+        check(&world, CASES, &crashes_at(step)).await;
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::equality::{Case, TRIPS, ask, check, send_trips, sql_over, world_of};
-use super::tests::{STEPS, World, create, status};
+use super::tests::{STEPS, World, crashes_at, create, status};
 use crate::continuous::JobState;
 
 const CASES: &[Case] = &[
@@ -55,7 +55,7 @@ async fn aggregates_of_all_rows_and_in_order_equal_the_answer_after_a_crash_at_a
     }
     for (seed, step) in (310..).zip(STEPS) {
         let world = world_of(seed, 7, &[TRIPS]).await;
-        check(&world, CASES, &[(step, 1), (step, 6)], send_trips).await;
+        check(&world, CASES, &crashes_at(step), send_trips).await;
     }
 }
 

@@ -87,15 +87,19 @@ async fn a_job_that_goes_on_from_a_savepoint_writes_what_one_writes_that_never_s
         jobs.stop().await;
         drop(jobs);
         world.lanes = Some(2);
-        let jobs = world.jobs(crash);
+        let jobs = world.jobs(None);
         for (name, query, _) in queries {
             let job = format!(
                 "CREATE JOB again_{name} WITH (savepoint = '{name}_point', parallelism = 3) AS INSERT INTO {name} {query}"
             );
             create(&jobs, &job).await.unwrap();
         }
-        send_for_a_while(&world).await;
         drop(jobs);
+        let turn = |world: &World| {
+            world.send_some();
+            world.chance.below(160)
+        };
+        world.lives(&[crash], 20, turn).await;
         let jobs = world.jobs(None);
         world.wait_ms(30_000).await;
         for (name, _, is_keyed) in queries {
