@@ -2,7 +2,7 @@
 //!
 //! Storage sees records as (shard, kind, bytes). It knows the envelope of a message and where each
 //! message lies; it knows nothing of groups, schemas or SQL. What the broker makes of the records is a
-//! [`Projection`] that the engine implements: its state is the engine's, its log and its checkpoints
+//! [`Projection`](log::Projection) that the engine implements: its state is the engine's, its log and its checkpoints
 //! are ours.
 //!
 //! **Invariants.** An append is answered only after its block is on durable storage. A failed write or

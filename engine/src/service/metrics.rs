@@ -1,6 +1,6 @@
 //! `/metrics` of the HTTP port: what an operator watches, in the text form of Prometheus.
 //!
-//! Counts of the disk and the object store come from [`Metrics`]; what the open log holds is asked when the page is.
+//! Counts of the disk and the object store come from [`millpond_storage::metrics`]; what the open log holds is asked when the page is.
 //! Names are RocketMQ's where it has one. While the server starts, the page has the counts alone.
 
 use axum::extract::{ConnectInfo, State};

@@ -6,7 +6,7 @@
 //! say why. This room holds no data of its own; topics and objects are behind traits.
 //!
 //! Reading order: [`undivided`] (changes are made whole), [`runtime`] (create, drop, list), [`end`] (what is dropped), [`savepoint`] (state under a name), [`alter`] (a view takes another's place), [`runner`] (the loop), [`region`] (one epoch,
-//! without I/O), its [`intake`], [`lanes`], the [`nodes`] that they go through, rows that are added up before one lane ([`adding`]) and [`written`] rows, [`parts`] of state that rest, as lanes are [`stepped`], [`crew`] (who does the work), [`inputs`] and [`reader`] (queues in ticks), topics that are [`declared`] anew under a query, how much of each row they take ([`reads`]), [`subscribe`] (a query that is watched and kept nowhere), [`restart`] (how often it starts over), [`pace`] and `shares` (where its time goes), [`error`].
+//! without I/O), its [`intake`], [`lanes`], the [`nodes`] that they go through, rows that are added up before one lane ([`adding`]) and [`written`] rows, [`parts`] of state that rest, as lanes are [`stepped`], [`crew`] (who does the work), [`inputs`] and [`reader`] (queues in ticks), topics that are [`declared`] anew under a query, [`subscribe`] (a query that is watched and kept nowhere), [`restart`] (how often it starts over), [`pace`] and `shares` (where its time goes), [`error`].
 
 pub(crate) mod adding;
 pub mod alter;

@@ -21,7 +21,7 @@ use crate::topic::{Changelog, ColumnSpec, TopicInfo, Topics};
 /// A topic with a primary key takes rows that change: what a job writes to it tells, key by key, what its row is from now on.
 ///
 /// # Errors
-/// As [`plan`], and [`SqlError`] when the topic can not take what the query gives.
+/// As [`plan`](super::continuous::plan), and [`SqlError`] when the topic can not take what the query gives.
 ///
 /// # Panics
 /// Never: a query has at least one node.

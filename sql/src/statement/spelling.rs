@@ -7,7 +7,7 @@
 //! **Invariant.** Only calls by an unquoted name of one word are rewritten, and only to what any statement could have
 //! written itself. What is written stays as it is in stored texts, and is rewritten whenever it is parsed.
 //!
-//! To add one, add a line to [`names`]; functions that need code are in [`crate::function`]. Operators are in [`operators`].
+//! To add one, add a line to [`names`](mod@names); functions that need code are in [`crate::function`]. Operators are in [`operators`].
 
 use std::ops::ControlFlow;
 

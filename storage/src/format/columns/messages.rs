@@ -16,7 +16,7 @@ use millpond_proto::message::TopicId;
 use crate::format::columns::{ColumnsError, SCHEMA};
 use crate::format::envelope::{Envelope, Property, PropertyValue};
 
-/// The messages of a batch that has every column of [`schema`], found by name. A nullable column that a
+/// The messages of a batch that has every column of [`SCHEMA`](static@SCHEMA), found by name. A nullable column that a
 /// file of an earlier version does not have reads as nulls.
 ///
 /// # Errors
