@@ -215,9 +215,9 @@ impl Broker {
         let Some(topic) = topic_asked(asked) else {
             return Ok(Vec::new());
         };
-        match self.transactions(topic.as_ref(), limit).await {
+        match self.transactions(topic.as_ref(), None, limit).await {
             Err(BrokerError::TopicNotFound { .. }) => Ok(Vec::new()),
-            found => found,
+            found => found.map(|(found, _)| found),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::broker::request::{Reply, Request};
 use crate::broker::shelf::{Checked, Spot, address_of, unshelved};
 use crate::broker::state::shelving::{EndHalf, TransactionsOf};
 use crate::broker::topic::accepted;
-use crate::broker::transaction::{OpenTransaction, Transactions};
+use crate::broker::transaction::{OpenTransaction, TransactionPlace, Transactions};
 use crate::broker::{Broker, BrokerError};
 
 /// Transactions of one shard that producers are asked about in one turn.
@@ -141,16 +141,17 @@ impl Broker {
         Ok(())
     }
 
-    /// At most `limit` transactions of one topic or of all: the open ones, the oldest first, then those that were rolled
-    /// back because nobody decided, the newest first.
+    /// At most `limit` transactions of one topic or of all, behind `after`: the open ones, the oldest first, then those that were
+    /// rolled back because nobody decided, the newest first. Beside them the place to go on behind, when there may be more.
     ///
     /// # Errors
     /// [`BrokerError`] when there is no such topic or the log failed.
     pub async fn transactions(
         &self,
         topic: Option<&TopicName>,
+        after: Option<TransactionPlace>,
         limit: usize,
-    ) -> Result<Vec<Transaction>, BrokerError> {
+    ) -> Result<(Vec<Transaction>, Option<TransactionPlace>), BrokerError> {
         let topic = topic.map(|topic| self.topic_record(topic)).transpose()?;
         let limit = limit.clamp(1, limits::FACT_ROWS_MAX + 1);
         let incarnation = self.incarnation()?;
@@ -158,26 +159,29 @@ impl Broker {
             due: false,
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
             topic: topic.map_or(0, |topic| topic.id),
+            after,
         });
-        let (mut open, mut given_up) = (Vec::new(), Vec::new());
+        let mut all = Vec::new();
         for (_, reply) in incarnation.ask_all(request).await? {
             // A damaged shard shows nothing.
             let Reply::OpenTransactions(here) = reply else {
                 continue;
             };
-            open.extend(here.open);
-            given_up.extend(here.given_up);
+            for (these, given_up) in [(here.open, false), (here.given_up, true)] {
+                let placed = |one| (TransactionPlace::of(&one, given_up), one);
+                all.extend(these.into_iter().map(placed));
+            }
         }
         // Of all shards together: each has its own oldest and newest ones.
-        open.sort_by_key(|one| one.stored_at_ms);
-        given_up.sort_by_key(|one| std::cmp::Reverse(one.stored_at_ms));
-        let open = open.into_iter().map(|one| (one, true));
-        let given_up = given_up.into_iter().map(|one| (one, false));
+        all.sort_unstable_by_key(|(place, _)| place.order());
+        all.truncate(limit);
+        let next = all.last().filter(|_| all.len() == limit);
+        let next = next.map(|(place, _)| *place);
         let mut found = Vec::new();
-        for (one, is_open) in open.chain(given_up).take(limit) {
-            found.push(self.transaction(&one, is_open).await);
+        for (place, one) in &all {
+            found.push(self.transaction(one, !place.given_up).await);
         }
-        Ok(found)
+        Ok((found, next))
     }
 
     /// Transactions about which a producer is to be asked by now. Those that were asked about often enough
@@ -193,6 +197,7 @@ impl Broker {
                 due: true,
                 limit: CHECKS_AT_ONCE,
                 topic: 0,
+                after: None,
             });
             let Reply::OpenTransactions(here) = incarnation.ask(shard, request).await? else {
                 continue;

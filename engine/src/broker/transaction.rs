@@ -36,6 +36,52 @@ pub struct OpenTransaction {
     pub checks: u32,
 }
 
+/// A place in the list of transactions: that of one in it. Open ones come first, the oldest of them before others; then those that
+/// were given up, the newest before others.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct TransactionPlace {
+    /// Whether it was given up.
+    #[prost(bool, tag = "1")]
+    pub given_up: bool,
+    /// When it was stored, ms.
+    #[prost(sint64, tag = "2")]
+    pub stored_at_ms: i64,
+    /// Topic that its message is for.
+    #[prost(fixed64, tag = "3")]
+    pub topic: u64,
+    /// Queue there.
+    #[prost(uint32, tag = "4")]
+    pub queue: u32,
+    /// Where it lies on the shard's shelf.
+    #[prost(message, required, tag = "5")]
+    pub spot: Spot,
+}
+
+impl TransactionPlace {
+    /// That of a transaction.
+    #[must_use]
+    pub fn of(one: &OpenTransaction, given_up: bool) -> Self {
+        Self {
+            given_up,
+            stored_at_ms: one.stored_at_ms,
+            topic: one.topic,
+            queue: one.queue,
+            spot: one.spot,
+        }
+    }
+
+    /// Places are in the order of these.
+    #[must_use]
+    pub fn order(&self) -> impl Ord + use<> {
+        let age = if self.given_up {
+            self.stored_at_ms.saturating_neg()
+        } else {
+            self.stored_at_ms
+        };
+        (self.given_up, age, self.topic, self.queue, self.spot)
+    }
+}
+
 /// The open transactions of a shard, and those that were given up last.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Transactions {

@@ -315,14 +315,15 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_come_in_one_answer_are_no_longer_than_that() {
-        for line in [
-            "millpond group inflight g --limit",
-            "millpond dlq ls g --limit",
-            "millpond tx ls --limit",
+    fn lists_are_no_longer_than_what_is_held_for_them() {
+        for (line, most) in [
+            ("millpond group inflight g --limit", 1024),
+            ("millpond dlq ls g --limit", 1024),
+            ("millpond tx ls --limit", 1_000_000),
+            ("millpond delay ls --limit", 1_000_000),
         ] {
-            assert!(parse(&format!("{line} 1024")).is_ok(), "{line}");
-            assert!(parse(&format!("{line} 1025")).is_err(), "{line}");
+            assert!(parse(&format!("{line} {most}")).is_ok(), "{line}");
+            assert!(parse(&format!("{line} {}", most + 1)).is_err(), "{line}");
         }
     }
 

@@ -12,6 +12,9 @@ use crate::cli::error::CliError;
 use crate::cli::output::{Format, Table};
 use crate::cli::run::Terminal;
 
+/// Most entries that are asked for at once.
+const PAGE: u32 = 1024;
+
 /// `millpond delay …`.
 #[derive(Debug, Subcommand)]
 pub enum DelayCommand {
@@ -46,7 +49,7 @@ pub struct LsArgs {
     /// Name of the topic; without it, all of them.
     pub topic: Option<String>,
     /// Most entries.
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub limit: u32,
     /// How to print.
     #[arg(short, long, value_enum, default_value = "table")]
@@ -86,7 +89,7 @@ pub async fn delay(
         DelayCommand::Ls(args) => {
             let mut request = ListDelayedRequest {
                 topic: args.topic.clone().unwrap_or_default(),
-                limit: args.limit,
+                limit: args.limit.min(PAGE),
                 from: String::new(),
             };
             let columns = ["due", "topic", "queue", "id", "bytes", "handle"];
@@ -140,11 +143,11 @@ pub async fn transaction(
     let admin = Admin::new(client);
     match command {
         TransactionCommand::Ls(args) => {
-            let request = ListTransactionsRequest {
+            let mut request = ListTransactionsRequest {
                 topic: args.topic.clone().unwrap_or_default(),
-                limit: args.limit,
+                limit: args.limit.min(PAGE),
+                from: String::new(),
             };
-            let answer = admin.list_transactions(request).await?;
             let columns = [
                 "stored",
                 "topic",
@@ -155,17 +158,26 @@ pub async fn transaction(
                 "transaction",
             ];
             let mut table = Table::new(&columns);
-            for one in answer.transactions {
-                let next = one.next_check.map(|at| at.to_string());
-                table.rows.push(vec![
-                    one.stored_at.map(|at| at.to_string()).into(),
-                    one.topic.into(),
-                    one.message_id.into(),
-                    one.body_bytes.into(),
-                    one.checks.into(),
-                    next.unwrap_or_else(|| "rolled back".to_owned()).into(),
-                    one.transaction_id.into(),
-                ]);
+            let most = usize::try_from(args.limit).unwrap_or(usize::MAX);
+            loop {
+                let answer = admin.list_transactions(request.clone()).await?;
+                let left = most - table.rows.len();
+                for one in answer.transactions.into_iter().take(left) {
+                    let next = one.next_check.map(|at| at.to_string());
+                    table.rows.push(vec![
+                        one.stored_at.map(|at| at.to_string()).into(),
+                        one.topic.into(),
+                        one.message_id.into(),
+                        one.body_bytes.into(),
+                        one.checks.into(),
+                        next.unwrap_or_else(|| "rolled back".to_owned()).into(),
+                        one.transaction_id.into(),
+                    ]);
+                }
+                if answer.next.is_empty() || table.rows.len() >= most {
+                    break;
+                }
+                request.from = answer.next;
             }
             table
                 .print(args.output, terminal.out)

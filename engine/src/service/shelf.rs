@@ -6,11 +6,11 @@ use millpond_proto::name::TopicName;
 use millpond_proto::time::Timestamp;
 use millpond_proto::wire::admin as pb;
 use millpond_storage::format::envelope::Envelope;
-use prost::Message as _;
+use prost::Message;
 use tonic::Status;
 
 use crate::broker::Broker;
-use crate::broker::delay::{DelayedPlace, RecallHandle};
+use crate::broker::delay::RecallHandle;
 use crate::broker::half::TransactionId;
 use crate::service::code::grpc;
 use crate::service::names::topic_name;
@@ -29,6 +29,19 @@ fn limit(asked: u32) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
+/// Where a list goes on, as its last answer said.
+fn place<P: Message + Default>(from: &str) -> Result<P, Status> {
+    let bytes = URL_SAFE_NO_PAD.decode(from).ok();
+    let place = bytes.and_then(|bytes| P::decode(bytes.as_slice()).ok());
+    place.ok_or_else(|| {
+        Status::invalid_argument("\"from\" is not what an answer said; leave it empty to begin")
+    })
+}
+
+fn place_text(place: &impl Message) -> String {
+    URL_SAFE_NO_PAD.encode(place.encode_to_vec())
+}
+
 fn body_bytes(message: &Envelope) -> u64 {
     message.body.as_ref().map_or(0, bytes::Bytes::len) as u64
 }
@@ -39,11 +52,7 @@ pub(super) async fn delayed(
     request: &pb::ListDelayedRequest,
 ) -> Result<pb::ListDelayedResponse, Status> {
     let topic = only(&request.topic)?;
-    let from = URL_SAFE_NO_PAD.decode(&request.from).ok();
-    let from = from.and_then(|from| DelayedPlace::decode(from.as_slice()).ok());
-    let from = from.ok_or_else(|| {
-        Status::invalid_argument("\"from\" is not what an answer said; leave it empty to begin")
-    })?;
+    let from = place(&request.from)?;
     let found = broker.delayed(topic.as_ref(), from, limit(request.limit));
     let (waiting, next) = found.await.map_err(|error| grpc(&error))?;
     let topics = broker.topics();
@@ -61,9 +70,7 @@ pub(super) async fn delayed(
     });
     Ok(pb::ListDelayedResponse {
         messages: messages.collect(),
-        next: next.map_or_else(String::new, |next| {
-            URL_SAFE_NO_PAD.encode(next.encode_to_vec())
-        }),
+        next: next.map_or_else(String::new, |next| place_text(&next)),
     })
 }
 
@@ -85,8 +92,10 @@ pub(super) async fn transactions(
     request: &pb::ListTransactionsRequest,
 ) -> Result<pb::ListTransactionsResponse, Status> {
     let topic = only(&request.topic)?;
-    let found = broker.transactions(topic.as_ref(), limit(request.limit));
-    let found = found.await.map_err(|error| grpc(&error))?;
+    let after = Some(request.from.as_str()).filter(|from| !from.is_empty());
+    let after = after.map(place).transpose()?;
+    let found = broker.transactions(topic.as_ref(), after, limit(request.limit));
+    let (found, next) = found.await.map_err(|error| grpc(&error))?;
     let transactions = found.into_iter().map(|one| pb::Transaction {
         topic: one.topic,
         transaction_id: one.id.to_text(),
@@ -100,6 +109,7 @@ pub(super) async fn transactions(
     });
     Ok(pb::ListTransactionsResponse {
         transactions: transactions.collect(),
+        next: next.map_or_else(String::new, |next| place_text(&next)),
     })
 }
 

@@ -322,8 +322,8 @@ impl Client {
         for turn in 0.. {
             self.sleep(LAST_PAUSE_MS).await;
             self.ask_once().await;
-            let open = match self.broker.transactions(None, 1000).await {
-                Ok(open) => open
+            let open = match self.broker.transactions(None, None, 1000).await {
+                Ok((open, _)) => open
                     .into_iter()
                     .filter(|one| one.next_check.is_some())
                     .count(),

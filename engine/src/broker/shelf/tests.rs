@@ -210,6 +210,7 @@ impl World {
             due: true,
             limit: 100,
             topic: 0,
+            after: None,
         };
         let Reply::OpenTransactions(found) = self.ask(Request::Transactions(of)) else {
             panic!("no transactions");
@@ -398,6 +399,7 @@ fn a_transaction_is_asked_about_so_often_and_then_kept_to_be_looked_at() {
             due: true,
             limit: 9,
             topic: 0,
+            after: None,
         };
         let Reply::OpenTransactions(found) = world.ask(Request::Transactions(of)) else {
             panic!("no transactions");

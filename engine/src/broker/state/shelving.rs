@@ -16,7 +16,7 @@ use crate::broker::request::{Reason, Reply};
 use crate::broker::shelf::{Checked, Full, Shelf, Spot};
 use crate::broker::state::{Decision, ShardState};
 use crate::broker::timer::{HOUR_MS, start_of};
-use crate::broker::transaction::{OpenTransaction, Transactions};
+use crate::broker::transaction::{OpenTransaction, TransactionPlace, Transactions};
 
 /// Messages that are not visible yet; each with the topic and queue that it will go to, and with an address
 /// ([`crate::broker::shelf::address`]).
@@ -153,6 +153,9 @@ pub struct TransactionsOf {
     /// Of this topic; 0: of all.
     #[prost(fixed64, tag = "3")]
     pub topic: u64,
+    /// Only those behind this one.
+    #[prost(message, optional, tag = "4")]
+    pub after: Option<TransactionPlace>,
 }
 
 /// Some transactions of a shard.
@@ -161,7 +164,7 @@ pub struct OpenTransactions {
     /// Nobody has decided on them.
     #[prost(message, repeated, tag = "1")]
     pub open: Vec<OpenTransaction>,
-    /// Rolled back, because nobody did in time; the newest last.
+    /// Rolled back, because nobody did in time.
     #[prost(message, repeated, tag = "2")]
     pub given_up: Vec<OpenTransaction>,
 }
@@ -362,15 +365,21 @@ impl ShardState {
                 given_up: Vec::new(),
             });
         }
-        let is_asked = |one: &&OpenTransaction| of.topic == 0 || one.topic == of.topic;
-        let open = transactions.open().filter(is_asked).take(limit);
-        // The newest of them, which is what an operator looks for; the newest last.
-        let given_up = transactions.given_up().rev().filter(is_asked).take(limit);
-        let mut given_up: Vec<_> = given_up.cloned().collect();
-        given_up.reverse();
+        let first = |these: &mut dyn Iterator<Item = &OpenTransaction>, given_up: bool| {
+            let place = |one: &OpenTransaction| TransactionPlace::of(one, given_up).order();
+            let after = of.after.map(|after| after.order());
+            let is_asked = |one: &&OpenTransaction| {
+                (of.topic == 0 || one.topic == of.topic)
+                    && after.as_ref().is_none_or(|after| place(one) > *after)
+            };
+            let mut found: Vec<_> = these.filter(is_asked).cloned().collect();
+            found.sort_unstable_by_key(place);
+            found.truncate(limit);
+            found
+        };
         Reply::OpenTransactions(OpenTransactions {
-            open: open.cloned().collect(),
-            given_up,
+            open: first(&mut transactions.open(), false),
+            given_up: first(&mut transactions.given_up(), true),
         })
     }
 

@@ -297,7 +297,7 @@ async fn a_half_message_that_can_not_be_read_keeps_no_other_from_being_asked_abo
     let asked = broker.transactions_to_check().await.unwrap();
     assert_eq!(asked.len(), 5);
     assert!(asked.iter().all(|one| one.checks == 0), "{asked:?}");
-    let all = broker.transactions(None, 100).await.unwrap();
+    let (all, _) = broker.transactions(None, None, 100).await.unwrap();
     let given_up = all.iter().filter(|one| one.next_check.is_none()).count();
     assert_eq!(given_up, 5, "an operator sees those that nobody decided on");
     broker.close().await;
@@ -315,9 +315,53 @@ async fn the_transactions_of_a_topic_are_found_behind_those_of_others() {
     let others = name("others");
     let last = vec![(named("mine", None), limits::TRANSACTION_CHECK_FIRST_MS)];
     broker.send_half(&others, last).await.unwrap();
-    let found = broker.transactions(Some(&others), 1).await.unwrap();
+    let (found, _) = broker.transactions(Some(&others), None, 1).await.unwrap();
     let ids: Vec<_> = found.iter().map(|one| one.topic.as_str()).collect();
     assert_eq!(ids, ["others"]);
+    broker.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn transactions_are_listed_page_by_page_each_once_whatever_they_became() {
+    let world = World::new();
+    let broker = world.open(&SimulatedDisk::new()).await;
+    make(&broker, HALF, TopicType::Transaction).await;
+    // Of some nobody decides in time; the others are stored when those are given up.
+    for number in 0..7 {
+        half(&broker, &format!("given up {number}")).await;
+        world.sleep_ms(1).await;
+    }
+    for _ in 0..=limits::TRANSACTION_CHECKS_MAX {
+        world.sleep_ms(limits::TRANSACTION_CHECK_PAUSE_MS).await;
+        let asked = broker.transactions_to_check().await.unwrap();
+        let ids: Vec<_> = asked.iter().map(|one| one.id).collect();
+        broker.transactions_checked(&ids, true).await.unwrap();
+    }
+    for number in 0..40 {
+        half(&broker, &format!("open {number}")).await;
+        world.sleep_ms(number % 2).await;
+    }
+    let (whole, more) = broker.transactions(None, None, 1000).await.unwrap();
+    assert_eq!((whole.len(), more), (47, None));
+    let given_up = whole.iter().position(|one| one.next_check.is_none());
+    assert_eq!(given_up, Some(40), "the open ones come first");
+    for limit in [1, 3, 40, 47] {
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let page = broker.transactions(None, after, limit).await.unwrap();
+            seen.extend(page.0);
+            after = page.1;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert!(
+            seen == whole,
+            "by {limit}: {} of {}",
+            seen.len(),
+            whole.len()
+        );
+    }
     broker.close().await;
 }
 
