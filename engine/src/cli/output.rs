@@ -1,8 +1,9 @@
 //! How results are printed: as a table for people, as JSON or CSV for programs.
 //!
 //! JSON is one array with an object per line, its fields in column order. CSV is RFC 4180 with a header;
-//! null is an empty field. A table aligns numbers to the right and shows null as an empty cell. A body that is no text
-//! loses nothing: it is `{"base64":"…"}` in JSON, and `\x` and hex digits elsewhere, as PostgreSQL writes bytes.
+//! null is an empty field, and an empty text is `""`. A list, a struct or a map is JSON in both. A table aligns numbers
+//! to the right and shows null as an empty cell. A body that is no text loses nothing: it is `{"base64":"…"}` in JSON,
+//! and `\x` and hex digits elsewhere, as PostgreSQL writes bytes.
 //!
 //! **Invariant.** Nothing that somebody sent steers the terminal of whoever looks at it: control characters are
 //! shown as what they are where people read.
@@ -13,11 +14,13 @@ use std::io::{self, Write};
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
+use arrow::json::writer::make_encoder;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, ContentArrangement, presets};
+use millpond_connectors::format::json::wordless;
 
 /// How to print.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -54,6 +57,13 @@ pub enum Cell {
     Text(String),
     /// Bytes that are no text.
     Bytes(Vec<u8>),
+    /// A list, a struct or a map.
+    Nested {
+        /// As people see it.
+        shown: String,
+        /// As JSON.
+        json: String,
+    },
 }
 
 /// Rows under column names.
@@ -118,11 +128,22 @@ impl Cell {
             Self::Null => Cow::Borrowed(""),
             Self::Boolean(true) => Cow::Borrowed("true"),
             Self::Boolean(false) => Cow::Borrowed("false"),
-            Self::Number(text) | Self::Text(text) => Cow::Borrowed(text),
+            Self::Number(text) | Self::Text(text) | Self::Nested { shown: text, .. } => {
+                Cow::Borrowed(text)
+            }
             Self::Bytes(bytes) => {
                 let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
                 Cow::Owned(format!("\\x{}", digits.collect::<String>()))
             }
+        }
+    }
+
+    /// As a field of CSV, if there is something.
+    fn in_csv(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Null => None,
+            Self::Nested { json, .. } => Some(Cow::Borrowed(json)),
+            other => Some(other.plain()),
         }
     }
 
@@ -181,17 +202,32 @@ impl Table {
     /// When a value can not be shown as text.
     pub fn push_batch(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
         let options = FormatOptions::default();
-        let columns: Vec<_> = batch
-            .columns()
-            .iter()
-            .map(|array| Ok((array, ArrayFormatter::try_new(array.as_ref(), &options)?)))
-            .collect::<Result<_, ArrowError>>()?;
+        let as_json = wordless::options();
+        let schema = batch.schema();
+        let mut columns = Vec::with_capacity(batch.num_columns());
+        for (field, array) in schema.fields().iter().zip(batch.columns()) {
+            let formatter = ArrayFormatter::try_new(array.as_ref(), &options)?;
+            // What has no form in JSON, such as a map whose keys are no texts, stays a text.
+            let nested = array.data_type().is_nested().then(|| {
+                let encoder = make_encoder(field, array.as_ref(), &as_json);
+                encoder.ok()
+            });
+            columns.push((array, formatter, nested.flatten()));
+        }
         for row in 0..batch.num_rows() {
-            let cells = columns.iter().map(|(array, formatter)| {
+            let cells = columns.iter_mut().map(|(array, formatter, nested)| {
                 if array.is_null(row) {
                     return Ok(Cell::Null);
                 }
                 let text = formatter.value(row).try_to_string()?;
+                if let Some(encoder) = nested {
+                    let mut json = Vec::new();
+                    encoder.encode(row, &mut json);
+                    return Ok(match String::from_utf8(json) {
+                        Ok(json) => Cell::Nested { shown: text, json },
+                        Err(_) => Cell::Text(text),
+                    });
+                }
                 Ok(match array.data_type() {
                     DataType::Null => Cell::Null,
                     DataType::Boolean => Cell::Boolean(text == "true"),
@@ -219,17 +255,28 @@ impl Table {
     }
 
     fn print_vertical(&self, out: &mut dyn Write) -> io::Result<()> {
-        let widths = self.columns.iter().map(|name| name.chars().count());
-        let width = widths.max().unwrap_or(0);
         for (number, row) in (1..).zip(&self.rows) {
             writeln!(out, "-[ row {number} ]-")?;
-            for (name, cell) in self.columns.iter().zip(row) {
-                writeln!(
-                    out,
-                    "{}",
-                    format!("{name:width$}  {}", cell.shown()).trim_end()
-                )?;
-            }
+            self.print_facts(row, out)?;
+        }
+        Ok(())
+    }
+
+    /// Prints the one row that there is, a line a column.
+    ///
+    /// # Errors
+    /// When `out` can not be written.
+    pub fn print_record(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut rows = self.rows.iter();
+        rows.try_for_each(|row| self.print_facts(row, out))
+    }
+
+    fn print_facts(&self, row: &[Cell], out: &mut dyn Write) -> io::Result<()> {
+        let widths = self.columns.iter().map(|name| name.chars().count());
+        let width = widths.max().unwrap_or(0);
+        for (name, cell) in self.columns.iter().zip(row) {
+            let fact = format!("{name:width$}  {}", cell.shown());
+            writeln!(out, "{}", fact.trim_end())?;
         }
         Ok(())
     }
@@ -273,6 +320,7 @@ impl Table {
                 Cell::Null => write!(out, "null")?,
                 Cell::Text(text) => write!(out, "{}", json_text(text))?,
                 Cell::Number(_) | Cell::Boolean(_) => write!(out, "{}", cell.plain())?,
+                Cell::Nested { json, .. } => write!(out, "{json}")?,
                 Cell::Bytes(bytes) => {
                     write!(out, "{{\"base64\":\"{}\"}}", STANDARD.encode(bytes))?;
                 }
@@ -293,11 +341,14 @@ impl Table {
         out: &mut dyn Write,
     ) -> io::Result<()> {
         if format == Format::Csv && is_first {
-            csv_line(self.columns.iter().map(|name| name.as_str().into()), out)?;
+            csv_line(
+                self.columns.iter().map(|name| Some(name.as_str().into())),
+                out,
+            )?;
         }
         for row in &self.rows {
             if format == Format::Csv {
-                csv_line(row.iter().map(Cell::plain), out)?;
+                csv_line(row.iter().map(Cell::in_csv), out)?;
             } else {
                 self.json_row(row, out)?;
                 writeln!(out)?;
@@ -307,18 +358,29 @@ impl Table {
     }
 
     fn print_csv(&self, out: &mut dyn Write) -> io::Result<()> {
-        csv_line(self.columns.iter().map(|name| name.as_str().into()), out)?;
+        csv_line(
+            self.columns.iter().map(|name| Some(name.as_str().into())),
+            out,
+        )?;
         for row in &self.rows {
-            csv_line(row.iter().map(Cell::plain), out)?;
+            csv_line(row.iter().map(Cell::in_csv), out)?;
         }
         Ok(())
     }
 }
 
-fn csv_line<'a>(values: impl Iterator<Item = Cow<'a, str>>, out: &mut dyn Write) -> io::Result<()> {
+/// A line of values; of what is none, nothing.
+fn csv_line<'a>(
+    values: impl Iterator<Item = Option<Cow<'a, str>>>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     for (index, value) in values.enumerate() {
         let comma = if index == 0 { "" } else { "," };
-        if value.contains([',', '"', '\n', '\r']) {
+        let Some(value) = value else {
+            write!(out, "{comma}")?;
+            continue;
+        };
+        if value.is_empty() || value.contains([',', '"', '\n', '\r']) {
             write!(out, "{comma}\"{}\"", value.replace('"', "\"\""))?;
         } else {
             write!(out, "{comma}{value}")?;
@@ -339,7 +401,8 @@ fn is_json_number(text: &str) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, BooleanArray, Float64Array, StringArray};
+    use arrow::array::{ArrayRef, BooleanArray, Float64Array, ListArray, StringArray};
+    use arrow::datatypes::Int64Type;
 
     use super::*;
 
@@ -427,6 +490,34 @@ mod tests {
         let mut out = Vec::new();
         Table::new(&["a"]).print(Format::Json, &mut out).unwrap();
         assert_eq!(out, b"[\n]\n");
+    }
+
+    #[test]
+    fn what_is_nested_is_json_for_programs_and_nothing_is_no_empty_text() {
+        let lists = ListArray::from_iter_primitive::<Int64Type, _, _>([
+            Some(vec![Some(1), None]),
+            None,
+            Some(vec![]),
+        ]);
+        let texts = StringArray::from(vec![Some(""), None, Some("x")]);
+        let batch = RecordBatch::try_from_iter([
+            ("l", Arc::new(lists) as ArrayRef),
+            ("t", Arc::new(texts)),
+        ]);
+        let batch = batch.unwrap();
+        let mut table = Table::of_schema(&batch.schema());
+        table.push_batch(&batch).unwrap();
+        let printed = |format| {
+            let mut out = Vec::new();
+            table.print(format, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            printed(Format::Json),
+            "[\n{\"l\":[1,null],\"t\":\"\"},\n{\"l\":null,\"t\":null},\n{\"l\":[],\"t\":\"x\"}\n]\n"
+        );
+        assert_eq!(printed(Format::Csv), "l,t\n\"[1,null]\",\"\"\n,\n[],x\n");
+        assert!(printed(Format::Table).contains("[1, ]"));
     }
 
     #[test]
