@@ -38,9 +38,11 @@ use crate::job::subscribe::Subscriptions;
 use crate::plan::continuous::plan_with;
 use crate::plan::target::plan_into;
 use crate::runtime::locked_runtime;
+use crate::sql::drops::{as_it_is, nothing_to_drop};
 use crate::statement::{SavepointChange, Shown, Statement, parse, parse_query};
 use crate::topic::{TopicInfo, Topics};
 
+mod drops;
 mod topics;
 
 /// What SQL is made of.
@@ -172,7 +174,9 @@ impl Sql {
             Statement::CreateMaterializedView(view) => {
                 let is_there = self.parts.jobs.describe(&view.name).is_some();
                 if view.if_not_exists && is_there {
-                    return done("CREATE MATERIALIZED VIEW", &view.name);
+                    let answer = done("CREATE MATERIALIZED VIEW", &view.name)?;
+                    answer.notices.add(as_it_is("view", &view.name));
+                    return Ok(answer);
                 }
                 self.parts.jobs.create_view(&view).await?;
                 done("CREATE MATERIALIZED VIEW", &view.name)
@@ -192,16 +196,11 @@ impl Sql {
                 done("CREATE JOB", &job.name)
             }
             Statement::DropMaterializedView { name, if_exists } => {
-                if !(if_exists && self.parts.jobs.describe(&name).is_none()) {
-                    self.drop_job(&name).await?;
-                }
-                done("DROP MATERIALIZED VIEW", &name)
+                self.drop_of("DROP MATERIALIZED VIEW", "view", &name, if_exists)
+                    .await
             }
             Statement::DropJob { name, if_exists } => {
-                if !(if_exists && self.parts.jobs.describe(&name).is_none()) {
-                    self.drop_job(&name).await?;
-                }
-                done("DROP JOB", &name)
+                self.drop_of("DROP JOB", "job", &name, if_exists).await
             }
             Statement::AlterTopic(change) => self.alter_topic(change).await,
             Statement::CreateView(view) => {
@@ -246,11 +245,17 @@ impl Sql {
                 .await
             }
             Statement::DropView { name, if_exists } => {
-                if view::view(self.parts.topics.as_ref(), &name).is_some() {
-                    check_unused("view", &name, &[&name], self.parts.topics.as_ref())?;
+                let topics = self.parts.topics.as_ref();
+                let is_there = view::view(topics, &name).is_some();
+                if is_there {
+                    check_unused("view", &name, &[&name], topics)?;
                 }
-                view::remove(self.parts.topics.as_ref(), &name, if_exists).await?;
-                done("DROP VIEW", &name)
+                view::remove(topics, &name, if_exists).await?;
+                let answer = done("DROP VIEW", &name)?;
+                if !is_there {
+                    answer.notices.add(nothing_to_drop("view", &name));
+                }
+                Ok(answer)
             }
             Statement::Subscribe { query, from } => self.subscriptions.open(&query, from).await,
             Statement::Show(Shown::Table(table)) => {
@@ -300,6 +305,8 @@ impl Sql {
                 let Some(before) = topics.topic(&view.name) else {
                     return Err(self.unknown_topic(&view.name));
                 };
+                // What ALTER would refuse is not explained as if it would not.
+                check_not_running(&view.name, topics)?;
                 let (emit, options) = (view.emit, view.options.clone());
                 let mut plan = plan_with(&view.query, emit, options, topics).await?;
                 let mut told = altered(&before, &plan);
@@ -420,19 +427,6 @@ impl Sql {
             answer.batches = Box::pin(futures::stream::iter(batches.into_iter().map(Ok)));
         }
         Ok(answer)
-    }
-
-    async fn drop_job(&self, name: &str) -> Result<(), SqlError> {
-        let Some(job) = self.parts.jobs.describe(name) else {
-            return Err(self.unknown_job(name));
-        };
-        if matches!(parse(&job.sql), Ok(Statement::CreateMaterializedView(_))) {
-            // It ends with its topic, and one that is being altered has its next one beside it.
-            let own = [name, &next_of(name)];
-            check_unused("view", name, &own, self.parts.topics.as_ref())?;
-        }
-        // By its full name, because an `Arc` has a `drop` of its own.
-        self.parts.jobs.end(name).await
     }
 
     /// The columns of a query, which is planned in the reading lane like every other.

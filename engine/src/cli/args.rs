@@ -120,7 +120,7 @@ pub enum JobCommand {
     /// Keep the state of a job under a name, list such states, drop one.
     #[command(subcommand)]
     Savepoint(SavepointCommand),
-    /// Stop a continuous query for good.
+    /// Stop a continuous query for good: a view goes with its topic and its rows, late ones included; what a job wrote stays.
     Cancel {
         /// Name of the query.
         name: String,

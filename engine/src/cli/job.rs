@@ -49,8 +49,12 @@ pub async fn run(
         }
         JobCommand::Info { name, output } => {
             let job = admin.describe_job(name).await?;
-            let facts = info(job, *output).print(*output, terminal.out);
-            facts.map_err(CliError::output)?;
+            let record = info(job, *output == Format::Table);
+            let printed = match output {
+                Format::Table => record.print_record(terminal.out),
+                format => record.print(*format, terminal.out),
+            };
+            printed.map_err(CliError::output)?;
             if *output != Format::Table {
                 return Ok(());
             }
@@ -59,7 +63,7 @@ pub async fn run(
             if steps.rows.is_empty() {
                 return Ok(());
             }
-            terminal.say("")?;
+            writeln!(terminal.out).map_err(CliError::output)?;
             steps.print(*output, terminal.out).map_err(CliError::output)
         }
         JobCommand::Submit { sql } => {
@@ -83,7 +87,10 @@ pub async fn run(
         }
         JobCommand::Savepoint(command) => savepoint::run(&admin, command, terminal).await,
         JobCommand::Cancel { name } => {
-            admin.cancel_job(name).await?;
+            let notices = admin.cancel_job(name).await?;
+            for notice in notices {
+                terminal.say(&format!("notice: {notice}"))?;
+            }
             terminal.say(&format!("cancelled {name}"))
         }
     }
@@ -124,13 +131,17 @@ fn usage(what: String) -> CliError {
     }
 }
 
-/// One row for programs, one line per fact for people.
-fn info(job: Job, format: Format) -> Table {
+/// What is told of a query: a record. The SQL text is as long as it is, so people get a line per fact.
+fn info(job: Job, is_for_people: bool) -> Table {
     let facts: Vec<(&str, Cell)> = vec![
         ("job", job.name.clone().into()),
         ("state", job.state.clone().into()),
+        // Of a query that goes on it is no error: the first row that could not be decoded, which is counted below.
         (
-            "error",
+            match job.state.as_str() {
+                "running" | "paused" if is_for_people => "noticed",
+                _ => "error",
+            },
             Some(job.error.clone())
                 .filter(|error| !error.is_empty())
                 .into(),
@@ -147,14 +158,6 @@ fn info(job: Job, format: Format) -> Table {
         ("state_bytes", job.state_bytes.into()),
         ("sql", job.sql.into()),
     ];
-    if format == Format::Table {
-        let mut table = Table::new(&["fact", "value"]);
-        table.rows = facts
-            .into_iter()
-            .map(|(name, value)| vec![name.into(), value])
-            .collect();
-        return table;
-    }
     let (columns, row): (Vec<&str>, Vec<Cell>) = facts.into_iter().unzip();
     let mut table = Table::new(&columns);
     table.rows.push(row);

@@ -366,8 +366,8 @@ impl Admin for Administration {
     ) -> Answered<pb::CancelJobResponse> {
         let name = &request.get_ref().name;
         let admitted = self.admit(&request, Action::Manage, Resource::Job(name))?;
-        admitted.inside()?.sql.cancel(name).await?;
-        Ok(Response::new(pb::CancelJobResponse {}))
+        let notices = admitted.inside()?.sql.cancel(name).await?;
+        Ok(Response::new(pb::CancelJobResponse { notices }))
     }
 
     async fn query(&self, request: Request<pb::QueryRequest>) -> Answered<Self::QueryStream> {

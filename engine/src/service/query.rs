@@ -76,7 +76,7 @@ pub trait Statements: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// A status; `NOT_FOUND` when there is none of that name.
-    async fn cancel(&self, name: &str) -> Result<(), Status>;
+    async fn cancel(&self, name: &str) -> Result<Vec<String>, Status>;
 
     /// Checks that nothing which is remembered by its statement reads a topic or writes into it: it would fail without.
     ///
@@ -234,7 +234,7 @@ mod tests {
             Vec::new()
         }
 
-        async fn cancel(&self, name: &str) -> Result<(), Status> {
+        async fn cancel(&self, name: &str) -> Result<Vec<String>, Status> {
             Err(Status::not_found(name))
         }
 
@@ -315,7 +315,7 @@ mod tests {
             Vec::new()
         }
 
-        async fn cancel(&self, name: &str) -> Result<(), Status> {
+        async fn cancel(&self, name: &str) -> Result<Vec<String>, Status> {
             Err(Status::not_found(name))
         }
 

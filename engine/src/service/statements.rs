@@ -74,13 +74,8 @@ impl Statements for Database {
         self.sql.jobs().describe(name).map(job)
     }
 
-    async fn cancel(&self, name: &str) -> Result<(), Status> {
-        self.sql
-            .jobs()
-            .as_ref()
-            .end(name)
-            .await
-            .map_err(|e| status(&e))
+    async fn cancel(&self, name: &str) -> Result<Vec<String>, Status> {
+        self.sql.drop_job(name).await.map_err(|e| status(&e))
     }
 
     fn check_unused(&self, topic: &str) -> Result<(), Status> {
@@ -142,6 +137,7 @@ pub fn job(status: JobStatus) -> pb::Job {
         error: status.error.unwrap_or_default(),
         lag: status.lag,
         output_topic: status.output_topic,
+        restarts: status.restarts,
     }
 }
 

@@ -438,11 +438,11 @@ impl Admin {
             .map_err(|status| self.client.status_error(&status))
     }
 
-    /// Stops a continuous query for good.
+    /// Stops a continuous query for good; tells in sentences what went with it beside the rows of the view that was named.
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub async fn cancel_job(&self, name: &str) -> Result<(), ClientError> {
+    pub async fn cancel_job(&self, name: &str) -> Result<Vec<String>, ClientError> {
         let answer = self
             .client
             .admin()
@@ -451,7 +451,7 @@ impl Admin {
             })
             .await;
         answer
-            .map(|_| ())
+            .map(|answer| answer.into_inner().notices)
             .map_err(|status| self.client.status_error(&status))
     }
 

@@ -126,6 +126,15 @@ impl Jobs {
         }
         check_not_running(&view.name, topics.as_ref())?;
         let next = next_of(&view.name);
+        if self.found(&next).is_ok_and(|(spec, _)| is_building(&spec)) {
+            return Err(SqlError::invalid(
+                format!(
+                    "view {} is being altered already: {next} is built beside it and takes its place when it has caught up",
+                    view.name
+                ),
+                format!("wait for that, or give it up: DROP MATERIALIZED VIEW {next}"),
+            ));
+        }
         self.check_new(&next)?;
         let outputs = self.make_outputs(&next, &plan).await?;
         let mut spec = topics.create_job(&next, sql, &outputs).await?;

@@ -68,6 +68,19 @@ impl World {
         answer.batches.iter().flat_map(lines).collect()
     }
 
+    /// What a statement tells beside its rows.
+    async fn notices(&self, sql: &str) -> Vec<String> {
+        let answer = self.sql.execute(sql).await.unwrap().finish().await.unwrap();
+        answer.notices
+    }
+
+    async fn refusal(&self, sql: &str) -> String {
+        let refused = self.sql.execute(sql).await;
+        refused
+            .err()
+            .map_or_else(String::new, |error| error.to_string())
+    }
+
     async fn wait(&self) {
         self.clock.sleep(Duration::from_secs(2)).await;
     }
@@ -212,7 +225,11 @@ fn a_job_emits_closed_windows_into_a_topic_and_keeps_its_late_rows() {
         world.wait().await;
         assert_eq!(world.run("SELECT many FROM hours").await, ["2"]);
         assert_eq!(world.run("SELECT who FROM j_late").await, ["late"]);
-        world.run("DROP JOB j").await;
+        let told = world.notices("DROP JOB j").await;
+        assert_eq!(
+            told,
+            ["topic j_late went with it, and with that the rows that came too late, 1 by now"]
+        );
         assert!(world.topics.topic("j_late").is_none());
         assert!(world.topics.topic("hours").is_some());
     });
@@ -412,6 +429,12 @@ fn an_altered_view_is_built_beside_the_old_one_and_takes_its_place() {
             .run("ALTER MATERIALIZED VIEW v AS SELECT item, sum(n) AS total FROM orders GROUP BY item")
             .await;
         assert_eq!(world.run("SELECT item, many FROM v").await, ["pen 2"]);
+        let again = "ALTER MATERIALIZED VIEW v AS SELECT item FROM orders";
+        let refused = world.refusal(again).await;
+        assert!(
+            refused.contains("view v is being altered already: v_next"),
+            "{refused}"
+        );
         world.wait().await;
         world.run("INSERT INTO orders VALUES ('ink', 5)").await;
         world.wait().await;
@@ -425,6 +448,48 @@ fn an_altered_view_is_built_beside_the_old_one_and_takes_its_place() {
         assert_eq!(jobs, ["v running"]);
         world.run("DROP MATERIALIZED VIEW v").await;
         assert!(world.topics.topic("v").is_none());
+    });
+}
+
+#[test]
+fn what_alter_refuses_is_not_explained_as_if_it_were_done() {
+    simulated(async {
+        let world = World::new();
+        world.run("CREATE TOPIC orders (item VARCHAR)").await;
+        world
+            .run("CREATE MATERIALIZED VIEW v AS SELECT item FROM orders")
+            .await;
+        world
+            .run("CREATE MATERIALIZED VIEW w AS SELECT item FROM v")
+            .await;
+        let alter = "ALTER MATERIALIZED VIEW v AS SELECT upper(item) AS item FROM orders";
+        for statement in [alter.to_owned(), format!("EXPLAIN {alter}")] {
+            let refused = world.refusal(&statement).await;
+            assert!(refused.contains("view v is read by w"), "{refused}");
+        }
+    });
+}
+
+#[test]
+fn a_statement_that_did_nothing_says_so() {
+    simulated(async {
+        let world = World::new();
+        world.run("CREATE TOPIC orders (item VARCHAR)").await;
+        let create = "CREATE MATERIALIZED VIEW IF NOT EXISTS v AS SELECT item FROM orders";
+        assert!(world.notices(create).await.is_empty());
+        assert_eq!(
+            world.notices(create).await,
+            ["view v exists already and was left as it is"]
+        );
+        for what in ["TOPIC", "VIEW", "MATERIALIZED VIEW", "JOB"] {
+            let told = world
+                .notices(&format!("DROP {what} IF EXISTS nowhere"))
+                .await;
+            assert_eq!(told.len(), 1, "{what}: {told:?}");
+            assert!(told[0].ends_with("and nothing was dropped"), "{told:?}");
+        }
+        let view = "DROP MATERIALIZED VIEW IF EXISTS v";
+        assert!(world.notices(view).await.is_empty());
     });
 }
 

@@ -8,6 +8,7 @@ use crate::batch::view;
 use crate::catalog::{check_columns, timestamp};
 use crate::encoding;
 use crate::error::SqlError;
+use crate::sql::drops::{as_it_is, nothing_to_drop};
 use crate::sql::{Sql, done};
 use crate::statement::{AlterTopic, CreateTopic};
 use crate::topic::{ColumnSpec, Keep, NewTopic, TopicChange, TopicInfo};
@@ -38,10 +39,7 @@ impl Sql {
         }
         if topic.if_not_exists && self.parts.topics.topic(&topic.name).is_some() {
             let answer = done("CREATE TOPIC", &topic.name)?;
-            answer.notices.add(format!(
-                "topic {} exists already and was left as it is",
-                topic.name
-            ));
+            answer.notices.add(as_it_is("topic", &topic.name));
             return Ok(answer);
         }
         self.parts
@@ -154,7 +152,11 @@ impl Sql {
 
     pub(super) async fn drop_topic(&self, name: &str, if_exists: bool) -> Result<Answer, SqlError> {
         match self.parts.topics.topic(name) {
-            None if if_exists => {}
+            None if if_exists => {
+                let answer = done("DROP TOPIC", name)?;
+                answer.notices.add(nothing_to_drop("topic", name));
+                return Ok(answer);
+            }
             None => return Err(self.unknown_topic(name)),
             Some(TopicInfo {
                 written_by: Some(job),
