@@ -90,8 +90,8 @@ use crate::broker::supervisor::Run;
 pub use crate::broker::alter::{GroupChange, TopicChange};
 pub use crate::broker::error::BrokerError;
 pub use crate::broker::vocabulary::{
-    Bodies, Delivery, DeliveryPolicy, Group, GroupProgress, GroupStart, InFlightMessage,
-    NewRetention, NewTopic, ReceiptHandle, Receive, Retention, Sent, Topic, TopicType,
+    Bodies, Delivery, DeliveryPolicy, Group, GroupProgress, GroupStart, GroupWork, InFlightMessage,
+    NewRetention, NewTopic, ReceiptHandle, Receive, Retention, Sent, Topic, TopicType, TopicWork,
 };
 
 /// The broker of one data folder. It also implements [`millpond_sql::topic::Topics`].

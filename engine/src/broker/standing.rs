@@ -1,5 +1,7 @@
 //! Where groups stand, and putting them elsewhere: progress, what is in flight, reset, clone, leases.
 
+use std::collections::BTreeMap;
+
 use futures::StreamExt as _;
 use millpond_proto::limits;
 use millpond_proto::message::{Offset, QueueId, ShardId, TopicId};
@@ -12,7 +14,11 @@ use crate::broker::lite::real;
 use crate::broker::record::{GroupRecord, TopicKind};
 use crate::broker::request::{CloneGroup, InFlight, QueueProgress, Renew, Reply, Request, Reset};
 use crate::broker::topic::accepted;
-use crate::broker::{Broker, BrokerError, DeliveryPolicy, Group, GroupProgress, InFlightMessage};
+use crate::broker::transfer::dead_letter_topic;
+use crate::broker::{
+    Broker, BrokerError, DeliveryPolicy, Group, GroupProgress, GroupWork, InFlightMessage,
+    TopicWork,
+};
 
 /// Leases that are renewed at once.
 const RENEWALS_AT_ONCE: usize = 256;
@@ -68,6 +74,54 @@ impl Broker {
         }
         progress.sort_by(|a, b| (&a.topic, a.queue).cmp(&(&b.topic, b.queue)));
         Ok(progress)
+    }
+
+    /// What a group has before it, counted by its shards. A place in a topic that it never polled is no work of it; dead letters are
+    /// there before anybody polls them.
+    ///
+    /// # Errors
+    /// [`BrokerError::GroupNotFound`].
+    pub async fn group_work(&self, name: &GroupName) -> Result<GroupWork, BrokerError> {
+        let group = self.group_record(name)?;
+        let incarnation = self.incarnation()?;
+        let replies = incarnation.ask_all(Request::Progress(group.id)).await?;
+        let catalog = incarnation.catalog();
+        let letters = catalog.topic(&dead_letter_topic(name.as_str()));
+        let mut work = GroupWork::default();
+        let mut by_topic: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        let mut settled = None;
+        for (_, reply) in replies {
+            let Reply::Progress(found) = reply else {
+                continue;
+            };
+            for queue in found.queues {
+                if letters.is_some_and(|letters| letters.id == queue.topic) {
+                    settled = Some(settled.unwrap_or(0) + queue.lag);
+                    continue;
+                }
+                let sums = by_topic.entry(queue.topic).or_default();
+                *sums = (sums.0 + queue.in_flight, sums.1 + queue.lag);
+            }
+        }
+        // All of them lie in the first queue.
+        let kept = letters.and_then(|letters| {
+            let extent = incarnation
+                .storage()
+                .extent(TopicId(letters.id), QueueId(0))?;
+            Some(extent.next.0.saturating_sub(extent.first.0))
+        });
+        work.dead_letters = settled.or(kept).unwrap_or(0);
+        for (topic, (in_flight, lag)) in by_topic {
+            let Some(topic) = catalog.topic_by_id(topic) else {
+                continue;
+            };
+            work.topics.push(TopicWork {
+                topic: TopicName::new(&topic.name)?,
+                in_flight,
+                lag: lag.max(in_flight),
+            });
+        }
+        Ok(work)
     }
 
     /// What consumers of a group hold now, by topic, queue and offset, so many.

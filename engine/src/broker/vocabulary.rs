@@ -264,6 +264,26 @@ pub struct GroupProgress {
     pub oldest_at: Option<Timestamp>,
 }
 
+/// What a group has before it, as its shards count it: no message is looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupWork {
+    /// By topic, its own dead letters left out.
+    pub topics: Vec<TopicWork>,
+    /// Dead letters that nobody redrove or purged.
+    pub dead_letters: u64,
+}
+
+/// What a group has before it in a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicWork {
+    /// Topic.
+    pub topic: TopicName,
+    /// Delivered, unacknowledged, invisible.
+    pub in_flight: u64,
+    /// Unacknowledged messages in all; those that key compaction took away count still.
+    pub lag: u64,
+}
+
 /// A message that a consumer of a group holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InFlightMessage {

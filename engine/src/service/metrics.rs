@@ -1,6 +1,7 @@
 //! `/metrics` of the HTTP port: what an operator watches, in the text form of Prometheus.
 //!
-//! Counts of the disk and the object store come from [`millpond_storage::metrics`]; what the open log holds is asked when the page is.
+//! Counts of the disk and the object store come from [`millpond_storage::metrics`]; what the open log holds is asked when the page is,
+//! and so is what groups and continuous queries have before them (`metrics/work.rs`).
 //! Names are RocketMQ's where it has one. While the server starts, the page has the counts alone.
 
 use axum::extract::{ConnectInfo, State};
@@ -12,6 +13,8 @@ use millpond_storage::metrics::Text;
 
 use crate::service::http::{Pages, refuse};
 use crate::tls::Peer;
+
+mod work;
 
 /// The type of the text, as Prometheus names it.
 const TEXT: &str = "text/plain; version=0.0.4";
@@ -25,10 +28,14 @@ pub(super) async fn metrics(
         return refuse(&denied);
     }
     let mut text = pages.metrics.text();
-    if let Some(open) = pages.gate.opened()
-        && let Some(storage) = open.broker.storage()
-    {
-        text.push_str(&of_storage(&storage));
+    if let Some(open) = pages.gate.opened() {
+        if let Some(storage) = open.broker.storage() {
+            text.push_str(&of_storage(&storage));
+        }
+        let mut more = Text::default();
+        work::of_groups(&mut more, &open.broker).await;
+        work::of_queries(&mut more, &open.sql.jobs());
+        text.push_str(&more.into_string());
     }
     ([(CONTENT_TYPE, TEXT)], text).into_response()
 }

@@ -1,8 +1,9 @@
 //! The page for Prometheus, as it is fetched.
 
+use millpond_proto::wire::admin as admin_pb;
 use tokio::net::TcpStream;
 
-use super::consumers::{by, message, world};
+use super::consumers::{by, message, poll, resource, system, world};
 use super::*;
 
 async fn metrics(address: SocketAddr) -> String {
@@ -70,4 +71,60 @@ async fn the_metrics_tell_what_was_written_and_what_has_moved() {
     assert!(value(&moved, &hot) < 1.0, "{moved}");
     assert!(value(&moved, &cold) > value(&sent, &cold), "{moved}");
     assert!(value(&moved, "millpond_stored_files") >= 1.0, "{moved}");
+}
+
+#[tokio::test]
+async fn the_metrics_tell_what_groups_have_before_them() {
+    let mut world = world().await;
+    world.make("orders").await;
+    for id in ["a", "b", "c"] {
+        world.send(message("orders", id, None)).await;
+    }
+    let mut held = Vec::new();
+    while held.len() < 3 {
+        held.extend(world.receive("c", poll("orders", "billing", "*")).await.1);
+    }
+    let forward = pb::ForwardMessageToDeadLetterQueueRequest {
+        group: resource("billing"),
+        topic: resource("orders"),
+        receipt_handle: system(&held[0]).receipt_handle.clone().unwrap(),
+        message_id: system(&held[0]).message_id.clone(),
+        delivery_attempt: 1,
+        max_delivery_attempts: 1,
+        ..pb::ForwardMessageToDeadLetterQueueRequest::default()
+    };
+    let forwarded = world
+        .client
+        .forward_message_to_dead_letter_queue(by("c", forward))
+        .await;
+    assert_eq!(code(forwarded.unwrap().into_inner().status), pb::Code::Ok);
+    let pause = admin_pb::AlterGroupRequest {
+        name: "billing".to_owned(),
+        paused: Some(true),
+        ..admin_pb::AlterGroupRequest::default()
+    };
+    world.admin.alter_group(pause).await.unwrap();
+    let of_topic = "{topic=\"orders\",consumer_group=\"billing\"}";
+    let of_group = "{consumer_group=\"billing\"}";
+    let expected = |dead: f64, page: &str| {
+        for (name, labels, count) in [
+            ("rocketmq_consumer_lag_messages", of_topic, 2.0),
+            ("rocketmq_consumer_inflight_messages", of_topic, 2.0),
+            ("millpond_dead_letters", of_group, dead),
+            ("millpond_group_paused", of_group, 1.0),
+            ("millpond_groups", "", 1.0),
+        ] {
+            let found = value(page, &format!("{name}{labels}"));
+            assert!((found - count).abs() < 0.5, "{name} is {found}: {page}");
+        }
+        assert!(!page.contains("topic=\"%DLQ%billing\""), "{page}");
+    };
+    expected(1.0, &metrics(world.server.http_addr).await);
+    let letters = admin_pb::DeadLettersRequest {
+        group: "billing".to_owned(),
+        limit: 10,
+        ..admin_pb::DeadLettersRequest::default()
+    };
+    world.admin.purge_dead_letters(letters).await.unwrap();
+    expected(0.0, &metrics(world.server.http_addr).await);
 }
