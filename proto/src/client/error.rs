@@ -25,6 +25,15 @@ pub enum ClientError {
         /// What the network said.
         detail: String,
     },
+    /// Somebody listens who speaks HTTP and no gRPC.
+    #[error(
+        "what answers at {address} is no gRPC server; \
+         name the port that `millpond serve` tells as \"grpc listening on\", 8081 unless it was told another"
+    )]
+    NotGrpc {
+        /// Host and port dialled.
+        address: String,
+    },
     /// The messaging service refused.
     #[error("{message} ({})", .code.as_str_name())]
     Refused {
@@ -57,7 +66,7 @@ impl ClientError {
     pub fn remedy(&self) -> Remedy {
         use rocketmq::Code as Wire;
         match self {
-            Self::Address { .. } => Remedy::FixRequest,
+            Self::Address { .. } | Self::NotGrpc { .. } => Remedy::FixRequest,
             Self::Unreachable { .. } => Remedy::Operator,
             Self::Incomplete { .. } => Remedy::Bug,
             Self::Refused { code, .. } => match code {
@@ -88,7 +97,7 @@ impl ClientError {
     pub fn leaves_unknown(&self) -> bool {
         use rocketmq::Code as Wire;
         match self {
-            Self::Address { .. } => false,
+            Self::Address { .. } | Self::NotGrpc { .. } => false,
             Self::Unreachable { .. } | Self::Incomplete { .. } => true,
             Self::Refused { code, .. } => matches!(
                 code,
@@ -133,6 +142,12 @@ impl ClientError {
             return Self::Unreachable {
                 address: address.to_owned(),
                 detail: status.message().to_owned(),
+            };
+        }
+        // Tonic's words for an answer that has no status of gRPC.
+        if status.message().starts_with("grpc-status header missing") {
+            return Self::NotGrpc {
+                address: address.to_owned(),
             };
         }
         Self::Status {
