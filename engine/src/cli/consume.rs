@@ -45,7 +45,7 @@ async fn peek(
     let mut table = messages_table(false);
     let ranges = admin.describe_topic(&args.name).await?.ranges;
     let max = args.max as usize;
-    for range in ranges {
+    for range in &ranges {
         let mut from = args.from.max(range.first);
         while from < range.next && table.rows.len() < max {
             let wanted = max - table.rows.len();
@@ -77,13 +77,29 @@ async fn peek(
     table
         .print(args.output, terminal.out)
         .map_err(CliError::output)?;
-    if table.rows.is_empty() && args.output == Format::Table {
-        return terminal.say(&format!(
+    if args.output != Format::Table {
+        return Ok(());
+    }
+    let kept: u64 = ranges
+        .iter()
+        .map(|range| range.next.saturating_sub(range.first))
+        .sum();
+    match table.rows.len() {
+        0 if kept > 0 => terminal.say(&format!(
+            "no messages from offset {} on; {} before it",
+            args.from,
+            counted(kept, "message")
+        )),
+        0 => terminal.say(&format!(
             "no messages; send one with: millpond topic produce {} --body hello",
             args.name
-        ));
+        )),
+        shown if shown >= max && (shown as u64) < kept => terminal.say(&format!(
+            "{shown} of {}; more with --max, or from an offset with --from",
+            counted(kept, "message")
+        )),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 async fn receive(
@@ -111,6 +127,11 @@ async fn receive(
     }
     if messages.is_empty() {
         is_there(client, &args.name).await?;
+        if is_paused(client, group).await {
+            terminal.say(&format!(
+                "consumer group {group} is paused and is given nothing; go on with: millpond group resume {group}"
+            ))?;
+        }
     }
     let mut table = messages_table(true);
     for message in &messages {
@@ -150,6 +171,12 @@ async fn receive(
         "{} received and acknowledged by {group}",
         counted(messages.len() as u64, "message")
     ))
+}
+
+/// Whether a group is given nothing, as far as we may know.
+async fn is_paused(client: &Client, group: &str) -> bool {
+    let answer = Admin::new(client).describe_group(group).await;
+    answer.is_ok_and(|answer| answer.group.is_some_and(|group| group.paused))
 }
 
 /// Refuses a topic that does not exist: a server that makes topics on their first message has a poll wait for that, and

@@ -9,6 +9,7 @@ use millpond_proto::wire::admin::{
 
 use crate::cli::error::CliError;
 use crate::cli::group_args::{GroupCommand, GroupSettings, Place, ResetArgs};
+use crate::cli::keep;
 use crate::cli::output::{Cell, Format, Table};
 use crate::cli::run::Terminal;
 
@@ -72,7 +73,14 @@ pub async fn run(
         } => in_flight(&admin, name, *limit, *output, terminal).await,
         GroupCommand::Rm { name } => {
             admin.delete_group(name).await?;
-            terminal.say(&format!("deleted consumer group {name}"))
+            terminal.say(&format!("deleted consumer group {name}"))?;
+            let letters = dead_letters_of(name);
+            match admin.describe_topic(&letters).await {
+                Ok(_) => terminal.say(&format!(
+                    "its dead letters stay in the topic {letters}; delete them with: millpond topic rm '{letters}'"
+                )),
+                Err(_) => Ok(()),
+            }
         }
     }
 }
@@ -104,6 +112,10 @@ async fn info(
     terminal: &mut Terminal<'_>,
 ) -> Result<(), CliError> {
     let answer = admin.describe_group(name).await?;
+    if output == Format::Table {
+        let settings = settings(&answer.group.unwrap_or_default());
+        writeln!(terminal.out, "{settings}\n").map_err(CliError::output)?;
+    }
     let columns = [
         "topic",
         "queue",
@@ -126,6 +138,49 @@ async fn info(
         ]);
     }
     table.print(output, terminal.out).map_err(CliError::output)
+}
+
+/// The topic of a group's dead letters.
+pub(super) fn dead_letters_of(group: &str) -> String {
+    format!("%DLQ%{group}")
+}
+
+/// What is set of a group, in words.
+fn settings(group: &Group) -> String {
+    let start = match group.start_at {
+        Some(at) => format!("at messages stored at {at} or later"),
+        None if group.start.is_empty() => "earliest".to_owned(),
+        None => group.start.clone(),
+    };
+    let attempts = match group.attempts_max {
+        0 => "as many as the server's default".to_owned(),
+        attempts => attempts.to_string(),
+    };
+    let pauses = match backoff(group) {
+        Cell::Null => "the server's default".to_owned(),
+        backoff => backoff.plain().into_owned(),
+    };
+    let mut text = format!(
+        "consumer group {}{}\n  starts       {start}\n  attempts     {attempts}\n  back-off     {pauses}",
+        group.name,
+        if group.paused {
+            ", paused: nothing is delivered until it is resumed"
+        } else {
+            ""
+        },
+    );
+    if group.fifo {
+        text.push_str("\n  fifo         push consumers work in order");
+    }
+    if let Some(lite) = &group.lite {
+        let way = if lite.exclusive {
+            ", each by one listener"
+        } else {
+            ""
+        };
+        text.push_str(&format!("\n  lite topics  of {}{way}", lite.topic));
+    }
+    text
 }
 
 async fn reset(
@@ -227,9 +282,47 @@ fn backoff(group: &Group) -> Cell {
     let Some(backoff) = &group.backoff else {
         return Cell::Null;
     };
+    let words = |ms: i64| keep::time_in_words(u64::try_from(ms).unwrap_or(0));
     if backoff.list_ms.is_empty() {
-        return format!("{}ms..{}ms", backoff.initial_ms, backoff.max_ms).into();
+        return format!("{}..{}", words(backoff.initial_ms), words(backoff.max_ms)).into();
     }
-    let list: Vec<String> = backoff.list_ms.iter().map(|ms| format!("{ms}ms")).collect();
+    let list: Vec<String> = backoff.list_ms.iter().map(|ms| words(*ms)).collect();
     list.join(",").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use millpond_proto::wire::admin::Backoff;
+
+    use super::*;
+
+    #[test]
+    fn what_is_set_of_a_group_is_told_as_it_is_typed() {
+        let group = Group {
+            name: "g".to_owned(),
+            start: "latest".to_owned(),
+            attempts_max: 5,
+            backoff: Some(Backoff {
+                initial_ms: 1000,
+                max_ms: 7_200_000,
+                ..Backoff::default()
+            }),
+            paused: true,
+            ..Group::default()
+        };
+        let told = settings(&group);
+        assert_eq!(
+            told,
+            "consumer group g, paused: nothing is delivered until it is resumed\n  starts       latest\n  \
+             attempts     5\n  back-off     1s..2h"
+        );
+        let usual = settings(&Group {
+            name: "g".to_owned(),
+            ..Group::default()
+        });
+        assert!(
+            usual.starts_with("consumer group g\n  starts       earliest\n"),
+            "{usual}"
+        );
+    }
 }
