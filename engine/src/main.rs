@@ -67,7 +67,7 @@ async fn start(cli: Cli) -> ExitCode {
         None => (ServeArgs::default(), Demo::WhenNew),
         Some(Command::Serve(args)) => (args.clone(), Demo::of(args)),
         Some(command) => {
-            let done = match Client::connect(&cli.server) {
+            let done = match Client::connect(&cli.server(std::env::var("MILLPOND_SERVER").ok())) {
                 Ok(client) => run(&client, command, &mut terminal).await,
                 Err(error) => Err(error.into()),
             };

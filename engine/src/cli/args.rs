@@ -28,15 +28,26 @@ Try:
   millpond topic create orders                   then: echo hello | millpond topic produce orders
   millpond import flights.csv --to flights       a file becomes a topic with columns")]
 pub struct Cli {
-    /// The server to talk to.
-    #[arg(long, global = true, env = "MILLPOND_SERVER", default_value = SERVER_DEFAULT, value_name = "URL")]
-    pub server: String,
+    /// The server to talk to: its gRPC address [env: MILLPOND_SERVER] [default: http://127.0.0.1:8081].
+    // Read by `server()`: what the environment gives counts as typed for clap, and would be in every line of usage.
+    #[arg(long, global = true, value_name = "URL")]
+    server: Option<String>,
     /// What to do.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
 /// The verbs.
+impl Cli {
+    /// The server that was typed, or else that of the environment, or the usual one.
+    #[must_use]
+    pub fn server(&self, from_environment: Option<String>) -> String {
+        let typed = self.server.clone();
+        let named = typed.or(from_environment.filter(|url| !url.is_empty()));
+        named.unwrap_or_else(|| SERVER_DEFAULT.to_owned())
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve a data folder.
@@ -330,7 +341,28 @@ mod tests {
     #[test]
     fn the_server_may_be_named_behind_the_command() {
         let cli = parse("millpond topic ls --server http://h:1").unwrap();
-        assert_eq!(cli.server, "http://h:1");
+        assert_eq!(cli.server(Some("http://e:1".to_owned())), "http://h:1");
+        let cli = parse("millpond topic ls").unwrap();
+        assert_eq!(cli.server(Some("http://e:1".to_owned())), "http://e:1");
+        assert_eq!(cli.server(Some(String::new())), SERVER_DEFAULT);
+        assert_eq!(cli.server(None), SERVER_DEFAULT);
+    }
+
+    #[test]
+    fn usage_names_the_choice_there_is() {
+        for (line, choice) in [
+            (
+                "millpond group reset g --topic t",
+                "<--to <earliest|latest|TIME>|--offset <OFFSET>|--skip <SKIP>>",
+            ),
+            ("millpond msg find t", "<--id <ID>|--key <KEY>>"),
+        ] {
+            let said = parse(line).unwrap_err().to_string();
+            assert!(said.contains(choice), "{said}");
+            assert!(!said.contains("--server"), "{said}");
+        }
+        assert!(parse("millpond group reset g --topic t --skip 1 --offset 2").is_err());
+        assert!(parse("millpond msg find t --id a --key b").is_err());
     }
 
     #[test]

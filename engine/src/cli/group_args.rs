@@ -1,7 +1,7 @@
 //! Words of `millpond group …` and `millpond dlq …`, and what they mean.
 
 use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use millpond_proto::wire::admin::Backoff;
 
 use crate::cli::output::Format;
@@ -111,6 +111,7 @@ pub struct GroupSettings {
 
 /// `millpond group reset`.
 #[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("where").required(true).args(["to", "offset", "skip"]))]
 pub struct ResetArgs {
     /// Name of the group.
     pub name: String,
@@ -121,18 +122,13 @@ pub struct ResetArgs {
     #[arg(long)]
     pub queue: Option<u32>,
     /// earliest, latest, or the first message stored at or after a time.
-    #[arg(
-        long,
-        value_name = "earliest|latest|TIME",
-        value_parser = place,
-        required_unless_present_any = ["offset", "skip"]
-    )]
+    #[arg(long, value_name = "earliest|latest|TIME", value_parser = place)]
     pub to: Option<Place>,
     /// An offset; moved to the nearest one that is kept.
-    #[arg(long, conflicts_with = "to")]
+    #[arg(long)]
     pub offset: Option<u64>,
     /// So many messages further than the oldest that is not acknowledged.
-    #[arg(long, conflicts_with_all = ["to", "offset"])]
+    #[arg(long)]
     pub skip: Option<u64>,
 }
 
@@ -209,9 +205,15 @@ fn backoff(text: &str) -> Result<Backoff, String> {
         return Ok(Backoff::default());
     }
     if let Some((first, longest)) = text.split_once("..") {
+        let (initial_ms, max_ms) = (duration_ms(first)?, duration_ms(longest)?);
+        if max_ms < initial_ms {
+            return Err(format!(
+                "the longest pause, {longest}, is shorter than the first, {first}; write FIRST..LONGEST, like 5s..2h"
+            ));
+        }
         return Ok(Backoff {
-            initial_ms: duration_ms(first)?,
-            max_ms: duration_ms(longest)?,
+            initial_ms,
+            max_ms,
             multiplier: 2.0,
             ..Backoff::default()
         });
@@ -254,6 +256,9 @@ mod tests {
         assert_eq!(backoff("default").unwrap(), Backoff::default());
         assert!(backoff("5").unwrap_err().contains("10s"));
         assert!(backoff("ä").is_err());
+        let shrinks = backoff("10s..1s").unwrap_err();
+        assert!(shrinks.contains("FIRST..LONGEST"), "{shrinks}");
+        assert!(backoff("1s..1s").is_ok());
     }
 
     #[test]

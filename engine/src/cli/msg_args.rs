@@ -1,6 +1,6 @@
 //! Words of `millpond msg …`, and what they mean.
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use crate::cli::group_args::time;
 use crate::cli::output::Format;
@@ -64,12 +64,13 @@ pub struct WhereArgs {
 
 /// `millpond msg find`.
 #[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("by").required(true).args(["id", "key"]))]
 pub struct FindArgs {
     /// The producer's message id.
-    #[arg(long, value_name = "ID", required_unless_present = "key")]
+    #[arg(long, value_name = "ID")]
     pub id: Option<String>,
     /// One of the message's keys.
-    #[arg(long, conflicts_with = "id")]
+    #[arg(long)]
     pub key: Option<String>,
     /// Where to look.
     #[command(flatten)]
