@@ -116,11 +116,19 @@ async fn stop_signal() {
     let listening = signal(SignalKind::interrupt())
         .and_then(|interrupt| Ok((interrupt, signal(SignalKind::terminate())?)));
     match listening {
-        Ok((mut interrupt, mut terminate)) => tokio::select! {
-            biased;
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        },
+        Ok((mut interrupt, mut terminate)) => {
+            let name = tokio::select! {
+                biased;
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            };
+            // Not by way of the log, which tells warnings alone unless it is told to: this line is expected.
+            let mut err = std::io::stderr();
+            let _ = writeln!(
+                err,
+                "{name}: what is under way is finished, then the server ends"
+            );
+        }
         Err(error) => {
             tracing::error!(%error, "signals can not be listened for; they end the server at once");
             std::future::pending().await

@@ -1,6 +1,6 @@
 //! Words of `millpond serve`.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -23,13 +23,18 @@ An emulator of Azure's: AZURE_STORAGE_ENDPOINT=http://127.0.0.1:10000/devstoreac
   AZURE_STORAGE_ACCOUNT_NAME=devstoreaccount1 and its AZURE_STORAGE_ACCOUNT_KEY")]
 pub struct ServeArgs {
     /// Data folder; made when it is missing.
-    #[arg(long, default_value = "data", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "MILLPOND_DATA",
+        default_value = "data",
+        value_name = "DIR"
+    )]
     pub data: PathBuf,
-    /// Where gRPC listens.
-    #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDR")]
+    /// Where gRPC listens: an address, or a name of this machine such as localhost:8081.
+    #[arg(long, env = "MILLPOND_GRPC", default_value = "127.0.0.1:8081", value_name = "ADDR", value_parser = address)]
     pub grpc: SocketAddr,
-    /// Where HTTP listens.
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    /// Where HTTP listens, as gRPC.
+    #[arg(long, env = "MILLPOND_HTTP", default_value = "127.0.0.1:8080", value_name = "ADDR", value_parser = address)]
     pub http: SocketAddr,
     /// Fill the demo if it is not there yet.
     #[arg(long, conflicts_with = "no_demo")]
@@ -70,6 +75,20 @@ pub struct ServeArgs {
     pub tail_cache: u64,
 }
 
+/// An address, or the first one that a name stands for.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let wrong = |cause: String| format!("{cause}; write HOST:PORT, like 127.0.0.1:8081");
+    let found = text.to_socket_addrs();
+    let found: Vec<SocketAddr> = found.map_err(|error| wrong(error.to_string()))?.collect();
+    // Clients dial 127.0.0.1 unless they are told otherwise, so of two that a name stands for this is the one.
+    let four = found.iter().find(|address| address.is_ipv4());
+    let first = four.or(found.first()).copied();
+    first.ok_or_else(|| wrong(format!("{text:?} stands for no address")))
+}
+
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum WalIo {
@@ -108,6 +127,25 @@ impl Default for ServeArgs {
             disk_reserve: 256 * 1024 * 1024,
             table_grace: limits::TABLE_GRACE_MS_DEFAULT.unsigned_abs(),
             tail_cache: 128 * 1024 * 1024,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_to_listen_is_an_address_or_a_name() {
+        assert_eq!(
+            address("[::1]:5"),
+            Ok(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 5)))
+        );
+        let local = address("localhost:9081").unwrap();
+        assert!(local.ip().is_loopback() && local.port() == 9081, "{local}");
+        for wrong in ["localhost", "9081", ""] {
+            let error = address(wrong).unwrap_err();
+            assert!(error.contains("HOST:PORT"), "{error}");
         }
     }
 }
