@@ -78,6 +78,8 @@ async fn run_command(
         }
     };
     let topic = args.topic.as_ref().or(own.as_ref());
+    let known = admin.describe_group(&args.group).await;
+    let is_new_group = known.is_err_and(|error| error.is_not_found());
     let load = Load::new(client, Plan::of(args, topic.map_or("", String::as_str)));
     let before = cpu(&admin).await?;
     let measured = match command {
@@ -88,6 +90,10 @@ async fn run_command(
     let after = cpu(&admin).await;
     if let Some(own) = own {
         admin.delete_topic(&own).await?;
+        if is_new_group {
+            // A run that only sends has made none.
+            let _ = admin.delete_group(&args.group).await;
+        }
     }
     tell(
         &measured?,

@@ -13,6 +13,7 @@ use millpond_sql::sort::SortError;
 use millpond_storage::error::{OpenError, ReadError};
 use parquet::errors::ParquetError;
 
+use crate::cli::output::counted;
 use crate::cold::ColdError;
 
 /// A command did not do all that was asked.
@@ -83,7 +84,7 @@ pub enum CliError {
     #[error(transparent)]
     Stored(#[from] ReadError),
     /// Something that is stored is damaged.
-    #[error("{count} findings of damage, see above; what is not named there is whole")]
+    #[error("{} of damage, see above; what is not named there is whole", counted(*.count as u64, "finding"))]
     Damage {
         /// How many.
         count: usize,
