@@ -1,7 +1,8 @@
 //! What an import reads: rows with typed columns, and each row as the JSON body of a message.
 //!
 //! Memory is bounded by [`BATCH_ROWS`]; types come from the first [`INFER_ROWS_MAX`] rows, so a file is
-//! opened twice. Nothing is skipped: a row that can not be read, or that its topic could not read as its columns, ends the import with
+//! opened twice, and of an input that can be read once (`import/once.rs`) these rows are kept until then.
+//! Nothing is skipped: a row that can not be read, or that its topic could not read as its columns, ends the import with
 //! its line.
 
 use std::fmt;
@@ -19,6 +20,9 @@ use millpond_proto::remedy::Remedy;
 use crate::format::json::JsonDecoder;
 use crate::format::kind::Kind;
 use crate::format::{csv, ndjson};
+
+pub(crate) mod once;
+pub(crate) mod quotes;
 
 /// Rows that are held at a time.
 pub const BATCH_ROWS: usize = 1024;
@@ -38,11 +42,40 @@ pub struct ImportColumn {
     pub kind: Kind,
 }
 
+/// A field that a topic made of the file has no column for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Name.
+    pub name: String,
+    /// Which values no column holds together, and where they are.
+    pub why: String,
+}
+
+/// What the first rows of a file show.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Columns {
+    /// What rows are read as. One that is left out stands here as well if keys can be taken from it.
+    pub(crate) columns: Vec<ImportColumn>,
+    /// What a topic made of the file does not declare.
+    pub(crate) left_out: Vec<LeftOut>,
+}
+
+impl Columns {
+    /// What a topic made of the file declares.
+    fn declarable(&self) -> impl Iterator<Item = &ImportColumn> {
+        let is_left_out = |name: &str| self.left_out.iter().any(|left| left.name == name);
+        let columns = self.columns.iter();
+        columns.filter(move |column| !is_left_out(&column.name))
+    }
+}
+
 /// What the user said about the file.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
     /// Texts that stand for null in every column.
     pub nulls: Vec<String>,
+    /// What stands between the values of a line; none: a comma.
+    pub delimiter: Option<u8>,
     /// The columns that the topic reads from bodies; none when it is made with those of the file.
     pub topic: Option<SchemaRef>,
 }
@@ -54,11 +87,15 @@ impl ImportOptions {
         Some(Kind::of(field.data_type()))
     }
 
+    pub(crate) fn delimiter(&self) -> u8 {
+        self.delimiter.unwrap_or(b',')
+    }
+
     /// Reads bodies as the topic will, without building anything.
-    pub(crate) fn check(&self, columns: &[ImportColumn]) -> JsonDecoder {
+    pub(crate) fn check(&self, found: &Columns) -> JsonDecoder {
         let of_file = || {
-            let fields = columns
-                .iter()
+            let fields = found
+                .declarable()
                 .map(|column| Field::new(&column.name, column.kind.body_type(), true));
             SchemaRef::new(Schema::new(fields.collect::<Vec<_>>()))
         };
@@ -71,6 +108,8 @@ impl ImportOptions {
 pub enum ImportFormat {
     /// Comma-separated values with a header line.
     Csv,
+    /// The same, separated by tabs.
+    Tsv,
     /// One JSON object per line.
     NdJson,
 }
@@ -80,7 +119,7 @@ pub type Open = dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send;
 
 /// Batches of at most [`BATCH_ROWS`] rows: the columns of [`Rows::columns`] and then [`BODY`].
 pub struct Rows {
-    columns: Vec<ImportColumn>,
+    found: Columns,
     batches: Box<dyn Iterator<Item = Result<RecordBatch, ImportError>> + Send>,
     bytes_read: Arc<AtomicU64>,
 }
@@ -89,7 +128,7 @@ pub struct Rows {
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// The file name does not tell the format.
-    #[error("{file} is neither .csv nor .ndjson; rename it, or convert it to one of these")]
+    #[error("the name of {file} does not tell what it holds; say --format csv, tsv or ndjson")]
     UnknownFormat {
         /// File.
         file: String,
@@ -118,6 +157,30 @@ pub enum ImportError {
         file: String,
         /// What is wrong.
         problem: String,
+    },
+    /// The header is one name that looks like several.
+    #[error(
+        "{file}: the header has no comma and makes one column, {header:?}; say --delimiter {delimiter:?}"
+    )]
+    Delimiter {
+        /// File.
+        file: String,
+        /// The header.
+        header: String,
+        /// What stands between its parts.
+        delimiter: char,
+    },
+    /// Where a quoted value ends nobody can tell.
+    #[error(
+        "{file}, line {line}: a value begins with a quote and {what}; close it, and double each quote that is a part of the value"
+    )]
+    Quote {
+        /// File.
+        file: String,
+        /// Line on which the value begins, counted from 1.
+        line: u64,
+        /// What is wrong with it.
+        what: &'static str,
     },
     /// A row does not have the form of the others.
     #[error("{file}: {cause}")]
@@ -196,7 +259,8 @@ impl ImportFormat {
         let extension = path.extension().and_then(|extension| extension.to_str());
         match extension.map(str::to_ascii_lowercase).as_deref() {
             Some("csv") => Ok(Self::Csv),
-            Some("ndjson" | "jsonl") => Ok(Self::NdJson),
+            Some("tsv" | "tab") => Ok(Self::Tsv),
+            Some("ndjson" | "jsonl" | "json") => Ok(Self::NdJson),
             _ => Err(ImportError::UnknownFormat {
                 file: path.display().to_string(),
             }),
@@ -205,16 +269,32 @@ impl ImportFormat {
 }
 
 impl Rows {
-    /// Opens a file; its name tells the format.
+    /// Opens a file.
     ///
     /// # Errors
     /// Any [`ImportError`] that the first rows show.
-    pub fn open(path: &Path, options: &ImportOptions) -> Result<Self, ImportError> {
-        let format = ImportFormat::of(path)?;
+    pub fn open(
+        path: &Path,
+        format: ImportFormat,
+        options: &ImportOptions,
+    ) -> Result<Self, ImportError> {
         let owned = path.to_owned();
         let open =
             move || -> io::Result<Box<dyn Read + Send>> { Ok(Box::new(File::open(&owned)?)) };
         Self::read(&path.display().to_string(), format, &open, options)
+    }
+
+    /// Reads what can be read once alone; `file` is its name in errors.
+    ///
+    /// # Errors
+    /// Any [`ImportError`] that the first rows show.
+    pub fn read_once(
+        file: &str,
+        format: ImportFormat,
+        input: Box<dyn Read + Send>,
+        options: &ImportOptions,
+    ) -> Result<Self, ImportError> {
+        Self::read(file, format, &once::opened(input), options)
     }
 
     /// Reads what `open` opens; `file` is its name in errors.
@@ -239,29 +319,44 @@ impl Rows {
             inner: again,
             bytes_read: Arc::clone(&bytes_read),
         };
-        let (columns, batches): (_, Box<dyn Iterator<Item = _> + Send>) = match format {
-            ImportFormat::Csv => {
-                let columns = csv::infer(file, first, options)?;
-                let rows = csv::CsvRows::new(file, again, &columns, options)?;
-                (columns, Box::new(rows))
+        let (found, batches): (_, Box<dyn Iterator<Item = _> + Send>) = match format {
+            ImportFormat::Csv | ImportFormat::Tsv => {
+                let mut options = options.clone();
+                if format == ImportFormat::Tsv {
+                    options.delimiter = options.delimiter.or(Some(b'\t'));
+                }
+                let found = csv::infer(file, first, &options)?;
+                let rows = csv::CsvRows::new(file, again, &found, &options)?;
+                (found, Box::new(rows))
             }
             ImportFormat::NdJson => {
-                let columns = ndjson::infer(file, first, options)?;
-                let rows = ndjson::NdJsonRows::new(file, again, &columns, options);
-                (columns, Box::new(rows))
+                let found = ndjson::infer(file, first, options)?;
+                let rows = ndjson::NdJsonRows::new(file, again, &found, options);
+                (found, Box::new(rows))
             }
         };
         Ok(Self {
-            columns,
+            found,
             batches,
             bytes_read,
         })
     }
 
-    /// The columns, in the order of the file.
+    /// The columns that rows are read as, in the order of the file.
     #[must_use]
     pub fn columns(&self) -> &[ImportColumn] {
-        &self.columns
+        &self.found.columns
+    }
+
+    /// The columns that a topic made of the file declares.
+    pub fn declarable(&self) -> impl Iterator<Item = &ImportColumn> {
+        self.found.declarable()
+    }
+
+    /// The fields that it has no column for.
+    #[must_use]
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.found.left_out
     }
 
     /// How many bytes of the file have been read: for a progress bar, live while the rows are read.
@@ -282,7 +377,7 @@ impl Iterator for Rows {
 impl fmt::Debug for Rows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rows")
-            .field("columns", &self.columns)
+            .field("found", &self.found)
             .finish_non_exhaustive()
     }
 }

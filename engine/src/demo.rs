@@ -10,7 +10,7 @@ use millpond_proto::client::{Admin, Client};
 use millpond_proto::wire::admin::{Column, Watermark};
 
 use crate::cli::error::CliError;
-use crate::cli::import::{Importer, missing_topic};
+use crate::cli::import::{Importer, Keys, missing_topic};
 
 /// The topic.
 pub const TOPIC: &str = "flights";
@@ -49,7 +49,7 @@ pub async fn fill(client: &Client) -> Result<Filled, CliError> {
         Err(error) => return Err(error.into()),
     }
     let rows = flights()?;
-    let mut request = missing_topic(TOPIC, rows.columns());
+    let mut request = missing_topic(TOPIC, &rows);
     request.columns.push(Column {
         name: "departure".to_owned(),
         sql_type: "TIMESTAMP".to_owned(),
@@ -60,7 +60,7 @@ pub async fn fill(client: &Client) -> Result<Filled, CliError> {
         delay_ms: WATERMARK_DELAY_MS,
     });
     admin.create_topic(request).await?;
-    let mut importer = Importer::new(client, TOPIC, Some("tailnum"));
+    let mut importer = Importer::new(client, TOPIC, Keys::Column("tailnum".to_owned()));
     for batch in rows {
         importer.send(&batch?).await?;
     }

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`topic`] (what is asked from above), [`statement`] and [`dialect`] (text in),
 //! [`catalog`] (a topic as a table), [`decode`] (envelopes to rows), [`typed`] (rows that files have already), [`encoding`]
-//! (formats and schemas of topics), [`plan`] (rewrites), [`runtime`]
+//! (formats and schemas of topics), [`row_key`] (keys of rows), [`plan`] (rewrites), [`runtime`]
 //! (what queries run in), [`function`] (functions of ours), [`batch`] (bounded queries), [`continuous`] (what is asked of the job runtime),
 //! [`sql`] (the way in), [`answer`], [`error`].
 
@@ -23,6 +23,7 @@ pub mod job;
 pub mod operator;
 pub mod plan;
 pub mod progress;
+pub mod row_key;
 pub mod runtime;
 pub mod savepoint;
 #[cfg(any(test, feature = "test-util"))]

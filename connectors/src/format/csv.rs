@@ -1,5 +1,8 @@
 //! Comma-separated values with a header line (RFC 4180).
 //!
+//! A quote that is never closed would make one value of the rest of a file, so what is no CSV in this is refused with its line
+//! (`import/quotes.rs`), where other readers make do.
+//!
 //! Input: text. Output: typed columns in the file's order and, last, each row as a JSON object without
 //! its nulls: integers and decimals with all their digits, timestamps as ISO 8601.
 
@@ -21,8 +24,9 @@ use crate::format::kind::{
     Inference, Kind, parse_boolean, parse_date, parse_decimal, parse_double, parse_integer,
     parse_timestamp_us,
 };
+use crate::import::quotes::{BrokenQuote, Quotes};
 use crate::import::{
-    BATCH_ROWS, BODY, Counted, INFER_ROWS_MAX, ImportColumn, ImportError, ImportOptions,
+    BATCH_ROWS, BODY, Columns, Counted, INFER_ROWS_MAX, ImportColumn, ImportError, ImportOptions,
 };
 
 /// The columns of a CSV file, from its header and its first rows.
@@ -30,27 +34,31 @@ pub(crate) fn infer(
     file: &str,
     reader: Box<dyn Read + Send>,
     options: &ImportOptions,
-) -> Result<Vec<ImportColumn>, ImportError> {
+) -> Result<Columns, ImportError> {
     let form = |cause| form_error(file, cause);
     // The header has to be read before a schema can be given; what follows it is kept and read on.
     let mut peeked = Vec::new();
     let mut reader = Peeked {
-        inner: reader,
+        inner: Quotes::new(reader, options.delimiter()),
         seen: &mut peeked,
     };
-    let (header, _) = Format::default()
+    let header = Format::default()
         .with_header(true)
-        .infer_schema(&mut reader, Some(0))
-        .map_err(form)?;
+        .with_delimiter(options.delimiter())
+        .infer_schema(&mut reader, Some(0));
+    let (header, _) = header.map_err(|cause| match reader.inner.broken() {
+        Some(broken) => quote_error(file, broken),
+        None => form(cause),
+    })?;
     let inner = reader.inner;
     let names: Vec<String> = header
         .fields()
         .iter()
         .map(|field| field.name().trim_start_matches('\u{feff}').to_owned())
         .collect();
-    check_header(file, &names)?;
-    let texts =
-        text_reader(names.len(), std::io::Cursor::new(peeked).chain(inner)).map_err(form)?;
+    check_header(file, &names, options)?;
+    let again = std::io::Cursor::new(peeked).chain(inner);
+    let texts = text_reader(names.len(), again, options).map_err(form)?;
     let mut columns = vec![Inference::default(); names.len()];
     let mut rows = 0;
     for batch in texts {
@@ -69,7 +77,10 @@ pub(crate) fn infer(
         let kind = options.declared(&name).unwrap_or_else(|| inference.kind());
         ImportColumn { name, kind }
     });
-    Ok(columns.collect())
+    Ok(Columns {
+        columns: columns.collect(),
+        left_out: Vec::new(),
+    })
 }
 
 /// The rows of a CSV file.
@@ -78,7 +89,7 @@ pub(crate) struct CsvRows {
     columns: Vec<ImportColumn>,
     nulls: Vec<String>,
     schema: SchemaRef,
-    texts: Reader<Counted>,
+    texts: Reader<Quotes<Counted>>,
     topic: JsonDecoder,
     /// Line on which the next row starts; the header is line 1.
     line: u64,
@@ -88,10 +99,13 @@ impl CsvRows {
     pub(crate) fn new(
         file: &str,
         reader: Counted,
-        columns: &[ImportColumn],
+        found: &Columns,
         options: &ImportOptions,
     ) -> Result<Self, ImportError> {
-        let texts = text_reader(columns.len(), reader).map_err(|cause| form_error(file, cause))?;
+        let columns = &found.columns;
+        let reader = Quotes::new(reader, options.delimiter());
+        let texts = text_reader(columns.len(), reader, options);
+        let texts = texts.map_err(|cause| form_error(file, cause))?;
         let mut fields: Vec<Field> = columns
             .iter()
             .map(|column| Field::new(&column.name, column.kind.data_type(), true))
@@ -103,7 +117,7 @@ impl CsvRows {
             nulls: options.nulls.clone(),
             schema: Arc::new(Schema::new(fields)),
             texts,
-            topic: options.check(columns),
+            topic: options.check(found),
             line: 2,
         })
     }
@@ -218,20 +232,35 @@ fn newlines_before(texts: &RecordBatch, row: usize) -> u64 {
     columns.sum()
 }
 
-fn text_reader<R: Read>(columns: usize, reader: R) -> Result<Reader<R>, ArrowError> {
+fn text_reader<R: Read>(
+    columns: usize,
+    reader: R,
+    options: &ImportOptions,
+) -> Result<Reader<R>, ArrowError> {
     let fields = (0..columns).map(|index| Field::new(index.to_string(), DataType::Utf8, true));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     ReaderBuilder::new(schema)
         .with_header(true)
+        .with_delimiter(options.delimiter())
         .with_batch_size(BATCH_ROWS)
         .build(reader)
 }
 
-fn check_header(file: &str, names: &[String]) -> Result<(), ImportError> {
+fn check_header(file: &str, names: &[String], options: &ImportOptions) -> Result<(), ImportError> {
     if names.iter().all(String::is_empty) {
         return Err(ImportError::Empty {
             file: file.to_owned(),
             needs: "a header line with the names of its columns",
+        });
+    }
+    // One column whose name looks like several; who means it so says which delimiter there is.
+    if let ([only], None) = (names, options.delimiter)
+        && let Some(other) = only.chars().find(|c| [';', '\t', '|'].contains(c))
+    {
+        return Err(ImportError::Delimiter {
+            file: file.to_owned(),
+            header: only.clone(),
+            delimiter: other,
         });
     }
     let problem = names.iter().enumerate().find_map(|(index, name)| {
@@ -251,9 +280,22 @@ fn check_header(file: &str, names: &[String]) -> Result<(), ImportError> {
 }
 
 fn form_error(file: &str, cause: ArrowError) -> ImportError {
+    if let ArrowError::IoError(_, error) = &cause
+        && let Some(broken) = error.get_ref().and_then(|error| error.downcast_ref())
+    {
+        return quote_error(file, *broken);
+    }
     ImportError::Form {
         file: file.to_owned(),
         cause,
+    }
+}
+
+fn quote_error(file: &str, BrokenQuote { line, what }: BrokenQuote) -> ImportError {
+    ImportError::Quote {
+        file: file.to_owned(),
+        line,
+        what,
     }
 }
 
@@ -397,6 +439,39 @@ mod tests {
     fn a_row_with_too_few_fields_names_its_line() {
         let error = read("a,b\n1,2\n3\n", &[]).unwrap_err().to_string();
         assert!(error.contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn a_quote_that_is_not_closed_is_refused_with_its_line() {
+        for (text, line, what) in [
+            ("a,b\n1,\"unclosed\n2,x\n", 2, "is never closed"),
+            ("a,b\n1,x\n\n2,\"y\n3,\"z\"\n", 4, "goes on behind"),
+            ("\"a,b\n1,x\n", 1, "is never closed"),
+        ] {
+            let rows = read(text, &[]);
+            let error = rows.unwrap_err().to_string();
+            let place = format!("test.csv, line {line}: a value begins with a quote and {what}");
+            assert!(error.starts_with(&place), "{error}");
+        }
+        let whole = "a,b\n\"\"\"x\"\" y\",\"1\n2\"\n\"\",z\"z\n";
+        assert_eq!(
+            bodies_of(read(whole, &[]).unwrap()),
+            [r#"{"a":"\"x\" y","b":"1\n2"}"#, r#"{"b":"z\"z"}"#]
+        );
+    }
+
+    #[test]
+    fn values_may_stand_apart_by_something_else() {
+        let error = read("a;b\n1;2\n", &[]).unwrap_err().to_string();
+        assert!(error.ends_with("say --delimiter ';'"), "{error}");
+        for (text, delimiter) in [("a;b\n1;\"x;y\"\n", b';'), ("a\tb\n1\tx;y\n", b'\t')] {
+            let options = ImportOptions {
+                delimiter: Some(delimiter),
+                ..ImportOptions::default()
+            };
+            let rows = read_with(text, &options).unwrap();
+            assert_eq!(bodies_of(rows), [r#"{"a":1,"b":"x;y"}"#]);
+        }
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Kind {
             || (self != Self::Text && text == NOT_AVAILABLE)
     }
 
-    fn fits(self, text: &str) -> bool {
+    pub(crate) fn fits(self, text: &str) -> bool {
         match self {
             Self::BigInt => parse_integer(text).is_some() && is_canonical(text),
             Self::Double => {
@@ -178,13 +178,15 @@ impl Inference {
         self.fits.retain(|kind| kind.fits(text));
     }
 
-    /// Takes a value that is known not to be a number or boolean into account, as in a JSON string.
-    pub fn observe_string(&mut self, text: &str) {
+    /// Takes a value into account that fits kinds by other rules than its text alone.
+    pub(crate) fn narrow(&mut self, fits: impl Fn(Kind) -> bool) {
         self.seen = true;
-        self.fits.retain(|kind| {
-            let is_text = matches!(kind, Kind::Date | Kind::Timestamp { .. } | Kind::Text);
-            is_text && kind.fits(text)
-        });
+        self.fits.retain(|kind| fits(*kind));
+    }
+
+    /// Whether no kind fits all values; one always does where values are texts.
+    pub(crate) fn fits_none(&self) -> bool {
+        self.fits.is_empty()
     }
 
     /// The kind that fits all values; text when there was none.

@@ -3,6 +3,9 @@
 //! Columns are the fields that hold plain values; an object or a list inside stays in the body and makes
 //! no column. Typed columns serve the key and the order of the import only; a plain value that does not fit its column's type
 //! ends the import, as in a CSV file, because it would be sent without its key.
+//!
+//! A topic that is made of the file declares the fields alone that one type holds in all rows that were looked at, as a body is read:
+//! a field that is a number here and a text there is left out, and the import says so.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -17,8 +20,8 @@ use crate::format::json::column::{self, Builder, Slot};
 use crate::format::json::scan::{Bad, Scanner, Token};
 use crate::format::kind::{Inference, Kind};
 use crate::import::{
-    BATCH_ROWS, BODY, Counted, INFER_ROWS_MAX, ImportColumn, ImportError, ImportOptions,
-    LINE_BYTES_MAX,
+    BATCH_ROWS, BODY, Columns, Counted, INFER_ROWS_MAX, ImportColumn, ImportError, ImportOptions,
+    LINE_BYTES_MAX, LeftOut,
 };
 
 /// The columns of an NDJSON file, from its first rows, by name.
@@ -26,9 +29,9 @@ pub(crate) fn infer(
     file: &str,
     reader: Box<dyn Read + Send>,
     options: &ImportOptions,
-) -> Result<Vec<ImportColumn>, ImportError> {
+) -> Result<Columns, ImportError> {
     let mut lines = Lines::new(file, reader);
-    let mut columns: BTreeMap<String, Inference> = BTreeMap::new();
+    let mut fields: BTreeMap<String, Observed> = BTreeMap::new();
     let mut rows = 0;
     while rows < INFER_ROWS_MAX {
         let Some(row) = lines.read()? else {
@@ -36,11 +39,7 @@ pub(crate) fn infer(
         };
         rows += 1;
         for (name, value) in row.fields {
-            let column = columns.entry(name).or_default();
-            match value {
-                Plain::Text(text) => column.observe_string(&text),
-                plain => column.observe(plain.text(), &[]),
-            }
+            fields.entry(name).or_default().observe(&value, row.line);
         }
     }
     if rows == 0 {
@@ -49,11 +48,54 @@ pub(crate) fn infer(
             needs: "one JSON object per line",
         });
     }
-    let columns = columns.into_iter().map(|(name, inference)| {
-        let kind = options.declared(&name).unwrap_or_else(|| inference.kind());
-        ImportColumn { name, kind }
-    });
-    Ok(columns.collect())
+    let mut found = Columns::default();
+    for (name, field) in fields {
+        if let Some(why) = field.left_out {
+            let name = name.clone();
+            found.left_out.push(LeftOut { name, why });
+        }
+        if field.has_plain {
+            let declared = options.declared(&name);
+            let kind = declared.unwrap_or_else(|| field.inference.kind());
+            found.columns.push(ImportColumn { name, kind });
+        }
+    }
+    Ok(found)
+}
+
+/// What the values of a field were so far.
+#[derive(Debug, Default)]
+struct Observed {
+    inference: Inference,
+    /// What its first value was, and in which line.
+    first: Option<(&'static str, u64)>,
+    has_plain: bool,
+    /// Why no column can hold all of its values.
+    left_out: Option<String>,
+}
+
+impl Observed {
+    fn observe(&mut self, value: &Value, line: u64) {
+        let word = value.word();
+        self.has_plain |= value.is_plain();
+        let (first, first_line) = *self.first.get_or_insert((word, line));
+        if self.left_out.is_some() {
+            return;
+        }
+        self.inference.narrow(|kind| value.fits(kind));
+        if self.inference.fits_none() {
+            self.left_out = Some(match (first == word, value.is_plain()) {
+                (true, true) => format!("no type holds each {} of it", word_alone(word)),
+                (true, false) => format!("{word} in line {line}"),
+                (false, _) => format!("{first} in line {first_line}, {word} in line {line}"),
+            });
+        }
+    }
+}
+
+/// A word without its article.
+fn word_alone(word: &str) -> &str {
+    word.split_once(' ').map_or(word, |(_, alone)| alone)
 }
 
 /// The rows of an NDJSON file.
@@ -68,9 +110,10 @@ impl NdJsonRows {
     pub(crate) fn new(
         file: &str,
         reader: Counted,
-        columns: &[ImportColumn],
+        found: &Columns,
         options: &ImportOptions,
     ) -> Self {
+        let columns = &found.columns;
         let mut fields: Vec<Field> = columns
             .iter()
             .map(|column| Field::new(&column.name, column.kind.data_type(), true))
@@ -80,7 +123,7 @@ impl NdJsonRows {
             lines: Lines::new(file, reader),
             columns: columns.to_vec(),
             schema: Arc::new(Schema::new(fields)),
-            topic: options.check(columns),
+            topic: options.check(found),
         }
     }
 }
@@ -139,7 +182,8 @@ fn convert(file: &str, column: &ImportColumn, rows: &[Row]) -> Result<ArrayRef, 
     let kind = column::Kind::of(&data_type).map_err(form)?;
     let mut builder = Builder::new(&data_type, rows.len(), 0).map_err(form)?;
     for row in rows {
-        let Some(value) = row.fields.get(&column.name) else {
+        let value = row.fields.get(&column.name);
+        let Some(value) = value.filter(|value| value.is_plain()) else {
             builder.append(Slot::Null);
             continue;
         };
@@ -166,24 +210,28 @@ fn convert(file: &str, column: &ImportColumn, rows: &[Row]) -> Result<ArrayRef, 
 struct Row {
     line: u64,
     body: Vec<u8>,
-    /// Fields that hold plain values and are not null; of one that stands there twice the last.
-    fields: BTreeMap<String, Plain>,
+    /// Fields that are not null; of one that stands there twice the last.
+    fields: BTreeMap<String, Value>,
 }
 
-/// A plain value as it is written.
-enum Plain {
+/// A value as it is written, if it is plain.
+enum Value {
     Boolean(bool),
     Number(String),
     Text(String),
+    Object,
+    List,
 }
 
-impl Plain {
+impl Value {
     fn of(token: Token<'_>) -> Option<Self> {
         match token {
             Token::Boolean(value) => Some(Self::Boolean(value)),
             Token::Number(text) => Some(Self::Number(text.to_owned())),
             Token::Text(text) => Some(Self::Text(text.into_owned())),
-            Token::Null | Token::Object | Token::Array => None,
+            Token::Object => Some(Self::Object),
+            Token::Array => Some(Self::List),
+            Token::Null => None,
         }
     }
 
@@ -192,6 +240,8 @@ impl Plain {
             Self::Boolean(value) => Token::Boolean(*value),
             Self::Number(text) => Token::Number(text),
             Self::Text(text) => Token::Text(text.into()),
+            Self::Object => Token::Object,
+            Self::List => Token::Array,
         }
     }
 
@@ -200,17 +250,47 @@ impl Plain {
             Self::Boolean(true) => "true",
             Self::Boolean(false) => "false",
             Self::Number(text) | Self::Text(text) => text,
+            Self::Object | Self::List => "",
         }
+    }
+
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Boolean(_) => "a boolean",
+            Self::Number(_) => "a number",
+            Self::Text(_) => "a text",
+            Self::Object => "an object",
+            Self::List => "a list",
+        }
+    }
+
+    fn is_plain(&self) -> bool {
+        !matches!(self, Self::Object | Self::List)
+    }
+
+    /// Whether a column of this kind holds the value as it is, and bodies with it are read as such.
+    fn fits(&self, kind: Kind) -> bool {
+        let may_be = match self {
+            // A text that looks like a number is a word made of digits.
+            Self::Text(_) => matches!(kind, Kind::Date | Kind::Timestamp { .. } | Kind::Text),
+            Self::Boolean(_) | Self::Number(_) => true,
+            Self::Object | Self::List => false,
+        };
+        let is_read = || {
+            let reader = column::Kind::of(&kind.body_type());
+            reader.is_ok_and(|reader| reader.read(self.token()).is_ok())
+        };
+        may_be && kind.fits(self.text()) && is_read()
     }
 }
 
-fn fields(line: &[u8]) -> Result<BTreeMap<String, Plain>, Bad> {
+fn fields(line: &[u8]) -> Result<BTreeMap<String, Value>, Bad> {
     let mut fields = BTreeMap::new();
     let mut scanner = Scanner::new(line)?;
     let mut more = scanner.begin()?;
     while more {
         let name = scanner.name()?.into_owned();
-        match Plain::of(scanner.token()?) {
+        match Value::of(scanner.token()?) {
             Some(value) => fields.insert(name, value),
             None => fields.remove(&name),
         };
@@ -266,7 +346,10 @@ impl<R: Read> Lines<R> {
             let fields = fields(text).map_err(|reason| ImportError::Json {
                 file: self.file.clone(),
                 line: self.line,
-                reason: reason.into_owned(),
+                reason: match text.starts_with(b"[") {
+                    true => "a list; make lines of it with: jq -c '.[]'".to_owned(),
+                    false => reason.into_owned(),
+                },
             })?;
             return Ok(Some(Row {
                 line: self.line,
@@ -309,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_another_type_is_named_and_not_sent_without_its_key() {
+    fn a_value_that_its_topic_does_not_take_is_named_and_not_sent_without_its_key() {
         let text = "{\"id\":18446744073709551614}\n{\"id\":18446744073709551615,\"at\":\"2024-01-01T00:00:00Z\"}\n";
         let rows = read(text).unwrap();
         let ids = rows
@@ -324,25 +407,65 @@ mod tests {
         );
 
         let schema = Schema::new(vec![Field::new("id", DataType::Int64, true)]);
-        for (topic, reason) in [
-            (
-                schema,
-                "test.ndjson, line 2: field id: \"x7\" is not a BIGINT",
-            ),
-            (Schema::empty(), "test.ndjson, line 1: field id"),
-        ] {
-            let options = ImportOptions {
-                topic: Some(Arc::new(topic.clone())).filter(|topic| !topic.fields().is_empty()),
-                ..ImportOptions::default()
-            };
-            let text = "{\"id\":7}\n{\"id\":\"x7\"}\n";
-            let open = move || -> std::io::Result<Box<dyn Read + Send>> {
-                Ok(Box::new(Cursor::new(text)))
-            };
-            let rows = Rows::read("test.ndjson", ImportFormat::NdJson, &open, &options).unwrap();
-            let error = rows.last().unwrap().unwrap_err().to_string();
-            assert!(error.starts_with(reason), "{error}");
+        let options = ImportOptions {
+            topic: Some(Arc::new(schema)),
+            ..ImportOptions::default()
+        };
+        let text = "{\"id\":7}\n{\"id\":\"x7\"}\n";
+        let open =
+            move || -> std::io::Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(text))) };
+        let rows = Rows::read("test.ndjson", ImportFormat::NdJson, &open, &options).unwrap();
+        let error = rows.last().unwrap().unwrap_err().to_string();
+        let reason = "test.ndjson, line 2: field id: \"x7\" is not a BIGINT";
+        assert!(error.starts_with(reason), "{error}");
+    }
+
+    /// What the topic of a file declares, and what it leaves out.
+    fn declared(text: &'static str) -> (Vec<String>, Vec<String>) {
+        let rows = read(text).unwrap();
+        let columns = rows.declarable();
+        let columns = columns.map(|column| format!("{} {}", column.name, column.kind));
+        let left_out = rows.left_out().iter();
+        let left_out = left_out.map(|field| format!("{}: {}", field.name, field.why));
+        let told = (columns.collect(), left_out.collect());
+        // Whatever is declared, the rows that were looked at are read as it.
+        for batch in rows {
+            batch.unwrap();
         }
+        told
+    }
+
+    #[test]
+    fn a_field_that_changes_its_type_is_left_out_and_the_rows_still_fit() {
+        let text = "{\"a\":1,\"b\":\"x\"}\n{\"a\":2.5,\"c\":[1,2],\"d\":{\"e\":1}}\n{\"a\":\"str\",\"d\":5}\n";
+        let (columns, left_out) = declared(text);
+        assert_eq!(columns, ["b TEXT"]);
+        assert_eq!(
+            left_out,
+            [
+                "a: a number in line 1, a text in line 3",
+                "c: a list in line 2",
+                "d: an object in line 2"
+            ]
+        );
+        let numbers = "{\"a\":1,\"n\":0.5}\n{\"a\":2.5,\"n\":10000000000000000001}\n";
+        let (columns, left_out) = declared(numbers);
+        assert_eq!(columns, ["a DOUBLE"]);
+        assert_eq!(left_out, ["n: no type holds each number of it"]);
+    }
+
+    #[test]
+    fn days_and_times_are_columns_where_bodies_are_read_as_such() {
+        let text = "{\"d\":\"2024-05-01\",\"e\":\" 2024-05-01\",\"n\":\"7\"}\n";
+        let (columns, left_out) = declared(text);
+        assert_eq!(columns, ["d DATE", "e TEXT", "n TEXT"]);
+        assert!(left_out.is_empty(), "{left_out:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_one_list_says_how_to_make_lines_of_it() {
+        let error = read("[{\"a\":1}]\n").unwrap_err().to_string();
+        assert!(error.ends_with("jq -c '.[]'"), "{error}");
     }
 
     #[test]

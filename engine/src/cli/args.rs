@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use millpond_connectors::import::ImportFormat;
 
 use crate::cli::bench_args::Bench;
 use crate::cli::group_args::{DlqCommand, GroupCommand};
@@ -37,7 +38,6 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
-/// The verbs.
 impl Cli {
     /// The server that was typed, or else that of the environment, or the usual one.
     #[must_use]
@@ -48,6 +48,7 @@ impl Cli {
     }
 }
 
+/// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve a data folder.
@@ -178,22 +179,62 @@ pub struct SqlArgs {
 /// `millpond import`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-Example: millpond import flights.csv --to flights --key tailnum --order-by \"time_hour, minute\"")]
+Examples:
+  millpond import flights.csv --to flights --key tailnum --order-by \"time_hour, minute\"
+  millpond import prices.txt --to prices --format csv --delimiter ';'
+  zcat orders.ndjson.gz | millpond import - --to orders --format ndjson
+
+Into a topic with a PRIMARY KEY the keys follow from it, as with INSERT: a row replaces the one with its key.")]
 pub struct ImportArgs {
-    /// A .csv or .ndjson file.
+    /// A .csv, .tsv, .ndjson or .json file (an object per line); - for standard input.
     pub file: PathBuf,
     /// The topic; made with the file's columns when it is missing.
     #[arg(long, value_name = "TOPIC")]
     pub to: String,
-    /// Column whose value is the message's key: equal keys keep their order.
+    /// Column whose value is the message's key: equal keys keep their order. A primary key tells it by itself.
     #[arg(long, value_name = "COLUMN")]
     pub key: Option<String>,
+    /// What the file holds, where its name does not say it.
+    #[arg(long, value_enum, ignore_case = true)]
+    pub format: Option<FileFormat>,
+    /// What stands between the values of a line, such as ';' or '\t'; a comma or a tab, as the format says.
+    #[arg(long, value_name = "CHARACTER", value_parser = delimiter)]
+    pub delimiter: Option<u8>,
     /// Text that means "missing" in every column; may be repeated.
     #[arg(long = "null", value_name = "TEXT")]
     pub nulls: Vec<String>,
     /// Send the rows in this order, as behind ORDER BY; holds the whole file in memory.
     #[arg(long, value_name = "EXPR")]
     pub order_by: Option<String>,
+}
+
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FileFormat {
+    /// Comma-separated values with a header line.
+    Csv,
+    /// The same, separated by tabs.
+    Tsv,
+    /// A JSON object per line.
+    Ndjson,
+}
+
+impl From<FileFormat> for ImportFormat {
+    fn from(typed: FileFormat) -> Self {
+        match typed {
+            FileFormat::Csv => Self::Csv,
+            FileFormat::Tsv => Self::Tsv,
+            FileFormat::Ndjson => Self::NdJson,
+        }
+    }
+}
+
+fn delimiter(text: &str) -> Result<u8, String> {
+    match text.as_bytes() {
+        b"\\t" => Ok(b'\t'),
+        [byte] if !matches!(byte, b'"' | b'\n' | b'\r') => Ok(*byte),
+        _ => Err("write one character, like --delimiter ';'".to_owned()),
+    }
 }
 
 /// `millpond export`.
@@ -335,6 +376,21 @@ mod tests {
         ] {
             assert!(parse(&format!("{line} {most}")).is_ok(), "{line}");
             assert!(parse(&format!("{line} {}", most + 1)).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_delimiter_is_one_character() {
+        let typed = |text: &str| {
+            let line = ["millpond", "import", "-", "--to", "t", "--delimiter", text];
+            match Cli::try_parse_from(line).ok()?.command? {
+                Command::Import(args) => args.delimiter,
+                _ => None,
+            }
+        };
+        assert_eq!([typed(";"), typed("\\t")], [Some(b';'), Some(b'\t')]);
+        for wrong in ["", ";;", "\"", "\n"] {
+            assert_eq!(typed(wrong), None, "{wrong:?}");
         }
     }
 

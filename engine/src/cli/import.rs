@@ -3,25 +3,26 @@
 //! Batches go one after another, each durable before the next is sent: so the order within a key is that
 //! of the file, and an error leaves no more than one batch of which something is not known.
 //!
+//! The keys of a topic with a primary key follow from it, so that a row replaces the one that is there; else `--key` names a column.
+//!
 //! Bodies are JSON, so a topic that takes others is refused before the first row, and a row that the topic could not read as its columns
 //! ends the import.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef};
 use indicatif::{ProgressBar, ProgressStyle};
-use millpond_connectors::import::{BODY, ImportColumn, ImportOptions, Rows};
+use millpond_connectors::import::{BODY, ImportColumn, ImportFormat, ImportOptions, Rows};
 use millpond_proto::client::{Admin, Client, OutgoingMessage, Producer};
 use millpond_proto::wire::admin::{Column, CreateTopicRequest, Topic};
-use millpond_sql::catalog::check_columns;
 use millpond_sql::sort::order_by;
-use millpond_sql::topic::ColumnSpec;
 
 use crate::cli::args::ImportArgs;
 use crate::cli::error::CliError;
+use crate::cli::output::counted;
+use crate::cli::row_key::{RowKeys, stored_columns};
 use crate::cli::run::Terminal;
 use crate::cli::topic::send;
 
@@ -30,13 +31,27 @@ const SEND_MESSAGES: usize = 256;
 /// Bytes of bodies per send, unless one body alone is larger: well below the server's limit.
 const SEND_BYTES: usize = 4 * 1024 * 1024;
 
+/// What is typed instead of a file's name to read standard input.
+const STANDARD_INPUT: &str = "-";
+
 /// Sends a file's rows as messages of a topic.
 #[derive(Debug)]
 pub struct Importer {
     producer: Producer,
     topic: String,
-    key: Option<String>,
+    keys: Keys,
     sent: u64,
+}
+
+/// Where the keys of messages come from.
+#[derive(Debug)]
+pub enum Keys {
+    /// Messages have none.
+    None,
+    /// The values of this column, as text.
+    Column(String),
+    /// The topic's primary key, as `INSERT` writes it.
+    Row(RowKeys),
 }
 
 /// Imports the file that the arguments name.
@@ -52,12 +67,13 @@ pub async fn run(
     let topic = existing(&admin, &args.to).await?;
     let options = ImportOptions {
         nulls: args.nulls.clone(),
+        delimiter: args.delimiter,
         topic: topic.as_ref().map(read_columns).transpose()?,
     };
-    let mut rows = Rows::open(&args.file, &options)?;
-    check_key(args.key.as_deref(), rows.columns(), &args.file)?;
+    let mut rows = open(args, &options)?;
+    let keys = keys(args, topic.as_ref(), rows.columns())?;
     if topic.is_none() {
-        let request = missing_topic(&args.to, rows.columns());
+        let request = missing_topic(&args.to, &rows);
         let columns: Vec<String> = request
             .columns
             .iter()
@@ -69,9 +85,17 @@ pub async fn run(
             args.to,
             columns.join(", ")
         ))?;
+        for field in rows.left_out() {
+            terminal.say(&format!(
+                "it has no column for {}: {}; SQL finds it in the body, as _body->'{}'",
+                field.name,
+                field.why,
+                field.name.replace('\'', "''")
+            ))?;
+        }
     }
     let bar = progress_bar(&args.file);
-    let mut importer = Importer::new(client, &args.to, args.key.as_deref());
+    let mut importer = Importer::new(client, &args.to, keys);
     if let Some(expressions) = &args.order_by {
         let mut all = Vec::new();
         for batch in &mut rows {
@@ -91,21 +115,61 @@ pub async fn run(
         }
     }
     bar.finish_and_clear();
-    terminal.say(&format!(
-        "imported {} rows into {}",
-        importer.sent(),
-        args.to
-    ))
+    let rows = counted(importer.sent(), "row");
+    terminal.say(&format!("imported {rows} into {}", args.to))
+}
+
+/// Opens the file, or standard input.
+fn open(args: &ImportArgs, options: &ImportOptions) -> Result<Rows, CliError> {
+    let format = match args.format {
+        Some(format) => format.into(),
+        None => ImportFormat::of(&args.file)?,
+    };
+    if args.file.as_os_str() != STANDARD_INPUT {
+        return Ok(Rows::open(&args.file, format, options)?);
+    }
+    let input = Box::new(std::io::stdin());
+    Ok(Rows::read_once("standard input", format, input, options)?)
+}
+
+/// Where keys come from: a primary key tells the row, and `--key` may not say otherwise.
+fn keys(
+    args: &ImportArgs,
+    topic: Option<&Topic>,
+    columns: &[ImportColumn],
+) -> Result<Keys, CliError> {
+    let Some(row) = topic.map(RowKeys::of).transpose()?.flatten() else {
+        check_key(args.key.as_deref(), columns, &args.file)?;
+        return Ok(args.key.clone().map_or(Keys::None, Keys::Column));
+    };
+    let names: Vec<&str> = row.names().collect();
+    if let Some(key) = &args.key
+        && names != [key.as_str()]
+    {
+        return Err(CliError::Usage {
+            what: format!(
+                "topic {} has PRIMARY KEY ({}), which tells its rows apart, and not {key}",
+                args.to,
+                names.join(", ")
+            ),
+            help: "leave --key out: the keys of rows follow from the primary key, as with INSERT"
+                .to_owned(),
+        });
+    }
+    for name in names {
+        check_key(Some(name), columns, &args.file)?;
+    }
+    Ok(Keys::Row(row))
 }
 
 impl Importer {
-    /// Sends to `topic`, with the value of the column `key` as each message's key.
+    /// Sends to `topic`.
     #[must_use]
-    pub fn new(client: &Client, topic: &str, key: Option<&str>) -> Self {
+    pub fn new(client: &Client, topic: &str, keys: Keys) -> Self {
         Self {
             producer: Producer::new(client),
             topic: topic.to_owned(),
-            key: key.map(str::to_owned),
+            keys,
             sent: 0,
         }
     }
@@ -121,8 +185,7 @@ impl Importer {
     /// # Errors
     /// [`CliError::Stopped`].
     pub async fn send(&mut self, batch: &RecordBatch) -> Result<(), CliError> {
-        let messages = messages(batch, self.key.as_deref())
-            .map_err(|cause| self.stopped(CliError::Rows(cause)))?;
+        let messages = messages(batch, &self.keys).map_err(|cause| self.stopped(cause))?;
         let mut pending = Vec::new();
         let mut bytes = 0;
         for message in messages {
@@ -155,8 +218,8 @@ impl Importer {
 
 /// The request that makes a topic with the file's columns.
 #[must_use]
-pub fn missing_topic(name: &str, columns: &[ImportColumn]) -> CreateTopicRequest {
-    let columns = columns.iter().map(|column| Column {
+pub fn missing_topic(name: &str, rows: &Rows) -> CreateTopicRequest {
+    let columns = rows.declarable().map(|column| Column {
         name: column.name.clone(),
         sql_type: column.kind.sql_type().into_owned(),
         expression: String::new(),
@@ -195,26 +258,7 @@ fn read_columns(topic: &Topic) -> Result<SchemaRef, CliError> {
             ),
         });
     }
-    let stored = topic
-        .columns
-        .iter()
-        .filter(|column| column.expression.is_empty());
-    let columns: Vec<ColumnSpec> = stored
-        .map(|column| ColumnSpec {
-            name: column.name.clone(),
-            sql_type: column.sql_type.clone(),
-            expression: None,
-        })
-        .collect();
-    let table = check_columns(&columns).map_err(|error| CliError::Usage {
-        what: format!(
-            "the columns of topic {} can not be read: {error}",
-            topic.name
-        ),
-        help: "import with the version of millpond that the server has".to_owned(),
-    })?;
-    let fields = table.fields().iter().take(columns.len()).cloned();
-    Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+    stored_columns(topic)
 }
 
 fn check_key(key: Option<&str>, columns: &[ImportColumn], file: &Path) -> Result<(), CliError> {
@@ -231,29 +275,35 @@ fn check_key(key: Option<&str>, columns: &[ImportColumn], file: &Path) -> Result
     })
 }
 
-fn messages(
-    batch: &RecordBatch,
-    key: Option<&str>,
-) -> Result<Vec<OutgoingMessage>, arrow::error::ArrowError> {
-    let keys: Option<ArrayRef> = key
-        .and_then(|key| batch.column_by_name(key))
-        .map(|column| cast(column, &DataType::Utf8))
-        .transpose()?;
-    let keys = keys.as_ref().map(|keys| keys.as_string::<i32>());
+fn messages(batch: &RecordBatch, keys: &Keys) -> Result<Vec<OutgoingMessage>, CliError> {
     let bodies = batch
         .column_by_name(BODY)
         .expect("every batch of an import has its bodies")
         .as_binary::<i32>();
-    let messages = bodies
-        .iter()
-        .enumerate()
-        .map(|(row, body)| OutgoingMessage {
-            key: keys
-                .filter(|keys| keys.is_valid(row) && !keys.value(row).trim().is_empty())
-                .map(|keys| keys.value(row).to_owned()),
-            ..OutgoingMessage::new(body.unwrap_or_default().to_vec())
-        });
+    let keys: Vec<Option<String>> = match keys {
+        Keys::None => vec![None; batch.num_rows()],
+        Keys::Column(name) => column_keys(batch, name)?,
+        Keys::Row(row) => match row.read(bodies)? {
+            Some(keys) => keys.into_iter().map(Some).collect(),
+            None => vec![None; batch.num_rows()],
+        },
+    };
+    let messages = bodies.iter().zip(keys).map(|(body, key)| OutgoingMessage {
+        key,
+        ..OutgoingMessage::new(body.unwrap_or_default().to_vec())
+    });
     Ok(messages.collect())
+}
+
+/// The values of a column as keys; blank ones are none.
+fn column_keys(batch: &RecordBatch, name: &str) -> Result<Vec<Option<String>>, CliError> {
+    let column = batch
+        .column_by_name(name)
+        .expect("the column of the keys was looked for before");
+    let texts = cast(column, &DataType::Utf8)?;
+    let texts = texts.as_string::<i32>().iter();
+    let keys = texts.map(|text| text.filter(|text| !text.trim().is_empty()));
+    Ok(keys.map(|key| key.map(str::to_owned)).collect())
 }
 
 /// Hidden by itself when standard error is not a terminal.
@@ -269,7 +319,6 @@ mod tests {
     use std::io::{Cursor, Read};
 
     use millpond_connectors::format::kind::Kind;
-    use millpond_connectors::import::ImportFormat;
 
     use super::*;
 
@@ -283,7 +332,7 @@ mod tests {
 
     #[test]
     fn rows_are_keyed_by_a_column_and_without_value_by_none() {
-        let messages = messages(&batch("n,t\n7,a\nNA,b\n"), Some("n")).unwrap();
+        let messages = messages(&batch("n,t\n7,a\nNA,b\n"), &Keys::Column("n".to_owned())).unwrap();
         let keys: Vec<_> = messages
             .iter()
             .map(|message| message.key.as_deref())
@@ -333,7 +382,7 @@ mod tests {
     #[test]
     fn numbers_that_are_large_have_keys_of_their_own() {
         let text = "id\n10000000000000000001\n10000000000000000002\n";
-        let messages = messages(&batch(text), Some("id")).unwrap();
+        let messages = messages(&batch(text), &Keys::Column("id".to_owned())).unwrap();
         let keys: Vec<_> = messages
             .iter()
             .map(|message| message.key.as_deref())

@@ -7,7 +7,8 @@
 //!
 //! Reading order: [`args`], [`run`], [`output`], [`error`], then a file per verb: [`topic`] and [`consume`] over [`topic_args`] and [`body_args`], [`schema`],
 //! [`group`] and [`dlq`] over [`group_args`], [`msg`] over [`msg_args`], [`shelf`],
-//! [`job`], [`sql`] with `console` (its prompt), [`import`], [`export`], [`storage`], [`bench`](mod@bench) over [`bench_args`],
+//! [`job`], [`sql`] with `console` (its prompt), [`import`] and [`row_key`] (keys as `INSERT` writes them),
+//! [`export`], [`storage`], [`bench`](mod@bench) over [`bench_args`],
 //! and [`serve`] over [`serve_args`], which is the server itself.
 
 pub mod advice;
@@ -29,6 +30,7 @@ pub mod lite;
 pub mod msg;
 pub mod msg_args;
 pub mod output;
+pub mod row_key;
 pub mod run;
 pub mod savepoint;
 pub mod schema;

@@ -15,6 +15,7 @@ use crate::cli::keep::{self, TableTime};
 use crate::cli::output::{Format, Table, counted};
 use crate::cli::run::Terminal;
 use crate::cli::topic_args::{Cleanup, KeepArgs, ProduceArgs, TopicCommand, TopicType};
+use crate::cli::row_key::RowKeys;
 use crate::cli::{consume, lite, schema, sql};
 
 /// Messages per send.
@@ -328,20 +329,32 @@ async fn produce(
 ) -> Result<(), CliError> {
     let delay = args.delay.map(Duration::from_millis);
     let deliver_at = args.at.or_else(|| delay.map(|delay| client.now() + delay));
-    let message = |body: Vec<u8>| OutgoingMessage {
-        key: args.key.clone(),
-        keys: Vec::new(),
-        tag: args.tag.clone(),
-        properties: properties_to_send(args),
-        message_group: args.message_group.clone(),
-        priority: args.priority,
-        lite_topic: args.lite_topic.clone(),
-        deliver_at,
-        body: body.into(),
+    let keys = row_keys(client, &args.name).await?;
+    let message = |body: Vec<u8>| -> Result<OutgoingMessage, CliError> {
+        let said = args.key.as_deref();
+        let key = match (&keys, said) {
+            (Some(keys), Some(said)) if args.tombstone => {
+                keys.check_deletion(said)?;
+                args.key.clone()
+            }
+            (Some(keys), said) => keys.of_message(said, &body)?,
+            (None, _) => args.key.clone(),
+        };
+        Ok(OutgoingMessage {
+            key,
+            keys: Vec::new(),
+            tag: args.tag.clone(),
+            properties: properties_to_send(args),
+            message_group: args.message_group.clone(),
+            priority: args.priority,
+            lite_topic: args.lite_topic.clone(),
+            deliver_at,
+            body: body.into(),
+        })
     };
     let producer = Producer::new(client);
     if let Some(body) = only_body(args)? {
-        let sent = producer.send(&args.name, message(body)).await?;
+        let sent = producer.send(&args.name, message(body)?).await?;
         let (name, id) = (&args.name, &sent.message_id);
         return terminal.say(&match &sent.recall_handle {
             Some(handle) => format!(
@@ -365,7 +378,18 @@ async fn produce(
         let body = line.strip_suffix(b"\n").unwrap_or(&line);
         let body = body.strip_suffix(b"\r").unwrap_or(body).to_vec();
         if !body.is_empty() {
-            batch.push(message(body));
+            // What came before it is sent first, so that an error leaves nothing behind.
+            match message(body) {
+                Ok(message) => batch.push(message),
+                Err(error) => {
+                    count += send(&producer, &args.name, batch, count).await?;
+                    return Err(CliError::Stopped {
+                        sent: count,
+                        batch: None,
+                        cause: Box::new(error),
+                    });
+                }
+            }
         }
         // A person wants every line sent at once, a pipe wants them together.
         let full = batch.len() >= SEND_MESSAGES || terminal.input_is_terminal;
@@ -429,6 +453,15 @@ pub(crate) async fn send(
         return Ok(rows);
     }
     Err(stopped(stored, is_unknown, failed.swap_remove(0)))
+/// What tells the rows of the topic apart, if it is there, its rows have a key, and we may look.
+async fn row_keys(client: &Client, topic: &str) -> Result<Option<RowKeys>, CliError> {
+    let Ok(answer) = Admin::new(client).describe_topic(topic).await else {
+        // Whoever may send may not be one who may look, and a first message makes its topic.
+        return Ok(None);
+    };
+    RowKeys::of(&answer.topic.unwrap_or_default())
+}
+
 }
 
 #[cfg(test)]

@@ -142,7 +142,13 @@ there within the last hours counts twice.")]
     /// Send messages: --body, --body-file, or one per line of standard input.
     #[command(
         visible_alias = "send",
-        after_help = "Example: echo '{\"n\":1}' | millpond topic produce orders --key customer-7"
+        after_help = "\
+Examples:
+  echo '{\"n\":1}' | millpond topic produce orders --key customer-7
+  millpond topic produce customers --tombstone --key '[7]'    delete the row of PRIMARY KEY (id)
+
+Into a topic with a PRIMARY KEY a row is sent under the key that follows from it, as INSERT does: the text of a key that is one
+VARCHAR, else a JSON array of its columns, such as [7] or [7,\"ann\"]. That key deletes the row."
     )]
     Produce(ProduceArgs),
     /// Read messages: a look without a group, or receive and acknowledge with --group.
@@ -236,7 +242,7 @@ pub struct ProduceArgs {
     /// A file that is the body of one message, whatever its bytes.
     #[arg(long, value_name = "FILE", conflicts_with = "body")]
     pub body_file: Option<PathBuf>,
-    /// Equal keys share a queue and keep their order.
+    /// Equal keys share a queue and keep their order; of a topic with a primary key the row tells it.
     #[arg(long, allow_hyphen_values = true)]
     pub key: Option<String>,
     /// Send one message without a body: it says that its key is no more.
