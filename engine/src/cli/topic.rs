@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use millpond_proto::client::{Admin, Client, ClientError, OutgoingMessage, Producer};
 use millpond_proto::property::TOMBSTONE;
+use millpond_proto::wire::admin::find_messages_request::By;
 use millpond_proto::wire::admin::{
-    AlterTopicRequest, CreateTopicRequest, DescribeTopicResponse, Topic,
+    AlterTopicRequest, CreateTopicRequest, DescribeTopicResponse, FindMessagesRequest, Topic,
 };
 
 use crate::cli::error::{Batch, CliError};
+use crate::cli::group::dead_letters_of;
 use crate::cli::keep::{self, TableTime};
 use crate::cli::output::{Format, Table, counted};
+use crate::cli::row_key::RowKeys;
 use crate::cli::run::Terminal;
 use crate::cli::topic_args::{Cleanup, KeepArgs, ProduceArgs, TopicCommand, TopicType};
-use crate::cli::row_key::RowKeys;
 use crate::cli::{consume, lite, schema, sql};
 
 /// Messages per send.
@@ -115,6 +117,10 @@ async fn erase(
     terminal: &mut Terminal<'_>,
 ) -> Result<(), CliError> {
     let erased = admin.erase_key(name, key.as_bytes()).await?;
+    if erased.messages == 0 {
+        terminal.say(&format!("topic {name} has no message with the key {key:?}"))?;
+        return say_where_else(admin, name, key, terminal).await;
+    }
     terminal.say(&format!(
         "erased {} of topic {name} in {}",
         counted(erased.messages, "message"),
@@ -133,10 +139,53 @@ async fn erase(
             keep::size_in_words(erased.log_bytes_left)
         ));
     }
-    if erased.held_files > 0 {
-        return terminal.say("erase again then, to be told that nothing is left");
+    let end = match erased.held_files {
+        0 => "no file of the server holds them any more as messages of this topic",
+        _ => "erase again then, to be told that nothing is left",
+    };
+    terminal.say(end)?;
+    say_where_else(admin, name, key, terminal).await
+}
+
+/// Names the topics of dead letters that hold messages with the key, and says what may hold it as well.
+async fn say_where_else(
+    admin: &Admin,
+    name: &str,
+    key: &str,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    for group in admin.list_groups().await? {
+        let letters = dead_letters_of(&group.name);
+        if letters != name && holds(admin, &letters, key).await? {
+            terminal.say(&format!(
+                "the dead letters of {} hold it still; erase it there with: millpond topic erase '{letters}' --key '{key}'",
+                group.name
+            ))?;
+        }
     }
-    terminal.say("no file of the server holds it any more; a search of the data folder (grep -r) finds nothing")
+    terminal.say("what views and jobs made of such messages lies in topics of their own, and is erased there")
+}
+
+/// Whether a topic has a message with a key.
+async fn holds(admin: &Admin, topic: &str, key: &str) -> Result<bool, CliError> {
+    let mut request = FindMessagesRequest {
+        topic: topic.to_owned(),
+        by: Some(By::Key(key.to_owned())),
+        limit: 1,
+        ..FindMessagesRequest::default()
+    };
+    loop {
+        let answer = match admin.find_messages(request.clone()).await {
+            Ok(answer) => answer,
+            // A group without dead letters has no such topic.
+            Err(error) if error.is_not_found() => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        if !answer.messages.is_empty() || answer.complete {
+            return Ok(!answer.messages.is_empty());
+        }
+        (request.from_queue, request.from_offset) = (answer.next_queue, answer.next_offset);
+    }
 }
 
 fn altered(name: &str, queues: Option<u32>, keep: KeepArgs) -> AlterTopicRequest {
@@ -404,6 +453,15 @@ async fn produce(
     terminal.say(&format!("sent {sent} to {}", args.name))
 }
 
+/// What tells the rows of the topic apart, if it is there, its rows have a key, and we may look.
+async fn row_keys(client: &Client, topic: &str) -> Result<Option<RowKeys>, CliError> {
+    let Ok(answer) = Admin::new(client).describe_topic(topic).await else {
+        // Whoever may send may not be one who may look, and a first message makes its topic.
+        return Ok(None);
+    };
+    RowKeys::of(&answer.topic.unwrap_or_default())
+}
+
 /// The body of the one message that is to be sent, if it is said.
 fn only_body(args: &ProduceArgs) -> Result<Option<Vec<u8>>, CliError> {
     if args.tombstone {
@@ -453,15 +511,6 @@ pub(crate) async fn send(
         return Ok(rows);
     }
     Err(stopped(stored, is_unknown, failed.swap_remove(0)))
-/// What tells the rows of the topic apart, if it is there, its rows have a key, and we may look.
-async fn row_keys(client: &Client, topic: &str) -> Result<Option<RowKeys>, CliError> {
-    let Ok(answer) = Admin::new(client).describe_topic(topic).await else {
-        // Whoever may send may not be one who may look, and a first message makes its topic.
-        return Ok(None);
-    };
-    RowKeys::of(&answer.topic.unwrap_or_default())
-}
-
 }
 
 #[cfg(test)]

@@ -129,7 +129,8 @@ Examples:
 Example: millpond topic erase orders --key customer-7
 Erased are messages routed by the key, of that message group, and those with it among their look-up keys.
 The command is done when no file of the server holds them any more, the log's included, and says so.
-What others derived of them, such as views and dead letters, are topics of their own: erase it there too. A message
+What others derived of them, such as views and dead letters, are topics of their own: erase it there too. Dead letters that
+hold the key are named. A message
 that waits for its time or the end of its transaction is erased where it waits, and arrives without content; one that left
 there within the last hours counts twice.")]
     Erase {
