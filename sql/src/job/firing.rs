@@ -7,6 +7,7 @@ use millpond_proto::time::Clock as _;
 use super::equality::{ask, assert_same, sql_over, world_of};
 use super::tests::{Fuse, STEPS, World, crashes_at, create, status};
 use crate::continuous::JobState;
+use crate::testing::StoredMessage;
 use crate::topic::Topics as _;
 
 const TRIPS: &str = "CREATE TOPIC trips (carrier VARCHAR, plane BIGINT, n BIGINT, at TIMESTAMP, \
@@ -242,7 +243,14 @@ async fn late_rows_of_a_join_go_where_the_query_says() {
     trip(&world, 1, start + 10_000);
     price(1, start + 10_000);
     world.wait_ms(500).await;
-    trip(&world, 2, start + 1000);
+    let trips = world.topics.topic("trips").unwrap();
+    let body = format!("{{\"n\":2,\"plane\":1,\"at\":{}}}", start + 1000);
+    let tagged = StoredMessage {
+        tag: Some("delayed".to_owned()),
+        body: Some(body.into()),
+        ..StoredMessage::default()
+    };
+    world.topics.store(trips.id, QueueId(0), tagged);
     world.wait_ms(500).await;
     price(2, start + 900);
     world.wait_ms(500).await;
@@ -274,6 +282,16 @@ async fn late_rows_of_a_join_go_where_the_query_says() {
         told.iter()
             .any(|told| told[..2] == ["trips", "time_passed"])
     );
+    let tag = ("source_tag".to_owned(), "delayed".to_owned());
+    let has_tag = |topic: &str, properties: &[(String, String)]| {
+        let source = ("source_topic".to_owned(), topic.to_owned());
+        properties.contains(&source) && properties.contains(&tag)
+    };
+    let of = |topic: &str| {
+        let mut late = late.iter();
+        late.any(|(_, message)| has_tag(topic, &message.properties))
+    };
+    assert!(of("trips") && !of("prices"));
     assert!(
         told.iter()
             .any(|told| told[..2] == ["prices", "time_passed"])

@@ -34,7 +34,7 @@ const ALWAYS: &[&str] = &["offset", "stored_at"];
 const PASSED_ON: &[&str] = &["key"];
 
 /// and where a late row goes to the side topic as it came.
-const SET_ASIDE: &[&str] = &["key", "body", "properties"];
+const SET_ASIDE: &[&str] = &["key", "tag", "body", "properties"];
 
 /// How the rows of one topic come in.
 #[derive(Debug)]

@@ -45,6 +45,10 @@ impl Region {
         ]) {
             properties.push((key.to_owned(), value));
         }
+        // What a query writes has no tag of its own, so it goes where the rest of its origin stands.
+        if let Some(tag) = text_at(&piece.envelope, "tag", row)? {
+            properties.push(("source_tag".to_owned(), tag));
+        }
         Ok(OutputRow {
             key: bytes_at(&piece.envelope, "key", row)?,
             body: bytes_at(&piece.envelope, "body", row)?,
@@ -62,6 +66,15 @@ fn bytes_at(envelope: &RecordBatch, column: &str, row: usize) -> Result<Option<B
     Ok(value
         .is_valid(0)
         .then(|| Bytes::copy_from_slice(value.value(0))))
+}
+
+fn text_at(envelope: &RecordBatch, column: &str, row: usize) -> Result<Option<String>, JobError> {
+    let column = envelope
+        .column_by_name(column)
+        .ok_or_else(|| missing(column))?;
+    let value = cast(&column.slice(row, 1), &DataType::Utf8)?;
+    let value: &StringArray = value.as_string();
+    Ok(value.is_valid(0).then(|| value.value(0).to_owned()))
 }
 
 /// The properties of a message that are text.
