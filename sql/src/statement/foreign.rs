@@ -27,7 +27,7 @@ const STATEMENTS: [(&str, &str); 25] = [
     ("DECLARE", "read rows as they come with SUBSCRIBE name"),
     (
         "DELETE",
-        "delete the row of a key with INSERT INTO topic (_key, _body) VALUES ('key', NULL); other rows end with the retention of their topic",
+        "delete the row of a key with INSERT INTO topic (_key, _body) VALUES ('key', NULL), where the key is '[7]' for PRIMARY KEY (id) and the text itself for one VARCHAR; other rows end with the retention of their topic",
     ),
     (
         "EXECUTE",
