@@ -128,7 +128,7 @@ const DOORS: [Door; 6] = [
             ),
             (
                 "engine/src/main.rs",
-                "what configures a client of an object store has no fixed names; it is passed in",
+                "what configures a client of an object store has no fixed names, and clap would write the server that the environment names into every line of usage; both are passed in",
             ),
         ],
         instead: "name the variable at the command line's argument (clap) and pass the value in",
