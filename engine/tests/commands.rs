@@ -246,6 +246,11 @@ fn erasing_a_key_tells_what_is_so() {
     );
     server.done(&["topic", "erase", "%DLQ%dead", "--key", "k"]);
     let again = server.done(&["topic", "erase", "work", "--key", "k"]).err;
+    let nothing = "no file of the server holds any as a message of this topic";
+    assert!(
+        erased.contains(nothing) && again.contains(nothing),
+        "{again}"
+    );
     assert!(!again.contains("dead letters of"), "{again}");
 }
 

@@ -117,15 +117,14 @@ async fn erase(
     terminal: &mut Terminal<'_>,
 ) -> Result<(), CliError> {
     let erased = admin.erase_key(name, key.as_bytes()).await?;
-    if erased.messages == 0 {
-        terminal.say(&format!("topic {name} has no message with the key {key:?}"))?;
-        return say_where_else(admin, name, key, terminal).await;
-    }
-    terminal.say(&format!(
-        "erased {} of topic {name} in {}",
-        counted(erased.messages, "message"),
-        counted(erased.files, "file")
-    ))?;
+    terminal.say(&match erased.messages {
+        0 => format!("topic {name} has no message with the key {key:?}"),
+        messages => format!(
+            "erased {} of topic {name} in {}",
+            counted(messages, "message"),
+            counted(erased.files, "file")
+        ),
+    })?;
     if erased.held_files > 0 {
         terminal.say(&format!(
             "{} of the old files go once those who read them are done",
@@ -133,17 +132,16 @@ async fn erase(
         ))?;
     }
     if erased.log_bytes_left > 0 {
-        return terminal.say(&format!(
+        terminal.say(&format!(
             "{} of the log may still hold some of it, because a shard is closed or messages can not be moved (see \
              millpond storage verify); mend that and erase again",
             keep::size_in_words(erased.log_bytes_left)
-        ));
+        ))?;
+    } else if erased.held_files > 0 {
+        terminal.say("erase again then, to be told that nothing is left")?;
+    } else {
+        terminal.say("no file of the server holds any as a message of this topic")?;
     }
-    let end = match erased.held_files {
-        0 => "no file of the server holds them any more as messages of this topic",
-        _ => "erase again then, to be told that nothing is left",
-    };
-    terminal.say(end)?;
     say_where_else(admin, name, key, terminal).await
 }
 
