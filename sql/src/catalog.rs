@@ -42,6 +42,9 @@ use crate::topic::{ColumnSpec, TopicInfo};
 /// Name of the column that says why a body does not parse.
 pub const DECODE_ERROR: &str = "_decode_error";
 
+/// The body as it lies in the log.
+pub(crate) const BODY: &str = "_body";
+
 /// Type of every time in a table.
 #[must_use]
 pub fn timestamp() -> DataType {
@@ -78,7 +81,7 @@ static SYSTEM: LazyLock<Vec<Field>> = LazyLock::new(|| {
             DataType::Map(Arc::new(properties_entry()), false),
             true,
         ),
-        Field::new("_body", DataType::Utf8, true),
+        Field::new(BODY, DataType::Utf8, true),
         Field::new(DECODE_ERROR, DataType::Utf8, true),
     ]
 });
@@ -93,6 +96,19 @@ pub fn system_columns() -> &'static [Field] {
 #[must_use]
 pub fn is_system_column(name: &str) -> bool {
     SYSTEM.iter().any(|field| field.name() == name)
+}
+
+/// Whether a reading of these columns, places in a topic's table, answers rows whose body does not parse.
+///
+/// Who reads declared columns, or none at all, as `count(*)` does, asks for rows, and what does not parse is none. Who reads system columns
+/// alone asks for messages, and who reads the body or why it does not parse means these, too.
+pub(crate) fn shows_undecodable(schema: &Schema, declared: usize, columns: &[usize]) -> bool {
+    let names = columns.iter().map(|&at| schema.field(at).name().as_str());
+    let of_system = columns.iter().zip(names).filter(|(at, _)| **at >= declared);
+    let is_told = of_system
+        .clone()
+        .any(|(_, name)| matches!(name, DECODE_ERROR | BODY));
+    is_told || (!columns.is_empty() && of_system.count() == columns.len())
 }
 
 /// The columns of a topic's table: declared ones, then system columns.

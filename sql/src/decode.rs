@@ -2,8 +2,8 @@
 //!
 //! Bodies are parsed only when a declared column is asked for, and then checked as all declared columns:
 //! whether a body is good must not depend on which columns a query happens to name. Columns are built only of
-//! what is asked for. A body that does not parse is NULL in every declared column, is counted, and says why in
-//! `_decode_error`. Of a topic of changes as Debezium writes them, the row within the change is what counts as the body.
+//! what is asked for. A body that does not parse is counted, and its row is left out unless the columns that are asked for
+//! show it ([`catalog::shows_undecodable`]): then it is NULL in every declared column, and `_decode_error` says why. Of a topic of changes as Debezium writes them, the row within the change is what counts as the body.
 //!
 //! Files of the cold tier have the declared columns of JSON bodies already, made by the same parser (`crate::typed`):
 //! where a batch comes with them its bodies are not parsed again, and the answer is the same.
@@ -15,7 +15,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, ListArray, MapArray, RecordBatch,
     RecordBatchOptions, StringArray, StringBuilder, StructArray, new_null_array,
 };
-use arrow::compute::cast;
+use arrow::compute::{cast, or};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::physical_expr::utils::collect_columns;
@@ -39,8 +39,9 @@ pub struct Decoded {
     pub undecodable: u64,
     /// The first of them: its row in this batch, and why.
     pub first_error: Option<(usize, String)>,
-    /// Which rows are no more, where bodies say so; a tombstone says it by having none.
-    pub deleted: Option<BooleanArray>,
+    /// Which rows are not to be answered, if any: those that are no more, where bodies say so (a tombstone says it by having
+    /// none), and those whose body does not parse, where they are not asked for.
+    pub left_out: Option<BooleanArray>,
 }
 
 /// Reads envelopes of one topic as some columns of its table.
@@ -56,6 +57,8 @@ pub struct TopicDecoder {
     unwraps: bool,
     /// Whether bodies are text.
     is_text: bool,
+    /// Whether rows whose body does not parse are answered.
+    shows_undecodable: bool,
     /// Whether some of them are computed by expressions.
     computes: bool,
     /// Names of system columns that are built, for the answer or for an expression.
@@ -107,6 +110,8 @@ impl TopicDecoder {
         }
         let unwraps = topic.changelog == Changelog::Debezium;
         parses |= unwraps;
+        let shows_undecodable = catalog::shows_undecodable(&table.schema, declared, projection);
+        parses |= !shows_undecodable && declared > 0;
         let mut envelope: Vec<&'static str> =
             system.iter().filter_map(|name| source(name)).collect();
         if parses && !envelope.contains(&"body") {
@@ -135,6 +140,7 @@ impl TopicDecoder {
             table,
             body,
             unwraps,
+            shows_undecodable,
             is_text: !matches!(topic.encoding.format, Format::Avro | Format::Protobuf),
             system,
             envelope,
@@ -145,6 +151,11 @@ impl TopicDecoder {
     #[must_use]
     pub fn projection(&self) -> &[usize] {
         &self.projection
+    }
+
+    /// Whether bodies are parsed, so that it is known which do not.
+    pub(crate) fn parses(&self) -> bool {
+        self.body.is_some()
     }
 
     /// The answered columns.
@@ -235,11 +246,21 @@ impl TopicDecoder {
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
+        let left_out = match self.shows_undecodable || errors.is_empty() {
+            true => deleted,
+            false => {
+                let bad = marked(&errors, rows);
+                Some(match deleted {
+                    Some(deleted) => or(&deleted, &bad)?,
+                    None => bad,
+                })
+            }
+        };
         Ok(Decoded {
             batch,
             undecodable: errors.len() as u64,
             first_error: errors.into_iter().next(),
-            deleted,
+            left_out,
         })
     }
 
@@ -496,9 +517,14 @@ fn without(array: &ArrayRef, errors: &[(usize, String)]) -> Result<ArrayRef, Sql
     if errors.is_empty() {
         return Ok(Arc::clone(array));
     }
-    let mut bad = vec![false; array.len()];
+    Ok(arrow::compute::nullif(array, &marked(errors, array.len()))?)
+}
+
+/// Which of so many rows have an error.
+fn marked(errors: &[(usize, String)], rows: usize) -> BooleanArray {
+    let mut bad = vec![false; rows];
     for (row, _) in errors {
         bad[*row] = true;
     }
-    Ok(arrow::compute::nullif(array, &bad.into())?)
+    bad.into()
 }

@@ -264,11 +264,11 @@ impl Filler<'_> {
         let decoded = self.decoder.decode(batch)?;
         let rows = self.converter.convert_columns(decoded.batch.columns())?;
         for row in 0..batch.num_rows() {
-            let is_deleted = decoded
-                .deleted
+            let is_left_out = decoded
+                .left_out
                 .as_ref()
-                .is_some_and(|deleted| deleted.is_valid(row) && deleted.value(row));
-            let key = (bodies.is_valid(row) && !is_deleted).then(|| rows.row(row).data());
+                .is_some_and(|left_out| left_out.value(row));
+            let key = (bodies.is_valid(row) && !is_left_out).then(|| rows.row(row).data());
             let message = keys.is_valid(row).then(|| keys.value(row));
             queue.put(message, key, at.value(row));
         }

@@ -29,14 +29,13 @@ use millpond_connectors::format::json::wordless;
 use millpond_proto::limits;
 
 use crate::batch::{fit, literals};
-use crate::catalog::{Table, table_schema};
+use crate::catalog::{BODY, Table, table_schema};
 use crate::error::SqlError;
 use crate::statement::quoted;
 use crate::topic::{Changelog, OutputRow, TopicInfo, Topics};
 
 /// The system columns that an insert may fill.
 const KEY: &str = "_key";
-const BODY: &str = "_body";
 const PROPERTIES: &str = "_properties";
 
 /// A topic and the columns that an insert fills, with the types they are sent as.

@@ -42,7 +42,7 @@ use crate::batch::tail::{Filler, Piece, QueueRange, Tail};
 use crate::catalog::Table;
 use crate::decode::{Decoded, TopicDecoder};
 use crate::error::SqlError;
-use crate::topic::{Changelog, Scan, TopicInfo, Topics};
+use crate::topic::{Scan, TopicInfo, Topics};
 
 /// A topic that a query may name.
 #[derive(Debug)]
@@ -189,8 +189,7 @@ impl TableProvider for TopicTable {
             typed,
             partitions,
             picked: picked.map(Arc::new),
-            // Which rows are no more is known when they are decoded, and only what is left counts.
-            limit: limit.filter(|_| self.topic.changelog != Changelog::Debezium),
+            limit,
             tail: Arc::clone(&self.tail),
             notices: self.notices.clone(),
             reading: self.notices.reading(),
@@ -330,6 +329,8 @@ struct Current {
     scan: Scan,
     latest: Option<Latest>,
     filler: Filler,
+    /// Envelopes that were read and not decoded, since enough rows may be there without them.
+    rest: Option<RecordBatch>,
 }
 
 impl Reader {
@@ -352,26 +353,33 @@ impl Reader {
                 }
                 continue;
             };
-            let Some(envelopes) = current.scan.next().await.transpose().map_err(external)? else {
-                self.current = None;
-                continue;
-            };
-            let mut envelopes = match (&current.latest, &self.picked) {
-                (Some(latest), _) => latest.keep(&envelopes).map_err(external)?,
-                (None, Some(picked)) => {
-                    let kept = picked.keep(current.queue, &envelopes).map_err(external)?;
-                    self.picked_left = self.picked_left.saturating_sub(kept.num_rows());
-                    kept
+            let mut envelopes = match current.rest.take() {
+                Some(rest) => rest,
+                None => {
+                    let next = current.scan.next().await.transpose().map_err(external)?;
+                    let Some(envelopes) = next else {
+                        self.current = None;
+                        continue;
+                    };
+                    match (&current.latest, &self.picked) {
+                        (Some(latest), _) => latest.keep(&envelopes).map_err(external)?,
+                        (None, Some(picked)) => {
+                            let kept = picked.keep(current.queue, &envelopes).map_err(external)?;
+                            self.picked_left = self.picked_left.saturating_sub(kept.num_rows());
+                            kept
+                        }
+                        (None, None) => envelopes,
+                    }
                 }
-                (None, None) => envelopes,
             };
             if envelopes.num_rows() > self.left {
+                let more = envelopes.num_rows() - self.left;
+                current.rest = Some(envelopes.slice(self.left, more));
                 envelopes = envelopes.slice(0, self.left);
             }
             if envelopes.num_rows() == 0 {
                 continue;
             }
-            self.left -= envelopes.num_rows();
             let decoded = self.decoder.decode(&envelopes).map_err(external)?;
             let is_clean = decoded.undecodable == 0;
             current
@@ -379,10 +387,13 @@ impl Reader {
                 .push(&envelopes, is_clean.then_some(&decoded.batch));
             let queue = current.queue;
             self.tell(queue, &envelopes, &decoded);
-            return match decoded.deleted {
-                Some(deleted) => Ok(Some(filter_record_batch(&decoded.batch, &not(&deleted)?)?)),
-                None => Ok(Some(decoded.batch)),
+            // Which rows are left out is known when they are decoded, and only what is left counts.
+            let batch = match decoded.left_out {
+                Some(left_out) => filter_record_batch(&decoded.batch, &not(&left_out)?)?,
+                None => decoded.batch,
             };
+            self.left -= batch.num_rows();
+            return Ok(Some(batch));
         }
         Ok(None)
     }
@@ -431,6 +442,7 @@ impl Reader {
             scan,
             latest,
             filler,
+            rest: None,
         })
     }
 

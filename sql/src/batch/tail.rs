@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
+use arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
 use arrow::datatypes::Int64Type;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
@@ -61,8 +61,17 @@ struct Chunk {
     rewrites: u64,
     /// By position in the topic's table.
     columns: BTreeMap<usize, ArrayRef>,
+    /// Whether its bodies are known to parse: rows may be counted.
+    is_parsed: bool,
     bytes: usize,
     used: u64,
+}
+
+/// Which columns were decoded, and whether bodies were parsed for them.
+#[derive(Debug)]
+struct Columns {
+    projection: Vec<usize>,
+    are_parsed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -101,7 +110,8 @@ impl Tail {
         let newest = range.next.0.saturating_sub(limits::TAIL_COLUMNS_ROWS);
         let chunks = start.max(newest).div_ceil(CHUNK_ROWS)..end / CHUNK_ROWS;
         // A view's table holds the last row of each key, which is not known of a chunk by itself.
-        if chunks.is_empty() || decoder.projection().is_empty() || !topic.primary_key.is_empty() {
+        let is_bare = decoder.projection().is_empty() && !decoder.parses();
+        if chunks.is_empty() || is_bare || !topic.primary_key.is_empty() {
             return vec![Piece::Log(range, u64::MAX)];
         }
         let part = |offsets: Range<u64>| QueueRange {
@@ -144,7 +154,12 @@ impl Tail {
         let columns: Option<Vec<ArrayRef>> = columns
             .map(|column| chunk.columns.get(column).map(Arc::clone))
             .collect();
-        let batch = RecordBatch::try_new(Arc::clone(decoder.schema()), columns?).ok()?;
+        if !chunk.is_parsed && decoder.parses() {
+            return None;
+        }
+        let options = RecordBatchOptions::new().with_row_count(usize::try_from(CHUNK_ROWS).ok());
+        let schema = Arc::clone(decoder.schema());
+        let batch = RecordBatch::try_new_with_options(schema, columns?, &options).ok()?;
         chunks.uses += 1;
         chunks.by_use.remove(&chunk.used);
         chunk.used = chunks.uses;
@@ -152,7 +167,7 @@ impl Tail {
         Some(batch)
     }
 
-    fn keep(&self, place: Place, rewrites: u64, projection: &[usize], batch: &RecordBatch) {
+    fn keep(&self, place: Place, rewrites: u64, decoded: &Columns, batch: &RecordBatch) {
         let mut guard = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
         let chunks = &mut *guard;
         self.remove_older(chunks, place, rewrites);
@@ -164,7 +179,8 @@ impl Tail {
             return;
         }
         let mut grown = 0;
-        for (column, array) in projection.iter().zip(batch.columns()) {
+        chunk.is_parsed |= decoded.are_parsed;
+        for (column, array) in decoded.projection.iter().zip(batch.columns()) {
             chunk.columns.entry(*column).or_insert_with(|| {
                 grown += array.get_array_memory_size();
                 Arc::clone(array)
@@ -214,7 +230,7 @@ pub(crate) struct Filler {
     tail: Arc<Tail>,
     place: Place,
     rewrites: u64,
-    projection: Vec<usize>,
+    decoded: Columns,
     /// The first chunk that is worth it.
     from: u64,
     /// Rows of the chunk at hand from its beginning on, and the offset that follows them.
@@ -240,7 +256,10 @@ impl Filler {
                 chunk: 0,
             },
             rewrites: range.rewrites,
-            projection: decoder.projection().to_vec(),
+            decoded: Columns {
+                projection: decoder.projection().to_vec(),
+                are_parsed: decoder.parses(),
+            },
             from,
             rows: Vec::new(),
             next: None,
@@ -298,8 +317,7 @@ impl Filler {
                 chunk,
                 ..self.place
             };
-            self.tail
-                .keep(place, self.rewrites, &self.projection, &whole);
+            self.tail.keep(place, self.rewrites, &self.decoded, &whole);
         }
         self.forget();
     }

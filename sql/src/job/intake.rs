@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
 use arrow::array::{Array, BinaryArray, BooleanArray, Int64Array, RecordBatch, StringArray};
-use arrow::compute::{cast, filter_record_batch, is_null, max};
+use arrow::compute::{cast, filter_record_batch, is_null, max, not, nullif};
 use arrow::datatypes::DataType;
 use millpond_connectors::format::body::BodyEncoder;
 use millpond_proto::message::QueueId;
 
-use crate::catalog::DECODE_ERROR;
+use crate::catalog::{BODY, DECODE_ERROR};
 use crate::decode::TopicDecoder;
 use crate::error::SqlError;
 use crate::job::error::JobError;
@@ -22,7 +22,7 @@ use crate::job::reader::{missing, offsets};
 use crate::operator::key::milliseconds;
 use crate::operator::project::Transform;
 use crate::operator::spread::Router;
-use crate::plan::source::Input;
+use crate::plan::source::{Input, Undecodable};
 use crate::progress::tick_of;
 use crate::topic::OutputRow;
 use millpond_storage::tier::cold::typed::Reads;
@@ -221,8 +221,8 @@ impl Intake {
         Ok(taken)
     }
 
-    /// Counts rows whose body does not parse, and leaves them out unless the query asks for them; answers when
-    /// the others were stored.
+    /// Counts rows whose body does not parse, and leaves them out unless the query asks for them or they end the row of their key; answers
+    /// when the others were stored.
     fn leave_out(&self, taken: &mut Taken, stored_at: Int64Array) -> Result<Int64Array, JobError> {
         let Some(errors) = taken.table.column_by_name(DECODE_ERROR) else {
             return Ok(stored_at);
@@ -239,8 +239,13 @@ impl Intake {
             let told = format!("{}{}", errors.value(row), self.place(taken.queue, offset));
             taken.first_undecodable = Some((tick_of(stored_at.value(row)), told));
         }
-        if self.input.reads_undecodable {
-            return Ok(stored_at);
+        match self.input.undecodable {
+            Undecodable::Shown => return Ok(stored_at),
+            Undecodable::Deletes => {
+                taken.table = without_bodies(&taken.table, &not(&good)?)?;
+                return Ok(stored_at);
+            }
+            Undecodable::LeftOut => {}
         }
         taken.table = filter_record_batch(&taken.table, &good)?;
         taken.envelope = filter_record_batch(&taken.envelope, &good)?;
@@ -339,6 +344,18 @@ impl Intake {
         let topic = &self.input.source.name;
         format!(" at offset {offset} in queue {queue} of topic {topic}")
     }
+}
+
+/// Rows of which some are deletions from now on.
+fn without_bodies(table: &RecordBatch, bad: &BooleanArray) -> Result<RecordBatch, SqlError> {
+    let schema = table.schema();
+    let columns = schema.fields().iter().zip(table.columns());
+    let columns = columns.map(|(field, column)| match field.name() == BODY {
+        true => nullif(column, bad),
+        false => Ok(Arc::clone(column)),
+    });
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    Ok(RecordBatch::try_new(schema, columns)?)
 }
 
 /// Rows as messages, with the keys that they came with.

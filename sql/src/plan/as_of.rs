@@ -21,14 +21,14 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::utils::{find_valid_equijoin_key_pair, split_conjunction};
 use datafusion::logical_expr::{
     Expr, ExprFunctionExt, Join, LogicalPlan, LogicalPlanBuilder, Operator as Sign, ScalarUDF,
-    Volatility, WindowFunctionDefinition, create_udf,
+    Volatility, WindowFunctionDefinition, create_udf, lit,
 };
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Ident, JoinConstraint, JoinOperator, ObjectName, Query, Select,
     TableAlias, TableFactor, TableVersion, TableWithJoins, VisitMut, VisitorMut,
 };
 
-use crate::catalog::timestamp;
+use crate::catalog::{DECODE_ERROR, timestamp};
 use crate::error::SqlError;
 use crate::plan::refuse::refused;
 use crate::runtime;
@@ -509,8 +509,9 @@ fn ranges(join: &Join, marked: &Marked, topics: &dyn Topics) -> Result<LogicalPl
     if versions.is_some()
         && let Some(body) = column("_body")
     {
-        // A deletion ends the version before it and is none itself.
-        right = right.filter(body.is_not_null())?;
+        // A deletion ends the version before it and is none itself, and so does a row that does not parse.
+        let is_good = column(DECODE_ERROR).map_or_else(|| lit(true), Expr::is_null);
+        right = right.filter(body.is_not_null().and(is_good))?;
     }
     let other = Expr::Column(datafusion::common::Column::from_name(OTHER));
     let (left, right_at) = (left_time.clone(), right_time.clone());

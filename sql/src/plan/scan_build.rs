@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{LogicalPlan, TableScan};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column as PhysicalColumn;
+use datafusion::physical_expr::expressions::{Column as PhysicalColumn, IsNullExpr};
 
+use crate::catalog::{BODY, DECODE_ERROR, shows_undecodable};
 use crate::error::SqlError;
 use crate::operator::graph::{Kind, Mode};
 use crate::operator::latest::LatestSpec;
@@ -16,7 +17,7 @@ use crate::operator::moment::{Clock, Horizon};
 use crate::operator::project::{Step, Transform};
 use crate::plan::bounds::Time;
 use crate::plan::graph::{Builder, Edge, named, nullable};
-use crate::plan::source::{Input, Source};
+use crate::plan::source::{Input, Source, Undecodable};
 
 impl Builder<'_> {
     pub(super) fn scan(&mut self, scan: &TableScan) -> Result<Edge, SqlError> {
@@ -43,12 +44,34 @@ impl Builder<'_> {
                     cause: format!("column {column} of {name} is not decoded"),
                 })
         };
-        let columns = wanted.iter().map(place).collect::<Result<Vec<_>, _>>()?;
         let schema = nullable(named(&source.schema.project(&wanted)?));
+        // Another reading of the topic shows rows whose body does not parse, and this one does not.
+        let is_filtered = read.undecodable == Undecodable::Shown && !shows(source, &wanted);
+        let error = match is_filtered {
+            true => Some(source.schema.index_of(DECODE_ERROR)?),
+            false => None,
+        };
         if source.topic.primary_key.is_empty() || self.reads_versions {
             let times = times_of(source, input, &schema);
+            let all: Vec<usize> = wanted.iter().copied().chain(error).collect();
+            let columns = all.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+            let mut node = match is_filtered {
+                false => self.push(
+                    Kind::Scan { input, columns },
+                    Vec::new(),
+                    Arc::clone(&schema),
+                ),
+                true => {
+                    let full = numbered(source, &all)?;
+                    self.push(Kind::Scan { input, columns }, Vec::new(), full)
+                }
+            };
+            if is_filtered {
+                let transform = self.first_columns(node, &schema, Some(wanted.len()));
+                node = self.push(Kind::Transform(transform), vec![node], schema);
+            }
             let edge = Edge {
-                node: self.push(Kind::Scan { input, columns }, Vec::new(), schema),
+                node,
                 mode: Mode::Append,
                 unique: None,
                 times,
@@ -57,15 +80,11 @@ impl Builder<'_> {
             return Ok(edge);
         }
         let key = source.schema.index_of("_key")?;
-        let body = source.schema.index_of("_body")?;
-        let with_key: Vec<usize> = wanted.iter().copied().chain([key, body]).collect();
+        let body = source.schema.index_of(BODY)?;
+        let with_key = wanted.iter().copied().chain([key, body]).chain(error);
+        let with_key: Vec<usize> = with_key.collect();
         let all = with_key.iter().map(place).collect::<Result<Vec<_>, _>>()?;
-        let full = nullable(
-            named(&source.schema.project(&with_key)?)
-                .into_iter()
-                .enumerate()
-                .map(|(index, (name, kind))| (format!("{index}_{name}"), kind)),
-        );
+        let full = numbered(source, &with_key)?;
         let declared = source.topic.columns.iter();
         let declared = declared
             .filter(|column| column.expression.is_none())
@@ -92,15 +111,8 @@ impl Builder<'_> {
             schema: Arc::clone(&full),
         };
         let latest = self.push(Kind::Latest(latest), vec![rows], Arc::clone(&full));
-        let mut transform = Transform::over(Arc::clone(&full));
-        let expressions = (0..wanted.len()).map(|index| -> Arc<dyn PhysicalExpr> {
-            let name = full.field(index).name();
-            Arc::new(PhysicalColumn::new(name, index))
-        });
-        transform.push(Step::Project {
-            expressions: expressions.collect(),
-            schema: Arc::clone(&schema),
-        });
+        let error = is_filtered.then_some(wanted.len() + 2);
+        let transform = self.first_columns(latest, &schema, error);
         let edge = Edge {
             node: self.push(Kind::Transform(transform), vec![latest], schema),
             mode: Mode::Retract,
@@ -110,6 +122,39 @@ impl Builder<'_> {
         self.tell(&format!("read {name}, the last row of each key"), &edge);
         Ok(edge)
     }
+
+    /// The first columns of a node, which have this schema, of rows that have no error in that column.
+    fn first_columns(&self, node: usize, schema: &SchemaRef, error: Option<usize>) -> Transform {
+        let full = &self.nodes[node].schema;
+        let column = |index: usize| -> Arc<dyn PhysicalExpr> {
+            let name = full.field(index).name();
+            Arc::new(PhysicalColumn::new(name, index))
+        };
+        let mut transform = Transform::over(Arc::clone(full));
+        if let Some(error) = error {
+            let is_good = IsNullExpr::new(column(error));
+            transform.push(Step::Filter(Arc::new(is_good)));
+        }
+        transform.push(Step::Project {
+            expressions: (0..schema.fields().len()).map(column).collect(),
+            schema: Arc::clone(schema),
+        });
+        transform
+    }
+}
+
+/// Columns of a topic under names of which none is another's.
+fn numbered(source: &Source, columns: &[usize]) -> Result<SchemaRef, SqlError> {
+    let columns = named(&source.schema.project(columns)?).into_iter();
+    let columns = columns.enumerate();
+    Ok(nullable(columns.map(|(index, (name, kind))| {
+        (format!("{index}_{name}"), kind)
+    })))
+}
+
+/// Whether a reading of these columns answers rows whose body does not parse.
+fn shows(source: &Source, columns: &[usize]) -> bool {
+    shows_undecodable(&source.schema, source.topic.columns.len(), columns)
 }
 
 /// For each topic the columns that any of its scans reads; of an upsert topic also key and body.
@@ -117,9 +162,16 @@ pub(super) fn inputs_of(plan: &LogicalPlan, sources: &[Source]) -> Result<Vec<In
     let mut inputs = Vec::new();
     for source in sources {
         let mut columns: Vec<usize> = Vec::new();
-        let mut read = |column: usize| {
-            if !columns.contains(&column) {
-                columns.push(column);
+        let (mut is_shown, mut is_hidden) = (false, false);
+        let mut read = |wanted: &[usize]| {
+            match shows(source, wanted) {
+                true => is_shown = true,
+                false => is_hidden = true,
+            }
+            for column in wanted {
+                if !columns.contains(column) {
+                    columns.push(*column);
+                }
             }
         };
         plan.apply_with_subqueries(|node| {
@@ -127,17 +179,30 @@ pub(super) fn inputs_of(plan: &LogicalPlan, sources: &[Source]) -> Result<Vec<In
                 && scan.table_name.table() == source.topic.name
             {
                 match &scan.projection {
-                    Some(columns) => columns.iter().copied().for_each(&mut read),
-                    None => (0..source.schema.fields().len()).for_each(&mut read),
+                    Some(columns) => read(columns),
+                    None => read(&(0..source.schema.fields().len()).collect::<Vec<_>>()),
                 }
             }
             Ok::<_, DataFusionError>(TreeNodeRecursion::Continue)
         })?;
-        if !source.topic.primary_key.is_empty() {
-            read(source.schema.index_of("_key")?);
-            read(source.schema.index_of("_body")?);
+        let schema = &source.schema;
+        let is_keyed = !source.topic.primary_key.is_empty();
+        let of_key = ["_key", BODY].into_iter().filter(|_| is_keyed);
+        let of_errors = [DECODE_ERROR].into_iter();
+        for name in of_key.chain(of_errors.filter(|_| is_shown && is_hidden)) {
+            let column = schema.index_of(name)?;
+            if !columns.contains(&column) {
+                columns.push(column);
+            }
         }
-        inputs.push(Input::reading(&source.topic, &source.schema, columns)?);
+        inputs.push(Input {
+            undecodable: match is_shown {
+                true => Undecodable::Shown,
+                false if is_keyed => Undecodable::Deletes,
+                false => Undecodable::LeftOut,
+            },
+            ..Input::reading(&source.topic, schema, columns)?
+        });
     }
     Ok(inputs)
 }

@@ -58,8 +58,19 @@ pub struct Input {
     pub query_columns: usize,
     /// Where the event time is among the decoded columns, if the topic declares it.
     pub time_column: Option<usize>,
-    /// Whether the query itself deals with rows whose body does not parse.
-    pub reads_undecodable: bool,
+    /// What becomes of rows whose body does not parse.
+    pub undecodable: Undecodable,
+}
+
+/// What becomes of rows whose body does not parse, which are counted in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undecodable {
+    /// The query itself deals with them.
+    Shown,
+    /// They are left out.
+    LeftOut,
+    /// The key of such a row has none from then on, as if it had been deleted: of a topic with a key the last row decides.
+    Deletes,
 }
 
 impl Input {
@@ -89,7 +100,10 @@ impl Input {
         let mut decoded = columns;
         let query_columns = decoded.len();
         let error = schema.index_of(catalog::DECODE_ERROR)?;
-        let reads_undecodable = decoded.contains(&error);
+        let undecodable = match catalog::shows_undecodable(schema, source.columns.len(), &decoded) {
+            true => Undecodable::Shown,
+            false => Undecodable::LeftOut,
+        };
         let mut place = |column: usize| match decoded.iter().position(|at| *at == column) {
             Some(at) => at,
             None => {
@@ -107,7 +121,7 @@ impl Input {
             decoded,
             query_columns,
             time_column,
-            reads_undecodable,
+            undecodable,
         })
     }
 }
