@@ -1,11 +1,11 @@
 //! The words of our SQL below the statement level: PostgreSQL's, plus `TABLE t` as an argument of a
-//! window function, `EMIT` as a word that is never an alias, and `IS DISTINCT FROM` bound as in PostgreSQL.
+//! window function, `EMIT` as a word that is never an alias, and `IS DISTINCT FROM` and signs bound as in PostgreSQL.
 //!
 //! Whole statements are parsed in [`crate::statement`]; this file only answers the parser's questions.
 
 use std::any::TypeId;
 
-use datafusion::sql::sqlparser::ast::Expr;
+use datafusion::sql::sqlparser::ast::{Expr, UnaryOperator};
 use datafusion::sql::sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::{
     Keyword, RESERVED_FOR_COLUMN_ALIAS, RESERVED_FOR_TABLE_ALIAS,
@@ -140,7 +140,22 @@ impl Dialect for MillpondDialect {
 
     /// `TABLE t` or `TABLE (SELECT …)` where a value may stand: the argument of a window function. It reads as the bare name or
     /// the subquery, and with `PARTITION BY k` or `PARTITION BY (k, l)` as the tuple of it and all names.
+    ///
+    /// A sign binds more tightly than `^`: `-2 ^ 2` is 4. The parser takes `2 ^ 2` for what it is the sign of.
     fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        let sign = match &parser.peek_token_ref().token {
+            Token::Minus => Some(UnaryOperator::Minus),
+            Token::Plus => Some(UnaryOperator::Plus),
+            _ => None,
+        };
+        if let Some(op) = sign {
+            parser.advance_token();
+            let expr = parser.parse_subexpr(self.prec_value(Precedence::Caret));
+            return Some(expr.map(|expr| Expr::UnaryOp {
+                op,
+                expr: Box::new(expr),
+            }));
+        }
         let is_table = matches!(
             &parser.peek_token_ref().token,
             Token::Word(word) if word.keyword == Keyword::TABLE && word.quote_style.is_none()
