@@ -52,6 +52,9 @@ pub(crate) fn plain(plan: LogicalPlan, alone: Alone) -> EngineResult<LogicalPlan
             let filter = Filter::try_new(predicate, filter.input)?;
             Ok(Transformed::yes(LogicalPlan::Filter(filter)))
         }
+        LogicalPlan::SubqueryAlias(alias) if alias.alias.table() == RELATION => {
+            Ok(Transformed::yes(rows(&alias.input)?))
+        }
         other => match other.inputs().as_slice() {
             [input] => {
                 let schema = Arc::clone(input.schema());
@@ -171,6 +174,17 @@ fn named(query: InSubquery) -> EngineResult<Expr> {
         },
         ..query
     }))
+}
+
+/// The rows of a comparison of several columns (`statement/clause/rows_in.rs`) under the names that it gave them. They are columns of that
+/// relation, and it is none of its own: the engine does not find columns of a row further out within one.
+fn rows(input: &Arc<LogicalPlan>) -> EngineResult<LogicalPlan> {
+    let columns = input.schema().iter().map(|(qualifier, field)| {
+        let column = Expr::Column((qualifier, field).into());
+        column.alias_qualified(Some(RELATION), field.name())
+    });
+    let rows = Projection::try_new(columns.collect(), Arc::clone(input))?;
+    Ok(LogicalPlan::Projection(rows))
 }
 
 fn values(query: &Subquery) -> EngineResult<LogicalPlan> {

@@ -11,6 +11,7 @@ mod call;
 mod from;
 mod length;
 mod pattern;
+mod rows_in;
 mod window;
 pub(super) mod written;
 

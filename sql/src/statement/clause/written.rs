@@ -9,7 +9,7 @@
 //! - `n * INTERVAL '1 hour'` and `INTERVAL '1 02:30' DAY TO MINUTE` are intervals with their units, see [`super::length`].
 //! - `TUMBLE(DATA => TABLE t, TIMECOL => …, SIZE => …)` has its arguments by position.
 //! - `json_value(x, path RETURNING INT)` is cast; what is none is NULL.
-//! - `x = ANY (SELECT …)` is `IN`, `x <> ALL (SELECT …)` is `NOT IN`.
+//! - `x = ANY (SELECT …)` is `IN`, `x <> ALL (SELECT …)` is `NOT IN`; `(a, b) IN (…)` is a comparison of rows, see [`super::rows_in`].
 //! - `~x` is `-1 # x`; `U&'…'` and `N'…'` are texts like others.
 //!
 //! **Invariant.** What is written could have stood in the statement. Stored texts keep what their author wrote.
@@ -28,6 +28,7 @@ use datafusion::sql::sqlparser::ast::{
 use crate::error::SqlError;
 use crate::statement::clause::length::{in_units, times};
 use crate::statement::clause::pattern::{escaped, similar};
+use crate::statement::clause::rows_in;
 use crate::statement::clause::window::{Calls, windows_of};
 
 /// Writes every such clause of a syntax tree.
@@ -64,6 +65,11 @@ impl VisitorMut for Written {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
+        for condition in [&mut select.selection, &mut select.having] {
+            if let Some(Err(error)) = condition.as_mut().map(rows_in::in_condition) {
+                return ControlFlow::Break(Box::new(error));
+            }
+        }
         if select.named_window.is_empty() {
             return ControlFlow::Continue(());
         }
@@ -165,12 +171,13 @@ impl VisitorMut for Written {
                 compare_op: BinaryOperator::Eq,
                 right,
                 ..
-            } => Ok(among(left, right, false)),
+            } => among(left, right, false),
             Expr::AllOp {
                 left,
                 compare_op: BinaryOperator::NotEq,
                 right,
-            } => Ok(among(left, right, true)),
+            } => among(left, right, true),
+            Expr::InSubquery { .. } | Expr::InList { .. } => rows_in::as_value(expr),
             Expr::UnaryOp {
                 op: UnaryOperator::BitwiseNot,
                 expr,
@@ -348,15 +355,17 @@ fn first_characters(cast: Expr, length: u64) -> Expr {
 }
 
 /// `x = ANY (SELECT …)` as `x IN (SELECT …)`, and `x <> ALL (SELECT …)` as `x NOT IN (SELECT …)`; a list stays as it is.
-fn among(value: &Expr, of: &Expr, negated: bool) -> Option<Expr> {
+fn among(value: &Expr, of: &Expr, negated: bool) -> Result<Option<Expr>, SqlError> {
     let Expr::Subquery(subquery) = of else {
-        return None;
+        return Ok(None);
     };
-    Some(Expr::InSubquery {
+    let among = Expr::InSubquery {
         expr: Box::new(value.clone()),
         subquery: subquery.clone(),
         negated,
-    })
+    };
+    let rows = rows_in::as_value(&among)?;
+    Ok(Some(rows.unwrap_or(among)))
 }
 
 /// The window functions, and the names of their arguments in order.

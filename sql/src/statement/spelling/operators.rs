@@ -23,7 +23,25 @@ pub(super) fn meaning<'e>(
             in_order(operator, left.len()),
             left.iter().chain(right).collect(),
         )),
+        (BinaryOperator::Eq | BinaryOperator::NotEq, Expr::Tuple(left), Expr::Tuple(right))
+            if left.len() == right.len() && left.len() > 1 =>
+        {
+            Some((
+                equal(operator, left.len()),
+                left.iter().chain(right).collect(),
+            ))
+        }
         _ => None,
+    }
+}
+
+/// `(a, b) = (c, d)` as `a = c AND b = d`, which is unknown where a NULL decides.
+fn equal(operator: &BinaryOperator, columns: usize) -> String {
+    let pairs = (1..=columns).map(|column| format!("${column} = ${}", column + columns));
+    let equal = format!("({})", pairs.collect::<Vec<_>>().join(" AND "));
+    match operator {
+        BinaryOperator::NotEq => format!("(NOT {equal})"),
+        _ => equal,
     }
 }
 

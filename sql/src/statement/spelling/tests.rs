@@ -52,7 +52,8 @@ fn operators_are_written_as_what_they_mean() {
         written("(a, b, c) >= (d, e, f)"),
         "(a > d OR (a = d AND (b > e OR (b = e AND (c >= f)))))"
     );
-    assert_eq!(written("(a, b) = (c, d)"), "(a, b) = (c, d)");
+    assert_eq!(written("(a, b) = (c, d)"), "(a = c AND b = d)");
+    assert_eq!(written("(a, b) <> (c, d)"), "(NOT (a = c AND b = d))");
 }
 
 #[test]
