@@ -23,11 +23,12 @@ use crate::plan::aggregate_build::passed_times;
 use crate::plan::as_of_node::AsOfNode;
 use crate::plan::bounds::{Time, time_of};
 use crate::plan::chain::{deterministic, give_windows, marked_time, simplified};
+use crate::plan::grouping_sets::distinct;
 use crate::plan::over_build::numbers_of;
 use crate::plan::refuse::{every_of_rows, refused, unsupported};
 use crate::plan::scan_build::inputs_of;
 use crate::plan::source::{Input, Source};
-use crate::plan::window::Window;
+use crate::plan::window::{Window, marked_window};
 use crate::statement::{Emit, QueryOptions};
 
 /// A relation of the plan as a node, and what is known of its rows.
@@ -329,7 +330,18 @@ impl Builder<'_> {
         let places: Vec<Option<usize>> = exprs.iter().map(|expr| passed(expr, &over)).collect();
         let unique = below.unique.filter(|_| !windowed).and_then(|columns| {
             let place = |column: &usize| places.iter().position(|at| *at == Some(*column));
-            columns.iter().map(place).collect()
+            let is_told = |column: &usize| {
+                // Start and end of a window say the same, so one of them is enough.
+                place(column).is_some() || {
+                    let window = self.told_window(input, *column);
+                    let mut others = columns.iter().filter(|other| place(other).is_some());
+                    window.is_some_and(|_| {
+                        others.any(|other| self.told_window(input, *other) == window)
+                    })
+                }
+            };
+            let is_unique = columns.iter().all(is_told);
+            is_unique.then(|| columns.iter().filter_map(place).collect())
         });
         let times: Vec<Time> = below.times.into_iter().chain(window_times).collect();
         let edge = Edge {
@@ -340,6 +352,30 @@ impl Builder<'_> {
         };
         self.tell(if windowed { "windows" } else { "project" }, &edge);
         Ok(edge)
+    }
+
+    /// The window of which a column of a relation is the start or the end, if either tells the other.
+    fn told_window(&self, plan: &LogicalPlan, column: usize) -> Option<usize> {
+        let (input, expr) = match plan {
+            LogicalPlan::Filter(filter) => return self.told_window(&filter.input, column),
+            LogicalPlan::SubqueryAlias(alias) => return self.told_window(&alias.input, column),
+            LogicalPlan::Aggregate(aggregate) => (
+                &aggregate.input,
+                distinct(&aggregate.group_expr).ok()?.get(column)?.clone(),
+            ),
+            LogicalPlan::Projection(projection) => {
+                (&projection.input, projection.expr.get(column)?.clone())
+            }
+            _ => return None,
+        };
+        match expr.clone().unalias() {
+            Expr::ScalarFunction(function) => {
+                let window = marked_window(function.func.name())?;
+                let kind = self.windows.get(window)?.kind;
+                matches!(kind, Windows::Tumble { .. } | Windows::Hop { .. }).then_some(window)
+            }
+            expr => self.told_window(input, passed(&expr, input.schema())?),
+        }
     }
 
     fn window_times(&self, exprs: &[Expr], input: &DFSchema, times: &[Time]) -> Vec<Time> {
