@@ -3,7 +3,8 @@
 //! Bodies are parsed only when a declared column is asked for, and then checked as all declared columns:
 //! whether a body is good must not depend on which columns a query happens to name. Columns are built only of
 //! what is asked for. A body that does not parse is counted, and its row is left out unless the columns that are asked for
-//! show it ([`catalog::shows_undecodable`]): then it is NULL in every declared column, and `_decode_error` says why. Of a topic of changes as Debezium writes them, the row within the change is what counts as the body.
+//! show it ([`catalog::shows_undecodable`]): then it is NULL in every declared column, and `_decode_error` says why. Of a topic of changes as
+//! Debezium writes them, the row within the change is what counts as the body.
 //!
 //! Files of the cold tier have the declared columns of JSON bodies already, made by the same parser (`crate::typed`):
 //! where a batch comes with them its bodies are not parsed again, and the answer is the same.

@@ -37,7 +37,7 @@ pub(crate) enum Frame {
     All { peers: bool },
     /// So many before it, up to so many before it.
     Rows { from: u64, to: u64 },
-    /// Those at most so long before it, and those of equal order.
+    /// Those at most so long before it, and those of equal order, which may be that of more than the time: 0 is these alone.
     Stretch { ms: i64 },
 }
 
@@ -544,10 +544,12 @@ impl Frames<'_> {
                 start..end
             }
             Frame::Stretch { ms } => {
-                let from_ms = self.placed[row].at_ms.saturating_sub(ms);
-                let rows = &self.placed[first..=row];
-                let start = first + rows.partition_point(|other| other.at_ms < from_ms);
-                start..self.peers_end(row)
+                let (this, rows) = (&self.placed[row], &self.placed[first..=row]);
+                let start = rows.partition_point(|other| match ms {
+                    0 => other.order != this.order,
+                    _ => other.at_ms < this.at_ms.saturating_sub(ms),
+                });
+                first + start..self.peers_end(row)
             }
         }
     }
