@@ -185,6 +185,21 @@ fn said_better(text: &str) -> Option<(String, String)> {
             "write it after GROUP BY: HAVING …".to_owned(),
         ));
     }
+    if let Some(column) = between(
+        text,
+        "Projections require unique expression names but the expression \"",
+        "\" at position",
+    ) {
+        let is_name = !column.contains(|letter: char| " ()".contains(letter));
+        let name = match column.rsplit_once('.') {
+            Some((_, name)) if is_name => name,
+            _ => column,
+        };
+        return Some((
+            format!("two columns of the query are called {name}"),
+            "name one of them otherwise with AS".to_owned(),
+        ));
+    }
     if let Some(column) = between(text, "olumn \"", "\" must appear in the GROUP BY clause") {
         return Some((
             format!("column {column} is neither grouped by nor within an aggregate"),

@@ -28,7 +28,7 @@ const ROUNDS: usize = 4;
 const REFUSED_MAX: usize = 5;
 
 /// What the engine says of one `DISTINCT` over groups of a column and of a cast of it.
-const TWO_NAMES: &str = "Projections require unique expression names";
+const TWO_NAMES: &str = "two columns of the query are called";
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
