@@ -14,6 +14,7 @@ mod groups;
 mod shared;
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, make_comparator};
@@ -24,11 +25,10 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use crate::operator::OperatorError;
 use crate::operator::aggregate::groups::Groups;
-use crate::operator::aggregate::shared::{Numbers, Sharing};
-use crate::operator::delta::{Delta, Entries, Entry, Node, Row, other_state};
-use crate::operator::ends::Ends;
-use crate::operator::hash::Fixed;
-use crate::operator::kept::{Expressions, Keeper, Kept, Saved};
+use crate::operator::aggregate::shared::Sharing;
+use crate::operator::delta::{Delta, Entries, Entry, Node, other_state};
+use crate::operator::hash::{Hashed, Ready};
+use crate::operator::kept::{Expressions, Keeper, Saved};
 use crate::operator::kernel::Kernel;
 use crate::operator::key::{Encoded, Keys, milliseconds};
 use crate::operator::moment::{Ending, LateRow, Moment};
@@ -47,16 +47,6 @@ pub(crate) struct AggregateSpec {
 }
 
 #[derive(Debug)]
-struct Group {
-    rows: i64,
-    kept: Vec<Kept>,
-    /// What several aggregates keep together.
-    shared: Vec<Numbers>,
-    /// What it ends by; `None` when it does not end.
-    at_ms: Option<i64>,
-}
-
-#[derive(Debug)]
 pub(crate) struct Aggregate {
     spec: AggregateSpec,
     keepers: Vec<Keeper>,
@@ -64,15 +54,12 @@ pub(crate) struct Aggregate {
     expressions: Expressions,
     keys: Keys,
     groups: Groups,
-    /// Groups that end.
-    ends: Ends<Row>,
-    state_bytes: usize,
 }
 
 /// The groups of a tick's rows, in the order in which they came, and where in it each row's is.
-struct Touched {
+struct Touched<'a> {
     /// Each with its slot, if it is there.
-    groups: Vec<(Row, Option<usize>)>,
+    groups: Vec<(Hashed<'a>, Option<u32>)>,
     /// The first row of each.
     first: Vec<u32>,
     places: Vec<usize>,
@@ -81,11 +68,9 @@ struct Touched {
 /// A row of a tick that its group takes.
 struct Taken {
     row: usize,
-    slot: usize,
+    slot: u32,
     weight: i64,
 }
-
-const GROUP_BYTES: usize = 200;
 
 impl Aggregate {
     pub(crate) fn new(spec: AggregateSpec) -> Result<Self, OperatorError> {
@@ -103,8 +88,6 @@ impl Aggregate {
             expressions,
             spec,
             groups: Groups::default(),
-            ends: Ends::default(),
-            state_bytes: 0,
         })
     }
 
@@ -115,21 +98,18 @@ impl Aggregate {
     }
 
     /// Finds the groups of some rows.
-    fn find(&self, encoded: &Encoded, count: usize) -> Touched {
-        let mut seen: HashMap<&[u8], usize, Fixed> =
-            HashMap::with_capacity_and_hasher(count / 4, Fixed::default());
+    fn find<'a>(&self, encoded: &'a Encoded, count: usize) -> Touched<'a> {
+        let mut seen: HashMap<Hashed<'_>, usize, BuildHasherDefault<Ready>> =
+            HashMap::with_capacity_and_hasher(count / 4, BuildHasherDefault::default());
         let mut touched = Touched {
             groups: Vec::new(),
             first: Vec::new(),
             places: Vec::with_capacity(count),
         };
         for (row, index) in (0..count).zip(0_u32..) {
-            let key = encoded.row(row);
+            let key = Hashed::of(encoded.row(row));
             touched.places.push(*seen.entry(key).or_insert_with(|| {
-                touched.groups.push(match self.groups.find(key) {
-                    Some((key, slot)) => (key, Some(slot)),
-                    None => (Row::from(key), None),
-                });
+                touched.groups.push((key, self.groups.find(key)));
                 touched.first.push(index);
                 touched.first.len() - 1
             }));
@@ -140,13 +120,13 @@ impl Aggregate {
     /// The rows of the groups that are there, and the place of each in `touched`; `keys` are the columns of all.
     fn rows_of(
         &self,
-        touched: &Touched,
+        touched: &Touched<'_>,
         keys: &[ArrayRef],
     ) -> Result<(RecordBatch, Vec<usize>), OperatorError> {
         let (mut found, mut places, mut indices) = (Vec::new(), Vec::new(), Vec::new());
         for ((place, (_, slot)), index) in touched.groups.iter().enumerate().zip(0_u32..) {
             if let Some(slot) = slot {
-                found.push(self.groups.at(*slot));
+                found.push(self.groups.kept(*slot));
                 places.push(place);
                 indices.push(index);
             }
@@ -164,7 +144,7 @@ impl Aggregate {
             taken.collect::<Result<_, _>>()?
         };
         for (index, keeper) in self.keepers.iter().enumerate() {
-            let kept = found.iter().map(|group| &group.kept[index]);
+            let kept = found.iter().map(|kept| &kept[index]);
             columns.push(keeper.column(kept)?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(found.len()));
@@ -177,7 +157,7 @@ impl Aggregate {
     fn apply(
         &mut self,
         delta: &Delta,
-        touched: &mut Touched,
+        touched: &mut Touched<'_>,
         at_ms: &[Option<i64>],
     ) -> Result<(), OperatorError> {
         let values = self.expressions.evaluate(&delta.rows)?;
@@ -193,34 +173,24 @@ impl Aggregate {
                 continue;
             }
             let (key, slot) = &mut touched.groups[place];
-            let slot = *slot.get_or_insert_with(|| {
-                self.state_bytes += GROUP_BYTES + key.len();
-                let group = Group::new(&self.keepers, &self.sharing);
-                self.groups.insert(Arc::clone(key), group)
-            });
-            let group = self.groups.at_mut(slot);
-            group.rows += weight;
-            if group.at_ms != at_ms[row] {
-                let before = std::mem::replace(&mut group.at_ms, at_ms[row]);
-                note(&mut self.ends, key, before, at_ms[row]);
-            }
+            let slot =
+                *slot.get_or_insert_with(|| self.groups.insert(*key, &self.keepers, &self.sharing));
+            *self.groups.rows_mut(slot) += weight;
+            self.groups.end(slot, at_ms[row]);
             taken.push(Taken { row, slot, weight });
         }
         let keepers = self.keepers.iter().zip(&arguments).enumerate();
         for (index, (keeper, arguments)) in keepers.filter(|(at, _)| !self.sharing.shares(*at)) {
             for Taken { row, slot, weight } in &taken {
-                let kept = &mut self.groups.at_mut(*slot).kept[index];
-                keeper.add(kept, arguments, *row, *weight, &mut self.state_bytes);
+                let (kept, bytes) = self.groups.kept_mut(*slot, index);
+                keeper.add(kept, arguments, *row, *weight, bytes);
             }
         }
-        let bytes = &mut self.state_bytes;
-        self.sharing
-            .add(&mut self.groups, &taken, &arguments, bytes);
+        self.sharing.add(&mut self.groups, &taken, &arguments);
         let stays = self.is_one_group();
-        for (key, slot) in &mut touched.groups {
-            let gone = slot.take_if(|slot| self.groups.at(*slot).rows <= 0 && !stays);
-            if let Some(gone) = gone.and_then(|_| self.groups.remove(key)) {
-                self.let_go(key, &gone);
+        for (_, slot) in &mut touched.groups {
+            if let Some(gone) = slot.take_if(|slot| self.groups.rows(*slot) <= 0 && !stays) {
+                self.groups.remove(gone, &self.keepers, &self.sharing);
             }
         }
         Ok(())
@@ -233,11 +203,8 @@ impl Aggregate {
 
     /// The row of the one group, which has no rows yet.
     fn begin(&mut self) -> Result<Delta, OperatorError> {
-        let key = Row::from(&[][..]);
-        self.state_bytes += GROUP_BYTES;
-        let slot = self
-            .groups
-            .insert(Arc::clone(&key), Group::new(&self.keepers, &self.sharing));
+        let key = Hashed::of(&[]);
+        let slot = self.groups.insert(key, &self.keepers, &self.sharing);
         let touched = Touched {
             groups: vec![(key, Some(slot))],
             first: Vec::new(),
@@ -247,29 +214,9 @@ impl Aggregate {
         Ok(Delta::inserted(rows))
     }
 
-    /// What a group that is no longer in the map leaves to be put right.
-    fn let_go(&mut self, key: &Row, group: &Group) {
-        note(&mut self.ends, key, group.at_ms, None);
-        self.state_bytes -= GROUP_BYTES + key.len();
-        self.state_bytes -= group.kept.iter().map(Kept::bytes).sum::<usize>();
-        self.state_bytes -= group.shared.iter().map(Numbers::bytes).sum::<usize>();
-    }
-
     /// Forgets the groups that end before a time.
     fn forget(&mut self, before_ms: Option<i64>) {
-        for (at_ms, key) in self.ends.take_before(before_ms) {
-            if let Some(mut group) = self.groups.remove_at(&key, at_ms) {
-                group.at_ms = None;
-                self.let_go(&key, &group);
-            }
-        }
-        if self.ends.is_littered() {
-            let groups = &self.groups;
-            self.ends.sweep(|at_ms, key| {
-                let group = groups.find(key).map(|(_, slot)| groups.at(slot));
-                group.is_some_and(|group| group.at_ms == Some(at_ms))
-            });
-        }
+        self.groups.forget(before_ms, &self.keepers, &self.sharing);
     }
 
     /// What the rows of a tick change.
@@ -360,29 +307,6 @@ impl Aggregate {
     }
 }
 
-impl Group {
-    /// A group without rows.
-    fn new(keepers: &[Keeper], sharing: &Sharing) -> Self {
-        let (kept, shared) = sharing.fresh(keepers);
-        Self {
-            rows: 0,
-            kept,
-            shared,
-            at_ms: None,
-        }
-    }
-}
-
-/// Notes what a group ends by.
-fn note(ends: &mut Ends<Row>, key: &Row, before: Option<i64>, now: Option<i64>) {
-    if before.is_some() {
-        ends.outdate();
-    }
-    if let Some(now) = now {
-        ends.note(now, Arc::clone(key));
-    }
-}
-
 const ROWS: i64 = -1;
 /// Entries that say when a group ends.
 const END: i64 = -2;
@@ -402,9 +326,8 @@ impl Node for Aggregate {
     }
 
     fn save(&self, entries: &mut Entries) {
-        let mut groups: Vec<(&Row, &Group)> = self.groups.iter().collect();
-        groups.sort_unstable_by_key(|(key, _)| *key);
-        for (key, group) in groups {
+        for group in self.groups.sorted() {
+            let key = self.groups.key(group);
             let mut number = |part: i64, count: i64| {
                 entries.push(Entry {
                     part,
@@ -414,11 +337,11 @@ impl Node for Aggregate {
                     other: 0,
                 });
             };
-            number(ROWS, group.rows);
-            if let Some(at_ms) = group.at_ms {
+            number(ROWS, self.groups.rows(group));
+            if let Some(at_ms) = self.groups.at_ms(group) {
                 number(END, at_ms);
             }
-            for ((part, kept), index) in (0..).zip(&group.kept).zip(0..) {
+            for ((part, kept), index) in (0..).zip(self.groups.kept(group)).zip(0..) {
                 let put = |saved: Saved<'_>| {
                     entries.push(Entry {
                         part,
@@ -429,7 +352,7 @@ impl Node for Aggregate {
                     });
                 };
                 match self.sharing.shares(index) {
-                    true => self.sharing.save(index, &group.shared, put),
+                    true => self.sharing.save(index, self.groups.shared(group), put),
                     false => kept.save(put),
                 }
             }
@@ -437,21 +360,19 @@ impl Node for Aggregate {
     }
 
     fn restore(&mut self, entry: &Entry<'_>) -> Result<(), OperatorError> {
+        let key = Hashed::of(entry.key);
+        let known = self.groups.find(key);
         if entry.part == ROWS {
-            if self.groups.find(entry.key).is_some() {
+            if known.is_some() {
                 return Err(other_state());
             }
-            self.state_bytes += GROUP_BYTES + entry.key.len();
-            let mut group = Group::new(&self.keepers, &self.sharing);
-            group.rows = entry.count;
-            self.groups.insert(Row::from(entry.key), group);
+            let slot = self.groups.insert(key, &self.keepers, &self.sharing);
+            *self.groups.rows_mut(slot) = entry.count;
             return Ok(());
         }
-        let (key, slot) = self.groups.find(entry.key).ok_or_else(other_state)?;
-        let group = self.groups.at_mut(slot);
+        let slot = known.ok_or_else(other_state)?;
         if entry.part == END {
-            group.at_ms = Some(entry.count);
-            self.ends.note(entry.count, key);
+            self.groups.end(slot, Some(entry.count));
             return Ok(());
         }
         let part = usize::try_from(entry.part).map_err(|_| other_state())?;
@@ -460,15 +381,14 @@ impl Node for Aggregate {
             count: entry.count,
             is_total: entry.other == 1,
         };
-        let bytes = &mut self.state_bytes;
-        let Group { kept, shared, .. } = group;
+        let (kept, shared, bytes) = self.groups.all_mut(slot);
         if self.sharing.shares(part) {
             let is_one = self.sharing.restore(part, kept, shared, saved, bytes);
             return is_one.then_some(()).ok_or_else(other_state);
         }
         let place = kept.get_mut(part).zip(self.keepers.get(part));
         let (kept, keeper) = place.ok_or_else(other_state)?;
-        keeper.restore(kept, saved, &mut self.state_bytes)
+        keeper.restore(kept, saved, bytes)
     }
 
     fn is_timed(&self) -> bool {
@@ -480,7 +400,7 @@ impl Node for Aggregate {
     }
 
     fn state_bytes(&self) -> usize {
-        self.state_bytes
+        self.groups.bytes()
     }
 
     fn rests(&self) -> bool {
@@ -490,7 +410,5 @@ impl Node for Aggregate {
 
     fn clear(&mut self) {
         self.groups = Groups::default();
-        self.ends = Ends::default();
-        self.state_bytes = 0;
     }
 }

@@ -1,75 +1,297 @@
-//! The groups of an aggregate by key: each has a slot that it keeps while it is there, so that a step may hold on to many at a time
-//! and looks each of them up once.
+//! The groups of an aggregate, laid flat: each has a slot, and what is known of it lies there in a few lines that all groups share.
+//!
+//! Keys lie in an [`Arena`]; what a group keeps for its aggregates lies beside that of its neighbours. So a group that comes costs its bytes
+//! and a place in one map, and no allocation of its own. A step may hold on to many slots at a time and looks each group up once.
+//!
+//! **Invariant.** A slot that is free is in no list, and what it keeps is that of a group without rows. Notes of when groups end may lead to a
+//! slot that another group has taken since; they hold for whichever group in the slot ends at that time.
 
-use std::collections::HashMap;
+use crate::operator::aggregate::shared::{Numbers, Sharing};
+use crate::operator::arena::{Arena, At};
+use crate::operator::ends::Ends;
+use crate::operator::hash::{Firsts, Hashed, NONE, unlink};
+use crate::operator::kept::{Keeper, Kept};
 
-use crate::operator::aggregate::Group;
-use crate::operator::delta::Row;
-use crate::operator::hash::Fixed;
+/// What is known of a group besides what it keeps.
+#[derive(Debug)]
+struct Slot {
+    key: At,
+    hash: u64,
+    /// The next group with the same hash.
+    same: u32,
+    is_there: bool,
+    rows: i64,
+    at_ms: Option<i64>,
+}
 
 /// Groups by key.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    places: HashMap<Row, usize, Fixed>,
-    slots: Vec<Option<Group>>,
+    firsts: Firsts,
+    arena: Arena,
+    slots: Vec<Slot>,
     /// Slots without a group.
-    free: Vec<usize>,
+    free: Vec<u32>,
+    /// What the groups keep, that of each slot in a line: so many and so many.
+    kept: Vec<Kept>,
+    shared: Vec<Numbers>,
+    widths: (usize, usize),
+    ends: Ends<u32>,
+    count: usize,
+    bytes: usize,
 }
 
+/// What a group takes besides its key and what it keeps: its slot, its place in the map and the note of its end, about.
+const GROUP_BYTES: usize = size_of::<Slot>() + 48;
+
 impl Groups {
-    /// The key of a group as it lies here, and its slot.
-    pub(super) fn find(&self, key: &[u8]) -> Option<(Row, usize)> {
-        let found = self.places.get_key_value(key);
-        found.map(|(key, slot)| (Row::clone(key), *slot))
+    /// The slot of a group.
+    pub(super) fn find(&self, key: Hashed<'_>) -> Option<u32> {
+        let mut next = self.firsts.get(&key.hash).copied()?;
+        while let Some(known) = self.slots.get(next as usize) {
+            if self.arena.get(known.key) == key.bytes {
+                return Some(next);
+            }
+            next = known.same;
+        }
+        None
     }
 
-    /// The group of a slot.
-    pub(super) fn at(&self, slot: usize) -> &Group {
-        let group = self.slots[slot].as_ref();
-        group.expect("a slot is given up with its group")
+    /// The key of a group.
+    pub(super) fn key(&self, slot: u32) -> &[u8] {
+        self.arena.get(self.slots[slot as usize].key)
     }
 
-    /// The group of a slot, to be changed.
-    pub(super) fn at_mut(&mut self, slot: usize) -> &mut Group {
-        let group = self.slots[slot].as_mut();
-        group.expect("a slot is given up with its group")
-    }
-
-    /// Adds a group that is not there; answers its slot.
-    pub(super) fn insert(&mut self, key: Row, group: Group) -> usize {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() - 1
-        });
-        self.slots[slot] = Some(group);
-        let before = self.places.insert(key, slot);
-        assert!(before.is_none(), "a group is there once");
-        slot
+    /// Adds a group that is not there and has no rows; answers its slot.
+    pub(super) fn insert(&mut self, key: Hashed<'_>, keepers: &[Keeper], sharing: &Sharing) -> u32 {
+        debug_assert!(self.find(key).is_none(), "a group is there once");
+        let number = match self.free.last() {
+            Some(free) => *free,
+            None => u32::try_from(self.slots.len()).expect("a bounded state has few groups"),
+        };
+        assert!(number < NONE, "a bounded state has few groups");
+        let slot = Slot {
+            key: self.arena.put(key.bytes),
+            hash: key.hash,
+            same: self.firsts.insert(key.hash, number).unwrap_or(NONE),
+            is_there: true,
+            rows: 0,
+            at_ms: None,
+        };
+        match self.free.pop() {
+            Some(free) => self.slots[free as usize] = slot,
+            None => {
+                self.slots.push(slot);
+                let (kept, shared) = (self.kept.len(), self.shared.len());
+                self.kept.extend(sharing.fresh(keepers));
+                self.shared.extend(sharing.fresh_numbers());
+                self.widths = (self.kept.len() - kept, self.shared.len() - shared);
+            }
+        }
+        self.count += 1;
+        self.bytes += self.group_bytes(key.bytes);
+        number
     }
 
     /// Takes a group away.
-    pub(super) fn remove(&mut self, key: &[u8]) -> Option<Group> {
-        let slot = self.places.remove(key)?;
+    pub(super) fn remove(&mut self, slot: u32, keepers: &[Keeper], sharing: &Sharing) {
+        let kept: usize = self.kept(slot).iter().map(Kept::bytes).sum();
+        let shared: usize = self.shared(slot).iter().map(Numbers::bytes).sum();
+        let known = &mut self.slots[slot as usize];
+        assert!(known.is_there, "a group goes once");
+        known.is_there = false;
+        if known.at_ms.take().is_some() {
+            self.ends.outdate();
+        }
+        let (at, hash) = (known.key, known.hash);
+        self.bytes -= self.group_bytes(self.arena.get(at)) + kept + shared;
+        self.arena.free(at);
+        unlink(
+            &mut self.firsts,
+            &mut self.slots,
+            |slot| &mut slot.same,
+            hash,
+            slot,
+        );
+        let (kept, shared) = self.parts(slot);
+        for (kept, fresh) in self.kept[kept].iter_mut().zip(sharing.fresh(keepers)) {
+            *kept = fresh;
+        }
+        for (shared, fresh) in self.shared[shared].iter_mut().zip(sharing.fresh_numbers()) {
+            *shared = fresh;
+        }
         self.free.push(slot);
-        self.slots[slot].take()
+        self.count -= 1;
     }
 
-    /// Takes a group away if it ends at that time.
-    pub(super) fn remove_at(&mut self, key: &[u8], at_ms: i64) -> Option<Group> {
-        let slot = *self.places.get(key)?;
-        match self.at(slot).at_ms == Some(at_ms) {
-            true => self.remove(key),
-            false => None,
+    /// Takes the groups away that end before a time.
+    pub(super) fn forget(&mut self, before_ms: Option<i64>, keepers: &[Keeper], sharing: &Sharing) {
+        for (at_ms, slot) in self.ends.take_before(before_ms) {
+            if self.ends_at(slot, at_ms) {
+                self.slots[slot as usize].at_ms = None;
+                self.remove(slot, keepers, sharing);
+            }
+        }
+        self.tidy();
+    }
+
+    fn ends_at(&self, slot: u32, at_ms: i64) -> bool {
+        let known = self.slots.get(slot as usize);
+        known.is_some_and(|known| known.is_there && known.at_ms == Some(at_ms))
+    }
+
+    /// Gives back what groups left behind that went, once it is much.
+    fn tidy(&mut self) {
+        if self.ends.is_littered() {
+            let mut ends = std::mem::take(&mut self.ends);
+            ends.sweep(|at_ms, slot| self.ends_at(*slot, at_ms));
+            self.ends = ends;
+        }
+        if self.arena.is_sparse() {
+            let mut arena = Arena::default();
+            for slot in self.slots.iter_mut().filter(|slot| slot.is_there) {
+                slot.key = arena.put(self.arena.get(slot.key));
+            }
+            self.arena = arena;
         }
     }
 
-    /// All of them, in no order that is told.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Row, &Group)> {
-        let places = self.places.iter();
-        places.map(|(key, slot)| (key, self.at(*slot)))
+    /// Notes what a group ends by; `None` when it does not end.
+    pub(super) fn end(&mut self, slot: u32, at_ms: Option<i64>) {
+        let known = &mut self.slots[slot as usize].at_ms;
+        if *known == at_ms {
+            return;
+        }
+        if std::mem::replace(known, at_ms).is_some() {
+            self.ends.outdate();
+        }
+        if let Some(at_ms) = at_ms {
+            self.ends.note(at_ms, slot);
+        }
+    }
+
+    /// What a group ends by.
+    pub(super) fn at_ms(&self, slot: u32) -> Option<i64> {
+        self.slots[slot as usize].at_ms
+    }
+
+    /// How many rows a group has.
+    pub(super) fn rows(&self, slot: u32) -> i64 {
+        self.slots[slot as usize].rows
+    }
+
+    /// The same, to be changed.
+    pub(super) fn rows_mut(&mut self, slot: u32) -> &mut i64 {
+        &mut self.slots[slot as usize].rows
+    }
+
+    /// What a group keeps, by aggregate.
+    pub(super) fn kept(&self, slot: u32) -> &[Kept] {
+        &self.kept[self.parts(slot).0]
+    }
+
+    /// What a group keeps for one of the aggregates, to be changed, and the memory that all take.
+    pub(super) fn kept_mut(&mut self, slot: u32, aggregate: usize) -> (&mut Kept, &mut usize) {
+        let at = slot as usize * self.widths.0 + aggregate;
+        (&mut self.kept[at], &mut self.bytes)
+    }
+
+    /// What several aggregates of a group keep together, by set.
+    pub(super) fn shared(&self, slot: u32) -> &[Numbers] {
+        &self.shared[self.parts(slot).1]
+    }
+
+    /// All that a group keeps, to be changed, and the memory that all take.
+    pub(super) fn all_mut(&mut self, slot: u32) -> (&mut [Kept], &mut [Numbers], &mut usize) {
+        let (kept, shared) = self.parts(slot);
+        (
+            &mut self.kept[kept],
+            &mut self.shared[shared],
+            &mut self.bytes,
+        )
+    }
+
+    /// Where what a slot keeps lies.
+    fn parts(&self, slot: u32) -> (std::ops::Range<usize>, std::ops::Range<usize>) {
+        let slot = slot as usize;
+        let (kept, shared) = self.widths;
+        (
+            slot * kept..(slot + 1) * kept,
+            slot * shared..(slot + 1) * shared,
+        )
+    }
+
+    /// The slots of all groups, in the order of their keys.
+    pub(super) fn sorted(&self) -> Vec<u32> {
+        let there = self.slots.iter().zip(0..).filter(|(slot, _)| slot.is_there);
+        let mut there: Vec<u32> = there.map(|(_, slot)| slot).collect();
+        there.sort_unstable_by_key(|slot| self.key(*slot));
+        there
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.count == 0
+    }
+
+    /// Memory that a group without rows takes.
+    fn group_bytes(&self, key: &[u8]) -> usize {
+        let (kept, shared) = self.widths;
+        GROUP_BYTES + key.len() + kept * size_of::<Kept>() + shared * size_of::<Numbers>()
+    }
+
+    /// Memory that they take, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn groups_are_found_by_key_and_forgotten_by_time_even_if_hashes_collide(
+            hashes in prop::sample::select(vec![1, 2, 7, u64::MAX]),
+            steps in prop::collection::vec((0..5, 0_u8..30, 1_i64..4, prop::option::of(0_i64..2000)), 0..160),
+        ) {
+            let (keepers, sharing) = (Vec::new(), Sharing::default());
+            let keys: Vec<Vec<u8>> = (0_u8..30).map(|key| vec![key; usize::from(key)]).collect();
+            let mut groups = Groups::default();
+            let mut model: BTreeMap<&[u8], (i64, Option<i64>)> = BTreeMap::new();
+            for (how, key, rows, at_ms) in steps {
+                let key = keys[usize::from(key)].as_slice();
+                let hashed = Hashed { hash: Hashed::of(key).hash % hashes, bytes: key };
+                let known = groups.find(hashed);
+                prop_assert_eq!(known.is_some(), model.contains_key(key));
+                match (how, known) {
+                    (0, _) => {
+                        groups.forget(at_ms, &keepers, &sharing);
+                        model.retain(|_, (_, end)| end.zip(at_ms).is_none_or(|(end, at_ms)| end >= at_ms));
+                    }
+                    (1, Some(slot)) => {
+                        groups.remove(slot, &keepers, &sharing);
+                        model.remove(key);
+                    }
+                    _ => {
+                        let slot = known.unwrap_or_else(|| groups.insert(hashed, &keepers, &sharing));
+                        *groups.rows_mut(slot) += rows;
+                        groups.end(slot, at_ms);
+                        let (counted, end) = model.entry(key).or_default();
+                        (*counted, *end) = (*counted + rows, at_ms);
+                    }
+                }
+                let found: Vec<_> = groups.sorted().into_iter()
+                    .map(|slot| (groups.key(slot), (groups.rows(slot), groups.at_ms(slot)))).collect();
+                let expected: Vec<_> = model.iter().map(|(key, known)| (*key, *known)).collect();
+                prop_assert_eq!(found, expected);
+                prop_assert_eq!(groups.is_empty(), model.is_empty());
+                prop_assert_eq!(groups.bytes() == 0, model.is_empty());
+            }
+        }
     }
 }

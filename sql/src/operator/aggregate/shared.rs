@@ -60,25 +60,22 @@ impl Sharing {
         self.places.get(aggregate).is_some_and(Option::is_some)
     }
 
-    /// What is kept of a group that has no row yet.
-    pub(super) fn fresh(&self, keepers: &[Keeper]) -> (Vec<Kept>, Vec<Numbers>) {
+    /// What is kept of a group that has no row yet, by aggregate.
+    pub(super) fn fresh<'a>(&'a self, keepers: &'a [Keeper]) -> impl Iterator<Item = Kept> + 'a {
         let kept = keepers.iter().zip(&self.places);
-        let kept = kept.map(|(keeper, place)| match place {
+        kept.map(|(keeper, place)| match place {
             Some(_) => Kept::Total { total: 0, count: 0 },
             None => keeper.fresh(),
-        });
-        let numbers = self.sets.iter().map(|_| Numbers::default());
-        (kept.collect(), numbers.collect())
+        })
+    }
+
+    /// The numbers of a group that has no row yet, by set.
+    pub(super) fn fresh_numbers(&self) -> impl Iterator<Item = Numbers> {
+        self.sets.iter().map(|_| Numbers::default())
     }
 
     /// Adds the arguments of rows to their groups; those are of all aggregates.
-    pub(super) fn add(
-        &self,
-        groups: &mut Groups,
-        taken: &[Taken],
-        arguments: &[Arguments],
-        bytes: &mut usize,
-    ) {
+    pub(super) fn add(&self, groups: &mut Groups, taken: &[Taken], arguments: &[Arguments]) {
         for (number, set) in self.sets.iter().enumerate() {
             let Some(numbers) = arguments[set[0]].numbers() else {
                 continue;
@@ -94,8 +91,8 @@ impl Sharing {
                 if bits[*row] == 0 {
                     continue;
                 }
-                let group = groups.at_mut(*slot);
-                let known = group.shared[number].0.entry(numbers.value(*row));
+                let (kept, shared, bytes) = groups.all_mut(*slot);
+                let known = shared[number].0.entry(numbers.value(*row));
                 let known = known.or_insert_with(|| {
                     *bytes += NUMBER_BYTES;
                     0
@@ -104,7 +101,7 @@ impl Sharing {
                 *known |= new;
                 while new != 0 {
                     let aggregate = set[new.trailing_zeros() as usize];
-                    group.kept[aggregate].count_one();
+                    kept[aggregate].count_one();
                     new &= new - 1;
                 }
             }

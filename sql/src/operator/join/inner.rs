@@ -13,9 +13,9 @@ use datafusion::common::cast::as_boolean_array;
 
 use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, RowCodec, other_state, rows_at};
-use crate::operator::hash::Fixed;
+use crate::operator::hash::{Fixed, Hashed};
 use crate::operator::join::came::{Came, Taker};
-use crate::operator::join::stock::{Hashed, Stock, Stocked};
+use crate::operator::join::stock::{Stock, Stocked};
 use crate::operator::join::{Change, ENDS, JoinSpec, PAIRS_MAX};
 use crate::operator::key::Encoded;
 use crate::operator::moment::{Ending, Moment};

@@ -7,55 +7,10 @@
 //! **Invariant.** A slot whose count is 0 is free, and no list leads to it. Notes of when rows end may lead to a slot that
 //! another row has taken since; they hold for whichever row in the slot ends at that time.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher};
-
 use crate::operator::arena::{Arena, At};
 use crate::operator::ends::Ends;
-use crate::operator::hash::Fixed;
+use crate::operator::hash::{Firsts, Hashed, NONE, unlink};
 use crate::operator::join::{Change, row_bytes};
-
-/// The end of a list.
-const NONE: u32 = u32::MAX;
-
-/// Hashes of keys and rows, as maps find them: they are hashes already.
-#[derive(Debug, Default)]
-struct Ready(u64);
-
-impl Hasher for Ready {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
-
-/// The first slot of each hash.
-type Firsts = HashMap<u64, u32, BuildHasherDefault<Ready>>;
-
-/// A key or a row as bytes, and their hash.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Hashed<'a> {
-    bytes: &'a [u8],
-    hash: u64,
-}
-
-impl<'a> Hashed<'a> {
-    pub(super) fn of(bytes: &'a [u8]) -> Self {
-        Self {
-            hash: Fixed::default().hash_one(bytes),
-            bytes,
-        }
-    }
-}
 
 /// A row.
 #[derive(Debug)]
@@ -352,36 +307,6 @@ impl Stock {
         self.slots[slot as usize].at_ms = at_ms;
         self.ends.note(at_ms, slot);
         true
-    }
-}
-
-/// Takes one out of the list of those with its hash.
-fn unlink<T>(
-    firsts: &mut Firsts,
-    all: &mut [T],
-    same: fn(&mut T) -> &mut u32,
-    hash: u64,
-    number: u32,
-) {
-    let next = *same(&mut all[number as usize]);
-    let Some(first) = firsts.get_mut(&hash) else {
-        return;
-    };
-    if *first == number {
-        match next {
-            NONE => drop(firsts.remove(&hash)),
-            _ => *first = next,
-        }
-        return;
-    }
-    let mut at = *first;
-    while let Some(other) = all.get_mut(at as usize) {
-        let of_other = same(other);
-        if *of_other == number {
-            *of_other = next;
-            return;
-        }
-        at = *of_other;
     }
 }
 
