@@ -37,7 +37,7 @@ pub(super) async fn graph(
     let folded = lanes[0].folds().then(|| folded(ticks)).flatten();
     let ticks = folded.as_ref().map_or(ticks, std::slice::from_ref);
     let begins = lanes.iter().any(Graph::waits);
-    let steps = steps(taken, ticks, lanes[0].is_timed(), begins);
+    let steps = steps(taken, ticks, &lanes[0], begins);
     // More lanes than hands are there for the state; what has none goes no faster in them.
     let hands = crew.lanes().min(count);
     let mut arrived = arrived(taken, &steps, hands)?.into_iter();
@@ -140,34 +140,34 @@ fn folded(ticks: &[Tick]) -> Option<Tick> {
     })
 }
 
-/// The steps of a graph: the rows of each tick that has some, then time alone; with the tick whose rows it takes.
-/// What begins takes a tick without rows as well.
+/// The steps of a graph: the rows of each tick that has some, then time, by itself where rows leave because it passes; with the tick
+/// whose rows it takes. What begins takes a tick without rows as well.
 fn steps<'a>(
     taken: &[Taken],
     ticks: &'a [Tick],
-    is_timed: bool,
+    graph: &Graph,
     begins: bool,
 ) -> Vec<(GraphStep, Option<&'a Tick>)> {
     let has_rows = |tick: &Tick| tick.parts.iter().any(|(_, rows)| !rows.is_empty());
     debug_assert!(taken.iter().all(|taken| taken.by_lane.is_empty()));
+    let is_apart = graph.gives_by_time();
     let mut steps = Vec::with_capacity(2 * ticks.len());
     for tick in ticks {
         let before = Marks {
             stored_ms: tick.at.as_ms(),
             watermarks: tick.before.clone(),
         };
-        if has_rows(tick) || begins {
-            let step = GraphStep {
-                before: before.clone(),
-                after: before.clone(),
-            };
-            steps.push((step, Some(tick)));
+        let after = Marks {
+            stored_ms: before.stored_ms.saturating_add(TICK_MS),
+            watermarks: tick.after.clone(),
+        };
+        let takes_rows = has_rows(tick) || begins;
+        if takes_rows {
+            let after = if is_apart { &before } else { &after };
+            let (before, after) = (before.clone(), after.clone());
+            steps.push((GraphStep { before, after }, Some(tick)));
         }
-        if is_timed {
-            let after = Marks {
-                stored_ms: before.stored_ms.saturating_add(TICK_MS),
-                watermarks: tick.after.clone(),
-            };
+        if graph.is_timed() && (is_apart || !takes_rows) {
             steps.push((GraphStep { before, after }, None));
         }
     }

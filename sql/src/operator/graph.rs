@@ -221,6 +221,12 @@ impl Graph {
         self.nodes.iter().flatten().any(|node| node.is_timed())
     }
 
+    /// Whether rows leave a node because time passes; where time only makes state end, it may pass in the step of the rows before it.
+    pub(crate) fn gives_by_time(&self) -> bool {
+        let mut kinds = self.plan.nodes.iter().map(|node| &node.kind);
+        kinds.any(|kind| matches!(kind, Kind::AsOf(_) | Kind::Close(_) | Kind::Over(_)))
+    }
+
     /// Whether all ticks of an epoch may be one step.
     pub(crate) fn folds(&self) -> bool {
         self.plan.is_told_at_the_end() && !self.is_timed()
