@@ -267,8 +267,12 @@ async fn a_join_that_time_bounds_forgets_its_rows_and_counts_the_late_ones() {
         world.wait_ms(500).await;
     }
     world.wait_ms(1000).await;
-    assert!(status(&jobs, "strict").state_bytes < 10_000);
-    assert!(status(&jobs, "lenient").state_bytes > 50_000);
+    // A few rows, and all four hundred.
+    let (strict, lenient) = ["strict", "lenient"]
+        .map(|name| status(&jobs, name).state_bytes)
+        .into();
+    assert!(strict < 10_000, "{strict}");
+    assert!((25_000..60_000).contains(&lenient), "{lenient}");
     // Long before the watermark; its price is still known where an hour is allowed.
     trip(&world, 0, 1000, start);
     world.wait_ms(1000).await;

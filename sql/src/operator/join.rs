@@ -14,6 +14,7 @@
 
 mod came;
 mod inner;
+mod lots;
 mod rows;
 mod stock;
 
@@ -51,6 +52,8 @@ pub(crate) struct JoinSpec {
     pub(crate) schema: SchemaRef,
     /// Whether NULL is a key as any other.
     pub(crate) null_is_equal: bool,
+    /// Whether rows of each side only come.
+    pub(crate) appends: [bool; 2],
     /// When rows of each side are forgotten; a row without the time that tells it matches nothing.
     pub(crate) endings: [Option<Ending>; 2],
 }
@@ -139,15 +142,16 @@ impl Join {
         let Some(came) = self.sides[side].taker.came(&self.spec, delta, moment)? else {
             return Ok(changed);
         };
+        let rows = self.sides[side].taker.codec.encode_all(&delta.rows)?;
         for (row, change) in came.joining {
             let row = row as usize;
-            let place = (Row::from(came.keys.row(row)), Row::from(came.rows.row(row)));
+            let place = (Row::from(came.keys.row(row)), Row::from(rows.row(row)));
             let sum = changed.joining.entry(place).or_default();
             sum.weight += change.weight;
             sum.at_ms = change.at_ms;
         }
         for (row, weight) in came.alone {
-            let row = Row::from(came.rows.row(row as usize));
+            let row = Row::from(rows.row(row as usize));
             add(&mut changed.alone, row, weight);
         }
         changed.joining.retain(|_, change| change.weight != 0);

@@ -134,6 +134,7 @@ impl Builder<'_> {
             pairs,
             schema: Arc::clone(&schema),
             null_is_equal,
+            appends: [left.mode, right.mode].map(|mode| mode == Mode::Append),
             endings,
         };
         let edge = Edge {

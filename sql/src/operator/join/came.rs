@@ -1,4 +1,4 @@
-//! What comes of one side of a join in a step, as both ways of a join take it: keys and rows as bytes, judged by their times.
+//! What comes of one side of a join in a step, as both ways of a join take it: keys as bytes, rows judged by their times.
 
 use arrow::array::{Array as _, ArrayRef};
 use datafusion::error::DataFusionError;
@@ -12,7 +12,6 @@ use crate::operator::moment::{Ending, LateRow, Moment};
 /// What came of one side.
 pub(super) struct Came {
     pub(super) keys: Encoded,
-    pub(super) rows: Encoded,
     /// Rows that may match, in the order in which they came.
     pub(super) joining: Vec<(u32, Change)>,
     /// Rows whose key is NULL, or the time that bounds the join: they match nothing.
@@ -93,7 +92,6 @@ impl Taker {
         }
         Ok(Some(Came {
             keys: self.keys.encode(&columns)?,
-            rows: self.codec.encode_all(&delta.rows)?,
             joining,
             alone,
         }))

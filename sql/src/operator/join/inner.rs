@@ -1,8 +1,10 @@
 //! An inner join: pairs alone, of which none is remembered.
 //!
-//! The columns of a pair's changed row are taken from the rows that came; only those of the row that it meets are made
-//! of bytes. Pairs are looked at so many at a time, and given as they are met. What a side keeps lies in a [`Stock`]; it is saved as that of
-//! any other join, whose rows count no matches here.
+//! The columns of a pair's changed row are taken from the rows that came. Pairs are looked at so many at a time, and given as they are met.
+//! Rows that only come are kept as they are ([`Lots`]); what may go again is found by its bytes in a [`Stock`], of which columns are made
+//! for those that are met. Both are saved as those of any other join, whose rows count no matches here.
+//!
+//! The side whose rows come second is met by none of this step, so of its rows that end with the step none is kept.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use crate::operator::OperatorError;
 use crate::operator::delta::{Delta, Entries, Entry, Node, RowCodec, other_state, rows_at};
 use crate::operator::hash::{Fixed, Hashed};
 use crate::operator::join::came::{Came, Taker};
+use crate::operator::join::lots::{self, Lots};
 use crate::operator::join::stock::{Stock, Stocked};
 use crate::operator::join::{Change, ENDS, JoinSpec, PAIRS_MAX};
 use crate::operator::key::Encoded;
@@ -25,9 +28,20 @@ use crate::operator::moment::{Ending, Moment};
 pub(super) struct Inner {
     spec: JoinSpec,
     takers: [Taker; 2],
-    stocks: [Stock; 2],
+    sides: [Side; 2],
+    /// Whether the rows of the left meet those of the right that came in the same step; else it is the other way round.
+    left_is_second: bool,
     /// The rows that it gives.
     given: RowCodec,
+}
+
+/// The rows of a side.
+#[derive(Debug)]
+enum Side {
+    /// They come and go.
+    Stock(Stock),
+    /// They only come.
+    Lots(Lots),
 }
 
 /// What came of one side in a step.
@@ -35,9 +49,12 @@ struct Coming<'a> {
     side: usize,
     delta: &'a Delta,
     keys: Encoded,
-    rows: Encoded,
     /// Rows that may match.
     changes: Vec<(u32, Change)>,
+    /// The rows as bytes, where they are found by these.
+    rows: Option<Encoded>,
+    /// What ends before this is forgotten with the step.
+    forgets_before: Option<i64>,
 }
 
 /// Pairs, of a row that came and one that it meets, by its slot.
@@ -48,25 +65,99 @@ struct Pairs {
     weights: Vec<i64>,
 }
 
+impl Side {
+    fn new(spec: &JoinSpec, side: usize) -> Self {
+        let ending = spec.endings[side].as_ref();
+        let forgets = ending.is_some_and(Ending::forgets);
+        match ending {
+            // A row that comes again rests anew, and so do those that equal it.
+            Some(Ending::Idle { .. }) => Self::Stock(Stock::new(forgets)),
+            _ if !spec.appends[side] => Self::Stock(Stock::new(forgets)),
+            _ => Self::Lots(Lots::new(ending.and_then(Ending::column), forgets)),
+        }
+    }
+
+    /// Gives the rows of a key to `meet`, each by its slot and with how often it is there.
+    fn meet(
+        &self,
+        key: Hashed<'_>,
+        meet: impl FnMut((u32, i64)) -> Result<(), OperatorError>,
+    ) -> Result<(), OperatorError> {
+        match self {
+            Self::Stock(stock) => stock.of_key(key).try_for_each(meet),
+            Self::Lots(lots) => lots.of_key(key).try_for_each(meet),
+        }
+    }
+
+    fn forget(&mut self, before_ms: Option<i64>) -> Result<(), OperatorError> {
+        match self {
+            Self::Stock(stock) => stock.forget(before_ms),
+            Self::Lots(lots) => lots.forget(before_ms)?,
+        }
+        Ok(())
+    }
+
+    /// Takes what came; `is_last` if no row of this step comes to meet it any more.
+    fn take(&mut self, coming: &Coming<'_>, is_last: bool) -> Result<(), OperatorError> {
+        let changes = &coming.changes;
+        match (self, &coming.rows) {
+            (Self::Stock(stock), Some(rows)) => {
+                for (row, change) in changes {
+                    let key = Hashed::of(coming.keys.row(*row as usize));
+                    stock.change(key, Hashed::of(rows.row(*row as usize)), *change);
+                }
+                stock.tidy();
+                Ok(())
+            }
+            (Self::Lots(lots), _) => {
+                let kept = changes.iter();
+                let kept = kept.filter(|(_, change)| !(is_last && coming.ends(change)));
+                let kept: Vec<(u32, Change)> = kept.copied().collect();
+                let rows = kept.iter().map(|(row, _)| *row).collect();
+                let came = kept.iter().map(|(row, change)| lots::Coming {
+                    key: Hashed::of(coming.keys.row(*row as usize)),
+                    count: change.weight,
+                    at_ms: change.at_ms,
+                });
+                lots.push(taken(&coming.delta.rows, rows)?, came)
+            }
+            (Self::Stock(_), None) => Err(other_state()),
+        }
+    }
+
+    /// Gives its rows to `take`, in the order of their keys and bytes.
+    fn with_all<T>(&self, codec: &RowCodec, take: impl FnOnce(Vec<Stocked<'_>>) -> T) -> T {
+        match self {
+            Self::Stock(stock) => take(stock.all()),
+            Self::Lots(lots) => lots.with_all(codec, take),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Stock(stock) => stock.bytes(),
+            Self::Lots(lots) => lots.bytes(),
+        }
+    }
+}
+
 impl Inner {
     pub(super) fn new(spec: JoinSpec) -> Result<Self, OperatorError> {
-        let stock = |ending: &Option<Ending>| {
-            let forgets = ending.as_ref().is_some_and(Ending::forgets);
-            Stock::new(forgets)
-        };
         Ok(Self {
             takers: [Taker::new(&spec, 0)?, Taker::new(&spec, 1)?],
-            stocks: spec.endings.each_ref().map(stock),
+            sides: [0, 1].map(|side| Side::new(&spec, side)),
+            left_is_second: left_is_second(&spec),
             given: RowCodec::new(&spec.schema)?,
             spec,
         })
     }
 
     /// Forgets what ends before a time that each side's ending tells.
-    fn forget(&mut self, before_ms: impl Fn(&Ending) -> Option<i64>) {
-        for (stock, ending) in self.stocks.iter_mut().zip(&self.spec.endings) {
-            stock.forget(ending.as_ref().and_then(&before_ms));
+    fn forget(&mut self, before_ms: impl Fn(&Ending) -> Option<i64>) -> Result<(), OperatorError> {
+        for (side, ending) in self.sides.iter_mut().zip(&self.spec.endings) {
+            side.forget(ending.as_ref().and_then(&before_ms))?;
         }
+        Ok(())
     }
 
     /// The rows of a side that may match; none has no row, or those that came add up to nothing.
@@ -78,45 +169,50 @@ impl Inner {
     ) -> Result<Option<Coming<'a>>, OperatorError> {
         let Some(Came {
             keys,
-            rows,
             joining: mut changes,
             ..
         }) = self.takers[side].came(&self.spec, delta, moment)?
         else {
             return Ok(None);
         };
-        if changes.iter().any(|(_, change)| change.weight < 0) {
-            changes = folded(changes, &rows);
+        let rows = match &self.sides[side] {
+            Side::Stock(_) => Some(self.takers[side].codec.encode_all(&delta.rows)?),
+            Side::Lots(_) => None,
+        };
+        if let Some(rows) = &rows
+            && changes.iter().any(|(_, change)| change.weight < 0)
+        {
+            changes = folded(changes, rows);
         }
+        let ending = self.spec.endings[side].as_ref();
         Ok(Some(Coming {
             side,
             delta,
             keys,
-            rows,
             changes,
+            rows,
+            forgets_before: ending.and_then(|ending| ending.forgets_last(moment)),
         }))
     }
 
-    /// Pairs of what came with the other side as it stands; then it is added to its side.
-    fn meet(&mut self, coming: &Coming<'_>, given: &mut Vec<Delta>) -> Result<(), OperatorError> {
+    /// Pairs of what came with the other side as it stands.
+    fn meet(&self, coming: &Coming<'_>, given: &mut Vec<Delta>) -> Result<(), OperatorError> {
         let mut pairs = Pairs::default();
         for (row, change) in &coming.changes {
             let key = Hashed::of(coming.keys.row(*row as usize));
-            for (met, count) in self.stocks[1 - coming.side].of_key(key) {
+            self.sides[1 - coming.side].meet(key, |(met, count)| {
                 pairs.came.push(*row);
                 pairs.met.push(met);
                 pairs.weights.push(change.weight * count);
                 if pairs.came.len() == PAIRS_MAX {
                     given.push(self.give(coming, std::mem::take(&mut pairs))?);
                 }
-            }
-            let row = Hashed::of(coming.rows.row(*row as usize));
-            self.stocks[coming.side].change(key, row, *change);
+                Ok(())
+            })?;
         }
         if !pairs.came.is_empty() {
             given.push(self.give(coming, pairs)?);
         }
-        self.stocks[coming.side].tidy();
         Ok(())
     }
 
@@ -125,7 +221,10 @@ impl Inner {
         let options = RecordBatchOptions::new().with_row_count(Some(pairs.came.len()));
         let came = taken(&coming.delta.rows, pairs.came)?;
         let other = 1 - coming.side;
-        let met = columns_of(&self.takers[other].codec, &self.stocks[other], &pairs.met)?;
+        let met = match &self.sides[other] {
+            Side::Stock(stock) => columns_of(&self.takers[other].codec, stock, &pairs.met)?,
+            Side::Lots(lots) => lots.columns(&pairs.met)?,
+        };
         let came = came.columns().to_vec();
         let (mut columns, right) = match coming.side {
             0 => (came, met),
@@ -157,14 +256,27 @@ impl Inner {
 
 impl Node for Inner {
     fn step(&mut self, inputs: &[&Delta], moment: &Moment<'_>) -> Result<Delta, OperatorError> {
-        self.forget(|ending| ending.forgets_first(moment));
-        let mut given = Vec::new();
-        for (side, delta) in inputs.iter().enumerate() {
-            if let Some(coming) = self.coming(side, delta, moment)? {
-                self.meet(&coming, &mut given)?;
+        for (side, taker) in self.sides.iter_mut().zip(&self.takers) {
+            if let Side::Lots(lots) = side {
+                lots.settle(&taker.codec)?;
             }
         }
-        self.forget(|ending| ending.forgets_last(moment));
+        self.forget(|ending| ending.forgets_first(moment))?;
+        let left = self.coming(0, inputs[0], moment)?;
+        let right = self.coming(1, inputs[1], moment)?;
+        let order = if self.left_is_second {
+            [right, left]
+        } else {
+            [left, right]
+        };
+        let coming: Vec<Coming<'_>> = order.into_iter().flatten().collect();
+        let mut given = Vec::new();
+        let count = coming.len();
+        for (at, coming) in coming.iter().enumerate() {
+            self.meet(coming, &mut given)?;
+            self.sides[coming.side].take(coming, at + 1 == count)?;
+        }
+        self.forget(|ending| ending.forgets_last(moment))?;
         let met = match given.len() {
             0 => return Ok(Delta::empty(&self.spec.schema)),
             1 => return Ok(given.swap_remove(0)),
@@ -185,37 +297,33 @@ impl Node for Inner {
     }
 
     fn save(&self, entries: &mut Entries) {
-        for ((part, stock), ending) in (0..).zip(&self.stocks).zip(&self.spec.endings) {
-            let all = stock.all();
-            for Stocked {
-                key, row, count, ..
-            } in &all
-            {
-                entries.push(Entry {
-                    part,
-                    key,
-                    value: row,
-                    count: *count,
-                    other: 0,
-                });
-            }
-            if !ending.as_ref().is_some_and(Ending::forgets) {
-                continue;
-            }
-            let mut ends: Vec<(i64, &[u8], &[u8])> = all
-                .iter()
-                .map(|one| (one.at_ms, one.key, one.row))
-                .collect();
-            ends.sort_unstable();
-            for (at_ms, key, row) in ends {
-                entries.push(Entry {
-                    part: part + ENDS,
-                    key,
-                    value: row,
-                    count: at_ms,
-                    other: 0,
-                });
-            }
+        let sides = self.sides.iter().zip(&self.takers);
+        for ((part, (side, taker)), ending) in (0..).zip(sides).zip(&self.spec.endings) {
+            let forgets = ending.as_ref().is_some_and(Ending::forgets);
+            side.with_all(&taker.codec, |all| {
+                for one in &all {
+                    entries.push(Entry {
+                        part,
+                        key: one.key,
+                        value: one.row,
+                        count: one.count,
+                        other: 0,
+                    });
+                }
+                let ends = all.iter().filter(|_| forgets);
+                let mut ends: Vec<(i64, &[u8], &[u8])> =
+                    ends.map(|one| (one.at_ms, one.key, one.row)).collect();
+                ends.sort_unstable();
+                for (at_ms, key, row) in ends {
+                    entries.push(Entry {
+                        part: part + ENDS,
+                        key,
+                        value: row,
+                        count: at_ms,
+                        other: 0,
+                    });
+                }
+            });
         }
     }
 
@@ -224,10 +332,15 @@ impl Node for Inner {
             0 | ENDS => 0,
             _ => 1,
         };
-        let stock = &mut self.stocks[side];
-        let is_fit = match entry.part < ENDS {
-            true => stock.restore(entry.key, entry.value, entry.count),
-            false => stock.restore_end(entry.value, entry.count),
+        let is_fit = match (&mut self.sides[side], entry.part < ENDS) {
+            (Side::Stock(stock), true) => stock.restore(entry.key, entry.value, entry.count),
+            (Side::Stock(stock), false) => stock.restore_end(entry.value, entry.count),
+            (Side::Lots(lots), true) => {
+                let codec = &self.takers[side].codec;
+                return lots.restore(codec, entry.key, entry.value, entry.count);
+            }
+            // Each row tells when it ends.
+            (Side::Lots(_), false) => true,
         };
         is_fit.then_some(()).ok_or_else(other_state)
     }
@@ -237,7 +350,7 @@ impl Node for Inner {
     }
 
     fn state_bytes(&self) -> usize {
-        self.stocks.iter().map(Stock::bytes).sum()
+        self.sides.iter().map(Side::bytes).sum()
     }
 
     fn rests(&self) -> bool {
@@ -245,9 +358,26 @@ impl Node for Inner {
     }
 
     fn clear(&mut self) {
-        for stock in &mut self.stocks {
-            stock.clear();
+        for side in &mut self.sides {
+            match side {
+                Side::Stock(stock) => stock.clear(),
+                Side::Lots(lots) => lots.clear(),
+            }
         }
+    }
+}
+
+/// Whether it is the left of whose rows some end with the step that they come in, and the right of whose none do. What goes would
+/// meet rows in another order that it never met before.
+fn left_is_second(spec: &JoinSpec) -> bool {
+    let forgets = |ending: &Option<Ending>| ending.as_ref().is_some_and(Ending::forgets);
+    spec.appends == [true, true] && spec.endings.each_ref().map(forgets) == [true, false]
+}
+
+impl Coming<'_> {
+    /// Whether a row is forgotten with the step that it comes in.
+    fn ends(&self, change: &Change) -> bool {
+        self.forgets_before.is_some_and(|at| change.at_ms < at)
     }
 }
 
