@@ -378,24 +378,6 @@ pub(super) const GRAPHS: &[Case] = &[
         on_close: false,
     },
     Case {
-        name: "coldest",
-        query: "SELECT a.window_end, a.plane, b.least, b.window_end AS again FROM (SELECT window_end, plane, count(*) AS rows \
-                FROM HOP(TABLE trips, DESCRIPTOR(at), INTERVAL '500 milliseconds', INTERVAL '1 second') \
-                GROUP BY window_end, plane) a JOIN (SELECT window_end, min(rows) AS least FROM (\
-                SELECT window_end, plane, count(*) AS rows \
-                FROM HOP(TABLE trips, DESCRIPTOR(at), INTERVAL '500 milliseconds', INTERVAL '1 second') \
-                GROUP BY window_end, plane) GROUP BY window_end) b \
-                ON a.window_end = b.window_end AND a.rows = b.least",
-        on_close: false,
-    },
-    Case {
-        name: "greatest_totals",
-        query: "SELECT a.plane, a.carrier, b.most FROM (SELECT plane, carrier, sum(n) AS total FROM trips GROUP BY plane, carrier) a \
-                JOIN (SELECT carrier, max(total) AS most FROM (SELECT plane, carrier, sum(n) AS total FROM trips \
-                GROUP BY plane, carrier) GROUP BY carrier) b ON b.most = a.total AND a.carrier = b.carrier",
-        on_close: false,
-    },
-    Case {
         name: "largest",
         query: "SELECT carrier, plane, n, place FROM (SELECT carrier, plane, n, ROW_NUMBER() OVER \
                 (PARTITION BY carrier ORDER BY n DESC, _queue, _offset) AS place FROM trips) WHERE place <= 3",

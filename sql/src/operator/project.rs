@@ -12,7 +12,6 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::cast::as_boolean_array;
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column;
 
 use crate::operator::assign::Windows;
 use crate::operator::key::{milliseconds, times};
@@ -117,23 +116,6 @@ impl Transform {
     pub fn filters(&self) -> bool {
         let mut steps = self.steps.iter();
         steps.any(|step| matches!(step, Step::Filter(_)))
-    }
-
-    /// Whether each row comes out once.
-    pub(crate) fn keeps_rows(&self) -> bool {
-        let mut steps = self.steps.iter();
-        steps.all(|step| matches!(step, Step::Project { .. }))
-    }
-
-    /// The column of the input that a column is as it comes out, if it is one and each row comes out once.
-    pub(crate) fn passed(&self, mut column: usize) -> Option<usize> {
-        for step in self.steps.iter().rev() {
-            let Step::Project { expressions, .. } = step else {
-                return None;
-            };
-            column = expressions.get(column)?.downcast_ref::<Column>()?.index();
-        }
-        Some(column)
     }
 
     /// Columns of the rows that come out.

@@ -68,14 +68,6 @@ pub(super) struct Builder<'a> {
     pub(super) properties: ExecutionProps,
 }
 
-/// How far a query is planned.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Told {
-    nodes: usize,
-    lines: usize,
-    told: usize,
-}
-
 /// Plans a query as a graph.
 ///
 /// # Errors
@@ -174,22 +166,6 @@ impl Builder<'_> {
         }
         self.nodes.push(node);
         self.nodes.len() - 1
-    }
-
-    /// What is planned so far.
-    pub(super) fn told(&self) -> Told {
-        Told {
-            nodes: self.nodes.len(),
-            lines: self.lines.len(),
-            told: self.told,
-        }
-    }
-
-    /// Lets go of what was planned since then, of which nothing is needed.
-    pub(super) fn go_back(&mut self, to: Told) {
-        self.nodes.truncate(to.nodes);
-        self.lines.truncate(to.lines);
-        self.told = to.told;
     }
 
     pub(super) fn tell(&mut self, what: &str, edge: &Edge) {

@@ -25,11 +25,7 @@ impl Builder<'_> {
             ));
         }
         let left = self.relation(&join.left)?;
-        let before = self.told();
         let right = self.relation(&join.right)?;
-        if let Some(best) = self.best(join, &left, &right, before)? {
-            return Ok(best);
-        }
         let inputs = [left.node, right.node].map(|node| Arc::clone(&self.nodes[node].schema));
         let mut on: [Vec<Arc<dyn PhysicalExpr>>; 2] = [Vec::new(), Vec::new()];
         let mut on_columns: [Vec<usize>; 2] = [Vec::new(), Vec::new()];

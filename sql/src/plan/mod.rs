@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means) by [`joined`] (what `FROM` has) and [`scopes`] (what `WITH` names), [`named`] (what columns are called), [`exact`] (numbers beside a DECIMAL), [`moments`] (times as numbers), [`times`] (times that are written), [`negated`] (`-x`), [`unnest`] after [`unnest_written`] (lists as rows), [`not_in`] (and NULL), [`marks`] (subqueries as values), [`distinct_on`], [`window`] after [`window_groups`] with [`window_bounds`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
 //! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
-//! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`] with [`best_build`], [`top_build`],
+//! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
 //! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
 //! [`fingerprint`] (what saved state must be of), [`store_time`], [`refuse`], [`located`] (where a name stands that is not there); what the engine would make wrong: [`constant`], [`in_lists`], both by [`unseen`], [`times`], [`negated`].
 
@@ -10,7 +10,6 @@ pub(crate) mod aggregate_build;
 pub(crate) mod as_of;
 pub(crate) mod as_of_build;
 pub(crate) mod as_of_node;
-pub(crate) mod best_build;
 pub(crate) mod bounds;
 pub(crate) mod chain;
 pub(crate) mod close_build;

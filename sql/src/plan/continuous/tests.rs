@@ -64,66 +64,6 @@ async fn a_relation_that_a_query_names_twice_is_computed_once() {
 }
 
 #[tokio::test]
-async fn a_join_of_a_relation_with_its_own_maxima_is_a_first_rank() {
-    let topics = topics().await;
-    let counted = "(SELECT k, at, count(*) AS n FROM t GROUP BY k, at)";
-    for (best, on, is_ranked) in [
-        (
-            "SELECT at, max(n) AS best",
-            "a.at = b.at AND a.n = b.best",
-            true,
-        ),
-        (
-            "SELECT at, min(n) AS best",
-            "b.best = a.n AND b.at = a.at",
-            true,
-        ),
-        // The group of another row, another value, fewer rows, or any that are not less.
-        ("SELECT at, max(n) AS best", "a.n = b.best", false),
-        (
-            "SELECT at, sum(n) AS best",
-            "a.at = b.at AND a.n = b.best",
-            false,
-        ),
-        (
-            "SELECT at, max(n) FILTER (WHERE k > 'b') AS best",
-            "a.at = b.at AND a.n = b.best",
-            false,
-        ),
-        (
-            "SELECT at, max(n + 1) AS best",
-            "a.at = b.at AND a.n = b.best",
-            false,
-        ),
-        (
-            "SELECT at, max(n) AS best",
-            "a.at = b.at AND a.n >= b.best",
-            false,
-        ),
-    ] {
-        let query = format!(
-            "SELECT a.k, a.at, b.best FROM {counted} AS a JOIN ({best} FROM {counted} GROUP BY at) AS b ON {on}"
-        );
-        let parsed = parse_query(&query).unwrap();
-        let planned = plan(&parsed, Emit::Changes, topics.as_ref()).await.unwrap();
-        let Shape::Graph(graph) = planned.shape else {
-            panic!("two aggregates are a graph");
-        };
-        let count =
-            |is: fn(&Kind) -> bool| graph.nodes.iter().filter(|node| is(&node.kind)).count();
-        let (aggregates, joins, tops) = (
-            count(|kind| matches!(kind, Kind::Aggregate(_))),
-            count(|kind| matches!(kind, Kind::Join(_))),
-            count(|kind| matches!(kind, Kind::Top(_))),
-        );
-        match is_ranked {
-            true => assert_eq!((aggregates, joins, tops), (1, 0, 1), "{query}"),
-            false => assert_eq!((joins, tops), (1, 0), "{query}"),
-        }
-    }
-}
-
-#[tokio::test]
 async fn columns_without_a_name_are_called_as_written_unless_the_query_is_older() {
     let topics = topics().await;
     let query = parse_query("SELECT k, max(at) FROM t GROUP BY k").unwrap();
