@@ -5,6 +5,7 @@
 //! window by its end. All are half open and aligned to 1970-01-01 00:00. Sessions depend on the rows
 //! and have neither.
 
+use std::fmt;
 use std::ops::Range;
 
 /// The windows of a query, by the function that makes them.
@@ -34,6 +35,19 @@ pub enum Windows {
         /// Longest pause within a session.
         gap_ms: i64,
     },
+}
+
+impl fmt::Display for Windows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tumble { size_ms } => write!(f, "TUMBLE of {size_ms} ms"),
+            Self::Hop { slide_ms, size_ms } => write!(f, "HOP of {size_ms} ms every {slide_ms} ms"),
+            Self::Cumulate { step_ms, size_ms } => {
+                write!(f, "CUMULATE up to {size_ms} ms by {step_ms} ms")
+            }
+            Self::Session { gap_ms } => write!(f, "SESSION with pauses up to {gap_ms} ms"),
+        }
+    }
 }
 
 impl Windows {

@@ -495,7 +495,7 @@ fn told_fire(emit: group::Emit) -> Option<String> {
 /// A grouped chain in a line.
 fn explain_groups(grouped: &Grouped, window: Option<&WindowKey>, primary_key: &[String]) -> String {
     let kept = match window {
-        Some(WindowKey { kind, .. }) => format!("state by group and slice of {kind:?}"),
+        Some(WindowKey { kind, .. }) => format!("state by group and slice ({kind})"),
         None => "state by group".to_owned(),
     };
     let mode = match primary_key {
