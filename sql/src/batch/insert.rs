@@ -18,19 +18,19 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
-use arrow::json::writer::make_encoder;
 use bytes::Bytes;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::prelude::DataFrame;
 use datafusion::sql::sqlparser::ast::Query;
 use futures::StreamExt as _;
 use millpond_connectors::format::body::{BodyEncoder, Format};
-use millpond_connectors::format::json::wordless;
 use millpond_proto::limits;
 
+use crate::batch::latest::external;
 use crate::batch::{fit, literals};
 use crate::catalog::{BODY, Table, table_schema};
 use crate::error::SqlError;
+use crate::row_key::{RowKeyError, row_keys};
 use crate::statement::quoted;
 use crate::topic::{Changelog, OutputRow, TopicInfo, Topics};
 
@@ -282,40 +282,17 @@ impl Target {
     /// The message key of each row, made of the columns of the primary key.
     fn keys(&self, body: &RecordBatch) -> Result<Vec<Option<Bytes>>, SqlError> {
         let schema = body.schema();
-        let mut columns = Vec::with_capacity(self.topic.primary_key.len());
-        for name in &self.topic.primary_key {
-            let at = schema.index_of(name).map_err(SqlError::from)?;
-            let column = body.column(at);
-            if column.null_count() > 0 {
-                return Err(SqlError::invalid(
-                    format!("column {name} is a part of the primary key and can not be NULL"),
-                    "fill it, or leave such rows out with WHERE",
-                ));
-            }
-            columns.push((Arc::clone(&schema.fields()[at]), column));
-        }
-        if let [(_, only)] = columns.as_slice()
-            && let Some(texts) = only.as_string_opt::<i32>()
-        {
-            return Ok(texts_of(texts));
-        }
-        let options = wordless::options();
-        let mut encoders = columns
-            .iter()
-            .map(|(field, column)| Ok(make_encoder(field, column.as_ref(), &options)?))
-            .collect::<Result<Vec<_>, SqlError>>()?;
-        let keys = (0..body.num_rows()).map(|row| {
-            let mut text = vec![b'['];
-            for (at, encoder) in encoders.iter_mut().enumerate() {
-                if at > 0 {
-                    text.push(b',');
-                }
-                encoder.encode(row, &mut text);
-            }
-            text.push(b']');
-            Some(Bytes::from(text))
-        });
-        Ok(keys.collect())
+        let places = self.topic.primary_key.iter();
+        let places = places.map(|name| schema.index_of(name));
+        let key = body.project(&places.collect::<Result<Vec<_>, _>>()?)?;
+        let keys = row_keys(&key).map_err(|error| match error {
+            RowKeyError::Null { column } => SqlError::invalid(
+                format!("column {column} is a part of the primary key and can not be NULL"),
+                "fill it, or leave such rows out with WHERE",
+            ),
+            RowKeyError::Write(error) => external(error).into(),
+        })?;
+        Ok(keys.into_iter().map(Some).collect())
     }
 }
 
