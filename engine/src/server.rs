@@ -19,12 +19,10 @@ use millpond_proto::time::{Clock, SteadyClock, within};
 use millpond_proto::wire::DESCRIPTORS;
 use millpond_proto::wire::admin::admin_server::AdminServer;
 use millpond_proto::wire::rocketmq::messaging_service_server::MessagingServiceServer;
-use millpond_sql::continuous::Continuous;
 use millpond_sql::error::SqlError;
 use millpond_sql::job::runtime::{JobParts, Jobs};
 use millpond_sql::job::undivided::Undivided;
 use millpond_sql::sql::{Sql, SqlParts};
-use millpond_sql::topic::Topics;
 use millpond_storage::error::OpenError;
 use millpond_storage::log::COLD_DEFAULT;
 use millpond_storage::log::folder::cold_of;
@@ -263,23 +261,15 @@ async fn open(
         }
     }
     let broker = Broker::start(parts, config.storage.clone()).await?;
-    let topics: Arc<dyn Topics> = Arc::clone(&broker) as _;
-    let jobs = Jobs::start(JobParts {
-        topics: Arc::clone(&topics),
-        clock: Arc::clone(&clock),
-        spawn: Arc::clone(&spawn),
-        state: Arc::clone(&state),
-    });
-    let changes = Undivided::new(Arc::clone(&jobs) as _, Arc::clone(&spawn));
-    let continuous: Arc<dyn Continuous> = Arc::new(changes);
-    let sql = Sql::new(SqlParts {
-        topics,
+    let parts = JobParts {
+        topics: Arc::clone(&broker) as _,
         clock,
-        spawn,
-        export,
+        spawn: Arc::clone(&spawn),
         state,
-        jobs: continuous,
-    })?;
+    };
+    let jobs = Jobs::start(parts.clone());
+    let changes = Undivided::new(Arc::clone(&jobs) as _, spawn);
+    let sql = Sql::new(SqlParts::beside(Arc::new(changes), parts, export))?;
     let sql = Arc::new(Database::new(Arc::new(sql)));
     let makes_on_first_use = config.makes_on_first_use();
     let open = Open {

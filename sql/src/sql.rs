@@ -34,6 +34,7 @@ use crate::continuous::Continuous;
 use crate::error::SqlError;
 use crate::job::alter::{altered, next_of};
 use crate::job::crew::usual_lanes;
+use crate::job::runtime::JobParts;
 use crate::job::subscribe::Subscriptions;
 use crate::plan::continuous::plan_with;
 use crate::plan::target::plan_into;
@@ -60,6 +61,31 @@ pub struct SqlParts {
     pub state: Arc<dyn ObjectStore>,
     /// The job runtime.
     pub jobs: Arc<dyn Continuous>,
+}
+
+impl SqlParts {
+    /// SQL beside the continuous queries that are made of the same.
+    #[must_use]
+    pub fn beside(
+        jobs: Arc<dyn Continuous>,
+        parts: JobParts,
+        export: Arc<dyn ObjectStore>,
+    ) -> Self {
+        let JobParts {
+            topics,
+            clock,
+            spawn,
+            state,
+        } = parts;
+        Self {
+            topics,
+            clock,
+            spawn,
+            export,
+            state,
+            jobs,
+        }
+    }
 }
 
 /// SQL over the topics of one broker.

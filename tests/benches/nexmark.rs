@@ -110,20 +110,14 @@ impl World {
         let over = |topics: Arc<dyn Topics>, name: &str| {
             let state: Arc<dyn ObjectStore> =
                 Arc::new(DiskObjectStore::new(Arc::clone(&disk), name));
-            let jobs = Jobs::start(JobParts {
-                topics: Arc::clone(&topics),
-                clock: Arc::clone(&clock),
-                spawn: Arc::clone(&spawn),
-                state: Arc::clone(&state),
-            });
-            let sql = Sql::new(SqlParts {
+            let parts = JobParts {
                 topics,
                 clock: Arc::clone(&clock),
                 spawn: Arc::clone(&spawn),
-                export: Arc::clone(&state),
-                state,
-                jobs: Arc::clone(&jobs) as Arc<dyn Continuous>,
-            });
+                state: Arc::clone(&state),
+            };
+            let jobs = Jobs::start(parts.clone());
+            let sql = Sql::new(SqlParts::beside(Arc::clone(&jobs) as _, parts, state));
             (jobs, sql.unwrap())
         };
         let discarding = Arc::new(Discarding {

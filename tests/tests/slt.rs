@@ -11,11 +11,9 @@ use millpond_engine::broker::Broker;
 use millpond_proto::chance::Seeded;
 use millpond_proto::task::{Runtimes, Spawn};
 use millpond_proto::time::{Clock, SimulatedClock, Timestamp};
-use millpond_sql::continuous::Continuous;
 use millpond_sql::job::runtime::{JobParts, Jobs};
 use millpond_sql::slt::{Outcome, World, run, run_behind};
 use millpond_sql::sql::{Sql, SqlParts};
-use millpond_sql::topic::Topics;
 use millpond_storage::disk::Disk;
 use millpond_storage::disk::simulated::SimulatedDisk;
 use millpond_storage::log::{Parts, Settings};
@@ -103,22 +101,14 @@ async fn start() -> (World, Arc<Broker>) {
         ..Settings::default()
     };
     let broker = Broker::start(parts, settings).await.unwrap();
-    let topics: Arc<dyn Topics> = Arc::clone(&broker) as _;
-    let jobs = Jobs::start(JobParts {
-        topics: Arc::clone(&topics),
-        clock: Arc::clone(&clock),
-        spawn: Arc::clone(&spawn),
-        state: Arc::clone(&state),
-    });
-    let sql = Sql::new(SqlParts {
-        topics,
+    let parts = JobParts {
+        topics: Arc::clone(&broker) as _,
         clock: Arc::clone(&clock),
         spawn,
-        export,
         state,
-        jobs: Arc::clone(&jobs) as Arc<dyn Continuous>,
-    })
-    .unwrap();
+    };
+    let jobs = Jobs::start(parts.clone());
+    let sql = Sql::new(SqlParts::beside(Arc::clone(&jobs) as _, parts, export)).unwrap();
     (World { sql, jobs, clock }, broker)
 }
 

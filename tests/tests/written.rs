@@ -28,7 +28,6 @@ use millpond_proto::message::{Offset, QueueId};
 use millpond_proto::name::{GroupName, TopicName};
 use millpond_proto::task::{Runtimes, Spawn};
 use millpond_proto::time::{Clock, SimulatedClock, Timestamp};
-use millpond_sql::continuous::Continuous;
 use millpond_sql::job::runtime::{JobParts, Jobs};
 use millpond_sql::sql::{Sql, SqlParts};
 use millpond_sql::topic::Topics;
@@ -113,21 +112,18 @@ impl World {
             ..Settings::default()
         };
         let broker = Broker::start(parts, settings).await.unwrap();
-        let topics: Arc<dyn Topics> = Arc::clone(&broker) as _;
-        let jobs = Jobs::start(JobParts {
-            topics: Arc::clone(&topics),
-            clock: Arc::clone(&clock),
-            spawn: Arc::clone(&spawn),
-            state: store("state"),
-        });
-        let sql = Sql::new(SqlParts {
-            topics,
+        let parts = JobParts {
+            topics: Arc::clone(&broker) as _,
             clock,
             spawn,
-            export: store("export"),
             state: store("state"),
-            jobs: Arc::clone(&jobs) as Arc<dyn Continuous>,
-        });
+        };
+        let jobs = Jobs::start(parts.clone());
+        let sql = Sql::new(SqlParts::beside(
+            Arc::clone(&jobs) as _,
+            parts,
+            store("export"),
+        ));
         Self {
             clock: simulated,
             broker,

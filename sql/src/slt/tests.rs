@@ -3,13 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use millpond_proto::task::{Runtimes, Spawn};
+use millpond_proto::task::Runtimes;
 use millpond_proto::time::{SimulatedClock, Timestamp};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use super::*;
-use crate::continuous::Continuous;
 use crate::job::runtime::JobParts;
 use crate::sql::SqlParts;
 use crate::testing::MemoryTopics;
@@ -45,22 +44,15 @@ impl Remains {
 /// A world of its own over what is there.
 fn world_over(remains: &Remains) -> World {
     let clock = Arc::clone(&remains.clock);
-    let spawn: Arc<dyn Spawn> = Arc::new(Runtimes::single());
-    let jobs = Jobs::start(JobParts {
+    let parts = JobParts {
         topics: Arc::clone(&remains.topics),
         clock: Arc::clone(&clock),
-        spawn: Arc::clone(&spawn),
+        spawn: Arc::new(Runtimes::single()),
         state: Arc::clone(&remains.state),
-    });
-    let sql = Sql::new(SqlParts {
-        topics: Arc::clone(&remains.topics),
-        clock: Arc::clone(&clock),
-        spawn,
-        export: Arc::new(InMemory::new()),
-        state: Arc::clone(&remains.state),
-        jobs: Arc::clone(&jobs) as Arc<dyn Continuous>,
-    })
-    .unwrap();
+    };
+    let jobs = Jobs::start(parts.clone());
+    let beside = SqlParts::beside(Arc::clone(&jobs) as _, parts, Arc::new(InMemory::new()));
+    let sql = Sql::new(beside).unwrap();
     World { sql, jobs, clock }
 }
 

@@ -40,21 +40,14 @@ impl World {
     }
 
     fn over(topics: Arc<MemoryTopics>, clock: Arc<dyn Clock>, state: Arc<dyn ObjectStore>) -> Self {
-        let spawn: Arc<dyn Spawn> = Arc::new(Runtimes::single());
-        let jobs = Jobs::start(JobParts {
+        let parts = JobParts {
             topics: Arc::clone(&topics) as Arc<dyn Topics>,
             clock: Arc::clone(&clock),
-            spawn: Arc::clone(&spawn),
+            spawn: Arc::new(Runtimes::single()),
             state: Arc::clone(&state),
-        });
-        let sql = Sql::new(SqlParts {
-            topics: Arc::clone(&topics) as Arc<dyn Topics>,
-            clock: Arc::clone(&clock),
-            spawn,
-            export: Arc::new(InMemory::new()),
-            state: Arc::clone(&state),
-            jobs: jobs as Arc<dyn Continuous>,
-        });
+        };
+        let jobs = Jobs::start(parts.clone());
+        let sql = Sql::new(SqlParts::beside(jobs, parts, Arc::new(InMemory::new())));
         Self {
             sql: sql.unwrap(),
             topics,

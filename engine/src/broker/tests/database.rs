@@ -23,21 +23,14 @@ pub(super) async fn database(disk: &SimulatedDisk) -> Database {
     let (clock, spawn) = (Arc::clone(&parts.clock), Arc::clone(&parts.spawn));
     let state = Arc::clone(&parts.objects);
     let broker = Broker::start(parts, settings()).await.unwrap();
-    let topics: Arc<dyn Topics> = Arc::clone(&broker) as _;
-    let jobs = Jobs::start(JobParts {
-        topics: Arc::clone(&topics),
-        clock: Arc::clone(&clock),
-        spawn: Arc::clone(&spawn),
-        state: Arc::clone(&state),
-    });
-    let sql = Sql::new(SqlParts {
-        topics,
+    let parts = JobParts {
+        topics: Arc::clone(&broker) as _,
         clock: Arc::clone(&clock),
         spawn,
-        export: Arc::clone(&state),
-        state,
-        jobs: Arc::clone(&jobs) as _,
-    });
+        state: Arc::clone(&state),
+    };
+    let jobs = Jobs::start(parts.clone());
+    let sql = Sql::new(SqlParts::beside(Arc::clone(&jobs) as _, parts, state));
     Database {
         broker,
         clock,
