@@ -171,6 +171,9 @@ pub struct PopLite {
     /// Who will hold what is delivered.
     #[prost(message, optional, tag = "7")]
     pub holder: Option<Holder>,
+    /// It asks again: what its attempt holds still of these is wanted, all of it and nothing else.
+    #[prost(bool, tag = "8")]
+    pub again: bool,
 }
 
 /// What a poll found of one lite topic that it came to.

@@ -237,13 +237,8 @@ impl Client {
             names.sort_by(|one, other| one.0.cmp(&other.0));
             names
         };
-        // Of lite topics it may get more: those that had nothing when it asked first.
-        let is_same = |lost: &[Name], found: &[Name]| match of.is_lite {
-            true => lost.iter().all(|name| found.contains(name)),
-            false => lost == found,
-        };
         if let Some(lost) = lost.filter(|lost| !lost.is_empty())
-            && !is_same(&names(&lost), &names(&deliveries))
+            && names(&lost) != names(&deliveries)
         {
             let (lost, found) = (names(&lost), names(&deliveries));
             self.broken(format!(

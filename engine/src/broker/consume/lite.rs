@@ -32,6 +32,9 @@ impl Consumed {
     /// Never: what is counted is bounded.
     pub fn decide_pop_lite(&self, asked: &PopLite, lites: &Lites, moment: Moment) -> Decision {
         let now = moment.now;
+        if asked.again {
+            return self.decide_again(asked, lites, now);
+        }
         let mut records = Vec::new();
         let mut reply = Leases {
             group: asked.group,
@@ -47,7 +50,6 @@ impl Consumed {
             scanned: true,
             ..Pop::default()
         };
-        let poll = asked.holder.as_ref().map_or(0, |holder| holder.poll);
         for (index, name) in (0..).zip(&asked.names) {
             let room = (asked.limit as usize).saturating_sub(reply.leases.len());
             if room == 0 {
@@ -65,69 +67,93 @@ impl Consumed {
             let known = self.known(key);
             let new = Cursor::default();
             let cursor = known.as_deref().unwrap_or(&new);
-            let repeats = if poll == 0 {
-                Vec::new()
-            } else {
-                cursor.held_by_poll(poll, now)
-            };
-            if repeats.is_empty() {
-                let scan = fresh(cursor, lites, key, room, now);
-                let choice = cursor.decide(&Wish {
-                    now,
-                    end: Offset(scan.to),
-                    limit: room,
-                    attempts_max: asked.attempts_max,
-                    by_priority: false,
-                    scan: Some(&scan),
-                });
-                if let Some(buried) = bury_dead(&pop, queue, cursor, &choice, &mut sequence, now) {
-                    records.push(buried);
-                    reply.buried = true;
-                }
-                records.extend(delivery(&pop, queue, cursor, &choice, moment));
-                reply.leases.extend(choice.chosen.iter().map(|one| Lease {
-                    handle: Handle {
-                        queue,
-                        offset: one.offset.0,
-                        lease: moment.random,
-                    },
-                    attempt: one.attempt,
-                }));
-                let due = if choice.chosen.is_empty() {
-                    cursor.next_due(now)
-                } else {
-                    let until = now.as_ms().saturating_add(asked.invisible_ms);
-                    Some(Timestamp(until))
-                };
-                stand.next_due_ms = due.map(Timestamp::as_ms);
-            } else {
-                // Whoever asks again gets the same batch for the time that it asks for.
-                let until_ms = now.as_ms().saturating_add(asked.invisible_ms);
-                let mut renewed: Vec<u64> = repeats.iter().map(|(_, lease, _)| *lease).collect();
-                renewed.dedup();
-                records.extend(renewed.into_iter().map(|lease| {
-                    state(&Change::Renewed(Renewed {
-                        group: asked.group,
-                        topic: asked.topic,
-                        queue,
-                        lease,
-                        until_ms,
-                        at_ms: now.as_ms(),
-                    }))
-                }));
-                let again = repeats.into_iter().map(|(offset, lease, attempt)| Lease {
-                    handle: Handle {
-                        queue,
-                        offset: offset.0,
-                        lease,
-                    },
-                    attempt,
-                });
-                reply.leases.extend(again);
-                stand.next_due_ms = Some(until_ms);
+            let scan = fresh(cursor, lites, key, room, now);
+            let choice = cursor.decide(&Wish {
+                now,
+                end: Offset(scan.to),
+                limit: room,
+                attempts_max: asked.attempts_max,
+                by_priority: false,
+                scan: Some(&scan),
+            });
+            if let Some(buried) = bury_dead(&pop, queue, cursor, &choice, &mut sequence, now) {
+                records.push(buried);
+                reply.buried = true;
             }
+            records.extend(delivery(&pop, queue, cursor, &choice, moment));
+            reply.leases.extend(choice.chosen.iter().map(|one| Lease {
+                handle: Handle {
+                    queue,
+                    offset: one.offset.0,
+                    lease: moment.random,
+                },
+                attempt: one.attempt,
+            }));
+            let due = if choice.chosen.is_empty() {
+                cursor.next_due(now)
+            } else {
+                let until = now.as_ms().saturating_add(asked.invisible_ms);
+                Some(Timestamp(until))
+            };
+            stand.next_due_ms = due.map(Timestamp::as_ms);
             reply.next_due_ms = earliest(reply.next_due_ms, stand.next_due_ms.map(Timestamp));
             reply.lites.push(stand);
+        }
+        Decision {
+            records,
+            reply: Reply::Leases(reply),
+        }
+    }
+
+    /// Decides on a poll that is asked again: it gets what its attempt holds, for the time that it asks for.
+    fn decide_again(&self, asked: &PopLite, lites: &Lites, now: Timestamp) -> Decision {
+        let poll = asked.holder.as_ref().map_or(0, |holder| holder.poll);
+        let until_ms = now.as_ms().saturating_add(asked.invisible_ms);
+        let mut records = Vec::new();
+        let mut reply = Leases {
+            group: asked.group,
+            topic: asked.topic,
+            ..Leases::default()
+        };
+        for (index, name) in (0..).zip(&asked.names) {
+            let queue = lites.find(asked.topic, name);
+            let key = queue.map(|queue| (asked.group, asked.topic, queue));
+            // One at rest holds nothing.
+            let Some((key, cursor)) = key.and_then(|key| Some((key, self.cursors.get(&key)?)))
+            else {
+                continue;
+            };
+            let held = cursor.held_by_poll(poll, now);
+            if held.is_empty() {
+                continue;
+            }
+            let (group, topic, queue) = key;
+            let mut leases: Vec<u64> = held.iter().map(|(_, lease, _)| *lease).collect();
+            leases.dedup();
+            records.extend(leases.into_iter().map(|lease| {
+                state(&Change::Renewed(Renewed {
+                    group,
+                    topic,
+                    queue,
+                    lease,
+                    until_ms,
+                    at_ms: now.as_ms(),
+                }))
+            }));
+            let again = held.into_iter().map(|(offset, lease, attempt)| Lease {
+                handle: Handle {
+                    queue,
+                    offset: offset.0,
+                    lease,
+                },
+                attempt,
+            });
+            reply.leases.extend(again);
+            reply.next_due_ms = Some(until_ms);
+            reply.lites.push(LiteStand {
+                index,
+                next_due_ms: Some(until_ms),
+            });
         }
         Decision {
             records,

@@ -18,6 +18,9 @@ use tokio::sync::Notify;
 
 use crate::broker::lite::listeners::weigh::Change;
 
+/// Attempts of a consumer of which is remembered what they were given.
+const ATTEMPTS_KEPT: usize = 4;
+
 /// What a consumer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -53,8 +56,9 @@ struct Listener {
     bell: Arc<Notify>,
     version: Option<i64>,
     heard: Timestamp,
-    /// What the last poll with an attempt id looked at, for one that asks again.
-    asked: (u64, Vec<Arc<str>>),
+    /// The last attempts, and the names that what they were given may be of; as long as they are few, others may have been
+    /// given something before the consumer was heard of.
+    attempts: VecDeque<(u64, Vec<Arc<str>>)>,
 }
 
 /// What is known of one name of a listener.
@@ -166,9 +170,8 @@ impl Listeners {
         Some(Arc::clone(&listener.bell))
     }
 
-    /// Takes up to `most` names that may have something; for a poll that asks again, first those that it looked at
-    /// before.
-    pub fn take<'a>(&'a self, who: &'a Who, poll: u64, now: Timestamp, most: usize) -> Taken<'a> {
+    /// Takes up to `most` names that may have something.
+    pub fn take<'a>(&'a self, who: &'a Who, now: Timestamp, most: usize) -> Taken<'a> {
         let mut taken = Taken {
             listeners: self,
             who,
@@ -183,9 +186,6 @@ impl Listeners {
         {
             listener.ready(&name);
         }
-        if poll != 0 && listener.asked.0 == poll {
-            listener.ready_first();
-        }
         while taken.names.len() < most
             && let Some(name) = listener.ready.pop_front()
         {
@@ -197,12 +197,41 @@ impl Listeners {
         taken
     }
 
-    /// Notes what a poll with an attempt id was given.
-    pub fn gave(&self, who: &Who, poll: u64, names: Vec<Arc<str>>) {
-        if poll != 0
+    /// Names of which an attempt may hold something already: those that it was given something of; for the first attempts
+    /// of a consumer all that it listens to, because they may have been given something before a restart.
+    #[must_use]
+    pub fn maybe_held(&self, who: &Who, attempt: u64) -> Vec<Arc<str>> {
+        let known = self.lock();
+        let Some(listener) = known.listeners.get(who).filter(|_| attempt != 0) else {
+            return Vec::new();
+        };
+        let mut attempts = listener.attempts.iter();
+        match attempts.find(|(one, _)| *one == attempt) {
+            Some((_, names)) => names.clone(),
+            None if listener.attempts.len() < ATTEMPTS_KEPT => {
+                listener.names.keys().map(Arc::clone).collect()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// Notes the names of which an attempt was given something.
+    pub fn gave(&self, who: &Who, attempt: u64, names: Vec<Arc<str>>) {
+        if attempt != 0
             && let Some(listener) = self.lock().listeners.get_mut(who)
         {
-            listener.asked = (poll, names);
+            listener.attempts.retain(|(one, _)| *one != attempt);
+            listener.attempts.push_back((attempt, names));
+            if listener.attempts.len() > ATTEMPTS_KEPT {
+                listener.attempts.pop_front();
+            }
+        }
+    }
+
+    /// A name is to be looked at again at a time, whatever happens.
+    pub fn look_at(&self, who: &Who, name: &Arc<str>, due_ms: i64) {
+        if let Some(listener) = self.lock().listeners.get_mut(who) {
+            listener.look_at(name, due_ms);
         }
     }
 
@@ -317,16 +346,15 @@ impl Listener {
         }
     }
 
-    /// What the poll that asks again looked at is looked at before all else: there may be no room for more.
-    fn ready_first(&mut self) {
-        let asked = std::mem::take(&mut self.asked.1);
-        for name in &asked {
-            self.ready(name);
+    /// The name is to be looked at when it is time; what was rung meanwhile is looked at anyway.
+    fn look_at(&mut self, name: &Arc<str>, due_ms: i64) {
+        let Some(hint) = self.names.get_mut(name).filter(|hint| !hint.is_ready) else {
+            return;
+        };
+        if let Some(before) = hint.due_ms.replace(due_ms) {
+            self.due.remove(&(before, Arc::clone(name)));
         }
-        let asked: BTreeSet<Arc<str>> = asked.into_iter().collect();
-        let ready = std::mem::take(&mut self.ready).into_iter();
-        let (first, others): (Vec<_>, Vec<_>) = ready.partition(|name| asked.contains(name));
-        self.ready.extend(first.into_iter().chain(others));
+        self.due.insert((due_ms, Arc::clone(name)));
     }
 
     fn forget(&mut self, name: &Arc<str>) {
@@ -357,7 +385,7 @@ impl Known {
                 bell: Arc::default(),
                 version: None,
                 heard: now,
-                asked: (0, Vec::new()),
+                attempts: VecDeque::new(),
             };
             self.listeners.insert(Arc::new(who.clone()), listener);
         }
@@ -464,17 +492,8 @@ impl Taken<'_> {
     /// A name was looked at; `due_ms`: when it must be again, whatever happens.
     pub fn looked(&mut self, index: usize, due_ms: Option<i64>) -> Option<Arc<str>> {
         let name = self.names.get_mut(index)?.take()?;
-        let mut known = self.listeners.lock();
-        let listener = known.listeners.get_mut(self.who)?;
-        let hint = listener.names.get_mut(&name)?;
-        // What was rung meanwhile is looked at anyway.
-        if !hint.is_ready
-            && let Some(at) = due_ms
-        {
-            if let Some(before) = hint.due_ms.replace(at) {
-                listener.due.remove(&(before, Arc::clone(&name)));
-            }
-            listener.due.insert((at, Arc::clone(&name)));
+        if let Some(at) = due_ms {
+            self.listeners.look_at(self.who, &name, at);
         }
         Some(name)
     }

@@ -3,8 +3,12 @@
 //!
 //! What waits is a hint in [`super::listeners`]; the shards decide. An idle poll asks nobody, however many lite
 //! topics its consumer listens to: it waits on the consumer's bell, or until something that it saw held is due.
+//!
+//! A poll that may be one that is asked again begins with what its attempt holds, and is given that and nothing else: a
+//! batch with a part of it and something new would leave the rest of it held by nobody who knows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use millpond_proto::limits;
@@ -37,6 +41,7 @@ impl Broker {
         let limit = receive.limit.clamp(1, limits::RECEIVE_BATCH_MAX);
         let clock = &self.parts.clock;
         let deadline = clock.now() + receive.poll;
+        let mut may_repeat = true;
         loop {
             let topic = self.topic_record(&receive.topic)?;
             let group = self.group_record(&receive.group)?;
@@ -63,11 +68,15 @@ impl Broker {
                 receive: &receive,
                 consumer,
             };
-            let visit = if group.paused {
-                Visit::default()
-            } else {
-                poll.visit_lite(&who, limit).await?
-            };
+            let mut visit = Visit::default();
+            if !group.paused {
+                if std::mem::take(&mut may_repeat) {
+                    visit = poll.visit_again(&who).await?;
+                }
+                if visit.leases.is_empty() {
+                    visit = poll.visit_lite(&who, limit).await?;
+                }
+            }
             if visit.buried || !visit.leases.is_empty() {
                 self.listeners.pass_on(&who);
                 let leased = !visit.leases.is_empty();
@@ -121,10 +130,54 @@ pub(in crate::broker) fn check_parent(
 }
 
 impl Poll<'_> {
+    /// What the attempt of this poll holds already, if it was asked before.
+    async fn visit_again(&self, who: &Who) -> Result<Visit, BrokerError> {
+        let mut visit = Visit::default();
+        let listeners = &self.broker.listeners;
+        let maybe_held = listeners.maybe_held(who, self.poll_id());
+        if maybe_held.is_empty() {
+            return Ok(visit);
+        }
+        let mut by_shard: BTreeMap<ShardId, Vec<(Arc<str>, LiteName)>> = BTreeMap::new();
+        for name in maybe_held {
+            let (shard, place) = self.place_of(&name);
+            by_shard.entry(shard).or_default().push((name, place));
+        }
+        let asked = by_shard.into_iter().map(|(shard, names)| async move {
+            let (names, places): (Vec<Arc<str>>, Vec<LiteName>) = names.into_iter().unzip();
+            let pop = PopLite {
+                again: true,
+                ..self.lite_request(places, 0)
+            };
+            (names, self.pop_of(shard, Request::PopLite(pop)).await)
+        });
+        let mut held = Vec::new();
+        for (names, found) in futures::future::join_all(asked).await {
+            match found {
+                Ok(found) => {
+                    for stand in &found.leases.lites {
+                        let name = names.get(stand.index as usize);
+                        let Some((name, due_ms)) = name.zip(stand.next_due_ms) else {
+                            continue;
+                        };
+                        listeners.look_at(who, name, due_ms);
+                        held.push(Arc::clone(name));
+                    }
+                    visit.add(found);
+                }
+                Err(error) if is_end_of_log(&error) => return Err(error),
+                // What a damaged shard has can not be read either.
+                Err(error) => tracing::debug!(%error, "an attempt is not asked for there"),
+            }
+        }
+        listeners.gave(who, self.poll_id(), held);
+        Ok(visit)
+    }
+
     /// Asks for what may have something, until there is enough or nothing is left to look at.
     async fn visit_lite(&self, who: &Who, limit: usize) -> Result<Visit, BrokerError> {
         let mut visit = Visit::default();
-        let mut looked = BTreeSet::new();
+        let mut looked = Vec::new();
         let mut refused = None;
         for look in 0..LOOKS_MAX {
             let room = limit.saturating_sub(visit.leases.len());
@@ -132,24 +185,15 @@ impl Poll<'_> {
                 break;
             }
             let now = self.broker.parts.clock.now();
-            let listeners = &self.broker.listeners;
-            let mut taken = listeners.take(who, self.poll_id(), now, LOOKS_AT_ONCE);
+            let mut taken = self.broker.listeners.take(who, now, LOOKS_AT_ONCE);
             if taken.is_empty() {
                 break;
             }
             let mut by_shard: BTreeMap<ShardId, Vec<(usize, LiteName)>> = BTreeMap::new();
             for (index, name) in taken.names() {
-                // Asked twice under one attempt id, a lite topic gives what it gave before. If something came
-                // meanwhile, it is for the next poll.
-                if !visit.leases.is_empty() && looked.contains(name) {
-                    continue;
-                }
-                let queue = queue_of(name.as_bytes(), self.topic.queues).0;
-                let shard = self.incarnation.shard(self.topic.id, queue);
+                let (shard, place) = self.place_of(name);
                 if by_shard.len() < room || by_shard.contains_key(&shard) {
-                    let name = name.to_string();
-                    let names = by_shard.entry(shard).or_default();
-                    names.push((index, LiteName { queue, name }));
+                    by_shard.entry(shard).or_default().push((index, place));
                 }
             }
             let shares = even_shares(room, by_shard.len());
@@ -179,15 +223,22 @@ impl Poll<'_> {
             }
         }
         if !visit.leases.is_empty() {
-            let looked = looked.into_iter().collect();
             self.broker.listeners.gave(who, self.poll_id(), looked);
         }
         match refused {
             Some(error) if visit.leases.is_empty() => Err(error),
             // A log that ends refuses shard after shard: a part of what an attempt has would pass for all of it.
-            Some(error @ BrokerError::Append(_)) => Err(error),
+            Some(error) if is_end_of_log(&error) => Err(error),
             _ => Ok(visit),
         }
+    }
+
+    /// Where a lite topic lies.
+    fn place_of(&self, name: &str) -> (ShardId, LiteName) {
+        let queue = queue_of(name.as_bytes(), self.topic.queues).0;
+        let shard = self.incarnation.shard(self.topic.id, queue);
+        let name = name.to_owned();
+        (shard, LiteName { queue, name })
     }
 
     fn lite_request(&self, names: Vec<LiteName>, share: usize) -> PopLite {
@@ -203,6 +254,12 @@ impl Poll<'_> {
                 poll: self.poll_id(),
                 ..holder
             }),
+            again: false,
         }
     }
+}
+
+/// Whether an answer is missing because the log ended, and not because a shard is damaged.
+fn is_end_of_log(error: &BrokerError) -> bool {
+    matches!(error, BrokerError::Append(_))
 }

@@ -74,6 +74,7 @@ impl Shard {
             invisible_ms: INVISIBLE_MS,
             attempts_max: ATTEMPTS,
             holder: None,
+            again: false,
         };
         match self.ask(Request::PopLite(pop)) {
             Reply::Leases(leases) => leases,
@@ -447,11 +448,13 @@ fn a_group_starts_where_it_is_told() {
 }
 
 #[test]
-fn a_poll_that_is_asked_again_gets_the_same_batch() {
+fn a_poll_that_is_asked_again_gets_what_it_holds_and_nothing_else() {
     let mut shard = Shard::new();
-    shard.send("a");
-    shard.send("a");
-    let ask = |shard: &mut Shard, poll| {
+    let names = ["a", "b", "c"];
+    for name in ["a", "a", "c"] {
+        shard.send(name);
+    }
+    let ask = |shard: &mut Shard, poll, again, limit| {
         let holder = Holder {
             consumer: "c".to_owned(),
             poll,
@@ -460,27 +463,35 @@ fn a_poll_that_is_asked_again_gets_the_same_batch() {
         let pop = PopLite {
             group: 100,
             topic: TOPIC,
-            names: vec![place("a")],
-            limit: 32,
+            names: names.iter().map(|name| place(name)).collect(),
+            limit,
             invisible_ms: INVISIBLE_MS,
             attempts_max: ATTEMPTS,
             holder: Some(holder),
+            again,
         };
         match shard.ask(Request::PopLite(pop)) {
-            Reply::Leases(leases) => leases.leases,
+            Reply::Leases(leases) => leases,
             other => panic!("{other:?}"),
         }
     };
-    let first = ask(&mut shard, 9);
-    assert_eq!(first.len(), 2);
-    assert!(ask(&mut shard, 8).is_empty());
+    assert!(ask(&mut shard, 9, true, 0).leases.is_empty(), "not yet");
+    let first = ask(&mut shard, 9, false, 3).leases;
+    assert_eq!(first.len(), 3);
+    // What came meanwhile is for the next poll, wherever it lies.
+    shard.send("b");
+    assert!(ask(&mut shard, 8, true, 0).leases.is_empty());
     shard.now += INVISIBLE_MS / 2;
-    assert_eq!(ask(&mut shard, 9), first);
+    let again = ask(&mut shard, 9, true, 0);
+    assert_eq!(again.leases, first);
+    let found: Vec<u32> = again.lites.iter().map(|stand| stand.index).collect();
+    assert_eq!(found, [0, 2]);
     shard.now += INVISIBLE_MS - 1;
     assert!(
         shard.ack(100, first[0].handle.clone()),
         "held for the time that it asked for"
     );
+    assert_eq!(ask(&mut shard, 9, true, 0).leases, first[1..]);
 }
 
 #[test]

@@ -82,6 +82,65 @@ async fn a_word_that_is_outdated_or_refused_moves_no_group() {
     broker.close().await;
 }
 
+/// Receives up to two messages for "reader" under an attempt id.
+async fn attempt(broker: &Broker, id: &str) -> Vec<String> {
+    let receive = Receive {
+        group: group(),
+        topic: topic(),
+        limit: 2,
+        invisible: Duration::from_secs(30),
+        poll: Duration::ZERO,
+    };
+    let reader = Consumer {
+        id: "reader".to_owned(),
+        attempt_id: Some(id.to_owned()),
+        ..Consumer::default()
+    };
+    bodies(&broker.receive_as(receive, &reader).await.unwrap().take())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_is_asked_again_gets_its_batch_whole_and_nothing_else_over_a_restart_too() {
+    let disk = SimulatedDisk::new();
+    let broker = open(&disk).await;
+    let made = parent(&broker).await;
+    let shard_of = |name: &String| {
+        let queue = millpond_proto::message::queue_of(name.as_bytes(), made.queues);
+        broker.incarnation().unwrap().shard(made.id.0, queue.0)
+    };
+    // Two of one shard, and one of another that comes between them.
+    let names: Vec<String> = (0..99).map(|n| format!("n{n:02}")).collect();
+    let first = &names[0];
+    let other = names.iter().find(|name| shard_of(name) != shard_of(first));
+    let other = other.unwrap();
+    let last = names.iter().rfind(|name| shard_of(name) == shard_of(first));
+    let last = last.unwrap();
+    assert!(first < other && other < last);
+    let send = async |broker: &Broker, name: &String| {
+        let one = Envelope {
+            lite_topic: Some(name.clone()),
+            ..message(name, name)
+        };
+        let sent = broker.send(&topic(), vec![one]).await.unwrap();
+        assert!(sent[0].is_ok());
+    };
+    let all = [first.clone(), other.clone(), last.clone()];
+    say(&broker, &all, 1, None).await.unwrap();
+    for name in [first, last] {
+        send(&broker, name).await;
+    }
+    let batch = attempt(&broker, "1").await;
+    assert_eq!(batch, [first.as_str(), last.as_str()]);
+    send(&broker, other).await;
+    assert_eq!(attempt(&broker, "1").await, batch);
+    broker.close().await;
+    let broker = open(&disk).await;
+    say(&broker, &all, 2, None).await.unwrap();
+    assert_eq!(attempt(&broker, "1").await, batch, "nobody remembers it");
+    assert_eq!(attempt(&broker, "2").await, [other.as_str()]);
+    broker.close().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_row_has_no_lite_topic_and_is_not_stored_in_a_parent() {
     let broker = open(&SimulatedDisk::new()).await;

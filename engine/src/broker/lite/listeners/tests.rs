@@ -21,7 +21,7 @@ fn say(listeners: &Listeners, consumer: &str, action: Action, names: &[&str]) ->
 /// Takes what is ready and looks at it.
 fn look(listeners: &Listeners, consumer: &str, now: i64, due: Option<i64>) -> Vec<String> {
     let who = who(consumer);
-    let mut taken = listeners.take(&who, 0, Timestamp(now), 100);
+    let mut taken = listeners.take(&who, Timestamp(now), 100);
     let all: Vec<usize> = taken.names().map(|(index, _)| index).collect();
     let looked = all.into_iter().filter_map(|index| taken.looked(index, due));
     looked.map(|name| name.to_string()).collect()
@@ -72,27 +72,33 @@ fn a_hint_that_was_taken_and_not_looked_at_comes_first_again() {
     let listeners = Listeners::default();
     say(&listeners, "a", Action::Add, &["x", "y", "z"]);
     let a = who("a");
-    let mut taken = listeners.take(&a, 0, Timestamp(0), 2);
+    let mut taken = listeners.take(&a, Timestamp(0), 2);
     taken.looked(0, None);
     drop(taken);
     assert_eq!(look(&listeners, "a", 0, None), ["y", "z"]);
 }
 
 #[test]
-fn a_poll_that_asks_again_looks_again() {
+fn an_attempt_may_hold_what_it_was_given_or_anything_that_was_given_before_a_restart() {
     let listeners = Listeners::default();
     say(&listeners, "a", Action::Add, &["x", "y"]);
-    assert_eq!(look(&listeners, "a", 0, None).len(), 2);
     let a = who("a");
-    listeners.gave(&a, 9, vec!["x".into()]);
-    assert!(listeners.take(&a, 8, Timestamp(0), 9).is_empty());
-    // What was rung meanwhile comes behind it: there may be no room for both.
-    listeners.arrived(TOPIC, None, "y");
-    let taken = listeners.take(&a, 9, Timestamp(0), 9);
-    assert_eq!(
-        taken.names().map(|(_, name)| &**name).collect::<Vec<_>>(),
-        ["x", "y"]
-    );
+    let held = |attempt| -> Vec<String> {
+        let names = listeners.maybe_held(&a, attempt).into_iter();
+        names.map(|name| name.to_string()).collect()
+    };
+    assert_eq!(held(1), ["x", "y"], "nobody knows");
+    assert!(held(0).is_empty(), "a poll without an attempt id");
+    listeners.gave(&a, 1, vec!["x".into()]);
+    let last = ATTEMPTS_KEPT as u64;
+    for attempt in 2..=last {
+        assert_eq!(held(attempt), ["x", "y"], "it too may be asked again");
+        listeners.gave(&a, attempt, Vec::new());
+    }
+    assert_eq!((held(1), held(2)), (vec!["x".into()], vec![]));
+    assert!(held(last + 1).is_empty(), "it is new");
+    listeners.gave(&a, last + 1, vec!["y".into()]);
+    assert_eq!((held(1), held(last + 1)), (vec![], vec!["y".into()]));
 }
 
 #[test]
