@@ -134,7 +134,7 @@ impl Incarnation {
                 hints: Arc::clone(&hints),
                 listeners: Arc::clone(listeners),
                 catalog: shown.clone(),
-                unclaimed: Vec::new(),
+                own: Vec::new(),
                 spawn: Arc::clone(&parts.spawn),
                 next_check: Arc::clone(&next_check),
                 ahead: ahead.clone(),

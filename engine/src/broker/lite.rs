@@ -11,6 +11,9 @@
 //!
 //! Who listens to what is not in the log: consumers say it again every half minute ([`listeners`]). A consumer
 //! polls for the lite topics that have something for it ([`poll`]), of which it hears when a message is stored.
+//! What is in the log is that a group has a place in a lite topic: from when one of its consumers listens and the
+//! lite topic is there, until the group or the lite topic ends. So a full one lets go of nothing that a group has not read
+//! that polls seldom.
 //!
 //! **Invariant.** A stored message has a lite name exactly when its topic is of type lite; dead letters lose it.
 //!

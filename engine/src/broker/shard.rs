@@ -32,8 +32,8 @@ use crate::broker::ahead::{Room, Turn};
 use crate::broker::catalog::Catalog;
 use crate::broker::errand::Outcome;
 use crate::broker::hints::{self, Hints};
-use crate::broker::lite;
 use crate::broker::lite::listeners::Listeners;
+use crate::broker::lite::{self, LiteName, StartLite};
 use crate::broker::request::{Reply, Request, Return};
 use crate::broker::shard::due::{Errands, next_outcome, woken};
 use crate::broker::shard::handed::{Handed, measured};
@@ -81,8 +81,9 @@ pub struct Shard {
     pub listeners: Arc<Listeners>,
     /// Where the catalog shard shows its catalog.
     pub catalog: watch::Sender<Arc<Catalog>>,
-    /// Deliveries whose asker had left when they were durable; given back next.
-    pub unclaimed: Vec<Return>,
+    /// What the owner asks itself next: deliveries whose asker had left when they were durable are given back, and groups
+    /// that listen to a lite topic that was made get their places in it.
+    pub own: Vec<Request>,
     /// Where work runs.
     pub spawn: Arc<dyn Spawn>,
     /// When a producer is to be asked about a transaction of this shard next, ms; for others to see.
@@ -148,8 +149,8 @@ impl Shard {
         let mut in_flight: InFlight = FuturesOrdered::new();
         let mut errands = Errands::default();
         loop {
-            if let Some(back) = self.unclaimed.pop() {
-                let call = own(Request::Return(back));
+            if let Some(request) = self.own.pop() {
+                let call = own(request);
                 let served = self.serve(call, None, &mut calls, &mut in_flight);
                 if served.await.is_err() {
                     return;
@@ -287,7 +288,7 @@ impl Shard {
                 Err(error) => {
                     // The asker may have left.
                     let _ = reply.send(Err(error));
-                    next = calls.try_recv().ok();
+                    next = self.next_call(calls);
                     continue;
                 }
             };
@@ -299,6 +300,21 @@ impl Shard {
                     }
                     if let Some(name) = &message.lite_topic {
                         settled.lites.push((message.topic, None, name.clone()));
+                        if self.state.is_first_of_lite(message) {
+                            let groups = self.listeners.groups_of(message.topic, name);
+                            let starts = groups.into_iter().map(|group| StartLite {
+                                group,
+                                topic: message.topic,
+                                names: vec![LiteName {
+                                    queue: message.queue,
+                                    name: name.clone(),
+                                }],
+                                offset: Some(message.offset),
+                                tail: 0,
+                                only_new: true,
+                            });
+                            self.own.extend(starts.map(Request::StartLite));
+                        }
                     }
                 }
             }
@@ -324,7 +340,7 @@ impl Shard {
                 && !handed.is_full()
                 && settled.replies.len() < limits::SHARD_QUEUE_MAX
             {
-                next = calls.try_recv().ok();
+                next = self.next_call(calls);
             }
         }
         self.hints.tell(self.id, &mut self.state, polled);
@@ -333,6 +349,12 @@ impl Shard {
             settled.catalog = Some(Arc::new(self.state.catalog().clone()));
         }
         (handed, settled)
+    }
+
+    /// What waits: the owner's own requests first.
+    fn next_call(&mut self, calls: &mut mpsc::Receiver<Call>) -> Option<Call> {
+        let request = self.own.pop().map(own);
+        request.or_else(|| calls.try_recv().ok())
     }
 
     /// Sends the replies of a group whose fate is known.
@@ -370,12 +392,12 @@ impl Shard {
             if let Err(Ok(Reply::Leases(found))) = asker.send(answer)
                 && !found.leases.is_empty()
             {
-                self.unclaimed.push(Return {
+                self.own.push(Request::Return(Return {
                     group: found.group,
                     topic: found.topic,
                     handles: found.leases.into_iter().map(|lease| lease.handle).collect(),
                     unseen: true,
-                });
+                }));
             }
         }
         durable.map(|_| ())

@@ -291,6 +291,12 @@ impl ShardState {
         Ok(records.collect())
     }
 
+    /// Whether a message that was stored is the only one of its lite topic, which it made.
+    #[must_use]
+    pub fn is_first_of_lite(&self, message: &Envelope) -> bool {
+        self.lites.is_first(message)
+    }
+
     /// The name of a lite queue of which a group may have more now; none when it is still held back, or gone.
     #[must_use]
     pub fn freed(&self, touched: &Touched, now: Timestamp) -> Option<&str> {

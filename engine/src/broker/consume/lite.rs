@@ -258,8 +258,8 @@ impl Consumed {
         }
     }
 
-    /// Every group that has read a lite topic is done with the messages before this one; none: nobody has read
-    /// it.
+    /// Every group that listens to a lite topic, or has read it, is done with the messages before this one; none:
+    /// there is no such group.
     pub(in crate::broker) fn lite_floor(&self, topic: u64, queue: u32) -> Option<u64> {
         let groups = self.groups_of(topic).into_iter();
         let cursors = groups.filter_map(|group| self.known((group, topic, queue)));

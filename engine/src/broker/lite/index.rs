@@ -72,6 +72,18 @@ impl Lites {
         lite.is_some_and(|lite| lite.offsets.from(offset).next() == Some(offset))
     }
 
+    /// Whether a message is the only one of its lite topic.
+    #[must_use]
+    pub fn is_first(&self, message: &Envelope) -> bool {
+        let parent = self.parents.get(&message.topic);
+        let lite = parent.zip(message.lite_topic.as_deref());
+        let lite = lite.and_then(|(parent, name)| {
+            let queue = parent.find(message.queue, name)?;
+            parent.lites.get(&queue)
+        });
+        lite.is_some_and(|lite| lite.offsets.count() == 1)
+    }
+
     /// Decides on a lite queue for a name that has none; `taken` are those decided on in the same breath.
     ///
     /// # Errors

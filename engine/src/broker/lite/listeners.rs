@@ -314,6 +314,14 @@ impl Listeners {
         }
     }
 
+    /// Groups that listen to a lite topic, each once.
+    #[must_use]
+    pub fn groups_of(&self, topic: u64, name: &str) -> BTreeSet<u64> {
+        let known = self.lock();
+        let all = known.by_name.get(&topic).and_then(|names| names.get(name));
+        all.into_iter().flatten().map(|who| who.group).collect()
+    }
+
     /// What each consumer of a group listens to.
     #[must_use]
     pub fn of_group(&self, group: u64) -> Vec<(String, Vec<String>)> {

@@ -395,6 +395,21 @@ fn a_full_lite_topic_lets_go_of_what_is_worked_off_and_else_refuses() {
     for lease in leases {
         assert!(shard.ack(100, lease.handle));
     }
+    let start = StartLite {
+        group: 200,
+        topic: TOPIC,
+        names: vec![place("a")],
+        offset: Some(0),
+        tail: 0,
+        only_new: true,
+    };
+    let mut listened = Shard::new();
+    listened.state = shard.restored();
+    listened.ask(Request::StartLite(start));
+    assert!(
+        is_full(&listened.ask(send.clone())),
+        "another group listens and has read nothing"
+    );
     assert!(matches!(shard.ask(send), Reply::Stored(_)));
     let list = ListLites {
         topic: TOPIC,

@@ -127,7 +127,16 @@ impl Broker {
                 .await?;
         }
         let heard = self.listeners.hear(&who, topic.id, exclusive, said, now);
-        Ok(heard.map_err(over_quota)?.taken)
+        let heard = heard.map_err(over_quota)?;
+        // After it listens: whatever is made from now on, its shard gives a place in.
+        let kept = self.start_lite(&topic, group.id, &heard.new, StartAt::Earliest, true);
+        if let Err(error) = kept.await {
+            // It says so again, and is new to these names then too.
+            let undone = (Action::Remove, heard.new.as_slice(), None);
+            let _ = self.listeners.hear(&who, topic.id, false, undone, now);
+            return Err(error);
+        }
+        Ok(heard.taken)
     }
 
     /// A consumer has said that it is gone.

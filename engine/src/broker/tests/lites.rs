@@ -82,6 +82,42 @@ async fn a_word_that_is_outdated_or_refused_moves_no_group() {
     broker.close().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_group_that_listens_has_a_place_in_a_lite_topic_before_it_reads_and_keeps_it() {
+    let disk = SimulatedDisk::new();
+    let broker = open(&disk).await;
+    parent(&broker).await;
+    let names = ["x".to_owned(), "made-later".to_owned()];
+    say(&broker, &names, 1, None).await.unwrap();
+    let one = Envelope {
+        lite_topic: Some("made-later".to_owned()),
+        ..message("later", "2")
+    };
+    assert!(broker.send(&topic(), vec![one]).await.unwrap()[0].is_ok());
+    // What a full one may let go of follows from the places.
+    let lag = async |broker: &Broker, name| {
+        let found = broker.lite_topic(&topic(), name).await.unwrap();
+        let groups = found.groups.iter();
+        let standing = groups.map(|one| (one.group.clone(), one.lag));
+        standing.collect::<Vec<_>>()
+    };
+    let expected = |lag| vec![(group().to_string(), lag)];
+    assert_eq!(lag(&broker, "x").await, expected(1));
+    assert_eq!(lag(&broker, "made-later").await, expected(1));
+    let mut batch = attempt(&broker, "1").await;
+    batch.sort();
+    assert_eq!(batch, ["1", "2"]);
+    broker.close().await;
+    let broker = open(&disk).await;
+    assert_eq!(lag(&broker, "made-later").await, expected(1));
+    // It is new to them again, and stays where it was.
+    say(&broker, &names, 2, None).await.unwrap();
+    let mut batch = attempt(&broker, "1").await;
+    batch.sort();
+    assert_eq!(batch, ["1", "2"]);
+    broker.close().await;
+}
+
 /// Receives up to two messages for "reader" under an attempt id.
 async fn attempt(broker: &Broker, id: &str) -> Vec<String> {
     let receive = Receive {
