@@ -14,7 +14,7 @@ use millpond_proto::name::TopicName;
 use millpond_proto::time::Timestamp;
 use millpond_storage::error::ReadError;
 use millpond_storage::format::envelope::Envelope;
-use millpond_storage::log::ReadLimit;
+use millpond_storage::log::{Extent, ReadLimit};
 use millpond_storage::tier::cold::compaction::Compaction;
 use prost::Message as _;
 
@@ -332,7 +332,7 @@ impl Broker {
 }
 
 impl Incarnation {
-    /// Closes what is done with on every shelf, and lets go of its messages.
+    /// Closes what is done with on every shelf, lets go of its messages, and merges the small files of what waits on.
     pub(super) async fn sweep_shelves(&self, now: Timestamp) {
         for shard in self.shards() {
             let topic = TopicId(shelf_topic(shard));
@@ -343,32 +343,42 @@ impl Incarnation {
                 .filter(|(_, extent)| extent.first < extent.next);
             let past = kept.filter(|(queue, _)| queue.0 & (u32::MAX >> 1) < over);
             let past: Vec<_> = past.collect();
-            if past.is_empty() {
-                continue;
+            if !past.is_empty() {
+                self.let_go_of_past(shard, past).await;
             }
-            let asked = Buckets {
-                buckets: past.iter().map(|(queue, _)| queue.0).collect(),
-            };
-            let Ok(Reply::Buckets(free)) = self.ask(shard, Request::SweepShelf(asked)).await else {
-                continue;
-            };
-            let ends: BTreeMap<QueueId, Offset> = past
-                .into_iter()
-                .filter(|(queue, _)| free.buckets.contains(&queue.0))
-                .map(|(queue, extent)| (queue, extent.next))
-                .collect();
-            if !ends.is_empty()
-                && let Err(error) = self.storage().release(topic, &ends).await
-            {
-                tracing::warn!(%error, "delayed messages that are done with stay a while longer");
-            }
+            // Nobody sees a shelf as a table, so its files need not be of one day each: what waits for months would
+            // lie in files of every day that it was sent on.
             let how = Compaction {
                 files_min: FILES_MIN,
+                across_days: true,
                 ..Compaction::default()
             };
             if let Err(error) = self.storage().compact(topic, how).await {
                 tracing::warn!(%error, "files of delayed messages stay unmerged");
             }
+        }
+    }
+
+    /// Closes buckets whose hour is over, as far as nothing waits there, and lets go of their messages.
+    async fn let_go_of_past(&self, shard: ShardId, past: Vec<(QueueId, Extent)>) {
+        let asked = Buckets {
+            buckets: past.iter().map(|(queue, _)| queue.0).collect(),
+        };
+        let Ok(Reply::Buckets(free)) = self.ask(shard, Request::SweepShelf(asked)).await else {
+            return;
+        };
+        let ends: BTreeMap<QueueId, Offset> = past
+            .into_iter()
+            .filter(|(queue, _)| free.buckets.contains(&queue.0))
+            .map(|(queue, extent)| (queue, extent.next))
+            .collect();
+        if !ends.is_empty()
+            && let Err(error) = self
+                .storage()
+                .release(TopicId(shelf_topic(shard)), &ends)
+                .await
+        {
+            tracing::warn!(%error, "delayed messages that are done with stay a while longer");
         }
     }
 }

@@ -2,12 +2,14 @@
 //! [`super::elsewhere`].
 
 use millpond_proto::limits;
+use millpond_proto::message::TopicId;
 use millpond_proto::time::Clock;
 use millpond_storage::tier::simulated::SimulatedStore;
 
 use super::*;
-use crate::broker::delay::{Delayed, RecallHandle};
+use crate::broker::delay::{Delayed, DelayedPlace, RecallHandle};
 use crate::broker::half::TransactionId;
+use crate::broker::shelf::shelf_topic;
 
 const HOUR_MS: i64 = 60 * 60 * 1000;
 const DUE: &str = "reminders";
@@ -482,5 +484,48 @@ async fn a_numbered_message_that_waits_is_answered_again_with_its_first_place() 
         Err(BrokerError::StaleSequence { sequence: 1, .. })
     ));
     assert!(sent[1].is_ok());
+    broker.close().await;
+}
+
+/// What waits for months would lie in a file of every turn of the tierer, and each hour of it be read from all of them.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_long_lies_in_few_files_however_many_turns_moved_it() {
+    let world = World::new();
+    let disk = SimulatedDisk::new();
+    let broker = world.open(&disk).await;
+    make(&broker, DUE, TopicType::Delay).await;
+    let due_ms = world.now_ms() + 30 * 24 * HOUR_MS;
+    for turn in 0..9_i64 {
+        for (number, hours) in [(0, 0), (1, 7)] {
+            delay(
+                &broker,
+                &format!("{turn}-{number}"),
+                due_ms + hours * HOUR_MS + turn,
+            )
+            .await;
+        }
+        broker.tier().await.unwrap();
+    }
+    let files = || {
+        let paths = world.store.paths().into_iter();
+        let data = paths.filter(|path| path.as_ref().ends_with(".parquet"));
+        data.count()
+    };
+    assert_eq!(files(), 9);
+    let incarnation = broker.incarnation().unwrap();
+    incarnation.sweep_shelves(broker.now()).await;
+    let shelves = incarnation
+        .shards()
+        .map(|shard| TopicId(shelf_topic(shard)));
+    let kept = shelves.map(|shelf| broker.sizes_of(shelf).cold.files);
+    assert_eq!(kept.sum::<u64>(), 1, "one file of both hours");
+    drop(incarnation);
+    assert!(broker.verify().await.unwrap().damage.is_empty());
+    let topic = name(DUE);
+    let listed = broker
+        .delayed(Some(&topic), DelayedPlace::default(), 100)
+        .await
+        .unwrap();
+    assert_eq!(listed.0.len(), 18, "each waits still");
     broker.close().await;
 }

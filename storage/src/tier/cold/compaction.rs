@@ -22,8 +22,7 @@ use parquet::errors::ParquetError;
 use crate::error::TierError;
 use crate::format::family::settle;
 use crate::format::hole::Hole;
-use crate::format::manifest::{File, Manifest};
-use crate::tier::cold::family::mostly_gone;
+use crate::format::manifest::{File, Index, Manifest, Run};
 use crate::tier::cold::sparse::Walk;
 use crate::tier::cold::{Cold, file_key, objects_failed, parquet_failed};
 use crate::tier::columns::{typed_names, with_typed};
@@ -43,7 +42,8 @@ pub struct Compaction {
     pub target_bytes: u64,
     /// Longest time between the first and the last message of one file, so that it grows old as a whole.
     pub span_ms_max: Option<i64>,
-    /// Whether files of several days may become one, where key compaction leaves little of each.
+    /// Whether files of several days may become one: where key compaction leaves little of each, or nobody sees the
+    /// topic as a table.
     pub across_days: bool,
 }
 
@@ -72,7 +72,8 @@ pub struct Compacted {
 }
 
 impl Cold {
-    /// Merges small neighbouring files of a topic, or of its family, until there is nothing left to merge.
+    /// Merges small neighbouring files of a topic, or of its family, until there is nothing left to merge, and writes those
+    /// anew of which most is not kept any more.
     ///
     /// # Errors
     /// [`TierError`]; what was merged before stays merged.
@@ -92,7 +93,7 @@ impl Cold {
                 Some(chosen) if is_family => {
                     Some(chosen.start..chosen.end.min(chosen.start + FAMILY_FILES_MAX))
                 }
-                None if is_family => mostly_gone(&current, &left_alone),
+                None => mostly_gone(&current, &left_alone),
                 chosen => chosen,
             };
             let Some(chosen) = chosen else {
@@ -325,6 +326,21 @@ fn choose(files: &[File], how: Compaction, left_alone: &HashSet<String>) -> Opti
         start += 1;
     }
     None
+}
+
+/// The first file of which most rows are not kept any more: it is worth writing anew by itself.
+fn mostly_gone(index: &Index, left_alone: &HashSet<String>) -> Option<Range<usize>> {
+    let kept = |run: &Run| {
+        let first = index.extent(run.queue).map_or(0, |extent| extent.start);
+        let offsets = run.offsets();
+        offsets.end.saturating_sub(offsets.start.max(first))
+    };
+    let is_mostly_gone = |file: &File| {
+        let kept: u64 = file.runs.iter().map(kept).sum();
+        kept < file.rows - kept.min(file.rows) && !left_alone.contains(&file.key)
+    };
+    let at = index.manifest().files.iter().position(is_mostly_gone)?;
+    Some(at..at + 1)
 }
 
 fn within(files: &[File], how: Compaction) -> bool {

@@ -12,7 +12,7 @@
 //! Runs are dense: keys of a family are not compacted, so nothing is superseded.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -429,21 +429,6 @@ impl Cold {
             .map(Some)
             .map_err(failed)
     }
-}
-
-/// The first file of which most rows are not kept any more.
-pub(super) fn mostly_gone(index: &Index, left_alone: &HashSet<String>) -> Option<Range<usize>> {
-    let kept = |run: &Run| {
-        let first = index.extent(run.queue).map_or(0, |extent| extent.start);
-        let offsets = run.offsets();
-        offsets.end.saturating_sub(offsets.start.max(first))
-    };
-    let is_mostly_gone = |file: &File| {
-        let kept: u64 = file.runs.iter().map(kept).sum();
-        kept < file.rows - kept.min(file.rows) && !left_alone.contains(&file.key)
-    };
-    let at = index.manifest().files.iter().position(is_mostly_gone)?;
-    Some(at..at + 1)
 }
 
 fn part_of(file: &File, rows: u64) -> u64 {

@@ -115,3 +115,87 @@ async fn a_damaged_file_is_left_out_of_a_merge() {
     assert!(read(&cold, 0, 20, ALL).await.is_err());
     assert_eq!(whole(&cold, 0, 30).await, messages(0, 30..50));
 }
+
+/// Nine files over two days, of three buckets each, the first bucket of which is done with.
+async fn shelf(disk: &Arc<SimulatedDisk>) {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    let cold = open(disk).await;
+    for file in 0..9_u64 {
+        let mut all = [
+            messages(100, file * 10..file * 10 + 10),
+            messages(200, file..file + 1),
+            messages(300, file * 2..file * 2 + 2),
+        ]
+        .concat();
+        for message in &mut all {
+            message.stored_at_ms = if file < 5 { 0 } else { DAY_MS };
+        }
+        cold.write(TOPIC, &all, &[]).await.unwrap();
+    }
+    cold.trim(TOPIC, &[], &[(100, 90)].into()).await.unwrap();
+}
+
+const SHELF: Compaction = Compaction {
+    files_min: 8,
+    target_bytes: u64::MAX,
+    span_ms_max: None,
+    across_days: true,
+};
+
+#[tokio::test]
+async fn buckets_of_several_days_lie_in_one_file_without_what_is_done_with() {
+    let disk = Arc::new(SimulatedDisk::default());
+    shelf(&disk).await;
+    let cold = open(&disk).await;
+    let by_day = Compaction {
+        across_days: false,
+        ..SHELF
+    };
+    let bytes = |cold: &Cold| cold.ages(TOPIC).iter().map(|file| file.bytes).sum::<u64>();
+    let before = bytes(&cold);
+    // Alone, each of them is written anew without most of what it holds.
+    let done = cold.compact(TOPIC, by_day).await.unwrap();
+    assert_eq!((done.files_merged, done.files_made), (9, 9));
+    assert!(bytes(&cold) < before, "{} of {before}", bytes(&cold));
+    let done = cold.compact(TOPIC, SHELF).await.unwrap();
+    assert_eq!((done.files_merged, done.files_made), (9, 1));
+    let done = cold.compact(TOPIC, SHELF).await.unwrap();
+    assert_eq!(done.files_made, 0, "there is nothing left to do");
+    assert_eq!(read(&cold, 200, 0, ALL).await.unwrap().len(), 9);
+    assert_eq!(read(&cold, 300, 0, ALL).await.unwrap().len(), 18);
+}
+
+#[tokio::test]
+async fn a_crash_anywhere_in_a_merge_of_buckets_loses_nothing_that_waits() {
+    for (dies_at, happens) in (0..8).flat_map(|at| [(at, false), (at, true)]) {
+        let disk = Arc::new(SimulatedDisk::default());
+        shelf(&disk).await;
+        let dying = Handle::over(&disk, dies_at, happens);
+        let cold = Cold::open(Arc::new(dying.clone()), Arc::new(dying.clone()), term())
+            .await
+            .unwrap();
+        let answered = cold.compact(TOPIC, SHELF).await.is_ok();
+        let disk = Arc::new(disk.crash(&Seeded::new(dies_at as u64)));
+        drop(cold);
+        drop(dying);
+        let cold = open(&disk).await;
+        let files = cold.ages(TOPIC).len();
+        assert!(files == 1 || (files == 9 && !answered), "{files} files");
+        let waits = async |cold: &Cold| {
+            let mut all = read(cold, 200, 0, ALL).await.unwrap();
+            all.extend(read(cold, 300, 0, ALL).await.unwrap());
+            all.into_iter()
+                .map(|one| one.message_id)
+                .collect::<Vec<_>>()
+        };
+        let expected = [messages(200, 0..9), messages(300, 0..18)].concat();
+        let expected: Vec<String> = expected.into_iter().map(|one| one.message_id).collect();
+        assert_eq!(waits(&cold).await, expected);
+        cold.sweep().await.unwrap();
+        cold.compact(TOPIC, SHELF).await.unwrap();
+        assert_eq!(cold.ages(TOPIC).len(), 1);
+        assert_eq!(waits(&cold).await, expected);
+        cold.remove_garbage().await;
+        assert_eq!(paths(&disk, "cold/topics/7/data").len(), 1, "no orphan");
+    }
+}
