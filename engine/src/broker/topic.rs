@@ -545,6 +545,13 @@ impl Group {
                 return out("a back-off", format!("{ms} ms"), allowed);
             }
         }
+        if backoff.list_ms.is_empty() && backoff.max_ms < backoff.initial_ms {
+            return out(
+                "the longest back-off",
+                format!("{} ms", backoff.max_ms),
+                format!("{} ms, the first one, or more", backoff.initial_ms),
+            );
+        }
         if backoff.list_ms.is_empty() && !(1.0..=100.0).contains(&backoff.multiplier) {
             let found = backoff.multiplier.to_string();
             return out(

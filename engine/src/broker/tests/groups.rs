@@ -5,6 +5,7 @@ use millpond_storage::format::envelope::{Property, PropertyValue};
 use super::*;
 use crate::broker::filter::{Filter, FilterKind};
 use crate::broker::poll::Consumer;
+use crate::broker::record::Backoff;
 use crate::broker::standing::ResetTo;
 use crate::broker::transfer::{Selection, property, text};
 
@@ -492,4 +493,45 @@ impl Broker {
             .await
             .unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_back_off_that_shrinks_is_refused_whoever_asks_for_it() {
+    let broker = open(&SimulatedDisk::new()).await;
+    let backoff = |initial_ms, max_ms| {
+        Some(Backoff {
+            initial_ms,
+            max_ms,
+            multiplier: 2.0,
+            ..Backoff::default()
+        })
+    };
+    let group_with = |backoff| Group {
+        backoff,
+        ..Group::new(group())
+    };
+    let refused = broker.create_group(group_with(backoff(10_000, 1000))).await;
+    let told = refused.unwrap_err().to_string();
+    assert!(told.contains("10000 ms, the first one, or more"), "{told}");
+    broker
+        .create_group(group_with(backoff(1000, 1000)))
+        .await
+        .unwrap();
+    let shrink = GroupChange {
+        backoff: Some(backoff(2000, 1999)),
+        ..GroupChange::default()
+    };
+    let refused = broker.alter_group(&group(), shrink).await;
+    assert!(matches!(refused, Err(BrokerError::OutOfBounds { .. })));
+    // Steps of a list may go down: each was written on purpose.
+    let list = Backoff {
+        list_ms: vec![1000, 500],
+        ..Backoff::default()
+    };
+    let listed = GroupChange {
+        backoff: Some(Some(list)),
+        ..GroupChange::default()
+    };
+    broker.alter_group(&group(), listed).await.unwrap();
+    broker.close().await;
 }
