@@ -31,6 +31,7 @@ use crate::broker::shard::{Call, Shard};
 use crate::broker::spread::Spreads;
 use crate::broker::state::{CATALOG_SHARD, ShardState};
 use crate::broker::tables::CatalogTables;
+use crate::broker::traffic::Traffic;
 use crate::broker::waiting::Waiting;
 use crate::broker::way::Way;
 
@@ -56,6 +57,7 @@ pub struct Incarnation {
     catalog: watch::Receiver<Arc<Catalog>>,
     waiting: Arc<Waiting>,
     listeners: Arc<Listeners>,
+    traffic: Arc<Traffic>,
     rewrites: Arc<Rewrites>,
     spreads: Spreads,
     hints: Arc<Hints>,
@@ -79,6 +81,7 @@ impl Incarnation {
         parts: &Parts,
         settings: &Settings,
         listeners: &Arc<Listeners>,
+        traffic: &Arc<Traffic>,
         rewrites: &Arc<Rewrites>,
     ) -> Result<Arc<Self>, OpenError> {
         let (storage, recovered) =
@@ -133,6 +136,7 @@ impl Incarnation {
                 waiting: Arc::clone(&waiting),
                 hints: Arc::clone(&hints),
                 listeners: Arc::clone(listeners),
+                traffic: Arc::clone(traffic),
                 catalog: shown.clone(),
                 own: Vec::new(),
                 spawn: Arc::clone(&parts.spawn),
@@ -151,6 +155,7 @@ impl Incarnation {
             catalog,
             waiting,
             listeners: Arc::clone(listeners),
+            traffic: Arc::clone(traffic),
             rewrites: Arc::clone(rewrites),
             spreads: Spreads::default(),
             hints,
@@ -308,6 +313,7 @@ impl Incarnation {
             let replies = self.ask_all(Request::ForgetTopic(topic)).await?;
             self.waiting.forget(topic);
             self.listeners.forget_topic(topic);
+            self.traffic.forget(topic);
             self.rewrites.forget(TopicId(topic));
             let forgetting = self.storage.forget(TopicId(topic));
             let Some(forgotten) = within(&*self.clock, FORGET_LIMIT, forgetting).await else {

@@ -11,7 +11,7 @@
 //! groups have consumed, and a group's cursor), [`producer`] (what was sent before), [`catalog`], `savepoint`, [`encoding`] (how bodies
 //! are written), [`record`] (what goes to the log), [`care`] (retention and the merging of files), [`compaction`] (keeping the last message of each key), `erasure` (what was sent under a key), `rewrites` (how often either took something out), [`tables`] (topics as
 //! outsiders see them), `room` (what is refused when the log is full), [`way`] (what is on its way to it), [`waiting`] and [`parking`] (polls that wait),
-//! [`awaited`] (topics to come), [`arrivals`] (parked continuous queries), [`sql`], `effect` and `facts` (the broker as SQL sees it).
+//! [`awaited`] (topics to come), [`traffic`] (what went in and out), [`arrivals`] (parked continuous queries), [`sql`], `effect` and `facts` (the broker as SQL sees it).
 //!
 //! Small queues by name: [`lite`].
 //!
@@ -67,6 +67,7 @@ pub mod tables;
 pub mod timer;
 pub mod topic;
 pub mod trace;
+pub mod traffic;
 pub mod transaction;
 pub mod transfer;
 pub mod undelivered;
@@ -86,6 +87,7 @@ use crate::broker::lite::listeners::Listeners;
 use crate::broker::parking::Parking;
 use crate::broker::request::Return;
 use crate::broker::supervisor::Run;
+use crate::broker::traffic::Traffic;
 
 pub use crate::broker::alter::{GroupChange, TopicChange};
 pub use crate::broker::error::BrokerError;
@@ -104,6 +106,7 @@ pub struct Broker {
     turn: AtomicU32,
     parking: Parking,
     listeners: Arc<Listeners>,
+    traffic: Arc<Traffic>,
     returns: mpsc::Sender<Return>,
 }
 

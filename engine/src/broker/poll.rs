@@ -280,6 +280,8 @@ impl Poll<'_> {
         };
         let (deliveries, ()) = futures::join!(self.read(visit.leases, visit.read), bury);
         let mut deliveries = deliveries?;
+        let messages = deliveries.iter().map(|one| &one.envelope);
+        self.broker.traffic.delivered(self.topic.id, messages);
         if by_priority {
             deliveries.sort_by_key(|d| std::cmp::Reverse(d.envelope.priority.unwrap_or(0)));
         }

@@ -90,6 +90,7 @@ impl Broker {
                 scanned += messages.len();
                 messages.retain(|message| pull.filter.matches(message));
                 if !messages.is_empty() || scanned >= limits::PULL_SCAN_MAX {
+                    self.traffic.delivered(topic.id, messages.iter());
                     return Ok(Pulled { messages, next });
                 }
                 continue;

@@ -38,6 +38,7 @@ use crate::broker::request::{Reply, Request, Return};
 use crate::broker::shard::due::{Errands, next_outcome, woken};
 use crate::broker::shard::handed::{Handed, measured};
 use crate::broker::state::{CATALOG_SHARD, Decision, Moment, ShardState};
+use crate::broker::traffic::{Arrived, Traffic};
 use crate::broker::waiting::{self, Ring, Waiting};
 use crate::broker::way::Held;
 
@@ -79,6 +80,8 @@ pub struct Shard {
     pub hints: Arc<Hints>,
     /// Consumers that listen to lite topics.
     pub listeners: Arc<Listeners>,
+    /// What is counted of what is stored.
+    pub traffic: Arc<Traffic>,
     /// Where the catalog shard shows its catalog.
     pub catalog: watch::Sender<Arc<Catalog>>,
     /// What the owner asks itself next: deliveries whose asker had left when they were durable are given back, and groups
@@ -130,6 +133,7 @@ async fn others_first() {
 struct Settled {
     replies: Vec<(Reply, Asker, Option<Held>)>,
     topics: Vec<u64>,
+    arrived: Arrived,
     /// Whether groups may have something now of topics that nobody names.
     rings_all: bool,
     /// Lite topics that may have something now: parent, group if it is for one alone, name.
@@ -252,6 +256,7 @@ impl Shard {
         let mut settled = Settled {
             replies: Vec::with_capacity(expected),
             topics: Vec::new(),
+            arrived: Arrived::default(),
             rings_all: false,
             lites: Vec::new(),
             catalog: None,
@@ -295,6 +300,7 @@ impl Shard {
             for record in decided.records() {
                 self.state.apply_record(record);
                 if let Record::Message(message) = record {
+                    settled.arrived.count(message);
                     if settled.topics.last() != Some(&message.topic) {
                         settled.topics.push(message.topic);
                     }
@@ -368,6 +374,7 @@ impl Shard {
             if let Some(catalog) = settled.catalog {
                 self.catalog.send_replace(catalog);
             }
+            self.traffic.stored(&settled.arrived);
             for topic in settled.topics {
                 self.waiting.wake(topic);
             }

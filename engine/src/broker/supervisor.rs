@@ -25,6 +25,7 @@ use crate::broker::lite::listeners::Listeners;
 use crate::broker::parking::Parking;
 use crate::broker::request::Return;
 use crate::broker::rewrites::Rewrites;
+use crate::broker::traffic::Traffic;
 use crate::broker::undelivered::{RETURNS_MAX, give_back};
 
 /// Pause between attempts to reopen a log that failed.
@@ -52,8 +53,9 @@ impl Broker {
     /// [`OpenError`] says what to do; nothing was changed.
     pub async fn start(parts: Parts, settings: Settings) -> Result<Arc<Self>, OpenError> {
         let listeners = Arc::new(Listeners::default());
+        let traffic = Arc::new(Traffic::default());
         let rewrites = Arc::default();
-        let first = Incarnation::open(&parts, &settings, &listeners, &rewrites).await?;
+        let first = Incarnation::open(&parts, &settings, &listeners, &traffic, &rewrites).await?;
         let (shown, current) = watch::channel(Run::Serving(Arc::clone(&first)));
         let (returns, returned) = mpsc::channel(RETURNS_MAX);
         let broker = Arc::new(Self {
@@ -65,6 +67,7 @@ impl Broker {
             turn: AtomicU32::new(0),
             parking: Parking::default(),
             listeners,
+            traffic,
         });
         let supervised = supervise(
             Arc::clone(&broker),
@@ -173,8 +176,14 @@ async fn supervise(
         incarnation.storage().close().await;
         drop(incarnation);
         incarnation = loop {
-            let opened =
-                Incarnation::open(&broker.parts, &settings, &broker.listeners, &rewrites).await;
+            let opened = Incarnation::open(
+                &broker.parts,
+                &settings,
+                &broker.listeners,
+                &broker.traffic,
+                &rewrites,
+            )
+            .await;
             match opened {
                 Ok(next) => break next,
                 Err(error) => tracing::error!(%error, "could not reopen the log; trying again"),

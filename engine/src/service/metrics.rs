@@ -1,7 +1,8 @@
 //! `/metrics` of the HTTP port: what an operator watches, in the text form of Prometheus.
 //!
 //! Counts of the disk and the object store come from [`millpond_storage::metrics`]; what the open log holds is asked when the page is,
-//! and so is what groups and continuous queries have before them (`metrics/work.rs`).
+//! and so are what groups and continuous queries have before them (`metrics/work.rs`) and what went in and out of topics
+//! (`metrics/traffic.rs`).
 //! Names are RocketMQ's where it has one. While the server starts, the page has the counts alone.
 
 use axum::extract::{ConnectInfo, State};
@@ -14,6 +15,7 @@ use millpond_storage::metrics::Text;
 use crate::service::http::{Pages, refuse};
 use crate::tls::Peer;
 
+mod traffic;
 mod work;
 
 /// The type of the text, as Prometheus names it.
@@ -33,6 +35,7 @@ pub(super) async fn metrics(
             text.push_str(&of_storage(&storage));
         }
         let mut more = Text::default();
+        traffic::of_topics(&mut more, &open.broker);
         work::of_groups(&mut more, &open.broker).await;
         work::of_queries(&mut more, &open.sql.jobs());
         text.push_str(&more.into_string());

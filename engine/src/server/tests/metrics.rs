@@ -74,7 +74,7 @@ async fn the_metrics_tell_what_was_written_and_what_has_moved() {
 }
 
 #[tokio::test]
-async fn the_metrics_tell_what_groups_have_before_them() {
+async fn the_metrics_tell_what_groups_have_before_them_and_what_went_in_and_out() {
     let mut world = world().await;
     world.make("orders").await;
     for id in ["a", "b", "c"] {
@@ -83,6 +83,19 @@ async fn the_metrics_tell_what_groups_have_before_them() {
     let mut held = Vec::new();
     while held.len() < 3 {
         held.extend(world.receive("c", poll("orders", "billing", "*")).await.1);
+    }
+    let page = metrics(world.server.http_addr).await;
+    let bytes: usize = held.iter().map(|one| one.body.len()).sum();
+    let bytes = f64::from(u32::try_from(bytes).unwrap());
+    for (name, count) in [
+        ("rocketmq_messages_in_total{topic=\"orders\"}", 3.0),
+        ("rocketmq_messages_out_total{topic=\"orders\"}", 3.0),
+        ("rocketmq_throughput_in_total{topic=\"orders\"}", bytes),
+        ("rocketmq_throughput_out_total{topic=\"orders\"}", bytes),
+        ("millpond_topics", 1.0),
+    ] {
+        let found = value(&page, name);
+        assert!((found - count).abs() < 0.5, "{name} is {found}: {page}");
     }
     let forward = pb::ForwardMessageToDeadLetterQueueRequest {
         group: resource("billing"),
@@ -117,7 +130,8 @@ async fn the_metrics_tell_what_groups_have_before_them() {
             let found = value(page, &format!("{name}{labels}"));
             assert!((found - count).abs() < 0.5, "{name} is {found}: {page}");
         }
-        assert!(!page.contains("topic=\"%DLQ%billing\""), "{page}");
+        let of_letters = "topic=\"%DLQ%billing\",consumer_group";
+        assert!(!page.contains(of_letters), "{page}");
     };
     expected(1.0, &metrics(world.server.http_addr).await);
     let letters = admin_pb::DeadLettersRequest {

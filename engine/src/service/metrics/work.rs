@@ -132,7 +132,7 @@ pub(super) fn of_queries(text: &mut Text, jobs: &[pb::Job]) {
 }
 
 /// A name as the value of a label.
-fn escaped(name: &str) -> String {
+pub(super) fn escaped(name: &str) -> String {
     let name = name.replace('\\', "\\\\").replace('"', "\\\"");
     name.replace('\n', "\\n")
 }
