@@ -22,7 +22,7 @@ use crate::topic::{Changelog, ColumnSpec};
 
 /// Raised when the parser reads some body otherwise than before: files are then read by their bodies until
 /// they are merged.
-const PARSER: u32 = 1;
+const PARSER: u32 = 2;
 
 /// Whether files have columns of such bodies: only of JSON, and not where the row stands within a change.
 #[must_use]

@@ -375,7 +375,8 @@ mod tests {
     }
 
     proptest! {
-        /// Where both take a body they read the same; ours refuses more only for fractions in integers.
+        /// Where both take a body they read the same; ours refuses more only for fractions in integers, and takes more only for
+        /// what is nested where a text is asked for.
         #[test]
         fn bodies_are_read_as_by_the_reader_of_arrow(
             fields in proptest::collection::vec((0_usize..5, value()), 0..5)
@@ -384,13 +385,16 @@ mod tests {
             // What a name that comes twice means is left open by the standard.
             let mut named = std::collections::BTreeSet::new();
             let fields = fields.into_iter().filter(|(at, _)| named.insert(*at));
-            let members = fields.map(|(at, value)| format!("\"{}\": {value}", names[at]));
+            let fields: Vec<(usize, String)> = fields.collect();
+            let nests = fields.iter().any(|(at, value)| *at == 0 && value.starts_with('['));
+            let members = fields.iter().map(|(at, value)| format!("\"{}\": {value}", names[*at]));
             let body = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
             let ours = decode(&[Some(&body)]);
             let mut arrow = arrow::json::ReaderBuilder::new(flights()).build_decoder().unwrap();
             let theirs = arrow.decode(body.as_bytes()).and_then(|_| arrow.flush());
             match (ours.errors.as_slice(), theirs) {
                 ([], Ok(Some(theirs))) => prop_assert_eq!(&ours.batch, &theirs, "{}", body),
+                ([], Err(_)) if nests => {}
                 ([], theirs) => prop_assert!(false, "{}: theirs is {:?}", body, theirs),
                 ([(_, reason)], Ok(_)) => prop_assert!(
                     reason.contains("BIGINT") || reason.contains("TIMESTAMP"),

@@ -1,8 +1,7 @@
 //! One JSON object per line; the line is the body, untouched.
 //!
-//! Columns are the fields that hold plain values; an object or a list inside stays in the body and makes
-//! no column. Typed columns serve the key and the order of the import only; a plain value that does not fit its column's type
-//! ends the import, as in a CSV file, because it would be sent without its key.
+//! Each field is a column; one of objects or lists is TEXT, their JSON, as a body is read. Typed columns serve the key and the order of
+//! the import only; a value that does not fit its column's type ends the import, as in a CSV file, because it would be sent without its key.
 //!
 //! A topic that is made of the file declares the fields alone that one type holds in all rows that were looked at, as a body is read:
 //! a field that is a number here and a text there is left out, and the import says so.
@@ -54,11 +53,9 @@ pub(crate) fn infer(
             let name = name.clone();
             found.left_out.push(LeftOut { name, why });
         }
-        if field.has_plain {
-            let declared = options.declared(&name);
-            let kind = declared.unwrap_or_else(|| field.inference.kind());
-            found.columns.push(ImportColumn { name, kind });
-        }
+        let declared = options.declared(&name);
+        let kind = declared.unwrap_or_else(|| field.inference.kind());
+        found.columns.push(ImportColumn { name, kind });
     }
     Ok(found)
 }
@@ -69,7 +66,6 @@ struct Observed {
     inference: Inference,
     /// What its first value was, and in which line.
     first: Option<(&'static str, u64)>,
-    has_plain: bool,
     /// Why no column can hold all of its values.
     left_out: Option<String>,
 }
@@ -77,17 +73,15 @@ struct Observed {
 impl Observed {
     fn observe(&mut self, value: &Value, line: u64) {
         let word = value.word();
-        self.has_plain |= value.is_plain();
         let (first, first_line) = *self.first.get_or_insert((word, line));
         if self.left_out.is_some() {
             return;
         }
         self.inference.narrow(|kind| value.fits(kind));
         if self.inference.fits_none() {
-            self.left_out = Some(match (first == word, value.is_plain()) {
-                (true, true) => format!("no type holds each {} of it", word_alone(word)),
-                (true, false) => format!("{word} in line {line}"),
-                (false, _) => format!("{first} in line {first_line}, {word} in line {line}"),
+            self.left_out = Some(match first == word {
+                true => format!("no type holds each {} of it", word_alone(word)),
+                false => format!("{first} in line {first_line}, {word} in line {line}"),
             });
         }
     }
@@ -183,7 +177,7 @@ fn convert(file: &str, column: &ImportColumn, rows: &[Row]) -> Result<ArrayRef, 
     let mut builder = Builder::new(&data_type, rows.len(), 0).map_err(form)?;
     for row in rows {
         let value = row.fields.get(&column.name);
-        let Some(value) = value.filter(|value| value.is_plain()) else {
+        let Some(value) = value else {
             builder.append(Slot::Null);
             continue;
         };
@@ -214,13 +208,13 @@ struct Row {
     fields: BTreeMap<String, Value>,
 }
 
-/// A value as it is written, if it is plain.
+/// A value as it is written.
 enum Value {
     Boolean(bool),
     Number(String),
     Text(String),
-    Object,
-    List,
+    Object(String),
+    List(String),
 }
 
 impl Value {
@@ -229,8 +223,8 @@ impl Value {
             Token::Boolean(value) => Some(Self::Boolean(value)),
             Token::Number(text) => Some(Self::Number(text.to_owned())),
             Token::Text(text) => Some(Self::Text(text.into_owned())),
-            Token::Object => Some(Self::Object),
-            Token::Array => Some(Self::List),
+            Token::Object(json) => Some(Self::Object(json.to_owned())),
+            Token::Array(json) => Some(Self::List(json.to_owned())),
             Token::Null => None,
         }
     }
@@ -240,8 +234,8 @@ impl Value {
             Self::Boolean(value) => Token::Boolean(*value),
             Self::Number(text) => Token::Number(text),
             Self::Text(text) => Token::Text(text.into()),
-            Self::Object => Token::Object,
-            Self::List => Token::Array,
+            Self::Object(json) => Token::Object(json),
+            Self::List(json) => Token::Array(json),
         }
     }
 
@@ -249,8 +243,7 @@ impl Value {
         match self {
             Self::Boolean(true) => "true",
             Self::Boolean(false) => "false",
-            Self::Number(text) | Self::Text(text) => text,
-            Self::Object | Self::List => "",
+            Self::Number(text) | Self::Text(text) | Self::Object(text) | Self::List(text) => text,
         }
     }
 
@@ -259,13 +252,9 @@ impl Value {
             Self::Boolean(_) => "a boolean",
             Self::Number(_) => "a number",
             Self::Text(_) => "a text",
-            Self::Object => "an object",
-            Self::List => "a list",
+            Self::Object(_) => "an object",
+            Self::List(_) => "a list",
         }
-    }
-
-    fn is_plain(&self) -> bool {
-        !matches!(self, Self::Object | Self::List)
     }
 
     /// Whether a column of this kind holds the value as it is, and bodies with it are read as such.
@@ -274,7 +263,7 @@ impl Value {
             // A text that looks like a number is a word made of digits.
             Self::Text(_) => matches!(kind, Kind::Date | Kind::Timestamp { .. } | Kind::Text),
             Self::Boolean(_) | Self::Number(_) => true,
-            Self::Object | Self::List => false,
+            Self::Object(_) | Self::List(_) => kind == Kind::Text,
         };
         let is_read = || {
             let reader = column::Kind::of(&kind.body_type());
@@ -377,18 +366,23 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_kept_as_they_are_and_plain_fields_become_columns() {
+    fn lines_are_kept_as_they_are_and_fields_become_columns() {
         let rows = read("{\"b\": 1,  \"a\":\"x\",\"o\":{}}\n\n{\"a\":null}\n").unwrap();
         let columns: Vec<(&str, Kind)> = rows
             .columns()
             .iter()
             .map(|column| (column.name.as_str(), column.kind))
             .collect();
-        assert_eq!(columns, [("a", Kind::Text), ("b", Kind::BigInt)]);
+        assert_eq!(
+            columns,
+            [("a", Kind::Text), ("b", Kind::BigInt), ("o", Kind::Text)]
+        );
         let batches: Vec<RecordBatch> = rows.map(Result::unwrap).collect();
         let bodies = batches[0].column_by_name(BODY).unwrap().as_binary::<i32>();
         assert_eq!(bodies.value(0), b"{\"b\": 1,  \"a\":\"x\",\"o\":{}}");
         assert!(batches[0].column_by_name("b").unwrap().is_null(1));
+        let nested = batches[0].column_by_name("o").unwrap().as_string::<i32>();
+        assert_eq!(nested.iter().collect::<Vec<_>>(), [Some("{}"), None]);
     }
 
     #[test]
@@ -439,13 +433,12 @@ mod tests {
     fn a_field_that_changes_its_type_is_left_out_and_the_rows_still_fit() {
         let text = "{\"a\":1,\"b\":\"x\"}\n{\"a\":2.5,\"c\":[1,2],\"d\":{\"e\":1}}\n{\"a\":\"str\",\"d\":5}\n";
         let (columns, left_out) = declared(text);
-        assert_eq!(columns, ["b TEXT"]);
+        assert_eq!(columns, ["b TEXT", "c TEXT"]);
         assert_eq!(
             left_out,
             [
                 "a: a number in line 1, a text in line 3",
-                "c: a list in line 2",
-                "d: an object in line 2"
+                "d: an object in line 2, a number in line 3"
             ]
         );
         let numbers = "{\"a\":1,\"n\":0.5}\n{\"a\":2.5,\"n\":10000000000000000001}\n";

@@ -2,7 +2,7 @@
 //!
 //! | type | takes |
 //! |---|---|
-//! | VARCHAR | text |
+//! | VARCHAR | text; objects and arrays as the JSON text that stands there |
 //! | integers | numbers and texts without a fraction that fit; `2.0` and `1e3` have none |
 //! | DOUBLE, FLOAT | numbers and texts of numbers within their range, also `"NaN"`, `"Infinity"` and `"-Infinity"` |
 //! | DECIMAL | numbers, texts of numbers; digits behind the scale are rounded, however many |
@@ -112,6 +112,9 @@ impl Kind {
             (_, Token::Null) => return Ok(Slot::Null),
             (Self::Boolean, Token::Boolean(value)) => return Ok(Slot::Boolean(value)),
             (Self::Text, Token::Text(text)) => return Ok(Slot::Text(text)),
+            (Self::Text, Token::Object(json) | Token::Array(json)) => {
+                return Ok(Slot::Text(Cow::Borrowed(json)));
+            }
             (Self::Text | Self::Boolean, token) => return Err(self.refuse(&token)),
             (_, Token::Text(text)) => (text, false),
             (Self::Bytes, token) => return Err(self.refuse(&token)),
@@ -181,8 +184,8 @@ impl Kind {
             Token::Text(text) => self.refuse_text(text, false),
             Token::Number(text) => self.refuse_text(text, true),
             Token::Boolean(value) => format!("{value} is not a {}", self.name()).into(),
-            Token::Object => format!("an object is not a {}", self.name()).into(),
-            Token::Array => format!("an array is not a {}", self.name()).into(),
+            Token::Object(_) => format!("an object is not a {}", self.name()).into(),
+            Token::Array(_) => format!("an array is not a {}", self.name()).into(),
             Token::Null => "NULL is taken by every type".into(),
         }
     }

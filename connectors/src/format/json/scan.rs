@@ -25,10 +25,10 @@ pub(crate) enum Token<'a> {
     /// A number as it is written.
     Number(&'a str),
     Text(Cow<'a, str>),
-    /// An object, skipped.
-    Object,
-    /// An array, skipped.
-    Array,
+    /// An object as it is written.
+    Object(&'a str),
+    /// An array as it is written.
+    Array(&'a str),
 }
 
 /// What is wrong with a text.
@@ -203,6 +203,7 @@ impl<'a> Scanner<'a> {
 
     fn value(&mut self, depth: usize) -> Result<Token<'a>, Bad> {
         self.blanks();
+        let start = self.at;
         match self.peek() {
             Some(b'"') => self.string().map(Token::Text),
             Some(b'-' | b'0'..=b'9') => self.number().map(Token::Number),
@@ -219,24 +220,32 @@ impl<'a> Scanner<'a> {
                     self.value(depth + 1)?;
                     more = self.more()?;
                 }
-                Ok(Token::Object)
+                Ok(Token::Object(self.since(start)))
             }
-            Some(b'[') => self.elements(depth + 1),
+            Some(b'[') => {
+                self.elements(depth + 1)?;
+                Ok(Token::Array(self.since(start)))
+            }
             _ => Err(self.unexpected("a value")),
         }
     }
 
-    fn elements(&mut self, depth: usize) -> Result<Token<'a>, Bad> {
+    /// What was read from a place on.
+    fn since(&self, start: usize) -> &'a str {
+        self.text.get(start..self.at).unwrap_or_default()
+    }
+
+    fn elements(&mut self, depth: usize) -> Result<(), Bad> {
         self.at += 1;
         self.blanks();
         if self.take(b']') {
-            return Ok(Token::Array);
+            return Ok(());
         }
         loop {
             self.value(depth)?;
             self.blanks();
             if self.take(b']') {
-                return Ok(Token::Array);
+                return Ok(());
             }
             if !self.take(b',') {
                 return Err(self.unexpected("a comma or the end of the array"));
@@ -276,7 +285,7 @@ impl<'a> Scanner<'a> {
                 return Err(self.unexpected("a digit"));
             }
         }
-        Ok(self.text.get(start..self.at).unwrap_or_default())
+        Ok(self.since(start))
     }
 
     /// A text in quotes; borrowed unless it has escapes.
@@ -298,7 +307,7 @@ impl<'a> Scanner<'a> {
         }
         self.at += 1;
         if escaped {
-            let quoted = self.text.get(start..self.at).unwrap_or_default();
+            let quoted = self.since(start);
             return serde_json::from_str(quoted).map(Cow::Owned).map_err(|_| {
                 "a text holds an escape that JSON does not have, or half a character".into()
             });
@@ -374,15 +383,22 @@ mod tests {
     }
 
     #[test]
-    fn members_are_handed_out_in_order_and_nested_ones_are_skipped() {
-        let body = r#" { "a" : 1.50e+2 , "b\u0031":"x\n", "c":[{"d":1},[]], "e":{"a":2}, "f":null, "g":true } "#;
+    fn members_are_handed_out_in_order_and_nested_ones_as_they_are_written() {
+        let body = r#" { "a" : 1.50e+2 , "b\u0031":"x\n", "c": [ {"d":1},[]] , "e":{"a":{}}, "f":null, "g":true } "#;
         let found = members(body.as_bytes()).unwrap();
         let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["a", "b1", "c", "e", "f", "g"]);
         let tokens: Vec<&str> = found.iter().map(|(_, token)| token.as_str()).collect();
         assert_eq!(
-            tokens.get(..3),
-            Some(&["Number(\"1.50e+2\")", "Text(\"x\\n\")", "Array"][..])
+            tokens.get(..4),
+            Some(
+                &[
+                    r#"Number("1.50e+2")"#,
+                    r#"Text("x\n")"#,
+                    r#"Array("[ {\"d\":1},[]]")"#,
+                    r#"Object("{\"a\":{}}")"#,
+                ][..]
+            )
         );
     }
 
