@@ -32,6 +32,7 @@ use datafusion::sql::sqlparser::ast::{
     DataType as SqlType, ExactNumberInfo, ExprWithAlias, TimezoneInfo,
 };
 
+use crate::computed::Check;
 use crate::error::SqlError;
 use crate::plan::chain::{no_function_of_the_row, simplified};
 use crate::plan::exact;
@@ -155,6 +156,8 @@ pub(crate) struct Table {
     pub(crate) input: SchemaRef,
     /// For each declared column its expression over `input`, if it is computed.
     pub(crate) computed: Vec<Option<Arc<dyn PhysicalExpr>>>,
+    /// Those that may fail, in the order of their places.
+    pub(crate) checks: Vec<Check>,
 }
 
 impl Table {
@@ -205,9 +208,17 @@ impl Table {
             computed.push(Some(expression));
         }
         fields.extend(SYSTEM.iter().cloned());
+        let body = Schema::new(body);
+        let checks = computed
+            .iter()
+            .enumerate()
+            .filter_map(|(place, expression)| {
+                Check::of(place, expression.as_ref()?, &input, &body)
+            });
         Ok(Self {
             schema: Arc::new(Schema::new(fields)),
-            body: Arc::new(Schema::new(body)),
+            checks: checks.collect(),
+            body: Arc::new(body),
             input,
             computed,
         })

@@ -3,8 +3,9 @@
 //! Bodies are parsed only when a declared column is asked for, and then checked as all declared columns:
 //! whether a body is good must not depend on which columns a query happens to name. Columns are built only of
 //! what is asked for. A body that does not parse is counted, and its row is left out unless the columns that are asked for
-//! show it ([`catalog::shows_undecodable`]): then it is NULL in every declared column, and `_decode_error` says why. Of a topic of changes as
-//! Debezium writes them, the row within the change is what counts as the body.
+//! show it ([`catalog::shows_undecodable`]): then it is NULL in every declared column, and `_decode_error` says why. A row of
+//! which a computed column fails is one of those (`crate::computed`). Of a topic of changes as Debezium writes them, the
+//! row within the change is what counts as the body.
 //!
 //! Files of the cold tier have the declared columns of JSON bodies already, made by the same parser (`crate::typed`):
 //! where a batch comes with them its bodies are not parsed again, and the answer is the same.
@@ -26,7 +27,8 @@ use millpond_connectors::format::json::JsonDecoder;
 use millpond_storage::tier::cold::typed::Typed;
 use millpond_storage::tier::columns::{ERROR, stored_name};
 
-use crate::catalog::{self, DECODE_ERROR, Table};
+use crate::catalog::{self, BODY, DECODE_ERROR, Table};
+use crate::computed::{self, Computed};
 use crate::error::SqlError;
 use crate::topic::{Changelog, TopicInfo};
 use crate::typed::{declaration, has_typed_columns};
@@ -60,12 +62,14 @@ pub struct TopicDecoder {
     is_text: bool,
     /// Whether rows whose body does not parse are answered.
     shows_undecodable: bool,
-    /// Whether some of them are computed by expressions.
-    computes: bool,
+    /// Places of the columns that are computed where the file says how those that follow from the body ended,
+    computed: BTreeSet<usize>,
+    /// and of those that are computed besides where bodies are parsed.
+    checked: BTreeSet<usize>,
     /// Names of system columns that are built, for the answer or for an expression.
     system: BTreeSet<&'static str>,
     envelope: Vec<&'static str>,
-    /// Body columns that are built, when bodies are parsed.
+    /// Body columns that are read of files that have them.
     wanted: BTreeSet<String>,
     declaration: u64,
     /// Whether files have the body's columns.
@@ -83,7 +87,8 @@ impl TopicDecoder {
         let mut fields = Vec::with_capacity(projection.len());
         let mut system = BTreeSet::new();
         let mut wanted = BTreeSet::new();
-        let (mut parses, mut computes) = (false, false);
+        let mut computed = BTreeSet::new();
+        let mut parses = false;
         for &at in projection {
             let field = table.schema.fields().get(at).ok_or_else(|| SqlError::Bug {
                 cause: format!("table {} has no column at {at}", topic.name),
@@ -97,7 +102,7 @@ impl TopicDecoder {
                         wanted.insert(field.name().clone());
                     }
                     Some(expression) => {
-                        computes = true;
+                        computed.insert(at);
                         for column in collect_columns(expression) {
                             system.extend(system_name(column.name()));
                             wanted.insert(column.name().to_owned());
@@ -113,6 +118,19 @@ impl TopicDecoder {
         parses |= unwraps;
         let shows_undecodable = catalog::shows_undecodable(&table.schema, declared, projection);
         parses |= !shows_undecodable && declared > 0;
+        let mut checked = BTreeSet::new();
+        let mut built = BTreeSet::new();
+        for check in table.checks.iter().filter(|_| parses) {
+            if check.is_of_body {
+                checked.insert(check.place);
+                built.extend(check.reads.iter().cloned());
+            } else {
+                computed.insert(check.place);
+                system.extend(check.reads.iter().filter_map(|name| system_name(name)));
+                wanted.extend(check.reads.iter().cloned());
+            }
+        }
+        built.extend(wanted.iter().cloned());
         let mut envelope: Vec<&'static str> =
             system.iter().filter_map(|name| source(name)).collect();
         if parses && !envelope.contains(&"body") {
@@ -120,8 +138,8 @@ impl TopicDecoder {
         }
         let mut body = None;
         if parses {
-            let is_wanted = |name: &str| wanted.contains(name);
-            let decoder = BodyDecoder::new(&topic.encoding, &table.body, is_wanted)?;
+            let is_built = |name: &str| built.contains(name);
+            let decoder = BodyDecoder::new(&topic.encoding, &table.body, is_built)?;
             if decoder.reads_versions() {
                 envelope.push("schema_id");
             }
@@ -132,12 +150,13 @@ impl TopicDecoder {
             && !table.body.fields().is_empty();
         wanted.retain(|name| table.body.column_with_name(name).is_some());
         Ok(Self {
-            declaration: declaration(&topic.columns),
+            declaration: declaration(&topic.columns, &table),
             is_typed,
             wanted,
             schema: Arc::new(Schema::new(fields)),
             projection: projection.to_vec(),
-            computes,
+            computed,
+            checked,
             table,
             body,
             unwraps,
@@ -190,7 +209,7 @@ impl TopicDecoder {
     /// Reads envelopes as rows, in order.
     ///
     /// # Errors
-    /// [`SqlError::Data`] when a computed column fails on a row, [`SqlError::Bug`] when an envelope column is missing.
+    /// [`SqlError::Bug`] when an envelope column is missing.
     pub fn decode(&self, envelopes: &RecordBatch) -> Result<Decoded, SqlError> {
         let rows = envelopes.num_rows();
         let unwrapped;
@@ -202,6 +221,7 @@ impl TopicDecoder {
                 (&unwrapped, errors, Some(deleted))
             }
         };
+        let mut bodies = None;
         let body = match (&self.body, envelopes.column_by_name(ERROR)) {
             (Some(_), Some(reasons)) if self.is_typed => {
                 let (batch, found) = self.stored_columns(envelopes, reasons)?;
@@ -209,37 +229,33 @@ impl TopicDecoder {
                 Some(batch)
             }
             (Some(decoder), _) => {
-                let bodies = column(envelopes, "body")?;
-                let bodies = cast(bodies, &DataType::Binary)?;
-                let bodies: &BinaryArray = bodies.as_binary();
+                let read = cast(column(envelopes, "body")?, &DataType::Binary)?;
+                let read: &BinaryArray = bodies.insert(read).as_binary();
                 let mut versions = None;
                 if decoder.reads_versions() {
                     versions = Some(cast(column(envelopes, "schema_id")?, &DataType::Int32)?);
                 }
                 let versions = versions.as_ref().map(|versions| versions.as_primitive());
-                let mut decoded = decoder.decode(bodies, versions)?;
-                tell_gzip(bodies, &mut decoded.errors);
+                let mut decoded = decoder.decode(read, versions)?;
+                tell_gzip(read, &mut decoded.errors);
                 errors.append(&mut decoded.errors);
                 errors.sort_by_key(|(row, _)| *row);
                 Some(decoded.batch)
             }
             (None, _) => None,
         };
-        let input = match self.computes {
-            true => Some(self.input(envelopes, body.as_ref())?),
-            false => None,
-        };
+        let computed = self.compute(envelopes, body.as_ref(), bodies.as_ref())?;
+        let has_failed = !computed.failures.is_empty();
+        computed::add(&mut errors, computed.failures);
         let declared = self.table.computed.len();
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.projection.len());
         for (&at, field) in self.projection.iter().zip(self.schema.fields()) {
             let of_body = || body.as_ref().filter(|_| at < declared);
-            columns.push(match (self.table.computed.get(at), &input) {
-                (Some(Some(expression)), Some(input)) => {
-                    let value = expression.evaluate(input)?.into_array(rows)?;
-                    without(&value, &errors)?
-                }
+            columns.push(match computed.values.get(&at) {
+                Some(values) => without(values, &errors)?,
                 _ if field.name() == DECODE_ERROR && at >= declared => error_column(&errors, rows),
                 _ => match of_body() {
+                    Some(body) if has_failed => without(column(body, field.name())?, &errors)?,
                     Some(body) => Arc::clone(column(body, field.name())?),
                     None => self.system_column(field, envelopes)?,
                 },
@@ -299,32 +315,32 @@ impl TopicDecoder {
         }
     }
 
-    /// What expressions read: body columns and system columns; those that nobody asked for are NULL.
-    fn input(
+    /// The computed columns that are asked for or may fail; `bodies` are there where they were parsed, and not where a file has their columns.
+    fn compute(
         &self,
         envelopes: &RecordBatch,
         body: Option<&RecordBatch>,
-    ) -> Result<RecordBatch, SqlError> {
-        let rows = envelopes.num_rows();
-        let mut fields = Vec::with_capacity(self.table.input.fields().len());
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(fields.capacity());
-        for (at, field) in self.table.input.fields().iter().enumerate() {
-            let array = match body {
-                Some(body) if at < body.num_columns() => Arc::clone(body.column(at)),
-                _ if self.system.contains(field.name().as_str()) => {
-                    self.system_column(field, envelopes)?
-                }
-                _ => new_null_array(field.data_type(), rows),
-            };
-            fields.push(field.as_ref().clone().with_nullable(true));
-            columns.push(array);
+        bodies: Option<&ArrayRef>,
+    ) -> Result<Computed, SqlError> {
+        let besides = self.checked.iter().filter(|_| bodies.is_some());
+        let places: BTreeSet<usize> = self.computed.iter().chain(besides).copied().collect();
+        if places.is_empty() {
+            return Ok(Computed::default());
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        Ok(RecordBatch::try_new_with_options(
-            Arc::new(Schema::new(fields)),
-            columns,
-            &options,
-        )?)
+        let reads_body_text = || {
+            let mut checks = self.table.checks.iter();
+            checks.any(|check| check.is_of_body && check.reads.iter().any(|name| name == BODY))
+        };
+        let has_body_text = bodies.is_some() && reads_body_text();
+        let is_built = |name: &str| self.system.contains(name) || (has_body_text && name == BODY);
+        let input = computed::input(&self.table, body, envelopes.num_rows(), |field| {
+            let built = is_built(field.name()).then(|| self.system_column(field, envelopes));
+            built.transpose()
+        })?;
+        computed::compute(&self.table, places, &input, |place, row| {
+            // What follows from a body is told by the file, and a message without one deletes a row, of which no value is wrong.
+            !self.checked.contains(&place) || bodies.is_some_and(|bodies| bodies.is_valid(row))
+        })
     }
 }
 
@@ -396,7 +412,7 @@ fn system_column(
 }
 
 /// Bytes as text where they are UTF-8, NULL where they are not.
-fn text_or_null(array: &ArrayRef) -> Result<ArrayRef, SqlError> {
+pub(crate) fn text_or_null(array: &dyn Array) -> Result<ArrayRef, SqlError> {
     let bytes = cast(array, &DataType::Binary)?;
     let bytes: &BinaryArray = bytes.as_binary();
     let text: StringArray = bytes
@@ -513,12 +529,15 @@ fn error_column(errors: &[(usize, String)], rows: usize) -> ArrayRef {
     Arc::new(StringArray::from(reasons))
 }
 
-/// A computed column with NULL where the body did not parse, as every declared column has.
-fn without(array: &ArrayRef, errors: &[(usize, String)]) -> Result<ArrayRef, SqlError> {
+/// A declared column with NULL where its row does not decode.
+pub(crate) fn without(
+    array: &ArrayRef,
+    errors: &[(usize, String)],
+) -> Result<ArrayRef, ArrowError> {
     if errors.is_empty() {
         return Ok(Arc::clone(array));
     }
-    Ok(arrow::compute::nullif(array, &marked(errors, array.len()))?)
+    arrow::compute::nullif(array, &marked(errors, array.len()))
 }
 
 /// Which of so many rows have an error.

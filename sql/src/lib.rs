@@ -5,7 +5,7 @@
 //! as any send without knowing it. What it needs of state files is an `ObjectStore` passed in.
 //!
 //! Reading order: [`topic`] (what is asked from above), [`statement`] and [`dialect`] (text in),
-//! [`catalog`] (a topic as a table), [`decode`] (envelopes to rows), [`typed`] (rows that files have already), [`encoding`]
+//! [`catalog`] (a topic as a table), [`decode`] (envelopes to rows), `computed` (columns that are computed of them), [`typed`] (rows that files have already), [`encoding`]
 //! (formats and schemas of topics), [`row_key`] (keys of rows), [`plan`] (rewrites), [`runtime`]
 //! (what queries run in), [`function`] (functions of ours), [`batch`] (bounded queries), [`continuous`] (what is asked of the job runtime),
 //! [`sql`] (the way in), [`answer`], [`error`].
@@ -13,6 +13,7 @@
 pub mod answer;
 pub mod batch;
 pub mod catalog;
+pub(crate) mod computed;
 pub mod continuous;
 pub mod decode;
 pub mod dialect;

@@ -1,22 +1,26 @@
 //! The declared columns of a topic as files of the cold tier have them.
 //!
 //! [`TypedColumns`] is what storage is handed: the same parser that reads bodies in a query, over all columns that are
-//! read from the body. Computed columns are not stored; a query computes them of these.
+//! read from the body. Computed columns are not stored; a query computes them of these. Those that follow from the body and may fail are
+//! computed here once, so that the column of errors says of which rows they do.
 //!
-//! **Invariants.** [`declaration`] changes with every column that is added and with every change of what the parser
-//! makes of a body, so columns of an older declaration are never taken for those of a newer one.
+//! **Invariants.** The number of a declaration changes with every column that is added, but for those that are computed and
+//! told nothing of here, and with every change of what the parser makes of a body, so columns of an older declaration are
+//! never taken for those of a newer one.
 
 use std::sync::Arc;
 
-use arrow::array::BinaryArray;
+use arrow::array::{Array as _, BinaryArray, RecordBatch};
+use arrow::datatypes::Field;
 use arrow::error::ArrowError;
 use millpond_connectors::format::body::Format;
 use millpond_connectors::format::json::JsonDecoder;
 use millpond_proto::message::stable_hash;
 use millpond_storage::tier::columns::{Column, Columns, Projected};
 
-use crate::catalog::Table;
-use crate::decode::parse;
+use crate::catalog::{BODY, Table};
+use crate::computed::{self, Failures};
+use crate::decode::{parse, text_or_null, without};
 use crate::error::SqlError;
 use crate::topic::{Changelog, ColumnSpec};
 
@@ -30,14 +34,18 @@ pub fn has_typed_columns(format: Format, changelog: Changelog) -> bool {
     format == Format::Json && changelog != Changelog::Debezium
 }
 
-/// Tells the body columns of one declaration from those of any other; never 0.
-#[must_use]
-pub fn declaration(columns: &[ColumnSpec]) -> u64 {
+/// Tells the body columns of one declaration, and what is said of its rows, from those of any other; never 0.
+pub(crate) fn declaration(columns: &[ColumnSpec], table: &Table) -> u64 {
     let mut words = PARSER.to_le_bytes().to_vec();
     for (place, column) in columns.iter().enumerate() {
-        if column.expression.is_none() {
+        let mut checks = table.checks.iter().filter(|check| check.is_of_body);
+        if column.expression.is_none() || checks.any(|check| check.place == place) {
             words.extend_from_slice(&place.to_le_bytes());
-            for word in [&column.name, &column.sql_type] {
+            let expression = column.expression.as_ref();
+            for word in [&column.name, &column.sql_type]
+                .into_iter()
+                .chain(expression)
+            {
                 words.extend_from_slice(&word.len().to_le_bytes());
                 words.extend_from_slice(word.as_bytes());
             }
@@ -52,6 +60,7 @@ pub struct TypedColumns {
     declaration: u64,
     columns: Vec<Column>,
     json: JsonDecoder,
+    table: Table,
 }
 
 impl TypedColumns {
@@ -72,10 +81,27 @@ impl TypedColumns {
             })
             .collect();
         Ok((!columns.is_empty()).then(|| Self {
-            declaration: declaration(specs),
+            declaration: declaration(specs, &table),
             columns,
             json: JsonDecoder::new(Arc::clone(&table.body)),
+            table,
         }))
+    }
+
+    /// How the computed columns that follow from bodies, read as `body`, end.
+    fn failures(&self, bodies: &BinaryArray, body: &RecordBatch) -> Result<Failures, SqlError> {
+        let checks = self.table.checks.iter().filter(|check| check.is_of_body);
+        let places: Vec<usize> = checks.map(|check| check.place).collect();
+        if places.is_empty() {
+            return Ok(Failures::new());
+        }
+        let texts = |field: &Field| {
+            let texts = (field.name() == BODY).then(|| text_or_null(bodies));
+            texts.transpose()
+        };
+        let input = computed::input(&self.table, Some(body), bodies.len(), texts)?;
+        let counts = |_, row| bodies.is_valid(row);
+        Ok(computed::compute(&self.table, places, &input, counts)?.failures)
     }
 }
 
@@ -89,17 +115,23 @@ impl Columns for TypedColumns {
     }
 
     fn project(&self, bodies: &BinaryArray) -> Result<Projected, ArrowError> {
-        let (batch, errors) = parse(&self.json, bodies)?;
-        Ok(Projected {
-            columns: batch.columns().to_vec(),
-            errors,
-        })
+        let (batch, mut errors) = parse(&self.json, bodies)?;
+        let failures = self.failures(bodies, &batch);
+        let failures = failures.map_err(|error| ArrowError::ExternalError(Box::new(error)))?;
+        let mut columns = batch.columns().to_vec();
+        if !failures.is_empty() {
+            computed::add(&mut errors, failures);
+            for column in &mut columns {
+                *column = without(column, &errors)?;
+            }
+        }
+        Ok(Projected { columns, errors })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Array as _, ArrayRef, Int32Array, Int64Array, RecordBatch};
+    use arrow::array::{ArrayRef, Int32Array, Int64Array};
     use arrow::datatypes::DataType;
     use millpond_connectors::format::body::Encoding;
     use millpond_proto::message::TopicId;
@@ -123,6 +155,10 @@ mod tests {
             column("word", "VARCHAR", None),
             column("at", "TIMESTAMP", None),
             column("price", "DECIMAL(10, 2)", None),
+            column("quotient", "", Some("100 / small")),
+            column("share", "", Some("100 / coalesce(n, 0)")),
+            column("total", "INT", Some("_body->>'n'")),
+            column("placed", "", Some("n / _offset")),
         ]
     }
 
@@ -170,6 +206,9 @@ mod tests {
             Just(Some("{}".to_owned())),
             Just(Some(r#"{"n":"x"}"#.to_owned())),
             Just(Some(r#"{"small":70000}"#.to_owned())),
+            Just(Some(r#"{"n":0,"small":7}"#.to_owned())),
+            Just(Some(r#"{"n":7,"small":0}"#.to_owned())),
+            Just(Some(r#"{"n":3000000000}"#.to_owned())),
             (any::<i32>(), any::<i16>(), "[a-z]{0,4}").prop_map(|(n, small, word)| Some(format!(
                 r#"{{"n":{n},"small":{small},"word":"{word}","at":"2013-01-02 03:04:05","price":1.25}}"#
             ))),
@@ -180,9 +219,9 @@ mod tests {
         #[test]
         fn typed_columns_answer_as_bodies_do(
             bodies in proptest::collection::vec(body(), 1..40),
-            projection in proptest::sample::subsequence((0..17_usize).collect::<Vec<_>>(), 1..17),
+            projection in proptest::sample::subsequence((0..21_usize).collect::<Vec<_>>(), 1..21),
         ) {
-            let needed = |at: &usize| matches!(at, 0..=7 | 15 | 16);
+            let needed = |at: &usize| matches!(at, 0..=11 | 19 | 20);
             let projection: Vec<usize> = projection.into_iter().filter(needed).collect();
             let decoder = TopicDecoder::new(&topic(), &projection).unwrap();
             let envelopes = envelopes(&bodies);
@@ -198,6 +237,7 @@ mod tests {
 
     #[test]
     fn a_declaration_is_told_from_one_with_another_column_or_type() {
+        let declaration = |specs: &[ColumnSpec]| declaration(specs, &Table::of(specs).unwrap());
         let first = declaration(&specs());
         let mut more = specs();
         more.push(ColumnSpec {
@@ -212,9 +252,14 @@ mod tests {
         let mut computed = specs();
         computed[2].expression = Some("n * 3".to_owned());
         assert_eq!(first, declaration(&computed), "it is not in the files");
+        computed[6].expression = Some("100 / n".to_owned());
+        assert_ne!(first, declaration(&computed), "files say where it fails");
+        computed[6] = specs().remove(6);
+        computed[9].expression = Some("n / _queue".to_owned());
+        assert_eq!(first, declaration(&computed), "files do not know it");
         let columns = TypedColumns::of(&more).unwrap().unwrap();
         let ids: Vec<u32> = columns.columns().iter().map(Column::id).collect();
-        assert_eq!(ids, [1001, 1002, 1004, 1005, 1006, 1007]);
+        assert_eq!(ids, [1001, 1002, 1004, 1005, 1006, 1011]);
         assert_eq!(columns.columns()[1].stored_type(), DataType::Int32);
         assert!(TypedColumns::of(&[]).unwrap().is_none());
     }

@@ -7,7 +7,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millpond_proto::message::TopicId;
-use millpond_sql::typed::{TypedColumns, declaration, has_typed_columns};
+use millpond_sql::topic::ColumnSpec;
+use millpond_sql::typed::{TypedColumns, has_typed_columns};
 use millpond_storage::error::TierError;
 use millpond_storage::tier::cold::TableMetadata;
 use millpond_storage::tier::columns::{Columns, Table, Tables};
@@ -32,8 +33,11 @@ struct Known {
     /// Names of families by id.
     families: HashMap<u64, String>,
     /// Columns by topic, with the declaration that they are of.
-    columns: HashMap<u64, (u64, Option<Arc<dyn Columns>>)>,
+    columns: HashMap<u64, Declared>,
 }
+
+/// A declaration, and the typed columns that it makes.
+type Declared = (Vec<ColumnSpec>, Option<Arc<dyn Columns>>);
 
 impl fmt::Debug for CatalogTables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,8 +85,8 @@ impl Known {
         if !has_typed_columns(bodies.encoding.format, bodies.changelog) {
             return None;
         }
-        let now = declaration(&specs);
-        if let Some((_, columns)) = self.columns.get(&topic.id).filter(|(of, _)| *of == now) {
+        let known = self.columns.get(&topic.id);
+        if let Some((_, columns)) = known.filter(|(of, _)| *of == specs) {
             return columns.as_ref().map(Arc::clone);
         }
         let made = TypedColumns::of(&specs).unwrap_or_else(|error| {
@@ -91,7 +95,7 @@ impl Known {
         });
         let made = made.map(|columns| Arc::new(columns) as Arc<dyn Columns>);
         let columns = made.as_ref().map(Arc::clone);
-        self.columns.insert(topic.id, (now, columns));
+        self.columns.insert(topic.id, (specs, columns));
         made
     }
 }
