@@ -28,7 +28,7 @@ use crate::plan::over_build::numbers_of;
 use crate::plan::refuse::{every_of_rows, refused, unsupported};
 use crate::plan::scan_build::inputs_of;
 use crate::plan::source::{Input, Source};
-use crate::plan::window::{Window, marked_window};
+use crate::plan::window::{Window, end_mark, marked_window};
 use crate::statement::{Emit, QueryOptions};
 
 /// A relation of the plan as a node, and what is known of its rows.
@@ -331,12 +331,15 @@ impl Builder<'_> {
         let unique = below.unique.filter(|_| !windowed).and_then(|columns| {
             let place = |column: &usize| places.iter().position(|at| *at == Some(*column));
             let is_told = |column: &usize| {
-                // Start and end of a window say the same, so one of them is enough.
+                // One bound of a window may tell the other, so it is enough.
                 place(column).is_some() || {
-                    let window = self.told_window(input, *column);
+                    let bound = self.window_bound(input, *column);
                     let mut others = columns.iter().filter(|other| place(other).is_some());
-                    window.is_some_and(|_| {
-                        others.any(|other| self.told_window(input, *other) == window)
+                    bound.is_some_and(|(window, _)| {
+                        others.any(|other| {
+                            let other = self.window_bound(input, *other);
+                            other.is_some_and(|(of, is_end)| of == window && self.tells(of, is_end))
+                        })
                     })
                 }
             };
@@ -354,11 +357,20 @@ impl Builder<'_> {
         Ok(edge)
     }
 
-    /// The window of which a column of a relation is the start or the end, if either tells the other.
-    fn told_window(&self, plan: &LogicalPlan, column: usize) -> Option<usize> {
+    /// Whether a bound of a window tells the other one: windows that grow begin together, and end apart.
+    fn tells(&self, window: usize, is_end: bool) -> bool {
+        match self.windows.get(window).map(|window| window.kind) {
+            Some(Windows::Tumble { .. } | Windows::Hop { .. }) => true,
+            Some(Windows::Cumulate { .. }) => is_end,
+            _ => false,
+        }
+    }
+
+    /// The window of which a column of a relation is a bound, and whether that is its end.
+    fn window_bound(&self, plan: &LogicalPlan, column: usize) -> Option<(usize, bool)> {
         let (input, expr) = match plan {
-            LogicalPlan::Filter(filter) => return self.told_window(&filter.input, column),
-            LogicalPlan::SubqueryAlias(alias) => return self.told_window(&alias.input, column),
+            LogicalPlan::Filter(filter) => return self.window_bound(&filter.input, column),
+            LogicalPlan::SubqueryAlias(alias) => return self.window_bound(&alias.input, column),
             LogicalPlan::Aggregate(aggregate) => (
                 &aggregate.input,
                 distinct(&aggregate.group_expr).ok()?.get(column)?.clone(),
@@ -370,11 +382,11 @@ impl Builder<'_> {
         };
         match expr.clone().unalias() {
             Expr::ScalarFunction(function) => {
-                let window = marked_window(function.func.name())?;
-                let kind = self.windows.get(window)?.kind;
-                matches!(kind, Windows::Tumble { .. } | Windows::Hop { .. }).then_some(window)
+                let name = function.func.name();
+                let window = marked_window(name)?;
+                Some((window, name == end_mark(window)))
             }
-            expr => self.told_window(input, passed(&expr, input.schema())?),
+            expr => self.window_bound(input, passed(&expr, input.schema())?),
         }
     }
 
