@@ -4,6 +4,7 @@
 //! keys, and so do the commands that send rows.
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::datatypes::{DataType, FieldRef, Fields};
 use bytes::Bytes;
 
 use millpond_proto::remedy::Remedy;
@@ -57,21 +58,72 @@ pub fn row_keys(columns: &RecordBatch) -> Result<Vec<Bytes>, RowKeyError> {
     }
 }
 
-/// Whether a message with this key can be one of a row, where the primary key has so many columns.
+/// Whether a message with this key can be one of a row, where the primary key has these columns.
 #[must_use]
-pub fn can_be_key(key: &str, columns: usize, is_text: bool) -> bool {
-    if columns == 1 && is_text {
+pub fn can_be_key(key: &str, columns: &Fields) -> bool {
+    if let [only] = columns.as_ref()
+        && only.data_type().is_string()
+    {
         return true;
     }
-    let values: Result<Vec<serde_json::Value>, _> = serde_json::from_str(key);
-    values.is_ok_and(|values| values.len() == columns)
+    let values: Vec<serde_json::Value> = match serde_json::from_str(key) {
+        Ok(values) => values,
+        Err(_) => return false,
+    };
+    let fits = |(value, field): (&serde_json::Value, &FieldRef)| match field.data_type() {
+        kind if kind.is_integer() => value.is_i64(),
+        DataType::Boolean => value.is_boolean(),
+        // Numbers that JSON has no word for are texts.
+        kind if kind.is_numeric() => value.is_number() || value.is_string(),
+        _ => value.is_string(),
+    };
+    values.len() == columns.len() && values.iter().zip(columns).all(fits) && is_compact(key)
+}
+
+/// Whether a text of JSON has no blanks between its parts, as we write it.
+fn is_compact(json: &str) -> bool {
+    let (mut is_text, mut is_escaped) = (false, false);
+    json.bytes().all(|byte| {
+        let is_between = !is_text && byte.is_ascii_whitespace();
+        is_text ^= byte == b'"' && !is_escaped;
+        is_escaped = is_text && byte == b'\\' && !is_escaped;
+        !is_between
+    })
+}
+
+/// What the key of a message must be for it to be one of a row: for people, with an example.
+#[must_use]
+pub fn key_form(columns: &Fields) -> String {
+    let example = |field: &FieldRef| match field.data_type() {
+        kind if kind.is_integer() => "7",
+        DataType::Boolean => "true",
+        DataType::Date32 => "\"2013-01-01\"",
+        DataType::Timestamp(..) => "\"2013-01-01T00:00:00.000Z\"",
+        kind if kind.is_numeric() => "7.5",
+        _ => "\"a\"",
+    };
+    if let [only] = columns.as_ref()
+        && only.data_type().is_string()
+    {
+        return format!("the key of a row is its {}, as it is", only.name());
+    }
+    let names: Vec<&str> = columns.iter().map(|field| field.name().as_str()).collect();
+    let examples: Vec<&str> = columns.iter().map(example).collect();
+    format!(
+        "the key of a row is the JSON array of {}, without blanks, as in '[{}]'",
+        names.join(", "),
+        examples.join(",")
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::array::{
+        ArrayRef, Decimal128Array, Float64Array, Int64Array, StringArray, TimestampMillisecondArray,
+    };
+    use arrow::datatypes::Field;
 
     use super::*;
 
@@ -100,11 +152,64 @@ mod tests {
 
     #[test]
     fn a_key_that_no_row_can_have_is_known_by_its_form() {
-        assert!(can_be_key("14", 1, true));
-        assert!(can_be_key("[14]", 1, false));
-        assert!(can_be_key("[14,\"a\"]", 2, false));
-        for (key, columns) in [("14", 1), ("[14]", 2), ("[14", 1), ("", 1)] {
-            assert!(!can_be_key(key, columns, false), "{key}");
+        let of = |kinds: &[DataType]| {
+            let fields = kinds.iter().zip(["a", "b"]);
+            let fields = fields.map(|(kind, name)| Field::new(name, kind.clone(), false));
+            fields.collect::<Fields>()
+        };
+        let (text, number) = (of(&[DataType::Utf8]), of(&[DataType::Int64]));
+        let both = of(&[DataType::Int64, DataType::Utf8]);
+        let others = of(&[DataType::Float64, DataType::Boolean]);
+        for (key, columns) in [
+            ("14", &text),
+            ("", &text),
+            ("[14]", &number),
+            (r#"[14,"a b\\"]"#, &both),
+            (r#"[14,"\" "]"#, &both),
+            ("[1.5,true]", &others),
+            (r#"["NaN",false]"#, &others),
+        ] {
+            assert!(can_be_key(key, columns), "{key}");
+        }
+        for (key, columns) in [
+            ("14", &number),
+            ("[14", &number),
+            ("", &number),
+            ("[14,15]", &number),
+            ("[\"14\"]", &number),
+            ("[null]", &number),
+            ("[1.5]", &number),
+            ("[ 14 ]", &number),
+            ("[14]", &both),
+            ("[14,15]", &both),
+            ("[14, \"a\"]", &both),
+            ("[1.5,1]", &others),
+        ] {
+            assert!(!can_be_key(key, columns), "{key}");
+        }
+        assert_eq!(key_form(&text), "the key of a row is its a, as it is");
+        assert!(key_form(&both).ends_with("a, b, without blanks, as in '[7,\"a\"]'"));
+    }
+
+    #[test]
+    fn what_is_written_as_the_key_of_a_row_can_be_one() {
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![i64::MIN, 0, i64::MAX]));
+        let names: ArrayRef = Arc::new(StringArray::from(vec!["", "a \\\" b", "é\n"]));
+        let at: ArrayRef = Arc::new(TimestampMillisecondArray::from(vec![0, -1, 86_400_000]));
+        let price = Decimal128Array::from(vec![1, -150, 0]);
+        let price: ArrayRef = Arc::new(price.with_precision_and_scale(10, 2).unwrap());
+        let ratio: ArrayRef = Arc::new(Float64Array::from(vec![f64::NAN, 1e300, -0.5]));
+        let columns = [
+            ("i", ids),
+            ("n", names),
+            ("t", at),
+            ("p", price),
+            ("r", ratio),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        for key in row_keys(&batch).unwrap() {
+            let key = str::from_utf8(&key).unwrap();
+            assert!(can_be_key(key, batch.schema_ref().fields()), "{key}");
         }
     }
 }

@@ -145,8 +145,7 @@ impl RowKeys {
     /// [`CliError::Usage`] with a key as it could be.
     pub fn check_deletion(&self, key: &str) -> Result<(), CliError> {
         let fields = self.columns.fields();
-        let is_text = fields.iter().all(|field| field.data_type().is_string());
-        if can_be_key(key, fields.len(), is_text) {
+        if can_be_key(key, fields) {
             return Ok(());
         }
         let values: Vec<&str> = match fields.len() {

@@ -4,7 +4,8 @@
 //! either, `_key` and `_properties`. A text for the `_body` of a format of bytes (Avro, Protobuf) is their hex digits, as
 //! `SELECT` shows it. Where a primary key is declared the message key follows from it: the
 //! text of its one column, or else its columns as the text of a JSON array, as in the topics of views.
-//! A value that does not fit its column is an error and never a NULL, nor another value ([`super::fit`]).
+//! A value that does not fit its column is an error and never a NULL, nor another value ([`super::fit`]); so is one of which a computed column
+//! fails, since nobody would see its row.
 //!
 //! All rows are computed before the first is stored, up to [`limits::INSERT_HELD_BYTES`]. What fails behind that, or because the
 //! broker takes no more, says how many rows are stored ([`Inserted`]).
@@ -17,7 +18,7 @@ use arrow::array::{
     StringArray,
 };
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Fields, Schema};
 use bytes::Bytes;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::prelude::DataFrame;
@@ -29,8 +30,9 @@ use millpond_proto::limits;
 use crate::batch::latest::external;
 use crate::batch::{fit, literals};
 use crate::catalog::{BODY, Table, table_schema};
-use crate::error::SqlError;
-use crate::row_key::{RowKeyError, row_keys};
+use crate::computed::{self, Check};
+use crate::error::{Refusal, SqlError};
+use crate::row_key::{RowKeyError, can_be_key, key_form, row_keys};
 use crate::statement::quoted;
 use crate::topic::{Changelog, OutputRow, TopicInfo, Topics};
 
@@ -44,6 +46,7 @@ pub struct Target {
     topic: TopicInfo,
     fields: Vec<Field>,
     encoder: BodyEncoder,
+    table: Table,
     /// Whether its bodies are no texts.
     is_binary: bool,
 }
@@ -103,14 +106,15 @@ impl Target {
                 "fill _key and _body, or let a job write it: CREATE JOB name AS INSERT INTO …",
             ));
         }
-        let body = Table::of(&topic.columns)?.body;
-        let encoder = BodyEncoder::new(&topic.encoding)?.with_columns(&body);
+        let table = Table::of(&topic.columns)?;
+        let encoder = BodyEncoder::new(&topic.encoding)?.with_columns(&table.body);
         let format = topic.encoding.format;
         let target = Self {
             is_binary: matches!(format, Format::Avro | Format::Protobuf),
             topic,
             fields,
             encoder,
+            table,
         };
         target.check_body_and_key()?;
         Ok(target)
@@ -260,10 +264,17 @@ impl Target {
         let [keys, bodies, properties] = system;
         let bodies: Vec<Option<Bytes>> = match &bodies {
             Some(bodies) => bytes_of(bodies.as_binary::<i32>()),
-            None => self.encoder.encode(&body)?.into_iter().map(Some).collect(),
+            None => {
+                self.check_computed(&body)?;
+                self.encoder.encode(&body)?.into_iter().map(Some).collect()
+            }
         };
         let keys: Vec<Option<Bytes>> = match &keys {
-            Some(keys) => texts_of(keys.as_string::<i32>()),
+            Some(keys) => {
+                let keys = keys.as_string::<i32>();
+                self.check_keys(keys)?;
+                texts_of(keys)
+            }
             None if self.topic.primary_key.is_empty() => vec![None; bodies.len()],
             None => self.keys(&body)?,
         };
@@ -277,6 +288,57 @@ impl Target {
             })
         })
         .collect()
+    }
+
+    /// Refuses rows of which a column fails that is computed of those that are filled.
+    fn check_computed(&self, filled: &RecordBatch) -> Result<(), SqlError> {
+        let of_columns =
+            |check: &&Check| check.is_of_body && !check.reads.iter().any(|name| name == BODY);
+        let checks = self.table.checks.iter().filter(of_columns);
+        let places: Vec<usize> = checks.map(|check| check.place).collect();
+        if places.is_empty() {
+            return Ok(());
+        }
+        let input = computed::input(&self.table, None, filled.num_rows(), |field| {
+            Ok(filled.column_by_name(field.name()).map(Arc::clone))
+        })?;
+        let computed = computed::compute(&self.table, places, &input, |_, _| true)?;
+        match computed.failures.into_iter().next() {
+            None => Ok(()),
+            Some((_, reason)) => Err(SqlError::Invalid(Refusal {
+                position: None,
+                cause: format!("a row would not decode, {reason}"),
+                suggestion: None,
+            })),
+        }
+    }
+
+    /// Refuses keys that no row of the topic can have, if it has a primary key: they would neither replace nor delete one.
+    fn check_keys(&self, keys: &StringArray) -> Result<(), SqlError> {
+        // Changes have the keys that Debezium gives them.
+        if self.topic.primary_key.is_empty() || self.topic.changelog == Changelog::Debezium {
+            return Ok(());
+        }
+        let schema = table_schema(&self.topic)?;
+        let columns = self.topic.primary_key.iter();
+        let columns = columns.map(|name| schema.field_with_name(name).cloned());
+        let columns: Fields = columns.collect::<Result<Vec<_>, _>>()?.into();
+        let wrong = keys
+            .iter()
+            .find(|key| !key.is_some_and(|key| can_be_key(key, &columns)));
+        match wrong {
+            None => Ok(()),
+            Some(key) => Err(SqlError::invalid(
+                match key {
+                    Some(key) => format!("no row of topic {} has the key {key:?}", self.topic.name),
+                    None => format!(
+                        "each row of topic {} has a key, and _key is NULL",
+                        self.topic.name
+                    ),
+                },
+                key_form(&columns),
+            )),
+        }
     }
 
     /// The message key of each row, made of the columns of the primary key.
