@@ -155,6 +155,8 @@ pub const TAIL_COLUMNS_ROWS: u64 = 256 * 1024;
 /// An `INSERT` of up to so many bytes of messages is computed to its end before any of it is stored, so that a value that does not
 /// fit leaves nothing behind; of a larger one so many bytes are held at a time.
 pub const INSERT_HELD_BYTES: usize = 64 * 1024 * 1024;
+/// Most elements that `generate_series` makes for the rows that are computed at a time.
+pub const SERIES_ELEMENTS_MAX: u64 = 16 * 1024 * 1024;
 /// Most rows that the lists of one row may become in a continuous query.
 pub const UNNEST_ELEMENTS_MAX: usize = 64 * 1024;
 /// Memory for the state of one continuous query.

@@ -22,6 +22,7 @@ use crate::function::all::{aggregates, scalars};
 use crate::function::calendar::in_their_unit;
 use crate::function::json::Arrows;
 use crate::function::pattern::patterned;
+use crate::function::series::within_bounds;
 use crate::plan::exact::Beside;
 
 /// Knows no store and takes none.
@@ -99,6 +100,7 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
     // They take the place of the engine's, which know one language of formats, and times of nanoseconds, only.
     functions.extend(patterned(&functions));
     functions.extend(in_their_unit(&functions));
+    functions.extend(within_bounds(&functions));
     let mut of_groups = SessionStateDefaults::default_aggregate_functions();
     of_groups.extend(aggregates());
     let mut rules = Optimizer::new().rules;

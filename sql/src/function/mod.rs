@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`user`] (the seam), [`distance`] (`great_circle_km`), [`weighted`] (`weighted_avg`), [`scalar`] (the shorter seam of
 //! our own), [`json`] (`json_get_str` and its kin, `->`, `->>`), [`json_path`] (`json_value` and its kin), [`json_made`] (`json_object` and its kin), [`json_items`] (arrays as lists; `json_text` finds the parts of a text for all of them), [`digest`], [`digits`], [`url`], [`queue`], [`sliding`] (`min` and `max`), [`version`], [`written_time`] (`to_char`),
-//! [`pattern`] (formats of times), [`calendar`] (stretches of times). Functions that are others' names for what there is stand in `statement/spelling.rs`.
+//! [`pattern`] (formats of times), [`calendar`] (stretches of times), [`series`] (`generate_series` within a bound). Functions that are others' names for what there is stand in `statement/spelling.rs`.
 
 pub mod all;
 pub mod calendar;
@@ -22,6 +22,7 @@ pub(crate) mod json_text;
 pub mod pattern;
 pub mod queue;
 pub mod scalar;
+pub mod series;
 pub(crate) mod sliding;
 pub mod url;
 pub mod user;
