@@ -32,7 +32,7 @@ use crate::catalog::{DECODE_ERROR, timestamp};
 use crate::error::SqlError;
 use crate::plan::refuse::refused;
 use crate::runtime;
-use crate::statement::{name_of, parse_expression, quoted};
+use crate::statement::{filled, name_of, quoted};
 use crate::topic::{TopicInfo, Topics};
 
 const MARK: &str = "millpond_as_of";
@@ -185,7 +185,7 @@ impl Rewriter<'_> {
         let column = version_time(&topic, time)?;
         let alias = self.read_versions(&topic, name, alias);
         let right = format!("{}.{}", quoted(&alias), quoted(&column));
-        parse_expression(&format!("{MARK}_ge({time}, {right})"))
+        filled(&format!("{MARK}_ge($1, {right})"), &[time])
     }
 }
 
@@ -256,7 +256,7 @@ fn matched(condition: &ast::Expr) -> Result<ast::Expr, SqlError> {
             _ => None,
         };
         if let Some(word) = word {
-            return parse_expression(&format!("{MARK}_{word}({left}, {right})"));
+            return filled(&format!("{MARK}_{word}($1, $2)"), &[left, right]);
         }
     }
     Err(SqlError::invalid(

@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::error::SqlError;
-use crate::statement::{name_of, parse_expression};
+use crate::statement::{filled, name_of};
 
 /// Functions that give rows in `FROM`, and the list whose elements these are; `$` is what they are called with.
 const LISTS: [(&str, &str); 10] = [
@@ -136,9 +136,7 @@ fn of_factor(factor: &mut TableFactor, keeps: bool) -> Result<(), SqlError> {
     }
     if keeps {
         for list in &mut lists {
-            *list = parse_expression(&format!(
-                "CASE WHEN array_length({list}) > 0 THEN {list} END"
-            ))?;
+            *list = filled("CASE WHEN array_length($1) > 0 THEN $1 END", &[list])?;
         }
     }
     *factor = TableFactor::UNNEST {
@@ -184,21 +182,26 @@ fn listed(
         ));
     }
     if *list != "$" {
-        let all: Vec<String> = values.iter().map(ToString::to_string).collect();
-        values = vec![parse_expression(&list.replace('$', &all.join(", ")))?];
+        let places: Vec<String> = (1..=values.len()).map(|at| format!("${at}")).collect();
+        let arguments: Vec<&Written> = values.iter().collect();
+        values = vec![filled(&list.replace('$', &places.join(", ")), &arguments)?];
     }
     Ok(Some((called, values)))
 }
 
 /// The places of the elements, from 1: as many as the longest list has.
 fn places(lists: &[Written]) -> Result<Written, SqlError> {
-    let lengths = lists.iter();
-    let lengths = lengths.map(|list| format!("coalesce(array_length({list}), 0)"));
+    let lengths = 1..=lists.len();
+    let lengths = lengths.map(|at| format!("coalesce(array_length(${at}), 0)"));
     let lengths: Vec<String> = lengths.collect();
-    parse_expression(&format!(
-        "range(1, CAST(greatest({}) AS BIGINT) + 1)",
-        lengths.join(", ")
-    ))
+    let lists: Vec<&Written> = lists.iter().collect();
+    filled(
+        &format!(
+            "range(1, CAST(greatest({}) AS BIGINT) + 1)",
+            lengths.join(", ")
+        ),
+        &lists,
+    )
 }
 
 /// The name of the rows with one for each column; a list alone is called as its rows are.

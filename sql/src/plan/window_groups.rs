@@ -8,12 +8,12 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Query,
-    Select, SetExpr, TableFactor, VisitMut, VisitorMut, visit_expressions_mut,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident,
+    ObjectName, Query, Select, SetExpr, TableFactor, TableFunctionArgs, VisitMut, VisitorMut,
+    visit_expressions_mut,
 };
 
 use crate::error::SqlError;
-use crate::statement::parse_query;
 
 /// The functions that may stand in `GROUP BY`.
 const FUNCTIONS: [&str; 4] = ["TUMBLE", "HOP", "CUMULATE", "SESSION"];
@@ -142,7 +142,7 @@ fn rewrite(select: &mut Select) -> Result<Option<GroupWindow>, SqlError> {
     let Some((window, Expr::Function(function))) = window.zip(Some(function)) else {
         return Ok(None);
     };
-    let keys: Vec<String> = groups.iter().map(ToString::to_string).collect();
+    let keys = groups.clone();
     groups.insert(at, column_named("window_start"));
     groups.insert(at + 1, column_named("window_end"));
     let name = &window.name;
@@ -159,55 +159,66 @@ fn rewrite(select: &mut Select) -> Result<Option<GroupWindow>, SqlError> {
     let [from] = select.from.as_mut_slice() else {
         return Err(one_topic());
     };
-    let (topic, alias) = match &mut from.relation {
+    let (rows, alias) = match &mut from.relation {
         TableFactor::Table {
-            name,
+            name: topic,
             alias,
             args: None,
             ..
-        } => (name.to_string(), alias),
+        } => match topic.0.as_slice() {
+            [part] => match part.as_ident() {
+                Some(topic) => (Expr::Identifier(topic.clone()), alias),
+                None => return Err(one_topic()),
+            },
+            _ => return Err(one_topic()),
+        },
         TableFactor::Derived {
             lateral: false,
             subquery,
             alias,
             ..
-        } => (format!("({subquery})"), alias),
+        } => (Expr::Subquery(subquery.clone()), alias),
         _ => return Err(one_topic()),
     };
     if !from.joins.is_empty() {
         return Err(one_topic());
     }
-    let args = args_of(&function).unwrap_or_default();
-    let Some((column, lengths)) = args.split_first().filter(|_| is_column(&function)) else {
+    if !is_column(&function) {
         return Err(SqlError::invalid(
             format!("the first argument of {name} in GROUP BY is the time column, not {function}"),
             format!("write {name}(time_column, INTERVAL '1 hour')"),
         ));
-    };
-    let by = match (name.as_str(), keys.is_empty()) {
-        ("SESSION", false) => format!(" PARTITION BY {}", keys.join(", ")),
-        _ => String::new(),
-    };
-    let lengths: Vec<String> = lengths.iter().map(|length| format!(", {length}")).collect();
-    let text = format!(
-        "SELECT 1 FROM {name}(TABLE {topic}{by}, DESCRIPTOR({column}){})",
-        lengths.concat()
-    );
-    let alias = alias.take();
-    let mut written = parse_query(&text).map_err(|_| {
-        SqlError::invalid(
+    }
+    let is_name = |key: &Expr| matches!(key, Expr::Identifier(_));
+    if name == "SESSION" && !keys.iter().all(is_name) {
+        return Err(SqlError::invalid(
             format!("{function} does not read as a window over what stands in FROM"),
             format!("group by columns as they are and {name}(time_column, INTERVAL '1 hour')"),
-        )
-    })?;
-    if let SetExpr::Select(written) = written.body.as_mut()
-        && let Some(table) = written.from.pop()
-    {
-        from.relation = table.relation;
-        if let TableFactor::Table { alias: place, .. } = &mut from.relation {
-            *place = alias;
-        }
+        ));
     }
+    let rows = match (name.as_str(), keys.is_empty()) {
+        ("SESSION", false) => Expr::Tuple(std::iter::once(rows).chain(keys).collect()),
+        _ => rows,
+    };
+    let rows = FunctionArg::Unnamed(FunctionArgExpr::Expr(rows));
+    let FunctionArguments::List(list) = function.args else {
+        return Ok(None);
+    };
+    from.relation = TableFactor::Table {
+        alias: alias.take(),
+        name: ObjectName::from(vec![Ident::new(name)]),
+        args: Some(TableFunctionArgs {
+            args: std::iter::once(rows).chain(list.args).collect(),
+            settings: None,
+        }),
+        with_hints: Vec::new(),
+        version: None,
+        with_ordinality: false,
+        partitions: Vec::new(),
+        json_path: None,
+        sample: None,
+        index_hints: Vec::new(),
+    };
     window.replace_bounds(&mut select.projection);
     window.replace_bounds(&mut select.having);
     window.replace_bounds(&mut select.qualify);

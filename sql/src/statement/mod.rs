@@ -7,7 +7,7 @@
 //! the statements around them are parsed here.
 //!
 //! Reading order: [`kind`] (what may be asked), [`parser`] (the first word), then one file per statement:
-//! [`create`], [`query_options`], [`alter`], [`job_settings`], [`savepoint`], [`remove`], [`write`](mod@write), [`show`], [`subscribe`]; their parts: [`name`], [`options`], `keep`, [`interval`], `spelling` (functions as other systems call them), `pairs` (of `JSON_OBJECT`), `all_rows` (`TABLE t`), `clause` (what the parser takes and nobody would carry out); and [`refusal`] (what
+//! [`create`], [`query_options`], [`alter`], [`job_settings`], [`savepoint`], [`remove`], [`write`](mod@write), [`show`], [`subscribe`]; their parts: [`name`], [`options`], `keep`, [`interval`], `spelling` (functions as other systems call them), `template` (expressions by a text), `pairs` (of `JSON_OBJECT`), `all_rows` (`TABLE t`), `clause` (what the parser takes and nobody would carry out); and [`refusal`] (what
 //! is said when the text is none of it) with `foreign` (when it is another system's).
 
 mod all_rows;
@@ -30,6 +30,7 @@ pub mod savepoint;
 pub mod show;
 pub(crate) mod spelling;
 pub mod subscribe;
+mod template;
 pub mod write;
 
 pub use interval::interval_ms;
@@ -43,6 +44,7 @@ pub use parser::{DEPTH_MAX, parse, parse_expression, parse_query, parse_type};
 pub use refusal::{CHAIN_TOKENS_MAX, SET_OPERATIONS_MAX};
 pub use savepoint::SavepointChange;
 pub use subscribe::Begin;
+pub(crate) use template::filled;
 
 #[cfg(test)]
 mod tests;

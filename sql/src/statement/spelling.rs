@@ -19,7 +19,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::error::{Position, Refusal, SqlError};
 use crate::statement::name::name_of;
-use crate::statement::parser::parse_plain_expression;
+use crate::statement::template::filled;
 use names::{RENAMED, WRITTEN};
 
 mod names;
@@ -229,9 +229,7 @@ impl Spelling {
 
     /// A template with arguments in their places.
     fn write(&mut self, template: &str, arguments: &[&Expr]) -> Result<Expr, SqlError> {
-        let mut written = parse_plain_expression(template)?;
-        let mut places = Places { arguments };
-        let _: ControlFlow<()> = written.visit(&mut places);
+        let mut written = filled(template, arguments)?;
         let mut count = Count(0);
         let _: ControlFlow<()> = written.visit(&mut count);
         self.nodes += count.0;
@@ -243,34 +241,6 @@ impl Spelling {
             });
         }
         Ok(written)
-    }
-}
-
-/// Puts arguments where a template names them.
-struct Places<'a> {
-    arguments: &'a [&'a Expr],
-}
-
-impl VisitorMut for Places<'_> {
-    type Break = ();
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::Value(value) = expr
-            && let Value::Placeholder(place) = &value.value
-            && let Some(number) = place
-                .strip_prefix('$')
-                .and_then(|at| at.parse::<usize>().ok())
-            && let Some(argument) = number.checked_sub(1).and_then(|at| self.arguments.get(at))
-        {
-            *expr = match argument {
-                // As it was written, it may bind less than what is around it in the template.
-                Expr::BinaryOp { .. } | Expr::UnaryOp { .. } => {
-                    Expr::Nested(Box::new((*argument).clone()))
-                }
-                argument => (*argument).clone(),
-            };
-        }
-        ControlFlow::Continue(())
     }
 }
 

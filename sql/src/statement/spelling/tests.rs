@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::statement::parse_expression;
+use crate::statement::parser::parse_plain_expression;
 
 fn written(sql: &str) -> String {
     parse_expression(sql).map_or_else(|error| error.to_string(), |expr| expr.to_string())
