@@ -9,19 +9,19 @@
 //! After `FOR SYSTEM_TIME AS OF`, a right topic with a primary key stands for the versions of its rows, not
 //! for the last ones; the time of a version is the topic's watermark column, or `_stored_at` if the left
 //! says `_stored_at`: then a row meets what the log held when it was stored. Right rows of equal time count
-//! in the order of the log.
+//! in the order of the log, also through a query that filters and projects them.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{DFSchema, JoinType, not_impl_err};
-use datafusion::error::DataFusionError;
+use datafusion::common::{Column, DFSchema, JoinType, not_impl_err};
+use datafusion::error::{DataFusionError, Result as EngineResult};
 use datafusion::logical_expr::utils::{find_valid_equijoin_key_pair, split_conjunction};
 use datafusion::logical_expr::{
-    Expr, ExprFunctionExt, Join, LogicalPlan, LogicalPlanBuilder, Operator as Sign, ScalarUDF,
-    Volatility, WindowFunctionDefinition, create_udf, lit,
+    Expr, ExprFunctionExt, Filter, Join, LogicalPlan, LogicalPlanBuilder, Operator as Sign,
+    Projection, ScalarUDF, SubqueryAlias, Volatility, WindowFunctionDefinition, create_udf, lit,
 };
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Ident, JoinConstraint, JoinOperator, ObjectName, Query, Select,
@@ -401,6 +401,59 @@ pub(crate) fn scanned(plan: &LogicalPlan) -> Option<&str> {
     }
 }
 
+/// What the place of a row in the log is called where a query passes it on that does not name it.
+const PLACE: [&str; 2] = ["__log_queue", "__log_offset"];
+
+/// A right side and the columns that tell the place of its rows in the log; of filters and projections over a topic the place is
+/// passed on, in columns behind the others.
+pub(crate) fn with_place(right: &LogicalPlan) -> EngineResult<(LogicalPlan, Vec<Expr>)> {
+    let found = placed(right)?.map(|(plan, place)| (plan, place.map(Expr::Column).to_vec()));
+    Ok(found.unwrap_or_else(|| (right.clone(), Vec::new())))
+}
+
+fn placed(plan: &LogicalPlan) -> EngineResult<Option<(LogicalPlan, [Column; 2])>> {
+    Ok(match plan {
+        LogicalPlan::TableScan(_) => {
+            let column = |name: &str| {
+                let at = plan.schema().index_of_column_by_name(None, name)?;
+                Some(Column::from(plan.schema().qualified_field(at)))
+            };
+            let place = column("_queue").zip(column("_offset"));
+            place.map(|(queue, offset)| (plan.clone(), [queue, offset]))
+        }
+        LogicalPlan::Filter(filter) => match placed(&filter.input)? {
+            Some((input, place)) => {
+                let filter = Filter::try_new(filter.predicate.clone(), Arc::new(input))?;
+                Some((LogicalPlan::Filter(filter), place))
+            }
+            None => None,
+        },
+        LogicalPlan::SubqueryAlias(alias) => match placed(&alias.input)? {
+            Some((input, [queue, offset])) => {
+                let queue = input.schema().index_of_column(&queue)?;
+                let offset = input.schema().index_of_column(&offset)?;
+                let alias = SubqueryAlias::try_new(Arc::new(input), alias.alias.clone())?;
+                let place = [queue, offset];
+                let place = place.map(|at| Column::from(alias.schema.qualified_field(at)));
+                Some((LogicalPlan::SubqueryAlias(alias), place))
+            }
+            None => None,
+        },
+        LogicalPlan::Projection(projection) => match placed(&projection.input)? {
+            Some((input, place)) => {
+                let place = place.into_iter().zip(PLACE);
+                let place = place.map(|(column, name)| Expr::Column(column).alias(name));
+                let exprs = projection.expr.iter().cloned().chain(place);
+                let projection = Projection::try_new(exprs.collect(), Arc::new(input))?;
+                let place = PLACE.map(Column::new_unqualified);
+                Some((LogicalPlan::Projection(projection), place))
+            }
+            None => None,
+        },
+        _ => None,
+    })
+}
+
 /// Checks that versions are met by what tells them apart.
 pub(crate) fn check_key(marked: &Marked, topic: &TopicInfo) -> Result<(), SqlError> {
     let mut met: Vec<&str> = Vec::new();
@@ -458,7 +511,8 @@ const OTHER: &str = "__millpond_other_time";
 
 fn ranges(join: &Join, marked: &Marked, topics: &dyn Topics) -> Result<LogicalPlan, SqlError> {
     let [left_time, right_time] = &marked.times;
-    let schema = join.right.schema();
+    let (right, place) = with_place(&join.right)?;
+    let schema = Arc::clone(right.schema());
     let column = |name: &str| -> Option<Expr> {
         let mut found = schema.iter().filter(|(_, field)| field.name() == name);
         let (qualifier, field) = found.next()?;
@@ -466,8 +520,7 @@ fn ranges(join: &Join, marked: &Marked, topics: &dyn Topics) -> Result<LogicalPl
     };
     let versions = scanned(&join.right).and_then(|name| name.strip_suffix(VERSIONS));
     let versions = versions.and_then(|name| topics.topic(name));
-    let mut right = LogicalPlanBuilder::from(join.right.as_ref().clone())
-        .filter(right_time.clone().is_not_null())?;
+    let mut right = LogicalPlanBuilder::from(right).filter(right_time.clone().is_not_null())?;
     let partition = match &versions {
         Some(topic) => {
             check_key(marked, topic)?;
@@ -479,12 +532,7 @@ fn ranges(join: &Join, marked: &Marked, topics: &dyn Topics) -> Result<LogicalPl
         }
         None => marked.on.iter().map(|(_, right)| right.clone()).collect(),
     };
-    let order = [
-        Some(right_time.clone()),
-        column("_queue"),
-        column("_offset"),
-    ];
-    let order = order.into_iter().flatten();
+    let order = std::iter::once(right_time.clone()).chain(place);
     let order = order.map(|by| by.sort(true, false)).collect();
     let (function, seeks_back) = match marked.seek {
         Seek::Back { .. } => ("lead", true),
@@ -504,7 +552,7 @@ fn ranges(join: &Join, marked: &Marked, topics: &dyn Topics) -> Result<LogicalPl
     let name = other.schema_name().to_string();
     right = right.window([other])?;
     let columns = schema.iter().map(|column| Expr::Column(column.into()));
-    let other = Expr::Column(datafusion::common::Column::from_name(name)).alias(OTHER);
+    let other = Expr::Column(Column::from_name(name)).alias(OTHER);
     right = right.project(columns.chain([other]))?;
     if versions.is_some()
         && let Some(body) = column("_body")
@@ -513,7 +561,7 @@ fn ranges(join: &Join, marked: &Marked, topics: &dyn Topics) -> Result<LogicalPl
         let is_good = column(DECODE_ERROR).map_or_else(|| lit(true), Expr::is_null);
         right = right.filter(body.is_not_null().and(is_good))?;
     }
-    let other = Expr::Column(datafusion::common::Column::from_name(OTHER));
+    let other = Expr::Column(Column::from_name(OTHER));
     let (left, right_at) = (left_time.clone(), right_time.clone());
     let (meets, within) = match marked.seek {
         Seek::Back { or_at: true } => (left.clone().gt_eq(right_at), left.lt(other.clone())),

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, DFSchemaRef};
 use datafusion::error::{DataFusionError, Result as EngineResult};
-use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
+use datafusion::logical_expr::{
+    Expr, Extension, LogicalPlan, Projection, UserDefinedLogicalNodeCore,
+};
 
 use crate::error::SqlError;
-use crate::plan::as_of::{Marked, Seek, check_key, refuse_ahead, scanned};
+use crate::plan::as_of::{Marked, Seek, check_key, refuse_ahead, scanned, with_place};
 use crate::plan::source::Source;
 
 /// The join.
@@ -124,9 +126,19 @@ pub(crate) fn nodes(plan: LogicalPlan, sources: &[Source]) -> Result<LogicalPlan
         });
         match node {
             Ok(None) => Ok(Transformed::no(plan)),
-            Ok(Some(node)) => Ok(Transformed::yes(LogicalPlan::Extension(Extension {
-                node: Arc::new(node),
-            }))),
+            Ok(Some(node)) => {
+                let joined = LogicalPlan::Extension(Extension {
+                    node: Arc::new(node),
+                });
+                if joined.schema().fields().len() == join.schema.fields().len() {
+                    return Ok(Transformed::yes(joined));
+                }
+                // Without what only tells where rows of the right stand in the log.
+                let columns = join.schema.iter();
+                let columns = columns.map(|column| Expr::Column(column.into()));
+                let joined = Projection::try_new(columns.collect(), Arc::new(joined))?;
+                Ok(Transformed::yes(LogicalPlan::Projection(joined)))
+            }
             Err(error) => {
                 failed = Some(error);
                 Err(DataFusionError::Internal("an as-of join failed".to_owned()))
@@ -165,12 +177,11 @@ fn node(
         }
         None => None,
     };
-    let order = [column("_queue"), column("_offset")].into_iter();
-    let order = order.flatten().collect();
+    let (right, order) = with_place(right)?;
     Ok(AsOfNode {
         schema: Arc::new(left.schema().join(right.schema())?),
         left: left.clone(),
-        right: right.clone(),
+        right,
         on: marked.on,
         times: marked.times,
         seek: marked.seek,
