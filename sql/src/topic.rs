@@ -42,6 +42,18 @@ pub struct WatermarkSpec {
     pub column: String,
     /// Watermark = greatest event time seen, less this.
     pub delay_ms: i64,
+    /// Further columns of times: those of closed windows, which tell the same window.
+    #[serde(default)]
+    pub behind: Vec<TimeBehind>,
+}
+
+/// A column whose time lies at most so long before the event time of its row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeBehind {
+    /// The column.
+    pub column: String,
+    /// How long at most.
+    pub by_ms: i64,
 }
 
 /// What SQL knows of a topic.
@@ -185,7 +197,8 @@ pub struct QueueExtent {
 /// A message to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutputRow {
-    /// Chooses the queue; equal keys share one. `None`: queues take turns within the epoch.
+    /// Chooses the queue; equal keys share one. `None`: queues take turns within the epoch, or by epoch where the topic is a view's that
+    /// has a watermark, so that no row is stored behind one of a later time.
     pub key: Option<Bytes>,
     /// The body; `None` deletes the key.
     pub body: Option<Bytes>,

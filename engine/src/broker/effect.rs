@@ -3,6 +3,8 @@
 //! **Invariant.** An effect that is asked again comes to the same shards in the same parts, whatever happened meanwhile:
 //! a shard knows by the number of a part whether it has it. So nothing here depends on anything but the rows and what
 //! was recorded with their cut.
+//!
+//! Rows of the topic of a view that have an event time leave in its order, and are stored in it: the queues take turns by epoch there, not by row.
 
 use std::collections::BTreeMap;
 
@@ -58,9 +60,12 @@ impl Broker {
         let incarnation = self.incarnation()?;
         let queues = queues_at(&incarnation, job, topic, epoch).await?;
         let now_ms = self.now().as_ms();
+        // Epochs come one after the other, and rows of one queue in their order: so none is behind one of a later time.
+        let is_by_time = topic.written_by.is_some() && topic.watermark_column.is_some();
         let mut by_shard: BTreeMap<ShardId, Vec<Envelope>> = BTreeMap::new();
-        for (turn, row) in rows.into_iter().enumerate() {
-            let id = format!("{job}-{epoch}-{turn}");
+        for (number, row) in (0_u64..).zip(rows) {
+            let id = format!("{job}-{epoch}-{number}");
+            let turn = if is_by_time { epoch.0 } else { number };
             let message = message_of(topic, queues, turn, row, now_ms, &id);
             let shard = incarnation.shard(topic.id, message.queue);
             by_shard.entry(shard).or_default().push(message);
@@ -125,7 +130,7 @@ pub(super) fn check_output(topic: &TopicRecord) -> Result<(), TopicsError> {
 pub(super) fn message_of(
     topic: &TopicRecord,
     queues: u32,
-    turn: usize,
+    turn: u64,
     row: OutputRow,
     now_ms: i64,
     message_id: &str,

@@ -17,8 +17,8 @@ use crate::broker::lite::{LiteLetGo, LiteMade, LitesGone};
 use crate::broker::shelf::{Checked, Left};
 
 pub use catalog::{
-    Backoff, ColumnRecord, Erasure, GroupRecord, JobRecord, SchemaRecord, TopicKind, TopicRecord,
-    TopicRenamed, Trimmed, ViewSwapped,
+    Backoff, ColumnRecord, Erasure, GroupRecord, JobRecord, SchemaRecord, TimeBehindRecord,
+    TopicKind, TopicRecord, TopicRenamed, Trimmed, ViewSwapped,
 };
 pub use consume::{
     Acked, EffectDone, Fact, Holder, Moved, Popped, Renewed, Reopened, Returned, Scanned, Started,

@@ -342,7 +342,7 @@ impl Topics for Broker {
         let now_ms = self.now().as_ms();
         let random = self.parts.chance.next_u64();
         let mut messages = Vec::with_capacity(rows.len());
-        for (turn, row) in rows.into_iter().enumerate() {
+        for (turn, row) in (0_u64..).zip(rows) {
             let id = format!("{random:016X}-{turn}");
             let mut message = message_of(record, record.queues, turn, row, now_ms, &id);
             // A key that is no text for people is one all the same, as bytes that are none at all are.

@@ -8,12 +8,12 @@ use millpond_proto::limits;
 use millpond_proto::message::{QueueId, TopicId};
 use millpond_proto::name::{GroupName, TopicName};
 use millpond_proto::time::Timestamp;
-use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
+use millpond_sql::topic::{ColumnSpec, TimeBehind, WatermarkSpec};
 use millpond_storage::log::Extent;
 
 use crate::broker::encoding;
 use crate::broker::family;
-use crate::broker::record::{ColumnRecord, GroupRecord, TopicRecord};
+use crate::broker::record::{ColumnRecord, GroupRecord, TimeBehindRecord, TopicRecord};
 use crate::broker::request::{Reason, Refused, Reply, Request};
 use crate::broker::state::CATALOG_SHARD;
 use crate::broker::{
@@ -103,6 +103,15 @@ impl Broker {
                 .as_ref()
                 .map(|watermark| watermark.column.clone()),
             watermark_delay_ms: topic.watermark.as_ref().map_or(0, |w| w.delay_ms),
+            times_behind: topic
+                .watermark
+                .iter()
+                .flat_map(|watermark| &watermark.behind)
+                .map(|behind| TimeBehindRecord {
+                    column: behind.column.clone(),
+                    by_ms: behind.by_ms,
+                })
+                .collect(),
             primary_key: topic.primary_key,
             written_by: topic.written_by,
             retention_ms: retention.ms,
@@ -453,6 +462,14 @@ impl Topic {
             .map(|column| WatermarkSpec {
                 column: column.clone(),
                 delay_ms: record.watermark_delay_ms,
+                behind: record
+                    .times_behind
+                    .iter()
+                    .map(|behind| TimeBehind {
+                        column: behind.column.clone(),
+                        by_ms: behind.by_ms,
+                    })
+                    .collect(),
             });
         Self {
             name: TopicName::new(&record.name).expect("checked when the topic was made"),

@@ -136,6 +136,7 @@ fn watermark(watermark: pb::Watermark) -> Result<WatermarkSpec, Status> {
     Ok(WatermarkSpec {
         column: watermark.column,
         delay_ms,
+        behind: Vec::new(),
     })
 }
 

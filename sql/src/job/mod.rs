@@ -33,6 +33,8 @@ pub mod undivided;
 pub(crate) mod written;
 
 #[cfg(test)]
+mod cascading;
+#[cfg(test)]
 mod equality;
 #[cfg(test)]
 mod firing;

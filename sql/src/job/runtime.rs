@@ -288,6 +288,7 @@ impl Jobs {
                 name: name.to_owned(),
                 columns: plan.columns.clone(),
                 primary_key: plan.primary_key.clone(),
+                watermark: plan.watermark.clone(),
                 written_by: Some(name.to_owned()),
                 ..NewTopic::default()
             })

@@ -102,6 +102,7 @@ impl World {
             watermark: with_watermark.then(|| WatermarkSpec {
                 column: "at".to_owned(),
                 delay_ms: DELAY_MS,
+                behind: Vec::new(),
             }),
             primary_key: Vec::new(),
             written_by: None,

@@ -24,13 +24,14 @@ pub(super) struct Case {
 }
 
 /// Cases whose rows change until they are final; they are also emitted once.
-pub(super) const CHANGING: [&str; 6] = [
+pub(super) const CHANGING: [&str; 7] = [
     "within_or_alone",
     "alone_or_within",
     "per_window",
     "top_of_window",
     "rolled_up",
     "alone",
+    "of_tenths",
 ];
 
 pub(super) fn send(world: &World) {
@@ -209,6 +210,13 @@ pub(super) const CASES: &[Case] = &[
         name: "rolled_up",
         query: "SELECT date_bin(INTERVAL '1 second', at) AS at, carrier, plane, grouping(plane) AS all_planes, \
                 sum(n) AS total FROM trips GROUP BY date_bin(INTERVAL '1 second', at), ROLLUP (carrier, plane)",
+    },
+    Case {
+        name: "of_tenths",
+        query: "SELECT window_end AS at, sum(trips) AS trips, count(*) AS tenths FROM TUMBLE((SELECT window_time AS t, count(*) AS trips \
+                FROM TUMBLE(TABLE trips, DESCRIPTOR(at), INTERVAL '100 milliseconds') \
+                GROUP BY window_start, window_end, window_time), DESCRIPTOR(t), INTERVAL '500 milliseconds') \
+                GROUP BY window_start, window_end",
     },
     Case {
         name: "cubed",

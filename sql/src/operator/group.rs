@@ -128,6 +128,9 @@ impl Emit {
     }
 }
 
+/// How long before its end the last moment of a window is.
+const LAST_MS: i64 = 1;
+
 /// What a group column tells of the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
@@ -135,6 +138,8 @@ pub enum Bound {
     Start,
     /// Its end.
     End,
+    /// Its last moment: the millisecond before its end.
+    Last,
 }
 
 /// The window of the groups.
@@ -274,6 +279,7 @@ impl Groups {
                 let to_start = match bound {
                     Bound::Start => 0,
                     Bound::End => window.kind.slice_ms(),
+                    Bound::Last => window.kind.slice_ms() - LAST_MS,
                 };
                 Some(values.iter().map(|at| Some(at? - to_start)).collect())
             }
@@ -310,6 +316,7 @@ impl Groups {
                     let of = |unit: &Unit<'_>| match bound {
                         Bound::Start => Some(unit.start_ms),
                         Bound::End => Some(unit.end_ms),
+                        Bound::Last => Some(unit.end_ms.saturating_sub(LAST_MS)),
                     };
                     times(units.iter().map(of), kind)?
                 }

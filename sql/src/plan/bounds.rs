@@ -8,7 +8,7 @@
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{Cast, Expr, ExprSchemable as _, Operator as Sign};
+use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable as _, Operator as Sign};
 
 use crate::operator::moment::{Ending, Horizon};
 
@@ -23,7 +23,7 @@ pub(crate) struct Time {
     pub(crate) is_padded: bool,
 }
 
-/// The time that an expression over such columns computes: itself, or the start of its stretch.
+/// The time that an expression over such columns computes: itself, the start of its stretch, or so much before or after it.
 pub(crate) fn time_of(expr: &Expr, input: &DFSchema, times: &[Time]) -> Option<Time> {
     match expr {
         Expr::Alias(alias) => time_of(&alias.expr, input, times),
@@ -57,6 +57,38 @@ pub(crate) fn time_of(expr: &Expr, input: &DFSchema, times: &[Time]) -> Option<T
                 ..time
             })
         }
+        Expr::BinaryExpr(binary) => {
+            let (of, by_ms) = moved_by(binary)?;
+            let time = time_of(of, input, times)?;
+            Some(Time {
+                horizon: time.horizon.lagging(by_ms.checked_neg()?),
+                ..time
+            })
+        }
+        _ => None,
+    }
+}
+
+/// What a constant interval is added to or taken from, and how far that moves it.
+fn moved_by(binary: &BinaryExpr) -> Option<(&Expr, i64)> {
+    match binary.op {
+        Sign::Plus => match interval_ms(&binary.right) {
+            Some(ms) => Some((&binary.left, ms)),
+            None => Some((&binary.right, interval_ms(&binary.left)?)),
+        },
+        Sign::Minus => Some((&binary.left, interval_ms(&binary.right)?.checked_neg()?)),
+        _ => None,
+    }
+}
+
+/// What an expression is the last moment of, if it is that of the stretch that ends there: `window_time` of `window_end`.
+pub(crate) fn end_of_last_moment(expr: &Expr) -> Option<&Expr> {
+    match expr {
+        Expr::Alias(alias) => end_of_last_moment(&alias.expr),
+        Expr::BinaryExpr(binary) => match moved_by(binary)? {
+            (end, -1) => Some(end),
+            _ => None,
+        },
         _ => None,
     }
 }
@@ -154,14 +186,7 @@ fn shifted(expr: &Expr, both: &DFSchema) -> Option<Shifted> {
         Expr::Cast(cast) if shift_of(cast, both)? == Shift::None => shifted(&cast.expr, both),
         Expr::Column(column) => Some((both.index_of_column(column).ok()?, 0)),
         Expr::BinaryExpr(binary) => {
-            let (of, by_ms) = match binary.op {
-                Sign::Plus => match interval_ms(&binary.right) {
-                    Some(ms) => (&binary.left, ms),
-                    None => (&binary.right, interval_ms(&binary.left)?),
-                },
-                Sign::Minus => (&binary.left, interval_ms(&binary.right)?.checked_neg()?),
-                _ => return None,
-            };
+            let (of, by_ms) = moved_by(binary)?;
             let (column, ms) = shifted(of, both)?;
             Some((column, ms.checked_add(by_ms)?))
         }

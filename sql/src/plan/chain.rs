@@ -18,6 +18,7 @@ use crate::operator::assign::Windows;
 use crate::operator::kernel::Kernel;
 use crate::operator::ordered;
 use crate::operator::project::{Step, Transform};
+use crate::plan::bounds::end_of_last_moment;
 use crate::plan::grouping_sets::distinct;
 use crate::plan::output::key_places;
 use crate::plan::refuse::{refused, unsupported};
@@ -32,12 +33,14 @@ pub(crate) enum Origin {
     Column(usize),
     WindowStart,
     WindowEnd,
+    /// The last moment of the window.
+    WindowTime,
     Group(usize),
 }
 
 impl Origin {
     pub(crate) fn is_window(self) -> bool {
-        matches!(self, Self::WindowStart | Self::WindowEnd)
+        matches!(self, Self::WindowStart | Self::WindowEnd | Self::WindowTime)
     }
 }
 
@@ -292,7 +295,7 @@ impl Walk<'_> {
             return Ok(None);
         };
         let by_window = origins.iter().any(|origin| origin.is_window());
-        let by_end = origins.contains(&Origin::WindowEnd);
+        let by_end = origins.contains(&Origin::WindowEnd) || origins.contains(&Origin::WindowTime);
         match window.kind {
             Windows::Session { .. } => self.check_session(window, chain, origins)?,
             _ if !by_window => return Ok(None),
@@ -430,8 +433,12 @@ fn origin(expr: &Expr, input: &DFSchema, below: &Chain) -> Result<Origin, SqlErr
     while let Expr::Alias(alias) = inner {
         inner = &alias.expr;
     }
-    Ok(match inner {
-        Expr::Column(column) => below.origins[input.index_of_column(column)?],
+    if let Expr::Column(column) = inner {
+        return Ok(below.origins[input.index_of_column(column)?]);
+    }
+    let end = end_of_last_moment(inner).map(|end| origin(end, input, below));
+    Ok(match end.transpose()? {
+        Some(Origin::WindowEnd) => Origin::WindowTime,
         _ => Origin::Computed,
     })
 }

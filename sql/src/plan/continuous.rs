@@ -13,13 +13,13 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::sqlparser::ast::Query;
 
 use crate::error::SqlError;
-use crate::operator::assign::Windows;
 use crate::operator::graph::{GraphPlan, Leaving};
 use crate::operator::group::{self, Bound, Fire, Grouping, WindowKey};
 use crate::operator::project::Transform;
 use crate::plan::as_of::{self, Reading};
 use crate::plan::as_of_node;
 use crate::plan::chain::{Chain, Grouped, Origin, Walk, marked_time, marks_of};
+use crate::plan::closed_times::declared;
 use crate::plan::graph::build;
 use crate::plan::limited;
 use crate::plan::located::located;
@@ -29,15 +29,15 @@ use crate::plan::refuse::{
     every_of_rows, nothing_late, of_computed_time, refused, unknown_side, without_watermark,
     without_window,
 };
-use crate::plan::session_filter;
-use crate::plan::source::{Input, analyse, for_chain, for_graph, sources_of};
+use crate::plan::session_filter::{self, is_session};
+use crate::plan::source::{Input, Source, analyse, for_chain, for_graph, sources_of};
 use crate::plan::star;
 use crate::plan::store_time::timed;
 use crate::plan::unnest_written::named_lists;
 use crate::plan::views;
 use crate::plan::window::{Window, rewrite};
 use crate::statement::{Emit, LateRows, QueryOptions};
-use crate::topic::{ColumnSpec, Topics};
+use crate::topic::{ColumnSpec, Topics, WatermarkSpec};
 
 /// What a continuous query computes.
 #[derive(Clone, Debug)]
@@ -52,6 +52,8 @@ pub struct ContinuousPlan {
     pub primary_key: Vec<String>,
     /// How it is computed, a line a step, the last first.
     pub explained: Vec<String>,
+    /// The event time of its rows, if they leave when their windows end.
+    pub watermark: Option<WatermarkSpec>,
     /// Whether rows may come too late.
     pub judges_late: bool,
     /// Whether late rows are counted and left out, and go to no side topic.
@@ -171,24 +173,11 @@ pub(super) async fn plan_as(
             properties: ExecutionProps::new(),
         };
         let chain = walk.chain(&logical)?;
-        // Rows of groups whose key does not leave are told apart by all that they are, and a graph counts them.
-        let ends_by_time = chain
-            .aggregate
-            .as_ref()
-            .is_none_or(|grouped| grouped.windows.is_some());
-        let is_a_chain = match windows.is_empty() {
-            true => chain.tells_groups() || !leaves_changed(emit),
-            // Groups that do not end with their windows end when they are at rest, if that is said.
-            false => ends_by_time || options.state_ttl_ms.is_none(),
-        };
-        if is_a_chain {
+        if stays_chain(&chain, source, &windows, emit, &options) {
             if let Some((side, _)) = options.side_ttls_ms.first() {
                 return Err(unknown_side(side, &[]));
             }
-            let time_column = match chain.window_time {
-                Origin::Column(column) => Some(source.schema.field(column).name().as_str()),
-                _ => windows.first().map(|window| window.time_column.as_str()),
-            };
+            let time_column = time_of_windows(&chain, source, &windows);
             let topic = timed(&source.topic, time_column);
             let input = Input::of(&topic, &source.schema, &logical)?;
             let window = windows.first().zip(time_column);
@@ -227,8 +216,7 @@ pub(super) async fn plan_as(
     if is_about_time && !judges_late {
         return Err(nothing_late());
     }
-    let last = built.graph.nodes.last().expect("a query has a node");
-    let columns = columns_of(&last.schema)?;
+    let columns = built.columns;
     let name = |column: &usize| columns[*column].name.clone();
     let primary_key = match &built.graph.leaving {
         Leaving::Append | Leaving::Keyed(_) => Vec::new(),
@@ -242,12 +230,52 @@ pub(super) async fn plan_as(
         judges_late,
         columns,
         primary_key,
+        watermark: built.watermark,
         explained: built.explained,
         drops_late,
         parallelism,
         written_out,
         shape: Shape::Graph(Box::new(built.graph)),
     })
+}
+
+/// The column that the windows of a chain are of.
+fn time_of_windows<'a>(
+    chain: &Chain,
+    source: &'a Source,
+    windows: &'a [Window],
+) -> Option<&'a str> {
+    match chain.window_time {
+        Origin::Column(column) => Some(source.schema.field(column).name().as_str()),
+        _ => windows.first().map(|window| window.time_column.as_str()),
+    }
+}
+
+/// Whether a query that could be a chain is computed as one.
+fn stays_chain(
+    chain: &Chain,
+    source: &Source,
+    windows: &[Window],
+    emit: Emit,
+    options: &QueryOptions,
+) -> bool {
+    let Some(window) = windows.first() else {
+        // Rows of groups whose key does not leave are told apart by all that they are, and a graph counts them.
+        return chain.tells_groups() || !leaves_changed(emit);
+    };
+    let aggregate = chain.aggregate.as_ref();
+    if is_session(window) {
+        return aggregate.is_some_and(|grouped| grouped.windows.is_some());
+    }
+    // The windows of a chain are of the event time itself.
+    let time_column = time_of_windows(chain, source, windows);
+    let mut behind = source.topic.watermark.iter().flat_map(|spec| &spec.behind);
+    if behind.any(|behind| Some(behind.column.as_str()) == time_column) {
+        return false;
+    }
+    // Groups that do not end with their windows end when they are at rest, if that is said.
+    let ends_by_time = aggregate.is_none_or(|grouped| grouped.windows.is_some());
+    ends_by_time || options.state_ttl_ms.is_none()
 }
 
 fn check_marks(plan: &LogicalPlan, windows: &[Window]) -> Result<(), SqlError> {
@@ -354,14 +382,6 @@ fn finish(
             }
             Emit::Every { .. } => return Err(every_of_rows()),
         }
-        if let Some((window, _)) = window
-            && matches!(window.kind, Windows::Session { .. })
-        {
-            return Err(refused(
-                "SESSION without GROUP BY",
-                "group by its PARTITION BY, window_start and window_end",
-            ));
-        }
         return Ok(ContinuousPlan {
             explained: vec![
                 "filter and project: append".to_owned(),
@@ -372,6 +392,7 @@ fn finish(
             judges_late: false,
             columns,
             primary_key: Vec::new(),
+            watermark: None,
             drops_late: false,
             parallelism: options.parallelism,
             written_out: None,
@@ -386,6 +407,7 @@ fn finish(
             .filter_map(|(column, origin)| match origin {
                 Origin::WindowStart => Some((column, Bound::Start)),
                 Origin::WindowEnd => Some((column, Bound::End)),
+                Origin::WindowTime => Some((column, Bound::Last)),
                 _ => None,
             })
             .collect(),
@@ -406,6 +428,16 @@ fn finish(
         group::Emit::OnClose { .. } => Vec::new(),
         group::Emit::Changes { .. } => primary_key(&grouped, &chain.origins, &columns)?,
     };
+    let watermark = key.as_ref().filter(|_| leaves.is_on_close());
+    let watermark = watermark.and_then(|key| {
+        let at = |group: usize| {
+            let mut outputs = chain.origins.iter();
+            outputs.position(|origin| *origin == Origin::Group(group))
+        };
+        let bounds = key.bounds.iter();
+        let bounds = bounds.filter_map(|(group, bound)| Some((at(*group)?, *bound)));
+        declared(key.kind, &bounds.collect::<Vec<_>>(), &columns)
+    });
     let mut explained = vec![
         explain_groups(&grouped, key.as_ref(), &primary_key),
         format!("read {}: append", input.source.name),
@@ -418,6 +450,7 @@ fn finish(
         judges_late: key.is_some(),
         columns,
         primary_key,
+        watermark,
         drops_late: options.late == Some(LateRows::Drop),
         parallelism: options.parallelism,
         written_out: None,

@@ -17,19 +17,22 @@ use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use crate::error::SqlError;
 use crate::operator::assign::Windows;
 use crate::operator::graph::{GraphPlan, Kind, Leaving, Mode, Planned};
+use crate::operator::group::Bound;
 use crate::operator::moment::Ending;
 use crate::operator::project::{Step, Transform};
 use crate::plan::aggregate_build::passed_times;
 use crate::plan::as_of_node::AsOfNode;
 use crate::plan::bounds::{Time, time_of};
 use crate::plan::chain::{deterministic, give_windows, marked_time, simplified};
-use crate::plan::grouping_sets::distinct;
+use crate::plan::closed_times::{Told, bound_told};
+use crate::plan::output::columns_of;
 use crate::plan::over_build::numbers_of;
 use crate::plan::refuse::{every_of_rows, refused, unsupported};
 use crate::plan::scan_build::inputs_of;
 use crate::plan::source::{Input, Source};
-use crate::plan::window::{Window, end_mark, marked_window};
+use crate::plan::window::Window;
 use crate::statement::{Emit, QueryOptions};
+use crate::topic::{ColumnSpec, WatermarkSpec};
 
 /// A relation of the plan as a node, and what is known of its rows.
 #[derive(Clone, Debug)]
@@ -45,6 +48,9 @@ pub(crate) struct Edge {
 /// A planned graph, what it reads and how it is told.
 pub(crate) struct Built {
     pub(crate) graph: GraphPlan,
+    pub(crate) columns: Vec<ColumnSpec>,
+    /// The event time of its rows, if they leave by it.
+    pub(crate) watermark: Option<WatermarkSpec>,
     pub(crate) inputs: Vec<Input>,
     /// One line per relation of the query, the last first.
     pub(crate) explained: Vec<String>,
@@ -94,8 +100,10 @@ pub(crate) fn build(
     };
     let key_format = builder.options.key_format.unwrap_or_default();
     let mut last = builder.relation(plan)?;
+    let mut closes_by = None;
     if emit == Emit::OnWindowClose {
         last = builder.close(last)?;
+        closes_by = last.times.first().map(|time| time.column);
     }
     builder.check_side_ttls()?;
     let leaving = match (last.mode, last.unique) {
@@ -114,9 +122,13 @@ pub(crate) fn build(
         let told = format!("changes leave every {every_ms} ms of store time");
         builder.lines.push(told);
     }
+    let columns = columns_of(&builder.nodes[last.node].schema)?;
+    let watermark = closes_by.and_then(|column| builder.declared(plan, column, &columns));
     let mut explained = builder.lines;
     explained.reverse();
     Ok(Built {
+        columns,
+        watermark,
         graph: GraphPlan {
             nodes: builder.nodes,
             leaving,
@@ -331,16 +343,13 @@ impl Builder<'_> {
         let unique = below.unique.filter(|_| !windowed).and_then(|columns| {
             let place = |column: &usize| places.iter().position(|at| *at == Some(*column));
             let is_told = |column: &usize| {
-                // One bound of a window may tell the other, so it is enough.
+                // The bounds of a window may tell each other, so one of them is enough.
                 place(column).is_some() || {
-                    let bound = self.window_bound(input, *column);
-                    let mut others = columns.iter().filter(|other| place(other).is_some());
-                    bound.is_some_and(|(window, _)| {
-                        others.any(|other| {
-                            let other = self.window_bound(input, *other);
-                            other.is_some_and(|(of, is_end)| of == window && self.tells(of, is_end))
-                        })
-                    })
+                    let bound = bound_told(input, *column);
+                    let others = columns.iter().filter(|other| place(other).is_some());
+                    let others = others.filter_map(|other| bound_told(input, *other));
+                    let mut others = others.filter(|other| self.tells_the_others(other));
+                    bound.is_some_and(|told| others.any(|other| other.is_of_the_window_of(&told)))
                 }
             };
             let is_unique = columns.iter().all(is_told);
@@ -357,36 +366,12 @@ impl Builder<'_> {
         Ok(edge)
     }
 
-    /// Whether a bound of a window tells the other one: windows that grow begin together, and end apart.
-    fn tells(&self, window: usize, is_end: bool) -> bool {
-        match self.windows.get(window).map(|window| window.kind) {
+    /// Whether a bound of a window tells the others: windows that grow begin together, and end apart.
+    fn tells_the_others(&self, told: &Told) -> bool {
+        match self.windows.get(told.window).map(|window| window.kind) {
             Some(Windows::Tumble { .. } | Windows::Hop { .. }) => true,
-            Some(Windows::Cumulate { .. }) => is_end,
+            Some(Windows::Cumulate { .. }) => told.bound != Bound::Start,
             _ => false,
-        }
-    }
-
-    /// The window of which a column of a relation is a bound, and whether that is its end.
-    fn window_bound(&self, plan: &LogicalPlan, column: usize) -> Option<(usize, bool)> {
-        let (input, expr) = match plan {
-            LogicalPlan::Filter(filter) => return self.window_bound(&filter.input, column),
-            LogicalPlan::SubqueryAlias(alias) => return self.window_bound(&alias.input, column),
-            LogicalPlan::Aggregate(aggregate) => (
-                &aggregate.input,
-                distinct(&aggregate.group_expr).ok()?.get(column)?.clone(),
-            ),
-            LogicalPlan::Projection(projection) => {
-                (&projection.input, projection.expr.get(column)?.clone())
-            }
-            _ => return None,
-        };
-        match expr.clone().unalias() {
-            Expr::ScalarFunction(function) => {
-                let name = function.func.name();
-                let window = marked_window(name)?;
-                Some((window, name == end_mark(window)))
-            }
-            expr => self.window_bound(input, passed(&expr, input.schema())?),
         }
     }
 

@@ -13,6 +13,7 @@ pub(crate) mod as_of_node;
 pub(crate) mod bounds;
 pub(crate) mod chain;
 pub(crate) mod close_build;
+pub(crate) mod closed_times;
 pub(crate) mod constant;
 pub mod continuous;
 pub(crate) mod distinct_on;

@@ -92,9 +92,15 @@ pub(crate) fn without_watermark(source: &TopicInfo, column: &str) -> SqlError {
         format!(
             "a window over {column} needs to know how late rows of topic {topic} may come, and {declared}"
         ),
-        match source.written_by.as_deref() {
-            Some(job) if job == topic => format!(
-                "write {topic} as a plain view (CREATE VIEW), whose times are those of its topics, or let it EMIT CHANGES"
+        match (source.written_by.as_deref(), &source.watermark) {
+            (Some(_), Some(declared)) => {
+                format!(
+                    "put it over {}, which is the time of its rows",
+                    declared.column
+                )
+            }
+            (Some(job), None) if job == topic => format!(
+                "write {topic} as a plain view (CREATE VIEW), whose times are those of its topics, let it EMIT CHANGES, or make it anew with EMIT ON WINDOW CLOSE"
             ),
             _ => format!(
                 "make the topic with CREATE TOPIC {topic} (…, WATERMARK FOR {column} AS {column} - INTERVAL '5 minutes')"

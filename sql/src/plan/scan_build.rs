@@ -210,12 +210,15 @@ pub(super) fn inputs_of(plan: &LogicalPlan, sources: &[Source]) -> Result<Vec<In
 /// The columns of a topic's rows that move on by themselves.
 fn times_of(source: &Source, input: usize, schema: &Schema) -> Vec<Time> {
     let watermark = source.topic.watermark.as_ref();
-    let declared = watermark.map(|spec| (spec.column.as_str(), Clock::Input(input)));
-    let each = declared.into_iter().chain([("_stored_at", Clock::Store)]);
-    let each = each.filter_map(|(name, clock)| {
+    let declared = watermark.map(|spec| (spec.column.as_str(), Clock::Input(input), 0));
+    let behind = watermark.into_iter().flat_map(|spec| &spec.behind);
+    let behind = behind.map(|of| (of.column.as_str(), Clock::Input(input), of.by_ms));
+    let each = declared.into_iter().chain(behind);
+    let each = each.chain([("_stored_at", Clock::Store, 0)]);
+    let each = each.filter_map(|(name, clock, behind_ms)| {
         Some(Time {
             column: schema.index_of(name).ok()?,
-            horizon: Horizon::of(clock),
+            horizon: Horizon::of(clock).lagging(behind_ms),
             // No row is late by the time at which it was stored.
             is_strict: clock == Clock::Store,
             is_padded: false,

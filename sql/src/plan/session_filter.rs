@@ -127,7 +127,7 @@ fn all_rows(
     }
 }
 
-fn is_session(window: &Window) -> bool {
+pub(super) fn is_session(window: &Window) -> bool {
     matches!(window.kind, Windows::Session { .. })
 }
 

@@ -17,6 +17,7 @@ pub(crate) fn timed(topic: &TopicInfo, time_column: Option<&str>) -> TopicInfo {
         topic.watermark = Some(WatermarkSpec {
             column: STORED_AT.to_owned(),
             delay_ms: 0,
+            behind: Vec::new(),
         });
     }
     topic

@@ -3,8 +3,8 @@
 //! `TUMBLE(TABLE t, DESCRIPTOR(c), size)`, `HOP(TABLE t, DESCRIPTOR(c), slide, size)`,
 //! `CUMULATE(TABLE t, DESCRIPTOR(c), step, size)` and
 //! `SESSION(TABLE t PARTITION BY k, DESCRIPTOR(c), gap)`, bare or within `TABLE(…)`; group functions have become these
-//! before (`window_groups.rs`). Instead of a topic there may stand a view or a query in parentheses; bounds that its rows have
-//! already (`window_bounds.rs`), because they are those of smaller windows, give way to the new ones. Windows are half
+//! before (`window_groups.rs`). A query that names `window_time` gets that too, the last millisecond of the window. Instead of a topic there
+//! may stand a view or a query in parentheses; bounds that its rows have already (`window_bounds.rs`), because they are those of smaller windows, give way to the new ones. Windows are half
 //! open and aligned to 1970-01-01 00:00; a session goes on while its next row comes at most the gap
 //! later, and ends the gap after its last row. Bounded and continuous queries share the meaning: a
 //! bounded one gets plain SQL, a continuous one gets marks ([`start_mark`]), which the planner takes for
@@ -22,7 +22,7 @@ use datafusion::sql::sqlparser::ast::{
 use crate::error::{SqlError, nearest};
 use crate::operator::assign::Windows;
 use crate::plan::scopes::Scopes;
-use crate::plan::window_bounds::bounds_of;
+use crate::plan::window_bounds::{WINDOW_TIME, bounds_of, names_time};
 use crate::plan::window_groups;
 use crate::statement::{interval_ms, name_of, parse_query, quoted};
 use crate::topic::Topics;
@@ -111,6 +111,7 @@ fn rewrite_with(
         parts: BTreeMap::new(),
         scopes: Scopes::default(),
         windows: Vec::new(),
+        gives_time: Vec::new(),
         without_time,
     };
     match VisitMut::visit(&mut query, &mut rewriter) {
@@ -125,6 +126,8 @@ struct Rewriter<'a> {
     parts: BTreeMap<String, Query>,
     scopes: Scopes,
     windows: Vec<Window>,
+    /// Whether each query around the place names the last moment of a window.
+    gives_time: Vec<bool>,
     without_time: WithoutTime,
 }
 
@@ -137,11 +140,13 @@ impl VisitorMut for Rewriter<'_> {
             self.parts.insert(name_of(&part.alias.name), query);
         }
         self.scopes.enter(query);
+        self.gives_time.push(names_time(query));
         ControlFlow::Continue(())
     }
 
     fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<Self::Break> {
         self.scopes.leave();
+        self.gives_time.pop();
         ControlFlow::Continue(())
     }
 
@@ -274,14 +279,18 @@ impl Rewriter<'_> {
         let part = self.parts.get(&window.topic);
         let part = part.filter(|_| self.scopes.holds(&window.topic));
         let rows = window.rows.as_deref().or(part);
-        let hidden = bounds_of(&window.topic, rows, self.topics);
-        let derived = derive(
-            &window,
-            self.windows.len(),
-            self.without_time,
-            &hidden,
-            alias,
-        )?;
+        let gives_time = self.gives_time.last().copied().unwrap_or_default();
+        let hidden = bounds_of(&window.topic, rows, gives_time, self.topics);
+        let mut text = match self.without_time {
+            WithoutTime::Stay => marked(&window, self.windows.len(), &hidden),
+            WithoutTime::Leave => plain(&window, &hidden),
+        };
+        if gives_time {
+            text = format!(
+                "SELECT *, window_end - INTERVAL '1 millisecond' AS {WINDOW_TIME} FROM ({text})"
+            );
+        }
+        let derived = derive(&window, &text, alias)?;
         self.windows.push(window);
         Ok(derived)
     }
@@ -326,18 +335,9 @@ fn windows_of(function: &str, lengths_ms: &[i64], form: &str) -> Result<Windows,
     })
 }
 
-fn derive(
-    window: &Window,
-    index: usize,
-    without_time: WithoutTime,
-    hidden: &[&str],
-    alias: Option<TableAlias>,
-) -> Result<TableFactor, SqlError> {
-    let subquery = match without_time {
-        WithoutTime::Stay => marked(window, index, hidden),
-        WithoutTime::Leave => plain(window, hidden),
-    };
-    let mut subquery = parse_query(&subquery)?;
+/// The rows of a window, which this text tells.
+fn derive(window: &Window, text: &str, alias: Option<TableAlias>) -> Result<TableFactor, SqlError> {
+    let mut subquery = parse_query(text)?;
     debug_assert!(matches!(subquery.body.as_ref(), SetExpr::Select(_)));
     if let Some(rows) = &window.rows {
         read_rows(&mut subquery, &window.topic, rows);

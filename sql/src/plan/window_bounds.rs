@@ -4,10 +4,11 @@
 //! its own windows. The names of what a query answers are read off its text, as far as that tells them.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor,
-    WildcardAdditionalOptions,
+    Expr, Ident, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor,
+    WildcardAdditionalOptions, visit_expressions,
 };
 
 use crate::batch::view::view;
@@ -17,18 +18,35 @@ use crate::topic::Topics;
 
 const BOUNDS: [&str; 2] = ["window_start", "window_end"];
 
-/// Which of the bounds the rows of a query have, or of a topic or view of this name.
+/// The last moment of a window, a millisecond before its end: the time of what its rows come to.
+pub(crate) const WINDOW_TIME: &str = "window_time";
+
+/// Which of the bounds that a window gives the rows of a query have, or of a topic or view of this name.
 pub(crate) fn bounds_of(
     name: &str,
     rows: Option<&Query>,
+    gives_time: bool,
     topics: &dyn Topics,
 ) -> Vec<&'static str> {
     let names = match rows {
         Some(query) => names_of_query(query, topics),
         None => names_of_table(name, topics),
     };
-    let known = BOUNDS.into_iter();
+    let known = BOUNDS.into_iter().chain(gives_time.then_some(WINDOW_TIME));
     known.filter(|bound| names.contains(*bound)).collect()
+}
+
+/// Whether a query names the last moment of a window, anywhere in it.
+pub(crate) fn names_time(query: &Query) -> bool {
+    let is_time = |ident: &Ident| name_of(ident) == WINDOW_TIME;
+    let found = visit_expressions(query, |expr| match expr {
+        Expr::Identifier(column) if is_time(column) => ControlFlow::Break(()),
+        Expr::CompoundIdentifier(parts) if parts.last().is_some_and(is_time) => {
+            ControlFlow::Break(())
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    found.is_break()
 }
 
 fn names_of_table(name: &str, topics: &dyn Topics) -> BTreeSet<String> {

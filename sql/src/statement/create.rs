@@ -309,7 +309,11 @@ impl StatementParser<'_> {
                 "use a delay of zero or more",
             ));
         }
-        Ok(WatermarkSpec { column, delay_ms })
+        Ok(WatermarkSpec {
+            column,
+            delay_ms,
+            behind: Vec::new(),
+        })
     }
 
     fn create_plain_view(&mut self, or_replace: bool) -> Result<Statement, SqlError> {

@@ -37,7 +37,8 @@ fn a_topic_is_declared_with_columns_watermark_and_queues() {
         topic.watermark,
         Some(WatermarkSpec {
             column: "departure".to_owned(),
-            delay_ms: 24 * 3_600_000
+            delay_ms: 24 * 3_600_000,
+            behind: Vec::new(),
         })
     );
 }

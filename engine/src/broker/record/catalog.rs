@@ -78,6 +78,20 @@ pub struct TopicRecord {
     /// By which id the family has them; 0: none.
     #[prost(fixed64, tag = "51")]
     pub family_id: u64,
+    /// Further columns of times, that follow the event time.
+    #[prost(message, repeated, tag = "161")]
+    pub times_behind: Vec<TimeBehindRecord>,
+}
+
+/// A column whose time lies at most so long before the event time of its row.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct TimeBehindRecord {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub column: String,
+    /// How long at most.
+    #[prost(int64, tag = "2")]
+    pub by_ms: i64,
 }
 
 impl TopicRecord {

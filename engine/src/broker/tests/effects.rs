@@ -1,5 +1,7 @@
 //! What jobs commit and append: once, in order, and never before a tick that is closed.
 
+use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -125,5 +127,63 @@ async fn no_row_is_stored_before_the_tick_of_the_epoch_that_was_saved_last() {
         .await
         .unwrap();
     assert!(read.0[0].stored_at() >= tick);
+    broker.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_a_view_that_have_an_event_time_are_stored_in_its_order() {
+    let broker = open(&SimulatedDisk::new()).await;
+    let closed = NewTopic {
+        columns: vec![ColumnSpec {
+            name: "window_end".into(),
+            sql_type: "TIMESTAMP".into(),
+            expression: None,
+        }],
+        watermark: Some(WatermarkSpec {
+            column: "window_end".into(),
+            delay_ms: 0,
+            behind: Vec::new(),
+        }),
+        written_by: Some(topic().as_str().to_owned()),
+        ..new_topic()
+    };
+    let output = broker.create_topic(closed).await.unwrap();
+    let sql: &dyn Topics = &*broker;
+    let made = sql
+        .create_job(topic().as_str(), "SELECT 1", &[output.id])
+        .await;
+    let job = JobId(made.unwrap().id);
+    for epoch in 1..=8 {
+        let cut = EpochCut {
+            epoch,
+            tick_ms: 100,
+            offsets: Vec::new(),
+        };
+        sql.commit(job, cut).await.unwrap();
+        let row = |n| OutputRow {
+            key: None,
+            body: Some(Bytes::from(format!("{epoch}-{n}"))),
+            properties: Vec::new(),
+        };
+        let rows = (0..3).map(row).collect();
+        sql.append(job, output.id, Epoch(epoch), rows)
+            .await
+            .unwrap();
+    }
+    let mut queues = Vec::new();
+    for queue in 0..4 {
+        let read = broker.read(&topic(), QueueId(queue), Offset(0), 100).await;
+        let bodies = read.unwrap().0.into_iter().map(|one| one.body.unwrap());
+        queues.push(bodies.collect::<Vec<Bytes>>());
+    }
+    let epochs = queues.iter().flat_map(|bodies| bodies.chunks(3));
+    let mut told: Vec<String> = epochs
+        .map(|rows| String::from_utf8(rows.concat()).unwrap())
+        .collect();
+    told.sort();
+    let expected: Vec<String> = (1..=8).map(|n| format!("{n}-0{n}-1{n}-2")).collect();
+    assert_eq!(told, expected, "an epoch lies in one queue");
+    let used = queues.iter().filter(|bodies| !bodies.is_empty()).count();
+    assert!(used > 1, "epochs share the queues");
     broker.close().await;
 }

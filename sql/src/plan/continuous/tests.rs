@@ -9,6 +9,7 @@ use millpond_proto::time::{SimulatedClock, Timestamp};
 
 use super::*;
 use crate::catalog;
+use crate::operator::assign::Windows;
 use crate::operator::graph::{Graph, GraphStep, Kind};
 use crate::operator::moment::{Clock, Ending, Horizon, Marks};
 use crate::operator::origin::Came;
@@ -33,6 +34,7 @@ async fn topics() -> Arc<MemoryTopics> {
         watermark: Some(WatermarkSpec {
             column: "at".to_owned(),
             delay_ms: 0,
+            behind: Vec::new(),
         }),
         primary_key: Vec::new(),
         written_by: None,
