@@ -29,6 +29,7 @@ use crate::operator::aggregate::Aggregate;
 use crate::operator::as_of::AsOf;
 use crate::operator::beat::Beat;
 use crate::operator::close::Close;
+use crate::operator::constant::Constant;
 use crate::operator::delta::{Delta, Node, Row, RowCodec, other_state, rows_at};
 use crate::operator::hash::Fixed;
 use crate::operator::join;
@@ -129,6 +130,7 @@ impl Graph {
                 Kind::Over(spec) => Some(Box::new(Over::new(spec.as_ref().clone())?)),
                 Kind::Close(spec) => Some(Box::new(Close::new(spec.clone())?)),
                 Kind::AsOf(spec) => Some(Box::new(AsOf::new(spec.as_ref().clone())?)),
+                Kind::Constant(rows) => Some(Box::new(Constant::new(rows.clone()))),
             });
         }
         let routers = plan.nodes.iter().map(|node| Router::of(&node.kind));

@@ -80,6 +80,7 @@ impl Router {
         };
         Ok(Some(match kind {
             Kind::Scan { .. } | Kind::Transform(_) | Kind::Union => return Ok(None),
+            Kind::Constant(_) => vec![Self::by(Vec::new(), &[])?],
             Kind::Latest(spec) => vec![Self {
                 key: Key::Text(spec.key),
             }],

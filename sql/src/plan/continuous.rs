@@ -320,6 +320,8 @@ fn is_chain(plan: &LogicalPlan, windows: usize) -> Result<bool, SqlError> {
             LogicalPlan::Join(_)
             | LogicalPlan::Union(_)
             | LogicalPlan::Window(_)
+            | LogicalPlan::Values(_)
+            | LogicalPlan::EmptyRelation(_)
             | LogicalPlan::Extension(_) => others += 1,
             // A group is a row of a chain, told by its key; with a list it would be several.
             LogicalPlan::Unnest(_) if has_groups(node)? => others += 1,

@@ -123,6 +123,7 @@ fn word(kind: &Kind) -> &'static str {
         Kind::Close(_) => "close",
         Kind::Over(_) => "over",
         Kind::Union => "union",
+        Kind::Constant(_) => "constant",
     }
 }
 

@@ -240,6 +240,8 @@ impl Builder<'_> {
                 self.aggregate(input, &groups, &[], plan.schema())
             }
             LogicalPlan::Join(join) => self.join(join),
+            LogicalPlan::Values(values) => self.values(values),
+            LogicalPlan::EmptyRelation(empty) => self.empty_relation(empty),
             LogicalPlan::Extension(extension) => {
                 match extension.node.as_any().downcast_ref::<AsOfNode>() {
                     Some(node) => self.as_of(node),

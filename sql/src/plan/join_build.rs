@@ -7,7 +7,7 @@ use datafusion::logical_expr::{Join, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::error::SqlError;
-use crate::operator::graph::{Kind, Mode};
+use crate::operator::graph::{Kind, Mode, Planned};
 use crate::operator::group::STATE_TTL_MS;
 use crate::operator::join::JoinSpec;
 use crate::operator::moment::Ending;
@@ -75,8 +75,19 @@ impl Builder<'_> {
         let (endings, times) = match bounded {
             Some(Bounded { endings, times }) => (endings.map(Some), times),
             None => {
-                let ends = [self.at_rest(&join.left), self.at_rest(&join.right)];
-                (ends, [Vec::new(), Vec::new()])
+                let mut ends = [self.at_rest(&join.left), self.at_rest(&join.right)];
+                let mut times = [Vec::new(), Vec::new()];
+                for (side, edge, other) in [(0, &left, &right), (1, &right, &left)] {
+                    if !self.is_constant(other.node) {
+                        continue;
+                    }
+                    // Beside rows that are there from the first step on, those to come are all that matters.
+                    times[side].clone_from(&edge.times);
+                    if edge.mode == Mode::Append && is_once(side, join.join_type) {
+                        ends[side] = Some(Ending::Idle { ttl_ms: 0 });
+                    }
+                }
+                (ends, times)
             }
         };
         let [of_left, of_right] = times;
@@ -143,6 +154,12 @@ impl Builder<'_> {
         Ok(edge)
     }
 
+    /// Whether a node gives rows of the query itself alone.
+    fn is_constant(&self, node: usize) -> bool {
+        let Planned { kind, inputs, .. } = &self.nodes[node];
+        !matches!(kind, Kind::Scan { .. }) && inputs.iter().all(|input| self.is_constant(*input))
+    }
+
     /// How long after the watermark a join by time takes rows.
     fn join_lateness_ms(&self) -> i64 {
         let usual_ms = match self.options.late {
@@ -172,6 +189,15 @@ impl Builder<'_> {
             Some((side, _)) => Err(unknown_side(side, known)),
             None => Ok(()),
         }
+    }
+}
+
+/// Whether a row of a side is of no use any more once it has met all rows of the other one.
+fn is_once(side: usize, kind: JoinType) -> bool {
+    use JoinType::{Inner, Left, LeftAnti, LeftSemi, Right, RightAnti, RightSemi};
+    match side {
+        0 => matches!(kind, Inner | Left | LeftSemi | LeftAnti),
+        _ => matches!(kind, Inner | Right | RightSemi | RightAnti),
     }
 }
 

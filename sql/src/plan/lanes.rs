@@ -9,7 +9,7 @@ use millpond_proto::limits::JOB_STATE_BYTES_MAX;
 
 use crate::error::SqlError;
 use crate::operator::assign::Windows;
-use crate::operator::graph::{Graph, GraphPlan};
+use crate::operator::graph::{Graph, GraphPlan, Kind};
 use crate::operator::group::{Grouping, Groups};
 use crate::operator::project::Transform;
 use crate::operator::session::Session;
@@ -132,6 +132,10 @@ fn no_row(error: OperatorError) -> SqlError {
 /// Whether any node has state by key; else rows keep the order of the log, which only one lane does.
 fn is_cut(plan: &GraphPlan) -> Result<bool, OperatorError> {
     for node in &plan.nodes {
+        // These have no key.
+        if matches!(node.kind, Kind::Constant(_)) {
+            continue;
+        }
         if Router::of(&node.kind)?.is_some() {
             return Ok(true);
         }

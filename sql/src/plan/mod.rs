@@ -15,6 +15,7 @@ pub(crate) mod chain;
 pub(crate) mod close_build;
 pub(crate) mod closed_times;
 pub(crate) mod constant;
+pub(crate) mod constant_build;
 pub mod continuous;
 pub(crate) mod distinct_on;
 pub(crate) mod exact;

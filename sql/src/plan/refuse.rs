@@ -19,10 +19,6 @@ pub(crate) fn unsupported(plan: &LogicalPlan) -> SqlError {
             "OVER",
             "keep the first rows of ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) with WHERE, or compute it where the view is read",
         ),
-        LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => refused(
-            "a query without a topic",
-            "read a topic: SELECT … FROM topic",
-        ),
         LogicalPlan::RecursiveQuery(_) => {
             refused("WITH RECURSIVE", "compute it where the view is read")
         }

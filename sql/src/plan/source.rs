@@ -253,6 +253,16 @@ pub(crate) async fn analyse(
     Ok((apart(distinct_on::plain(meant)?)?, state))
 }
 
+/// Whether a query is `SELECT` without `FROM`, of which the engine knows no number of rows.
+fn is_one_row(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Projection(projection) => is_one_row(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => is_one_row(&alias.input),
+        LogicalPlan::EmptyRelation(empty) => empty.produce_one_row,
+        _ => false,
+    }
+}
+
 /// Refuses a subquery in the place of a value that may answer more than one: as a join it would answer all of them.
 fn check_subqueries(plan: &LogicalPlan) -> Result<(), SqlError> {
     let mut is_open = false;
@@ -261,7 +271,8 @@ fn check_subqueries(plan: &LogicalPlan) -> Result<(), SqlError> {
             expr.apply(|expr| {
                 if let Expr::ScalarSubquery(query) = expr {
                     let plan = query.subquery.as_ref();
-                    is_open |= query.outer_ref_columns.is_empty() && plan.max_rows() != Some(1);
+                    let is_one = plan.max_rows() == Some(1) || is_one_row(plan);
+                    is_open |= query.outer_ref_columns.is_empty() && !is_one;
                 }
                 Ok(TreeNodeRecursion::Continue)
             })

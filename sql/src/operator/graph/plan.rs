@@ -1,5 +1,6 @@
 //! What a graph consists of: its nodes, what can happen to the rows of an edge, and how rows leave.
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use crate::operator::aggregate::AggregateSpec;
@@ -39,6 +40,8 @@ pub(crate) enum Kind {
     Close(CloseSpec),
     Over(Box<OverSpec>),
     Union,
+    /// Rows of the query itself.
+    Constant(RecordBatch),
 }
 
 impl Kind {
@@ -54,6 +57,7 @@ impl Kind {
             Self::Over(_) => "over",
             Self::Close(_) => "close",
             Self::Union => "union",
+            Self::Constant(_) => "constant rows",
         }
     }
 }
@@ -109,9 +113,10 @@ impl GraphPlan {
         kinds.any(|kind| matches!(kind, Kind::Latest(_)))
     }
 
-    /// Whether a step gives rows for what it has forgotten, as if they were the first.
+    /// Whether a step gives rows for what it has forgotten, as if they were the first. What is forgotten at once has met all that it
+    /// ever will.
     fn begins_anew(&self) -> bool {
-        let rests = |ending: &Option<Ending>| matches!(ending, Some(Ending::Idle { .. }));
+        let rests = |ending: &Option<Ending>| matches!(ending, Some(Ending::Idle { ttl_ms: 1.. }));
         self.nodes.iter().any(|node| match &node.kind {
             Kind::Join(spec) => spec.endings.iter().any(rests),
             Kind::Aggregate(spec) => rests(&spec.ending),
@@ -133,7 +138,11 @@ impl GraphPlan {
             Kind::Aggregate(spec) => spec.ending.as_ref().is_some_and(Ending::judges),
             Kind::Top(spec) => spec.ending.as_ref().is_some_and(Ending::judges),
             Kind::AsOf(_) | Kind::Close(_) | Kind::Over(_) => true,
-            Kind::Scan { .. } | Kind::Latest(_) | Kind::Transform(_) | Kind::Union => false,
+            Kind::Scan { .. }
+            | Kind::Latest(_)
+            | Kind::Transform(_)
+            | Kind::Union
+            | Kind::Constant(_) => false,
         })
     }
 }
