@@ -24,13 +24,15 @@ pub(super) struct Case {
 }
 
 /// Cases whose rows change until they are final; they are also emitted once.
-pub(super) const CHANGING: [&str; 7] = [
+pub(super) const CHANGING: [&str; 9] = [
     "within_or_alone",
     "alone_or_within",
     "per_window",
     "top_of_window",
     "rolled_up",
     "alone",
+    "named_sessions",
+    "rows_of_sessions",
     "of_tenths",
 ];
 
@@ -212,10 +214,22 @@ pub(super) const CASES: &[Case] = &[
                 sum(n) AS total FROM trips GROUP BY date_bin(INTERVAL '1 second', at), ROLLUP (carrier, plane)",
     },
     Case {
+        name: "named_sessions",
+        query: "SELECT s.window_end AS at, s.plane, m.name, s.trips FROM (SELECT plane, window_start, window_end, count(*) AS trips \
+                FROM SESSION(TABLE trips PARTITION BY plane, DESCRIPTOR(at), INTERVAL '150 milliseconds') \
+                GROUP BY plane, window_start, window_end) s \
+                JOIN (VALUES (0, 'none'), (1, 'one'), (2, 'two'), (2, 'pair')) m (plane, name) ON m.plane = s.plane",
+    },
+    Case {
+        name: "rows_of_sessions",
+        query: "SELECT carrier, n, window_start, window_end AS at \
+                FROM SESSION(TABLE trips PARTITION BY carrier, DESCRIPTOR(at), INTERVAL '150 milliseconds') WHERE n > 5",
+    },
+    Case {
         name: "of_tenths",
         query: "SELECT window_end AS at, sum(trips) AS trips, count(*) AS tenths FROM TUMBLE((SELECT window_time AS t, count(*) AS trips \
                 FROM TUMBLE(TABLE trips, DESCRIPTOR(at), INTERVAL '100 milliseconds') \
-                GROUP BY window_start, window_end, window_time), DESCRIPTOR(t), INTERVAL '500 milliseconds') \
+                GROUP BY window_start, window_end, window_time), DESCRIPTOR(t), INTERVAL '200 milliseconds') \
                 GROUP BY window_start, window_end",
     },
     Case {

@@ -37,6 +37,7 @@ use crate::operator::latest::Latest;
 use crate::operator::moment::Moment;
 use crate::operator::origin::{Came, LateRows, Message};
 use crate::operator::over::Over;
+use crate::operator::session_rows::SessionRows;
 use crate::operator::spread::{Router, lane_of};
 use crate::operator::top::Top;
 use crate::operator::{OperatorError, Output, StepFigures};
@@ -130,6 +131,7 @@ impl Graph {
                 Kind::Over(spec) => Some(Box::new(Over::new(spec.as_ref().clone())?)),
                 Kind::Close(spec) => Some(Box::new(Close::new(spec.clone())?)),
                 Kind::AsOf(spec) => Some(Box::new(AsOf::new(spec.as_ref().clone())?)),
+                Kind::SessionRows(spec) => Some(Box::new(SessionRows::new(spec.as_ref().clone())?)),
                 Kind::Constant(rows) => Some(Box::new(Constant::new(rows.clone()))),
             });
         }

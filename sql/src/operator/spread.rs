@@ -80,6 +80,9 @@ impl Router {
         };
         Ok(Some(match kind {
             Kind::Scan { .. } | Kind::Transform(_) | Kind::Union => return Ok(None),
+            Kind::SessionRows(spec) => {
+                vec![Self::by_columns(spec.keys.iter().copied(), &spec.input)?]
+            }
             Kind::Constant(_) => vec![Self::by(Vec::new(), &[])?],
             Kind::Latest(spec) => vec![Self {
                 key: Key::Text(spec.key),

@@ -167,10 +167,10 @@ impl Walk<'_> {
         if let Some((_, time)) = exprs.iter().find_map(marked_time) {
             chain.window_time = origin(&time, &input, &chain)?;
             for key in self.window.iter().flat_map(|window| &window.keys) {
-                let column = Column::new_unqualified(key);
-                chain
-                    .window_keys
-                    .push(origin(&Expr::Column(column), &input, &chain)?);
+                // One that nothing groups by is not read.
+                let at = input.index_of_column(&Column::new_unqualified(key));
+                let origin = at.map_or(Origin::Computed, |at| chain.origins[at]);
+                chain.window_keys.push(origin);
             }
         }
         if give_windows(
@@ -297,7 +297,9 @@ impl Walk<'_> {
         let by_window = origins.iter().any(|origin| origin.is_window());
         let by_end = origins.contains(&Origin::WindowEnd) || origins.contains(&Origin::WindowTime);
         match window.kind {
-            Windows::Session { .. } => self.check_session(window, chain, origins)?,
+            // Others are those of a graph.
+            Windows::Session { .. } if !Self::are_sessions(chain, origins) => return Ok(None),
+            Windows::Session { .. } => {}
             _ if !by_window => return Ok(None),
             Windows::Tumble { .. } => {}
             Windows::Hop { size_ms, .. } if chain.computes_with_bounds => {
@@ -332,37 +334,16 @@ impl Walk<'_> {
         Ok(Some(window.kind))
     }
 
-    fn check_session(
-        &self,
-        window: &Window,
-        chain: &Chain,
-        origins: &[Origin],
-    ) -> Result<(), SqlError> {
+    /// Whether groups are the sessions of all rows, as the operator of a chain finds them.
+    fn are_sessions(chain: &Chain, origins: &[Origin]) -> bool {
         let keys = &chain.window_keys;
-        let plain = origins.iter().filter(|origin| !origin.is_window());
-        let is_exact = !keys.contains(&Origin::Computed)
-            && plain.clone().all(|origin| keys.contains(origin))
+        let mut plain = origins.iter().filter(|origin| !origin.is_window());
+        !keys.contains(&Origin::Computed)
+            && plain.all(|origin| keys.contains(origin))
             && keys.iter().all(|key| origins.contains(key))
-            && origins.iter().any(|origin| origin.is_window());
-        if !is_exact || chain.computes_with_bounds {
-            let columns = match window.keys.as_slice() {
-                [] => String::new(),
-                keys => format!("{}, ", keys.join(", ")),
-            };
-            return Err(refused(
-                "SESSION unless its rows are grouped by exactly its PARTITION BY, window_start and window_end",
-                &format!(
-                    "write GROUP BY {columns}window_start, window_end, with the columns as they are"
-                ),
-            ));
-        }
-        if chain.leaves_rows_out {
-            return Err(refused(
-                "a list or a further condition between SESSION and its GROUP BY, which would decide what the sessions are",
-                "group the sessions, and write it over their rows: SELECT … FROM (SELECT … GROUP BY …) AS sessions …",
-            ));
-        }
-        Ok(())
+            && origins.iter().any(|origin| origin.is_window())
+            && !chain.computes_with_bounds
+            && !chain.leaves_rows_out
     }
 
     fn kernel(&self, expr: &Expr, input: &DFSchema, rows: &Schema) -> Result<Kernel, SqlError> {
@@ -473,8 +454,17 @@ pub(crate) fn give_windows(
     let time = simplified(&time, input)?;
     let time = create_physical_expr(&time, input, &ExecutionProps::new())?;
     transform.push_windows(time, window.kind, [start_mark(index), end_mark(index)])?;
-    let schema = transform.schema();
-    let added = schema.fields().iter().skip(schema.fields().len() - 2);
+    read_marks(&transform.schema(), input, exprs)?;
+    Ok(true)
+}
+
+/// Has expressions over `input` read the bounds of windows from the last two columns of `rows`.
+pub(crate) fn read_marks(
+    rows: &Schema,
+    input: &mut DFSchema,
+    exprs: &mut Vec<Expr>,
+) -> Result<(), SqlError> {
+    let added = rows.fields().iter().skip(rows.fields().len() - 2);
     let added = added
         .map(|field| field.as_ref().clone())
         .collect::<Vec<_>>();
@@ -483,7 +473,7 @@ pub(crate) fn give_windows(
         .into_iter()
         .map(unmarked)
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(true)
+    Ok(())
 }
 
 /// The window and the time that a mark is over, if the expression has one.

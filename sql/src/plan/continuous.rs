@@ -30,6 +30,7 @@ use crate::plan::refuse::{
     without_window,
 };
 use crate::plan::session_filter::{self, is_session};
+use crate::plan::session_node;
 use crate::plan::source::{Input, Source, analyse, for_chain, for_graph, sources_of};
 use crate::plan::star;
 use crate::plan::store_time::timed;
@@ -205,7 +206,7 @@ pub(super) async fn plan_as(
         // What is final does not change any more.
         options.allowed_lateness_ms.get_or_insert(0);
     }
-    let logical = for_graph(analysed, &state)?;
+    let logical = for_graph(session_node::nodes(analysed, &windows)?, &state)?;
     check_marks(&logical, &windows)?;
     let drops_late = options.late == Some(LateRows::Drop);
     let parallelism = options.parallelism;

@@ -124,6 +124,7 @@ fn word(kind: &Kind) -> &'static str {
         Kind::Over(_) => "over",
         Kind::Union => "union",
         Kind::Constant(_) => "constant",
+        Kind::SessionRows(_) => "sessions",
     }
 }
 

@@ -21,14 +21,14 @@ use crate::operator::group::Bound;
 use crate::operator::moment::Ending;
 use crate::operator::project::{Step, Transform};
 use crate::plan::aggregate_build::passed_times;
-use crate::plan::as_of_node::AsOfNode;
 use crate::plan::bounds::{Time, time_of};
-use crate::plan::chain::{deterministic, give_windows, marked_time, simplified};
+use crate::plan::chain::{deterministic, give_windows, marked_time, read_marks, simplified};
 use crate::plan::closed_times::{Told, bound_told};
 use crate::plan::output::columns_of;
 use crate::plan::over_build::numbers_of;
-use crate::plan::refuse::{every_of_rows, refused, unsupported};
+use crate::plan::refuse::{every_of_rows, unsupported};
 use crate::plan::scan_build::inputs_of;
+use crate::plan::session_node::SessionNode;
 use crate::plan::source::{Input, Source};
 use crate::plan::window::Window;
 use crate::statement::{Emit, QueryOptions};
@@ -243,9 +243,11 @@ impl Builder<'_> {
             LogicalPlan::Values(values) => self.values(values),
             LogicalPlan::EmptyRelation(empty) => self.empty_relation(empty),
             LogicalPlan::Extension(extension) => {
-                match extension.node.as_any().downcast_ref::<AsOfNode>() {
-                    Some(node) => self.as_of(node),
-                    None => Err(unsupported(plan)),
+                let node = extension.node.as_any();
+                match (node.downcast_ref(), node.downcast_ref::<SessionNode>()) {
+                    (Some(node), _) => self.as_of(node),
+                    (_, Some(node)) => self.relation(&node.input),
+                    (None, None) => Err(unsupported(plan)),
                 }
             }
             LogicalPlan::Union(union) => {
@@ -303,31 +305,27 @@ impl Builder<'_> {
         input: &LogicalPlan,
         schema: &DFSchema,
     ) -> Result<Edge, SqlError> {
-        let below = self.relation(input)?;
-        let mut transform = Transform::over(Arc::clone(&self.nodes[below.node].schema));
+        let mut below = self.relation(input)?;
         let mut over = input.schema().as_ref().clone();
         let mut exprs = exprs.to_vec();
-        let window_times = self.window_times(&exprs, input.schema(), &below.times);
-        let windowed = give_windows(&mut transform, &mut over, &mut exprs, self.windows)?;
-        if windowed
-            && self
-                .windows
-                .iter()
-                .any(|window| matches!(window.kind, Windows::Session { .. }))
-        {
-            if let Some(topic) = self.only_keyed() {
-                return Err(refused(
-                    &format!(
-                        "SESSION over topic {topic}, which has a primary key, so that its rows are replaced"
-                    ),
-                    "read a topic without PRIMARY KEY, or group by TUMBLE or HOP",
-                ));
-            }
-            return Err(refused(
-                "SESSION together with joins or further aggregates",
-                "make a view of the sessions, and read that view in a second query",
-            ));
+        let windowed = exprs.iter().any(|expr| marked_time(expr).is_some());
+        let session = exprs
+            .iter()
+            .find_map(marked_time)
+            .and_then(|(index, time)| {
+                let window = self.windows.get(index)?;
+                match window.kind {
+                    Windows::Session { gap_ms } => Some((index, window, gap_ms, time)),
+                    _ => None,
+                }
+            });
+        if let Some((index, window, gap_ms, time)) = session {
+            below = self.sessions(below, index, window, gap_ms, &time, &over)?;
+            read_marks(&self.nodes[below.node].schema, &mut over, &mut exprs)?;
         }
+        let mut transform = Transform::over(Arc::clone(&self.nodes[below.node].schema));
+        let window_times = self.window_times(&exprs, input.schema(), &below.times);
+        give_windows(&mut transform, &mut over, &mut exprs, self.windows)?;
         let mut expressions = Vec::new();
         let mut fields = Vec::new();
         for (expr, field) in exprs.iter().zip(schema.fields()) {

@@ -100,7 +100,7 @@ fn all_rows(
             Ok(Some((rows, Some(both))))
         }
         LogicalPlan::Projection(projection) => {
-            if has_session(projection, windows) {
+            if has_session(projection, windows).is_some() {
                 return Ok(Some((plan.clone(), None)));
             }
             let Some((rows, condition)) = all_rows(&projection.input, windows)? else {
@@ -131,13 +131,17 @@ pub(super) fn is_session(window: &Window) -> bool {
     matches!(window.kind, Windows::Session { .. })
 }
 
-/// Whether rows are given their sessions here.
-fn has_session(projection: &Projection, windows: &[Window]) -> bool {
-    let mut marks = projection.expr.iter().filter_map(|expr| match expr {
+/// The sessions that rows are given here.
+pub(super) fn has_session<'a>(
+    projection: &Projection,
+    windows: &'a [Window],
+) -> Option<&'a Window> {
+    let marks = projection.expr.iter().filter_map(|expr| match expr {
         Expr::Alias(alias) => mark_of(&alias.expr),
         other => mark_of(other),
     });
-    marks.any(|mark| windows.get(mark).is_some_and(is_session))
+    let mut given = marks.filter_map(|mark| windows.get(mark));
+    given.find(|window| is_session(window))
 }
 
 fn mark_of(expr: &Expr) -> Option<usize> {

@@ -11,6 +11,7 @@ use crate::operator::latest::LatestSpec;
 use crate::operator::moment::{Ending, Marks};
 use crate::operator::over::OverSpec;
 use crate::operator::project::Transform;
+use crate::operator::session_rows::SessionRowsSpec;
 use crate::operator::top::TopSpec;
 use crate::topic::KeyFormat;
 
@@ -40,6 +41,7 @@ pub(crate) enum Kind {
     Close(CloseSpec),
     Over(Box<OverSpec>),
     Union,
+    SessionRows(Box<SessionRowsSpec>),
     /// Rows of the query itself.
     Constant(RecordBatch),
 }
@@ -58,6 +60,7 @@ impl Kind {
             Self::Close(_) => "close",
             Self::Union => "union",
             Self::Constant(_) => "constant rows",
+            Self::SessionRows(_) => "sessions",
         }
     }
 }
@@ -137,7 +140,7 @@ impl GraphPlan {
             Kind::Join(spec) => spec.endings.iter().flatten().any(Ending::judges),
             Kind::Aggregate(spec) => spec.ending.as_ref().is_some_and(Ending::judges),
             Kind::Top(spec) => spec.ending.as_ref().is_some_and(Ending::judges),
-            Kind::AsOf(_) | Kind::Close(_) | Kind::Over(_) => true,
+            Kind::AsOf(_) | Kind::Close(_) | Kind::Over(_) | Kind::SessionRows(_) => true,
             Kind::Scan { .. }
             | Kind::Latest(_)
             | Kind::Transform(_)
