@@ -38,6 +38,7 @@ use crate::plan::constant::bound;
 use crate::plan::exact::{self, Beside};
 use crate::plan::in_lists::apart;
 use crate::plan::in_query::{self, Alone};
+use crate::plan::list_rows;
 use crate::plan::located::located;
 use crate::plan::marks;
 use crate::plan::moments::in_milliseconds;
@@ -129,7 +130,8 @@ impl Sessions {
                 located(error, query)
             })?;
         let plan = in_milliseconds(exact::compared(unnest::beside(plan)?)?)?;
-        let plan = negated::plain(times::plain(plan)?)?;
+        let plan = list_rows::plain(negated::plain(times::plain(plan)?)?, &state)?;
+        unnest::check_left(&plan)?;
         let plan = match has_as_of {
             true => as_of::plain(plan, topics)?,
             false => plan,

@@ -28,6 +28,7 @@ pub(crate) mod join_build;
 pub(crate) mod joined;
 pub(crate) mod lanes;
 pub(crate) mod limited;
+pub(crate) mod list_rows;
 pub(crate) mod located;
 pub(crate) mod marked_rows;
 pub(crate) mod marks;

@@ -33,6 +33,7 @@ use crate::plan::distinct_on;
 use crate::plan::exact::{self, Beside};
 use crate::plan::in_lists::apart;
 use crate::plan::in_query::{self, Alone};
+use crate::plan::list_rows;
 use crate::plan::marked_rows;
 use crate::plan::marks;
 use crate::plan::moments::in_milliseconds;
@@ -243,7 +244,8 @@ pub(crate) async fn analyse(
     if is_exact {
         plan = in_milliseconds(exact::compared(plan)?)?;
     }
-    let plan = negated::plain(times::plain(plan)?)?;
+    let plan = list_rows::plain(negated::plain(times::plain(plan)?)?, &state)?;
+    unnest::check_left(&plan)?;
     let analysed = state
         .analyzer()
         .execute_and_check(plan, state.config_options(), |_, _| {})?;

@@ -39,7 +39,10 @@ pub(crate) fn beside(plan: LogicalPlan) -> Result<LogicalPlan, SqlError> {
         }
         // A row of constants is beside every row; behind LEFT JOIN it may meet none, and what chance gives is one value.
         let stays = |of: &Side| !of.has_list && (keeps || of.is_volatile);
-        if stays(&side(&join.right)?) {
+        let of = side(&join.right)?;
+        // What leaves elements out, or computes with them, has nothing for a row without one: see `list_rows.rs`.
+        let pads = keeps && of.has_list && !is_plain(&join.right);
+        if stays(&of) || pads {
             return Ok(Transformed::no(node));
         }
         let Some(joined) = onto(&join.right, &join.left, keeps, None)? else {
@@ -61,10 +64,7 @@ pub(crate) fn beside(plan: LogicalPlan) -> Result<LogicalPlan, SqlError> {
     })?;
     match refusal {
         Some(error) => Err(error),
-        None => {
-            check_left(&moved.data)?;
-            Ok(moved.data)
-        }
+        None => Ok(moved.data),
     }
 }
 
@@ -88,8 +88,31 @@ fn side(plan: &LogicalPlan) -> EngineResult<Side> {
     Ok(found)
 }
 
+/// Whether a plan has a list whose elements become rows.
+pub(super) fn has_list(plan: &LogicalPlan) -> EngineResult<bool> {
+    Ok(side(plan)?.has_list)
+}
+
+/// Whether the rows of a list are its elements as they are, all of them.
+pub(super) fn is_plain(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Subquery(subquery) => is_plain(&subquery.subquery),
+        LogicalPlan::SubqueryAlias(alias) => is_plain(&alias.input),
+        LogicalPlan::Projection(projection) => {
+            let exprs = projection.expr.iter().cloned();
+            let mut exprs = exprs.map(|expr| expr.unalias_nested().data);
+            exprs.all(|expr| matches!(expr, Expr::Column(_))) && is_plain(&projection.input)
+        }
+        LogicalPlan::Unnest(_) => true,
+        _ => false,
+    }
+}
+
 /// Refuses lists of the row outside of a subquery, which no join puts beside them.
-fn check_left(plan: &LogicalPlan) -> Result<(), SqlError> {
+///
+/// # Errors
+/// [`SqlError::Invalid`] for such a list.
+pub(crate) fn check_left(plan: &LogicalPlan) -> Result<(), SqlError> {
     let mut is_left = false;
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::Unnest(unnest) = node {
@@ -99,20 +122,20 @@ fn check_left(plan: &LogicalPlan) -> Result<(), SqlError> {
     })?;
     match is_left {
         true => Err(SqlError::invalid(
-            "UNNEST in a subquery is of a list of the row outside of it",
-            "join the row with it: FROM t CROSS JOIN UNNEST(t.list) AS u(element), or ask array_has(t.list, value)",
+            "UNNEST in a subquery is of a list of the row outside of it, and the subquery neither aggregates its elements nor asks for one",
+            "aggregate them, (SELECT max(x) FROM UNNEST(t.list) AS u(x)), or join the row with it: FROM t CROSS JOIN UNNEST(t.list) AS u(element)",
         )),
         false => Ok(()),
     }
 }
 
-fn condition_of(join: &Join) -> Option<Expr> {
+pub(super) fn condition_of(join: &Join) -> Option<Expr> {
     let equal = join.on.iter();
     let equal = equal.map(|(left, right)| left.clone().eq(right.clone()));
     equal.chain(join.filter.clone()).reduce(Expr::and)
 }
 
-fn is_true(condition: &Expr) -> bool {
+pub(super) fn is_true(condition: &Expr) -> bool {
     matches!(
         condition,
         Expr::Literal(ScalarValue::Boolean(Some(true)), _)
@@ -120,7 +143,7 @@ fn is_true(condition: &Expr) -> bool {
 }
 
 /// A list that stands over no table as one that stands over `left`, whose columns come first; `None`: it is something else.
-fn onto(
+pub(super) fn onto(
     list: &LogicalPlan,
     left: &Arc<LogicalPlan>,
     keeps: bool,
@@ -152,7 +175,10 @@ fn onto(
                 // Beside columns of the same name it has to have the table's name at once.
                 Ok(match name {
                     Some(name) => {
-                        let column = expr.schema_name().to_string();
+                        let column = match &expr {
+                            Expr::Column(column) => column.name.clone(),
+                            other => other.schema_name().to_string(),
+                        };
                         expr.unalias().alias_qualified(Some(name.clone()), column)
                     }
                     None => expr,
@@ -160,6 +186,14 @@ fn onto(
             });
             let ours = ours.collect::<EngineResult<Vec<_>>>()?;
             Some(project(columns.chain(ours).collect(), input)?)
+        }
+        LogicalPlan::Filter(filter) if !keeps => {
+            let Some(input) = below(&filter.input, name)? else {
+                return Ok(None);
+            };
+            let predicate = inner(filter.predicate.clone(), left.schema())?;
+            let filter = Filter::try_new(predicate, Arc::new(input))?;
+            Some(LogicalPlan::Filter(filter))
         }
         LogicalPlan::Unnest(unnest) => {
             let Some(input) = below(&unnest.input, None)? else {
@@ -193,7 +227,7 @@ fn without_empty(input: LogicalPlan, lists: &[Column]) -> EngineResult<LogicalPl
     project(exprs.collect::<EngineResult<Vec<_>>>()?, input)
 }
 
-fn project(exprs: Vec<Expr>, input: LogicalPlan) -> EngineResult<LogicalPlan> {
+pub(super) fn project(exprs: Vec<Expr>, input: LogicalPlan) -> EngineResult<LogicalPlan> {
     let projection = Projection::try_new(exprs, Arc::new(input))?;
     Ok(LogicalPlan::Projection(projection))
 }
@@ -202,13 +236,16 @@ fn columns_of(schema: &DFSchema) -> impl Iterator<Item = Column> {
     schema.iter().map(Column::from)
 }
 
-fn columns(schema: &DFSchema, which: std::ops::Range<usize>) -> impl Iterator<Item = Expr> {
+pub(super) fn columns(
+    schema: &DFSchema,
+    which: std::ops::Range<usize>,
+) -> impl Iterator<Item = Expr> {
     let all = columns_of(schema).skip(which.start).take(which.len());
     all.map(Expr::Column)
 }
 
 /// Columns of the tables before the list as those of its own input.
-fn inner(expr: Expr, left: &DFSchema) -> EngineResult<Expr> {
+pub(super) fn inner(expr: Expr, left: &DFSchema) -> EngineResult<Expr> {
     let moved = expr.transform(|expr| {
         Ok(match expr {
             Expr::OuterReferenceColumn(_, column) if left.has_column(&column) => {
