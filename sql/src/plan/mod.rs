@@ -1,10 +1,36 @@
 //! Rewrites between the parsed statement and the query engine's plan, one a file.
 //!
-//! Reading order: [`limited`] (`ORDER BY … LIMIT`), [`views`] (plain views, written out), [`star`] (what `*` means) by [`joined`] (what `FROM` has) and [`scopes`] (what `WITH` names), [`named`] (what columns are called), [`exact`] (numbers beside a DECIMAL), [`moments`] (times as numbers), [`times`] (times that are written), [`negated`] (`-x`), [`unnest`] after [`unnest_written`] (lists as rows), [`not_in`] (and NULL), [`marks`] (subqueries as values), [`distinct_on`], [`window`] after [`window_groups`] with [`window_bounds`], [`as_of`] with its [`as_of_node`] and [`as_of_build`], [`continuous`] (a whole query that
-//! never ends), [`source`] (what it reads), [`chain`] (from there up), [`graph`] (joins and tables that change), [`bounds`]
-//! (when state ends), whose nodes are planned by [`scan_build`], [`aggregate_build`], [`join_build`], [`top_build`],
-//! [`over_build`] and [`close_build`], [`session_filter`], [`grouping_sets`], [`output`] and [`target`] (what it writes), [`lanes`] (side by side),
-//! [`fingerprint`] (what saved state must be of), [`store_time`], [`refuse`], [`located`] (where a name stands that is not there); what the engine would make wrong: [`constant`], [`in_lists`], both by [`unseen`], [`times`], [`negated`].
+//! On the syntax tree, in this order:
+//!
+//! - [`limited`]: `ORDER BY … LIMIT` of a continuous query as places
+//! - [`views`]: plain views, written out
+//! - [`recursive`]: names of the columns of `WITH RECURSIVE`
+//! - [`unnest_written`]: lists in `FROM` as `UNNEST` with names
+//! - [`star`]: what `*` means, by [`joined`] (what `FROM` has) and [`scopes`] (what `WITH` names)
+//! - [`window`] after [`window_groups`] (windows in `GROUP BY`), with [`window_bounds`] (rows that have some already)
+//! - [`as_of`]: as-of joins as joins with a mark
+//! - [`named`]: what columns are called
+//! - [`exact`]: numbers beside a DECIMAL
+//!
+//! On the engine's plan:
+//!
+//! - [`unnest`]: lists beside the rows that they are of; then [`list_rows`]: subqueries over lists as functions of the row
+//! - [`moments`] (times as numbers), [`times`] (times that are written), [`negated`] (`-x`)
+//! - [`in_query`] (`IN` as a value), [`marks`] (`EXISTS` as a value), [`distinct_on`]
+//! - what the engine would make wrong: [`constant`] and [`in_lists`], both by [`unseen`]
+//!
+//! A whole query that never ends is planned by [`continuous`], of what it reads ([`source`], [`store_time`]):
+//!
+//! - [`as_of_node`], [`session_filter`] and [`session_node`] keep the engine's rules from what they would break
+//! - [`not_in`] and [`marked_rows`] know of NULL where the engine's joins do not
+//! - [`chain`] walks from one topic up to one aggregate
+//! - [`graph`] is for anything else; [`bounds`] tells when its state ends, and its nodes are planned by [`scan_build`],
+//!   [`constant_build`], [`session_build`], [`aggregate_build`] with [`grouping_sets`], [`join_build`], [`as_of_build`], [`top_build`],
+//!   [`over_build`] and [`close_build`]
+//! - [`closed_times`]: the event time of rows that leave when their windows end
+//! - [`output`] and [`target`]: what it writes; [`lanes`]: side by side; [`fingerprint`]: what saved state must be of
+//!
+//! [`refuse`] has the words for what is not taken, [`located`] the place of a name that is not there.
 
 pub(crate) mod aggregate_build;
 pub(crate) mod as_of;
