@@ -197,9 +197,11 @@ impl Graph {
     /// The nodes whose state has no key to be cut by.
     pub(crate) fn in_one_lane(&self) -> Vec<&'static str> {
         let nodes = self.plan.nodes.iter().zip(&self.routers);
-        let whole = nodes.filter(|(_, routers)| {
+        let whole = nodes.filter(|(node, routers)| {
             let mut routers = routers.iter().flatten();
-            routers.any(|router| !router.spreads())
+            // That they were given is no state to speak of.
+            let is_state = !matches!(node.kind, Kind::Constant(_));
+            is_state && routers.any(|router| !router.spreads())
         });
         whole.map(|(node, _)| node.kind.name()).collect()
     }

@@ -438,6 +438,7 @@ pub(super) fn told(ending: Option<&Ending>) -> String {
     match ending {
         None => String::new(),
         Some(Ending::Time { .. }) => ", state ends by time".to_owned(),
+        Some(Ending::Idle { ttl_ms: 0 }) => ", state ends at once".to_owned(),
         Some(Ending::Idle { ttl_ms }) => format!(", state ends after {ttl_ms} ms at rest"),
     }
 }

@@ -8,7 +8,7 @@ use millpond_proto::time::Timestamp;
 
 use crate::operator::OperatorError;
 use crate::operator::delta::{Entries, Entry, Node, Row, other_state};
-use crate::operator::graph::{Graph, ROW_BYTES, Routed};
+use crate::operator::graph::{Graph, Kind, ROW_BYTES, Routed};
 
 impl Graph {
     /// How many parts its state has.
@@ -35,7 +35,8 @@ impl Graph {
     /// What a step with state is called.
     pub(crate) fn part_name(&self, part: usize) -> Option<&'static str> {
         self.node(part)?;
-        Some(self.plan.nodes[part].kind.name())
+        let kind = &self.plan.nodes[part].kind;
+        (!matches!(kind, Kind::Constant(_))).then(|| kind.name())
     }
 
     /// Memory of a part, about.
