@@ -24,7 +24,7 @@ pub(super) struct Case {
 }
 
 /// Cases whose rows change until they are final; they are also emitted once.
-pub(super) const CHANGING: [&str; 9] = [
+pub(super) const CHANGING: [&str; 10] = [
     "within_or_alone",
     "alone_or_within",
     "per_window",
@@ -33,6 +33,7 @@ pub(super) const CHANGING: [&str; 9] = [
     "alone",
     "named_sessions",
     "rows_of_sessions",
+    "sessions_of_counts",
     "of_tenths",
 ];
 
@@ -224,6 +225,13 @@ pub(super) const CASES: &[Case] = &[
         name: "rows_of_sessions",
         query: "SELECT carrier, n, window_start, window_end AS at \
                 FROM SESSION(TABLE trips PARTITION BY carrier, DESCRIPTOR(at), INTERVAL '150 milliseconds') WHERE n > 5",
+    },
+    Case {
+        name: "sessions_of_counts",
+        query: "SELECT carrier, trips, window_start, window_end AS at FROM SESSION(TABLE (SELECT carrier, \
+                date_bin(INTERVAL '40 milliseconds', at) AS since, count(*) AS trips FROM trips \
+                GROUP BY carrier, date_bin(INTERVAL '40 milliseconds', at) HAVING count(*) < 3) \
+                PARTITION BY carrier, DESCRIPTOR(since), INTERVAL '120 milliseconds')",
     },
     Case {
         name: "of_tenths",

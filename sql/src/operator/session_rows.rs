@@ -326,11 +326,13 @@ impl SessionRows {
             };
             own.sessions.remove(&first_ms);
             let last_ms = end_ms.saturating_sub(self.spec.gap_ms);
-            let mut left = own.rows.split_off(&first_ms);
-            let mut behind = left.split_off(&last_ms.saturating_add(1));
-            own.rows.append(&mut behind);
-            let gone = left.values().flat_map(BTreeMap::keys);
-            self.state_bytes -= gone.map(|row| ROW_BYTES + row.len()).sum::<usize>();
+            let times = own.rows.range(first_ms..=last_ms);
+            let times: Vec<i64> = times.map(|(at_ms, _)| *at_ms).collect();
+            for at_ms in times {
+                let gone = own.rows.remove(&at_ms).unwrap_or_default();
+                let bytes = gone.keys().map(|row| ROW_BYTES + row.len());
+                self.state_bytes -= bytes.sum::<usize>();
+            }
             if own.rows.is_empty() {
                 self.open.remove(&key);
             }

@@ -67,7 +67,7 @@ impl Builder<'_> {
                 is_padded: false,
             }],
         };
-        self.tell("sessions", &edge);
+        self.tell("sessions, state ends by time", &edge);
         Ok(edge)
     }
 
