@@ -1,11 +1,9 @@
-//! What the names of a query stand for: one walk of its tables, with the scope of every `WITH`.
+//! What the names of a query stand for: one walk of its tables.
 //!
-//! A name of `WITH` is known to the queries behind it in the same `WITH` and to the query that the `WITH` stands before, with all that
-//! is in these; to its own text only behind `RECURSIVE`. Every other name, by itself or as `public.name`, is that of a topic or view.
+//! A name that no `WITH` has given here ([`crate::plan::scopes`]), by itself or as `public.name`, is that of a topic or view.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::ptr;
 
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArguments, Ident, ObjectName, Query, Select, SelectItem, TableFactor,
@@ -14,6 +12,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::batch::view::{VIEWS_DEEP_MAX, view};
 use crate::error::SqlError;
+use crate::plan::scopes::Scopes;
 use crate::plan::star::first_name;
 use crate::runtime::{CATALOG, TOPICS_SCHEMA};
 use crate::statement::name_of;
@@ -84,27 +83,20 @@ fn walk(query: &Query, size: &mut dyn FnMut(&str) -> u64) -> Named {
     let mut walk = Walk {
         size,
         named: Named::default(),
-        scopes: Vec::new(),
+        scopes: Scopes::default(),
+        tables: Vec::new(),
     };
     let _: ControlFlow<()> = query.visit(&mut walk);
     walk.named
 }
 
-/// A query that is being walked through.
-#[derive(Default)]
-struct Scope {
-    /// The queries of its `WITH`: which, and what each is called.
-    with: Vec<(*const Query, String)>,
-    is_recursive: bool,
-    /// The names that are known by now, and how many tables they come to.
-    known: BTreeMap<String, u64>,
-    tables: u64,
-}
-
 struct Walk<'a> {
     size: &'a mut dyn FnMut(&str) -> u64,
     named: Named,
-    scopes: Vec<Scope>,
+    /// How many tables each query of a `WITH` comes to.
+    scopes: Scopes<u64>,
+    /// How many each query on the way has come to by now.
+    tables: Vec<u64>,
 }
 
 /// A name in the place of a table.
@@ -121,33 +113,17 @@ impl Visitor for Walk<'_> {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        if let Some(around) = self.scopes.last_mut().filter(|around| around.is_recursive)
-            && let Some(own) = around.called(query)
-        {
-            around.known.insert(own, 1);
-        }
-        let mut scope = Scope::default();
-        if let Some(with) = &query.with {
-            scope.is_recursive = with.recursive;
-            let queries = with.cte_tables.iter();
-            let queries = queries.map(|cte| (ptr::from_ref(&*cte.query), name_of(&cte.alias.name)));
-            scope.with = queries.collect();
-        }
-        self.scopes.push(scope);
+        // One that names itself is one table to itself.
+        self.scopes.enter_knowing(query, 1);
+        self.tables.push(0);
         ControlFlow::Continue(())
     }
 
-    fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        let tables = self.scopes.pop().map_or(0, |scope| scope.tables);
-        match self.scopes.last_mut() {
-            None => self.named.tables = tables,
-            Some(around) => match around.called(query) {
-                // It counts wherever it is named.
-                Some(name) => {
-                    around.known.insert(name, tables);
-                }
-                None => around.add(tables),
-            },
+    fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+        let tables = self.tables.pop().unwrap_or_default();
+        // A query of a `WITH` counts wherever it is named.
+        if let Some(tables) = self.scopes.leave_knowing(tables) {
+            self.add(tables);
         }
         ControlFlow::Continue(())
     }
@@ -178,37 +154,25 @@ impl Visitor for Walk<'_> {
             Ok(None) => 1,
             Err(tables) => tables,
         };
-        if let Some(scope) = self.scopes.last_mut() {
-            scope.add(tables);
-        }
+        self.add(tables);
         ControlFlow::Continue(())
     }
 }
 
-impl Scope {
-    /// What a query of its `WITH` is called.
-    fn called(&self, query: &Query) -> Option<String> {
-        let mut with = self.with.iter();
-        let own = with.find(|(own, _)| ptr::eq(*own, query));
-        own.map(|(_, name)| name.clone())
-    }
-
-    fn add(&mut self, tables: u64) {
-        self.tables = self.tables.saturating_add(tables);
-    }
-}
-
 impl Walk<'_> {
+    /// Counts tables to the query that is walked, and in the end to the whole.
+    fn add(&mut self, tables: u64) {
+        let sum = self.tables.last_mut().unwrap_or(&mut self.named.tables);
+        *sum = sum.saturating_add(tables);
+    }
+
     /// The topic or view of a name, if it is one; else how many tables a query of `WITH` comes to.
     fn outside(&self, name: Name) -> Result<Option<String>, u64> {
         match name {
-            Name::Bare(name) => {
-                let mut scopes = self.scopes.iter().rev();
-                match scopes.find_map(|scope| scope.known.get(&name)) {
-                    Some(tables) => Err(*tables),
-                    None => Ok(Some(name)),
-                }
-            }
+            Name::Bare(name) => match self.scopes.known(&name) {
+                Some(tables) => Err(*tables),
+                None => Ok(Some(name)),
+            },
             Name::Topic(name) => Ok(Some(name)),
             Name::Other => Ok(None),
         }

@@ -8,61 +8,88 @@ use datafusion::sql::sqlparser::ast::{Cte, Query};
 
 use crate::statement::name_of;
 
-/// The queries around the place that a walk has come to, the outermost first.
-#[derive(Debug, Default)]
-pub(crate) struct Scopes {
-    around: Vec<Scope>,
+/// The queries around the place that a walk has come to, the outermost first; `T` is what is known of a query that a `WITH` names.
+#[derive(Debug)]
+pub(crate) struct Scopes<T = ()> {
+    around: Vec<Scope<T>>,
 }
 
 /// A query on the way.
 #[derive(Debug)]
-struct Scope {
-    /// Names of its `WITH` in their order; their queries are walked before anything else of it.
-    names: Vec<String>,
-    /// How many of them hold.
-    holding: usize,
-    /// How many of their queries were entered.
+struct Scope<T> {
+    /// Names of its `WITH` in their order, whose queries are walked before anything else of it; each holds once something is known.
+    names: Vec<(String, Option<T>)>,
+    /// How many queries within it were entered.
     entered: usize,
 }
 
-impl Scopes {
-    /// The walk enters a query.
-    pub(crate) fn enter(&mut self, query: &Query) {
+impl<T> Default for Scopes<T> {
+    fn default() -> Self {
+        Self { around: Vec::new() }
+    }
+}
+
+impl<T: Clone> Scopes<T> {
+    /// The walk enters a query; of what is named behind `RECURSIVE` so much is known beforehand.
+    pub(crate) fn enter_knowing(&mut self, query: &Query, beforehand: T) {
         if let Some(around) = self.around.last_mut() {
             around.entered += 1;
         }
         let with = query.with.as_ref();
         let parts: &[Cte] = with.map_or(&[], |with| &with.cte_tables);
-        let names: Vec<String> = parts.iter().map(|part| name_of(&part.alias.name)).collect();
+        let is_recursive = with.is_some_and(|with| with.recursive);
+        let known = is_recursive.then_some(beforehand);
+        let names = parts.iter().map(|part| name_of(&part.alias.name));
         self.around.push(Scope {
-            holding: match with {
-                Some(with) if with.recursive => names.len(),
-                _ => 0,
-            },
-            names,
+            names: names.map(|name| (name, known.clone())).collect(),
             entered: 0,
         });
     }
 
-    /// The walk leaves the query that it entered last.
-    pub(crate) fn leave(&mut self) {
+    /// The walk leaves the query that it entered last, of which this is known now; answers that if no `WITH` names the query.
+    pub(crate) fn leave_knowing(&mut self, known: T) -> Option<T> {
         self.around.pop();
-        if let Some(around) = self.around.last_mut()
-            && around.entered <= around.names.len()
-        {
-            around.holding = around.holding.max(around.entered);
+        let named = self.around.last_mut().and_then(|around| {
+            let at = around.entered.checked_sub(1)?;
+            around.names.get_mut(at)
+        });
+        match named {
+            Some((_, place)) => {
+                *place = Some(known);
+                None
+            }
+            None => Some(known),
         }
+    }
+
+    /// What is known of the query that has this name here, if one has.
+    pub(crate) fn known(&self, name: &str) -> Option<&T> {
+        let scopes = self.around.iter().rev();
+        let mut named = scopes.flat_map(|scope| scope.names.iter().rev());
+        named.find_map(|(known, of)| of.as_ref().filter(|_| known == name))
     }
 
     /// Whether a name is that of a query here.
     pub(crate) fn holds(&self, name: &str) -> bool {
-        self.names().any(|known| known == name)
+        self.known(name).is_some()
     }
 
     /// All names of queries here.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        let names = self.around.iter();
-        names.flat_map(|scope| scope.names.iter().take(scope.holding).map(String::as_str))
+        let named = self.around.iter().flat_map(|scope| &scope.names);
+        named.filter_map(|(name, of)| of.as_ref().map(|_| name.as_str()))
+    }
+}
+
+impl Scopes {
+    /// The walk enters a query.
+    pub(crate) fn enter(&mut self, query: &Query) {
+        self.enter_knowing(query, ());
+    }
+
+    /// The walk leaves the query that it entered last.
+    pub(crate) fn leave(&mut self) {
+        self.leave_knowing(());
     }
 }
 
