@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
 use arrow::array::{Array, BinaryArray, BooleanArray, Int64Array, RecordBatch, StringArray};
-use arrow::compute::{cast, filter_record_batch, is_null, max, not, nullif};
+use arrow::compute::{cast, filter_record_batch, is_null, max, min, not, nullif};
 use arrow::datatypes::DataType;
 use millpond_connectors::format::body::BodyEncoder;
 use millpond_proto::message::QueueId;
@@ -84,6 +84,7 @@ pub(crate) struct TickPart {
     pub(crate) tick_ms: i64,
     /// Which rows of [`Taken::table`].
     pub(crate) rows: Range<usize>,
+    pub(crate) least_ms: Option<i64>,
     pub(crate) greatest_ms: Option<i64>,
     pub(crate) rows_without_time: u64,
 }
@@ -102,6 +103,7 @@ impl Taken {
         let part = TickPart {
             tick_ms: 0,
             rows: 0..table.num_rows(),
+            least_ms: None,
             greatest_ms: None,
             rows_without_time: 0,
         };
@@ -270,6 +272,7 @@ impl Intake {
             TickPart {
                 tick_ms,
                 rows,
+                least_ms: times.as_ref().and_then(min),
                 greatest_ms: times.as_ref().and_then(max),
                 rows_without_time: without.map_or(0, |times| times.null_count() as u64),
             }

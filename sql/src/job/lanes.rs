@@ -34,10 +34,14 @@ use crate::state::cells::Cell;
 /// The rows of a tick, and where the clocks stand.
 #[derive(Clone, Debug)]
 pub(crate) struct Tick {
+    /// Its rows were stored from then on, and before that.
     pub(crate) at: Timestamp,
+    pub(crate) until: Timestamp,
     /// The watermark of each input that its rows are judged by, and after them.
     pub(crate) before: Vec<Option<Timestamp>>,
     pub(crate) after: Vec<Option<Timestamp>>,
+    /// Whether a row came behind the watermark of its input.
+    pub(crate) has_late: bool,
     /// What was taken in together, and which rows of it; by input, queue and offset.
     pub(crate) parts: Vec<(usize, Range<usize>)>,
 }

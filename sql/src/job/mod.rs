@@ -39,6 +39,8 @@ mod equality;
 #[cfg(test)]
 mod firing;
 #[cfg(test)]
+mod folding;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod layered;

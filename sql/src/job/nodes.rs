@@ -21,7 +21,6 @@ use crate::job::written::{Left, in_order, written};
 use crate::operator::graph::{Graph, GraphStep, Routed};
 use crate::operator::moment::Marks;
 use crate::operator::origin::{Came, Message};
-use crate::topic::TICK_MS;
 
 /// The lanes of a graph go through the nodes.
 pub(super) async fn graph(
@@ -34,7 +33,9 @@ pub(super) async fn graph(
 ) -> Result<Vec<Left>, JobError> {
     let count = lanes.len();
     let rows = rows_of(taken);
-    let folded = lanes[0].folds().then(|| folded(ticks)).flatten();
+    let has_late = ticks.iter().any(|tick| tick.has_late);
+    let folds = lanes[0].folds(has_late);
+    let folded = folds.then(|| folded(ticks)).flatten();
     let ticks = folded.as_ref().map_or(ticks, std::slice::from_ref);
     let begins = lanes.iter().any(Graph::waits);
     let steps = steps(taken, ticks, &lanes[0], begins);
@@ -131,12 +132,19 @@ fn exchanged(given: Vec<Vec<Routed>>) -> Vec<Vec<Routed>> {
     taken
 }
 
-/// All ticks as one.
+/// All ticks as one: its rows are judged by where the clocks stood before the first.
 fn folded(ticks: &[Tick]) -> Option<Tick> {
+    let [first, .., last] = ticks else {
+        return None;
+    };
     let parts = ticks.iter().flat_map(|tick| tick.parts.iter().cloned());
     Some(Tick {
+        at: first.at,
+        until: last.until,
+        before: first.before.clone(),
+        after: last.after.clone(),
+        has_late: ticks.iter().any(|tick| tick.has_late),
         parts: parts.collect(),
-        ..ticks.last()?.clone()
     })
 }
 
@@ -158,7 +166,7 @@ fn steps<'a>(
             watermarks: tick.before.clone(),
         };
         let after = Marks {
-            stored_ms: before.stored_ms.saturating_add(TICK_MS),
+            stored_ms: tick.until.as_ms(),
             watermarks: tick.after.clone(),
         };
         let takes_rows = has_rows(tick) || begins;

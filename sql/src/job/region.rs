@@ -376,8 +376,10 @@ impl Region {
         let nothing: Arc<[Taken]> = Arc::from([]);
         let ticks = vec![Tick {
             at: Timestamp(tick.as_ms().saturating_sub(TICK_MS)),
+            until: tick,
             before: self.watermarks(),
             after: self.watermarks(),
+            has_late: false,
             parts: Vec::new(),
         }];
         let (left, _) = self
@@ -498,9 +500,11 @@ impl Region {
         for (tick_ms, parts) in parts {
             let before = self.watermarks();
             let mut greatest_ms = vec![None; self.inputs.len()];
-            let mut rows = Vec::with_capacity(parts.len());
+            let (mut rows, mut has_late) = (Vec::with_capacity(parts.len()), false);
             for (index, part) in parts {
                 let (input, tick) = (taken[index].input, &taken[index].ticks[part]);
+                let first = tick.least_ms.zip(before[input]);
+                has_late |= first.is_some_and(|(least_ms, at)| least_ms < at.as_ms());
                 greatest_ms[input] = greatest_ms[input].max(tick.greatest_ms);
                 rows.push((index, tick.rows.clone()));
             }
@@ -509,8 +513,10 @@ impl Region {
             }
             ticks.push(Tick {
                 at: Timestamp(tick_ms),
+                until: Timestamp(tick_ms.saturating_add(TICK_MS)),
                 before,
                 after: self.watermarks(),
+                has_late,
                 parts: rows,
             });
         }

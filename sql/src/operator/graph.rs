@@ -233,9 +233,10 @@ impl Graph {
         kinds.any(|kind| matches!(kind, Kind::AsOf(_) | Kind::Close(_) | Kind::Over(_)))
     }
 
-    /// Whether all ticks of an epoch may be one step.
-    pub(crate) fn folds(&self) -> bool {
-        self.plan.is_told_at_the_end() && !self.is_timed()
+    /// Whether all ticks of an epoch may be one step; `has_late` if a row of theirs came behind the watermark.
+    pub(crate) fn folds(&self, has_late: bool) -> bool {
+        let is_judged = has_late && self.judges_time;
+        self.plan.is_told_at_the_end() && !self.gives_by_time() && !is_judged
     }
 
     /// Takes what arrived in an epoch; nothing is computed yet.

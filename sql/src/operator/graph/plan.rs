@@ -103,12 +103,13 @@ pub(crate) struct GraphPlan {
 }
 
 impl GraphPlan {
-    /// Whether all ticks of an epoch may be one step: nothing is told before the epoch ends, and what is told then
-    /// follows from the rows that are there, whenever in the epoch they came. The last row of a key is another matter:
-    /// lanes have the rows of several ticks in another order.
+    /// Whether nothing is told before an epoch ends, and what is told then follows from the rows that are there, whenever in the
+    /// epoch they came, as long as none came late: what is forgotten by its time in between meets none of the others. What is
+    /// forgotten for resting does, and the last row of a key is another matter as well: lanes have the rows of several ticks in another
+    /// order.
     pub(crate) fn is_told_at_the_end(&self) -> bool {
         let waits = matches!(self.leaving, Leaving::Upsert(_) | Leaving::Rows);
-        waits && self.every_ms.is_none() && !self.keeps_last() && !self.judges_time()
+        waits && self.every_ms.is_none() && !self.supersedes()
     }
 
     fn keeps_last(&self) -> bool {
