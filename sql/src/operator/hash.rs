@@ -3,14 +3,10 @@
 //! The order of a map that hashes so is never seen: whoever gives or saves what is in it sorts it first. The seed is
 //! fixed, since a replay must do what was done; keys that were chosen to collide make their own query slow, and no other.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher as _, BuildHasherDefault, Hash, Hasher};
+use std::hash::{BuildHasher as _, Hash, Hasher};
 
 /// Makes hashes for maps of keys.
 pub(crate) type Fixed = foldhash::fast::FixedState;
-
-/// The end of a list.
-pub(crate) const NONE: u32 = u32::MAX;
 
 /// Hashes of keys and rows, as maps find them: they are hashes already.
 #[derive(Debug, Default)]
@@ -32,9 +28,6 @@ impl Hasher for Ready {
     }
 }
 
-/// The first slot of each hash.
-pub(crate) type Firsts = HashMap<u64, u32, BuildHasherDefault<Ready>>;
-
 /// A key or a row as bytes, and their hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hashed<'a> {
@@ -54,35 +47,5 @@ impl<'a> Hashed<'a> {
 impl Hash for Hashed<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash);
-    }
-}
-
-/// Takes one out of the list of those with its hash.
-pub(crate) fn unlink<T>(
-    firsts: &mut Firsts,
-    all: &mut [T],
-    same: fn(&mut T) -> &mut u32,
-    hash: u64,
-    number: u32,
-) {
-    let next = *same(&mut all[number as usize]);
-    let Some(first) = firsts.get_mut(&hash) else {
-        return;
-    };
-    if *first == number {
-        match next {
-            NONE => drop(firsts.remove(&hash)),
-            _ => *first = next,
-        }
-        return;
-    }
-    let mut at = *first;
-    while let Some(other) = all.get_mut(at as usize) {
-        let of_other = same(other);
-        if *of_other == number {
-            *of_other = next;
-            return;
-        }
-        at = *of_other;
     }
 }

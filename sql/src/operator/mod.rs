@@ -6,7 +6,7 @@
 //! DataFusion's expressions and accumulators are kernels inside.
 //!
 //! Reading order: [`assign`] (windows and slices), [`project`] (filter, projection, windows of rows), [`unnest`] (lists into rows),
-//! [`beat`] (what leaves every so often), [`kernel`] (accumulators at rest) and [`quick`] (those that need none), [`key`] (groups as bytes), [`hash`] (how they are found), [`arena`] (where their bytes lie), [`group`] (what grouped aggregates
+//! [`beat`] (what leaves every so often), [`kernel`] (accumulators at rest) and [`quick`] (those that need none), [`key`] (groups as bytes), [`hash`] (how they are found), [`arena`] (where their bytes lie), [`numbered`] (both in one), [`group`] (what grouped aggregates
 //! share), [`window`] (windows told beforehand), [`partial`] (rows added up apart), [`session`] (windows that rows make); then tables that
 //! change: [`delta`], [`moment`] (time within them) and [`ends`] (what it forgets), [`origin`] (which message a row is), [`latest`], [`aggregate`] with [`kept`] and [`ordered`], [`join`], [`as_of`], [`over`], [`top`], [`close`], [`session_rows`] (sessions of such tables), [`constant`] (rows of the query itself), [`folded`] (queries over a row's lists),
 //! the [`graph`] of these, [`slices`] (rows added up before windows repeat them), [`spread`] (which lane a row belongs to), [`place`] (where it stands when it leaves), and [`changes`] (how a change leaves for Debezium's readers).
@@ -31,6 +31,7 @@ pub mod kernel;
 pub(crate) mod key;
 pub(crate) mod latest;
 pub(crate) mod moment;
+pub(crate) mod numbered;
 pub(crate) mod ordered;
 pub(crate) mod origin;
 pub(crate) mod over;

@@ -1,25 +1,20 @@
 //! The groups of an aggregate, laid flat: each has a slot, and what is known of it lies there in a few lines that all groups share.
 //!
-//! Keys lie in an [`Arena`]; what a group keeps for its aggregates lies beside that of its neighbours. So a group that comes costs its bytes
-//! and a place in one map, and no allocation of its own. A step may hold on to many slots at a time and looks each group up once.
+//! Slots are numbers of their keys ([`Numbered`]); what a group keeps for its aggregates lies beside that of its neighbours, so that a group
+//! that comes costs no allocation of its own. A step may hold on to many slots at a time and looks each group up once.
 //!
-//! **Invariant.** A slot that is free is in no list, and what it keeps is that of a group without rows. Notes of when groups end may lead to a
+//! **Invariant.** What a free slot keeps is that of a group without rows. Notes of when groups end may lead to a
 //! slot that another group has taken since; they hold for whichever group in the slot ends at that time.
 
 use crate::operator::aggregate::shared::{Numbers, Sharing};
-use crate::operator::arena::{Arena, At};
 use crate::operator::ends::Ends;
-use crate::operator::hash::{Firsts, Hashed, NONE, unlink};
+use crate::operator::hash::Hashed;
 use crate::operator::kept::{Keeper, Kept};
+use crate::operator::numbered::Numbered;
 
 /// What is known of a group besides what it keeps.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Slot {
-    key: At,
-    hash: u64,
-    /// The next group with the same hash.
-    same: u32,
-    is_there: bool,
     rows: i64,
     at_ms: Option<i64>,
 }
@@ -27,92 +22,52 @@ struct Slot {
 /// Groups by key.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    firsts: Firsts,
-    arena: Arena,
-    slots: Vec<Slot>,
-    /// Slots without a group.
-    free: Vec<u32>,
+    slots: Numbered<Slot>,
     /// What the groups keep, that of each slot in a line: so many and so many.
     kept: Vec<Kept>,
     shared: Vec<Numbers>,
     widths: (usize, usize),
     ends: Ends<u32>,
-    count: usize,
     bytes: usize,
 }
 
 /// What a group takes besides its key and what it keeps: its slot, its place in the map and the note of its end, about.
-const GROUP_BYTES: usize = size_of::<Slot>() + 48;
+const GROUP_BYTES: usize = size_of::<Slot>() + 72;
 
 impl Groups {
     /// The slot of a group.
     pub(super) fn find(&self, key: Hashed<'_>) -> Option<u32> {
-        let mut next = self.firsts.get(&key.hash).copied()?;
-        while let Some(known) = self.slots.get(next as usize) {
-            if self.arena.get(known.key) == key.bytes {
-                return Some(next);
-            }
-            next = known.same;
-        }
-        None
+        self.slots.find(key)
     }
 
     /// The key of a group.
     pub(super) fn key(&self, slot: u32) -> &[u8] {
-        self.arena.get(self.slots[slot as usize].key)
+        self.slots.key(slot)
     }
 
     /// Adds a group that is not there and has no rows; answers its slot.
     pub(super) fn insert(&mut self, key: Hashed<'_>, keepers: &[Keeper], sharing: &Sharing) -> u32 {
-        debug_assert!(self.find(key).is_none(), "a group is there once");
-        let number = match self.free.last() {
-            Some(free) => *free,
-            None => u32::try_from(self.slots.len()).expect("a bounded state has few groups"),
-        };
-        assert!(number < NONE, "a bounded state has few groups");
-        let slot = Slot {
-            key: self.arena.put(key.bytes),
-            hash: key.hash,
-            same: self.firsts.insert(key.hash, number).unwrap_or(NONE),
-            is_there: true,
-            rows: 0,
-            at_ms: None,
-        };
-        match self.free.pop() {
-            Some(free) => self.slots[free as usize] = slot,
-            None => {
-                self.slots.push(slot);
-                let (kept, shared) = (self.kept.len(), self.shared.len());
-                self.kept.extend(sharing.fresh(keepers));
-                self.shared.extend(sharing.fresh_numbers());
-                self.widths = (self.kept.len() - kept, self.shared.len() - shared);
-            }
+        let given = self.slots.given();
+        let slot = self.slots.insert(key, Slot::default());
+        if self.slots.given() > given {
+            let (kept, shared) = (self.kept.len(), self.shared.len());
+            self.kept.extend(sharing.fresh(keepers));
+            self.shared.extend(sharing.fresh_numbers());
+            self.widths = (self.kept.len() - kept, self.shared.len() - shared);
         }
-        self.count += 1;
         self.bytes += self.group_bytes(key.bytes);
-        number
+        slot
     }
 
     /// Takes a group away.
     pub(super) fn remove(&mut self, slot: u32, keepers: &[Keeper], sharing: &Sharing) {
         let kept: usize = self.kept(slot).iter().map(Kept::bytes).sum();
         let shared: usize = self.shared(slot).iter().map(Numbers::bytes).sum();
-        let known = &mut self.slots[slot as usize];
-        assert!(known.is_there, "a group goes once");
-        known.is_there = false;
-        if known.at_ms.take().is_some() {
+        if self.slots[slot].at_ms.take().is_some() {
             self.ends.outdate();
         }
-        let (at, hash) = (known.key, known.hash);
-        self.bytes -= self.group_bytes(self.arena.get(at)) + kept + shared;
-        self.arena.free(at);
-        unlink(
-            &mut self.firsts,
-            &mut self.slots,
-            |slot| &mut slot.same,
-            hash,
-            slot,
-        );
+        self.bytes -= self.group_bytes(self.key(slot)) + kept + shared;
+        self.slots.remove(slot);
         let (kept, shared) = self.parts(slot);
         for (kept, fresh) in self.kept[kept].iter_mut().zip(sharing.fresh(keepers)) {
             *kept = fresh;
@@ -120,15 +75,13 @@ impl Groups {
         for (shared, fresh) in self.shared[shared].iter_mut().zip(sharing.fresh_numbers()) {
             *shared = fresh;
         }
-        self.free.push(slot);
-        self.count -= 1;
     }
 
     /// Takes the groups away that end before a time.
     pub(super) fn forget(&mut self, before_ms: Option<i64>, keepers: &[Keeper], sharing: &Sharing) {
         for (at_ms, slot) in self.ends.take_before(before_ms) {
             if self.ends_at(slot, at_ms) {
-                self.slots[slot as usize].at_ms = None;
+                self.slots[slot].at_ms = None;
                 self.remove(slot, keepers, sharing);
             }
         }
@@ -136,8 +89,8 @@ impl Groups {
     }
 
     fn ends_at(&self, slot: u32, at_ms: i64) -> bool {
-        let known = self.slots.get(slot as usize);
-        known.is_some_and(|known| known.is_there && known.at_ms == Some(at_ms))
+        let known = self.slots.get(slot);
+        known.is_some_and(|known| known.at_ms == Some(at_ms))
     }
 
     /// Gives back what groups left behind that went, once it is much.
@@ -147,18 +100,12 @@ impl Groups {
             ends.sweep(|at_ms, slot| self.ends_at(*slot, at_ms));
             self.ends = ends;
         }
-        if self.arena.is_sparse() {
-            let mut arena = Arena::default();
-            for slot in self.slots.iter_mut().filter(|slot| slot.is_there) {
-                slot.key = arena.put(self.arena.get(slot.key));
-            }
-            self.arena = arena;
-        }
+        self.slots.tidy();
     }
 
     /// Notes what a group ends by; `None` when it does not end.
     pub(super) fn end(&mut self, slot: u32, at_ms: Option<i64>) {
-        let known = &mut self.slots[slot as usize].at_ms;
+        let known = &mut self.slots[slot].at_ms;
         if *known == at_ms {
             return;
         }
@@ -172,17 +119,17 @@ impl Groups {
 
     /// What a group ends by.
     pub(super) fn at_ms(&self, slot: u32) -> Option<i64> {
-        self.slots[slot as usize].at_ms
+        self.slots[slot].at_ms
     }
 
     /// How many rows a group has.
     pub(super) fn rows(&self, slot: u32) -> i64 {
-        self.slots[slot as usize].rows
+        self.slots[slot].rows
     }
 
     /// The same, to be changed.
     pub(super) fn rows_mut(&mut self, slot: u32) -> &mut i64 {
-        &mut self.slots[slot as usize].rows
+        &mut self.slots[slot].rows
     }
 
     /// What a group keeps, by aggregate.
@@ -223,14 +170,13 @@ impl Groups {
 
     /// The slots of all groups, in the order of their keys.
     pub(super) fn sorted(&self) -> Vec<u32> {
-        let there = self.slots.iter().zip(0..).filter(|(slot, _)| slot.is_there);
-        let mut there: Vec<u32> = there.map(|(_, slot)| slot).collect();
+        let mut there: Vec<u32> = self.slots.iter().map(|(slot, _)| slot).collect();
         there.sort_unstable_by_key(|slot| self.key(*slot));
         there
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.count == 0
+        self.slots.is_empty()
     }
 
     /// Memory that a group without rows takes.

@@ -12,12 +12,12 @@ use arrow::array::{Array as _, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::interleave;
 
 use crate::operator::OperatorError;
-use crate::operator::arena::{Arena, At};
 use crate::operator::delta::{RowCodec, other_state, rows_at};
 use crate::operator::ends::Ends;
-use crate::operator::hash::{Firsts, Hashed, NONE, unlink};
+use crate::operator::hash::Hashed;
 use crate::operator::join::stock::Stocked;
 use crate::operator::key::{Encoded, milliseconds};
+use crate::operator::numbered::{NONE, Numbered};
 
 /// Most rows of a lot that others are put to.
 const LOT_ROWS: usize = 8 * 1024;
@@ -42,16 +42,6 @@ struct Slot {
     next: u32,
     count: i64,
     at_ms: i64,
-}
-
-/// A key that has rows.
-#[derive(Debug)]
-struct Key {
-    at: At,
-    hash: u64,
-    first: u32,
-    /// The next key with the same hash.
-    same: u32,
 }
 
 /// Rows that lie together.
@@ -81,10 +71,8 @@ pub(super) struct Lots {
     lots: Vec<Lot>,
     slots: Vec<Slot>,
     free_slots: Vec<u32>,
-    keys: Vec<Key>,
-    free_keys: Vec<u32>,
-    by_key: Firsts,
-    arena: Arena,
+    /// The first slot of each key that has rows.
+    keys: Numbered<u32>,
     ends: Ends<u32>,
     waiting: Vec<Waiting>,
     lot_bytes: usize,
@@ -108,10 +96,7 @@ impl Lots {
             lots: Vec::new(),
             slots: Vec::new(),
             free_slots: Vec::new(),
-            keys: Vec::new(),
-            free_keys: Vec::new(),
-            by_key: Firsts::default(),
-            arena: Arena::default(),
+            keys: Numbered::default(),
             ends: Ends::default(),
             waiting: Vec::new(),
             lot_bytes: 0,
@@ -131,8 +116,8 @@ impl Lots {
 
     /// The rows of a key, by slot, and how often each is there.
     pub(super) fn of_key(&self, key: Hashed<'_>) -> impl Iterator<Item = (u32, i64)> {
-        let key = self.key(key).map(|key| self.keys[key as usize].first);
-        let mut next = key.unwrap_or(NONE);
+        let key = self.keys.find(key);
+        let mut next = key.map_or(NONE, |key| self.keys[key]);
         std::iter::from_fn(move || {
             let slot = self.slots.get(next as usize)?;
             Some((std::mem::replace(&mut next, slot.next), slot.count))
@@ -154,17 +139,6 @@ impl Lots {
         });
         let places: Vec<(usize, usize)> = places.collect();
         columns_at(&lots, &places)
-    }
-
-    fn key(&self, key: Hashed<'_>) -> Option<u32> {
-        let mut next = self.by_key.get(&key.hash).copied()?;
-        while let Some(known) = self.keys.get(next as usize) {
-            if self.arena.get(known.at) == key.bytes {
-                return Some(next);
-            }
-            next = known.same;
-        }
-        None
     }
 
     /// Adds rows that came, one for each of `coming`.
@@ -195,10 +169,12 @@ impl Lots {
         };
         assert!(number < NONE, "a bounded state has few rows");
         assert!(coming.count > 0, "these rows only come");
-        let key = self
-            .key(coming.key)
-            .unwrap_or_else(|| self.push_key(coming.key));
-        let next = std::mem::replace(&mut self.keys[key as usize].first, number);
+        let key = self.keys.find(coming.key);
+        let key = key.unwrap_or_else(|| {
+            self.other_bytes += KEY_BYTES + coming.key.bytes.len();
+            self.keys.insert(coming.key, NONE)
+        });
+        let next = std::mem::replace(&mut self.keys[key], number);
         if let Some(next) = self.slots.get_mut(next as usize) {
             next.before = number;
         }
@@ -219,25 +195,6 @@ impl Lots {
             self.ends.note(coming.at_ms, number);
         }
         self.other_bytes += SLOT_BYTES;
-        number
-    }
-
-    fn push_key(&mut self, key: Hashed<'_>) -> u32 {
-        let number = match self.free_keys.last() {
-            Some(free) => *free,
-            None => u32::try_from(self.keys.len()).expect("there are no more keys than rows"),
-        };
-        let known = Key {
-            at: self.arena.put(key.bytes),
-            hash: key.hash,
-            first: NONE,
-            same: self.by_key.insert(key.hash, number).unwrap_or(NONE),
-        };
-        match self.free_keys.pop() {
-            Some(free) => self.keys[free as usize] = known,
-            None => self.keys.push(known),
-        }
-        self.other_bytes += KEY_BYTES + key.bytes.len();
         number
     }
 
@@ -309,13 +266,7 @@ impl Lots {
             }
             self.lots = lots;
         }
-        if self.arena.is_sparse() {
-            let mut arena = Arena::default();
-            for key in self.keys.iter_mut().filter(|key| key.first != NONE) {
-                key.at = arena.put(self.arena.get(key.at));
-            }
-            self.arena = arena;
-        }
+        self.keys.tidy();
         Ok(())
     }
 
@@ -333,25 +284,16 @@ impl Lots {
         }
         match self.slots.get_mut(before as usize) {
             Some(before) => before.next = next,
-            None => self.keys[key as usize].first = next,
+            None => self.keys[key] = next,
         }
         if let Some(next) = self.slots.get_mut(next as usize) {
             next.before = before;
         }
         self.free_slots.push(number);
         self.other_bytes -= SLOT_BYTES;
-        if self.keys[key as usize].first == NONE {
-            let Key { at, hash, .. } = self.keys[key as usize];
-            unlink(
-                &mut self.by_key,
-                &mut self.keys,
-                |key| &mut key.same,
-                hash,
-                key,
-            );
-            self.other_bytes -= KEY_BYTES + self.arena.get(at).len();
-            self.arena.free(at);
-            self.free_keys.push(key);
+        if self.keys[key] == NONE {
+            self.other_bytes -= KEY_BYTES + self.keys.key(key).len();
+            self.keys.remove(key);
         }
     }
 
@@ -376,7 +318,7 @@ impl Lots {
             all.extend(lot.there().map(|(row, slot)| {
                 let slot = &self.slots[slot as usize];
                 Stocked {
-                    key: self.arena.get(self.keys[slot.key as usize].at),
+                    key: self.keys.key(slot.key),
                     row: encoded.row(row as usize),
                     count: slot.count,
                     at_ms: slot.at_ms,

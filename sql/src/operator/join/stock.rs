@@ -1,40 +1,26 @@
 //! The rows of one side of an inner join: found by key, by row and by when they end.
 //!
-//! Their bytes lie in an [`Arena`], what is known of each in one line of slots, and everything else tells rows by the number of
-//! their slot; rows of one key follow each other from slot to slot. So a row that comes costs its bytes and a place in one map,
-//! not an allocation each for the row, its key and the list that it is in, and a state that is let go of is dropped in a few pieces.
+//! Rows and their keys are [`Numbered`], and rows of one key follow each other from number to number. So a row that comes costs its bytes and
+//! a place in one map, not an allocation each for the row, its key and the list that it is in, and a state that is let go of is dropped in a
+//! few pieces.
 //!
-//! **Invariant.** A slot whose count is 0 is free, and no list leads to it. Notes of when rows end may lead to a slot that
-//! another row has taken since; they hold for whichever row in the slot ends at that time.
+//! **Invariant.** A key is there as long as it has rows. Notes of when rows end may lead to a number that
+//! another row has taken since; they hold for whichever row with the number ends at that time.
 
-use crate::operator::arena::{Arena, At};
 use crate::operator::ends::Ends;
-use crate::operator::hash::{Firsts, Hashed, NONE, unlink};
+use crate::operator::hash::Hashed;
 use crate::operator::join::{Change, row_bytes};
+use crate::operator::numbered::{NONE, Numbered};
 
-/// A row.
-#[derive(Debug)]
+/// What is known of a row.
+#[derive(Clone, Copy, Debug)]
 struct Slot {
-    at: At,
-    hash: u64,
     count: i64,
     at_ms: i64,
     /// Its key, and the rows of that key beside it.
     key: u32,
     before: u32,
     next: u32,
-    /// The next row with the same hash.
-    same: u32,
-}
-
-/// A key that has rows.
-#[derive(Debug)]
-struct Key {
-    at: At,
-    hash: u64,
-    first: u32,
-    /// The next key with the same hash.
-    same: u32,
 }
 
 /// Rows of a side.
@@ -42,13 +28,9 @@ struct Key {
 pub(super) struct Stock {
     /// Whether its rows end.
     forgets: bool,
-    arena: Arena,
-    slots: Vec<Slot>,
-    free_slots: Vec<u32>,
-    rows: Firsts,
-    keys: Vec<Key>,
-    free_keys: Vec<u32>,
-    by_key: Firsts,
+    rows: Numbered<Slot>,
+    /// The first row of each key.
+    keys: Numbered<u32>,
     ends: Ends<u32>,
     bytes: usize,
 }
@@ -66,13 +48,8 @@ impl Stock {
     pub(super) fn new(forgets: bool) -> Self {
         Self {
             forgets,
-            arena: Arena::default(),
-            slots: Vec::new(),
-            free_slots: Vec::new(),
-            rows: Firsts::default(),
-            keys: Vec::new(),
-            free_keys: Vec::new(),
-            by_key: Firsts::default(),
+            rows: Numbered::default(),
+            keys: Numbered::default(),
             ends: Ends::default(),
             bytes: 0,
         }
@@ -90,45 +67,22 @@ impl Stock {
 
     /// The rows of a key, by slot, and how often each is there.
     pub(super) fn of_key(&self, key: Hashed<'_>) -> impl Iterator<Item = (u32, i64)> {
-        let key = self.key(key).map(|key| self.keys[key as usize].first);
-        let mut next = key.unwrap_or(NONE);
+        let key = self.keys.find(key);
+        let mut next = key.map_or(NONE, |key| self.keys[key]);
         std::iter::from_fn(move || {
-            let slot = self.slots.get(next as usize)?;
+            let slot = self.rows.get(next)?;
             Some((std::mem::replace(&mut next, slot.next), slot.count))
         })
     }
 
     /// The bytes of a row.
     pub(super) fn row(&self, slot: u32) -> &[u8] {
-        self.arena.get(self.slots[slot as usize].at)
-    }
-
-    fn key(&self, key: Hashed<'_>) -> Option<u32> {
-        let mut next = self.by_key.get(&key.hash).copied()?;
-        while let Some(known) = self.keys.get(next as usize) {
-            if self.arena.get(known.at) == key.bytes {
-                return Some(next);
-            }
-            next = known.same;
-        }
-        None
-    }
-
-    /// The slot of a row; what its key is follows from it.
-    fn slot(&self, row: Hashed<'_>) -> Option<u32> {
-        let mut next = self.rows.get(&row.hash).copied()?;
-        while let Some(known) = self.slots.get(next as usize) {
-            if self.arena.get(known.at) == row.bytes {
-                return Some(next);
-            }
-            next = known.same;
-        }
-        None
+        self.rows.key(slot)
     }
 
     /// Adds a row so many times, or takes it back. What was forgotten is not there to go.
     pub(super) fn change(&mut self, key: Hashed<'_>, row: Hashed<'_>, change: Change) {
-        let Some(slot) = self.slot(row) else {
+        let Some(slot) = self.rows.find(row) else {
             if change.weight > 0 {
                 let slot = self.push(key, row, change);
                 if self.forgets {
@@ -137,7 +91,7 @@ impl Stock {
             }
             return;
         };
-        let known = &mut self.slots[slot as usize];
+        let known = &mut self.rows[slot];
         known.count += change.weight;
         if known.count <= 0 {
             self.remove(slot);
@@ -154,87 +108,41 @@ impl Stock {
 
     /// Adds a row that is not there; when it ends is not noted yet.
     fn push(&mut self, key: Hashed<'_>, row: Hashed<'_>, change: Change) -> u32 {
-        let number = match self.free_slots.last() {
-            Some(free) => *free,
-            None => u32::try_from(self.slots.len()).expect("a bounded state has few rows"),
-        };
-        assert!(number < NONE, "a bounded state has few rows");
-        let of_key = self.key(key).unwrap_or_else(|| self.push_key(key));
-        let next = std::mem::replace(&mut self.keys[of_key as usize].first, number);
-        if let Some(next) = self.slots.get_mut(next as usize) {
-            next.before = number;
-        }
+        let of_key = self.keys.find(key);
+        let of_key = of_key.unwrap_or_else(|| self.keys.insert(key, NONE));
+        let next = self.keys[of_key];
         let slot = Slot {
-            at: self.arena.put(row.bytes),
-            hash: row.hash,
             count: change.weight,
             at_ms: change.at_ms,
             key: of_key,
             before: NONE,
             next,
-            same: self.rows.insert(row.hash, number).unwrap_or(NONE),
         };
-        match self.free_slots.pop() {
-            Some(free) => self.slots[free as usize] = slot,
-            None => self.slots.push(slot),
+        let number = self.rows.insert(row, slot);
+        self.keys[of_key] = number;
+        if let Some(next) = self.rows.get_mut(next) {
+            next.before = number;
         }
         self.bytes += row_bytes(key.bytes, row.bytes, self.forgets);
         number
     }
 
-    fn push_key(&mut self, key: Hashed<'_>) -> u32 {
-        let number = match self.free_keys.last() {
-            Some(free) => *free,
-            None => u32::try_from(self.keys.len()).expect("there are no more keys than rows"),
-        };
-        let known = Key {
-            at: self.arena.put(key.bytes),
-            hash: key.hash,
-            first: NONE,
-            same: self.by_key.insert(key.hash, number).unwrap_or(NONE),
-        };
-        match self.free_keys.pop() {
-            Some(free) => self.keys[free as usize] = known,
-            None => self.keys.push(known),
-        }
-        number
-    }
-
     /// Takes a row out.
     fn remove(&mut self, number: u32) {
-        let slot = &mut self.slots[number as usize];
-        slot.count = 0;
-        let (at, hash, key) = (slot.at, slot.hash, slot.key);
-        let (before, next) = (slot.before, slot.next);
-        let key_bytes = self.arena.get(self.keys[key as usize].at);
-        self.bytes -= row_bytes(key_bytes, self.arena.get(at), self.forgets);
-        match self.slots.get_mut(before as usize) {
+        let Slot {
+            key, before, next, ..
+        } = self.rows[number];
+        self.bytes -= row_bytes(self.keys.key(key), self.rows.key(number), self.forgets);
+        match self.rows.get_mut(before) {
             Some(before) => before.next = next,
-            None => self.keys[key as usize].first = next,
+            None => self.keys[key] = next,
         }
-        if let Some(next) = self.slots.get_mut(next as usize) {
+        if let Some(next) = self.rows.get_mut(next) {
             next.before = before;
         }
-        unlink(
-            &mut self.rows,
-            &mut self.slots,
-            |slot| &mut slot.same,
-            hash,
-            number,
-        );
-        self.arena.free(at);
-        self.free_slots.push(number);
-        if self.keys[key as usize].first == NONE {
-            let Key { at, hash, .. } = self.keys[key as usize];
-            unlink(
-                &mut self.by_key,
-                &mut self.keys,
-                |key| &mut key.same,
-                hash,
-                key,
-            );
-            self.arena.free(at);
-            self.free_keys.push(key);
+        self.rows.remove(number);
+        if self.keys[key] == NONE {
+            self.keys.remove(key);
         }
     }
 
@@ -248,10 +156,10 @@ impl Stock {
         self.tidy();
     }
 
-    /// Whether a row is in a slot that ends at a time.
+    /// Whether a number is that of a row that ends at a time.
     fn ends_at(&self, slot: u32, at_ms: i64) -> bool {
-        let known = self.slots.get(slot as usize);
-        known.is_some_and(|known| known.count > 0 && known.at_ms == at_ms)
+        let known = self.rows.get(slot);
+        known.is_some_and(|known| known.at_ms == at_ms)
     }
 
     /// Gives back what rows left behind that went, once it is much.
@@ -261,25 +169,17 @@ impl Stock {
             ends.sweep(|at_ms, slot| self.ends_at(*slot, at_ms));
             self.ends = ends;
         }
-        if self.arena.is_sparse() {
-            let mut arena = Arena::default();
-            for slot in self.slots.iter_mut().filter(|slot| slot.count > 0) {
-                slot.at = arena.put(self.arena.get(slot.at));
-            }
-            for key in self.keys.iter_mut().filter(|key| key.first != NONE) {
-                key.at = arena.put(self.arena.get(key.at));
-            }
-            self.arena = arena;
-        }
+        self.rows.tidy();
+        self.keys.tidy();
     }
 
     /// All rows, in the order of their keys and bytes.
     pub(super) fn all(&self) -> Vec<Stocked<'_>> {
-        let there = self.slots.iter().filter(|slot| slot.count > 0);
+        let there = self.rows.iter();
         let mut all: Vec<Stocked<'_>> = there
-            .map(|slot| Stocked {
-                key: self.arena.get(self.keys[slot.key as usize].at),
-                row: self.arena.get(slot.at),
+            .map(|(number, slot)| Stocked {
+                key: self.keys.key(slot.key),
+                row: self.rows.key(number),
                 count: slot.count,
                 at_ms: slot.at_ms,
             })
@@ -291,7 +191,7 @@ impl Stock {
     /// Takes a saved row back; answers whether it was not there yet.
     pub(super) fn restore(&mut self, key: &[u8], row: &[u8], count: i64) -> bool {
         let (key, row) = (Hashed::of(key), Hashed::of(row));
-        if count <= 0 || self.slot(row).is_some() {
+        if count <= 0 || self.rows.find(row).is_some() {
             return false;
         }
         let (weight, at_ms) = (count, 0);
@@ -301,10 +201,10 @@ impl Stock {
 
     /// Takes back when a row ends; answers whether it is there.
     pub(super) fn restore_end(&mut self, row: &[u8], at_ms: i64) -> bool {
-        let Some(slot) = self.slot(Hashed::of(row)) else {
+        let Some(slot) = self.rows.find(Hashed::of(row)) else {
             return false;
         };
-        self.slots[slot as usize].at_ms = at_ms;
+        self.rows[slot].at_ms = at_ms;
         self.ends.note(at_ms, slot);
         true
     }
@@ -398,8 +298,7 @@ mod tests {
                 stock.tidy();
             }
         }
-        assert!(stock.slots.len() < 2200, "{}", stock.slots.len());
-        assert!(!stock.arena.is_sparse());
+        assert!(stock.rows.given() < 2200, "{}", stock.rows.given());
         stock.forget(Some(i64::MAX));
         assert_eq!((stock.bytes(), stock.all().len()), (0, 0));
     }
