@@ -3,13 +3,12 @@
 //! `TUMBLE(TABLE t, DESCRIPTOR(c), size)`, `HOP(TABLE t, DESCRIPTOR(c), slide, size)`,
 //! `CUMULATE(TABLE t, DESCRIPTOR(c), step, size)` and
 //! `SESSION(TABLE t PARTITION BY k, DESCRIPTOR(c), gap)`, bare or within `TABLE(…)`; group functions have become these
-//! before (`window_groups.rs`). A query that names `window_time` gets that too, the last millisecond of the window. Instead of a topic there
-//! may stand a view or a query in parentheses; bounds that its rows have already (`window_bounds.rs`), because they are those of smaller windows, give way to the new ones. Windows are half
-//! open and aligned to 1970-01-01 00:00; a session goes on while its next row comes at most the gap
-//! later, and ends the gap after its last row. Bounded and continuous queries share the meaning: a
-//! bounded one gets plain SQL, a continuous one gets marks ([`start_mark`]), which the planner takes for
-//! what they stand for. A row without event time belongs to no window: a bounded query leaves it out with a
-//! `WHERE`, a continuous one counts it.
+//! before (`window_groups.rs`). A query that names `window_time` gets that too, the last millisecond of the window. Instead of a topic
+//! there may stand a view or a query in parentheses; bounds that its rows have already (`window_bounds.rs`), because they are those of
+//! smaller windows, give way to the new ones. Windows are half open and aligned to 1970-01-01 00:00; a session goes on while its next row
+//! comes at most the gap later, and ends the gap after its last row. Bounded and continuous queries share the meaning: a bounded one
+//! gets plain SQL, a continuous one gets marks ([`start_mark`]), which the planner takes for what they stand for. A row without event
+//! time belongs to no window: a bounded query leaves it out with a `WHERE`, a continuous one counts it.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

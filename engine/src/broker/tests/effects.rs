@@ -1,6 +1,6 @@
 //! What jobs commit and append: once, in order, and never before a tick that is closed.
 
-use millpond_sql::topic::{ColumnSpec, WatermarkSpec};
+use millpond_sql::topic::{ColumnSpec, TimeBehind, WatermarkSpec};
 
 use super::*;
 
@@ -186,4 +186,28 @@ async fn rows_of_a_view_that_have_an_event_time_are_stored_in_its_order() {
     let used = queues.iter().filter(|bodies| !bodies.is_empty()).count();
     assert!(used > 1, "epochs share the queues");
     broker.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_remembers_over_a_crash_which_times_follow_its_event_time() {
+    let disk = SimulatedDisk::new();
+    let broker = open(&disk).await;
+    let watermark = WatermarkSpec {
+        column: "window_end".to_owned(),
+        delay_ms: 0,
+        behind: vec![TimeBehind {
+            column: "window_start".to_owned(),
+            by_ms: 60_000,
+        }],
+    };
+    let made = NewTopic {
+        watermark: Some(watermark.clone()),
+        written_by: Some("minutes".to_owned()),
+        ..new_topic()
+    };
+    broker.create_topic(made).await.unwrap();
+    drop(broker);
+    let broker = open(&disk.crash(&Seeded::new(11))).await;
+    let found = Topics::topic(&*broker, topic().as_str()).unwrap();
+    assert_eq!(found.watermark, Some(watermark));
 }
