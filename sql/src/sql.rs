@@ -43,6 +43,7 @@ use crate::sql::drops::{as_it_is, nothing_to_drop};
 use crate::statement::{SavepointChange, Shown, Statement, parse, parse_query};
 use crate::topic::{TopicInfo, Topics};
 
+mod created;
 mod drops;
 mod topics;
 
@@ -310,6 +311,7 @@ impl Sql {
                 ))
                 .await
             }
+            Statement::Show(Shown::Create { name, is_job }) => self.show_create(&name, is_job),
             Statement::Describe { name } => self.describe(&name).await,
         }
     }

@@ -60,6 +60,8 @@ pub struct StoredMessage {
 struct State {
     ids: u64,
     topics: BTreeMap<String, TopicInfo>,
+    /// As they were made.
+    made: BTreeMap<String, NewTopic>,
     messages: BTreeMap<(TopicId, QueueId), Vec<StoredMessage>>,
     /// No message is stored before this.
     floor_ms: i64,
@@ -311,6 +313,18 @@ impl Topics for MemoryTopics {
         .boxed()
     }
 
+    fn topic_as_made(&self, name: &str) -> Result<NewTopic, TopicsError> {
+        let state = self.state();
+        let made = state.made.get(name).zip(state.topics.get(name));
+        let (made, info) = made.ok_or_else(|| refuse(format!("there is no topic {name}")))?;
+        Ok(NewTopic {
+            queues: Some(info.queues),
+            columns: info.columns.clone(),
+            encoding: info.encoding.clone(),
+            ..made.clone()
+        })
+    }
+
     async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, TopicsError> {
         let mut state = self.state();
         if state.topics.contains_key(&topic.name) {
@@ -320,6 +334,7 @@ impl Topics for MemoryTopics {
             )));
         }
         state.ids += 1;
+        state.made.insert(topic.name.clone(), topic.clone());
         let info = TopicInfo {
             name: topic.name.clone(),
             id: TopicId(state.ids),

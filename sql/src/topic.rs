@@ -378,6 +378,12 @@ pub trait Topics: Send + Sync + fmt::Debug {
     /// All topics, by name.
     fn topics(&self) -> Vec<TopicInfo>;
 
+    /// A topic as it would have to be made to be what it is now.
+    ///
+    /// # Errors
+    /// For a topic that there is not, and one that SQL does not make.
+    fn topic_as_made(&self, name: &str) -> Result<NewTopic, TopicsError>;
+
     /// Durable offsets of every queue of a topic that holds or held messages, by queue.
     ///
     /// # Errors

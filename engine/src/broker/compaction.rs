@@ -44,6 +44,19 @@ impl Retention {
             lite_ms: None,
         }
     }
+
+    /// What SQL would say for a topic to be kept so.
+    pub(super) fn keep(self) -> Keep {
+        Keep {
+            retention_ms: self.ms,
+            retention_bytes: self.bytes,
+            compacts: self.compacts.then_some(true),
+            tombstones_ms: self.tombstones_ms,
+            table_ms: self.table_ms,
+            table_bytes: self.table_bytes,
+            table_as_log: false,
+        }
+    }
 }
 
 impl NewRetention {

@@ -59,6 +59,35 @@ impl Topics for Broker {
             .collect()
     }
 
+    fn topic_as_made(&self, name: &str) -> Result<NewTopic, TopicsError> {
+        let catalog = self.catalog();
+        let refused = |message: String| TopicsError {
+            message,
+            remedy: Remedy::FixRequest,
+        };
+        let record = catalog.topic(name);
+        let record = record.ok_or_else(|| refused(format!("there is no topic {name}")))?;
+        let topic = Topic::of(record);
+        if topic.kind != TopicType::Normal {
+            let kind = topic.kind.as_str();
+            return Err(refused(format!(
+                "topic {name} is of type {kind}, which no statement makes; write: millpond topic create {name} --type {kind}"
+            )));
+        }
+        Ok(NewTopic {
+            name: topic.name.to_string(),
+            queues: Some(topic.queues),
+            columns: topic.columns,
+            watermark: topic.watermark,
+            primary_key: topic.primary_key,
+            written_by: topic.written_by,
+            encoding: topic.bodies.encoding,
+            changelog: topic.bodies.changelog,
+            keep: topic.retention.keep(),
+            family: topic.family,
+        })
+    }
+
     fn extents(&self, topic: TopicId) -> Result<Vec<QueueExtent>, TopicsError> {
         let incarnation = self.incarnation().map_err(BrokerError::from)?;
         // Asked first: what is taken out from now on is not known to whoever keeps what it reads.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, cast};
+use datafusion::sql::sqlparser::ast::Query;
 
 use crate::batch::fit::may_fill;
 use crate::catalog;
@@ -13,7 +14,8 @@ use crate::operator::graph::{Kind, Leaving, Planned};
 use crate::operator::project::{Step, Transform};
 use crate::plan::continuous::{ContinuousPlan, Shape, plan_as};
 use crate::plan::refuse::refused;
-use crate::statement::{ContinuousJob, Emit};
+use crate::statement::columns::{named, over};
+use crate::statement::{ContinuousJob, Emit, quoted};
 use crate::topic::{Changelog, ColumnSpec, TopicInfo, Topics};
 
 /// Plans the query of a job that writes into a topic.
@@ -43,13 +45,47 @@ pub async fn plan_into(
             "leave it out, or CREATE MATERIALIZED VIEW name WITH (key_format = 'json') AS SELECT …",
         ));
     }
-    let plan = plan_as(&job.query, job.emit, job.options.clone(), topics, is_keyed).await?;
+    let query = filling(job, target)?;
+    let plan = plan_as(&query, job.emit, job.options.clone(), topics, is_keyed).await?;
     let plan = plan.into_target(target)?;
     if is_keyed {
         plan.keyed(target)
     } else {
         Ok(plan)
     }
+}
+
+/// The query of a job with a value for each column of its topic: NULL where the job does not name it.
+fn filling(job: &ContinuousJob, target: &TopicInfo) -> Result<Query, SqlError> {
+    if job.columns.is_empty() {
+        return Ok(job.query.clone());
+    }
+    let stored = target.columns.iter();
+    let stored = stored.filter(|column| column.expression.is_none());
+    let is_filled = |name: &String| job.columns.contains(name);
+    for name in &job.columns {
+        if !stored.clone().any(|column| column.name == *name) {
+            let known = stored.map(|column| column.name.as_str());
+            return Err(SqlError::unknown("stored column", name, None, known));
+        }
+    }
+    if let Some(column) = target.primary_key.iter().find(|name| !is_filled(name)) {
+        return Err(SqlError::invalid(
+            format!("column {column} is a part of the primary key and is not filled"),
+            "fill it",
+        ));
+    }
+    let selected = stored.map(|column| match is_filled(&column.name) {
+        true => quoted(&column.name),
+        false => format!(
+            "CAST(NULL AS {}) AS {}",
+            column.sql_type,
+            quoted(&column.name)
+        ),
+    });
+    let selected: Vec<String> = selected.collect();
+    let query = named(job.query.clone(), &job.name, &job.columns)?;
+    over(query, &quoted(&job.name), &selected.join(", "))
 }
 
 impl ContinuousPlan {

@@ -605,3 +605,49 @@ fn a_view_that_others_read_is_not_altered_under_them() {
         }
     });
 }
+
+#[test]
+fn what_show_create_tells_makes_the_same_again() {
+    simulated(async {
+        let world = World::new();
+        for sql in [
+            "CREATE TOPIC orders (id BIGINT, \"Item\" VARCHAR, at TIMESTAMP, late AS (100 / id > 1), PRIMARY KEY (id), \
+             WATERMARK FOR at AS at - INTERVAL '1 hour') WITH (queues = 2, retention = '7 days', cleanup = 'compact')",
+            "CREATE OR REPLACE VIEW dear (number) AS SELECT id FROM orders",
+            "CREATE MATERIALIZED VIEW sums (item, n) AS SELECT \"Item\", count(*) FROM orders GROUP BY \"Item\"",
+            "CREATE TOPIC target (item VARCHAR, n BIGINT, PRIMARY KEY (item)) WITH (format = 'avro')",
+            "CREATE JOB fill AS INSERT INTO target (n, item) SELECT count(*), \"Item\" FROM orders GROUP BY \"Item\"",
+            "ALTER JOB fill SET (restarts = 2, state_limit = '2 MiB', parallelism = 3)",
+        ] {
+            world.run(sql).await;
+        }
+        let things = [
+            "TOPIC orders",
+            "VIEW dear",
+            "MATERIALIZED VIEW sums",
+            "TOPIC target",
+            "JOB fill",
+        ];
+        let shown = async |world: &World| {
+            let mut statements = Vec::new();
+            for thing in things {
+                for line in world.run(&format!("SHOW CREATE {thing}")).await {
+                    let (_, statement) = line.split_once(' ').unwrap();
+                    statements.push(statement.to_owned());
+                }
+            }
+            statements
+        };
+        let statements = shown(&world).await;
+        assert_eq!(statements.len(), 6, "{statements:?}");
+        let again = World::new();
+        for sql in &statements {
+            again.run(sql).await;
+        }
+        assert_eq!(shown(&again).await, statements);
+        for topic in ["orders", "sums", "target"] {
+            let made = |world: &World| world.topics.topic_as_made(topic).unwrap();
+            assert_eq!(made(&again), made(&world));
+        }
+    });
+}

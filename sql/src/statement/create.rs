@@ -7,6 +7,7 @@ use millpond_proto::limits;
 
 use crate::dialect::is_word;
 use crate::error::{Refusal, SqlError, nearest};
+use crate::statement::columns::named;
 use crate::statement::foreign;
 use crate::statement::interval::interval_ms;
 use crate::statement::kind::{
@@ -182,6 +183,16 @@ impl StatementParser<'_> {
                 "leave NOT NULL out, and pass over such rows with WHERE … IS NOT NULL",
             ));
         }
+        if self.word("UNIQUE") {
+            return Err(at_token(
+                &at,
+                &format!(
+                    "column {} can not be UNIQUE: a topic takes what is sent to it",
+                    column.name
+                ),
+                "write PRIMARY KEY for what tells a row; the last row of a key counts",
+            ));
+        }
         if !self.word("PRIMARY") {
             return Ok(false);
         }
@@ -218,6 +229,15 @@ impl StatementParser<'_> {
 
     pub(super) fn column(&mut self) -> Result<ColumnSpec, SqlError> {
         let at = self.parser.peek_token();
+        if let Some(instead) =
+            foreign::constraint(&at.token, &self.parser.peek_nth_token_ref(1).token)
+        {
+            return Err(at_token(
+                &at,
+                &format!("{} is no constraint of a topic", at.token),
+                instead,
+            ));
+        }
         let ident = self.sub(Parser::parse_identifier)?;
         let name = name_of(&ident);
         if name != ident.value {
@@ -318,12 +338,13 @@ impl StatementParser<'_> {
 
     fn create_plain_view(&mut self, or_replace: bool) -> Result<Statement, SqlError> {
         let name = self.name()?;
+        let columns = self.column_names()?;
         self.expect_word("AS")?;
         let query = self.bounded_query()?;
         Ok(Statement::CreateView(Box::new(PlainView {
+            query: named(*query, &name, &columns)?,
             name,
             or_replace,
-            query: *query,
             sql: self.text(),
         })))
     }
@@ -331,6 +352,7 @@ impl StatementParser<'_> {
     pub(super) fn create_view(&mut self) -> Result<Statement, SqlError> {
         let if_not_exists = self.if_not_exists()?;
         let name = self.name()?;
+        let columns = self.column_names()?;
         let at = self.parser.peek_token();
         let options = self.query_options()?;
         if options.savepoint.is_some() {
@@ -346,8 +368,8 @@ impl StatementParser<'_> {
         Ok(Statement::CreateMaterializedView(Box::new(
             ContinuousView {
                 if_not_exists,
+                query: named(*query, &name, &columns)?,
                 name,
-                query: *query,
                 emit,
                 options,
                 sql: self.text(),
@@ -400,7 +422,7 @@ impl StatementParser<'_> {
         self.expect_word("AS")?;
         self.expect_word("INSERT")?;
         self.expect_word("INTO")?;
-        let target = self.name()?;
+        let target = self.target()?;
         self.job(name, target, options)
     }
 
@@ -408,16 +430,29 @@ impl StatementParser<'_> {
     fn create_sink(&mut self) -> Result<Statement, SqlError> {
         let name = self.name()?;
         self.expect_word("INTO")?;
-        let target = self.name()?;
+        let target = self.target()?;
         let options = self.query_options()?;
         self.expect_word("AS")?;
         self.job(name, target, options)
     }
 
+    /// The topic that a job writes, and which of its columns: `topic (a, b)`.
+    fn target(&mut self) -> Result<(String, Vec<String>), SqlError> {
+        let target = self.name()?;
+        // A query in parentheses may follow as well.
+        let is_list = !matches!(&self.parser.peek_nth_token_ref(1).token, token
+            if ["SELECT", "WITH", "VALUES", "TABLE"].iter().any(|word| is_word(token, word)));
+        let columns = match is_list {
+            true => self.column_names()?,
+            false => Vec::new(),
+        };
+        Ok((target, columns))
+    }
+
     fn job(
         &mut self,
         name: String,
-        target: String,
+        (target, columns): (String, Vec<String>),
         options: QueryOptions,
     ) -> Result<Statement, SqlError> {
         let query = self.query()?;
@@ -425,6 +460,7 @@ impl StatementParser<'_> {
         Ok(Statement::CreateJob(Box::new(ContinuousJob {
             name,
             target,
+            columns,
             query: *query,
             options,
             emit,

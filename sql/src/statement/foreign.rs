@@ -137,15 +137,11 @@ const CREATED: [(&str, &str); 11] = [
 ];
 
 /// What `SHOW` does not list, and what tells it.
-const SHOWN: [(&str, &str); 8] = [
+const SHOWN: [(&str, &str); 7] = [
     ("STREAMS", "write SHOW TOPICS"),
     ("QUERIES", "write SHOW JOBS"),
     ("SINKS", "write SHOW JOBS"),
     ("SOURCES", "write SHOW TOPICS"),
-    (
-        "CREATE",
-        "write DESCRIBE name, or SELECT sql FROM millpond.jobs WHERE name = '…'",
-    ),
     (
         "DATABASES",
         "there is one catalog of topics: write SHOW TOPICS",
@@ -288,6 +284,28 @@ pub(super) fn has_window_clause(sql: &str) -> bool {
     ["tumbling", "hopping", "session"]
         .iter()
         .any(|kind| sql.contains(&format!("window {kind}")))
+}
+
+/// What to write instead of a constraint that other systems have among the columns of a table.
+pub(super) fn constraint(first: &Token, second: &Token) -> Option<&'static str> {
+    let of_columns = *second == Token::LParen;
+    let is = |word: &str| crate::dialect::is_word(first, word);
+    if is("UNIQUE") && of_columns {
+        return Some(
+            "declare what tells a row: PRIMARY KEY (column, …); the last row of a key counts",
+        );
+    }
+    if is("CHECK") && of_columns {
+        return Some(
+            "leave it out: producers write bodies that no statement looks at; a query leaves rows out with WHERE",
+        );
+    }
+    if is("FOREIGN") && crate::dialect::is_word(second, "KEY") {
+        return Some(
+            "leave it out: a topic holds what is sent to it; a query tells with a join what is there",
+        );
+    }
+    None
 }
 
 /// What to create instead of this.

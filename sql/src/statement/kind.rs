@@ -132,6 +132,8 @@ pub struct ContinuousJob {
     pub name: String,
     /// The topic that it writes.
     pub target: String,
+    /// Those of its columns that the query fills, in the query's order; empty: all, in theirs.
+    pub columns: Vec<String>,
     /// What it keeps computing.
     pub query: Query,
     /// How long it keeps state.
@@ -187,6 +189,13 @@ pub enum Shown {
     Columns(String),
     /// The versions of a topic's schema; of every topic that has some.
     Schemas(Option<String>),
+    /// The statements that make a topic, view or job of this name again.
+    Create {
+        /// Its name.
+        name: String,
+        /// Whether a job is asked for, whose name a topic may have as well.
+        is_job: bool,
+    },
 }
 
 /// Everything that a user may ask.

@@ -7,12 +7,13 @@
 //! the statements around them are parsed here.
 //!
 //! Reading order: [`kind`] (what may be asked), [`parser`] (the first word), then one file per statement:
-//! [`create`], [`query_options`], [`alter`], [`job_settings`], [`savepoint`], [`remove`], [`write`](mod@write), [`show`], [`subscribe`]; their parts: [`name`], [`options`], `keep`, [`interval`], `spelling` (functions as other systems call them), `template` (expressions by a text), `pairs` (of `JSON_OBJECT`), `all_rows` (`TABLE t`), `clause` (what the parser takes and nobody would carry out); and [`refusal`] (what
+//! [`create`], `columns` (names for those of a query), [`query_options`], [`alter`], [`job_settings`], [`savepoint`], [`remove`], [`write`](mod@write), [`show`], [`subscribe`]; their parts: [`name`], [`options`], `keep`, [`interval`], `spelling` (functions as other systems call them), `template` (expressions by a text), `pairs` (of `JSON_OBJECT`), `all_rows` (`TABLE t`), `clause` (what the parser takes and nobody would carry out); and [`refusal`] (what
 //! is said when the text is none of it) with `foreign` (when it is another system's).
 
 mod all_rows;
 pub mod alter;
 mod clause;
+pub(crate) mod columns;
 pub mod create;
 pub(crate) mod foreign;
 pub mod interval;

@@ -6,10 +6,24 @@ use crate::dialect::is_word;
 use crate::error::{Refusal, SqlError, nearest};
 use crate::statement::kind::Statement;
 use crate::statement::parser::StatementParser;
-use crate::statement::refusal::{ALLOWED, position_of};
+use crate::statement::refusal::{ALLOWED, at_token, position_of};
 
 impl StatementParser<'_> {
     pub(super) fn drop_something(&mut self) -> Result<Statement, SqlError> {
+        let what = self.parser.peek_token();
+        let dropped = self.drop_one()?;
+        let comma = self.parser.peek_token();
+        if comma.token == Token::Comma {
+            return Err(at_token(
+                &comma,
+                &format!("DROP {} takes one name", what.token),
+                "write a statement for each",
+            ));
+        }
+        Ok(dropped)
+    }
+
+    fn drop_one(&mut self) -> Result<Statement, SqlError> {
         let what = self.parser.next_token();
         if is_word(&what.token, "TOPIC") {
             let if_exists = self.if_exists()?;

@@ -1,4 +1,4 @@
-//! `SHOW`: the system tables by name, and the columns and schemas of a topic.
+//! `SHOW`: the system tables by name, the columns and schemas of a topic, and the statements that make again what is there.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -36,6 +36,9 @@ impl StatementParser<'_> {
             let topic = if named { Some(self.name()?) } else { None };
             return Ok(Statement::Show(Shown::Schemas(topic)));
         }
+        if is_word(&what.token, "CREATE") {
+            return self.show_create();
+        }
         for (word, table) in TABLES {
             if is_word(&what.token, word) {
                 return Ok(Statement::Show(Shown::Table(table)));
@@ -44,7 +47,7 @@ impl StatementParser<'_> {
         let known = TABLES
             .iter()
             .map(|(word, _)| *word)
-            .chain(["COLUMNS", "SCHEMAS"]);
+            .chain(["COLUMNS", "SCHEMAS", "CREATE"]);
         let suggestion = match &what.token {
             Token::Word(word) => {
                 nearest(&word.value, known).map(|near| format!("did you mean SHOW {near}?"))
@@ -54,11 +57,24 @@ impl StatementParser<'_> {
         let suggestion = foreign::shown(&what.token)
             .map(str::to_owned)
             .or(suggestion);
-        let all = "write SHOW TOPICS, QUEUES, GROUPS, JOBS, SAVEPOINTS, VIEWS, LIMITS, FUNCTIONS, SCHEMAS or COLUMNS FROM topic";
+        let all = "write SHOW TOPICS, QUEUES, GROUPS, JOBS, SAVEPOINTS, VIEWS, LIMITS, FUNCTIONS, SCHEMAS, COLUMNS FROM topic or CREATE TOPIC name";
         Err(SqlError::NotAllowed(Refusal {
             position: position_of(&what),
             cause: format!("SHOW {} is not a statement of this server", what.token),
             suggestion: Some(suggestion.unwrap_or_else(|| all.to_owned())),
         }))
+    }
+
+    /// `TOPIC name`, `VIEW name`, `MATERIALIZED VIEW name`, `JOB name`.
+    fn show_create(&mut self) -> Result<Statement, SqlError> {
+        let is_job = self.word("JOB") || self.word("SINK");
+        if !is_job && !self.word("TOPIC") && !self.word("TABLE") {
+            self.word("MATERIALIZED");
+            if !self.word("VIEW") {
+                return Err(self.unexpected("TOPIC, VIEW, MATERIALIZED VIEW or JOB"));
+            }
+        }
+        let name = self.name()?;
+        Ok(Statement::Show(Shown::Create { name, is_job }))
     }
 }

@@ -30,6 +30,9 @@ impl Topics for Discarding {
     fn topics(&self) -> Vec<TopicInfo> {
         self.inner.topics()
     }
+    fn topic_as_made(&self, name: &str) -> Result<NewTopic, TopicsError> {
+        self.inner.topic_as_made(name)
+    }
     fn extents(&self, topic: TopicId) -> Result<Vec<QueueExtent>, TopicsError> {
         self.inner.extents(topic)
     }

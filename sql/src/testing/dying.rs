@@ -133,6 +133,9 @@ impl Topics for Dying {
     fn topics(&self) -> Vec<TopicInfo> {
         self.inner.topics()
     }
+    fn topic_as_made(&self, name: &str) -> Result<NewTopic, TopicsError> {
+        self.inner.topic_as_made(name)
+    }
     fn extents(&self, topic: TopicId) -> Result<Vec<QueueExtent>, TopicsError> {
         self.inner.extents(topic)
     }
