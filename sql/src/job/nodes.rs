@@ -33,10 +33,9 @@ pub(super) async fn graph(
 ) -> Result<Vec<Left>, JobError> {
     let count = lanes.len();
     let rows = rows_of(taken);
-    let has_late = ticks.iter().any(|tick| tick.has_late);
-    let folds = lanes[0].folds(has_late);
-    let folded = folds.then(|| folded(ticks)).flatten();
-    let ticks = folded.as_ref().map_or(ticks, std::slice::from_ref);
+    let judges_time = lanes[0].judges_time();
+    let folded = lanes[0].folds().then(|| folded(ticks, judges_time));
+    let ticks = folded.as_deref().unwrap_or(ticks);
     let begins = lanes.iter().any(Graph::waits);
     let steps = steps(taken, ticks, &lanes[0], begins);
     // More lanes than hands are there for the state; what has none goes no faster in them.
@@ -132,20 +131,21 @@ fn exchanged(given: Vec<Vec<Routed>>) -> Vec<Vec<Routed>> {
     taken
 }
 
-/// All ticks as one: its rows are judged by where the clocks stood before the first.
-fn folded(ticks: &[Tick]) -> Option<Tick> {
-    let [first, .., last] = ticks else {
-        return None;
-    };
-    let parts = ticks.iter().flat_map(|tick| tick.parts.iter().cloned());
-    Some(Tick {
-        at: first.at,
-        until: last.until,
-        before: first.before.clone(),
-        after: last.after.clone(),
-        has_late: ticks.iter().any(|tick| tick.has_late),
-        parts: parts.collect(),
-    })
+/// Ticks that follow each other as one, each with late rows by itself where these are judged. The rows of one that was several are judged by
+/// where the clocks stood before the first.
+fn folded(ticks: &[Tick], judges_time: bool) -> Vec<Tick> {
+    let is_apart = |tick: &Tick| judges_time && tick.has_late;
+    let runs = ticks.chunk_by(|tick, next| !is_apart(tick) && !is_apart(next));
+    let folded = runs.map(|run| {
+        let mut all = run[0].clone();
+        for tick in &run[1..] {
+            (all.until, all.after) = (tick.until, tick.after.clone());
+            all.has_late |= tick.has_late;
+            all.parts.extend_from_slice(&tick.parts);
+        }
+        all
+    });
+    folded.collect()
 }
 
 /// The steps of a graph: the rows of each tick that has some, then time, by itself where rows leave because it passes; with the tick

@@ -233,10 +233,14 @@ impl Graph {
         kinds.any(|kind| matches!(kind, Kind::AsOf(_) | Kind::Close(_) | Kind::Over(_)))
     }
 
-    /// Whether all ticks of an epoch may be one step; `has_late` if a row of theirs came behind the watermark.
-    pub(crate) fn folds(&self, has_late: bool) -> bool {
-        let is_judged = has_late && self.judges_time;
-        self.plan.is_told_at_the_end() && !self.gives_by_time() && !is_judged
+    /// Whether ticks of an epoch may be one step, those with rows that came behind a watermark left aside.
+    pub(crate) fn folds(&self) -> bool {
+        self.plan.is_told_at_the_end() && !self.gives_by_time()
+    }
+
+    /// Whether rows may come too late.
+    pub(crate) fn judges_time(&self) -> bool {
+        self.judges_time
     }
 
     /// Takes what arrived in an epoch; nothing is computed yet.
