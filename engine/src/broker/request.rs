@@ -134,8 +134,8 @@ pub enum Request {
     #[prost(message, tag = "14")]
     Snapshot(Empty),
     /// Id is the shard's to give. Answers [`Reply::Topic`].
-    #[prost(message, tag = "20")]
-    CreateTopic(TopicRecord),
+    #[prost(message, boxed, tag = "20")]
+    CreateTopic(Box<TopicRecord>),
     /// Answers [`Reply::Topic`].
     #[prost(message, tag = "21")]
     AlterTopic(AlterTopic),

@@ -132,7 +132,10 @@ impl Broker {
     }
 
     pub(super) async fn create(&self, record: TopicRecord) -> Result<Topic, BrokerError> {
-        match self.ask_catalog(Request::CreateTopic(record)).await? {
+        match self
+            .ask_catalog(Request::CreateTopic(Box::new(record)))
+            .await?
+        {
             Reply::Topic(record) => Ok(Topic::of(&record)),
             _ => Err(BrokerError::Confused("create topic")),
         }

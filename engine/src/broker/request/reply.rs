@@ -310,8 +310,8 @@ pub enum Reply {
     #[prost(message, tag = "8")]
     Snapshot(Snapshot),
     /// A topic.
-    #[prost(message, tag = "9")]
-    Topic(TopicRecord),
+    #[prost(message, boxed, tag = "9")]
+    Topic(Box<TopicRecord>),
     /// A group.
     #[prost(message, tag = "10")]
     Group(GroupRecord),

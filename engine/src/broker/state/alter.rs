@@ -73,12 +73,15 @@ pub(super) fn decide_topic(
     topic.table_ms = change.table_ms.or(topic.table_ms);
     topic.table_bytes = change.table_bytes.or(topic.table_bytes);
     if topic == **known {
-        return Decision::reply(Reply::Topic(topic));
+        return Decision::reply(Reply::Topic(Box::new(topic)));
     }
     if topic.queues != known.queues && family::is_full(catalog, &topic) {
         return refused(Reason::FamilyFull, &topic.family);
     }
-    Decision::change(&Change::TopicSet(topic.clone()), Reply::Topic(topic))
+    Decision::change(
+        &Change::TopicSet(topic.clone()),
+        Reply::Topic(Box::new(topic)),
+    )
 }
 
 /// Decides on a change of a group.
@@ -184,7 +187,7 @@ mod tests {
     fn a_change_of_nothing_writes_nothing() {
         let decision = decide_topic(&Catalog::default(), &topic(1), AlterTopic::default());
         assert!(decision.records.is_empty());
-        assert!(matches!(decision.reply, Reply::Topic(same) if same == *topic(1)));
+        assert!(matches!(decision.reply, Reply::Topic(same) if *same == *topic(1)));
         let group = Arc::new(GroupRecord::default());
         let decision = decide_group(&group, AlterGroup::default());
         assert!(decision.records.is_empty());

@@ -6,7 +6,7 @@
 use millpond_proto::limits;
 
 use crate::broker::catalog::Catalog;
-use crate::broker::record::{Change, JobRecord};
+use crate::broker::record::{Change, JobRecord, TopicRecord};
 use crate::broker::request::{Reason, Reply, Request};
 use crate::broker::state::{Decision, alter};
 use crate::broker::{family, savepoint};
@@ -31,7 +31,10 @@ impl Catalog {
             Request::CreateTopic(mut topic) => {
                 topic.id = self.next_id();
                 family::join(self, &mut topic);
-                Decision::change(&Change::TopicSet(topic.clone()), Reply::Topic(topic))
+                Decision::change(
+                    &Change::TopicSet(TopicRecord::clone(&topic)),
+                    Reply::Topic(topic),
+                )
             }
             Request::AlterTopic(change) => match self.topic(&change.name) {
                 Some(topic) => alter::decide_topic(self, topic, change),
@@ -40,7 +43,7 @@ impl Catalog {
             Request::DropTopic(name) => match self.topic(&name) {
                 Some(topic) => Decision::change(
                     &Change::TopicDropped(topic.id),
-                    Reply::Topic((**topic).clone()),
+                    Reply::Topic(Box::new(TopicRecord::clone(topic))),
                 ),
                 None => refused(Reason::TopicNotFound, &name),
             },

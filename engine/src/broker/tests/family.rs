@@ -162,12 +162,12 @@ async fn what_a_family_can_not_hold_is_refused_with_the_reason() {
     );
     // The catalog itself keeps names apart, for two that come at once.
     let mut record = Broker::record_of(named("meters"), Retention::default(), Bodies::default());
-    let asked = broker.ask_catalog(Request::CreateTopic(record.clone().unwrap()));
+    let asked = broker.ask_catalog(Request::CreateTopic(Box::new(record.clone().unwrap())));
     assert!(asked.await.is_err());
     record.as_mut().unwrap().name = "full".to_owned();
     record.as_mut().unwrap().family = "meters".to_owned();
     record.as_mut().unwrap().queues = 100_000;
-    let asked = broker.ask_catalog(Request::CreateTopic(record.unwrap()));
+    let asked = broker.ask_catalog(Request::CreateTopic(Box::new(record.unwrap())));
     let full = asked.await.unwrap_err().to_string();
     assert!(
         full.contains("\"meters\"") && full.contains("100000 queues"),
