@@ -232,6 +232,8 @@ pub struct Reader {
     pub group: &'static str,
     /// Which messages it wants.
     pub wants: fn(&str) -> bool,
+    /// How often it gets one that it does not acknowledge; none: more often than a run has time for.
+    pub attempts_max: Option<u32>,
 }
 
 /// Everything that happened, in the order in which it was seen.

@@ -236,6 +236,7 @@ fn readers() -> [Reader; 1] {
         topic: TOPIC,
         group: GROUP,
         wants: |_| true,
+        attempts_max: None,
     }]
 }
 

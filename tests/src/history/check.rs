@@ -41,12 +41,25 @@ struct Group {
     acked: BTreeMap<Place, usize>,
     delivered: BTreeSet<Message>,
     dead: BTreeSet<Message>,
+    /// When answers to its polls were lost, by entry.
+    lost: Vec<usize>,
     /// Messages may be held by somebody until then of whom nobody knows.
     unsure_until: Timestamp,
     /// Whether it was ever moved: then messages come again, and others never.
     moved: bool,
     /// Since which entry it delivers nothing.
     paused: Option<usize>,
+}
+
+impl Group {
+    /// Whether a message is dead and may never have been seen: as many answers were lost since it was sent as it is delivered times.
+    fn may_have_lost_all(&self, message: &Message, called: usize, reader: &Reader) -> bool {
+        let lost = self.lost.iter().filter(|index| **index > called).count();
+        let most = reader
+            .attempts_max
+            .and_then(|most| usize::try_from(most).ok());
+        self.dead.contains(message) && most.is_some_and(|most| lost >= most)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -211,6 +224,7 @@ impl Check {
         let group = self.groups.entry(call.group).or_default();
         let until = Timestamp(at.as_ms() + call.invisible_ms);
         group.unsure_until = group.unsure_until.max(until);
+        group.lost.push(self.index);
     }
 
     fn sent(&mut self, message: &Message, place: Place, at: Timestamp) {
@@ -407,7 +421,10 @@ impl Check {
             for reader in readers.iter().filter(|reader| reader.topic == topic) {
                 let group = self.groups.get(reader.group);
                 let seen = group.is_some_and(|group| group.delivered.contains(message));
-                if !seen && (reader.wants)(message) {
+                let called = self.called.get(message).map_or(0, |&(index, _)| index);
+                let is_excused =
+                    group.is_some_and(|group| group.may_have_lost_all(message, called, reader));
+                if !seen && !is_excused && (reader.wants)(message) {
                     broken.push(format!(
                         "{message} was sent and never came to {}",
                         reader.group

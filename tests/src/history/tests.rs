@@ -80,6 +80,7 @@ fn healed(history: &History, places: &[(Place, &str)]) -> Vec<String> {
         topic: "t",
         group: GROUP,
         wants: |message| message != "unwanted",
+        attempts_max: Some(2),
     }])
 }
 
@@ -92,6 +93,37 @@ fn a_run_that_kept_its_promises_passes() {
     acked(&history, 11, at(0), false);
     nothing(&history, 20, 5000, 3);
     assert_eq!(healed(&history, &[(at(0), "a")]), Vec::<String>::new());
+}
+
+/// A message is dead in the group, and so many answers to its polls were lost.
+fn buried(answers_lost: u64) -> Vec<String> {
+    let history = History::default();
+    sent(&history, "a", at(0));
+    for call in 0..answers_lost {
+        let called = Event::ReceiveCalled {
+            call,
+            group: GROUP,
+            invisible_ms: 10,
+        };
+        see(&history, 0, called);
+        see(&history, 0, Event::ReceiveLost { call });
+    }
+    let message = Arc::from("a");
+    see(
+        &history,
+        50,
+        Event::Dead {
+            group: GROUP,
+            message,
+        },
+    );
+    healed(&history, &[(at(0), "a")])
+}
+
+#[test]
+fn a_message_may_be_dead_unseen_if_every_answer_with_it_was_lost() {
+    assert_eq!(buried(2), Vec::<String>::new());
+    assert!(buried(1)[0].contains("never came"));
 }
 
 #[test]

@@ -137,6 +137,7 @@ pub(super) fn readers() -> Vec<Reader> {
             topic: line.topic,
             group: group.name,
             wants: group.wants,
+            attempts_max: group.attempts_max,
         })
     });
     readers.collect()
